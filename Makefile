@@ -1,0 +1,60 @@
+# One command for each thing a contributor does; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.seglens-stamp
+
+# Extra arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:
+#   make setup PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_FLAGS ?=
+# Test processes. Each of them computes on one thread, so that two of them fit two cores.
+WORKERS ?= 2
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format format-check types imports static check clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv and install SegLens with everything a developer needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  command -v $(PYTHON) >/dev/null || { \
+	    echo "error: no '$(PYTHON)' found; SegLens needs Python 3.11 or newer. Install it, or run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); SegLens needs Python 3.11 or newer. Run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	  $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: setup ## draw a scene, segment it, ask about it; pictures on disk
+	$(BIN)/seglens demo
+
+test: setup ## the whole test suite
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+
+format: setup ## rewrite the code in the house format
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+format-check: setup
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+imports: setup ## who may import whom
+	$(BIN)/lint-imports
+
+static: format-check lint types imports ## everything in `check` but the tests
+
+check: static test ## what a change must pass
+
+clean: ## remove build products and caches; keeps .venv, runs/ and out/
+	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,37 @@
+"""Frozen MLLMs by family. A new family is one file and one line of `FAMILIES`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from seglens.backbones.base import Backbone, OpenImage, QuestionError
+from seglens.backbones.llava import LlavaBackbone
+
+FAMILIES: dict[str, Callable[..., Backbone]] = {"llava": LlavaBackbone.from_pretrained}  # by config.model_type
+
+
+def load_backbone(name: str | Path, *, revision: str | None = None, **options: Any) -> Backbone:
+    """Load the MLLM in a folder or at a hub id, whatever its family. `options` as for the family's `from_pretrained`.
+
+    Raises ValueError when the family is not supported, naming those that are."""
+    family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
+    if family not in FAMILIES:
+        near = difflib.get_close_matches(family, FAMILIES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
+    return FAMILIES[family](name, revision=revision, **options)
+
+
+def hide_loading_bars() -> None:
+    """Keep transformers' progress bars off the terminal: for programs, not for libraries."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+__all__ = ["FAMILIES", "Backbone", "OpenImage", "QuestionError", "hide_loading_bars", "load_backbone"]

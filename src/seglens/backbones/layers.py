@@ -1,0 +1,139 @@
+"""Decoder layers of any family, run one after another with a shared prefix and, on request, visible attention."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
+VISIBLE = "seglens_visible"  # name of the attention function of cloned layers
+
+
+@dataclass
+class Recorder:
+    """Takes the place of a transformers cache in one layer while the prefix runs: keeps its keys and values."""
+
+    pair: Pair | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: object) -> Pair:
+        self.pair = (keys, values)
+        return self.pair
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Takes the place of a transformers cache in one layer while questions run: the prefix stands before them and
+    never changes, so any number of readers may share it."""
+
+    pair: Pair
+
+    def update(self, keys: Tensor, values: Tensor, *_: object) -> Pair:
+        return torch.cat([self.pair[0], keys], 2), torch.cat([self.pair[1], values], 2)
+
+
+@dataclass
+class Rows:
+    """Receives the attention probabilities of the last layer that ran with it: "b heads rows columns", fp32."""
+
+    probabilities: Tensor | None = None
+
+
+def visible_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float, dropout: float = 0.0, rows: Rows | None = None, **_: object,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Attention that shows its probabilities when asked. Queries and keys come after rotary (and q/k norms) in every
+    family, so the rows are those that the layer really used."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # grouped keys: each serves `groups` heads
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = scores.softmax(-1, dtype=torch.float32)
+    if rows is not None:
+        rows.probabilities = probabilities
+    out = nn.functional.dropout(probabilities.to(query.dtype), dropout) @ value
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(VISIBLE, visible_attention)
+
+
+class DecoderLayers(nn.Module):
+    """A run of a language model's decoder layers with its rotary positions. Holds the layers given, owned or shared."""
+
+    def __init__(self, layers: Iterable[nn.Module], rotary: nn.Module):
+        super().__init__()
+        self.layers, self.rotary = nn.ModuleList(layers), rotary
+
+    @staticmethod
+    def rows() -> Rows:
+        """A place for attention probabilities: hand it to `questions`."""
+        return Rows()
+
+    def prefix(
+        self, hidden: Float[Tensor, "b p d"], positions: Int[Tensor, "b p"]
+    ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:
+        """Run the prefix under a causal mask. Returns its rows and every layer's keys and values."""
+        n = hidden.shape[1]
+        sees = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
+        recorders = [Recorder() for _ in self.layers]
+        out = self._run(hidden, positions, sees, recorders)
+        return out, [r.pair for r in recorders if r.pair is not None]
+
+    def questions(
+        self, hidden: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t"], mask: Bool[Tensor, "b q t"],
+        memory: Sequence[Pair], rows: Rows | None = None,
+    ) -> Float[Tensor, "b q t d"]:  # fmt: skip
+        """Run all questions in one pass: each sees the prefix and its own earlier tokens, none sees another."""
+        q = hidden.shape[1]
+        sees = question_mask(mask, memory[0][0].shape[2])
+        flat = rearrange(hidden, "b q t d -> b (q t) d")
+        out = self._run(flat, rearrange(positions, "b q t -> b (q t)"), sees, list(map(Memory, memory)), rows)
+        return rearrange(out, "b (q t) d -> b q t d", q=q)
+
+    def _run(
+        self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[Recorder | Memory],
+        rows: Rows | None = None,
+    ) -> Tensor:  # fmt: skip
+        blocked = torch.finfo(hidden.dtype).min
+        mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~sees, blocked)
+        rotary = self.rotary(hidden, positions)
+        asked = {} if rows is None else {"rows": rows}
+        for layer, cache in zip(self.layers, caches, strict=True):
+            hidden = layer(
+                hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                position_embeddings=rotary, **asked,
+            )  # fmt: skip
+        return hidden
+
+
+def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1 qt pqt"]:
+    """Who sees whom when the questions of an image stand in one row behind its prefix."""
+    _, q, t = mask.shape
+    same = torch.eye(q, dtype=torch.bool, device=mask.device).repeat_interleave(t, 0).repeat_interleave(t, 1)
+    earlier = torch.ones(q * t, q * t, dtype=torch.bool, device=mask.device).tril()
+    own = (same & earlier)[None] & rearrange(mask, "b q t -> b 1 (q t)")
+    own = own | torch.eye(q * t, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty soft-max
+    before = torch.ones(*own.shape[:2], prefix, dtype=torch.bool, device=mask.device)
+    return torch.cat([before, own], 2)[:, None]
+
+
+def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
+    """Deep copies of single layers, in fp32 and trainable, whose attention can be watched."""
+    clones = []
+    for source in layers:
+        layer: Any = copy.deepcopy(source)
+        # deepcopy copied the config too, so that the backbone keeps its own attention
+        layer.self_attn.config._attn_implementation = VISIBLE
+        clones.append(DecoderLayers([layer], copy.deepcopy(rotary)).float().requires_grad_(True))
+    return clones

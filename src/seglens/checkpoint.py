@@ -1,0 +1,172 @@
+"""A trained head on disk: a folder of `config.json` and `head.safetensors` that rebuilds itself, or refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from seglens.files import write_atomic, write_json
+
+FORMAT, VERSION = "seglens-head", 1
+EMBEDDED = "embedded"  # the default model that the package carries
+CONFIG, WEIGHTS = "config.json", "head.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+FAULTS_SHOWN = 4
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be trusted: what is wrong with it, and what to do."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a frozen part comes from: a hub id, a folder, or a folder relative to the checkpoint ("../mllm")."""
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, name: str, revision: str | None = None) -> Origin:
+        """The origin of what a user names: a folder becomes absolute, a hub id stays as it is."""
+        return cls(str(Path(name).resolve()) if Path(name).is_dir() else name, revision)
+
+    def resolve(self, folder: Path) -> str:
+        """The hub id, or the folder on this machine. Raises CheckpointError when there is no such folder."""
+        if not self.name.startswith((".", "/")):
+            return self.name
+        path = (folder / self.name).resolve()  # an absolute name replaces the folder
+        if not path.is_dir():
+            raise CheckpointError(
+                f"{folder / CONFIG} names the frozen part {self.name!r}, and there is no folder {path}; "
+                "bring it there, or correct the name"
+            )
+        return str(path)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """All that is needed to rebuild a head: its method with its settings, and the frozen parts it was trained on."""
+
+    method: str
+    settings: dict[str, Any]
+    backbone: Origin
+    layer: int
+    decoder: Origin
+    presence_threshold: float = 0.5
+    trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
+
+
+def save_head(folder: str | Path, config: HeadConfig, head: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Write the checkpoint; each file is whole or absent, the config last."""
+    folder = Path(folder)
+    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in head.state_dict().items()}
+    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    write_json(folder / CONFIG, {"format": FORMAT, "version": VERSION, **asdict(config)})
+
+
+def read_config(folder: str | Path) -> HeadConfig:
+    """Raises CheckpointError when there is no checkpoint in `folder`, or its config is not one of ours."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} holds no {CONFIG}; a head folder has {CONFIG} and {WEIGHTS}, as `seglens train` writes them"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); write the checkpoint again") from error
+    if not isinstance(raw, dict) or (raw.pop("format", None), raw.pop("version", None)) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{path} is not a {FORMAT} config of version {VERSION}; give the folder that `seglens train` wrote"
+        )
+    fault = _config_fault(raw)
+    if fault:
+        raise CheckpointError(f"{path} {fault}; write the checkpoint again, or install the version that wrote it")
+    backbone, decoder = (Origin(**raw.pop(key)) for key in ("backbone", "decoder"))
+    return HeadConfig(backbone=backbone, decoder=decoder, **raw)
+
+
+def _config_fault(raw: Mapping[str, Any]) -> str | None:
+    """What is wrong with the entries of a config, if anything."""
+    unknown = raw.keys() - {field.name for field in fields(HeadConfig)}
+    if unknown:
+        return f"has unknown entries: {', '.join(sorted(unknown))}"
+    kinds = {"method": str, "settings": dict, "backbone": dict, "layer": int, "decoder": dict}
+    for key, kind in kinds.items():
+        if not isinstance(raw.get(key), kind) or isinstance(raw[key], bool):
+            return f"has {key}={json.dumps(raw.get(key))[:60]}, needs a value of type {kind.__name__}"
+    for key in ("backbone", "decoder"):
+        name, revision = raw[key].get("name"), raw[key].get("revision")
+        if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
+            return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
+    threshold = raw.get("presence_threshold", 0.5)
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"
+    return None
+
+
+def load_state(folder: str | Path, head: nn.Module) -> None:
+    """Load the weights into `head`, strictly. Raises CheckpointError naming every tensor that does not fit."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"{path} is needed and {_why_missing(path.parent)}; save the head again with seglens")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or save it again") from error
+    _refuse_misfit(path, state, head.state_dict())
+    head.load_state_dict({k: v.float() for k, v in state.items()})
+
+
+def _why_missing(folder: Path) -> str:
+    pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+    if not pickled:
+        return "it is missing"
+    return f"the folder holds {pickled[0]}, and pickled weights are refused because loading them can run code"
+
+
+def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:
+    faults = [f"missing {k}" for k in needed.keys() - found.keys()]
+    faults += [f"extra {k}" for k in found.keys() - needed.keys()]
+    faults += [
+        f"{k} has shape {tuple(found[k].shape)}, needs {tuple(needed[k].shape)}"
+        for k in found.keys() & needed.keys()
+        if found[k].shape != needed[k].shape
+    ]
+    if faults:
+        hidden = len(faults) - FAULTS_SHOWN
+        said = "; ".join(sorted(faults)[:FAULTS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
+        raise CheckpointError(
+            f"{path} does not fit its config: {said}; the head was trained with other settings or another backbone"
+        )
+
+
+def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
+    if name == EMBEDDED:
+        return Path(str(files("seglens") / "weights" / "lens"))
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(
+            f"got {str(name)!r} for a model; need {EMBEDDED!r}, a folder with {CONFIG} and {WEIGHTS}, "
+            "or a hub id such as org/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
+            "check the name or the network"
+        ) from error

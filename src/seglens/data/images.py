@@ -1,0 +1,182 @@
+"""Any image a user may have, as uint8 RGB, or one line that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image, UnidentifiedImageError
+
+# Twice Pillow's warning level, which is where Pillow itself refuses: 0.5 GiB of RGB.
+MAX_PIXELS = 178_956_970
+# Named, because Pillow would otherwise try every format it knows, among them EPS, which runs Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# catch_warnings swaps the filters of the whole process: two threads inside it would restore each other's.
+_QUIET = threading.Lock()
+
+
+class ImageError(ValueError):
+    """An image that cannot be used: one line with what came, what is needed and what to do."""
+
+
+def load_image(source: str | Path | Image.Image | np.ndarray | bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels, 0..255, of a file, its bytes, a PIL image or a uint8 array ("h w", "h w 3" or "h w 4").
+
+    The result is the caller's own copy: turned upright by EXIF, transparency over white, the first frame of an
+    animation (a PIL image: the frame it is at), 16-bit gray divided by 256, wider integers by their range.
+
+    Raises ``ImageError``, and nothing else, on what is missing, damaged, empty, not an image, over ``MAX_PIXELS``
+    (told by the header, before decoding), of unknown scale (floats), or on the network.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _decode(source, "the PIL image")
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), f"the image of {len(source)} bytes")
+    if isinstance(source, str | Path):
+        return _from_path(source)
+    raise ImageError(
+        f"got {type(source).__name__} for an image; need a path, a PIL image, a uint8 array or the bytes of a file"
+    )
+
+
+def _from_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    name = f"the {array.dtype} array of shape {array.shape}"
+    if array.dtype != np.uint8:
+        raise ImageError(
+            f"{name} has an unknown scale; need uint8: convert it to 0..255, as in (255 * x).astype('uint8')"
+        )
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ImageError(
+            f"{name} is not an image; need (h, w), (h, w, 3) or (h, w, 4): put channels last, drop the batch"
+        )
+    _check_size(array.shape[1], array.shape[0], name)
+    return _decode(Image.fromarray(np.ascontiguousarray(array)), name)
+
+
+def _from_path(source: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    text = str(source)
+    name = repr(text if len(text) <= 200 else f"{text[:197]}...")
+    if re.match(r"[a-z][a-z0-9+.-]+://|https?:/|data:", text, re.IGNORECASE):  # Path() turns // into /
+        raise ImageError(f"{name} is a URL; need a local file, as no network is used unasked: download it first")
+    try:
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name} is a folder; need one image file: name a file in it")
+        if path.exists() and not path.is_file():  # a pipe would block, a device might never end
+            raise ImageError(f"{name} is a pipe or device; need an image file: save the image to disk first")
+        with path.open("rb") as file:
+            return _open(file, name)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist; need an image file: check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(
+            f"{name} cannot be read ({_line(error)}); need a readable file: check name and rights"
+        ) from error
+
+
+def _open(file: io.BufferedReader | io.BytesIO, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    with _refusals(name), _quiet():
+        image = Image.open(file, formats=FORMATS)
+    with image:
+        return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    _check_size(*image.size, name)
+    with _refusals(name), _quiet():
+        image.load()
+        return np.array(_to_rgb(_upright(image), name))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = None
+    with contextlib.suppress(Exception):  # a photograph with a broken EXIF block is still a photograph
+        orientation = image.getexif().get(_ORIENTATION)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError(f"{name} has float pixels of unknown scale; need 8 or 16 bits: convert it to 8 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_to_bytes(np.asarray(image)))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # Pillow has no direct way from premultiplied gray
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _to_bytes(pixels: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Gray of 16 bits by its upper byte; of 32 bits as it is when it fits in a byte, else stretched over its range."""
+    if pixels.dtype.itemsize == 2:
+        return (pixels >> 8).astype(np.uint8)
+    low, high = int(pixels.min()), int(pixels.max())
+    if low >= 0 and high <= 255:
+        return pixels.astype(np.uint8)
+    return ((pixels.astype(np.float64) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if min(width, height) < 1:
+        raise ImageError(f"{name} is empty ({width} x {height} pixels); need at least 1 x 1: export it again")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels; need at most {MAX_PIXELS} in all: make it smaller first"
+        )
+
+
+@contextlib.contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Every way in which a decoder can fail, as an `ImageError`."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} is not an image; need {', '.join(FORMATS)}: check the file, or save it as PNG"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large; need at most {MAX_PIXELS} pixels: make it smaller first") from error
+    except Exception as error:  # decoders raise dozens of types on damaged files; each means the same to the user
+        raise ImageError(
+            f"{name} is cut short or damaged ({_line(error)}); need a whole image: download or export it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warning from Pillow: whatever it hints at is either harmless or ends in an error here."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _line(error: Exception) -> str:
+    # An OSError's own text repeats the whole file name.
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__

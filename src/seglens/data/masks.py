@@ -1,0 +1,118 @@
+"""Masks on disk: COCO run lengths, polygons and PNG. In memory a mask is always a bool array, "h w"."""
+
+from __future__ import annotations
+
+import io
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from PIL import Image
+from pycocotools import mask as coco
+
+from seglens.data.images import MAX_PIXELS, load_image
+from seglens.files import write_atomic
+
+
+def encode_rle(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    """COCO's compressed run lengths, ``{"size": [h, w], "counts": str}``, ready for JSON.
+
+    Raises ``ValueError`` on a mask without pixels.
+    """
+    if not mask.size:
+        raise ValueError(f"encode_rle got a mask of shape {mask.shape}; it needs at least one pixel")
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
+def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
+    """The mask of COCO run lengths, compressed (str or bytes) or not (a list, as for crowds).
+
+    Safe on hostile input: runs are checked before anything is drawn, where pycocotools would trust them.
+    Raises ``ValueError`` when the runs are not valid, do not fill their size, or are not of ``size`` (h, w) if given.
+    """
+    try:
+        height, width = (operator.index(side) for side in rle["size"])
+        runs = _runs(rle["counts"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f'decode_rle got an invalid RLE ({error!r}); it needs COCO\'s {{"size": [h, w], "counts": str or list}}'
+        ) from error
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(
+            f"decode_rle got an RLE of {height} x {width} (height x width); it needs {size[0]} x {size[1]}: "
+            "the mask belongs to another image, or to a resized one"
+        )
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"decode_rle got a size of {height} x {width}; it needs 1 to {MAX_PIXELS} pixels")
+    # Each run is bounded before the sum, which could otherwise wrap around to the right number.
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
+        raise ValueError(
+            f"decode_rle got runs that do not fill {height} x {width} pixels; the RLE is damaged or of another size"
+        )
+    columns = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
+    return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
+    """Run lengths, background first. Compressed: 5 bits per byte, low first, signed, as differences from two runs ago.
+
+    The code of `rleFrString` in cocoapi's `maskApi.c`, for all runs at once. Raises ``ValueError`` on any other string.
+    """
+    if not isinstance(counts, str | bytes):
+        return np.asarray(counts, dtype=np.int64).reshape(-1)
+    code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(~code & 0x20)  # no "more follows" bit: a run ends here
+    if not len(code) or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
+        raise ValueError("counts are empty, cut short, or hold a character outside COCO's 64")
+    first = np.append(0, last[:-1] + 1)
+    length = last - first + 1
+    if length.max() > 7:
+        raise ValueError("a run is longer than 32 bits")
+    shift = 5 * (np.arange(len(code)) - np.repeat(first, length))
+    runs = np.add.reduceat((code & 0x1F) << shift, first) - ((code[last] & 0x10) >> 4 << 5 * length)  # sign extension
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs
+
+
+def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The union of polygons ``[x0, y0, x1, y1, ...]`` in pixels, filled by COCO's own rule, on ``size`` (h, w).
+
+    No polygon gives an empty mask. Raises ``ValueError`` on a polygon of fewer than three points, or not finite.
+    """
+    height, width = size
+    for polygon in polygons:
+        # pycocotools would read four numbers as a box.
+        if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+            raise ValueError(
+                f"decode_polygons got {len(polygon)} coordinates; it needs x, y of three points or more, all finite"
+            )
+    if not polygons:
+        return np.zeros((height, width), bool)
+    parts = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return decode_rle(coco.merge(parts), size)
+
+
+def save_png(mask: Bool[np.ndarray, "h w"], path: str | Path) -> None:
+    """Write a mask as an 8-bit gray PNG of 0 and 255, lossless and all at once."""
+    if not mask.size:
+        raise ValueError(f"save_png got a mask of shape {mask.shape}; it needs at least one pixel")
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG")
+    write_atomic(Path(path), buffer.getvalue())
+
+
+def load_png(path: str | Path) -> Bool[np.ndarray, "h w"]:
+    """Read a black-and-white mask as `save_png` writes it.
+
+    Raises ``ImageError`` where `load_image` does, ``ValueError`` on any colour but black and white: a guessed threshold
+    would quietly turn a label map, or a mask of 0 and 1, into a wrong mask.
+    """
+    pixels = load_image(path)
+    mask: np.ndarray = pixels[..., 0] == 255
+    if not (pixels == np.where(mask, 255, 0)[..., None]).all():
+        raise ValueError(f"{str(path)!r} has other values than 0 and 255; a mask needs only these: convert it first")
+    return mask

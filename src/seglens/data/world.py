@@ -1,0 +1,60 @@
+"""The drawn world as a dataset: scene i with its queries, the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+
+from seglens.miniature.language import Query, speaker
+from seglens.miniature.world import SPLITS, Scene, World
+from seglens.types import Sample, Target
+
+
+@dataclass(frozen=True)
+class WorldData:
+    """`n` scenes of the test (or train) split from `seed`, `queries` requests each."""
+
+    n: int = 500
+    seed: int = 1
+    split: str = "test"
+    queries: int = 6
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.queries < 1:
+            raise ValueError(f"world data got n={self.n}, queries={self.queries}; both must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"world data got seed={self.seed}; it must be 0 or more")
+        if self.split not in SPLITS:
+            raise ValueError(f"world data got split={self.split}; choose from {', '.join(SPLITS)}")
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(self.n))
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.n:
+            raise IndexError(f"there is no scene {index}; this world has {self.n}")
+        world = World(self.split, self.seed)
+        scene = world.scene(index)
+        asked = speaker(world, index, scene).queries(self.queries)
+        targets = tuple(Target(q.text, union(scene, q), kind_of(q)) for q in asked)
+        return Sample(f"{self.split}-{self.seed}-{index}", scene.image, targets)
+
+
+def kind_of(query: Query) -> str:
+    """Held-out phrasings are reported apart; an absent target is absent however it was asked for."""
+    held_out = query.held_out and query.kind == "reasoning"
+    return "reasoning (held out)" if held_out else query.kind
+
+
+def union(scene: Scene, query: Query) -> Bool[np.ndarray, "h w"]:
+    """The union of the query's targets: bool "h w", empty when there is none."""
+    mask = np.zeros(scene.ids.shape, bool)
+    for thing, part in query.targets:
+        mask |= scene.mask(thing, part)
+    return mask

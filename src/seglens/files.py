@@ -1,0 +1,39 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    Missing parent folders are made. Raises ``OSError`` when the folder cannot be written; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Same folder, because a rename is atomic only within one file system; opened by hand, because mkstemp's 0600 would
+    # outlive the rename and lock other users out.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write ``obj`` to ``path`` as readable UTF-8 JSON, atomically.
+
+    Raises ``ValueError`` on NaN or infinity, which JSON does not have (write ``None``), and ``TypeError`` on a value
+    that JSON cannot hold.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate has no UTF-8 form, but its backslash escape is exactly JSON's own.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,58 @@
+"""Keypoints of an attention map: greedy non-maximum suppression (LENS S1.1) and one Newton step (S1.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+EPSILON = 1e-6  # Tikhonov term of S1.2
+
+
+def suppress(
+    heat: Float[Tensor, "n h w"], count: int, radius: float, threshold: float = 0.0
+) -> tuple[Float[Tensor, "n m 2"], Float[Tensor, "n m"], Bool[Tensor, "n m"]]:
+    """The `count` strongest cells, none within `radius` cells of a stronger one.
+
+    Returns cell coordinates (x, y) of cell centres, their responses, and which of them count: a positive response of at
+    least `threshold` times the map's peak. All maps are searched at once; the only loop is over the `count` picks."""
+    n, h, w = heat.shape
+    x, y = torch.arange(w, device=heat.device), torch.arange(h, device=heat.device)
+    cells = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+    rest = heat.detach().reshape(n, -1).clone()
+    picked, scores = [], []
+    for _ in range(min(count, h * w)):
+        score, at = rest.max(-1)
+        picked.append(at)
+        scores.append(score)
+        # whole numbers: a cell at exactly the radius is always near (torch.cdist rounds)
+        near = (cells - cells[at][:, None]).square().sum(-1) <= radius**2 + EPSILON
+        rest = rest.masked_fill(near, 0.0)
+    score = torch.stack(scores, -1)
+    keep = (score > 0) & (score >= threshold * score[:, :1])
+    return cells[torch.stack(picked, -1)].to(heat.dtype), score, keep
+
+
+def refine(heat: Float[Tensor, "n h w"], points: Float[Tensor, "n m 2"]) -> Float[Tensor, "n m 2"]:
+    """One regularised Newton step from cell centres to the peak of the local quadratic model.
+
+    Follows S1.2 (Eqs. S3 to S8) with three guards: a point moves only where the Hessian is negative definite (elsewhere
+    the step would climb down), neighbours beyond the border repeat it, and the result stays on the grid."""
+    n, h, w = heat.shape
+    # responses relative to the peak: epsilon then means the same on a sharp and on a flat map
+    scaled = heat / heat.flatten(1).amax(-1).clamp(min=1e-12)[:, None, None]
+    padded = F.pad(scaled[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    x, y = (points[..., k].long() + 1 for k in (0, 1))
+    row = torch.arange(n, device=heat.device)[:, None]
+    v = lambda dx, dy: padded[row, y + dy, x + dx]  # noqa: E731
+    dx, dy = 0.5 * (v(1, 0) - v(-1, 0)), 0.5 * (v(0, 1) - v(0, -1))  # Eq. S4
+    dxx, dyy = v(1, 0) - 2 * v(0, 0) + v(-1, 0), v(0, 1) - 2 * v(0, 0) + v(0, -1)  # Eq. S5
+    dxy = 0.25 * (v(1, 1) + v(-1, -1) - v(-1, 1) - v(1, -1))  # Eq. S6
+    a, d = dxx + EPSILON, dyy + EPSILON
+    determinant = a * d - dxy**2
+    peaked = (a < 0) & (d < 0) & (determinant > EPSILON)
+    safe = torch.where(peaked, determinant, torch.ones_like(determinant))
+    step = -torch.stack([d * dx - dxy * dy, a * dy - dxy * dx], -1) / safe[..., None]
+    step = torch.where(peaked[..., None], step, torch.zeros_like(step)).clamp(-1, 1)
+    return (points + step).clamp(min=points.new_zeros(2), max=points.new_tensor([w - 1, h - 1]))

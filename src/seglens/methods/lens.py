@@ -1,0 +1,245 @@
+"""LENS: segmentation as a plug-and-play capability for frozen multimodal LLMs (arXiv 2510.16785).
+
+A head of two layers copied from the MLLM refines its text-to-image attention into keypoints, describes each as target
+or not, and hands both to SAM's mask decoder. Symbols and equation numbers are the paper's; "S" marks its supplement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seglens.geometry import Frame
+from seglens.losses import bce, mask_terms
+from seglens.methods.keypoints import refine, suppress
+from seglens.types import Keypoints, MethodOutput, Readout
+
+
+@dataclass(frozen=True)
+class LensConfig:
+    """Every choice of LENS that the paper or the authors' code makes; presets in `seglens.presets`."""
+
+    keypoints: int = 16  # m
+    radius: float = 4 / 24  # of NMS, as a share of the grid's width (4 cells of 24)
+    threshold: float = 0.4  # keep points of at least this share of the peak; 0 keeps all m (paper)
+    neighbourhood: int = 3  # p x p features around a keypoint
+    aggregate: Literal["mean", "last"] = "mean"  # A_c over all question tokens (Eq. 1), or the last one (authors)
+    map_scale: Literal["raw", "peak"] = "peak"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
+    map_size: int | None = None  # side at which L_attn compares; None is the grid itself, authors use 128
+    coordinates: Literal["centre", "corner"] = "centre"  # cell i lies at (i + 1/2) / W, or at i / (W - 1) (authors)
+    newton: bool = True  # sub-pixel refinement (S1.2)
+    descriptor_width: int | None = None  # of the MLP after cross-attention; None is the MLLM's own
+    encoder_width: int = 2048  # of the MLP after self-attention
+    train_mask_decoder: bool = True
+    local_descriptions: bool = True  # d_i; False is an ablation
+    global_description: bool = True  # f_s; False is an ablation
+    drop: float = 0.5  # probability of a sample using only the global description in training (S1.4)
+    dice_weight: float = 2.0
+    bce_weight: float = 4.0
+    attention_weight: float = 1.0
+    presence_weight: float = 0.5  # ours: the paper has no notion of an absent target
+
+
+@runtime_checkable
+class PromptDecoder(Protocol):
+    """The mask decoder as a method sees it."""
+
+    width: int
+
+    def positions(self, points: Tensor) -> Tensor: ...
+    def trainable_decoder(self) -> nn.Module: ...
+    def decode(
+        self, embedding: Tensor, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class HeadPrefix:
+    """What the head knows of an image before any question: layer-1 and layer-2 keys and values, layer-2 features."""
+
+    memory: tuple[list, list]
+    features: Float[Tensor, "b d h w"]
+
+
+class Descriptor(nn.Module):
+    """S1.3: is the region around each keypoint what the question means? Cross-attention, self-attention, projection."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int, encoder_width: int, out: int):
+        super().__init__()
+        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm_cross, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
+        self.mix = nn.TransformerEncoderLayer(width, heads, encoder_width, batch_first=True)
+        self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+
+    def forward(
+        self, f_s: Float[Tensor, "n d"], near: Float[Tensor, "n m k d"], keep: Bool[Tensor, "n m"]
+    ) -> Float[Tensor, "n m1 c"]:
+        """Descriptions {f_s} and d_i of Eq. 3 as SAM prompts, the global one first."""
+        n, m = keep.shape
+        query = repeat(f_s, "n d -> (n m) 1 d", m=m)
+        seen = self.cross(query, *(rearrange(near, "n m k d -> (n m) k d"),) * 2, need_weights=False)[0]
+        d = self.norm_cross(query + seen)
+        d = self.norm_mlp(d + self.mlp(d))
+        tokens = torch.cat([f_s[:, None], rearrange(d, "(n m) 1 d -> n m d", n=n)], 1)
+        void = torch.cat([torch.zeros_like(keep[:, :1]), ~keep], 1)
+        return self.project(self.mix(tokens, src_key_padding_mask=void))
+
+
+class Lens(nn.Module):
+    """The trainable head. It never owns the MLLM or the image encoder: its state is exactly what was trained."""
+
+    def __init__(
+        self, config: LensConfig, layers: Sequence[nn.Module], width: int, heads: int, feed_forward: int,
+        decoder: PromptDecoder,
+    ):  # fmt: skip
+        super().__init__()
+        self.config, self._decoder = config, (decoder,)  # in a tuple: not a submodule
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.RMSNorm(width, eps=1e-6)  # fresh; the copied layers end where the MLLM's own norm does not reach
+        mlp = config.descriptor_width or feed_forward
+        self.descriptor = Descriptor(width, heads, mlp, config.encoder_width, decoder.width)
+        self.cls = nn.Parameter(torch.randn(decoder.width) * 0.02)  # the global description's "position" (section 3.3)
+        self.presence = nn.Linear(width, 1)
+        self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
+
+    @property
+    def decoder(self) -> PromptDecoder:
+        return self._decoder[0]
+
+    @property
+    def _copies(self) -> tuple[Any, Any]:
+        """The two copied layers; their class belongs to the backbone."""
+        first, second = self.layers
+        return first, second
+
+    # ---------------------------------------------------------------- forward
+
+    def look(self, prefix: Tensor, positions: Tensor, image_tokens: Tensor, grid: tuple[int, int]) -> HeadPrefix:
+        """The part of the head that no question changes (attention is causal): once per image."""
+        first, second = self._copies
+        hidden, memory_1 = first.prefix(prefix, positions)
+        hidden, memory_2 = second.prefix(hidden, positions)
+        features = self.norm(hidden[:, image_tokens].float())  # F_i^2
+        return HeadPrefix((memory_1, memory_2), rearrange(features, "b (h w) d -> b d h w", h=grid[0]))
+
+    def forward(
+        self, readout: Readout, embedding: Float[Tensor, "b c e e"], seen: HeadPrefix | None = None,
+        local: Bool[Tensor, "b q"] | None = None,
+    ) -> MethodOutput:  # fmt: skip
+        """Masks for all questions of all images. `seen` is a kept result of `look`; `local` switches the keypoints of
+        single questions off (S1.4)."""
+        if seen is None:
+            seen = self.look(readout.prefix.float(), readout.prefix_positions, readout.image_tokens, readout.grid)
+        heat, f_s = self._attend(readout, seen)
+        keypoints = self._keypoints(heat)
+        near = self._neighbours(seen.features, keypoints.points)
+        flat = lambda x: rearrange(x, "b q ... -> (b q) ...")  # noqa: E731
+        tokens = self.descriptor(flat(f_s), flat(near), flat(keypoints.keep))
+        tokens = rearrange(tokens, "(b q) m c -> b q m c", b=len(heat))
+        # Eq. 4: descriptions plus positions; [CLS] stands for the position of the global one
+        where = self.decoder.positions(keypoints.points.detach())
+        prompts = torch.cat([tokens[:, :, :1] + self.cls, tokens[:, :, 1:] + where], 2)
+        logits = self.decoder.decode(embedding, prompts, self._used(keypoints.keep, local), self.mask_decoder)
+        return MethodOutput(logits, heat, keypoints, self.presence(f_s)[..., 0].float())
+
+    def _attend(self, readout: Readout, seen: HeadPrefix) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q d"]]:
+        """Eq. 1 and 2: the refined map A_c^1, and f_s^2, the start-of-answer token after layer 2."""
+        first, second = self._copies
+        given = (readout.question_positions, readout.question_mask)
+        rows = first.rows()
+        hidden = first.questions(readout.question.float(), *given, seen.memory[0], rows)
+        hidden = second.questions(hidden, *given, seen.memory[1])
+        mask = readout.question_mask
+        attention = rows.probabilities.mean(1)[:, :, readout.image_tokens]
+        attention = rearrange(attention, "b (q t) i -> b q t i", q=mask.shape[1])
+        last = F.one_hot(mask.sum(-1) - 1, mask.shape[2]).bool()
+        weight = (mask if self.config.aggregate == "mean" else last).to(attention)[..., None]
+        # sums, not a matrix product: autocast would round the map to half precision, and cells would tie
+        a_c = (weight * attention).sum(2) / weight.sum(2)
+        f_s = self.norm((last[..., None] * hidden.float()).sum(2))
+        return rearrange(a_c, "b q (h w) -> b q h w", h=readout.grid[0]), f_s
+
+    def _keypoints(self, heat: Float[Tensor, "b q h w"]) -> Keypoints:
+        b, q, h, w = heat.shape
+        flat = rearrange(heat, "b q h w -> (b q) h w").detach()
+        cells, score, keep = suppress(flat, self.config.keypoints, self.config.radius * w, self.config.threshold)
+        if self.config.newton:
+            cells = refine(flat, cells)
+        split = lambda x: x.reshape(b, q, *x.shape[1:])  # noqa: E731
+        return Keypoints(split(self._to_canvas(cells, (h, w))), split(score), split(keep))
+
+    def _to_canvas(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.config.coordinates == "centre":
+            return Frame.cells_to_canvas(cells, grid)
+        return cells / cells.new_tensor([grid[1] - 1, grid[0] - 1])  # authors: off by up to half a cell at the border
+
+    def _neighbours(
+        self, features: Float[Tensor, "b d h w"], points: Float[Tensor, "b q m 2"]
+    ) -> Float[Tensor, "b q m k d"]:
+        """Bilinear samples of F_i^2 at p x p taps, one cell apart, around each keypoint."""
+        height, width = features.shape[2:]
+        corner = self.config.coordinates == "corner"
+        cell = 1 / (points.new_tensor([width, height]) - (1 if corner else 0))
+        tap = torch.arange(self.config.neighbourhood, device=points.device) - (self.config.neighbourhood - 1) / 2
+        taps = torch.stack(torch.meshgrid(tap, tap, indexing="xy"), -1).reshape(-1, 2) * cell
+        at = rearrange(points[..., None, :] + taps, "b q m k two -> b (q m) k two")
+        sampled = F.grid_sample(features, 2 * at - 1, align_corners=corner, padding_mode="border")
+        return rearrange(sampled, "b d (q m) k -> b q m k d", m=points.shape[2])
+
+    def _used(self, keep: Bool[Tensor, "b q m"], local: Bool[Tensor, "b q"] | None) -> Bool[Tensor, "b q m1"]:
+        points = keep & self.config.local_descriptions
+        if local is not None:
+            points = points & local[..., None]
+        whole = torch.full_like(keep[..., :1], self.config.global_description)
+        return torch.cat([whole, points], -1)
+
+    # ---------------------------------------------------------------- loss
+
+    def draw_local(self, shape: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "b q"]:
+        """S1.4: which samples of a training batch use their keypoints."""
+        if not (self.config.global_description and self.config.local_descriptions):
+            return torch.ones(shape, dtype=torch.bool)
+        return torch.rand(shape, generator=generator) >= self.config.drop
+
+    def losses(
+        self, output: MethodOutput, masks: Float[Tensor, "b q s s"], cells: Float[Tensor, "b q h w"],
+        present: Bool[Tensor, "b q"],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Eq. 5 to 7 as named, weighted terms. `masks` and `cells` are the truth on the canvas and on the grid, as
+        covered area; absent targets teach only the presence logit."""
+        assert output.heat_map is not None
+        assert output.presence_logits is not None
+        config, shown = self.config, present
+        truth = (masks[shown], cells[shown])
+        terms = mask_terms(output.mask_logits[shown], truth[0])
+        absence = F.binary_cross_entropy_with_logits(output.presence_logits, present.float())
+        return {
+            "dice": config.dice_weight * _mean(terms["dice"]),
+            "bce": config.bce_weight * _mean(terms["bce"]),
+            "attention": config.attention_weight * _mean(self._attention_loss(output.heat_map[shown], *truth)),
+            "presence": config.presence_weight * absence,
+        }
+
+    def _attention_loss(
+        self, heat: Float[Tensor, "n h w"], masks: Float[Tensor, "n s s"], cells: Float[Tensor, "n h w"]
+    ) -> Float[Tensor, " n"]:
+        if self.config.map_scale == "peak":
+            # a soft-max row cannot reach 1 over a region; the detached peak, scaled to 0.99, keeps the peak's gradient
+            heat = 0.99 * heat / heat.detach().flatten(1).amax(-1).clamp(min=1e-12)[:, None, None]
+        if self.config.map_size is None:
+            return bce(heat, cells)
+        size = (self.config.map_size,) * 2
+        fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if len(values) else values.sum()  # a batch may hold absent targets only

@@ -1,0 +1,137 @@
+"""Table 2 of LENS in the miniature: what each part of the method carries, same data and same budget for every row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seglens.checkpoint import HeadConfig, Origin
+from seglens.data.world import WorldData
+from seglens.evaluation import run, summarise
+from seglens.files import write_json
+from seglens.methods import build_lens
+from seglens.miniature.build import HEAD_TRAINING, LAYER, features, frozen_parts, lens_config
+from seglens.prediction import slug
+from seglens.segmenter import Segmenter
+from seglens.training import fit
+
+EXAM = WorldData(n=300, seed=21)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what differs from the default in training, and what is switched off only at the test."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = "default"
+    layer: int = LAYER
+    at_test: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # extra exams of the same head
+
+
+ROWS: dict[str, Row] = {
+    "default": Row(
+        at_test={
+            "keypoints removed at test": {"local_descriptions": False},
+            "global removed at test": {"global_description": False},
+        }
+    ),
+    "paper": Row(preset="paper", settings={"presence_weight": 0.5}),
+    "authors": Row(preset="authors", settings={"presence_weight": 0.5}),
+    "layer 1 of 6": Row(layer=1),
+    "layer 3 of 6": Row(layer=3),
+    "layer 4 of 6": Row(layer=4),
+    "without keypoint description": Row({"local_descriptions": False}),
+    "without keypoint description, mask decoder frozen": Row(
+        {"local_descriptions": False, "train_mask_decoder": False}
+    ),
+    "without global description": Row({"global_description": False}),
+    "without L_attn": Row({"attention_weight": 0.0}),
+    "mask decoder frozen": Row({"train_mask_decoder": False}),
+    "no keypoint threshold": Row({"threshold": 0.0}),
+    "last token's attention": Row({"aggregate": "last"}),
+    "L_attn on the raw map (Eq. 5)": Row({"map_scale": "raw"}),
+    "no global-only drop (p = 0)": Row({"drop": 0.0}),
+}
+
+
+def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
+    """Train and examine one row; its results go to `out`."""
+    row = ROWS[name]
+    backbone, decoder = frozen_parts(weights, row.layer)
+    config = replace(lens_config(row.preset), **row.settings)
+    torch.manual_seed(0)
+    head = build_lens(config, backbone, decoder)
+    training = replace(HEAD_TRAINING, steps=steps, save_every=steps)
+    fit(head, features(out, weights, row.layer), training, _folder(out, name) / "run", quiet=True)
+    made = HeadConfig("lens", {}, Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
+    reports = {}
+    for label, off in {name: {}, **row.at_test}.items():
+        head.config = replace(config, **off)
+        reports[label] = summarise(run(Segmenter(backbone, decoder, head, made), EXAM))
+    write_json(_folder(out, name) / "report.json", {"steps": steps, "reports": reports})
+
+
+def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
+    """Run every row that has no report yet, `jobs` side by side, and return the table in Markdown."""
+    weights = Path(str(files("seglens") / "weights")) if weights is None else weights
+    waiting = [name for name in ROWS if _reports(out, name, steps) is None]
+    for layer in sorted({ROWS[n].layer for n in waiting}):
+        features(out, weights, layer)
+    running: list[tuple[str, subprocess.Popen[bytes]]] = []
+    threads = max(1, torch.get_num_threads() // jobs)
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = waiting.pop(0)
+            arguments = (name, str(out), str(weights), str(steps), str(threads))
+            running.append((name, subprocess.Popen([sys.executable, "-m", "seglens.miniature.ablate", *arguments])))
+        name, process = running.pop(0)
+        if process.wait():
+            for _, other in running:
+                other.terminate()
+            raise RuntimeError(f"the row {name!r} failed; its output is above, and the same command resumes")
+    return _table(out, steps)
+
+
+def _folder(out: Path, name: str) -> Path:
+    return out / slug(name, longest=80)
+
+
+def _reports(out: Path, name: str, steps: int) -> dict[str, Any] | None:
+    """The finished reports of a row by label, or None when it has not been run with this budget."""
+    path = _folder(out, name) / "report.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return found["reports"] if found["steps"] == steps else None
+
+
+def _table(out: Path, steps: int) -> str:
+    head = "| row | gIoU | 95 % | cIoU | name | reasoning | part | plural | small | strongest inside | inside |"
+    lines = [f"{steps} steps a row, {EXAM.n} scenes, seed {EXAM.seed}.", "", head, "|" + "---|" * 11]
+    for name in ROWS:
+        for label, report in (_reports(out, name, steps) or {}).items():
+            lines.append(f"| {label} | {' | '.join(_cells(report))} |")
+    return "\n".join(lines)
+
+
+def _cells(report: Mapping[str, Any]) -> list[str]:
+    whole, kinds, points = report["with_target"], report["by_kind"], report["keypoints"]
+    low, high = whole["gIoU_95"]
+    rows = [kinds[kind] for kind in ("name", "reasoning", "part", "plural")] + [report["by_size"]["small"]]
+    cells = [f"{whole['gIoU']:.3f}", f"{low:.3f}–{high:.3f}", f"{whole['cIoU']:.3f}"]
+    cells += [f"{row['gIoU']:.3f}" for row in rows]
+    return [*cells, *("–" if v is None else f"{v:.3f}" for v in (points["strongest_inside"], points["inside"]))]
+
+
+if __name__ == "__main__":
+    _, one, into, frozen, budget, cores = sys.argv
+    torch.set_num_threads(int(cores))
+    run_row(one, Path(into), Path(frozen), int(budget))

@@ -1,0 +1,191 @@
+"""The recipe as a command: six stages, each resumable, from nothing to the weights that the package carries.
+
+vision ----+--> alignment --> joint --+
+language --+                          +--> head
+sam ----------------------------------+
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from seglens.backbones import load_backbone
+from seglens.cache import FeatureStore, collect
+from seglens.checkpoint import HeadConfig, Origin, save_head
+from seglens.data.world import WorldData
+from seglens.methods import build_lens
+from seglens.methods.lens import LensConfig
+from seglens.miniature.lessons import Oracle, Pupil, train_alignment, train_joint, train_language
+from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, make_llava, make_processor, make_sam, save_half
+from seglens.miniature.promptable import train_sam
+from seglens.miniature.recipe import Budget
+from seglens.miniature.vision import train_vision
+from seglens.presets import lens_preset
+from seglens.sam import MaskDecoder
+from seglens.training import TrainConfig, fit
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "vision": (),
+    "language": (),
+    "alignment": ("vision", "language"),
+    "joint": ("alignment",),
+    "sam": (),
+    "head": ("joint", "sam"),
+}
+BUDGETS: dict[str, Budget] = {
+    "vision": Budget(steps=5200, batch=16, lr=1.5e-3, seed=1),
+    "language": Budget(steps=3000, batch=8, lr=1.5e-3, seed=2),
+    "alignment": Budget(steps=1000, batch=16, lr=1e-3, seed=3),
+    "joint": Budget(steps=2200, batch=8, lr=8e-4, seed=4),
+    "sam": Budget(steps=6500, batch=8, lr=1e-3, seed=5),
+}
+LAYER = 2  # of 6: the share at which LLaVA-1.5-7B is read
+HEAD_DATA = WorldData(n=4000, seed=6, split="train", queries=8)
+HEAD_TRAINING = TrainConfig(steps=3000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
+DESCRIPTOR_WIDTH, ENCODER_WIDTH = 128, 256  # narrow, so that all weights stay under 25 MB
+
+
+def lens_config(preset: str = "default") -> LensConfig:
+    """A preset at the miniature's sizes."""
+    return replace(lens_preset(preset), descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
+
+
+def _pupil() -> Pupil:
+    torch.manual_seed(0)
+    tokenizer = make_processor().tokenizer
+    model = make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
+    return Pupil(model, tokenizer, Oracle(model.config.text_config.hidden_size, tokenizer))
+
+
+def _adopt(out: Path, stage: str, **modules: nn.Module) -> None:
+    """Load a finished stage's modules; refuse an unfinished one."""
+    path = out / f"{stage}.ckpt"
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; run the stage {stage!r} first")
+    state = torch.load(path, weights_only=True)
+    if state["step"] < state["of"]:
+        raise ValueError(
+            f"{path} stopped at step {state['step']} of {state['of']}; run the stage {stage!r} to its end first"
+        )
+    for name, module in modules.items():
+        prefix = f"{name}."
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in state["modules"].items() if k.startswith(prefix)})
+
+
+def stage_vision(out: Path, weights: Path) -> None:
+    train_vision(_pupil().model.model.vision_tower, BUDGETS["vision"], out)
+
+
+def stage_language(out: Path, weights: Path) -> None:
+    train_language(_pupil(), BUDGETS["language"], out)
+
+
+def stage_alignment(out: Path, weights: Path) -> None:
+    pupil = _pupil()
+    _adopt(out, "vision", vit=pupil.model.model.vision_tower)
+    _adopt(out, "language", language=pupil.language, oracle=pupil.oracle)
+    train_alignment(pupil, BUDGETS["alignment"], out)
+
+
+def stage_joint(out: Path, weights: Path) -> None:
+    pupil = _pupil()
+    _adopt(out, "language", language=pupil.language, oracle=pupil.oracle)
+    _adopt(out, "alignment", vit=pupil.model.model.vision_tower, projector=pupil.model.model.multi_modal_projector)
+    train_joint(pupil, BUDGETS["joint"], out)
+    save_half(pupil.model, weights / "mllm")
+    make_processor().save_pretrained(weights / "mllm")
+
+
+def stage_sam(out: Path, weights: Path) -> None:
+    torch.manual_seed(0)
+    sam = make_sam()
+    train_sam(sam, BUDGETS["sam"], out)
+    save_half(sam, weights / "sam")
+    side = {"longest_edge": sam.config.vision_config.image_size}
+    pad = {"height": side["longest_edge"], "width": side["longest_edge"]}
+    SamImageProcessorPil(size=side, pad_size=pad, image_mean=IMAGE_MEAN, image_std=IMAGE_STD).save_pretrained(
+        weights / "sam"
+    )
+
+
+def frozen_parts(weights: Path, layer: int = LAYER) -> tuple:
+    """The exported MLLM and SAM, as a user loads them; on a CPU, training is fastest with eager attention."""
+    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    return load_backbone(weights / "mllm", layer=layer, **how), MaskDecoder.from_pretrained(weights / "sam", **how)
+
+
+def features(out: Path, weights: Path, layer: int = LAYER) -> FeatureStore:
+    """The frozen features of the head's training data, kept in `out` for as long as data and weights are the same."""
+    key = hashlib.sha256(repr(HEAD_DATA).encode())
+    for part in ("mllm", "sam"):
+        key.update((weights / part / "model.safetensors").read_bytes())
+    path = out / f"features_layer{layer}_{key.hexdigest()[:12]}.safetensors"
+    if not path.exists():
+        collect(HEAD_DATA, *frozen_parts(weights, layer)).save(path)
+    return FeatureStore.load(path)
+
+
+def stage_head(out: Path, weights: Path) -> None:
+    backbone, decoder = frozen_parts(weights)
+    torch.manual_seed(0)
+    config = lens_config()
+    head = build_lens(config, backbone, decoder)
+    fit(head, features(out, weights), HEAD_TRAINING, out / "head")
+    note = {"data": asdict(HEAD_DATA), "training": asdict(HEAD_TRAINING)}
+    made = HeadConfig("lens", asdict(config), Origin("../mllm"), LAYER, Origin("../sam"), trained=note)
+    save_head(weights / "lens", made, head, torch.float16)
+
+
+RUN: dict[str, Callable[[Path, Path], None]] = {
+    "vision": stage_vision,
+    "language": stage_language,
+    "alignment": stage_alignment,
+    "joint": stage_joint,
+    "sam": stage_sam,
+    "head": stage_head,
+}
+
+
+def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: int = 2) -> None:
+    """Run the stages, up to `jobs` side by side, each in its own process with its share of the cores."""
+    for stage in stages:
+        if stage not in NEEDS:
+            raise ValueError(f"there is no stage {stage!r}; choose from {', '.join(NEEDS)}")
+    if len(stages) == 1:
+        return RUN[stages[0]](out, weights)
+    waiting, done = list(stages), {s for s in NEEDS if s not in stages}
+    running: dict[str, subprocess.Popen] = {}
+    threads = max(1, torch.get_num_threads() // jobs)
+    while waiting or running:
+        ready = [s for s in waiting if done.issuperset(NEEDS[s])]
+        for stage in ready[: jobs - len(running)]:
+            waiting.remove(stage)
+            command = [sys.executable, "-m", "seglens.miniature.build", stage, str(out), str(weights), str(threads)]
+            running[stage] = subprocess.Popen(command)
+        for stage, process in list(running.items()):
+            try:
+                code = process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            del running[stage]
+            if code:
+                for other in running.values():
+                    other.terminate()
+                raise RuntimeError(f"stage {stage!r} failed with exit code {code}; the same command resumes it")
+            done.add(stage)
+
+
+if __name__ == "__main__":
+    _, one, into, export, cores = sys.argv
+    torch.set_num_threads(int(cores))
+    RUN[one](Path(into), Path(export))

@@ -1,0 +1,187 @@
+"""Stages 2 to 4, language: the LLM on symbolic scenes, then vision aligned to those symbols, then both end to end."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from seglens.miniature.concepts import CONCEPTS, PART_NAMES
+from seglens.miniature.draw import PALETTE
+from seglens.miniature.language import VQA_KINDS, lesson, speaker
+from seglens.miniature.models import GRID
+from seglens.miniature.packing import IGNORED, Packed, pack
+from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.miniature.symbols import Symbols, symbols
+from seglens.miniature.vision import patch_features, pixels
+from seglens.miniature.world import Scene, World
+
+QUESTIONS = 12  # per scene
+
+
+class Oracle(nn.Module):
+    """Image tokens as perfect vision would give them: words for concept, colour and part, plus Fourier positions."""
+
+    def __init__(self, width: int, tokenizer: PreTrainedTokenizerFast):
+        super().__init__()
+        look_up = lambda words: torch.tensor([0, *tokenizer.convert_tokens_to_ids(list(words))])  # noqa: E731
+        self.register_buffer("concepts", look_up(c.name for c in CONCEPTS), persistent=False)
+        self.register_buffer("colours", look_up(PALETTE), persistent=False)
+        self.register_buffer("parts", look_up(PART_NAMES), persistent=False)
+        self.concepts: Tensor
+        self.colours: Tensor
+        self.parts: Tensor
+        self.background = nn.Parameter(torch.randn(width) * 0.02)
+        self.gain = nn.Parameter(torch.tensor([0.7, 0.6]))
+        self.place = nn.Linear(6 * 8, width)
+
+    def forward(self, shown: Symbols, words: Float[Tensor, "v d"]) -> Float[Tensor, "b n d"]:
+        centres = (torch.arange(GRID) + 0.5) / GRID
+        here = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(*shown.concept.shape, 2)
+        is_thing = (shown.concept > 0).float()[..., None]
+        where = torch.cat([here, (here + shown.geometry[..., :2]) * is_thing, shown.geometry[..., 2:]], -1)
+        waves = where[..., None] * torch.tensor([1.0, 2.0, 4.0, 8.0]) * math.pi
+        waves = torch.cat([waves.sin(), waves.cos()], -1).flatten(-2)
+        unit = F.normalize(words, dim=-1)
+        what = unit[self.concepts[shown.concept]] * is_thing + self.background * (1 - is_thing)
+        what = what + self.gain[0] * unit[self.colours[shown.colour]] * (shown.colour > 0)[..., None]
+        what = what + self.gain[1] * unit[self.parts[shown.part]] * (shown.part > 0)[..., None]
+        return (what + 0.5 * self.place(waves)).flatten(1, 2)
+
+
+class Pupil:
+    """The MLLM with its oracle: everything that the language stages share."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, oracle: Oracle):
+        self.model, self.tokenizer, self.oracle = model, tokenizer, oracle
+        self.language = model.model.language_model
+        self.words = self.language.embed_tokens.weight
+
+    def teach(self, world: World, indices: Iterable[int], most: int = 7) -> tuple[list[Scene], Packed]:
+        """The scenes and their packed lessons."""
+        scenes, said = [], []
+        for index in indices:
+            scenes.append(scene := world.scene(index, most))
+            said.append(lesson(speaker(world, index, scene), QUESTIONS))
+        return scenes, pack(self.tokenizer, said)
+
+    def see(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
+        """Image tokens through the ViT and the projector."""
+        features = patch_features(self.model.model.vision_tower, pixels(scenes))
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model.model.multi_modal_projector(features).float()
+
+    def imagine(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
+        """Image tokens as the oracle gives them."""
+        return self.oracle(symbols(scenes, GRID), self.words)
+
+    def listen(self, image: Tensor, packed: Packed) -> Float[Tensor, "b t d"]:
+        """Final hidden states of the packed sequences."""
+        embedded = self.language.embed_tokens(packed.ids)
+        first, n = packed.first_image, image.shape[1]
+        embedded = torch.cat([embedded[:, :first], image, embedded[:, first + n :]], 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = self.language(
+                inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+            )
+        return out.last_hidden_state
+
+    def speak(self, hidden: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model.lm_head(hidden).float()
+
+    def loss(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Next-token cross-entropy over the answers, each answer weighted by its length."""
+        answer = packed.labels[:, 1:] != IGNORED
+        weight = packed.weights[:, 1:][answer]
+        loss = F.cross_entropy(self.speak(hidden[:, :-1][answer]), packed.labels[:, 1:][answer], reduction="none")
+        return (loss * weight).sum() / weight.sum()
+
+    def naming(self, image: Tensor, shown: Symbols) -> Tensor:
+        """Projected patches should be closest to the word for what they show."""
+        thing = shown.concept.flatten(1) > 0
+        names = F.normalize(self.words[self.oracle.concepts[1:]], dim=-1)
+        near = 12 * F.normalize(image[thing], dim=-1) @ names.T
+        return F.cross_entropy(near, shown.concept.flatten(1)[thing] - 1)
+
+    def examiner(self, image_of: Callable[[list[Scene]], Tensor], count: int = 90) -> Callable[[], Mapping[str, float]]:
+        """Exact match of whole answers, by kind, on scenes of a test seed."""
+        world = World("test", 8)
+        exam = [self.teach(world, range(a, a + 30)) for a in range(0, count, 30)]
+
+        @torch.no_grad()
+        def evaluate() -> Mapping[str, float]:
+            right = defaultdict(list)
+            for scenes, packed in exam:
+                said = self.speak(self.listen(image_of(scenes), packed)).argmax(-1)
+                for b, spans in enumerate(packed.spans):
+                    for kind, start, length in spans:
+                        same = said[b, start - 1 : start - 1 + length] == packed.labels[b, start : start + length]
+                        right[kind].append(float(same.all()))
+            asked = [x for kind in VQA_KINDS for x in right[kind]]
+            return {"vqa": sum(asked) / len(asked), **{k: sum(v) / len(v) for k, v in sorted(right.items())}}
+
+        return evaluate
+
+
+def train_language(pupil: Pupil, budget: Budget, out: Path) -> None:
+    """The LLM alone, on symbols. Equal query and key weights let look-up circuits form early."""
+    with torch.no_grad():
+        for layer in pupil.language.layers[:4]:
+            layer.self_attn.q_proj.weight.normal_(0, 0.05)
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    stage = Stage("language", {"language": pupil.language, "oracle": pupil.oracle}, budget, out)
+    stage.resume()
+    world = World("train", budget.seed)
+
+    def terms_of(step: int) -> Mapping[str, Tensor]:
+        most = min(7, 3 + 10 * step // budget.steps)
+        scenes, packed = pupil.teach(world, batches(step, budget.batch), most)
+        return {"answer": pupil.loss(pupil.listen(pupil.imagine(scenes), packed), packed)}
+
+    stage.run(terms_of, pupil.examiner(pupil.imagine), evaluate_every=250)
+
+
+def train_alignment(pupil: Pupil, budget: Budget, out: Path) -> None:
+    """ViT and projector learn to give the oracle's tokens; the language side stands still."""
+    seeing = {"vit": pupil.model.model.vision_tower, "projector": pupil.model.model.multi_modal_projector}
+    stage = Stage("alignment", seeing, budget, out, gains={"vit": 0.5})
+    stage.resume()
+    world = World("train", budget.seed)
+
+    def terms_of(step: int) -> Mapping[str, Tensor]:
+        scenes = [world.scene(i) for i in batches(step, budget.batch)]
+        shown = symbols(scenes, GRID)
+        with torch.no_grad():
+            wanted = pupil.oracle(shown, pupil.words)
+        image = pupil.see(scenes)
+        error = ((image - wanted) ** 2).sum(-1)
+        thing = shown.concept.flatten(1) > 0
+        naming = pupil.naming(image, shown)
+        return {"thing": error[thing].mean(), "rest": 0.3 * error[~thing].mean(), "naming": 0.5 * naming}
+
+    stage.run(terms_of, pupil.examiner(pupil.see), evaluate_every=400)
+
+
+def train_joint(pupil: Pupil, budget: Budget, out: Path) -> None:
+    """Everything end to end on pictures; vision at a third of the rate."""
+    stage = Stage("joint", {"model": pupil.model}, budget, out, gains={"model.model.vision_tower": 0.3})
+    stage.resume()
+    world = World("train", budget.seed)
+
+    def terms_of(step: int) -> Mapping[str, Tensor]:
+        scenes, packed = pupil.teach(world, batches(step, budget.batch))
+        image = pupil.see(scenes)
+        return {
+            "answer": pupil.loss(pupil.listen(image, packed), packed),
+            "naming": 0.2 * pupil.naming(image, symbols(scenes, GRID)),
+        }
+
+    stage.run(terms_of, pupil.examiner(pupil.see), evaluate_every=250)

@@ -1,0 +1,114 @@
+"""The miniature MLLM and SAM: transformers' own classes at small sizes, with tokenizer and processor files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    SamConfig,
+    SamMaskDecoderConfig,
+    SamModel,
+    SamPromptEncoderConfig,
+    SamVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.processing_llava import LlavaProcessor
+
+from seglens.miniature.language import vocabulary
+
+GRID, PATCH = 12, 16
+IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "<unk>")
+# The same conversation as LLaVA-1.5's own template
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}<image>\n"
+    "{% else %}{{ item['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word of the world; everything else is `<unk>`."""
+    vocab = {word: i for i, word in enumerate([*SPECIAL, *vocabulary()])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"}, padding_side="left",
+    )  # fmt: skip
+
+
+def make_processor() -> LlavaProcessor:
+    side = GRID * PATCH
+    images = CLIPImageProcessorPil(
+        size={"height": side, "width": side}, do_center_crop=False, resample=2,
+        image_mean=IMAGE_MEAN, image_std=IMAGE_STD,
+    )  # fmt: skip
+    return LlavaProcessor(
+        images, make_tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def make_llava(vocabulary_size: int, image_token: int, attention: str = "eager") -> LlavaForConditionalGeneration:
+    """LLaVA with a 192-wide, 6-layer CLIP ViT on 12 x 12 patches and a 256-wide, 6-layer LLaMA."""
+    vision = CLIPVisionConfig(
+        hidden_size=192, intermediate_size=640, num_hidden_layers=6, num_attention_heads=6, image_size=GRID * PATCH,
+        patch_size=PATCH, hidden_act="gelu_pytorch_tanh",
+    )  # fmt: skip
+    text = LlamaConfig(
+        vocab_size=vocabulary_size, hidden_size=256, intermediate_size=512, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=image_token, vision_feature_layer=-1,
+        vision_feature_select_strategy="default", image_seq_length=GRID * GRID, tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
+
+
+def make_sam(attention: str = "eager") -> SamModel:
+    """SAM at 256 px with a 160-wide, 6-layer encoder and a 128-wide mask decoder."""
+    width, side = 128, 256
+    config = SamConfig(
+        vision_config=SamVisionConfig(
+            hidden_size=160, output_channels=width, num_hidden_layers=6, num_attention_heads=5, image_size=side,
+            patch_size=PATCH, mlp_ratio=4.0, use_rel_pos=False, window_size=0, global_attn_indexes=list(range(6)),
+            num_pos_feats=width // 2, initializer_range=0.02, hidden_act="gelu_pytorch_tanh",
+        ),
+        prompt_encoder_config=SamPromptEncoderConfig(hidden_size=width, image_size=side, patch_size=PATCH),
+        mask_decoder_config=SamMaskDecoderConfig(
+            hidden_size=width, mlp_dim=256, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=width
+        ),
+    )  # fmt: skip
+    sam = SamModel._from_config(config, attn_implementation=attention)
+    with torch.no_grad():
+        # transformers starts the Fourier positions with a std of hidden/2, far too fine to learn from scratch
+        position = torch.randn_like(sam.shared_image_embedding.positional_embedding)
+        for holder in (sam.shared_image_embedding, sam.prompt_encoder.shared_embedding):
+            holder.positional_embedding.copy_(position).requires_grad_(False)
+        nn.init.trunc_normal_(sam.vision_encoder.pos_embed, std=0.02)
+    return sam
+
+
+def save_half(model: PreTrainedModel, folder: Path) -> None:
+    """Write a transformers model as fp16 safetensors, without touching the one in memory."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)  # the same tensor as the embeddings; halving made it a second one
+    model.save_pretrained(folder, state_dict=state)
+    (folder / "model.safetensors").chmod(0o644)  # written 0600, which no other user of an installed package could read

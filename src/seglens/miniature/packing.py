@@ -1,0 +1,70 @@
+"""Many questions after one image, in one sequence: every question sees the image and itself, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from seglens.miniature.language import Question
+from seglens.miniature.models import GRID
+
+IGNORED = -100
+LENGTH_POWER = -0.7  # an answer of n tokens weighs n^-0.7 a token: captions must not drown the one-word answers
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of packed scenes; `spans[b]` has (kind, first answer position, answer length) per question of scene b."""
+
+    ids: Int[Tensor, "b t"]
+    positions: Int[Tensor, "b t"]
+    mask: Float[Tensor, "b 1 t t"]
+    labels: Int[Tensor, "b t"]
+    weights: Float[Tensor, "b t"]
+    spans: list[list[tuple[str, int, int]]]
+    first_image: int
+
+
+def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]]) -> Packed:
+    """Pack the questions of several scenes; position ids restart after the image for each question."""
+    flat = [q for one in said for q in one]
+    encode = lambda texts: tokenizer(texts, add_special_tokens=False).input_ids  # noqa: E731
+    asked, answered = encode([f"{q.text} ASSISTANT:" for q in flat]), encode([q.answer for q in flat])
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    prefix = encode(["<s>USER:"])[0] + [image] * GRID**2
+    rows, at = [], 0
+    for one in said:
+        rows.append(_row(prefix, one, asked[at : at + len(one)], answered[at : at + len(one)], tokenizer.eos_token_id))
+        at += len(one)
+    longest = max(len(row[0]) for row in rows)
+    pad = lambda k, value: torch.tensor([row[k] + [value] * (longest - len(row[k])) for row in rows])  # noqa: E731
+    owner = pad(2, -1)
+    sees = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == 0)
+    sees &= torch.ones(longest, longest, dtype=torch.bool).tril()
+    sees |= torch.eye(longest, dtype=torch.bool)
+    mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
+    spans = [row[5] for row in rows]
+    return Packed(pad(0, 0), pad(1, 0), mask, pad(3, IGNORED), pad(4, 0.0), spans, prefix.index(image))
+
+
+def _row(
+    prefix: list[int], said: Sequence[Question], asked: list[list[int]], answered: list[list[int]], end: int
+) -> tuple[list[int], list[int], list[int], list[int], list[float], list[tuple[str, int, int]]]:
+    """Ids, positions, owner (0: the image, k: question k), labels, weights and spans of one scene."""
+    ids, positions, owner = list(prefix), list(range(len(prefix))), [0] * len(prefix)
+    labels, weights = [IGNORED] * len(prefix), [0.0] * len(prefix)
+    spans: list[tuple[str, int, int]] = []
+    for k, (question, ask, answer) in enumerate(zip(said, asked, answered, strict=True)):
+        answer = [*answer, end]
+        spans.append((question.kind, len(ids) + len(ask), len(answer)))
+        ids += ask + answer
+        positions += range(len(prefix), len(prefix) + len(ask) + len(answer))
+        owner += [k + 1] * (len(ask) + len(answer))
+        labels += [IGNORED] * len(ask) + answer
+        weights += [0.0] * len(ask) + [len(answer) ** LENGTH_POWER] * len(answer)
+    return ids, positions, owner, labels, weights, spans

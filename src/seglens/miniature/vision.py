@@ -1,0 +1,95 @@
+"""Stage 1, vision: the ViT learns from dense labels what every patch shows (it stands for CLIP's pre-training)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seglens.miniature.models import GRID, IMAGE_MEAN, IMAGE_STD, PATCH
+from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
+from seglens.miniature.world import Scene, World
+
+SIZES = (len(CONCEPT_INDEX) + 1, len(COLOUR_INDEX) + 1, len(PART_INDEX) + 1, 8)
+
+
+def pixels(scenes: list[Scene], side: int = GRID * PATCH) -> Float[Tensor, "b 3 side side"]:
+    """The images as the vision encoder takes them."""
+    x = torch.stack([torch.from_numpy(s.image) for s in scenes]).permute(0, 3, 1, 2).float()
+    if x.shape[-1] != side:
+        x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+    return (x / 255 - IMAGE_MEAN[0]) / IMAGE_STD[0]
+
+
+class PatchReadout(nn.Module):
+    """What a patch feature says: concept, colour, part, and where its object is. Thrown away after the stage."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.readout = nn.Linear(width, sum(SIZES))
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> tuple[Tensor, ...]:
+        return self.readout(self.norm(x.float())).split(SIZES, dim=-1)
+
+
+def patch_features(vit: nn.Module, x: Tensor) -> Float[Tensor, "b n d"]:
+    """Last hidden state without CLS, before the post-norm: what LLaVA's `vision_feature_layer=-1` takes."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return vit(x, output_hidden_states=True).hidden_states[-1][:, 1:]
+
+
+def patch_terms(said: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tensor]:
+    """Cross-entropies of concept, colour and part, and the error of the geometry, on a 12 x 12 grid."""
+    truth = symbols(scenes, GRID)
+    concept, colour, part = (t.flatten(1) for t in (truth.concept, truth.colour, truth.part))
+    shown = concept > 0
+    centres = (torch.arange(GRID) + 0.5) / GRID
+    here = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(len(scenes), GRID, GRID, 2)
+    where = torch.cat([4 * truth.geometry, 4 * here, 4 * (here + truth.geometry[..., :2])], -1).flatten(1, 2)
+    return {
+        "concept": F.cross_entropy(said[0].flatten(0, 1), concept.flatten(), label_smoothing=0.02),
+        "colour": 0.3 * F.cross_entropy(said[1][shown], colour[shown]),
+        "part": 0.5 * F.cross_entropy(said[2][shown], part[shown]),
+        "geometry": 0.5 * F.smooth_l1_loss(said[3][shown], where[shown]),
+    }
+
+
+def evaluator(vit: nn.Module, readout: PatchReadout) -> Callable[[], Mapping[str, float]]:
+    world = World("test", 2)
+    scenes = [world.scene(i) for i in range(100)]
+
+    @torch.no_grad()
+    def evaluate() -> Mapping[str, float]:
+        truth = symbols(scenes, GRID)
+        said = readout(patch_features(vit, pixels(scenes)))
+        shown = truth.concept.flatten(1) > 0
+        right = lambda k, t: (said[k].argmax(-1) == t.flatten(1))[shown].float().mean().item()  # noqa: E731
+        drift = (said[3][..., :2] / 4 - truth.geometry.flatten(1, 2)[..., :2])[shown].abs().mean().item()
+        accuracy = {
+            "acc": right(0, truth.concept),
+            "acc_colour": right(1, truth.colour),
+            "acc_part": right(2, truth.part),
+        }
+        return {**accuracy, "drift": drift}
+
+    return evaluate
+
+
+def train_vision(vit: nn.Module, budget: Budget, out: Path) -> None:
+    """Train `vit` in place; resumes from `out`."""
+    readout = PatchReadout(vit.config.hidden_size)  # type: ignore[arg-type, union-attr]
+    stage = Stage("vision", {"vit": vit, "readout": readout}, budget, out)
+    stage.resume()
+    world = World("train", budget.seed)
+
+    def terms_of(step: int) -> Mapping[str, Tensor]:
+        scenes = [world.scene(i) for i in batches(step, budget.batch)]
+        return patch_terms(readout(patch_features(vit, pixels(scenes))), scenes)
+
+    stage.run(terms_of, evaluator(vit, readout), evaluate_every=400)

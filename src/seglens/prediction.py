@@ -1,0 +1,124 @@
+"""What a user gets back: the mask and everything that explains it, for eyes and for programs."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+
+from seglens.data.masks import encode_rle, save_png
+from seglens.files import write_atomic
+from seglens.geometry import Frame
+
+MASK_COLOUR = (255, 64, 96)
+INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the target, as in the paper's Figure 3
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one query about one image, in the image's own pixels.
+
+    `mask` is empty when the target was judged absent (`found` is false); `mask_logits` still holds what was drawn.
+    `keypoints` are (x, y) in pixels; `keypoint_labels` says of each whether it lies on the target. `timing` holds
+    milliseconds: `open` is shared by all questions about an image, the rest by those asked together."""
+
+    query: str
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: Bool[np.ndarray, "h w"]
+    mask_logits: Float[np.ndarray, "h w"]
+    score: float  # mean foreground probability over the drawn mask, in [0, 1]
+    presence: float  # probability that the image holds what the query asks for, in [0, 1]
+    found: bool
+    heat_map: Float[np.ndarray, "gh gw"] | None  # A_c^1 of LENS over the square canvas
+    keypoints: Float[np.ndarray, "n 2"]
+    keypoint_scores: Float[np.ndarray, " n"]
+    keypoint_labels: Bool[np.ndarray, " n"]
+    timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
+        rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
+        if not len(rows):
+            return None
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+    def overlay(self, heat: bool = True) -> Image.Image:
+        """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
+        picture = self.image.astype(np.float32)
+        if heat and self.heat_map is not None:
+            warm = self._heat_at_size()[..., None]
+            picture = picture * (1 - 0.55 * warm) + np.array((255, 200, 40), np.float32) * 0.55 * warm
+        picture = np.where(self.mask[..., None], 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32), picture)
+        picture[_outline(self.mask)] = MASK_COLOUR
+        image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+        draw = ImageDraw.Draw(image)
+        r = max(2.0, max(image.size) / 110)
+        for (x, y), inside in zip(self.keypoints, self.keypoint_labels, strict=True):
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=INSIDE if inside else OUTSIDE, outline=(20, 20, 20))
+        return image
+
+    def _heat_at_size(self) -> Float[np.ndarray, "h w"]:
+        """The heat map relative to its peak, at the image's size (the canvas's padding cut off)."""
+        assert self.heat_map is not None
+        heat = torch.from_numpy(self.heat_map / max(float(self.heat_map.max()), 1e-12))
+        return Frame(*self.image.shape[:2]).to_image_logits(heat.float()[None])[0].numpy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but pixels, ready for JSON; the mask as COCO run-length encoding."""
+        return {
+            "query": self.query,
+            "found": self.found,
+            "presence": round(self.presence, 4),
+            "score": round(self.score, 4),
+            "box": self.box,
+            "area": int(self.mask.sum()),
+            "segmentation": encode_rle(self.mask),
+            "keypoints": [
+                {"x": round(float(x), 2), "y": round(float(y), 2), "score": round(float(s), 5), "on_target": bool(on)}
+                for (x, y), s, on in zip(self.keypoints, self.keypoint_scores, self.keypoint_labels, strict=True)
+            ],
+            "milliseconds": {k: round(v, 2) for k, v in self.timing.items()},
+        }
+
+    def save(self, folder: str | Path, name: str = "prediction") -> dict[str, Path]:
+        """Write `NAME_mask.png` (lossless, 0 and 255) and `NAME_overlay.png` into `folder`. Returns their paths."""
+        folder = Path(folder)
+        paths = {kind: folder / f"{name}_{kind}.png" for kind in ("mask", "overlay")}
+        save_png(self.mask, paths["mask"])
+        write_atomic(paths["overlay"], png_bytes(self.overlay()))
+        return paths
+
+
+def on_mask(mask: Bool[np.ndarray, "h w"], points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    """Which points (x, y) lie on the mask; one beyond the image's border (in the canvas's padding) does not."""
+    height, width = mask.shape
+    x, y = np.floor(points).astype(int).T
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    return inside & mask[y.clip(0, height - 1), x.clip(0, width - 1)]
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """A file name for a query: letters and digits only, never a path."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:longest].strip("_") or "query"
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels of the mask with a neighbour outside it."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner

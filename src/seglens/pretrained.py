@@ -1,0 +1,59 @@
+"""Loading other people's weights: whole and as their config says, or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+FAULTS = {"missing_keys": "missing", "mismatched_keys": "of another shape", "unexpected_keys": "extra"}
+
+
+def load_strict(
+    load: Callable[..., Any], name: str | Path, *, needless: Callable[[str], bool] = lambda key: False, **loading: Any
+) -> Any:
+    """Call `load`, a transformers class's `from_pretrained`, and return the model. Reads safetensors only.
+
+    `needless` says which tensors of the files may stay unused. Raises ValueError when a tensor is missing, extra or of
+    another shape, or when a file is damaged, and OSError when there is no safetensors file."""
+    try:
+        with _quiet():
+            # mismatches are ignored here because only then are they reported by name
+            model, report = load(
+                name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **loading
+            )
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights in {name} cannot be read ({error}); a file is cut short or damaged: download or save it again"
+        ) from error
+    faults = {word: sorted(map(_key, report.get(key) or ())) for key, word in FAULTS.items()}
+    faults["extra"] = [key for key in faults["extra"] if not needless(key)]
+    if any(faults.values()):
+        said = "; ".join(f"{word}: {_some(keys)}" for word, keys in faults.items() if keys)
+        raise ValueError(f"the weights in {name} do not fit their config ({said}); download or save them again")
+    return model
+
+
+def _key(fault: Any) -> str:
+    return fault if isinstance(fault, str) else str(fault[0])  # a mismatch comes with its two shapes
+
+
+def _some(keys: list[str], shown: int = 3) -> str:
+    more = len(keys) - shown
+    return ", ".join(keys[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers logs a table of what does not fit and goes on; we say it in one line and stop."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,198 @@
+"""The public verb: an image and a sentence go in, a mask comes out, and the MLLM talks as before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seglens.backbones import Backbone, OpenImage, load_backbone
+from seglens.checkpoint import (
+    EMBEDDED,
+    CheckpointError,
+    HeadConfig,
+    Origin,
+    load_state,
+    read_config,
+    resolve_folder,
+    save_head,
+)
+from seglens.data.images import load_image
+from seglens.methods import build_method
+from seglens.methods.lens import HeadPrefix, Lens
+from seglens.prediction import Prediction, on_mask
+from seglens.sam import MaskDecoder
+from seglens.types import MethodOutput
+
+MASK_THRESHOLD = 0.0  # logits (LISA's protocol); the authors of LENS used a probability of 0.6
+
+ImageSource = str | Path | Image.Image | np.ndarray | bytes
+Queries = list[str] | tuple[str, ...]  # not Sequence: a str is one, of its letters
+
+
+class Segmenter:
+    """A frozen MLLM, a frozen SAM encoder and a trained head behind one `segment()`."""
+
+    def __init__(
+        self, backbone: Backbone, decoder: MaskDecoder, method: Lens, config: HeadConfig,
+        mask_threshold: float = MASK_THRESHOLD,
+    ):  # fmt: skip
+        self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
+        self.mask_threshold, self.presence_threshold = mask_threshold, config.presence_threshold
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = EMBEDDED, *, device: str | torch.device = "cpu", revision: str | None = None,
+        segmentation_only: bool = False, **loading: Any,
+    ) -> Segmenter:  # fmt: skip
+        """Load a head and the frozen parts it names: a folder, a hub id, or "embedded" for the model in the package.
+
+        `loading` goes to the backbone (`dtype`, `attn_implementation`, `quantization_config`, ...). No network is used
+        unless a name is a hub id that is not yet on disk. Raises CheckpointError or ValueError when anything is
+        missing, extra or of another shape."""
+        device = usable_device(device)
+        folder = resolve_folder(name, revision)
+        config = read_config(folder)
+        if device.type == "cpu":
+            loading.setdefault("dtype", torch.float32)  # half precision is stored, but slow and coarse on a CPU
+        backbone = load_backbone(
+            config.backbone.resolve(folder), revision=config.backbone.revision, layer=config.layer,
+            segmentation_only=segmentation_only, **loading,
+        )  # fmt: skip
+        decoder = MaskDecoder.from_pretrained(
+            config.decoder.resolve(folder), revision=config.decoder.revision, dtype=torch.float32
+        )
+        method = _build(config, folder, backbone, decoder)
+        load_state(folder, method)
+        if "device_map" not in loading:
+            backbone.module.to(device)
+        decoder.sam.to(device)
+        return cls(backbone, decoder, method.to(device), config)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the head; the frozen parts stay where they are and are named. Relative names become absolute."""
+        backbone, decoder = (Origin.of(part.name, part.revision) for part in (self.backbone, self.decoder))
+        save_head(folder, replace(self.config, backbone=backbone, decoder=decoder), self.method, dtype)
+
+    def open(self, image: ImageSource) -> OpenedImage:
+        """See an image once; every question about it then costs only its own words."""
+        return OpenedImage(self, load_image(image))
+
+    @overload
+    def segment(self, image: ImageSource, query: str) -> Prediction: ...
+    @overload
+    def segment(self, image: ImageSource, query: Queries) -> list[Prediction]: ...
+    @overload
+    def segment(self, image: list[Any] | tuple[Any, ...], query: str | Sequence[Any]) -> list[Any]: ...
+    def segment(self, image: Any, query: Any) -> Any:
+        """Masks for one query or for many in one pass.
+
+        One image and a string: a Prediction. One image and a list: a list. A list of images: a list with an entry per
+        image; the query is then one for all, or a list with one entry (a string or a list) per image."""
+        if not isinstance(image, list | tuple):
+            return self.open(image).segment(query)
+        each = [query] * len(image) if isinstance(query, str) else list(query)
+        if len(each) != len(image):
+            raise ValueError(
+                f"got {len(image)} images and {len(each)} queries; give one query for all, or one per image"
+            )
+        return [self.open(one).segment(asked) for one, asked in zip(image, each, strict=True)]
+
+    def ask(self, image: ImageSource, question: str, max_new_tokens: int = 128) -> str:
+        """The untouched MLLM's answer."""
+        return self.backbone.generate(load_image(image), question, max_new_tokens)
+
+
+class OpenedImage:
+    """An image that the MLLM and SAM have seen. Ask it as often as you like, from any thread."""
+
+    def __init__(self, segmenter: Segmenter, image: np.ndarray):
+        began = time.perf_counter()
+        self.segmenter, self.image = segmenter, image
+        self.seen: OpenImage = segmenter.backbone.open(image)
+        self.embedding: Tensor = segmenter.decoder.encode(image, self.seen.frame)
+        self.head: HeadPrefix | None = None  # filled by the first question, which brings the token layout
+        self.opening = 1e3 * (time.perf_counter() - began)
+
+    @overload
+    def segment(self, query: str) -> Prediction: ...
+    @overload
+    def segment(self, query: Queries) -> list[Prediction]: ...
+    @torch.no_grad()
+    def segment(self, query: str | Queries) -> Prediction | list[Prediction]:
+        """One query: a Prediction. A list of queries: all in one pass."""
+        queries = [query] if isinstance(query, str) else list(query)
+        if not queries:
+            return []
+        clock = _Clock(open=self.opening)
+        readout = self.segmenter.backbone.read(self.seen, queries)
+        clock.lap("read")
+        method = self.segmenter.method
+        if self.head is None:
+            self.head = method.look(
+                readout.prefix.float(), readout.prefix_positions, readout.image_tokens, readout.grid
+            )
+        output = method(readout, self.embedding, self.head)
+        clock.lap("head")
+        logits = self.seen.frame.to_image_logits(output.mask_logits[0])
+        clock.lap("upsample")
+        made = [self._prediction(q, k, output, logits[k], clock.laps) for k, q in enumerate(queries)]
+        return made[0] if isinstance(query, str) else made
+
+    def _prediction(
+        self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float]
+    ) -> Prediction:
+        drawn = logits > self.segmenter.mask_threshold
+        presence = 1.0 if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
+        found = presence >= self.segmenter.presence_threshold and bool(drawn.any())
+        mask = (drawn if found else torch.zeros_like(drawn)).cpu().numpy()
+        points, scores = self._keypoints(k, output)
+        return Prediction(
+            query=query, image=self.image, mask=mask, mask_logits=logits.cpu().numpy(),
+            score=float(logits.sigmoid()[drawn].mean()) if bool(drawn.any()) else 0.0, presence=presence, found=found,
+            heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
+            keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points), timing=dict(timing),
+        )  # fmt: skip
+
+    def _keypoints(self, k: int, output: MethodOutput) -> tuple[np.ndarray, np.ndarray]:
+        if output.keypoints is None:
+            return np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
+        keep = output.keypoints.keep[0, k]
+        points = self.seen.frame.to_image(output.keypoints.points[0, k][keep])
+        return points.cpu().numpy(), output.keypoints.scores[0, k][keep].cpu().numpy()
+
+
+class _Clock:
+    """Milliseconds of each lap, by name, after those that are known already."""
+
+    def __init__(self, **known: float):
+        self.laps, self._last = known, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = 1e3 * (now - self._last), now
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name. Raises ValueError when this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here ({reason}); try cpu, cuda or mps") from error
+    return device
+
+
+def _build(config: HeadConfig, folder: Path, backbone: Backbone, decoder: MaskDecoder) -> Lens:
+    try:
+        return build_method(config.method, config.settings, backbone, decoder)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be built: {error}") from error

@@ -1,0 +1,84 @@
+"""The world as a dataset, and datasets by name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from seglens.data import load_data
+from seglens.data.world import WorldData, kind_of, union
+from seglens.miniature.language import speaker
+from seglens.miniature.world import World
+
+
+def test_the_same_scene_on_every_call() -> None:
+    data = WorldData(n=3, seed=4, queries=5)
+    for one, again in zip(data, WorldData(n=9, seed=4, queries=5), strict=False):
+        assert one.id == again.id
+        np.testing.assert_array_equal(one.image, again.image)
+        for a, b in zip(one.targets, again.targets, strict=True):
+            assert (a.query, a.kind) == (b.query, b.kind)
+            np.testing.assert_array_equal(a.mask, b.mask)
+    assert len(data) == len(list(data)) == 3
+    assert len({sample.id for sample in data}) == 3
+
+
+def test_splits_and_seeds_differ() -> None:
+    first = WorldData(n=1, seed=4)[0]
+    for other in (WorldData(n=1, seed=5)[0], WorldData(n=1, seed=4, split="train")[0]):
+        assert other.id != first.id
+        assert not np.array_equal(other.image, first.image)
+
+
+def test_targets_are_what_the_scene_knows() -> None:
+    data = WorldData(n=8, seed=6, queries=6)
+    kinds: Counter[str] = Counter()
+    for index, sample in enumerate(data):
+        scene = World("test", 6).scene(index)
+        for target, query in zip(sample.targets, speaker(World("test", 6), index, scene).queries(6), strict=True):
+            assert target.query == query.text
+            assert target.kind == kind_of(query)
+            np.testing.assert_array_equal(target.mask, union(scene, query))
+            assert target.present == bool(query.targets)
+            assert target.mask.shape == sample.image.shape[:2]
+            kinds[target.kind] += 1
+    assert len(kinds) >= 5
+    assert kinds["absent"] > 0
+
+
+def test_training_never_says_the_held_out_phrasings() -> None:
+    assert not any("held out" in t.kind for sample in WorldData(n=20, seed=1, split="train") for t in sample.targets)
+
+
+def test_only_its_own_scenes() -> None:
+    for index in (3, -1):
+        with pytest.raises(IndexError, match="this world has 3"):
+            WorldData(n=3)[index]
+
+
+def test_by_name() -> None:
+    assert load_data("world") == WorldData()
+    assert load_data("world:n=7, seed=2 ,split=train,queries=3") == WorldData(7, 2, "train", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("wurld", "did you mean 'world'"),
+        ("", "choose from world"),
+        ("world:sed=1", "did you mean 'seed'"),
+        ("world:n", "key=value"),
+        ("world:n=many", "n=many is not int"),
+        ("world:n=0", "at least 1"),
+        ("world:queries=-1", "at least 1"),
+        ("world:seed=-1", "0 or more"),
+        ("world:split=dev", "choose from train, test"),
+    ],
+)
+def test_a_wrong_name_is_one_line_that_helps(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+        load_data(text)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,215 @@
+"""A head folder rebuilds itself, or refuses in one line that names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seglens.backbones import Backbone
+from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, resolve_folder, save_head
+from seglens.methods import Lens, LensConfig, build_lens
+from seglens.sam import MaskDecoder
+from seglens.segmenter import Segmenter
+
+SETTINGS = {"descriptor_width": 16, "encoder_width": 16}
+
+
+def fresh(backbone: Backbone, decoder: MaskDecoder) -> Lens:
+    return build_lens(replace(LensConfig(), **SETTINGS), backbone, decoder)
+
+
+@pytest.fixture(scope="module")
+def head(backbone: Backbone, decoder: MaskDecoder) -> Lens:
+    torch.manual_seed(3)
+    return fresh(backbone, decoder)
+
+
+@pytest.fixture(scope="module")
+def config(llava: Path, sam: Path, backbone: Backbone) -> HeadConfig:
+    return HeadConfig(
+        "lens", SETTINGS, Origin.of(str(llava)), backbone.layer, Origin.of(str(sam)), trained={"steps": 0}
+    )
+
+
+@pytest.fixture
+def folder(head: Lens, config: HeadConfig, tmp_path: Path) -> Path:
+    save_head(tmp_path / "head", config, head)
+    return tmp_path / "head"
+
+
+def refusal(folder: Path) -> str:
+    """The one line with which the folder is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        Segmenter.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_round_trip(
+    head: Lens, config: HeadConfig, backbone: Backbone, decoder: MaskDecoder, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    save_head(tmp_path, config, head, dtype)
+    assert read_config(tmp_path) == config
+    again = fresh(backbone, decoder)
+    load_state(tmp_path, again)
+    for (name, saved), loaded in zip(head.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(saved.to(dtype).float(), loaded), name
+    assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.float32}
+
+
+def _missing(state: dict) -> str:
+    del state["cls"]
+    return "missing cls"
+
+
+def _extra(state: dict) -> str:
+    state["surprise"] = torch.zeros(2)
+    return "extra surprise"
+
+
+def _misshapen(state: dict) -> str:
+    state["cls"] = torch.zeros(7)
+    return "cls has shape (7,), needs (32,)"
+
+
+def _everything(state: dict) -> str:
+    state.clear()
+    state["x"] = torch.zeros(1)
+    return "more"
+
+
+@pytest.mark.parametrize("spoil", [_missing, _extra, _misshapen, _everything])
+def test_tensors_that_do_not_fit_are_named(folder: Path, spoil: Callable[[dict], str]) -> None:
+    state = load_file(folder / "head.safetensors")
+    expected = spoil(state)
+    save_file(state, folder / "head.safetensors")
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 1000, 0.5, -1])
+def test_weights_cut_short(folder: Path, kept: float) -> None:
+    path = folder / "head.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    assert "head.safetensors is damaged or cut short" in refusal(folder)
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    torch.save(load_file(folder / "head.safetensors"), folder / "head.bin")
+    (folder / "head.safetensors").unlink()
+    said = refusal(folder)
+    assert "head.bin" in said
+    assert "pickled weights are refused" in said
+
+
+def test_no_weights_no_config_no_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "head.safetensors").unlink()
+    assert "it is missing" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "holds no config.json" in refusal(folder)
+    assert "hub id" in refusal(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="need 'embedded'"):
+        resolve_folder("nosuch")
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "expected"),
+    [
+        (b'{"format": "segl', "not JSON"),
+        (b"\xff\xfe{}", "not JSON in UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a seglens-head config"),
+        (b"17", "not a seglens-head config"),
+        (b"{}", "not a seglens-head config"),
+    ],
+)
+def test_a_config_that_is_none(folder: Path, bytes_: bytes, expected: str) -> None:
+    (folder / "config.json").write_bytes(bytes_)
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"version": 2}, "of version 1"),
+        ({"format": "other"}, "not a seglens-head config"),
+        ({"colour": "red"}, "unknown entries: colour"),
+        ({"layer": "two"}, 'has layer="two"'),
+        ({"layer": True}, "has layer=true"),
+        ({"settings": []}, "has settings=[]"),
+        ({"settings": {"keypoint": 3}}, "no setting keypoint"),
+        ({"method": "lense"}, "no method 'lense'"),
+        ({"method": None}, "has method=null"),
+        ({"backbone": "x"}, 'has backbone="x"'),
+        ({"decoder": {"name": 3}}, "needs a name"),
+        ({"backbone": {"name": "../nowhere"}}, "names the frozen part '../nowhere'"),
+        ({"backbone": {"name": "/no/where"}}, "there is no folder /no/where"),
+        ({"presence_threshold": 7}, "from 0 to 1"),
+    ],
+)
+def test_a_config_with_a_wrong_entry(folder: Path, change: dict[str, Any], expected: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert expected in refusal(folder)
+
+
+def test_a_layer_that_the_backbone_does_not_have(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layer": 99}))
+    with pytest.raises(ValueError, match="layer 99 cannot be read"):
+        Segmenter.from_pretrained(folder)
+
+
+def test_a_config_without_an_entry(folder: Path) -> None:
+    path = folder / "config.json"
+    made = json.loads(path.read_text())
+    del made["backbone"]
+    path.write_text(json.dumps(made))
+    assert "has backbone=null" in refusal(folder)
+
+
+@pytest.mark.parametrize("survives", [0, 1])
+def test_nothing_is_half_written(
+    head: Lens, config: HeadConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int
+) -> None:
+    """The disk fails at the first file, or at the second: what is there is whole, and no checkpoint yet."""
+    replaced, real = [], os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if len(replaced) == survives:
+            raise OSError(28, "No space left on device", str(target))
+        replaced.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="No space left"):
+        save_head(tmp_path, config, head)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"][:survives]
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        read_config(tmp_path)
+    save_head(tmp_path, config, head)
+    assert read_config(tmp_path) == config
+
+
+def test_relative_parts_travel_with_the_folder(
+    head: Lens, config: HeadConfig, llava: Path, sam: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(llava, tmp_path / "a" / "mllm")
+    shutil.copytree(sam, tmp_path / "a" / "sam")
+    save_head(tmp_path / "a" / "head", replace(config, backbone=Origin("../mllm"), decoder=Origin("../sam")), head)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = Segmenter.from_pretrained(tmp_path / "b" / "head")
+    moved.save(tmp_path / "elsewhere")
+    assert read_config(tmp_path / "elsewhere").backbone.name == str((tmp_path / "b" / "mllm").resolve())
+    Segmenter.from_pretrained(tmp_path / "elsewhere")

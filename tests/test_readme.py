@@ -1,0 +1,61 @@
+"""Everything that the README shows is run as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from seglens.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+LINES = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("seglens ")]
+COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if "--device cuda" not in line]
+
+
+def seglens(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["seglens", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0)
+
+
+def test_from_the_first_line_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test, because what comes first writes the files that come next."""
+    monkeypatch.chdir(tmp_path)
+    assert "$(BIN)/seglens demo" in MAKEFILE
+    assert seglens(["demo"], monkeypatch) == 0
+    assert blocks("python")
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert len(COMMANDS) >= 6
+    for arguments in COMMANDS:
+        code = seglens(arguments, monkeypatch)
+        # whether the embedded weights are any good is for test_quality.py to say
+        assert code == 0 or arguments == ["doctor"], arguments
+
+
+def test_make_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(re.findall(r"```.*?```|`[^`]+`", README, re.DOTALL))))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_commands_for_a_gpu_are_real_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """They cannot run here, but each of their options must exist."""
+    for line in (line for line in LINES if "--device cuda" in line):
+        arguments = shlex.split(line, comments=True)[1:]
+        assert seglens([arguments[0], "--help"], monkeypatch) == 0
+        shown = capsys.readouterr().out
+        assert all(option in shown for option in arguments if option.startswith("--"))
