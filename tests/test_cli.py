@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from seglens.cli import _names, main
 from seglens.data.masks import decode_rle, load_png
+from seglens.miniature.build import StageError
 from seglens.miniature.language import VQA_KINDS
 from seglens.miniature.world import World
 
@@ -40,9 +42,9 @@ def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def subprocessed(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def subprocessed(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The installed console script, as a user calls it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run([SEGLENS, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -118,6 +120,7 @@ def test_file_names() -> None:
     names = _names(Path("x.png"), [long, long + " today", "cat", "CAT", "雨", "雪"])
     assert len(set(names)) == 6
     assert "x_cat_2" in names
+    assert len(set(_names(Path("x.png"), ["cat", "cat", "cat 1"]))) == 3
 
 
 def test_ask(seglens: Run, world: Path) -> None:
@@ -150,25 +153,68 @@ def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
     code, out, _ = seglens(*command)
     assert (code, out.strip()) == (0, str(tmp_path / "head"))
     assert json.loads((tmp_path / "head" / "config.json").read_text())["trained"]["training"]["steps"] == 2
-    code, out, err = seglens(
-        "segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o"
-    )
+    asked = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
+    code, out, err = seglens(*asked)
     assert (code, err) == (0, "")
     assert out.startswith("cat: ")
+    assert "(presence " in out
     code, _, err = seglens(*command, "--preset", "paper")
     assert code == 2
     assert "other settings" in err
     code, _, err = seglens(*command, "--preset", "papers")
     assert code == 2
     assert "did you mean 'paper'" in err
+    one_line(seglens(*command, "--data", "world:n=2"), "kept for tests", "add split=train")
+
+
+def test_a_head_that_cannot_judge_presence_says_none(seglens: Run, world: Path, tmp_path: Path) -> None:
+    code, _, _ = seglens(
+        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path, "--steps", 1,
+        "--data", "world:n=1,split=train,queries=1", "--preset", "paper", "--descriptor-width", 16,
+        "--encoder-width", 16,
+    )  # fmt: skip
+    assert code == 0
+    asked = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
+    code, out, _ = seglens(*asked)
+    assert code == 0
+    assert "presence" not in out
+    code, out, _ = seglens(*asked, "--json")
+    assert json.loads(out)["presence"] is None
+
+
+@pytest.mark.slow
+def test_a_hub_id_is_remembered_with_its_commit(tmp_path: Path) -> None:
+    """From a cache as the hub's client leaves it, without network: the head names the commit; another is refused."""
+    for part in ("mllm", "sam"):
+        for commit in ("a" * 40, "b" * 40):
+            shutil.copytree(WEIGHTS / part, tmp_path / "hub" / f"models--org--{part}" / "snapshots" / commit)
+        (tmp_path / "hub" / f"models--org--{part}" / "refs").mkdir()
+
+    def train(commit: str) -> subprocess.CompletedProcess[str]:
+        for refs in (tmp_path / "hub").glob("*/refs"):
+            (refs / "main").write_text(commit)
+        offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        command = (
+            "train", "--backbone", "org/mllm", "--decoder", "org/sam", "--data", "world:n=1,split=train,queries=1",
+            "--out", "run", "--steps", 1, "--descriptor-width", 16, "--encoder-width", 16,
+        )  # fmt: skip
+        return subprocessed(*command, cwd=tmp_path, **offline)
+
+    done = train("a" * 40)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
+    assert made["backbone"] == {"name": "org/mllm", "revision": "a" * 40}
+    assert made["decoder"] == {"name": "org/sam", "revision": "a" * 40}
+    other = train("b" * 40)
+    one_line((other.returncode, other.stdout, other.stderr), "backbone weights, decoder weights in features.json")
 
 
 def test_doctor(seglens: Run) -> None:
     code, out, _ = seglens("doctor", "--json")
     report = json.loads(out)
     assert [check["name"] for check in report["checks"]] == ["versions", "devices", "embedded weights", "canary"]
-    assert all(check["ok"] for check in report["checks"][:3])
-    assert report["ok"] == (code == 0)
+    assert all(check["ok"] for check in report["checks"]), report
+    assert (code, report["ok"]) == (0, True)
 
 
 def test_demo(seglens: Run, tmp_path: Path) -> None:
@@ -270,6 +316,29 @@ def test_a_folder_that_cannot_be_written(seglens: Run, world: Path, tmp_path: Pa
     one_line(seglens("segment", world / "0000.png", "cat", "--out", tmp_path / "file"), "file", "check the path")
     one_line(seglens("world", "sample", "--n", 1, "--out", tmp_path / "file" / "x"), "file", "check the path")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
+    for command in ("build", "ablate"):
+        for jobs in (0, -1):
+            code, out, err = seglens("miniature", command, "--jobs", jobs, "--out", tmp_path)
+            assert (code, out) == (2, "")
+            assert "--jobs" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> tuple[int, str, str]:
+        def failing(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("seglens.miniature.build.build", failing)
+        return seglens("miniature", "build", "--out", tmp_path)
+
+    one_line(fail(StageError("stage 'sam' failed; the same command resumes it")), "stage 'sam' failed")
+    one_line(fail(torch.OutOfMemoryError("CUDA out of memory.\nTried")), "smaller --images", "another --device")
+    with pytest.raises(RuntimeError, match="shapes differ"):  # a mistake of ours is not hidden
+        fail(RuntimeError("shapes differ"))
 
 
 def test_the_console_script_says_one_line_too(tmp_path: Path) -> None:

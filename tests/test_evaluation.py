@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def said(drawn: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -
 
 def report(*pairs: tuple[Target, Prediction]) -> dict[str, Any]:
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    records = [_record(Sample(str(n), image, (t,)), t, p) for n, (t, p) in enumerate(pairs)]
+    records = [_record(Sample(str(n), image, (t,)), t, p, 0.0) for n, (t, p) in enumerate(pairs)]
     made = summarise(records)
     json.dumps([made, as_json(records)], allow_nan=False)  # whatever the data, the report is JSON
     return made
@@ -65,7 +66,8 @@ def test_a_present_target_that_is_refused_counts_as_a_miss() -> None:
     assert made["presence"] == {
         "absent": 0, "absent_refused": None, "present_kept": 0.0, "refusal_precision": 0.0,
     }  # fmt: skip
-    record = _record(Sample("0", np.zeros((SIDE, SIDE, 3), np.uint8), (target,)), target, said(NOTHING, found=False))
+    sample = Sample("0", np.zeros((SIDE, SIDE, 3), np.uint8), (target,))
+    record = _record(sample, target, said(NOTHING, found=False), 0.0)
     assert (record.intersection, record.union, record.predicted, record.actual) == (0, 100, 0, 100)
 
 
@@ -109,6 +111,21 @@ def test_keypoints_inside_the_target() -> None:
     assert made["keypoints"] == {"strongest_inside": 0.5, "inside": 0.2, "per_query": 2.5}
     without = report((target, said(target.mask, points=())))
     assert without["keypoints"] == {"strongest_inside": None, "inside": None, "per_query": 0.0}
+
+
+def test_what_was_drawn_is_drawn_at_the_segmenter_s_threshold(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "mask_threshold", 1e6)  # no logit is above it: nothing is drawn
+    assert not any(r.drawn_intersection or r.found for r in run(segmenter, WorldData(n=1, seed=3, queries=3)))
+
+
+def test_presence_that_nobody_judged_is_null() -> None:
+    target = Target("a", box(0, 0, 10, 10))
+    one = replace(said(target.mask), presence=None)
+    record = _record(Sample("0", one.image, (target,)), target, one, 0.0)
+    assert json.loads(json.dumps(as_json([record]), allow_nan=False))[0]["presence"] is None
+    assert summarise([record])["presence"]["present_kept"] == 1.0
 
 
 def test_no_data_is_no_crash() -> None:

@@ -21,7 +21,7 @@ def test_one_pixel_there_and_back(frame: Frame, grid: tuple[int, int], data: st.
     pixel = (data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1)))
     point = torch.tensor(pixel).double() + 0.5
     canvas = frame.to_canvas(point)
-    cell = frame.canvas_to_cells(canvas, grid)
+    cell = canvas * torch.tensor(grid[::-1]) - 0.5
     back = frame.to_image(frame.cells_to_canvas(cell, grid))
     assert (canvas >= 0).all()
     assert (canvas <= 1).all()
@@ -37,37 +37,6 @@ def test_known_coordinates() -> None:
     assert frame.to_canvas(torch.tensor([100.0, 50.0])).tolist() == [1.0, 0.5]
     assert frame.to_image(torch.tensor([[0.25, 0.5]])).tolist() == [[25.0, 50.0]]
     assert frame.cells_to_canvas(torch.tensor([0.0, 3.0]), (4, 10)).tolist() == pytest.approx([0.05, 0.875])
-
-
-@quick
-@given(grids)
-def test_centres_are_the_integer_cells(grid: tuple[int, int]) -> None:
-    y, x = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
-    cells = torch.stack([x, y], -1).float()
-    centres = Frame.cell_centres(*grid)
-    assert centres.shape == (*grid, 2)
-    assert torch.allclose(centres, Frame.cells_to_canvas(cells, grid))
-    assert torch.allclose(Frame.canvas_to_cells(centres, grid), cells, atol=1e-4)
-
-
-@quick
-@given(frames, grids)
-def test_inside_is_the_unpadded_rectangle(frame: Frame, grid: tuple[int, int]) -> None:
-    inside = frame.inside(*grid)
-    points = frame.to_image(Frame.cell_centres(*grid).double())
-    expected = (points < torch.tensor([frame.width, frame.height])).all(-1)
-    clear = ((points - torch.tensor([frame.width, frame.height])).abs() > 1e-2).all(-1)
-    clear[0] = clear[:, 0] = False
-    assert (inside == expected)[clear].all()
-    assert inside[0, 0]
-    assert inside.sum() == inside[0].sum() * inside[:, 0].sum()
-
-
-def test_inside_of_a_strip_keeps_one_row_and_edges_are_out() -> None:
-    assert Frame(1, 1000).inside(24, 24).nonzero()[:, 0].unique().tolist() == [0]
-    # The centre of the second of four rows lies exactly on the edge.
-    assert Frame(3, 8).inside(4, 4).sum(0).tolist() == [1] * 4
-    assert Frame(7, 7).inside(3, 5).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 5), (5, 0), (-1, 5)])
@@ -136,7 +105,9 @@ def test_canvas_mask_by_hand() -> None:
 @quick
 @given(small_frames, st.integers(2, 40))
 def test_image_logits_of_a_ramp_are_the_pixel_centres(frame: Frame, size: int) -> None:
-    centres = Frame.cell_centres(size, size).double()
+    column = torch.arange(size).double()
+    cells = torch.stack(torch.meshgrid(column, column, indexing="xy"), -1)
+    centres = Frame.cells_to_canvas(cells, (size, size))
     logits = frame.to_image_logits(centres.permute(2, 0, 1).contiguous())
     y, x = torch.meshgrid(torch.arange(frame.height), torch.arange(frame.width), indexing="ij")
     pixels = frame.to_canvas(torch.stack([x, y]).permute(1, 2, 0) + 0.5).permute(2, 0, 1).double()

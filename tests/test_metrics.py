@@ -10,17 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seglens.metrics import (
-    Counts,
     bootstrap,
     bootstrap_ratio,
     ciou,
-    declare_absent,
     giou,
     iou,
-    n_acc,
     overlap,
     precision_at,
-    t_acc,
 )
 
 
@@ -43,64 +39,31 @@ def test_small_table() -> None:
     assert giou(counts) == pytest.approx((1 / 3 + 2.5) / 6, abs=1e-5)
     assert ciou(counts) == pytest.approx(6 / 12)
     assert precision_at(counts, 0.5) == pytest.approx(3 / 6)  # an IoU of exactly one half reaches one half
-    assert n_acc(counts) == 1 / 2
-    assert t_acc(counts) == 3 / 4
     assert precision_at(counts[counts.actual > 0], 0.9) == 1 / 4
-
-
-def test_ignored_pixels_belong_to_neither() -> None:
-    ignore = rows("..##")
-    counts = overlap(PREDICTION, TARGET, ignore)
-    assert counts.intersection.tolist() == [1, 2, 0, 0, 0, 0]
-    assert counts.union.tolist() == [2, 2, 2, 1, 0, 0]
-    each = overlap(PREDICTION, TARGET, ignore.expand_as(TARGET))
-    assert torch.equal(each.union, counts.union)
 
 
 @settings(deadline=None, database=None, max_examples=40)
 @given(st.integers(0, 2**31 - 1), st.floats(0, 1))
 def test_lisas_histograms_give_the_same(seed: int, density: float) -> None:
-    """`intersectionAndUnionGPU` of LISA's `utils/utils.py`, by its definition, on labels 0, 1 and 255 = ignore."""
+    """`intersectionAndUnionGPU` of LISA's `utils/utils.py`, by its definition, on labels 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
-    target = torch.randint(3, (4, 3, 3), generator=generator)
-    target[target == 2] = 255
+    target = torch.randint(2, (4, 3, 3), generator=generator)
     prediction = torch.rand(4, 3, 3, generator=generator) < density * density
     per_mask, intersections, unions = [], 0, 0
     for output, label in zip(prediction.long(), target, strict=True):
-        output = output.where(label != 255, 255)
         shared = ((output == label) & (output == 1)).sum().item()
         union = (output == 1).sum().item() + (label == 1).sum().item() - shared
         per_mask.append(shared / (union + 1e-5) + (union == 0))
         intersections, unions = intersections + shared, unions + union
-    counts = overlap(prediction, target == 1, target == 255)
+    counts = overlap(prediction, target == 1)
     assert giou(counts) == pytest.approx(sum(per_mask) / 4, abs=1e-12)
     assert ciou(counts) == pytest.approx(intersections / (unions + 1e-10), abs=1e-12)
-
-
-def test_declared_absence_is_gref_coco() -> None:
-    """The four cases of ReLA's `refer_evaluation.py`: true and false, with a target and without."""
-    counts = overlap(rows("##..", "##..", "##..", "##.."), rows(".##.", ".##.", "....", "...."))
-    absent = torch.tensor([False, True, False, True])
-    official = declare_absent(counts, absent)
-    assert official.intersection.tolist() == [1, 0, 0, 0]
-    assert official.union.tolist() == [3, 3, 2, 0]
-    assert iou(official).tolist() == pytest.approx([1 / 3, 0, 0, 1], abs=1e-5)
-    assert (n_acc(official), t_acc(official)) == (0.5, 0.5)
-    empty = declare_absent(overlap(PREDICTION, TARGET), PREDICTION.sum((1, 2)) == 0)  # an empty mask says it already
-    assert torch.equal(iou(empty), iou(overlap(PREDICTION, TARGET)))
-
-
-def test_counts_add_up_over_batches() -> None:
-    whole = overlap(PREDICTION, TARGET)
-    halves = Counts.cat([overlap(PREDICTION[:2], TARGET[:2]), overlap(PREDICTION[2:], TARGET[2:])])
-    assert len(halves) == 6
-    assert (giou(halves), ciou(halves)) == (giou(whole), ciou(whole))
 
 
 def test_a_ratio_of_nothing_is_nan() -> None:
     nothing = overlap(PREDICTION, TARGET)[torch.zeros(6, dtype=torch.bool)]
     assert len(nothing) == 0
-    assert all(math.isnan(metric(nothing)) for metric in (giou, ciou, n_acc, t_acc))
+    assert all(math.isnan(metric(nothing)) for metric in (giou, ciou))
     assert all(map(math.isnan, bootstrap_ratio(torch.zeros(0), torch.zeros(0))))
     assert all(map(math.isnan, bootstrap_ratio(torch.zeros(3), torch.zeros(3))))
 

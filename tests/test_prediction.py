@@ -72,6 +72,8 @@ def test_the_dictionary_is_json_and_decodes(said: Prediction) -> None:
     assert read["area"] == 600
     assert read["keypoints"][0] == {"x": 35.0, "y": 20.0, "score": 0.5, "on_target": True}
     assert read["milliseconds"] == {"open": 1.23}
+    assert read["presence"] == 0.9
+    assert replace(said, presence=None).to_dict()["presence"] is None
 
 
 def test_the_box(said: Prediction) -> None:

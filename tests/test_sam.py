@@ -113,7 +113,8 @@ def test_nothing_stays_hidden(decoder: MaskDecoder) -> None:
 
 def test_positions_are_those_of_sam(any_decoder: MaskDecoder) -> None:
     """The centre of a cell of the embedding has the position that SAM gives that cell; a click has its own."""
-    centres = Frame.cell_centres(any_decoder.side, any_decoder.side)
+    cells = torch.stack(torch.meshgrid(*[torch.arange(any_decoder.side)] * 2, indexing="xy"), -1)
+    centres = Frame.cells_to_canvas(cells.float(), (any_decoder.side,) * 2)
     grid = any_decoder.sam.get_image_wide_positional_embeddings()[0].permute(1, 2, 0)
     assert (any_decoder.positions(centres) - grid).abs().max() < 1e-4  # measured: 3e-5
     pixel = torch.tensor([[[[17.0, 40.0]]]])  # SAM adds the half pixel to whole ones
@@ -128,6 +129,10 @@ def test_positions_keep_their_precision_in_half(sam: Path, decoder: MaskDecoder)
     near = half.positions(torch.tensor([[0.7001, 0.3], [0.7011, 0.3]]))  # a pixel of 1024 apart: one bfloat16
     assert near.dtype == torch.float32
     assert (near[0] - near[1]).abs().max() > 1e-3
+    points = torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = decoder.positions(points)
+    assert torch.equal(trained, decoder.positions(points))
 
 
 def test_clicks_and_boxes_are_those_of_sam(any_decoder: MaskDecoder, embedding: Tensor) -> None:

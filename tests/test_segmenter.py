@@ -19,7 +19,7 @@ from seglens.backbones import QuestionError
 from seglens.data.images import ImageError
 from seglens.data.world import WorldData
 from seglens.prediction import Prediction
-from seglens.segmenter import OpenedImage, Segmenter, usable_device
+from seglens.segmenter import OpenedImage, Segmenter, _Clock, usable_device
 from seglens.types import Sample
 
 QUERIES = ["the largest thing", "the thing that shows you the time", "the leftmost thing"]
@@ -73,6 +73,7 @@ def test_the_mask_has_the_image_s_own_size(segmenter: Segmenter, height: int, wi
     assert said.mask.shape == said.mask_logits.shape == (height, width)
     assert said.overlay().size == (width, height)
     assert np.isfinite(said.mask_logits).all()
+    assert said.presence is not None
     assert 0 <= said.presence <= 1
     assert 0 <= said.score <= 1
 
@@ -119,6 +120,20 @@ def test_timing_says_where_the_milliseconds_went(opened: OpenedImage) -> None:
     assert second.timing["open"] > 0  # each has its own
 
 
+def test_a_lap_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, done = iter([0.0, 1.0, 3.0, 0.0]), []
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: done.append(device.type))
+    clock = _Clock(torch.device("cuda"), open=5.0)
+    assert done == ["cuda"]
+    clock.lap("read")
+    clock.lap("head")
+    assert done == ["cuda"] * 3
+    assert clock.laps == {"open": 5.0, "read": 1000.0, "head": 2000.0}
+    _Clock(torch.device("cpu"))
+    assert len(done) == 3
+
+
 def test_keypoints_are_ordered_and_labelled(opened: OpenedImage) -> None:
     said = opened.segment(QUERIES[0])
     assert (np.diff(said.keypoint_scores) <= 0).all()
@@ -143,6 +158,24 @@ def test_absence_empties_the_mask_and_keeps_what_was_drawn(segmenter: Segmenter,
     np.testing.assert_array_equal(refused.mask_logits, kept.mask_logits)
     np.testing.assert_array_equal(kept.mask, kept.mask_logits > 0)
     assert kept.found == kept.mask.any()
+
+
+def test_a_head_without_a_presence_layer_finds_what_it_draws(
+    segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(segmenter.method._modules, "presence", None)
+    monkeypatch.setattr(segmenter, "presence_threshold", 1.1)  # nothing to compare with it
+    said = segmenter.segment(scene.image, QUERIES[0])
+    assert said.presence is None
+    assert said.found == said.mask.any() == (said.mask_logits > 0).any()
+
+
+def test_the_mask_threshold_is_a_choice(opened: OpenedImage, scene: Sample) -> None:
+    logits = opened.segment(QUERIES[0]).mask_logits
+    higher = float(np.median(logits))
+    careful = Segmenter.from_pretrained(segmentation_only=True, mask_threshold=higher)
+    careful.presence_threshold = 0.0
+    np.testing.assert_array_equal(careful.segment(scene.image, QUERIES[0]).mask, logits > higher)
 
 
 def test_threads_may_share_an_opened_image(

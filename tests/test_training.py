@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seglens.backbones import Backbone, load_backbone
@@ -169,13 +170,47 @@ def test_another_run_s_folder_is_refused(
 
 
 def test_prepared_features_belong_to_their_data(llava: Path, sam: Path, tmp_path: Path) -> None:
-    first = prepare(str(llava), str(sam), "world:n=2,queries=2", SMALL, None, tmp_path, seed=1)
-    again = prepare(str(llava), str(sam), "world:n=2,queries=2", SMALL, None, tmp_path, seed=1)
+    first = prepare(str(llava), str(sam), "world:n=2,split=train,queries=2", SMALL, None, tmp_path, seed=1)
+    again = prepare(str(llava), str(sam), "world:n=2,split=train,queries=2", SMALL, None, tmp_path, seed=1)
     assert first.layer == again.layer == round(14 / 32 * 8)
     assert torch.equal(first.store.prefix, again.store.prefix)
     assert all(torch.equal(a, b) for a, b in zip(first.head.parameters(), again.head.parameters(), strict=True))
     with pytest.raises(ValueError, match=r"other settings \(data in features\.json\)"):
-        prepare(str(llava), str(sam), "world:n=2,queries=3", SMALL, None, tmp_path)
+        prepare(str(llava), str(sam), "world:n=2,split=train,queries=3", SMALL, None, tmp_path)
+
+
+def test_prepared_features_belong_to_their_weights(llava: Path, sam: Path, tmp_path: Path) -> None:
+    parts = {"backbone": llava, "decoder": sam}
+    mine = {part: shutil.copytree(folder, tmp_path / part) for part, folder in parts.items()}
+
+    def again() -> None:
+        prepare(*map(str, mine.values()), "world:n=1,split=train,queries=1", SMALL, None, tmp_path / "out")
+
+    again()
+    for part, folder in mine.items():
+        file = folder / "model.safetensors"
+        before, state = file.read_bytes(), load_file(file)
+        save_file({name: tensor + 0.01 for name, tensor in state.items()}, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"other settings \({part} weights in features\.json\)"):
+            again()
+        file.write_bytes(before)
+    again()
+
+
+def test_test_data_trains_nothing(llava: Path, sam: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'world:n=2' is kept for tests.*add split=train") as caught:
+        prepare(str(llava), str(sam), "world:n=2", SMALL, None, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_refused(
+    backbone: Backbone, decoder: MaskDecoder, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(ValueError, match="2 processes; this version trains in one"):
+        fit(fresh(backbone, decoder), store, SHORT, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "train.json").exists()
 
 
 @pytest.mark.parametrize(("images", "total"), [(1, 5), (2, 6), (4, 6), (6, 6), (8, 6)])
@@ -215,5 +250,5 @@ def test_without_the_extra_it_says_what_to_install(
         fit(fresh(backbone, decoder), store, SHORT, tmp_path / "run", quiet=True)
     assert "\n" not in str(caught.value)
     with pytest.raises(ImportError, match=r"pip install 'seglens\[train\]'"):
-        prepare(str(llava), str(sam), "world:n=2", SMALL, None, tmp_path / "run")
+        prepare(str(llava), str(sam), "world:n=2,split=train", SMALL, None, tmp_path / "run")
     assert not (tmp_path / "run").exists()

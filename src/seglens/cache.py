@@ -66,10 +66,10 @@ class FeatureStore:
         return Batch(readout, take(self.embedding).float(), masks, cells, take(self.present))
 
     def fingerprint(self) -> str:
-        """Tells one store from another: a hash of what the MLLM made of the questions, and of the truth."""
+        """Tells one store from another: a hash of everything in it."""
         digest = hashlib.blake2b(digest_size=16)
-        for tensor in (self.question, self.cells):
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        for field in fields(self):
+            digest.update(getattr(self, field.name).contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:

@@ -150,6 +150,14 @@ def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str,
         )
 
 
+def hub_commit(name: str) -> str | None:
+    """The commit that a hub id meant when it was last loaded here, without network; None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
     if name == EMBEDDED:

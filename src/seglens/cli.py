@@ -34,11 +34,11 @@ def _emit(value: Any) -> None:
 
 
 def _names(image: Path, queries: Sequence[str]) -> list[str]:
-    """File names, one per query; numbered where two queries would share one."""
+    """File names, one per query; all numbered when two queries would share one."""
     from seglens.prediction import slug
 
     names = [f"{slug(image.stem)}_{slug(query)}" for query in queries]
-    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
+    return names if len(set(names)) == len(names) else [f"{name}_{number}" for number, name in enumerate(names)]
 
 
 def _segmenter(model: str, device: str, **options: Any) -> Any:
@@ -69,7 +69,8 @@ def segment(
         answers.append({"image": str(image), **p.to_dict(), "files": {k: str(v) for k, v in files.items()}})
         if not as_json:
             verdict = f"found, score {p.score:.2f}" if p.found else "not found"
-            print(f"{p.query}: {verdict} (presence {p.presence:.2f}); {files['mask']}, {files['overlay']}")
+            presence = "" if p.presence is None else f" (presence {p.presence:.2f})"
+            print(f"{p.query}: {verdict}{presence}; {files['mask']}, {files['overlay']}")
     if as_json:
         _emit(answers[0] if len(answers) == 1 else answers)
 
@@ -155,7 +156,7 @@ def train(
     from dataclasses import asdict, replace
 
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoint import HeadConfig, Origin, save_head
+    from seglens.checkpoint import HeadConfig, save_head
     from seglens.presets import lens_preset
     from seglens.training import TrainConfig, fit, prepare
 
@@ -168,7 +169,7 @@ def train(
     run = prepare(backbone, decoder, data, config, layer, out, device, seed)
     fit(run.head, run.store, training, out)
     note = {"data": data, "preset": preset, "training": asdict(training)}
-    made = HeadConfig("lens", asdict(config), Origin.of(backbone), run.layer, Origin.of(decoder), trained=note)
+    made = HeadConfig("lens", asdict(config), run.backbone, run.layer, run.decoder, trained=note)
     save_head(out / "head", made, run.head)
     print(out / "head")
 
@@ -220,7 +221,7 @@ def miniature_build(
     ),
     weights: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("runs/miniature/weights"),
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages, in order; default all.")] = None,
-    jobs: Annotated[int, typer.Option(help="Stages side by side; each gets its share of the cores.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Stages side by side; each gets its share of the cores.")] = 2,
 ) -> None:
     """Train the MLLM, SAM and the head from nothing: vision, language, alignment, joint, sam, head."""
     from seglens.miniature.build import NEEDS, build
@@ -233,8 +234,8 @@ def miniature_build(
 def miniature_ablate(
     out: Annotated[Path, typer.Option(help="Folder for results; finished rows are kept.")] = Path("runs/ablate"),
     weights: Annotated[Path | None, typer.Option(help="Frozen parts; default the embedded ones.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps per row.")] = 800,
-    jobs: Annotated[int, typer.Option(help="Rows side by side.")] = 2,
+    steps: Annotated[int, typer.Option(help="Steps per row.")] = 500,
+    jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
 ) -> None:
     """Table 2 of LENS in the miniature: one row per choice, the same budget for each. Prints a Markdown table."""
     from seglens.miniature.ablate import ablate
@@ -252,9 +253,25 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         _say(f"seglens: {_line(error)}")
         raise SystemExit(2) from None
+    except RuntimeError as error:
+        _say(f"seglens: {_mendable(error)}")
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         _say("seglens: stopped")
         raise SystemExit(130) from None
+
+
+def _mendable(error: RuntimeError) -> str:
+    """A line on a failed stage or a full device; any other error is a mistake of ours and is raised again."""
+    import torch  # only now: imports would slow the start of every command
+
+    from seglens.miniature.build import StageError
+
+    if isinstance(error, StageError):
+        return _line(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the device is out of memory ({_line(error)}); use smaller --images, or another --device"
+    raise error
 
 
 def _line(error: Exception) -> str:

@@ -46,7 +46,7 @@ def _offers(scene: Scene) -> bool:
 
 def _verdict(p: Prediction) -> str:
     if not p.found:
-        return f"not found (presence {p.presence:.2f})"
+        return "not found" if p.presence is None else f"not found (presence {p.presence:.2f})"
     return f"found ({int(p.mask.sum())} pixels, score {p.score:.2f})"
 
 

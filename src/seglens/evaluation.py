@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Int64
 
 from seglens.metrics import Counts, bootstrap_ratio, ciou, giou, iou, overlap, precision_at
+from seglens.miniature.world import SMALL
 from seglens.prediction import Prediction, on_mask
 from seglens.segmenter import Segmenter
 from seglens.types import Sample, Target
 
 # Area of the target as a share of the image: names and upper bounds (exclusive)
-SIZES = {"small": 0.02, "medium": 0.05, "large": float("inf")}
+SIZES = {"small": SMALL, "medium": 0.05, "large": float("inf")}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Record:
     kind: str
     present: bool
     found: bool
-    presence: float
+    presence: float | None
     area: float  # of the target, as a share of the image
     intersection: int
     union: int
@@ -46,13 +47,14 @@ def run(segmenter: Segmenter, data: Iterable[Sample], tick: Callable[[], None] =
     records = []
     for sample in data:
         predictions = segmenter.open(sample.image).segment([t.query for t in sample.targets])
-        records += [_record(sample, target, p) for target, p in zip(sample.targets, predictions, strict=True)]
+        pairs = zip(sample.targets, predictions, strict=True)
+        records += [_record(sample, target, p, segmenter.mask_threshold) for target, p in pairs]
         tick()
     return records
 
 
-def _record(sample: Sample, target: Target, said: Prediction) -> Record:
-    drawn = torch.from_numpy(np.stack([said.mask, said.mask_logits > 0]))
+def _record(sample: Sample, target: Target, said: Prediction, threshold: float) -> Record:
+    drawn = torch.from_numpy(np.stack([said.mask, said.mask_logits > threshold]))
     counts = overlap(drawn, torch.from_numpy(target.mask).expand_as(drawn))
     inside = on_mask(target.mask, said.keypoints)
     return Record(

@@ -54,29 +54,6 @@ class Frame:
         """Sub-pixel cells (x, y) of a ``grid`` of (rows, columns) to canvas [0, 1]."""
         return (points + 0.5) / points.new_tensor(grid[::-1])
 
-    @staticmethod
-    def canvas_to_cells(points: Float[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
-        """Canvas [0, 1] to sub-pixel cells (x, y) of a ``grid`` of (rows, columns)."""
-        return points * points.new_tensor(grid[::-1]) - 0.5
-
-    @staticmethod
-    def cell_centres(grid_h: int, grid_w: int, device: torch.device | None = None) -> Float[Tensor, "gh gw 2"]:
-        """Canvas coordinates (x, y) of the centre of every cell, in float32."""
-        y = (torch.arange(grid_h, device=device) + 0.5) / grid_h
-        x = (torch.arange(grid_w, device=device) + 0.5) / grid_w
-        return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-
-    def inside(self, grid_h: int, grid_w: int, device: torch.device | None = None) -> Bool[Tensor, "gh gw"]:
-        """Cells whose centre lies on the image and not on the padding.
-
-        The first row and column always count: an image thinner than half a cell still owns the cells it lies in.
-        """
-        # In integers, (i + 0.5) / W * side < extent is exact: a centre on the very edge is always out.
-        y = (2 * torch.arange(grid_h, device=device) + 1) * self.side < 2 * grid_h * self.height
-        x = (2 * torch.arange(grid_w, device=device) + 1) * self.side < 2 * grid_w * self.width
-        y[:1] = x[:1] = True
-        return y[:, None] & x
-
     def content(self, size: int) -> tuple[int, int]:
         """Height and width, in pixels, of the image on a canvas rendered at ``size``: SAM's rounding, at least 1."""
         # floor(v + 1/2) in integers, free of the float error that would move a size by one.

@@ -2,13 +2,12 @@
 
 Counts add up over batches and machines; ratios do not. One rule serves RefCOCO, ReasonSeg and gRefCOCO: LISA's
 (arXiv 2308.00692, its `train_ds.py`), which for masks that decide "no target" by being empty is also the official
-gRefCOCO rule (arXiv 2306.00968); `declare_absent` covers a model that decides it in another way.
-A ratio over no masks at all is NaN.
+gRefCOCO rule (arXiv 2306.00968). A ratio over no masks at all is NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -36,35 +35,11 @@ class Counts:
         """The masks where ``chosen`` is true, as in ``counts[counts.actual > 0]``."""
         return Counts(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
-    @staticmethod
-    def cat(parts: Iterable[Counts]) -> Counts:
-        """One ``Counts`` of all the masks of ``parts``, in order; needs at least one part."""
-        rows = [[getattr(part, field.name) for field in fields(part)] for part in parts]
-        return Counts(*map(torch.cat, zip(*rows, strict=True)))
 
-
-def overlap(
-    prediction: Bool[Tensor, "n h w"], target: Bool[Tensor, "n h w"], ignore: Bool[Tensor, "#n h w"] | None = None
-) -> Counts:
-    """Count the pixels of each mask and of its target; pixels to ``ignore`` belong to neither."""
-    if ignore is not None:
-        prediction, target = prediction & ~ignore, target & ~ignore
+def overlap(prediction: Bool[Tensor, "n h w"], target: Bool[Tensor, "n h w"]) -> Counts:
+    """Count the pixels of each mask and of its target."""
     pairs = (prediction & target, prediction | target, prediction, target)
     return Counts(*(mask.sum((-2, -1)) for mask in pairs))
-
-
-def declare_absent(counts: Counts, absent: Bool[Tensor, " n"]) -> Counts:
-    """Official gRefCOCO counts of a model that says "no target" where ``absent``, whatever its mask shows.
-
-    Right, it adds nothing to either sum; wrong, it loses the intersection and keeps the union (ReLA's
-    `refer_evaluation.py`).
-    """
-    return Counts(
-        intersection=counts.intersection.masked_fill(absent, 0),
-        union=counts.union.masked_fill(absent & (counts.actual == 0), 0),
-        predicted=counts.predicted.masked_fill(absent, 0),
-        actual=counts.actual,
-    )
 
 
 def iou(counts: Counts) -> Float[Tensor, " n"]:
@@ -86,16 +61,6 @@ def precision_at(counts: Counts, threshold: float) -> float:
     """Share of masks whose IoU reaches ``threshold``; gRefCOCO counts targeted ones, ``counts[counts.actual > 0]``."""
     # On the counts, not on `iou`, whose epsilon would fail a mask that lies exactly on the threshold.
     return (counts.intersection >= threshold * counts.union.double()).double().mean().item()
-
-
-def n_acc(counts: Counts) -> float:
-    """Share of the expressions without a target that are answered by an empty mask (gRefCOCO's N-acc.)."""
-    return (counts.predicted[counts.actual == 0] == 0).double().mean().item()
-
-
-def t_acc(counts: Counts) -> float:
-    """Share of the expressions with a target that are answered by some mask (gRefCOCO's T-acc.)."""
-    return (counts.predicted[counts.actual > 0] > 0).double().mean().item()
 
 
 def bootstrap(

@@ -34,7 +34,7 @@ class Prediction:
     mask: Bool[np.ndarray, "h w"]
     mask_logits: Float[np.ndarray, "h w"]
     score: float  # mean foreground probability over the drawn mask, in [0, 1]
-    presence: float  # probability that the image holds what the query asks for, in [0, 1]
+    presence: float | None  # probability that the image holds what the query asks for; None: the head cannot say
     found: bool
     heat_map: Float[np.ndarray, "gh gw"] | None  # A_c^1 of LENS over the square canvas
     keypoints: Float[np.ndarray, "n 2"]
@@ -76,7 +76,7 @@ class Prediction:
         return {
             "query": self.query,
             "found": self.found,
-            "presence": round(self.presence, 4),
+            "presence": None if self.presence is None else round(self.presence, 4),
             "score": round(self.score, 4),
             "box": self.box,
             "area": int(self.mask.sum()),

@@ -9,9 +9,10 @@ from seglens.methods.lens import LensConfig
 LENS: dict[str, LensConfig] = {
     # as measured best in the miniature: see the ablation table in docs/ablations.md
     "default": LensConfig(),
-    # the text of arXiv 2510.16785: Eq. 1, Eq. 5 and S1.1 as written
+    # the text of arXiv 2510.16785: Eq. 1, Eq. 5 (M is each cell's covered share) and S1.1 as written, no presence
     "paper": LensConfig(aggregate="mean", map_scale="raw", threshold=0.0, drop=0.5, presence_weight=0.0),
-    # the released code: last token's row, map divided by its peak at 128 x 128, relative threshold, i / (W - 1)
+    # the released code: last token's row, map divided by its peak at 128 x 128, relative threshold, i / (W - 1); what
+    # still differs from it stands in docs/design.md, section 4
     "authors": LensConfig(
         aggregate="last",
         map_scale="peak",

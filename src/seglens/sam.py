@@ -66,10 +66,11 @@ class MaskDecoder:
     def positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n c"]:
         """SAM's Fourier position of canvas points in [0, 1]: no label embedding, no half-pixel shift.
 
-        In float32 also where SAM itself is in half precision, in which a point would move by pixels."""
+        In float32 also under autocast or with SAM in half precision: there a point would move by pixels."""
         frequencies = self.sam.prompt_encoder.shared_embedding.positional_embedding.float()
-        phase = 2 * torch.pi * ((2 * points.float() - 1) @ frequencies)
-        return torch.cat([phase.sin(), phase.cos()], -1)
+        with torch.autocast(points.device.type, enabled=False):
+            phase = 2 * torch.pi * ((2 * points.float() - 1) @ frequencies)
+            return torch.cat([phase.sin(), phase.cos()], -1)
 
     def trainable_decoder(self) -> nn.Module:
         """A fp32 copy of the mask decoder to be trained, all but its IoU head (LENS, authors' code)."""
@@ -97,7 +98,8 @@ class MaskDecoder:
         return masks[:, :, 0].float()
 
     def _grid(self) -> Float[Tensor, "1 c e e"]:
-        return self.sam.get_image_wide_positional_embeddings()
+        with torch.autocast(self.device.type, enabled=False):
+            return self.sam.get_image_wide_positional_embeddings()
 
     @torch.no_grad()
     def prompt(

@@ -50,13 +50,13 @@ class Segmenter:
     @classmethod
     def from_pretrained(
         cls, name: str | Path = EMBEDDED, *, device: str | torch.device = "cpu", revision: str | None = None,
-        segmentation_only: bool = False, **loading: Any,
+        segmentation_only: bool = False, mask_threshold: float = MASK_THRESHOLD, **loading: Any,
     ) -> Segmenter:  # fmt: skip
         """Load a head and the frozen parts it names: a folder, a hub id, or "embedded" for the model in the package.
 
-        `loading` goes to the backbone (`dtype`, `attn_implementation`, `quantization_config`, ...). No network is used
-        unless a name is a hub id that is not yet on disk. Raises CheckpointError or ValueError when anything is
-        missing, extra or of another shape."""
+        A pixel belongs to the mask when its logit is above `mask_threshold`. `loading` goes to the backbone (`dtype`,
+        `attn_implementation`, ...). No network is used unless a name is a hub id that is not yet on disk. Raises
+        CheckpointError or ValueError when anything is missing, extra or of another shape."""
         device = usable_device(device)
         folder = resolve_folder(name, revision)
         config = read_config(folder)
@@ -74,7 +74,7 @@ class Segmenter:
         if "device_map" not in loading:
             backbone.module.to(device)
         decoder.sam.to(device)
-        return cls(backbone, decoder, method.to(device), config)
+        return cls(backbone, decoder, method.to(device), config, mask_threshold)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the head; the frozen parts stay where they are and are named. Relative names become absolute."""
@@ -114,12 +114,13 @@ class OpenedImage:
     """An image that the MLLM and SAM have seen. Ask it as often as you like, from any thread."""
 
     def __init__(self, segmenter: Segmenter, image: np.ndarray):
-        began = time.perf_counter()
+        clock = _Clock(segmenter.decoder.device)
         self.segmenter, self.image = segmenter, image
         self.seen: OpenImage = segmenter.backbone.open(image)
         self.embedding: Tensor = segmenter.decoder.encode(image, self.seen.frame)
         self.head: HeadPrefix | None = None  # filled by the first question, which brings the token layout
-        self.opening = 1e3 * (time.perf_counter() - began)
+        clock.lap("open")
+        self.opening = clock.laps["open"]
 
     @overload
     def segment(self, query: str) -> Prediction: ...
@@ -131,7 +132,7 @@ class OpenedImage:
         queries = [query] if isinstance(query, str) else list(query)
         if not queries:
             return []
-        clock = _Clock(open=self.opening)
+        clock = _Clock(self.segmenter.decoder.device, open=self.opening)
         readout = self.segmenter.backbone.read(self.seen, queries)
         clock.lap("read")
         method = self.segmenter.method
@@ -150,8 +151,9 @@ class OpenedImage:
         self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float]
     ) -> Prediction:
         drawn = logits > self.segmenter.mask_threshold
-        presence = 1.0 if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
-        found = presence >= self.segmenter.presence_threshold and bool(drawn.any())
+        presence = None if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
+        believed = presence is None or presence >= self.segmenter.presence_threshold
+        found = believed and bool(drawn.any())
         mask = (drawn if found else torch.zeros_like(drawn)).cpu().numpy()
         points, scores = self._keypoints(k, output)
         return Prediction(
@@ -172,12 +174,18 @@ class OpenedImage:
 class _Clock:
     """Milliseconds of each lap, by name, after those that are known already."""
 
-    def __init__(self, **known: float):
-        self.laps, self._last = known, time.perf_counter()
+    def __init__(self, device: torch.device, **known: float):
+        self.device, self.laps = device, known
+        self._last = self._now()
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
+        now = self._now()
         self.laps[name], self._last = 1e3 * (now - self._last), now
+
+    def _now(self) -> float:
+        if self.device.type != "cpu":  # a GPU is still at work when Python goes on
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
 
 
 def usable_device(name: str | torch.device) -> torch.device:

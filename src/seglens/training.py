@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from seglens.backbones import load_backbone
 from seglens.cache import FeatureStore, collect
+from seglens.checkpoint import Origin, hub_commit
 from seglens.data import load_data
 from seglens.files import write_json
 from seglens.methods import build_lens
@@ -65,7 +67,7 @@ def fit(method: Lens, store: FeatureStore, config: TrainConfig, out: Path, quiet
     """Train `method` in place, where it lies; checkpoints and TensorBoard curves go to `out`. Returns the last smoothed
     terms.
 
-    Raises ValueError when `out` holds a run with other settings or data."""
+    Raises ValueError when `out` holds a run with other settings or data, or when launched in several processes."""
     accelerator = _accelerator(config, out, next(method.parameters()).device)
     made = {"training": asdict(config), "method": asdict(method.config), "data": store.fingerprint()}
     _claim(out / "train.json", made)
@@ -118,9 +120,15 @@ def _accelerator(config: TrainConfig, out: Path, device: torch.device) -> Any:
     from accelerate.utils import set_seed
 
     set_seed(config.seed)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=config.mixed_precision, cpu=device.type == "cpu", log_with="tensorboard", project_dir=out
     )
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"training got {accelerator.num_processes} processes; this version trains in one: "
+            "start it without a launcher (several are planned)"
+        )
+    return accelerator
 
 
 def _claim(path: Path, made: dict[str, Any]) -> None:
@@ -180,10 +188,12 @@ def _progress(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A fresh head, the layer it reads, and the frozen features of its training data."""
+    """A fresh head, the frozen parts and the layer it reads, and the frozen features of its training data."""
 
     head: Lens
+    backbone: Origin
     layer: int
+    decoder: Origin
     store: FeatureStore
 
 
@@ -191,9 +201,13 @@ def prepare(
     backbone: str, decoder: str, data: str, config: LensConfig, layer: int | None, out: Path,
     device: str = "cpu", seed: int = 0,
 ) -> Prepared:  # fmt: skip
-    """Load the frozen parts, read the data once (kept in `out` for a resumed run), and build the head."""
+    """Load the frozen parts, read the data once (kept in `out` for a resumed run), and build the head.
+
+    Raises ValueError when the data is kept for tests, or when `out` holds features of other data or other weights."""
     _need_extras()
     samples, where = load_data(data), usable_device(device)
+    if not samples.trainable:
+        raise ValueError(f"{data!r} is kept for tests and cannot train a head; add split=train")
     # half precision is slow and coarse on a CPU
     loading: dict[str, Any] = {"dtype": torch.float32} if where.type == "cpu" else {}
     mllm = load_backbone(backbone, layer=layer, segmentation_only=True, **loading)
@@ -202,10 +216,25 @@ def prepare(
     sam.sam.to(where)
     torch.manual_seed(seed)
     head = build_lens(config, mllm, sam).to(where)
-    _claim(out / "features.json", {"backbone": backbone, "decoder": decoder, "data": data, "layer": mllm.layer})
+    origins = {part: Origin.of(name, hub_commit(name)) for part, name in (("backbone", backbone), ("decoder", decoder))}
+    made: dict[str, Any] = {"data": data, "layer": mllm.layer}
+    for part, origin in origins.items():
+        made |= {part: origin.name, f"{part} weights": _content(origin)}
+    _claim(out / "features.json", made)
     path = out / "features.safetensors"
     if not path.exists():
         with _progress("reading", len(samples)) as show:
             done = iter(range(1, len(samples) + 1))
             collect(samples, mllm, sam, lambda: show(next(done), {})).save(path)
-    return Prepared(head, mllm.layer, FeatureStore.load(path))
+    return Prepared(head, layer=mllm.layer, store=FeatureStore.load(path), **origins)
+
+
+def _content(origin: Origin) -> str | None:
+    """Tells weights from others under the same name: a hub id's commit, or a hash of the weights in a folder."""
+    if not Path(origin.name).is_dir():
+        return origin.revision
+    digest = hashlib.sha256()
+    for path in sorted(Path(origin.name).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

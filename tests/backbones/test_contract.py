@@ -7,6 +7,7 @@ BLAS add in another order, which is all that differs in float32.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_a_thin_object_lands_in_its_cell(backbone: Backbone, size: tuple[int, in
         patch = len(change) // rows
         energy = change.unflatten(1, (columns, patch)).unflatten(0, (rows, patch)).sum((1, 3))
         point = frame.to_canvas(torch.tensor([x + 0.5, y + 0.5]))
-        column, row = frame.canvas_to_cells(point, (rows, columns)).round().long().tolist()
+        column, row = (point * torch.tensor([columns, rows]) - 0.5).round().long().tolist()
         assert int(energy.argmax()) == row * columns + column
         # an antialiased resize spreads a pixel by at most one of its own: nothing lands further than the next cell
         far = torch.ones(rows, columns, dtype=torch.bool)
@@ -323,7 +324,7 @@ def test_the_cell_of_an_object_is_its_image_token(backbone: Backbone) -> None:
         backbone.open(bright)
         change = (seen[-1] - seen[0]).abs().sum((0, 2))[1:]  # without the class token
         centre = frame.to_canvas(torch.tensor([x + 0.5, min(y + 3.0, size[0])]))
-        column, row = frame.canvas_to_cells(centre, (rows, columns)).round().long().tolist()
+        column, row = (centre * torch.tensor([columns, rows]) - 0.5).round().long().tolist()
         assert int(change.argmax()) % columns == column
         assert abs(int(change.argmax()) // columns - row) <= 1
     hook.remove()
@@ -434,6 +435,19 @@ def test_pickles_are_refused(damaged: Path) -> None:
 def test_layers_out_of_reach(llava: Path, layer: int) -> None:
     with pytest.raises(ValueError, match="choose 1 to 6"):
         load_backbone(llava, layer=layer)
+
+
+def test_quantised_weights_are_refused(damaged: Path) -> None:
+    def refused(**loading: object) -> None:
+        with pytest.raises(ValueError, match=r"load it without quantisation \(support is planned\)") as caught:
+            load_backbone(damaged, **loading)
+        assert "\n" not in str(caught.value)
+
+    packed = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    refused(quantization_config=packed)
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps({**config, "quantization_config": packed}))
+    refused()
 
 
 def test_unknown_family(damaged: Path) -> None:

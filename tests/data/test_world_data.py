@@ -61,6 +61,8 @@ def test_only_its_own_scenes() -> None:
 
 def test_by_name() -> None:
     assert load_data("world") == WorldData()
+    assert not load_data("world").trainable
+    assert load_data("world:split=train").trainable
     assert load_data("world:n=7, seed=2 ,split=train,queries=3") == WorldData(7, 2, "train", 3)
 
 

@@ -241,8 +241,11 @@ def test_without_local_descriptions_only_the_global_token_is_used(
     assert error(mixed[local], both[local]) < TOLERANCE
     alone = decode(decoder, embedding, prompts[:, :, :1], None, lens.mask_decoder)
     assert error(mixed[~local], alone[~local]) < TOLERANCE
-    ablated = make(backbone, decoder, replace(TINY, local_descriptions=False))(readout, embedding).mask_logits
-    assert error(ablated, alone) < TOLERANCE
+    # the ablation goes further: the keypoints do not reach the global token through the self-attention either
+    without = replace(TINY, local_descriptions=False)
+    one, many = (make(backbone, decoder, replace(without, keypoints=n))(readout, embedding).mask_logits for n in (1, 9))
+    assert error(one, many) < TOLERANCE
+    assert error(one, alone) > 1e-3
     make(backbone, decoder, replace(TINY, global_description=False))(readout, embedding)
     assert not asked[-1][1][..., 0].any()
     assert torch.equal(asked[-1][1][..., 1:], lens(readout, embedding).keypoints.keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -96,11 +97,19 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     assert stage.step == 4
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    _stage(tmp_path).save()
-    other = Stage("toy", {"body": nn.Linear(5, 7)}, BUDGET, tmp_path)
-    with pytest.raises(RuntimeError, match=r"head\.readout"):
-        other.resume()
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    first = _stage(tmp_path)
+    first.save()
+    network = Stage("toy", {"body": nn.Linear(5, 7)}, BUDGET, tmp_path)
+    budget = Stage("toy", dict(_stage(tmp_path).modules.items()), replace(BUDGET, lr=2 * BUDGET.lr), tmp_path)
+    changed = _stage(tmp_path)
+    with torch.no_grad():
+        next(changed.modules.parameters()).add_(1)
+    ground = Stage("toy", dict(changed.modules.items()), BUDGET, tmp_path)
+    for other in (network, budget, ground):
+        with pytest.raises(ValueError, match="another budget or from other weights"):
+            other.resume()
+    assert _stage(tmp_path).resume()
 
 
 def test_only_hidden_matrices_are_orthogonalised(tmp_path: Path) -> None:

@@ -45,10 +45,15 @@ class LlavaBackbone(Backbone):
         revision: str | None = None, **loading: Any,
     ) -> LlavaBackbone:  # fmt: skip
         """Load from a folder or a hub id; safetensors only, no remote code. `loading` goes to transformers
-        (`dtype`, `device_map`, `attn_implementation`, `quantization_config`, `local_files_only`).
+        (`dtype`, `device_map`, `attn_implementation`, `local_files_only`).
 
         `segmentation_only` leaves out every layer that segmenting never runs: the model can then not chat."""
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        if loading.get("quantization_config") or getattr(config, "quantization_config", None):
+            raise ValueError(
+                f"{name} would be loaded with quantised weights, which a head cannot copy; load it without "
+                "quantisation (support is planned)"
+            )
         text, depth = config.text_config, config.text_config.num_hidden_layers
         layer = round(READ_SHARE * depth) if layer is None else layer
         if not 0 < layer <= depth - 2:
@@ -105,11 +110,14 @@ class LlavaBackbone(Backbone):
         )  # fmt: skip
         return found.pooler_output[0][None]
 
+    def _prompt(self, question: str) -> str:
+        """The conversation in the model's own template, up to where the answer begins."""
+        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+
     def _tokens(self, question: str) -> tuple[Tensor, list[int]]:
         """Token ids of the prefix (through the image) and of the rest (the question, up to the start of the answer)."""
-        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        ids = self.processor.tokenizer(text).input_ids
+        ids = self.processor.tokenizer(self._prompt(question)).input_ids
         image = self.model.config.image_token_id
         at = ids.index(image)
         prefix = [*ids[:at], *[image] * (self.grid[0] * self.grid[1])]
@@ -166,9 +174,7 @@ class LlavaBackbone(Backbone):
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
         """What the model's own processor makes of an image and a question: the chat path adds nothing to it."""
         self._question_tokens(question)
-        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        inputs = self.processor(images=image, text=text, return_tensors="pt")
+        inputs = self.processor(images=image, text=self._prompt(question), return_tensors="pt")
         return dict(inputs.to(self.device, self.model.dtype))
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:

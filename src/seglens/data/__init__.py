@@ -14,6 +14,10 @@ from seglens.types import Sample
 class Dataset(Protocol):
     """Anything with a length and samples by number."""
 
+    @property
+    def trainable(self) -> bool:
+        """False for data that is kept for tests."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
     def __iter__(self) -> Iterator[Sample]: ...

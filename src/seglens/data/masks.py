@@ -1,4 +1,4 @@
-"""Masks on disk: COCO run lengths, polygons and PNG. In memory a mask is always a bool array, "h w"."""
+"""Masks on disk: COCO run lengths and PNG. In memory a mask is always a bool array, "h w"."""
 
 from __future__ import annotations
 
@@ -76,24 +76,6 @@ def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
     runs = np.add.reduceat((code & 0x1F) << shift, first) - ((code[last] & 0x10) >> 4 << 5 * length)  # sign extension
     runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
     return runs
-
-
-def decode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The union of polygons ``[x0, y0, x1, y1, ...]`` in pixels, filled by COCO's own rule, on ``size`` (h, w).
-
-    No polygon gives an empty mask. Raises ``ValueError`` on a polygon of fewer than three points, or not finite.
-    """
-    height, width = size
-    for polygon in polygons:
-        # pycocotools would read four numbers as a box.
-        if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
-            raise ValueError(
-                f"decode_polygons got {len(polygon)} coordinates; it needs x, y of three points or more, all finite"
-            )
-    if not polygons:
-        return np.zeros((height, width), bool)
-    parts = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-    return decode_rle(coco.merge(parts), size)
 
 
 def save_png(mask: Bool[np.ndarray, "h w"], path: str | Path) -> None:

@@ -30,6 +30,10 @@ class WorldData:
         if self.split not in SPLITS:
             raise ValueError(f"world data got split={self.split}; choose from {', '.join(SPLITS)}")
 
+    @property
+    def trainable(self) -> bool:
+        return self.split == "train"
+
     def __len__(self) -> int:
         return self.n
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,19 @@ class LensConfig:
     dice_weight: float = 2.0
     bce_weight: float = 4.0
     attention_weight: float = 1.0
-    presence_weight: float = 0.5  # ours: the paper has no notion of an absent target
+    presence_weight: float = 0.5  # ours: the paper has no notion of an absent target; 0 leaves it out
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            allowed, value = get_args(hint), getattr(self, name)
+            if get_origin(hint) is Literal and value not in allowed:
+                raise ValueError(f"LENS got {name}={value!r}; it must be one of {', '.join(map(repr, allowed))}")
+        for name in ("keypoints", "radius", "neighbourhood", "encoder_width"):
+            if not (isinstance(getattr(self, name), int | float) and getattr(self, name) > 0):
+                raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number above 0")
+        for name in ("threshold", "drop"):
+            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
+                raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
 
 
 @runtime_checkable
@@ -107,7 +119,7 @@ class Lens(nn.Module):
         mlp = config.descriptor_width or feed_forward
         self.descriptor = Descriptor(width, heads, mlp, config.encoder_width, decoder.width)
         self.cls = nn.Parameter(torch.randn(decoder.width) * 0.02)  # the global description's "position" (section 3.3)
-        self.presence = nn.Linear(width, 1)
+        self.presence = nn.Linear(width, 1) if config.presence_weight > 0 else None
         self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
 
     @property
@@ -142,13 +154,15 @@ class Lens(nn.Module):
         keypoints = self._keypoints(heat)
         near = self._neighbours(seen.features, keypoints.points)
         flat = lambda x: rearrange(x, "b q ... -> (b q) ...")  # noqa: E731
-        tokens = self.descriptor(flat(f_s), flat(near), flat(keypoints.keep))
+        described = keypoints.keep & self.config.local_descriptions  # without: no d_i, not even in the self-attention
+        tokens = self.descriptor(flat(f_s), flat(near), flat(described))
         tokens = rearrange(tokens, "(b q) m c -> b q m c", b=len(heat))
         # Eq. 4: descriptions plus positions; [CLS] stands for the position of the global one
         where = self.decoder.positions(keypoints.points.detach())
         prompts = torch.cat([tokens[:, :, :1] + self.cls, tokens[:, :, 1:] + where], 2)
-        logits = self.decoder.decode(embedding, prompts, self._used(keypoints.keep, local), self.mask_decoder)
-        return MethodOutput(logits, heat, keypoints, self.presence(f_s)[..., 0].float())
+        logits = self.decoder.decode(embedding, prompts, self._used(described, local), self.mask_decoder)
+        presence = None if self.presence is None else self.presence(f_s)[..., 0].float()
+        return MethodOutput(logits, heat, keypoints, presence)
 
     def _attend(self, readout: Readout, seen: HeadPrefix) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q d"]]:
         """Eq. 1 and 2: the refined map A_c^1, and f_s^2, the start-of-answer token after layer 2."""
@@ -195,9 +209,7 @@ class Lens(nn.Module):
         return rearrange(sampled, "b d (q m) k -> b q m k d", m=points.shape[2])
 
     def _used(self, keep: Bool[Tensor, "b q m"], local: Bool[Tensor, "b q"] | None) -> Bool[Tensor, "b q m1"]:
-        points = keep & self.config.local_descriptions
-        if local is not None:
-            points = points & local[..., None]
+        points = keep if local is None else keep & local[..., None]
         whole = torch.full_like(keep[..., :1], self.config.global_description)
         return torch.cat([whole, points], -1)
 
@@ -216,17 +228,17 @@ class Lens(nn.Module):
         """Eq. 5 to 7 as named, weighted terms. `masks` and `cells` are the truth on the canvas and on the grid, as
         covered area; absent targets teach only the presence logit."""
         assert output.heat_map is not None
-        assert output.presence_logits is not None
-        config, shown = self.config, present
-        truth = (masks[shown], cells[shown])
-        terms = mask_terms(output.mask_logits[shown], truth[0])
-        absence = F.binary_cross_entropy_with_logits(output.presence_logits, present.float())
-        return {
-            "dice": config.dice_weight * _mean(terms["dice"]),
-            "bce": config.bce_weight * _mean(terms["bce"]),
-            "attention": config.attention_weight * _mean(self._attention_loss(output.heat_map[shown], *truth)),
-            "presence": config.presence_weight * absence,
+        config, truth = self.config, (masks[present], cells[present])
+        mask = mask_terms(output.mask_logits[present], truth[0])
+        terms = {
+            "dice": config.dice_weight * _mean(mask["dice"]),
+            "bce": config.bce_weight * _mean(mask["bce"]),
+            "attention": config.attention_weight * _mean(self._attention_loss(output.heat_map[present], *truth)),
         }
+        if output.presence_logits is not None:
+            absence = F.binary_cross_entropy_with_logits(output.presence_logits, present.float())
+            terms["presence"] = config.presence_weight * absence
+        return terms
 
     def _attention_loss(
         self, heat: Float[Tensor, "n h w"], masks: Float[Tensor, "n s s"], cells: Float[Tensor, "n h w"]

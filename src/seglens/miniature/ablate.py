@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
 from seglens.files import write_json
 from seglens.methods import build_lens
-from seglens.miniature.build import HEAD_TRAINING, LAYER, features, frozen_parts, lens_config
+from seglens.miniature.build import HEAD_TRAINING, LAYER, StageError, features, frozen_parts, lens_config
 from seglens.prediction import slug
 from seglens.segmenter import Segmenter
 from seglens.training import fit
 
+DATA = WorldData(n=2000, seed=6, split="train", queries=8)
 EXAM = WorldData(n=300, seed=21)
 
 
@@ -68,23 +70,41 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     backbone, decoder = frozen_parts(weights, row.layer)
     config = replace(lens_config(row.preset), **row.settings)
     torch.manual_seed(0)
-    head = build_lens(config, backbone, decoder)
+    head = build_lens(config, backbone, decoder).to(decoder.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps)
-    fit(head, features(out, weights, row.layer), training, _folder(out, name) / "run", quiet=True)
+    fit(head, features(out, weights, DATA, row.layer), training, _folder(out, name) / "run", quiet=True)
     made = HeadConfig("lens", {}, Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
     reports = {}
     for label, off in {name: {}, **row.at_test}.items():
         head.config = replace(config, **off)
         reports[label] = summarise(run(Segmenter(backbone, decoder, head, made), EXAM))
-    write_json(_folder(out, name) / "report.json", {"steps": steps, "reports": reports})
+    write_json(_folder(out, name) / "report.json", {"made": _made(name, weights, steps), "reports": reports})
+
+
+def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
+    """All that a row's numbers depend on: when any of it changes, the row is run again."""
+    row = ROWS[name]
+    config = replace(lens_config(row.preset), **row.settings)
+    parts = {
+        part: hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
+        for part in ("mllm", "sam")
+    }
+    made = {
+        "config": asdict(config),
+        "layer": row.layer,
+        "at_test": list(row.at_test),
+        "steps": steps,
+        "weights": parts,
+    }
+    return {**made, "data": repr(DATA), "exam": repr(EXAM)}
 
 
 def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
     """Run every row that has no report yet, `jobs` side by side, and return the table in Markdown."""
     weights = Path(str(files("seglens") / "weights")) if weights is None else weights
-    waiting = [name for name in ROWS if _reports(out, name, steps) is None]
+    waiting = [name for name in ROWS if _reports(out, name, weights, steps) is None]
     for layer in sorted({ROWS[n].layer for n in waiting}):
-        features(out, weights, layer)
+        features(out, weights, DATA, layer)
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     threads = max(1, torch.get_num_threads() // jobs)
     while waiting or running:
@@ -96,28 +116,33 @@ def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
         if process.wait():
             for _, other in running:
                 other.terminate()
-            raise RuntimeError(f"the row {name!r} failed; its output is above, and the same command resumes")
-    return _table(out, steps)
+            raise StageError(f"the row {name!r} failed; its output is above, and the same command resumes")
+    return _table(out, weights, steps)
 
 
 def _folder(out: Path, name: str) -> Path:
     return out / slug(name, longest=80)
 
 
-def _reports(out: Path, name: str, steps: int) -> dict[str, Any] | None:
-    """The finished reports of a row by label, or None when it has not been run with this budget."""
+def _reports(out: Path, name: str, weights: Path, steps: int) -> dict[str, Any] | None:
+    """The finished reports of a row by label, or None when it has not been run as it now stands."""
     path = _folder(out, name) / "report.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text())
-    return found["reports"] if found["steps"] == steps else None
+    return found["reports"] if found["made"] == _made(name, weights, steps) else None
 
 
-def _table(out: Path, steps: int) -> str:
+def _table(out: Path, weights: Path, steps: int) -> str:
     head = "| row | gIoU | 95 % | cIoU | name | reasoning | part | plural | small | strongest inside | inside |"
-    lines = [f"{steps} steps a row, {EXAM.n} scenes, seed {EXAM.seed}.", "", head, "|" + "---|" * 11]
+    lines = [
+        f"{steps} steps a row on {DATA.n} training scenes; {EXAM.n} test scenes of seed {EXAM.seed}.",
+        "",
+        head,
+        "|" + "---|" * 11,
+    ]
     for name in ROWS:
-        for label, report in (_reports(out, name, steps) or {}).items():
+        for label, report in (_reports(out, name, weights, steps) or {}).items():
             lines.append(f"| {label} | {' | '.join(_cells(report))} |")
     return "\n".join(lines)
 

@@ -25,12 +25,19 @@ def same_answer(said: str, right: str) -> bool:
 
 
 def vqa(backbone: Backbone, data: WorldData, questions: int = 4) -> dict[str, Any]:
-    """Exact match of generated answers, over all questions and by kind. Kinds are drawn evenly."""
+    """Exact match of generated answers, over all questions and by kind; kinds are drawn evenly.
+
+    `intents` is the share of instructions, one per scene, that the model sends the right way (Algorithm S1 of LENS);
+    it is not part of `accuracy`."""
     world = World(data.split, data.seed)
     right: defaultdict[str, list[float]] = defaultdict(list)
+    intents: defaultdict[str, list[float]] = defaultdict(list)
     for index in range(data.n):
         scene = world.scene(index)
         one = speaker(world, index, scene)
+        intent = one.intent()
+        said = backbone.generate(scene.image, intent.text, max_new_tokens=3)
+        intents[intent.answer].append(float(same_answer(said, intent.answer)))
         kinds = [VQA_KINDS[(index * questions + k) % len(VQA_KINDS)] for k in range(questions)]
         for question in filter(None, (one.question(kind) for kind in kinds)):
             said = backbone.generate(scene.image, question.text, max_new_tokens=12)
@@ -40,6 +47,7 @@ def vqa(backbone: Backbone, data: WorldData, questions: int = 4) -> dict[str, An
         "questions": len(every),
         "accuracy": _mean(every),
         "by_kind": {kind: _mean(values) for kind, values in sorted(right.items())},
+        "intents": {label: _mean(values) for label, values in sorted(intents.items())},
     }
 
 

@@ -18,7 +18,7 @@ from seglens.miniature.draw import PALETTE
 from seglens.miniature.language import VQA_KINDS, lesson, speaker
 from seglens.miniature.models import GRID
 from seglens.miniature.packing import IGNORED, Packed, pack
-from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.miniature.recipe import Budget, Stage, batches, half_precision
 from seglens.miniature.symbols import Symbols, symbols
 from seglens.miniature.vision import patch_features, pixels
 from seglens.miniature.world import Scene, World
@@ -75,7 +75,7 @@ class Pupil:
     def see(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
         """Image tokens through the ViT and the projector."""
         features = patch_features(self.model.model.vision_tower, pixels(scenes))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             return self.model.model.multi_modal_projector(features).float()
 
     def imagine(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
@@ -87,14 +87,14 @@ class Pupil:
         embedded = self.language.embed_tokens(packed.ids)
         first, n = packed.first_image, image.shape[1]
         embedded = torch.cat([embedded[:, :first], image, embedded[:, first + n :]], 1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             out = self.language(
                 inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
             )
         return out.last_hidden_state
 
     def speak(self, hidden: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             return self.model.lm_head(hidden).float()
 
     def loss(self, hidden: Tensor, packed: Packed) -> Tensor:

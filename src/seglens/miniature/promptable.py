@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import SamModel
 
-from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.miniature.recipe import Budget, Stage, batches, half_precision, here
 from seglens.miniature.symbols import CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.miniature.vision import pixels
 from seglens.miniature.world import SIZE, Scene, World
@@ -67,7 +67,7 @@ def _box(mask: np.ndarray, rng: random.Random, jitter: float) -> list[float]:
 def make_prompts(scenes: list[Scene], kind: str, rng: random.Random, jitter: float = 3.0) -> Prompts:
     """Prompts of `kind` for every scene. Only a box can mean a part: a point always means the whole object."""
     chosen = [_targets(s, rng, parts=kind == "box" and jitter > 0) for s in scenes]
-    masks = torch.from_numpy(np.stack([np.stack(one) for one in chosen])).float()
+    masks = here(np.stack([np.stack(one) for one in chosen])).float()
     if kind == "box":
         return Prompts(masks, None, None, torch.tensor([[_box(m, rng, jitter) for m in one] for one in chosen]))
     clicks = [[_clicks(m, int(kind[0]), rng) for m in one] for one in chosen]
@@ -110,7 +110,7 @@ class CellReadout(nn.Module):
     def terms(self, embedding: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
         said = self.readout(rearrange(embedding.float(), "b c h w -> b h w c"))
         foreground, geometry, concept, part = said.split(self.sizes, -1)
-        solid = torch.stack([torch.from_numpy(s.ids > 0) for s in scenes]).float()
+        solid = here(np.stack([s.ids > 0 for s in scenes])).float()
         solid = F.avg_pool2d(solid[:, None], 4)[:, 0]
         fine = rearrange(solid, "b (h p) (w q) -> b h w (p q)", h=CELLS, w=CELLS)
         truth = symbols(scenes, CELLS)
@@ -133,7 +133,7 @@ def examiner(sam: SamModel, count: int = 100) -> Callable[[], Mapping[str, float
         scores: dict[str, list[float]] = {}
         for first in range(0, count, 25):
             some = scenes[first : first + 25]
-            with torch.autocast("cpu", torch.bfloat16):
+            with half_precision():
                 embedding = sam.vision_encoder(pixels(some, SIZE)).last_hidden_state.float()
             for kind in ("1 point", "3 points", "box"):
                 prompts = make_prompts(some, kind, random.Random(first), jitter=0.0)
@@ -155,7 +155,7 @@ def train_sam(sam: SamModel, budget: Budget, out: Path) -> None:
         scenes = [world.scene(i) for i in batches(step, budget.batch)]
         rng = random.Random(step)
         prompts = make_prompts(scenes, rng.choice(KINDS), rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             embedding = sam.vision_encoder(pixels(scenes, SIZE)).last_hidden_state
             logits, quality = answer(sam, embedding, prompts)
         target = F.avg_pool2d(prompts.masks, 4)

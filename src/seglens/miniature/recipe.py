@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,14 @@ def _is_matrix(name: str, weight: nn.Parameter) -> bool:
     return weight.dim() == 2 and not any(word in name for word in ("embed", "lm_head", "token", "readout"))
 
 
+def _digest(module: nn.Module) -> str:
+    """Tells one set of weights from another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 class Stage:
     """Trains the parameters of `modules` that require gradients; `gains` scales the rate by name prefix."""
 
@@ -62,17 +72,23 @@ class Stage:
         if matrices:
             muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.optimisers.append(muon)
-        self.step = 0
+        self.step, self.ground = 0, _digest(self.modules)
 
     @property
     def checkpoint(self) -> Path:
         return self.out / f"{self.name}.ckpt"
 
     def resume(self) -> bool:
-        """Continue from the last checkpoint, exactly; False when there is none."""
+        """Continue from the last checkpoint, exactly; False when there is none.
+
+        Raises ValueError when it was made with another budget, or started from other weights."""
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = torch.load(self.checkpoint, weights_only=True, map_location=torch.get_default_device())
+        if (state["budget"], state["ground"]) != (asdict(self.budget), self.ground):
+            raise ValueError(
+                f"{self.checkpoint} was made with another budget or from other weights; delete it to train again"
+            )
         self.modules.load_state_dict(state["modules"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -81,17 +97,15 @@ class Stage:
 
     def save(self) -> None:
         """Write the checkpoint: the old one stays whole until the new one is."""
+        state = {
+            "step": self.step,
+            "budget": asdict(self.budget),
+            "ground": self.ground,
+            "modules": self.modules.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
         buffer = io.BytesIO()
-        optimisers = [o.state_dict() for o in self.optimisers]
-        torch.save(
-            {
-                "step": self.step,
-                "of": self.budget.steps,
-                "modules": self.modules.state_dict(),
-                "optimisers": optimisers,
-            },
-            buffer,
-        )
+        torch.save(state, buffer)
         write_atomic(self.checkpoint, buffer.getvalue())
 
     @property
@@ -137,6 +151,16 @@ class Stage:
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         print(" ".join(f"{k} {v}" for k, v in line.items()), flush=True)
+
+
+def here(data: np.ndarray) -> Tensor:
+    """Drawn data as a tensor where the stage computes: on torch's default device."""
+    return torch.from_numpy(data).to(torch.get_default_device())
+
+
+def half_precision() -> torch.autocast:
+    """bf16 autocast on torch's default device; weights and optimisers stay fp32."""
+    return torch.autocast(torch.get_default_device().type, torch.bfloat16)
 
 
 def batches(step: int, batch: int) -> Iterable[int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from seglens.miniature.concepts import CONCEPTS, PART_NAMES
 from seglens.miniature.draw import PALETTE
+from seglens.miniature.recipe import here
 from seglens.miniature.world import SIZE, Scene
 
 SUB = 8  # samples per cell and axis
@@ -58,4 +58,4 @@ def _cells(scene: Scene, grid: int) -> tuple[np.ndarray, ...]:
 def symbols(scenes: list[Scene], grid: int) -> Symbols:
     """The symbols of a batch of scenes on a `grid` x `grid` raster."""
     fields = zip(*(_cells(s, grid) for s in scenes), strict=True)
-    return Symbols(*(torch.from_numpy(np.stack(field)) for field in fields))
+    return Symbols(*(here(np.stack(field)) for field in fields))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.miniature.models import GRID, IMAGE_MEAN, IMAGE_STD, PATCH
-from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.miniature.recipe import Budget, Stage, batches, half_precision, here
 from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.miniature.world import Scene, World
 
@@ -20,7 +21,7 @@ SIZES = (len(CONCEPT_INDEX) + 1, len(COLOUR_INDEX) + 1, len(PART_INDEX) + 1, 8)
 
 def pixels(scenes: list[Scene], side: int = GRID * PATCH) -> Float[Tensor, "b 3 side side"]:
     """The images as the vision encoder takes them."""
-    x = torch.stack([torch.from_numpy(s.image) for s in scenes]).permute(0, 3, 1, 2).float()
+    x = here(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).float()
     if x.shape[-1] != side:
         x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
     return (x / 255 - IMAGE_MEAN[0]) / IMAGE_STD[0]
@@ -40,7 +41,7 @@ class PatchReadout(nn.Module):
 
 def patch_features(vit: nn.Module, x: Tensor) -> Float[Tensor, "b n d"]:
     """Last hidden state without CLS, before the post-norm: what LLaVA's `vision_feature_layer=-1` takes."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         return vit(x, output_hidden_states=True).hidden_states[-1][:, 1:]
 
 
@@ -50,8 +51,8 @@ def patch_terms(said: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tens
     concept, colour, part = (t.flatten(1) for t in (truth.concept, truth.colour, truth.part))
     shown = concept > 0
     centres = (torch.arange(GRID) + 0.5) / GRID
-    here = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(len(scenes), GRID, GRID, 2)
-    where = torch.cat([4 * truth.geometry, 4 * here, 4 * (here + truth.geometry[..., :2])], -1).flatten(1, 2)
+    cell = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(len(scenes), GRID, GRID, 2)
+    where = torch.cat([4 * truth.geometry, 4 * cell, 4 * (cell + truth.geometry[..., :2])], -1).flatten(1, 2)
     return {
         "concept": F.cross_entropy(said[0].flatten(0, 1), concept.flatten(), label_smoothing=0.02),
         "colour": 0.3 * F.cross_entropy(said[1][shown], colour[shown]),
