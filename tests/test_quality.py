@@ -1,6 +1,7 @@
 """What the embedded model must be able to do, on scenes that its training never saw.
 
-Floors with slack under what `seglens eval` prints; they catch weights that were lost, mixed up or half-trained."""
+The floors are what this version promises (docs/log.md has what `seglens eval` measured on 500 scenes, well above them);
+they catch weights that were lost, mixed up or half-trained."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from seglens.evaluation import run, summarise
 from seglens.miniature.exam import prompts, vqa
 from seglens.segmenter import Segmenter
 
-UNSEEN = WorldData(n=40, seed=31)
+UNSEEN = WorldData(n=60, seed=31)
 
 
 @pytest.fixture(scope="module")
@@ -23,30 +24,36 @@ def report(segmenter: Segmenter) -> dict[str, Any]:
 
 
 def test_masks(report: dict[str, Any]) -> None:
-    assert report["with_target"]["gIoU"] >= 0.60
-    assert report["by_kind"]["name"]["gIoU"] >= 0.62
-    assert report["reasoning_all"]["gIoU"] >= 0.58
+    assert report["with_target"]["gIoU"] >= 0.70
+    assert report["by_kind"]["name"]["gIoU"] >= 0.76
+    assert report["by_kind"]["reasoning"]["gIoU"] >= 0.74
+
+
+def test_held_out_phrasings(report: dict[str, Any]) -> None:
+    trained, held_out = (report["by_kind"][kind]["gIoU"] for kind in ("reasoning", "reasoning (held out)"))
+    assert held_out >= trained - 0.08  # 0.03 on 500 scenes; some thirty queries of each here
 
 
 def test_keypoints(report: dict[str, Any]) -> None:
-    assert report["keypoints"]["strongest_inside"] >= 0.72
+    assert report["keypoints"]["strongest_inside"] >= 0.82
 
 
 def test_refusal(report: dict[str, Any]) -> None:
-    assert report["presence"]["absent_refused"] >= 0.75
-    assert report["presence"]["present_kept"] >= 0.88
+    assert report["presence"]["absent_refused"] >= 0.90
+    assert report["presence"]["present_kept"] >= 0.94
 
 
 def test_answers(segmenter: Segmenter) -> None:
     said = vqa(segmenter.backbone, WorldData(n=30, seed=31))
-    assert said["accuracy"] >= 0.72
-    assert min(said["by_kind"].values()) >= 0.3  # some ten questions of each kind
+    assert said["accuracy"] >= 0.82
+    assert min(said["by_kind"].values()) >= 0.6
+    assert min(said["intents"].values()) >= 0.9
 
 
 def test_sam_alone(segmenter: Segmenter) -> None:
     said = prompts(segmenter.decoder, UNSEEN)
-    assert said["one point"] >= 0.70
-    assert said["box"] >= 0.80
+    assert said["one point"] >= 0.76
+    assert said["box"] >= 0.84
 
 
 def test_doctor_is_content() -> None:

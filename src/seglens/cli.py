@@ -234,7 +234,7 @@ def miniature_build(
 def miniature_ablate(
     out: Annotated[Path, typer.Option(help="Folder for results; finished rows are kept.")] = Path("runs/ablate"),
     weights: Annotated[Path | None, typer.Option(help="Frozen parts; default the embedded ones.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps per row.")] = 500,
+    steps: Annotated[int, typer.Option(help="Steps per row.")] = 300,
     jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
 ) -> None:
     """Table 2 of LENS in the miniature: one row per choice, the same budget for each. Prints a Markdown table."""

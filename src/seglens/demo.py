@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,8 +14,8 @@ from seglens.prediction import Prediction, png_bytes, slug
 from seglens.segmenter import Segmenter
 
 KINDS = ("name", "part", "reasoning", "absent")
-SEED = 7
-SCALE, CAPTION = 2, 40
+SEED = 3
+SCALE, CAPTION, LINE = 2, 64, 46  # pixels, pixels, letters
 
 
 def show(out: Path) -> None:
@@ -59,5 +60,5 @@ def _sheet(scene: Image.Image, predictions: list[Prediction]) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
     for column, (text, picture) in enumerate(pictures):
         sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (column * width, 0))
-        draw.text((column * width + 10, height + 8), text, fill=(30, 30, 34), font=font)
+        draw.text((column * width + 10, height + 8), fill(text, LINE), fill=(30, 30, 34), font=font)
     return sheet

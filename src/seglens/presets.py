@@ -10,7 +10,9 @@ LENS: dict[str, LensConfig] = {
     # as measured best in the miniature: see the ablation table in docs/ablations.md
     "default": LensConfig(),
     # the text of arXiv 2510.16785: Eq. 1, Eq. 5 (M is each cell's covered share) and S1.1 as written, no presence
-    "paper": LensConfig(aggregate="mean", map_scale="raw", threshold=0.0, drop=0.5, presence_weight=0.0),
+    "paper": LensConfig(
+        aggregate="mean", map_scale="raw", threshold=0.0, drop=0.5, attention_weight=1.0, presence_weight=0.0
+    ),
     # the released code: last token's row, map divided by its peak at 128 x 128, relative threshold, i / (W - 1); what
     # still differs from it stands in docs/design.md, section 4
     "authors": LensConfig(
@@ -20,6 +22,7 @@ LENS: dict[str, LensConfig] = {
         threshold=0.4,
         coordinates="corner",
         drop=0.9,
+        attention_weight=1.0,
         presence_weight=0.0,
     ),
 }

@@ -30,8 +30,8 @@ class LensConfig:
     radius: float = 4 / 24  # of NMS, as a share of the grid's width (4 cells of 24)
     threshold: float = 0.4  # keep points of at least this share of the peak; 0 keeps all m (paper)
     neighbourhood: int = 3  # p x p features around a keypoint
-    aggregate: Literal["mean", "last"] = "mean"  # A_c over all question tokens (Eq. 1), or the last one (authors)
-    map_scale: Literal["raw", "peak"] = "peak"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
+    aggregate: Literal["mean", "last"] = "last"  # A_c from all question tokens (Eq. 1: mean), or the last (authors)
+    map_scale: Literal["raw", "peak"] = "raw"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
     map_size: int | None = None  # side at which L_attn compares; None is the grid itself, authors use 128
     coordinates: Literal["centre", "corner"] = "centre"  # cell i lies at (i + 1/2) / W, or at i / (W - 1) (authors)
     newton: bool = True  # sub-pixel refinement (S1.2)
@@ -43,7 +43,7 @@ class LensConfig:
     drop: float = 0.5  # probability of a sample using only the global description in training (S1.4)
     dice_weight: float = 2.0
     bce_weight: float = 4.0
-    attention_weight: float = 1.0
+    attention_weight: float = 4.0  # 1 in Eq. 7; more of it puts more keypoints on the target at the same gIoU
     presence_weight: float = 0.5  # ours: the paper has no notion of an absent target; 0 leaves it out
 
     def __post_init__(self) -> None:
