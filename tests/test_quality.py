@@ -1,7 +1,7 @@
 """What the embedded model must be able to do, on scenes that its training never saw.
 
-The floors are what this version promises (docs/log.md has what `seglens eval` measured on 500 scenes, well above them);
-they catch weights that were lost, mixed up or half-trained."""
+The floors lie a little under what `seglens eval` measured on 500 scenes (docs/log.md), by the sampling error of these
+60; they catch weights that were lost, mixed up or half-trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_held_out_phrasings(report: dict[str, Any]) -> None:
 
 
 def test_keypoints(report: dict[str, Any]) -> None:
-    assert report["keypoints"]["strongest_inside"] >= 0.82
+    assert report["keypoints"]["strongest_inside"] >= 0.78
 
 
 def test_refusal(report: dict[str, Any]) -> None:

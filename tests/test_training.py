@@ -158,7 +158,7 @@ def test_another_run_s_folder_is_refused(
     backbone: Backbone, decoder: MaskDecoder, store: FeatureStore, tmp_path: Path
 ) -> None:
     fit(fresh(backbone, decoder), store, SHORT, tmp_path, quiet=True)
-    other_head = fresh(backbone, decoder, replace(SMALL, aggregate="last"))
+    other_head = fresh(backbone, decoder, replace(SMALL, aggregate="mean"))
     other_data = replace(store, cells=255 - store.cells)
     for head, data, config, said in (
         (fresh(backbone, decoder), store, replace(SHORT, lr=2e-3), "training"),

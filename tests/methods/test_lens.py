@@ -379,8 +379,8 @@ def test_losses_are_means_over_what_is_there(lens: Lens) -> None:
     assert torch.allclose(terms["bce"], 4 * bce_with_logits(out.mask_logits[present], masks[present]).mean())
     assert torch.allclose(terms["dice"], 2 * dice(out.mask_logits[present], masks[present]).mean())
     assert out.heat_map is not None
-    peak = out.heat_map[present].amax((-2, -1), keepdim=True)
-    assert torch.allclose(terms["attention"], bce(0.99 * out.heat_map[present] / peak, cells[present]).mean())
+    weight = lens.config.attention_weight
+    assert torch.allclose(terms["attention"], weight * bce(out.heat_map[present], cells[present]).mean())
 
 
 @pytest.mark.parametrize("map_size", [None, 8])

@@ -51,7 +51,6 @@ ROWS: dict[str, Row] = {
     "authors": Row(preset="authors", settings={"presence_weight": 0.5}),
     "layer 1 of 6": Row(layer=1),
     "layer 3 of 6": Row(layer=3),
-    "layer 4 of 6": Row(layer=4),
     "without keypoint description": Row({"local_descriptions": False}),
     "without keypoint description, mask decoder frozen": Row(
         {"local_descriptions": False, "train_mask_decoder": False}
@@ -63,7 +62,6 @@ ROWS: dict[str, Row] = {
     "attention of all question tokens (Eq. 1)": Row({"aggregate": "mean"}),
     "L_attn on the map divided by its peak": Row({"map_scale": "peak"}),
     "L_attn weighted 1 (Eq. 7)": Row({"attention_weight": 1.0}),
-    "no global-only drop (p = 0)": Row({"drop": 0.0}),
 }
 
 
