@@ -59,6 +59,10 @@ class Backbone(ABC):
         """The untouched MLLM's own answer, through its own processor, greedy."""
 
     @abstractmethod
+    def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
+        """What the model's own processor makes of an image and a question: the chat path adds nothing to it."""
+
+    @abstractmethod
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
 

@@ -18,7 +18,7 @@ from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
 from seglens.files import write_json
-from seglens.methods import build_lens
+from seglens.methods import LensConfig, build_lens
 from seglens.miniature.build import HEAD_TRAINING, LAYER, StageError, features, frozen_parts, lens_config
 from seglens.prediction import slug
 from seglens.segmenter import Segmenter
@@ -37,6 +37,10 @@ class Row:
     layer: int = LAYER
     seed: int = 0
     at_test: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # extra exams of the same head
+
+    def config(self) -> LensConfig:
+        """The settings that the row trains with."""
+        return replace(lens_config(self.preset), **self.settings)
 
 
 ROWS: dict[str, Row] = {
@@ -69,7 +73,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     """Train and examine one row; its results go to `out`."""
     row = ROWS[name]
     backbone, decoder = frozen_parts(weights, row.layer)
-    config = replace(lens_config(row.preset), **row.settings)
+    config = row.config()
     torch.manual_seed(row.seed)
     head = build_lens(config, backbone, decoder).to(decoder.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
@@ -85,13 +89,12 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
 def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
     """All that a row's numbers depend on: when any of it changes, the row is run again."""
     row = ROWS[name]
-    config = replace(lens_config(row.preset), **row.settings)
     parts = {
         part: hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
         for part in ("mllm", "sam")
     }
     made = {
-        "config": asdict(config),
+        "config": asdict(row.config()),
         "layer": row.layer,
         "at_test": list(row.at_test),
         "steps": steps,

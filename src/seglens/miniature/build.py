@@ -49,7 +49,7 @@ BUDGETS: dict[str, Budget] = {
     "joint": Budget(steps=2200, batch=8, lr=8e-4, seed=4),
     "sam": Budget(steps=6500, batch=8, lr=1e-3, seed=5),
 }
-LAYER = 2  # of 6; docs/ablations.md compares 1 to 4
+LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
 HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
 DESCRIPTOR_WIDTH, ENCODER_WIDTH = 128, 256  # narrow, so that all weights stay under 25 MB

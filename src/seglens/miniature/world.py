@@ -63,9 +63,9 @@ class World:
     split: str = "train"
     seed: int = 0
 
-    def rng(self, index: int, purpose: int = 0) -> np.random.Generator:
-        """The randomness of scene `index`; `purpose` separates pixels from words."""
-        return np.random.default_rng([SPLITS.index(self.split), self.seed, index, purpose])
+    def rng(self, index: int) -> np.random.Generator:
+        """The randomness of the pixels of scene `index` (its words have their own, see `language.speaker`)."""
+        return np.random.default_rng([SPLITS.index(self.split), self.seed, index, 0])
 
     def scene(self, index: int, most: int = 7) -> Scene:
         """Scene number `index` with 2 to `most` objects."""
