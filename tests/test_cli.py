@@ -17,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from seglens.cli import _names, main
+from seglens.cli import main
+from seglens.cli.segment import _names
 from seglens.data.masks import decode_rle, load_png
 from seglens.miniature.build import StageError
 from seglens.miniature.language import VQA_KINDS

@@ -1,0 +1,82 @@
+"""The command line: thin functions over the library. Results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from seglens.cli.evaluate import evaluate
+from seglens.cli.machine import demo, doctor
+from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.segment import ask, segment
+from seglens.cli.shared import say
+from seglens.cli.train import train
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "segment": segment,
+    "ask": ask,
+    "eval": evaluate,
+    "train": train,
+    "doctor": doctor,
+    "demo": demo,
+}
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
+    "miniature": (
+        "Train the embedded models from nothing.",
+        {"build": miniature_build, "ablate": miniature_ablate},
+    ),
+}
+
+
+def _group(words: str, commands: dict[str, Callable[..., Any]]) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=words)
+    for name, command in commands.items():
+        group.command(name)(command)
+    return group
+
+
+app = _group("Pixel-level sight for any multimodal LLM, without changing one of its weights.", COMMANDS)
+for _name, _made in GROUPS.items():
+    app.add_typer(_group(*_made), name=_name)
+
+
+def main() -> None:
+    """Entry point. An error that a user can mend is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what no encoding can print
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        say(f"seglens: {_line(error)}")
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        say(f"seglens: {_mendable(error)}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        say("seglens: stopped")
+        raise SystemExit(130) from None
+
+
+def _mendable(error: RuntimeError) -> str:
+    """A line on a failed stage or a full device; any other error is a mistake of ours and is raised again."""
+    import torch  # only now: imports would slow the start of every command
+
+    from seglens.miniature.build import StageError
+
+    if isinstance(error, StageError):
+        return _line(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the device is out of memory ({_line(error)}); use smaller --images, or another --device"
+    raise error
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{str(error.filename)!r}: {error.strerror}; check the path and its rights"
+    return " ".join(str(error).split()) or type(error).__name__
