@@ -27,8 +27,8 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.cache import FeatureStore, collect
 from seglens.data.world import WorldData
+from seglens.features import FeatureStore, collect
 from seglens.miniature.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
 from seglens.sam import MaskDecoder
 from seglens.segmenter import OpenedImage, Segmenter

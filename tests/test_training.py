@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.cache import FeatureStore, collect
 from seglens.data.world import WorldData
+from seglens.features import FeatureStore, collect
 from seglens.methods import Lens, LensConfig, build_lens
 from seglens.sam import MaskDecoder
 from seglens.segmenter import Segmenter

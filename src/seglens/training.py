@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seglens.backbones import load_backbone
-from seglens.cache import FeatureStore, collect
 from seglens.checkpoint import Origin, hub_commit
 from seglens.data import load_data
+from seglens.features import FeatureStore, collect
 from seglens.files import write_json
 from seglens.methods import build_lens
 from seglens.methods.lens import Lens, LensConfig

@@ -16,11 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Target:
-    """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits."""
+    """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits.
+
+    Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
+    dataset says in words."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
     kind: str = "query"
+    ignore: Bool[np.ndarray, "h w"] | None = None
+    answer: str | None = None
 
     @property
     def present(self) -> bool:
@@ -51,6 +56,15 @@ class Readout:
     question_mask: Bool[Tensor, "b q t"]
     image_tokens: Int[Tensor, " i"]  # rows of the prefix that are image tokens, in raster order
     grid: tuple[int, int]  # h, w with h * w == i
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a mask decoder's image encoder says of `b` images: the map that prompts attend to and, for SAM 2, two finer
+    ones (strides 4 and 8) that sharpen the mask."""
+
+    coarse: Float[Tensor, "b c e e"]
+    fine: tuple[Float[Tensor, "b _ _ _"], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
-from typing import Any, Protocol, runtime_checkable
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
+from seglens.data.world import WorldData
 from seglens.types import Sample
 
 
@@ -23,16 +25,7 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
 
-def _world(**options: Any) -> Dataset:
-    from seglens.data.world import WorldData
-
-    defaults: dict[str, Any] = {f.name: f.default for f in fields(WorldData)}
-    for key in options:
-        _check_name(key, defaults, "option of world")
-    return WorldData(**{key: _like(defaults[key], key, value) for key, value in options.items()})
-
-
-DATASETS: dict[str, Callable[..., Dataset]] = {"world": _world}
+DATASETS: dict[str, Callable[..., Dataset]] = {"world": WorldData}
 
 
 def load_data(text: str) -> Dataset:
@@ -46,17 +39,38 @@ def load_data(text: str) -> Dataset:
             raise ValueError(f"got {item!r} in {text!r}; options are written key=value, as in world:n=500,seed=1")
         options[key.strip()] = value.strip()
     try:
-        return DATASETS[name](**options)
+        return _build(name, options)
     except ValueError as error:
         raise ValueError(f"dataset {text!r}: {error}") from error
 
 
-def _like(default: Any, key: str, value: str) -> Any:
-    """The value of an option in the type of its default."""
-    try:
-        return type(default)(value)
-    except ValueError:
-        raise ValueError(f"{key}={value} is not {type(default).__name__}, as in {key}={default}") from None
+def _build(name: str, options: dict[str, str]) -> Dataset:
+    """Call the builder with its options as its signature types them."""
+    known = signature(DATASETS[name]).parameters
+    for key in options:
+        _check_name(key, known, f"option of {name}")
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in options]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(f'{key}=...' for key in missing)}; its options: {', '.join(known)}")
+    kinds = get_type_hints(_typed_at(DATASETS[name]))
+    return DATASETS[name](**{key: _typed(kinds.get(key, str), key, value) for key, value in options.items()})
+
+
+def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a builder's types are written: a function carries its own, a class those of its `__init__`."""
+    return builder.__init__ if isinstance(builder, type) else builder  # type: ignore[misc]
+
+
+def _typed(kind: Any, key: str, value: str) -> Any:
+    """The text of an option as what the builder wants."""
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            raise ValueError(f"{key}={value} is not {kind.__name__}") from None
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ValueError(f"got {key}={value}; choose from {', '.join(map(str, get_args(kind)))}")
+    return Path(value) if kind is Path else value
 
 
 def _check_name(name: str, known: Iterable[str], what: str) -> None:

@@ -1,10 +1,11 @@
-"""Masks on disk: COCO run lengths and PNG. In memory a mask is always a bool array, "h w"."""
+"""Masks on disk: COCO run lengths, polygons and PNG. In memory a mask is always a bool array, "h w"."""
 
 from __future__ import annotations
 
 import io
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from seglens.data.images import MAX_PIXELS, load_image
+from seglens.data.records import Drawn, MaskSource
 from seglens.files import write_atomic
 
 
@@ -98,3 +100,63 @@ def load_png(path: str | Path) -> Bool[np.ndarray, "h w"]:
     if not (pixels == np.where(mask, 255, 0)[..., None]).all():
         raise ValueError(f"{str(path)!r} has other values than 0 and 255; a mask needs only these: convert it first")
     return mask
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does."""
+
+    parts: Sequence[Sequence[float]]
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        if not self.parts:
+            raise ValueError("got no polygon; an object needs at least one, and an absent target is written otherwise")
+        for part in self.parts:
+            _check_polygon(part)
+        rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
+        return Drawn(coco.decode(rle).astype(bool))
+
+
+def _check_polygon(part: Sequence[float]) -> None:
+    try:
+        numbers = np.asarray(part, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"got a polygon that is not a list of numbers: {str(part)[:60]}") from None
+    if numbers.ndim != 1 or len(numbers) % 2 or len(numbers) < 6:
+        raise ValueError(
+            f"got a polygon of {numbers.size} numbers, {str(part)[:60]}; it needs x and y of at least three points"
+        )
+    if not (np.isfinite(numbers).all() and np.abs(numbers).max() < 1e6):
+        raise ValueError(f"got a polygon with a coordinate that is no pixel: {str(part)[:60]}")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """COCO run lengths."""
+
+    rle: Mapping[str, Any]
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        return Drawn(decode_rle(self.rle, size))
+
+
+@dataclass(frozen=True)
+class Union:
+    """All of several sources: one phrase for many objects."""
+
+    sources: Sequence[MaskSource]
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        drawn = [source.draw(size) for source in self.sources]
+        ignores = [one.ignore for one in drawn if one.ignore is not None]
+        return Drawn(
+            np.logical_or.reduce([one.mask for one in drawn]), np.logical_or.reduce(ignores) if ignores else None
+        )
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The mask of a target that is not in the image."""
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        return Drawn(np.zeros(size, bool))

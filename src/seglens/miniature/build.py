@@ -20,9 +20,9 @@ from torch import nn
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.cache import FeatureStore, collect
 from seglens.checkpoint import HeadConfig, Origin, save_head
 from seglens.data.world import WorldData
+from seglens.features import FeatureStore, collect
 from seglens.methods import build_lens
 from seglens.methods.lens import LensConfig
 from seglens.miniature.lessons import Oracle, Pupil, train_alignment, train_joint, train_language

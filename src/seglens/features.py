@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,53 @@ from torch import Tensor
 from seglens.backbones import Backbone
 from seglens.files import write_atomic
 from seglens.sam import MaskDecoder
-from seglens.types import Readout, Sample
+from seglens.types import Embedding, Readout, Sample
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about an image: its own rows at the read layer, and the truth as covered area (255 is all)."""
+
+    rows: Float[Tensor, "t d"]
+    positions: Int[Tensor, t * axes]
+    mask: UInt8[Tensor, "s s"]  # on the mask decoder's canvas
+    cells: UInt8[Tensor, "h w"]  # on the backbone's grid
+    present: bool
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the frozen parts say of one image and of some questions about it, in the precision they said it."""
+
+    prefix: Float[Tensor, "p d"]
+    prefix_positions: Int[Tensor, p * axes]
+    image_tokens: Int[Tensor, " i"]
+    grid: tuple[int, int]
+    embedding: Embedding  # of a single image: b is 1
+    asked: tuple[Asked, ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """An image of a source and which of its questions to use: what a training step asks for."""
+
+    image: int
+    questions: tuple[int, ...]
+
+
+@runtime_checkable
+class FeatureSource(Protocol):
+    """Frozen features by number, computed when asked for or read from disk; the same numbers either way."""
+
+    def __len__(self) -> int: ...
+
+    def questions(self, image: int) -> int:
+        """How many questions there are about an image."""
+
+    def features(self, pick: Pick) -> Features: ...
+
+    def fingerprint(self) -> str:
+        """Tells one source from another: a hash of all that decides its features."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from seglens.backbones import Backbone
-from seglens.cache import FeatureStore, collect
 from seglens.data.world import WorldData
+from seglens.features import FeatureStore, collect
 from seglens.sam import MaskDecoder
 from seglens.types import Sample, Target
 
