@@ -26,7 +26,7 @@ class Asked:
     """One question about an image: its own rows at the read layer, and the truth as covered area (255 is all)."""
 
     rows: Float[Tensor, "t d"]
-    positions: Int[Tensor, t * axes]
+    positions: Int[Tensor, "t ..."]
     mask: UInt8[Tensor, "s s"]  # on the mask decoder's canvas
     cells: UInt8[Tensor, "h w"]  # on the backbone's grid
     present: bool
@@ -37,7 +37,7 @@ class Features:
     """What the frozen parts say of one image and of some questions about it, in the precision they said it."""
 
     prefix: Float[Tensor, "p d"]
-    prefix_positions: Int[Tensor, p * axes]
+    prefix_positions: Int[Tensor, "p ..."]
     image_tokens: Int[Tensor, " i"]
     grid: tuple[int, int]
     embedding: Embedding  # of a single image: b is 1
