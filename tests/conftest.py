@@ -12,8 +12,8 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features import FeatureStore, collect
-from seglens.sam import MaskDecoder
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
 from tiny import KINDS, STRONG
@@ -67,7 +67,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def decoder(sam: Path) -> MaskDecoder:
-    return MaskDecoder.from_pretrained(sam)
+    return load_decoder(sam)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from seglens.backbones import Backbone
+from seglens.decoders import MaskDecoder
 from seglens.files import write_atomic
-from seglens.sam import MaskDecoder
 from seglens.types import Embedding, Readout, Sample
 
 
@@ -72,7 +72,7 @@ class Batch:
     """A training step: what the frozen parts gave, and the truth on the canvas (`masks`) and on the grid (`cells`)."""
 
     readout: Readout
-    embedding: Float[Tensor, "b c e e"]
+    embedding: Embedding
     masks: Float[Tensor, "b q s s"]
     cells: Float[Tensor, "b q h w"]
     present: Bool[Tensor, "b q"]
@@ -110,7 +110,7 @@ class FeatureStore:
             image_tokens=self.image_tokens.to(device), grid=(self.cells.shape[2], self.cells.shape[3]),
         )  # fmt: skip
         masks, cells = (take(areas).float() / 255 for areas in (self.masks, self.cells))
-        return Batch(readout, take(self.embedding).float(), masks, cells, take(self.present))
+        return Batch(readout, Embedding(take(self.embedding).float()), masks, cells, take(self.present))
 
     def fingerprint(self) -> str:
         """Tells one store from another: a hash of everything in it."""
@@ -174,8 +174,8 @@ def _features(sample: Sample, backbone: Backbone, decoder: MaskDecoder) -> dict[
         "prefix": _half(readout.prefix[0]),
         "question": _half(readout.question[0]),
         "question_mask": readout.question_mask[0].cpu(),
-        "embedding": _half(embedding[0]),
-        "masks": area(4 * decoder.side),
+        "embedding": _half(embedding.coarse[0]),
+        "masks": area(decoder.mask_side),
         "cells": area(readout.grid[0]),
         "present": truth.flatten(1).any(1),
         "image_tokens": readout.image_tokens.cpu(),

@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from seglens.backbones import load_backbone
 from seglens.checkpoint import Origin, hub_commit
 from seglens.data import load_data
+from seglens.decoders import load_decoder
 from seglens.features import FeatureStore, collect
 from seglens.files import write_json
 from seglens.methods import build_lens
 from seglens.methods.lens import Lens, LensConfig
-from seglens.sam import MaskDecoder
 from seglens.segmenter import usable_device
 
 
@@ -211,9 +211,9 @@ def prepare(
     # half precision is slow and coarse on a CPU
     loading: dict[str, Any] = {"dtype": torch.float32} if where.type == "cpu" else {}
     mllm = load_backbone(backbone, layer=layer, segmentation_only=True, **loading)
-    sam = MaskDecoder.from_pretrained(decoder, dtype=torch.float32)
+    sam = load_decoder(decoder, dtype=torch.float32)
     mllm.module.to(where)
-    sam.sam.to(where)
+    sam.module.to(where)
     torch.manual_seed(seed)
     head = build_lens(config, mllm, sam).to(where)
     origins = {part: Origin.of(name, hub_commit(name)) for part, name in (("backbone", backbone), ("decoder", decoder))}

@@ -16,9 +16,9 @@ from bare import Bare, States, digest, error
 from torch import Tensor
 
 from seglens.backbones import FAMILIES, Backbone, OpenImage, load_backbone
+from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.methods.lens import Lens, LensConfig
-from seglens.sam import MaskDecoder
 from seglens.types import Readout
 from tiny import KINDS
 
@@ -242,14 +242,14 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder) -> None:
         with torch.no_grad():
             assert torch.equal(backbone.module(**backbone.chat_inputs(IMAGE, question)).logits, logits)
 
-    before = digest(backbone.module), digest(decoder.sam)
+    before = digest(backbone.module), digest(decoder.module)
     talk()
     torch.manual_seed(0)
     config = LensConfig(keypoints=4, encoder_width=32)
     lens = Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)
     optimizer = torch.optim.AdamW(lens.parameters(), lr=1e-2)
     lens.train()
-    assert not any(m.training for m in (*backbone.module.modules(), *decoder.sam.modules()))
+    assert not any(m.training for m in (*backbone.module.modules(), *decoder.module.modules()))
     readout = backbone.read(backbone.open(IMAGE), QUESTIONS)
     embedding = decoder.encode(IMAGE, Frame(*IMAGE.shape[:2]))
     for _ in range(2):
@@ -259,7 +259,7 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder) -> None:
         optimizer.step()
         optimizer.zero_grad()
     talk()
-    assert (digest(backbone.module), digest(decoder.sam)) == before
+    assert (digest(backbone.module), digest(decoder.module)) == before
 
 
 # ------------------------------------------------------------------ geometry
