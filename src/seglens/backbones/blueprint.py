@@ -56,16 +56,11 @@ class Blueprint:
 
     def weight_bytes(self, packed: bool = False, segmentation_only: bool = False) -> int:
         """In bfloat16, or as bitsandbytes packs them in 4 bits: linear layers, but not the one that makes words."""
-        bits = 0.0
-        for name, parameter in self._kept(segmentation_only):
-            bits += parameter.numel() * (PACKED_BITS if packed and name in self._linear else 16)
-        return round(bits / 8)
-
-    @property
-    def _linear(self) -> set[str]:
         head = self.module.get_output_embeddings()
         layers = ((n, m) for n, m in self.module.named_modules() if isinstance(m, nn.Linear) and m is not head)
-        return {f"{name}.weight" for name, _ in layers}
+        small = {f"{name}.weight" for name, _ in layers} if packed else set()
+        kept = self._kept(segmentation_only)
+        return round(sum(p.numel() * (PACKED_BITS if name in small else 16) for name, p in kept) / 8)
 
     def _kept(self, segmentation_only: bool) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.module.named_parameters():
