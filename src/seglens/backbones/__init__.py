@@ -32,8 +32,7 @@ def load_backbone(name: str | Path, *, revision: str | None = None, **options: A
 
     Raises ValueError when the family is not supported, naming those that are."""
     where = {key: options[key] for key in HUB if key in options}
-    _, family = _family(name, revision=revision, **where)
-    return family.from_pretrained(name, revision=revision, **options)
+    return _family(name, revision=revision, **where).from_pretrained(name, revision=revision, **options)
 
 
 def draw_blueprint(
@@ -42,18 +41,20 @@ def draw_blueprint(
     """What is known of the MLLM in a folder, in a config file or at a hub id from its config alone.
 
     Raises ValueError when the family is not supported, or the layer or the size do not fit."""
-    config, family = _family(name, revision=revision)
+    family = _family(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     return Blueprint.draw(name, config, family.layout(config, image_size), layer)
 
 
-def _family(name: str | Path, **where: Any) -> tuple[PreTrainedConfig, type[Backbone]]:
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-    family = config.model_type
+def _family(name: str | Path, **where: Any) -> type[Backbone]:
+    # read as it stands: transformers makes no config of a family that it does not know, or that brings its own code
+    said, _ = PreTrainedConfig.get_config_dict(name, **where)
+    family = str(said.get("model_type"))
     if family not in FAMILIES:
         near = difflib.get_close_matches(family, FAMILIES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}, with the name of its -hf version?" if near else ""
         raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
-    return config, FAMILIES[family]
+    return FAMILIES[family]
 
 
 def hide_loading_bars() -> None:
