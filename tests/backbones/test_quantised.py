@@ -51,7 +51,7 @@ def eight_bit_weights() -> Any:
 CASES: dict[str, tuple[str, Callable[[], Any], float, float]] = {
     "bitsandbytes-4": ("miniature", four_bits, 1e-5, 0.02),
     "bitsandbytes-8": ("miniature", eight_bits, 1e-5, 0.02),
-    "bitsandbytes-8-qwen3": ("qwen3-vl", eight_bits, 1e-5, 0.02),
+    "bitsandbytes-8-biases": ("qwen2.5-vl", eight_bits, 1e-5, 0.02),
     "torchao-8": ("qwen3-vl", eight_bit_weights, 1e-5, 1e-5),
 }
 
