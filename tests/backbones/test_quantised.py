@@ -47,8 +47,8 @@ def eight_bit_weights() -> Any:
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-# kind, packing, tolerance of reading and of the copies. Other row counts add up in another order, which 8-bit inputs may
-# round to their next step.
+# Kind, packing, tolerance of reading and of the copies. Other row counts add up in another order, which 8-bit inputs
+# may round to their next step.
 CASES: dict[str, tuple[str, Callable[[], Any], float, float]] = {
     "bitsandbytes-4": ("miniature", four_bits, 1e-5, 0.02),  # measured: 0 and .0033
     "bitsandbytes-8": ("miniature", eight_bits, 0.01, 0.02),  # 0 and .0085
