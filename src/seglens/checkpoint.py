@@ -65,10 +65,12 @@ class HeadConfig:
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
 
 
-def save_head(folder: str | Path, config: HeadConfig, head: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Write the checkpoint; each file is whole or absent, the config last."""
+def save_head(
+    folder: str | Path, config: HeadConfig, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last."""
     folder = Path(folder)
-    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in head.state_dict().items()}
+    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
     write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     write_json(folder / CONFIG, {"format": FORMAT, "version": VERSION, **asdict(config)})
 
