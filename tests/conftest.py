@@ -28,9 +28,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features import FeatureStore, collect
 from seglens.miniature.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
-from seglens.sam import MaskDecoder
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
 
@@ -152,7 +152,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def decoder(sam: Path) -> MaskDecoder:
-    return MaskDecoder.from_pretrained(sam)
+    return load_decoder(sam)
 
 
 @pytest.fixture

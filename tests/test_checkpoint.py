@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from seglens.backbones import Backbone
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, resolve_folder, save_head
+from seglens.decoders import MaskDecoder
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.sam import MaskDecoder
 from seglens.segmenter import Segmenter
 
 SETTINGS = {"descriptor_width": 16, "encoder_width": 16}

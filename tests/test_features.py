@@ -11,8 +11,8 @@ import torch
 
 from seglens.backbones import Backbone
 from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder
 from seglens.features import FeatureStore, collect
-from seglens.sam import MaskDecoder
 from seglens.types import Sample, Target
 
 HALF = {"rtol": 2**-11, "atol": 2**-24}  # rounding to fp16: half a unit in the last place, and its smallest number
@@ -31,7 +31,8 @@ def test_the_store_is_what_is_read(
         mask = batch.readout.question_mask[row]
         torch.testing.assert_close(batch.readout.prefix[row], readout.prefix[0], **HALF)
         torch.testing.assert_close(batch.readout.question[row, :, :longest], readout.question[0], **HALF)
-        torch.testing.assert_close(batch.embedding[row], decoder.encode(sample.image, seen.frame)[0], **HALF)
+        expected = decoder.encode(sample.image, seen.frame).coarse[0]
+        torch.testing.assert_close(batch.embedding.coarse[row], expected, **HALF)
         assert torch.equal(mask[:, :longest], readout.question_mask[0])
         assert torch.equal(batch.readout.question_positions[row, :, :longest], readout.question_positions[0])
         assert torch.equal(batch.readout.prefix_positions[row], readout.prefix_positions[0])
@@ -59,7 +60,7 @@ def test_memory_is_halves_and_bytes(store: FeatureStore) -> None:
         "masks": torch.uint8, "cells": torch.uint8, "present": torch.bool, "image_tokens": torch.int64,
     }  # fmt: skip
     batch = store.batch([0])
-    assert {t.dtype for t in (batch.readout.prefix, batch.readout.question, batch.embedding, batch.masks)} == {
+    assert {t.dtype for t in (batch.readout.prefix, batch.readout.question, batch.embedding.coarse, batch.masks)} == {
         torch.float32
     }
 

@@ -19,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features import FeatureStore, collect
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.sam import MaskDecoder
 from seglens.segmenter import Segmenter
 from seglens.training import TrainConfig, fit, order, prepare
 
@@ -38,7 +38,7 @@ def fresh(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = SMALL) 
 def train(llava: str, sam: str, features: str, out: str) -> Lens:
     """One run from files alone: what the killed process and the one that goes on both call."""
     torch.set_num_threads(1)
-    head = fresh(load_backbone(llava, attn_implementation="eager"), MaskDecoder.from_pretrained(sam))
+    head = fresh(load_backbone(llava, attn_implementation="eager"), load_decoder(sam))
     fit(head, FeatureStore.load(Path(features)), LONG, Path(out), quiet=True)
     return head
 
@@ -140,9 +140,9 @@ def test_only_the_head_changes(backbone: Backbone, decoder: MaskDecoder, store: 
     def copies(module: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
-    mllm, sam, before = copies(backbone.module), copies(decoder.sam), copies(head)
+    mllm, sam, before = copies(backbone.module), copies(decoder.module), copies(head)
     fit(head, store, SHORT, tmp_path, quiet=True)
-    for frozen, module in ((mllm, backbone.module), (sam, decoder.sam)):
+    for frozen, module in ((mllm, backbone.module), (sam, decoder.module)):
         assert all(torch.equal(frozen[name], tensor) for name, tensor in module.state_dict().items())
         assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
     trainable = {name for name, p in head.named_parameters() if p.requires_grad}

@@ -25,11 +25,11 @@ from seglens.checkpoint import (
     save_head,
 )
 from seglens.data.images import load_image
+from seglens.decoders import MaskDecoder, load_decoder
 from seglens.methods import build_method
 from seglens.methods.lens import HeadPrefix, Lens
 from seglens.prediction import Prediction, on_mask
-from seglens.sam import MaskDecoder
-from seglens.types import MethodOutput
+from seglens.types import Embedding, MethodOutput
 
 MASK_THRESHOLD = 0.0  # logits (LISA's protocol); the authors of LENS used a probability of 0.6
 
@@ -38,7 +38,7 @@ Queries = list[str] | tuple[str, ...]  # not Sequence: a str is one, of its lett
 
 
 class Segmenter:
-    """A frozen MLLM, a frozen SAM encoder and a trained head behind one `segment()`."""
+    """A frozen MLLM, a frozen image encoder of SAM or SAM 2 and a trained head behind one `segment()`."""
 
     def __init__(
         self, backbone: Backbone, decoder: MaskDecoder, method: Lens, config: HeadConfig,
@@ -66,14 +66,12 @@ class Segmenter:
             config.backbone.resolve(folder), revision=config.backbone.revision, layer=config.layer,
             segmentation_only=segmentation_only, **loading,
         )  # fmt: skip
-        decoder = MaskDecoder.from_pretrained(
-            config.decoder.resolve(folder), revision=config.decoder.revision, dtype=torch.float32
-        )
+        decoder = load_decoder(config.decoder.resolve(folder), revision=config.decoder.revision, dtype=torch.float32)
         method = _build(config, folder, backbone, decoder)
         load_state(folder, method)
         if "device_map" not in loading:
             backbone.module.to(device)
-        decoder.sam.to(device)
+        decoder.module.to(device)
         return cls(backbone, decoder, method.to(device), config, mask_threshold)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -117,7 +115,7 @@ class OpenedImage:
         clock = _Clock(segmenter.decoder.device)
         self.segmenter, self.image = segmenter, image
         self.seen: OpenImage = segmenter.backbone.open(image)
-        self.embedding: Tensor = segmenter.decoder.encode(image, self.seen.frame)
+        self.embedding: Embedding = segmenter.decoder.encode(image, self.seen.frame)
         self.head: HeadPrefix | None = None  # filled by the first question, which brings the token layout
         clock.lap("open")
         self.opening = clock.laps["open"]

@@ -23,9 +23,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from seglens.backbones import FAMILIES, Backbone, OpenImage, QuestionError, load_backbone
 from seglens.backbones.llava import LlavaBackbone
+from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.methods.lens import Lens, LensConfig
-from seglens.sam import MaskDecoder
 from seglens.types import Readout
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
@@ -263,14 +263,14 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder, picture: np.ndarr
         with torch.no_grad():
             assert torch.equal(backbone.module(**backbone.chat_inputs(picture, question)).logits, logits)
 
-    before = digest(backbone.module), digest(decoder.sam)
+    before = digest(backbone.module), digest(decoder.module)
     talk()
     torch.manual_seed(0)
     config = LensConfig(keypoints=4, encoder_width=32)
     lens = Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)
     optimizer = torch.optim.AdamW(lens.parameters(), lr=1e-2)
     lens.train()
-    assert not any(m.training for m in (*backbone.module.modules(), *decoder.sam.modules()))
+    assert not any(m.training for m in (*backbone.module.modules(), *decoder.module.modules()))
     readout = backbone.read(backbone.open(picture), QUESTIONS)
     embedding = decoder.encode(picture, Frame(*picture.shape[:2]))
     for _ in range(3):
@@ -280,7 +280,7 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder, picture: np.ndarr
         optimizer.step()
         optimizer.zero_grad()
     talk()
-    assert (digest(backbone.module), digest(decoder.sam)) == before
+    assert (digest(backbone.module), digest(decoder.module)) == before
 
 
 # ------------------------------------------------------------------ geometry

@@ -15,13 +15,13 @@ from transformers import LlavaForConditionalGeneration
 
 from seglens.backbones import Backbone
 from seglens.backbones.llava import LlavaBackbone
+from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.losses import bce, bce_with_logits, dice
 from seglens.methods import lens as module
 from seglens.methods.keypoints import suppress
 from seglens.methods.lens import Lens, LensConfig
-from seglens.sam import MaskDecoder
-from seglens.types import MethodOutput, Readout
+from seglens.types import Embedding, MethodOutput, Readout
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 TINY = LensConfig(keypoints=5, encoder_width=64)
@@ -31,6 +31,10 @@ TOLERANCE = 5e-5  # of the largest value; measured: 8e-6 on a presence logit, 1e
 def error(found: Tensor, expected: Tensor) -> float:
     assert found.shape == expected.shape
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def one(embedding: Embedding, b: int) -> Embedding:
+    return Embedding(embedding.coarse[b : b + 1])
 
 
 def make(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = TINY, seed: int = 0) -> Lens:
@@ -57,8 +61,8 @@ def readout(singles: list[Readout]) -> Readout:
 
 
 @pytest.fixture(scope="module")
-def embedding(decoder: MaskDecoder, images: list[np.ndarray]) -> Tensor:
-    return torch.cat([decoder.encode(image, Frame(*image.shape[:2])) for image in images])
+def embedding(decoder: MaskDecoder, images: list[np.ndarray]) -> Embedding:
+    return Embedding(torch.cat([decoder.encode(image, Frame(*image.shape[:2])).coarse for image in images]))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def lens(backbone: Backbone, decoder: MaskDecoder) -> Lens:
 
 
 @torch.no_grad()
-def test_shapes(lens: Lens, readout: Readout, embedding: Tensor, decoder: MaskDecoder) -> None:
+def test_shapes(lens: Lens, readout: Readout, embedding: Embedding, decoder: MaskDecoder) -> None:
     out = lens(readout, embedding)
     b, q, m, side = 2, len(QUESTIONS), TINY.keypoints, 4 * decoder.side
     assert out.mask_logits.shape == (b, q, side, side)
@@ -85,20 +89,20 @@ def test_shapes(lens: Lens, readout: Readout, embedding: Tensor, decoder: MaskDe
 
 @torch.no_grad()
 def test_questions_do_not_see_each_other(
-    lens: Lens, backbone: Backbone, readout: Readout, embedding: Tensor, images: list[np.ndarray]
+    lens: Lens, backbone: Backbone, readout: Readout, embedding: Embedding, images: list[np.ndarray]
 ) -> None:
     together = lens(readout, embedding)
     for b, image in enumerate(images):
         opened = backbone.open(image)
         for q, question in enumerate(QUESTIONS):
-            alone = lens(backbone.read(opened, [question]), embedding[b : b + 1])
+            alone = lens(backbone.read(opened, [question]), one(embedding, b))
             for name in ("mask_logits", "heat_map", "presence_logits"):
                 assert error(getattr(alone, name)[0, 0], getattr(together, name)[b, q]) < TOLERANCE
             assert torch.equal(alone.keypoints.keep[0, 0], together.keypoints.keep[b, q])
 
 
 @torch.no_grad()
-def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding: Tensor) -> None:
+def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding: Embedding) -> None:
     seen = lens.look(readout.prefix.float(), readout.prefix_positions, readout.image_tokens, readout.grid)
     for _ in range(2):  # and it may be used again
         one, other = lens(readout, embedding, seen), lens(readout, embedding)
@@ -109,7 +113,7 @@ def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding:
 @torch.no_grad()
 @pytest.mark.parametrize("aggregate", ["mean", "last"])
 def test_the_map_is_the_models_own_attention(
-    backbone: Backbone, decoder: MaskDecoder, images: list[np.ndarray], embedding: Tensor, aggregate: Any
+    backbone: Backbone, decoder: MaskDecoder, images: list[np.ndarray], embedding: Embedding, aggregate: Any
 ) -> None:
     """Before training, A_c of Eq. 1 is what transformers says of the backbone's next layer: computed here by hand."""
     assert isinstance(backbone, LlavaBackbone)
@@ -119,7 +123,7 @@ def test_the_map_is_the_models_own_attention(
     opened = backbone.open(images[0])
     hook.remove()
     heat = make(backbone, decoder, replace(TINY, aggregate=aggregate))(
-        backbone.read(opened, QUESTIONS), embedding[:1]
+        backbone.read(opened, QUESTIONS), one(embedding, 0)
     ).heat_map[0]
     for q, question in enumerate(QUESTIONS):
         inputs = backbone.chat_inputs(images[0], question)
@@ -133,7 +137,7 @@ def test_the_map_is_the_models_own_attention(
 
 @torch.no_grad()
 def test_keypoints_are_those_of_the_map(
-    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Tensor
+    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding
 ) -> None:
     config = replace(TINY, newton=False, threshold=0.5, radius=1 / 6)
     out = make(backbone, decoder, config)(readout, embedding)
@@ -155,7 +159,7 @@ def test_keypoints_are_those_of_the_map(
 @torch.no_grad()
 @pytest.mark.parametrize("coordinates", ["centre", "corner"])
 def test_descriptions_read_the_cells_around_their_points(
-    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Tensor, coordinates: Any
+    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, coordinates: Any
 ) -> None:
     """Without the sub-pixel step a 3 x 3 neighbourhood is nine cells of F_i^2, the border repeated."""
     lens = make(backbone, decoder, replace(TINY, newton=False, threshold=0.0, coordinates=coordinates))
@@ -176,13 +180,13 @@ def test_descriptions_read_the_cells_around_their_points(
 
 @torch.no_grad()
 def test_prompts_are_descriptions_plus_positions(
-    lens: Lens, decoder: MaskDecoder, readout: Readout, embedding: Tensor, monkeypatch: pytest.MonkeyPatch
+    lens: Lens, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eq. 4, the global description first with [CLS] for its position."""
     asked: list[Tensor] = []
     decode = MaskDecoder.decode
 
-    def watched(self: MaskDecoder, embedding: Tensor, prompts: Tensor, *rest: Any) -> Tensor:
+    def watched(self: MaskDecoder, embedding: Embedding, prompts: Tensor, *rest: Any) -> Tensor:
         asked.append(prompts)
         return decode(self, embedding, prompts, *rest)
 
@@ -198,7 +202,7 @@ def test_prompts_are_descriptions_plus_positions(
 
 @torch.no_grad()
 def test_void_points_do_not_exist(
-    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Tensor, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lens = make(backbone, decoder, replace(TINY, threshold=0.9, newton=False))
     before = lens(readout, embedding)
@@ -221,12 +225,12 @@ def test_void_points_do_not_exist(
 
 @torch.no_grad()
 def test_without_local_descriptions_only_the_global_token_is_used(
-    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Tensor, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Tensor, Tensor]] = []
     decode = MaskDecoder.decode
 
-    def watched(self: MaskDecoder, embedding: Tensor, prompts: Tensor, keep: Tensor, own: Any = None) -> Tensor:
+    def watched(self: MaskDecoder, embedding: Embedding, prompts: Tensor, keep: Tensor, own: Any = None) -> Tensor:
         asked.append((prompts, keep))
         return decode(self, embedding, prompts, keep, own)
 
@@ -254,7 +258,7 @@ def test_without_local_descriptions_only_the_global_token_is_used(
 # ------------------------------------------------------------------ training
 
 
-def losses(lens: Lens, readout: Readout, embedding: Tensor) -> Tensor:
+def losses(lens: Lens, readout: Readout, embedding: Embedding) -> Tensor:
     out = lens(readout, embedding)
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(out.mask_logits.shape, generator=generator)
@@ -263,7 +267,7 @@ def losses(lens: Lens, readout: Readout, embedding: Tensor) -> Tensor:
     return sum(lens.losses(out, masks, cells, present).values(), torch.zeros(()))
 
 
-def test_the_map_keeps_its_precision_in_autocast(lens: Lens, readout: Readout, embedding: Tensor) -> None:
+def test_the_map_keeps_its_precision_in_autocast(lens: Lens, readout: Readout, embedding: Embedding) -> None:
     """In bfloat16 half the cells of a flat map tie, and keypoints are drawn by lot."""
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         out = lens(readout, embedding)
@@ -276,7 +280,7 @@ def test_gradients_reach_what_is_trained(
     backbone: Backbone,
     decoder: MaskDecoder,
     readout: Readout,
-    embedding: Tensor,
+    embedding: Embedding,
     train_mask_decoder: bool,
     autocast: bool,
 ) -> None:
@@ -295,7 +299,7 @@ def test_gradients_reach_what_is_trained(
             part = ".".join(name.split(".")[:2])
             strength[part] = max(strength.get(part, 0.0), float(p.grad.abs().max()))
     assert min(strength.values()) > 0
-    assert all(p.grad is None for p in (*backbone.module.parameters(), *decoder.sam.parameters()))
+    assert all(p.grad is None for p in (*backbone.module.parameters(), *decoder.module.parameters()))
 
 
 def test_a_frozen_decoder_is_not_part_of_the_head(backbone: Backbone, decoder: MaskDecoder) -> None:
@@ -308,15 +312,15 @@ def test_state_is_exactly_the_head(lens: Lens, backbone: Backbone, decoder: Mask
     names = {name.split(".")[0] for name in lens.state_dict()}
     assert names == {"layers", "norm", "descriptor", "cls", "presence", "mask_decoder"}
     sizes = [sum(p.numel() for p in clone.parameters()) for clone in backbone.clone_layers(2)]
-    count = {"layers": sum(sizes), "mask_decoder": sum(p.numel() for p in decoder.sam.mask_decoder.parameters())}
+    count = {"layers": sum(sizes), "mask_decoder": sum(p.numel() for p in decoder.module.mask_decoder.parameters())}
     for part, expected in count.items():
         assert sum(v.numel() for k, v in lens.state_dict().items() if k.startswith(f"{part}.")) == expected
-    theirs = {p.data_ptr() for p in (*backbone.module.parameters(), *decoder.sam.parameters())}
+    theirs = {p.data_ptr() for p in (*backbone.module.parameters(), *decoder.module.parameters())}
     assert not theirs & {v.data_ptr() for v in lens.state_dict().values()}
 
 
 def test_state_moves_to_another_head(
-    lens: Lens, backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Tensor
+    lens: Lens, backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding
 ) -> None:
     other = make(backbone, decoder, seed=1)
     with torch.no_grad():

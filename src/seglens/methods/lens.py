@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seglens.geometry import Frame
 from seglens.losses import bce, mask_terms
 from seglens.methods.keypoints import refine, suppress
-from seglens.types import Keypoints, MethodOutput, Readout, Totals, Truth
+from seglens.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PromptDecoder(Protocol):
     def positions(self, points: Tensor) -> Tensor: ...
     def trainable_decoder(self) -> nn.Module: ...
     def decode(
-        self, embedding: Tensor, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
+        self, embedding: Embedding, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
     ) -> Tensor: ...
 
 
@@ -143,7 +143,7 @@ class Lens(nn.Module):
         return HeadPrefix((memory_1, memory_2), rearrange(features, "b (h w) d -> b d h w", h=grid[0]))
 
     def forward(
-        self, readout: Readout, embedding: Float[Tensor, "b c e e"], seen: HeadPrefix | None = None,
+        self, readout: Readout, embedding: Embedding, seen: HeadPrefix | None = None,
         local: Bool[Tensor, "b q"] | None = None,
     ) -> MethodOutput:  # fmt: skip
         """Masks for all questions of all images. `seen` is a kept result of `look`; `local` switches the keypoints of

@@ -22,6 +22,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from seglens.backbones import Backbone, load_backbone
 from seglens.checkpoint import HeadConfig, Origin, save_head
 from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features import FeatureStore, collect
 from seglens.methods import build_lens
 from seglens.methods.lens import LensConfig
@@ -31,7 +32,6 @@ from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
 from seglens.miniature.vision import train_vision
 from seglens.presets import lens_preset
-from seglens.sam import MaskDecoder
 from seglens.training import TrainConfig, fit
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -127,11 +127,11 @@ def frozen_parts(weights: Path, layer: int = LAYER) -> tuple[Backbone, MaskDecod
     how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
     backbone, decoder = (
         load_backbone(weights / "mllm", layer=layer, **how),
-        MaskDecoder.from_pretrained(weights / "sam", **how),
+        load_decoder(weights / "sam", **how),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone.module.to(device)
-    decoder.sam.to(device)
+    decoder.module.to(device)
     return backbone, decoder
 
 

@@ -12,11 +12,11 @@ import torch
 
 from seglens.backbones import Backbone
 from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.metrics import overlap
 from seglens.miniature.language import VQA_KINDS, speaker
 from seglens.miniature.world import World
-from seglens.sam import MaskDecoder
 
 
 def same_answer(said: str, right: str) -> bool:

@@ -1,0 +1,199 @@
+"""What every mask decoder is: a frozen promptable segmenter whose mask decoder may be trained as a copy."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from transformers.image_processing_base import ImageProcessingMixin
+
+from seglens.geometry import Frame
+from seglens.pretrained import load_strict
+from seglens.types import Embedding
+
+# SAM's own pixel statistics (0 to 255), SAM 2's too; used when the checkpoint folder says nothing of pixels
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_HIDDEN: ContextVar[Tensor | None] = ContextVar("hidden prompt tokens", default=None)
+
+Statistics = tuple[float, float, float]
+
+
+class MaskDecoder(ABC):
+    """A frozen promptable segmenter. `encode` runs once per image; `decode` answers any number of prompt sets on it in
+    one pass.
+
+    Every image is seen in the one frame of this package: scaled by its longest side and padded at the bottom and right
+    to a square, so that the MLLM's grid, the keypoints and the masks share their coordinates."""
+
+    model: ClassVar[Any]  # the transformers class of the whole model
+    leading: ClassVar[int]  # the decoder's own tokens before its mask tokens
+
+    def __init__(
+        self, module: Any, mean: Statistics = MEAN, std: Statistics = STD, name: str = "", revision: str | None = None
+    ):
+        self.module = module.requires_grad_(False).eval()  # the transformers model
+        _watch_prompts(module.mask_decoder)
+        self.mean, self.std, self.name, self.revision = mean, std, name, revision
+        encoder = module.prompt_encoder
+        self.image_size: int = int(encoder.input_image_size)  # side of the canvas that the image encoder sees
+        self.width: int = int(encoder.hidden_size)  # of a prompt token
+        self.side: int = int(encoder.image_embedding_size[0])  # of the coarse embedding
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **loading: Any) -> MaskDecoder:
+        """Load from a folder or a hub id; safetensors only. `loading` goes to transformers (`dtype`, ...).
+
+        Raises ValueError when a tensor is missing, extra or of another shape, OSError when there is no such file."""
+        module = load_strict(cls.model.from_pretrained, name, revision=revision, **loading)
+        return cls(module, *_statistics(name, revision), str(name), revision)
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def mask_side(self) -> int:
+        """Side of the canvas of mask logits."""
+        return 4 * self.side
+
+    def signature(self) -> dict[str, Any]:
+        """All that decides what `encode` gives: for the key of cached features. Plain JSON values."""
+        return {
+            "type": self.module.config.model_type, "name": self.name, "revision": self.revision,
+            "dtype": str(self.module.dtype).removeprefix("torch."), "image_size": self.image_size,
+            "width": self.width, "mean": list(self.mean), "std": list(self.std),
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def encode(self, image: UInt8[np.ndarray, "h w 3"], frame: Frame) -> Embedding:
+        """The image's embedding. Padding is zero after normalisation, as SAM was trained."""
+        pixels = frame.letterbox(torch.tensor(image), self.image_size, self.mean)
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+
+    @abstractmethod
+    def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
+        """What the image encoder says of normalised pixels."""
+
+    def positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n c"]:
+        """The Fourier position of canvas points in [0, 1]: no label embedding, no half-pixel shift.
+
+        In float32 also under autocast or with a model in half precision: there a point would move by pixels."""
+        frequencies = self.module.prompt_encoder.shared_embedding.positional_embedding.float()
+        with torch.autocast(points.device.type, enabled=False):
+            phase = 2 * torch.pi * ((2 * points.float() - 1) @ frequencies)
+            return torch.cat([phase.sin(), phase.cos()], -1)
+
+    def trainable_decoder(self) -> nn.Module:
+        """A fp32 copy of the mask decoder to be trained, all but what one mask never teaches."""
+        decoder = copy.deepcopy(self.module.mask_decoder).float().requires_grad_(True)
+        self._freeze_idle(decoder)
+        return decoder
+
+    @abstractmethod
+    def _freeze_idle(self, decoder: Any) -> None:
+        """Freeze the parts of a copy that training on single masks never reaches."""
+
+    def decode(
+        self, embedding: Embedding, prompts: Float[Tensor, "b q n c"], keep: Bool[Tensor, "b q n"] | None = None,
+        decoder: nn.Module | None = None,
+    ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+        """Mask logits on the canvas for every prompt set; tokens where `keep` is false do not exist for the others.
+
+        `decoder` replaces the model's own mask decoder (LENS trains a copy)."""
+        return self._decode(self.module.mask_decoder if decoder is None else decoder, embedding, prompts, keep)
+
+    def _decode(
+        self, decoder: Any, embedding: Embedding, prompts: Float[Tensor, "b q n c"],
+        keep: Bool[Tensor, "b q n"] | None = None,
+    ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+        b, dtype = len(embedding.coarse), next(decoder.parameters()).dtype
+        dense = self.module.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        with _hiding(keep, self.leading + int(decoder.num_mask_tokens)):
+            masks, *_ = decoder(
+                image_embeddings=embedding.coarse.to(dtype),
+                dense_prompt_embeddings=dense.to(dtype).expand(b, -1, self.side, self.side),
+                image_positional_embeddings=self._grid().to(dtype).expand(b, -1, -1, -1),
+                sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False,
+                **self._finer(embedding, dtype),
+            )  # fmt: skip
+        return masks[:, :, 0].float()
+
+    @abstractmethod
+    def _finer(self, embedding: Embedding, dtype: torch.dtype) -> dict[str, Any]:
+        """What the mask decoder takes besides the coarse map."""
+
+    def _grid(self) -> Float[Tensor, "1 c e e"]:
+        with torch.autocast(self.device.type, enabled=False):
+            return self.module.get_image_wide_positional_embeddings()
+
+    @torch.no_grad()
+    def prompt(
+        self, embedding: Embedding, points: Float[Tensor, "b q n 2"] | None = None,
+        labels: Int[Tensor, "b q n"] | None = None, boxes: Float[Tensor, "b q 4"] | None = None,
+    ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+        """Mask logits from clicks (label 1 inside, 0 outside) or boxes (x0, y0, x1, y1), all in canvas units [0, 1]."""
+        scale = self.image_size
+        sparse, _ = self.module.prompt_encoder(
+            # transformers adds the half pixel that SAM adds to integer clicks; ours are continuous
+            None if points is None else points * scale - 0.5, labels,
+            None if boxes is None else boxes * scale - 0.5, None,
+        )  # fmt: skip
+        return self._decode(self.module.mask_decoder, embedding, sparse)
+
+
+def _statistics(name: str | Path, revision: str | None) -> tuple[Statistics, Statistics]:
+    """Mean and deviation of pixels, 0 to 255, read from the files alone: SAM 2's own processor needs torchvision."""
+    if Path(name).is_dir() and not any((Path(name) / file).exists() for file in PROCESSORS):
+        return MEAN, STD
+    said, _ = ImageProcessingMixin.get_image_processor_dict(str(name), revision=revision)
+    mean, std = (said.get(key) for key in ("image_mean", "image_std"))
+    return _scaled(mean) if mean else MEAN, _scaled(std) if std else STD
+
+
+def _scaled(values: list[float]) -> Statistics:
+    red, green, blue = (255.0 * v for v in values)
+    return red, green, blue
+
+
+def _watch_prompts(decoder: Any) -> None:
+    """Let the two attentions that read tokens (tokens to tokens, image to tokens) take the mask of the current call.
+
+    SAM has no padding: a void token would be attended to. With a mask, sets of different size run in one batch. The
+    hooks are part of the decoder (copies carry them) and read a context variable, so that threads never mix."""
+    for layer in decoder.transformer.layers:
+        for reader in (layer.self_attn, layer.cross_attn_image_to_token):
+            reader.register_forward_pre_hook(_hide_prompts, with_kwargs=True)
+
+
+def _hide_prompts(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    hidden = _HIDDEN.get()
+    if hidden is None:
+        return None
+    return args, {**kwargs, "attention_similarity": hidden.to(kwargs["query"].dtype)}
+
+
+@contextmanager
+def _hiding(keep: Bool[Tensor, "b q n"] | None, outputs: int) -> Iterator[None]:
+    """While this lasts, prompt tokens where `keep` is false are hidden; `outputs` tokens of SAM's own stand before."""
+    if keep is None or bool(keep.all()):
+        yield
+        return
+    everyone = torch.cat([keep.new_ones(*keep.shape[:2], outputs), keep], -1)
+    blocked = torch.zeros(everyone.shape, device=keep.device).masked_fill(~everyone, torch.finfo(torch.bfloat16).min)
+    token = _HIDDEN.set(rearrange(blocked, "b q n -> (b q) 1 1 n"))
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)

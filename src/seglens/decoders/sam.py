@@ -1,0 +1,29 @@
+"""SAM (arXiv 2304.02643) through transformers: a plain ViT and one map at a sixteenth of the canvas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import SamModel
+
+from seglens.decoders.base import MaskDecoder
+from seglens.types import Embedding
+
+
+class SamDecoder(MaskDecoder):
+    """Wraps a `SamModel`, such as `facebook/sam-vit-huge`; freezes it."""
+
+    model = SamModel
+    leading = 1  # the IoU token
+
+    def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
+        return Embedding(self.module.get_image_embeddings(pixels))
+
+    def _finer(self, embedding: Embedding, dtype: torch.dtype) -> dict[str, Any]:
+        return {}
+
+    def _freeze_idle(self, decoder: Any) -> None:
+        decoder.iou_prediction_head.requires_grad_(False)  # LENS, authors' code
