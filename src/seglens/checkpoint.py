@@ -150,33 +150,3 @@ def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str,
         raise CheckpointError(
             f"{path} does not fit its config: {said}; the head was trained with other settings or another backbone"
         )
-
-
-def hub_commit(name: str) -> str | None:
-    """The commit that a hub id meant when it was last loaded here, without network; None for a folder."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
-    return Path(found).parent.name if isinstance(found, str) else None
-
-
-def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
-    if name == EMBEDDED:
-        return Path(str(files("seglens") / "weights" / "lens"))
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise CheckpointError(
-            f"got {str(name)!r} for a model; need {EMBEDDED!r}, a folder with {CONFIG} and {WEIGHTS}, "
-            "or a hub id such as org/name"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
-            "check the name or the network"
-        ) from error

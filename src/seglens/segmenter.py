@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import numpy as np
@@ -21,11 +22,11 @@ from seglens.checkpoint import (
     Origin,
     load_state,
     read_config,
-    resolve_folder,
     save_head,
 )
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder, load_decoder
+from seglens.hub import push_folder, resolve_folder
 from seglens.methods import build_method
 from seglens.methods.lens import HeadPrefix, Lens
 from seglens.prediction import Prediction, on_mask
@@ -77,7 +78,15 @@ class Segmenter:
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the head; the frozen parts stay where they are and are named. Relative names become absolute."""
         backbone, decoder = (Origin.of(part.name, part.revision) for part in (self.backbone, self.decoder))
-        save_head(folder, replace(self.config, backbone=backbone, decoder=decoder), self.method, dtype)
+        save_head(folder, replace(self.config, backbone=backbone, decoder=decoder), self.method.state_dict(), dtype)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Publish the head under a hub id, with a model card. Returns the address of the commit.
+
+        Raises CheckpointError when the head names a folder of this machine, or the hub refuses."""
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            return push_folder(Path(folder), read_config(folder), name, private, token)
 
     def open(self, image: ImageSource) -> OpenedImage:
         """See an image once; every question about it then costs only its own words."""
