@@ -50,9 +50,9 @@ class Readout:
     """
 
     prefix: Float[Tensor, "b p d"]
-    prefix_positions: Int[Tensor, "b p"]
+    prefix_positions: Int[Tensor, "b p ..."]  # a last axis of 3 under M-RoPE: time, row, column
     question: Float[Tensor, "b q t d"]
-    question_positions: Int[Tensor, "b q t"]
+    question_positions: Int[Tensor, "b q t ..."]
     question_mask: Bool[Tensor, "b q t"]
     image_tokens: Int[Tensor, " i"]  # rows of the prefix that are image tokens, in raster order
     grid: tuple[int, int]  # h, w with h * w == i

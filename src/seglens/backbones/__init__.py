@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import AutoConfig
 from seglens.backbones.base import Backbone, OpenImage, QuestionError
 from seglens.backbones.llava import LlavaBackbone
 
-FAMILIES: dict[str, Callable[..., Backbone]] = {"llava": LlavaBackbone.from_pretrained}  # by config.model_type
+FAMILIES: dict[str, type[Backbone]] = {"llava": LlavaBackbone}  # by config.model_type
 
 
 def load_backbone(name: str | Path, *, revision: str | None = None, **options: Any) -> Backbone:
@@ -24,7 +23,7 @@ def load_backbone(name: str | Path, *, revision: str | None = None, **options: A
         near = difflib.get_close_matches(family, FAMILIES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
-    return FAMILIES[family](name, revision=revision, **options)
+    return FAMILIES[family].from_pretrained(name, revision=revision, **options)
 
 
 def hide_loading_bars() -> None:

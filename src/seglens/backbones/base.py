@@ -5,21 +5,61 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
-from seglens.backbones.layers import DecoderLayers, Pair
+from seglens.backbones.depth import Depth
+from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
+from seglens.backbones.positions import after
+from seglens.backbones.processors import load_processor, processor_hash, text_hash
 from seglens.geometry import Frame
+from seglens.pretrained import load_strict
 from seglens.types import Readout
 
 LONGEST_QUESTION = 512  # tokens, as in LISA's training
+PROBES = ("the red cup", "?")  # questions that show a template's layout
+HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
+ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
 
 
 class QuestionError(ValueError):
     """A question that cannot be read: empty, or too long."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model sees the square canvas: its side in pixels, the rows and columns of its image tokens, and the first
+    layer whose states say all that was seen."""
+
+    image_size: int
+    grid: tuple[int, int]
+    first_layer: int = 1
+
+
+def fixed_size(config: PreTrainedConfig, own: int, asked: int | None) -> int:
+    """The one size at which a model sees. Raises ValueError when another was asked for."""
+    if asked not in (None, own):
+        raise ValueError(
+            f"image_size={asked} cannot be had: a {config.model_type!r} model sees its images at {own} pixels; "
+            "leave image_size out"
+        )
+    return own
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model's vision side says of a canvas: rows in place of the image tokens, in raster order, and rows to be
+    added to these after the first, second, ... decoder layer (Qwen3-VL's deepstack)."""
+
+    rows: Float[Tensor, "1 i d"]
+    later: tuple[Float[Tensor, "1 i d"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,49 +68,223 @@ class OpenImage:
 
     frame: Frame
     prefix: Float[Tensor, "1 p d"]
-    positions: Int[Tensor, "1 p"]
+    positions: Int[Tensor, "1 p ..."]
     memory: Sequence[Pair]
 
 
 class Backbone(ABC):
-    """A frozen multimodal LLM. Opening an image costs one partial pass; each question costs only its own tokens."""
+    """A frozen multimodal LLM. Opening an image costs one partial pass; each question costs only its own tokens.
 
-    name: str  # where it was loaded from
-    revision: str | None
-    layer: int  # hidden_states[layer] is what it reads
-    depth: int  # decoder layers of the whole model
-    grid: tuple[int, int]  # rows and columns of image tokens
-    width: int  # hidden width
-    feed_forward: int  # width of the language model's MLP
-    heads: int
+    Wraps a transformers model and its processor. A family says how it renders the canvas, what it sees there, where the
+    image's tokens stand and what the processor writes around them; all else is the same for every family."""
+
+    # ---------------------------------------------------------------- what a family says
+
+    @staticmethod
+    @abstractmethod
+    def layout(config: PreTrainedConfig, image_size: int | None) -> Layout:
+        """Of a canvas of `image_size` pixels, by default the family's own choice.
+
+        Raises ValueError when the model cannot see a canvas of that size."""
 
     @abstractmethod
+    def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
+        """What the vision side says of the normalised canvas."""
+
+    @abstractmethod
+    def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
+        """Rotary positions of `before` tokens of text and of the image behind them."""
+
+    @staticmethod
+    @abstractmethod
+    def image_text(processor: Any) -> str:
+        """What the processor puts in place of an image, with a single image token for all of them."""
+
+    # ---------------------------------------------------------------- loading
+
+    def __init__(
+        self, model: Any, processor: Any, depth: Depth, image_size: int | None = None, name: str = "",
+        revision: str | None = None,
+    ):  # fmt: skip
+        self.model, self.processor = model.requires_grad_(False).eval(), processor
+        self.name, self.revision = name, revision  # where it was loaded from
+        self.layer, self.depth = depth.layer, depth.whole  # hidden_states[layer] is what it reads
+        layout, text = self.layout(model.config, image_size), model.config.get_text_config()
+        self.image_size, self.grid = layout.image_size, layout.grid
+        self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
+        self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
+        self._check_template()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, layer: int | None = None, image_size: int | None = None,
+        segmentation_only: bool = False, revision: str | None = None, **loading: Any,
+    ) -> Backbone:  # fmt: skip
+        """Load from a folder or a hub id; safetensors only, no remote code. `loading` goes to transformers
+        (`dtype`, `device_map`, `attn_implementation`, `local_files_only`, ...).
+
+        `image_size` is the canvas's side in pixels, for families that see images of any size. `segmentation_only`
+        leaves out every layer that segmenting never runs: the model can then not chat. Raises ValueError when the
+        layer, the size or the weights do not fit the model."""
+        where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+        if loading.get("quantization_config") or getattr(config, "quantization_config", None):
+            raise ValueError(
+                f"{name} would be loaded with quantised weights, which a head cannot copy; load it without "
+                "quantisation (support is planned)"
+            )
+        layout = cls.layout(config, image_size)  # a wrong size is told before the weights are read
+        depth = Depth.of(config, layer, layout.first_layer)
+        if segmentation_only:
+            depth.shorten(config)
+        model = load_strict(
+            AutoModelForImageTextToText.from_pretrained, name, config=config, revision=revision,
+            needless=depth.beyond if segmentation_only else lambda key: False, trust_remote_code=False, **loading,
+        )  # fmt: skip
+        attention = model.config.get_text_config()._attn_implementation
+        if attention not in ATTENTION:
+            raise ValueError(
+                f"attn_implementation={attention!r} takes no mask of who sees whom; choose {' or '.join(ATTENTION)}"
+            )
+        return cls(model, load_processor(name, config, **where), depth, image_size, str(name), revision)
+
+    def _check_template(self) -> None:
+        """The prefix is shared by all questions: nothing before the image may depend on them."""
+        for probe in PROBES:
+            before, image, behind = self._prompt(probe).partition(self.processor.image_token)
+            if not image or probe in before or probe not in behind or image in behind:
+                raise ValueError(
+                    f"the chat template of {self.name} does not put one image before the question; "
+                    "a prefix can then not be shared by questions: correct the template"
+                )
+
+    @property
+    def module(self) -> nn.Module:
+        """The transformers model itself, frozen."""
+        return self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: where the embedding of words is."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def can_chat(self) -> bool:
+        return self.model.config.get_text_config().num_hidden_layers == self.depth
+
+    @property
+    def _language(self) -> Any:
+        return self.model.get_decoder()
+
+    def signature(self) -> dict[str, str | int]:
+        """All that decides the numbers of a reading, other than the weights: the same in every process."""
+        return {
+            "family": self.model.config.model_type,
+            "layer": self.layer,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "image_size": self.image_size,
+            "grid": "x".join(map(str, self.grid)),
+            "frame": "pad-mean",
+            "processor": processor_hash(self.processor),
+            "template": text_hash(self._prompt(PROBES[0])),
+        }
+
+    # ---------------------------------------------------------------- reading
+
+    @torch.no_grad()
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenImage:
         """See an image once."""
+        frame = Frame(*image.shape[:2])
+        seen = self.see(self._pixels(image, frame))
+        words = torch.tensor([self._tokens(PROBES[0])[0]], dtype=torch.long, device=self.device)
+        embedded = self.model.get_input_embeddings()(words)
+        embedded = torch.cat([embedded, seen.rows.to(embedded)], 1)  # the image ends the prefix
+        positions = self.prefix_positions(words.shape[1])[None].to(self.device)
+        prefix, memory = self._below.prefix(embedded, positions, seen.later)
+        return OpenImage(frame, prefix.to(self.device), positions, memory)
 
-    @abstractmethod
+    def _pixels(self, image: np.ndarray, frame: Frame) -> Float[Tensor, "3 s s"]:
+        """Both encoders see one frame: padded to a square, here with the mean colour that CLIP's padding had."""
+        images = self.processor.image_processor
+        mean, std = (torch.tensor(v)[:, None, None] for v in (images.image_mean, images.image_std))
+        pixels = frame.letterbox(torch.tensor(image), self.image_size, tuple(255 * m for m in images.image_mean))
+        return ((pixels / 255 - mean) / std).to(self.device, self.model.dtype)
+
+    @torch.no_grad()
     def read(self, image: OpenImage, questions: Sequence[str]) -> Readout:
         """Hidden states of all questions about an open image, in one pass.
 
         Raises QuestionError for an empty question or one of more than 512 tokens."""
+        if not questions:
+            raise QuestionError("got no question; ask at least one")
+        asked = [self._question_tokens(question) for question in questions]
+        longest = max(map(len, asked))
+        pad = self.processor.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[*a, *[pad] * (longest - len(a))] for a in asked], device=self.device)
+        mask = torch.tensor([[k < len(a) for k in range(longest)] for a in asked], device=self.device)[None]
+        positions = after(image.positions, len(asked), longest)
+        hidden = self._below.questions(self.model.get_input_embeddings()(ids)[None], positions, mask, image.memory)
+        end = image.prefix.shape[1]
+        first = end - self.grid[0] * self.grid[1]
+        return Readout(
+            prefix=image.prefix, prefix_positions=image.positions, question=hidden.to(self.device),
+            question_positions=positions, question_mask=mask,
+            image_tokens=torch.arange(first, end, device=self.device), grid=self.grid,
+        )  # fmt: skip
 
-    @abstractmethod
+    def _prompt(self, question: str) -> str:
+        """The conversation in the model's own template, up to where the answer begins."""
+        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+
+    def _tokens(self, question: str) -> tuple[list[int], list[int]]:
+        """Token ids before the image, and behind it (the question, up to the start of the answer)."""
+        prompt = self._prompt(question).replace(self.processor.image_token, self.image_text(self.processor), 1)
+        ids = self.processor.tokenizer(prompt).input_ids
+        at = ids.index(self.model.config.image_token_id)
+        return ids[:at], ids[at + 1 :]
+
+    def _question_tokens(self, question: str) -> list[int]:
+        if not question.strip():
+            raise QuestionError("got an empty question; say in words what to look for, such as 'the red cup'")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise QuestionError(
+                f"got a question that is not valid Unicode ({error.reason}); check its encoding"
+            ) from None
+        ids = self._tokens(question)[1]
+        for kind in ("image", "video"):
+            token = getattr(self.processor, f"{kind}_token", None)
+            # by text for the processor, by id for a tokenizer that spells it in other ways too
+            if token and (token in question or self.processor.tokenizer.convert_tokens_to_ids(token) in ids):
+                raise QuestionError(
+                    f"got a question that contains {token!r}, which stands for the {kind} itself; leave it out"
+                )
+        if len(ids) > LONGEST_QUESTION:
+            raise QuestionError(f"got a question of {len(ids)} tokens; at most {LONGEST_QUESTION} are read; shorten it")
+        return ids
+
+    # ---------------------------------------------------------------- chatting and copying
+
+    @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's own answer, through its own processor, greedy."""
+        if not self.can_chat:
+            raise ValueError(
+                "this backbone was loaded with segmentation_only=True, without the layers that talk; "
+                "load it again without"
+            )
+        inputs = self.chat_inputs(image, question)
+        said = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        return self.processor.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
-    @abstractmethod
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
         """What the model's own processor makes of an image and a question: the chat path adds nothing to it."""
+        self._question_tokens(question)
+        inputs = self.processor(images=Image.fromarray(image), text=self._prompt(question), return_tensors="pt")
+        return dict(inputs.to(self.device, self.model.dtype))
 
-    @abstractmethod
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """The transformers model itself, frozen."""
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        return clone_layers(self._language.layers[self.layer : self.layer + count], self._language.rotary_emb)

@@ -81,39 +81,47 @@ class DecoderLayers(nn.Module):
         return Rows()
 
     def prefix(
-        self, hidden: Float[Tensor, "b p d"], positions: Int[Tensor, "b p"]
-    ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:
-        """Run the prefix under a causal mask. Returns its rows and every layer's keys and values."""
+        self, hidden: Float[Tensor, "b p d"], positions: Int[Tensor, "b p ..."],
+        later: Sequence[Float[Tensor, "b i d"]] = (),
+    ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:  # fmt: skip
+        """Run the prefix under a causal mask. Returns its rows and every layer's keys and values.
+
+        `later[n]` is added to the last i rows, those of the image, behind layer n of this run."""
         n = hidden.shape[1]
         sees = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
         recorders = [Recorder() for _ in self.layers]
-        out = self._run(hidden, positions, sees, recorders)
+        out = self._run(hidden, positions, sees, recorders, later=later)
         return out, [r.pair for r in recorders if r.pair is not None]
 
     def questions(
-        self, hidden: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t"], mask: Bool[Tensor, "b q t"],
+        self, hidden: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], mask: Bool[Tensor, "b q t"],
         memory: Sequence[Pair], rows: Rows | None = None,
     ) -> Float[Tensor, "b q t d"]:  # fmt: skip
         """Run all questions in one pass: each sees the prefix and its own earlier tokens, none sees another."""
         q = hidden.shape[1]
         sees = question_mask(mask, memory[0][0].shape[2])
         flat = rearrange(hidden, "b q t d -> b (q t) d")
-        out = self._run(flat, rearrange(positions, "b q t -> b (q t)"), sees, list(map(Memory, memory)), rows)
+        row = rearrange(positions, "b q t ... -> b (q t) ...")
+        out = self._run(flat, row, sees, list(map(Memory, memory)), rows)
         return rearrange(out, "b (q t) d -> b q t d", q=q)
 
     def _run(
         self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[Recorder | Memory],
-        rows: Rows | None = None,
+        rows: Rows | None = None, later: Sequence[Tensor] = (),
     ) -> Tensor:  # fmt: skip
         blocked = torch.finfo(hidden.dtype).min
         mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~sees, blocked)
+        if positions.ndim > 2:  # rotary modules want the axes of M-RoPE first
+            positions = rearrange(positions, "b n axis -> axis b n")
         rotary = self.rotary(hidden, positions)
         asked = {} if rows is None else {"rows": rows}
-        for layer, cache in zip(self.layers, caches, strict=True):
+        for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(
-                hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                position_embeddings=rotary, **asked,
-            )  # fmt: skip
+                hidden, attention_mask=mask, past_key_values=cache, use_cache=True, position_embeddings=rotary, **asked
+            )
+            if n < len(later):
+                image = later[n].shape[1]
+                hidden = torch.cat([hidden[:, :-image], hidden[:, -image:] + later[n].to(hidden)], 1)
         return hidden
 
 

@@ -1,0 +1,62 @@
+"""Where a language model is read, and which of its layers that takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+COPIED = 2  # layers above the one that is read: a head copies them
+# By config.model_type, as a share of the layers: LENS section 4.1 (14 of 32) and the authors' other configurations
+# (14 of 28, 20 of 28). Elsewhere half; `seglens probe` measures better ones.
+READ_SHARE = {"llava": 14 / 32, "llava_onevision": 14 / 28, "qwen2_vl": 20 / 28}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """`layer`: hidden_states[layer] is read; `whole`: the layers of the whole model."""
+
+    layer: int
+    whole: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, layer: int | None = None, lowest: int = 1) -> Depth:
+        """The depth asked for, by default the family's. Raises ValueError where reading or copying would be wrong."""
+        whole = config.get_text_config().num_hidden_layers
+        highest = whole - COPIED
+        if layer is None:
+            layer = min(max(round(READ_SHARE.get(config.model_type, 0.5) * whole), lowest), highest)
+        if not lowest <= layer <= highest:
+            raise ValueError(
+                f"layer {layer} cannot be read: the model has {whole} layers and LENS copies two above it; "
+                f"choose {lowest} to {highest}"
+            )
+        depth = cls(layer, whole)
+        depth._check_attention(config)
+        return depth
+
+    def _check_attention(self, config: PreTrainedConfig) -> None:
+        text = config.get_text_config()
+        kinds = getattr(text, "layer_types", None)  # Qwen2 and later list the kind of every layer
+        if kinds is None:
+            window = getattr(text, "sliding_window", None)
+            kinds = ["full_attention" if window is None else f"a sliding window of {window}"] * self.whole
+        for n, kind in enumerate(kinds[: self.layer + COPIED]):
+            if kind != "full_attention":
+                raise ValueError(
+                    f"decoder layer {n} has {kind}, and every layer up to {self.layer + COPIED - 1} must see all "
+                    "that came before; read a lower layer, or choose another model"
+                )
+
+    def shorten(self, config: PreTrainedConfig) -> None:
+        """Make the config that of a model without the layers that segmenting never runs."""
+        text = config.get_text_config()
+        text.num_hidden_layers = self.layer + COPIED
+        if getattr(text, "layer_types", None) is not None:
+            text.layer_types = text.layer_types[: self.layer + COPIED]
+
+    def beyond(self, key: str) -> bool:
+        """Is this a weight of one of those layers?"""
+        found = re.search(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", key)
+        return found is not None and self.layer + COPIED <= int(found[1]) < self.whole

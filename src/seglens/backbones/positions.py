@@ -1,0 +1,30 @@
+"""Rotary positions of the prefix: along one line, or on the three axes of M-RoPE."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Int
+from torch import Tensor
+
+
+def in_line(before: int, grid: tuple[int, int]) -> Int[Tensor, " p"]:
+    """One position per token: `before` tokens of text, then those of the image."""
+    return torch.arange(before + grid[0] * grid[1])
+
+
+def in_space(before: int, grid: tuple[int, int]) -> Int[Tensor, "p 3"]:
+    """M-RoPE (Qwen2-VL, arXiv 2409.12191, section 2.1): text has the same time, row and column; an image starts where
+    the text ended, stands still in time and spreads over rows and columns."""
+    text = torch.arange(before)[:, None].expand(-1, 3)
+    time, row, column = torch.meshgrid(torch.zeros(1).long(), *map(torch.arange, grid), indexing="ij")
+    image = before + rearrange([time, row, column], "axis t h w -> (t h w) axis")
+    return torch.cat([text, image])
+
+
+def after(prefix: Int[Tensor, "b p ..."], questions: int, tokens: int) -> Int[Tensor, "b q t ..."]:
+    """Questions go on, on every axis, one behind the furthest position of the prefix."""
+    steps = prefix.flatten(1).amax(1)[:, None] + 1 + torch.arange(tokens, device=prefix.device)
+    axes = prefix.shape[2:]
+    shape = (len(prefix), questions, tokens, *axes)
+    return steps.reshape(len(prefix), 1, tokens, *[1] * len(axes)).expand(shape)
