@@ -29,7 +29,6 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features import FeatureStore, collect
 from seglens.miniature.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
@@ -185,9 +184,3 @@ def opened(segmenter: Segmenter, scene: Sample) -> OpenedImage:
 def lessons() -> WorldData:
     """Six scenes to train on."""
     return WorldData(n=6, seed=3, split="train", queries=4)
-
-
-@pytest.fixture(scope="session")
-def store(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> FeatureStore:
-    """What the tiny MLLM and the tiny SAM say of them."""
-    return collect(lessons, backbone, decoder)

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -48,7 +49,7 @@ def run(files: tuple[str, str], out: Path, processes: int = 1, **settings: objec
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, str(SCRIPT), *files, str(out), json.dumps(settings)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def killed(process: subprocess.Popen, out: Path, least: int = 1) -> int:
@@ -58,8 +59,11 @@ def killed(process: subprocess.Popen, out: Path, least: int = 1) -> int:
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.15))
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:  # the launcher first: it would end its workers gently
+            one.kill()
     process.communicate()
+    psutil.wait_procs(family)
     assert process.returncode == -signal.SIGKILL, "it was to die on its way"
     return max(int(p.name.split("_")[1]) for p in out.glob("step_*"))
 
@@ -106,32 +110,15 @@ def test_killed_and_resumed_is_undisturbed(straight: tuple[Lens, Path], files: t
 
 def test_two_devices_and_one_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
     """Also when one goes on where two were killed, and when a step is cut into passes."""
-    how = {"steps": 6, "images": 4, "micro": 1, "save_every": 1, "mixed_precision": "no"}
-    one, two, mixed = (tmp_path / name for name in ("one", "two", "mixed"))
-    finished(run(files, one, **how))
-    finished(run(files, two, 2, **how))
-    reached = killed(run(files, mixed, 2, **how), mixed, least=2)
-    assert 2 <= reached < 6
-    finished(run(files, mixed, **how))
-    before = {k: v for k, v in fresh_state(files).items()}
-    assert apart(head_of(one), before) > 1  # it did train
-    # measured: 3e-3 of a step of the optimiser; sums run in another order
-    assert apart(head_of(one), head_of(two)) < 0.05
-    assert apart(head_of(one), head_of(mixed)) < 0.05
-
-
-def fresh_state(files: tuple[str, str]) -> dict[str, torch.Tensor]:
-    from seglens.backbones import load_backbone
-    from seglens.decoders import load_decoder
-
-    return fresh(load_backbone(files[0], attn_implementation="eager"), load_decoder(files[1])).state_dict()
-
-
-def test_passes_change_nothing_but_memory(files: tuple[str, str], tmp_path: Path) -> None:
-    """With dropout the numbers drawn belong to the pass; without, a step is the same however it is cut."""
-    how = {"steps": 4, "images": 4, "mixed_precision": "no"}
-    whole, cut = (train(*files, str(tmp_path / str(micro)), **how, micro=micro) for micro in (4, 1))
-    assert apart(whole.state_dict(), cut.state_dict()) > 0
+    how = {"steps": 12, "images": 4, "micro": 1, "save_every": 1, "mixed_precision": "no"}
+    one = train(*files, str(tmp_path / "one"), **how).state_dict()
+    finished(run(files, tmp_path / "two", 2, **how))
+    reached = killed(run(files, tmp_path / "mixed", 2, **how), tmp_path / "mixed")
+    assert 1 <= reached < 12
+    mixed = train(*files, str(tmp_path / "mixed"), **how).state_dict()
+    # measured: 1.2e-4 of a step of the optimiser; sums run in another order
+    assert apart(one, head_of(tmp_path / "two")) < 1e-3
+    assert apart(one, mixed) < 1e-3
 
 
 def test_a_step_that_cannot_be_cut() -> None:
@@ -168,7 +155,7 @@ def test_curves_are_written(straight: tuple[Lens, Path]) -> None:
     assert set(events.Tags()["scalars"]) == {*terms, "lr", "validation/gIoU", "validation/cIoU"}
     assert [event.step for event in events.Scalars("dice")] == list(range(1, 31))
     rates = [event.value for event in events.Scalars("lr")]
-    assert rates[1] == pytest.approx(LONG.lr)
+    assert rates[2] == max(rates) == pytest.approx(LONG.lr)
     assert 0 < rates[-1] < 0.05 * LONG.lr
 
 

@@ -52,6 +52,7 @@ class RunFolder:
         if not found:
             return 0
         accelerator.load_state(str(found[-1]))
+        accelerator.step = 0  # it counts passes to tell where a step ends, and there may be another number of them now
         return int(found[-1].name.split("_")[1])
 
     def save(self, accelerator: Any, step: int) -> None:

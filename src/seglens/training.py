@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -80,6 +80,7 @@ class TrainConfig:
         return self.images // (micro * devices), micro
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Which image of which source, and which of its questions, comes as number n of an endless stream."""
 
@@ -212,7 +213,9 @@ def need_extras(trackers: Sequence[Tracker]) -> None:
 def _accelerator(config: TrainConfig, out: Path, device: torch.device) -> Any:
     need_extras(config.trackers)
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision would be kept
     return Accelerator(
         mixed_precision=config.mixed_precision, cpu=device.type == "cpu", log_with=list(config.trackers) or None,
         project_dir=out,

@@ -26,7 +26,7 @@ from seglens.backbones.llava import LlavaBackbone
 from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.methods.lens import Lens, LensConfig
-from seglens.types import Readout
+from seglens.types import Readout, Truth
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 KINDS = [(dtype, attention) for dtype in (torch.float32, torch.bfloat16) for attention in ("eager", "sdpa")]
@@ -276,7 +276,7 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder, picture: np.ndarr
     for _ in range(3):
         output = lens(readout, embedding)
         masks, cells = torch.rand_like(output.mask_logits), torch.rand(1, len(QUESTIONS), *backbone.grid)
-        sum(lens.losses(output, masks, cells, torch.ones(1, len(QUESTIONS), dtype=torch.bool)).values()).backward()
+        sum(lens.losses(output, Truth(masks, cells, *torch.ones(2, 1, len(QUESTIONS), dtype=torch.bool))).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
     talk()
