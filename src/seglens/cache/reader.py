@@ -1,0 +1,109 @@
+"""Reading a feature cache: images by number, mapped into memory, each checked when it is first touched."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from seglens.cache.contents import Contents
+from seglens.cache.key import CacheError, differing, digest, listed
+from seglens.cache.manifest import Manifest, missing, read_manifest, shard_paths
+from seglens.cache.shard import ShardFile, Span
+from seglens.cache.tensors import Layout, unpack
+from seglens.features import Features, Pick
+
+MAPPED = 128  # shards kept open at a time: each holds a file descriptor
+
+
+class Cache:
+    """A `FeatureSource` on disk. Tensors are views of a read-only map: no copy, no memory of their own, never to be
+    written into. Image i is the i-th that could be read; `index(i)` is its number in the dataset."""
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder, self.manifest = folder, manifest
+        self._starts, self._counts, self._indices = array("q", [0]), array("i"), array("q")
+        seals = []
+        for shard in range(manifest.shards):
+            contents = Contents.read(folder, manifest, shard)
+            self._starts.append(self._starts[-1] + len(contents.samples))
+            self._counts.extend(len(entry.questions) for entry in contents.samples)
+            self._indices.extend(entry.index for entry in contents.samples)
+            seals.append([contents.sha256, [entry.questions for entry in contents.samples]])
+        self._fingerprint = digest([manifest.digest(), seals])
+        self._shard = lru_cache(MAPPED)(self._opened)
+        self._checked = dict[int, tuple[tuple[int, int], set[Span]]]()
+
+    @classmethod
+    def open(cls, path: str | Path, key: Mapping[str, Any] | None = None, data: str | None = None) -> Cache:
+        """A finished cache. `key` and `data`, where given, are what it must have been made of.
+
+        Raises CacheError, naming the file, the entry or the shards, when it is of other parts or data, unfinished,
+        damaged or of another version. Tensors are checked later, when they are touched."""
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        faults = differing(manifest.key, manifest.key if key is None else key)
+        faults += differing({"data": manifest.data}, {"data": manifest.data if data is None else data})
+        if faults:
+            raise CacheError(
+                f"{folder} is a cache of other features ({listed(faults)}); "
+                "build one for these in another folder, or give the settings it was built with"
+            )
+        absent = list(missing(folder, manifest))
+        if absent:
+            names = listed([shard_paths(folder, shard)[0].name for shard in absent])
+            raise CacheError(
+                f"{folder} lacks {len(absent)} of {manifest.shards} shards ({names}); {manifest.resume(folder)}"
+            )
+        cache = cls(folder, manifest)
+        if not len(cache):
+            raise CacheError(f"{folder} holds no image: every sample was skipped; see `seglens cache check {folder}`")
+        return cache
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    @property
+    def trainable(self) -> bool:
+        """False when it was made of data that is kept for tests."""
+        return self.manifest.trainable
+
+    def index(self, image: int) -> int:
+        return self._indices[image]
+
+    def questions(self, image: int) -> int:
+        return self._counts[image]
+
+    def features(self, pick: Pick) -> Features:
+        """Raises CacheError when the image's bytes are not those that were written."""
+        if not 0 <= pick.image < len(self):
+            raise IndexError(f"there is no image {pick.image}; {self.folder} holds {len(self)}")
+        shard = bisect_right(self._starts, pick.image) - 1
+        contents, file = self._shard(shard)
+        at = pick.image - self._starts[shard]
+        number = contents.samples[at].layout
+        group, made = len(contents.layouts) + at, contents.layouts[number]
+        layout = Layout(**file.tensors(number, contents.called(number)), grid=made.grid)
+        return unpack(file.tensors(group, contents.called(group)), made.spoken, layout, pick.questions)
+
+    def fingerprint(self) -> str:
+        """A hash of all that was stored: the same wherever the cache lies and however many processes wrote it."""
+        return self._fingerprint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cache, (self.folder, self.manifest)  # a worker process maps the files itself
+
+    def _opened(self, shard: int) -> tuple[Contents, ShardFile]:
+        """A shard; what was checked of it before it was closed stays checked, unless the file is another by now."""
+        contents = Contents.read(self.folder, self.manifest, shard)
+        file = contents.open(self.folder, self.manifest, shard)
+        stat = file.path.stat()
+        version = (stat.st_ino, stat.st_mtime_ns)
+        known, intact = self._checked.get(shard, (version, set()))
+        if known == version:
+            file.intact |= intact
+        self._checked[shard] = version, file.intact
+        return contents, file
