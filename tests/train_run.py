@@ -15,8 +15,9 @@ from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features import Live
+from seglens.lessons import Drawn
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.training import Lessons, TrainConfig, fit
+from seglens.training import TrainConfig, fit
 
 SMALL = replace(LensConfig(), descriptor_width=16, encoder_width=16)
 LONG = TrainConfig(steps=30, images=3, lr=1e-3, warmup=3, save_every=3, log_every=1, seed=4)
@@ -33,9 +34,8 @@ def head_config(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = S
     return HeadConfig("lens", vars(config), origins[0], backbone.layer, origins[1])
 
 
-def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> Lessons:
-    live = Live(data, backbone, decoder, name)
-    return Lessons([live], Epochs(len(live), live.questions, seed=4))
+def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> Drawn:
+    return Drawn([Live(data, backbone, decoder, name)], Epochs(len(data), seed=4))
 
 
 def train(llava: str, sam: str, out: str, **settings: object) -> Lens:

@@ -61,6 +61,7 @@ class HeadConfig:
     backbone: Origin
     layer: int
     decoder: Origin
+    image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     presence_threshold: float = 0.5
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
 
@@ -110,6 +111,9 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
         name, revision = raw[key].get("name"), raw[key].get("revision")
         if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
+    size = raw.get("image_size")
+    if not isinstance(size, int | None) or isinstance(size, bool):
+        return f"has image_size={json.dumps(size)[:60]}, needs a whole number or null"
     threshold = raw.get("presence_threshold", 0.5)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"

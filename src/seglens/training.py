@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -21,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from seglens.checkpoint import HeadConfig
-from seglens.data.mixing import Draw
-from seglens.features import Features, FeatureSource, Pick, collate
+from seglens.features import Features, FeatureSource, collate
+from seglens.lessons import Lessons
 from seglens.methods.lens import Lens
 from seglens.runs import LAST, RunFolder, claim
 from seglens.types import Totals
@@ -80,28 +80,6 @@ class TrainConfig:
         return self.images // (micro * devices), micro
 
 
-@runtime_checkable
-class Sampler(Protocol):
-    """Which image of which source, and which of its questions, comes as number n of an endless stream."""
-
-    def draw(self, number: int) -> Draw: ...
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What a head learns from: sources of features and the order in which they are shown."""
-
-    sources: Sequence[FeatureSource]
-    sampler: Sampler
-
-    def fingerprints(self) -> list[str]:
-        return [source.fingerprint() for source in self.sources]
-
-    def show(self, numbers: range) -> list[Features]:
-        drawn = map(self.sampler.draw, numbers)
-        return [self.sources[one.source].features(Pick(one.image, one.questions)) for one in drawn]
-
-
 def fit(
     method: Lens, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path,
     exam: FeatureSource | None = None, quiet: bool = False,
@@ -115,7 +93,7 @@ def fit(
     passes, micro = config.passes(accelerator.num_processes)
     accelerator.gradient_accumulation_steps = passes
     if accelerator.is_main_process:
-        made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprints()}
+        made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint()}
         claim(out / "train.json", made)
     trained = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
@@ -127,9 +105,9 @@ def fit(
 
     def read(at: int) -> list[list[Features]]:
         """This device's parts of a step."""
-        return [lessons.show(range(n := at * config.images + part * micro, n + micro)) for part in parts]
+        return [[lessons.lesson(at * config.images + part * micro + i) for i in range(micro)] for part in parts]
 
-    with _progress("training", config.steps, step, quiet or not accelerator.is_main_process) as show:
+    with progress("training", config.steps, step, quiet or not accelerator.is_main_process) as show:
         for shown in _ahead(read, step, config.steps):
             model.train()
             for group in optimiser.param_groups:
@@ -223,7 +201,7 @@ def _accelerator(config: TrainConfig, out: Path, device: torch.device) -> Any:
 
 
 @contextmanager
-def _progress(
+def progress(
     what: str, total: int, done: int = 0, quiet: bool = False
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """A bar on standard error, or nothing. Gives a function that shows a step and the smoothed terms."""
