@@ -2,113 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    Qwen2Config,
-    SamConfig,
-    SamMaskDecoderConfig,
-    SamModel,
-    SamPromptEncoderConfig,
-    SamVisionConfig,
-    SiglipVisionConfig,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.miniature.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
+from tiny import KINDS, STRONG
 
 torch.set_num_threads(1)  # the suite runs in parallel processes
-STRONG = {"initializer_range": 0.1}  # random layers that say something: at 0.02 every layer is nearly the identity
 
 
-def _llava_1_5(folder: Path) -> None:
-    """LLaVA-1.5-7B in its proportions: CLIP with a class token read at -2, patch 14; LLaMA, FFN 2.7 times the width."""
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=84,
-        patch_size=14, **STRONG,
-    )  # fmt: skip
-    text = LlamaConfig(
-        hidden_size=64, intermediate_size=172, num_hidden_layers=8, num_attention_heads=4, **_words(), **STRONG
-    )
-    images = CLIPImageProcessorPil(size={"shortest_edge": 84}, crop_size={"height": 84, "width": 84})
-    _save(
-        folder,
-        LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2, **_image(36)),
-        images,
-        "default",
-        extra=1,
-    )
-
-
-def _llava_qwen(folder: Path) -> None:
-    """What differs elsewhere: SigLIP without a class token, grouped keys, biases, tied embeddings."""
-    vision = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
-    )
-    text = Qwen2Config(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-        tie_word_embeddings=True, **_words(), **STRONG,
-    )  # fmt: skip
-    images = SiglipImageProcessorPil(size={"height": 70, "width": 70})
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, vision_feature_layer=-1, vision_feature_select_strategy="full",
-        tie_word_embeddings=True, **_image(25),
-    )  # fmt: skip
-    _save(folder, config, images, "full", extra=0)
-
-
-def _miniature(folder: Path) -> None:
-    processor = make_processor()
-    tokenizer = processor.tokenizer
-    make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>")).save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def _words() -> dict:
-    return {"vocab_size": len(make_tokenizer()), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-
-
-def _image(tokens: int) -> dict:
-    return {"image_token_index": make_tokenizer().convert_tokens_to_ids("<image>"), "image_seq_length": tokens}
-
-
-def _save(folder: Path, config: LlavaConfig, images: object, strategy: str, extra: int) -> None:
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    LlavaProcessor(
-        images, make_tokenizer(), patch_size=14, vision_feature_select_strategy=strategy,
-        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=extra,
-    ).save_pretrained(folder)  # fmt: skip
-
-
-FAMILIES: dict[str, Callable[[Path], None]] = {
-    "llava-1.5": _llava_1_5,
-    "llava-qwen": _llava_qwen,
-    "miniature": _miniature,
-}
-
-
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=KINDS)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of each kind of MLLM in turn."""
-    folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
-    FAMILIES[request.param](folder)
+    """The folder, named by its kind, of each kind of MLLM in turn."""
+    folder = tmp_path_factory.mktemp("kinds") / request.param
+    KINDS[request.param].save(folder)
     return folder
 
 
@@ -116,8 +32,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny LLaVA-1.5."""
     folder = tmp_path_factory.mktemp("llava")
-    torch.manual_seed(0)
-    _llava_1_5(folder)
+    KINDS["llava-1.5"].save(folder)
     return folder
 
 

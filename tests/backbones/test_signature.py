@@ -49,7 +49,7 @@ def test_options_that_change_a_reading_change_it(backbone: Backbone) -> None:
     ("file", "old", "new", "parts"),
     [
         ("chat_template.jinja", "USER: ", "Q: ", {"template"}),
-        ("processor_config.json", "0.48145466", "0.5", {"processor"}),
+        ("preprocessor_config.json", "0.48145466", "0.5", {"processor"}),
         ("tokenizer.json", '"yellow"', '"ochre"', {"processor"}),
     ],
 )

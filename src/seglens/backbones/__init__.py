@@ -9,9 +9,20 @@ from typing import Any
 from transformers import AutoConfig
 
 from seglens.backbones.base import Backbone, OpenImage, QuestionError
+from seglens.backbones.internvl import InternVLBackbone
 from seglens.backbones.llava import LlavaBackbone
+from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
+from seglens.backbones.qwen2_vl import Qwen2VLBackbone
+from seglens.backbones.qwen3_vl import Qwen3VLBackbone
 
-FAMILIES: dict[str, type[Backbone]] = {"llava": LlavaBackbone}  # by config.model_type
+FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
+    "llava": LlavaBackbone,
+    "llava_onevision": LlavaOnevisionBackbone,
+    "internvl": InternVLBackbone,
+    "qwen2_vl": Qwen2VLBackbone,
+    "qwen2_5_vl": Qwen2VLBackbone,
+    "qwen3_vl": Qwen3VLBackbone,
+}
 
 
 def load_backbone(name: str | Path, *, revision: str | None = None, **options: Any) -> Backbone:

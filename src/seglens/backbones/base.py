@@ -206,9 +206,10 @@ class Backbone(ABC):
     def _pixels(self, image: np.ndarray, frame: Frame) -> Float[Tensor, "3 s s"]:
         """Both encoders see one frame: padded to a square, here with the mean colour that CLIP's padding had."""
         images = self.processor.image_processor
-        mean, std = (torch.tensor(v)[:, None, None] for v in (images.image_mean, images.image_std))
-        pixels = frame.letterbox(torch.tensor(image), self.image_size, tuple(255 * m for m in images.image_mean))
-        return ((pixels / 255 - mean) / std).to(self.device, self.model.dtype)
+        mean, std = (255 * torch.tensor(v) for v in (images.image_mean, images.image_std))
+        pixels = frame.letterbox(torch.tensor(image), self.image_size, tuple(mean.tolist()))
+        # in this order padding is 0 and not a rounding error, which norms behind a layer without bias would blow up
+        return ((pixels - mean[:, None, None]) / std[:, None, None]).to(self.device, self.model.dtype)
 
     @torch.no_grad()
     def read(self, image: OpenImage, questions: Sequence[str]) -> Readout:

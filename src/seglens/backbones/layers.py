@@ -112,7 +112,7 @@ class DecoderLayers(nn.Module):
         blocked = torch.finfo(hidden.dtype).min
         mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~sees, blocked)
         if positions.ndim > 2:  # rotary modules want the axes of M-RoPE first
-            positions = rearrange(positions, "b n axis -> axis b n")
+            positions = rearrange(positions, "b n a -> a b n")
         rotary = self.rotary(hidden, positions)
         asked = {} if rows is None else {"rows": rows}
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):

@@ -18,7 +18,7 @@ def in_space(before: int, grid: tuple[int, int]) -> Int[Tensor, "p 3"]:
     the text ended, stands still in time and spreads over rows and columns."""
     text = torch.arange(before)[:, None].expand(-1, 3)
     time, row, column = torch.meshgrid(torch.zeros(1).long(), *map(torch.arange, grid), indexing="ij")
-    image = before + rearrange([time, row, column], "axis t h w -> (t h w) axis")
+    image = before + rearrange([time, row, column], "a t h w -> (t h w) a")
     return torch.cat([text, image])
 
 

@@ -14,17 +14,26 @@ from transformers.video_processing_utils import VideoProcessorMixin
 PARTS = {
     "tokenizer": AutoTokenizer.from_pretrained,
     "image_processor": AutoImageProcessor.from_pretrained,
-    # The real ones need torchvision, and no video is ever shown
     "video_processor": lambda name, **_: VideoProcessorMixin(),
 }
 
 
 def load_processor(name: str | Path, config: PreTrainedConfig, **where: Any) -> Any:
     """What `AutoProcessor` loads, image processing by Pillow, without the part for videos. No remote code."""
-    made = PROCESSOR_MAPPING[type(config)]
+    made = without_videos(PROCESSOR_MAPPING[type(config)])
     settings, _ = made.get_processor_dict(name, **where)
     how = {**where, "backend": "pil", "trust_remote_code": False}
     return made.from_args_and_dict([PARTS[part](name, **how) for part in made.get_attributes()], settings)
+
+
+def without_videos(made: Any) -> Any:
+    """The same processor, content with an empty part for videos: transformers makes no real one without torchvision,
+    and no processor without a real one. No video is ever shown."""
+
+    def check(self: Any, part: str, given: Any) -> Any:
+        return None if part == "video_processor" else made.check_argument_for_proper_class(self, part, given)
+
+    return type(made.__name__, (made,), {"check_argument_for_proper_class": check})
 
 
 def processor_hash(processor: Any) -> str:

@@ -1,0 +1,158 @@
+"""A model on disk is loaded whole and as its config says, or refused in one line that says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seglens.backbones import FAMILIES, Backbone, load_backbone
+from tiny import KINDS
+
+
+def refused(folder: Path, said: str, **how: Any) -> str:
+    with pytest.raises(ValueError, match=said) as caught:
+        load_backbone(folder, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def damaged(llava: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(llava, tmp_path / "model")
+
+
+@pytest.fixture
+def copy(family: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged, of each kind in turn."""
+    return shutil.copytree(family, tmp_path / family.name)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    """Change entries of the config; a dict changes entries of an entry."""
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if isinstance(config.get(key), dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+# ------------------------------------------------------------------ weights
+
+
+def rewrite(folder: Path, change: str) -> str:
+    """Damage the weights, and return what the error must name."""
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    key = next(k for k in state if k.endswith("layers.1.mlp.up_proj.weight"))
+    if change == "missing":
+        del state[key]
+    elif change == "extra":
+        key = key.replace("layers.1.", "layers.1.bogus.")
+        state[key] = torch.zeros(3)
+    elif change == "beyond":  # a layer that the config does not have
+        key = key.replace("layers.1.", "layers.8.")
+        state[key] = torch.zeros(3)
+    elif change == "reshaped":
+        state[key] = state[key].T.contiguous()
+    save_file(state, file, metadata={"format": "pt"})
+    return key[key.index("layers.") :]
+
+
+@pytest.mark.parametrize("segmentation_only", [False, True])
+@pytest.mark.parametrize("change", ["missing", "extra", "beyond", "reshaped"])
+def test_weights_that_do_not_fit_are_refused(copy: Path, change: str, segmentation_only: bool) -> None:
+    named = rewrite(copy, change)
+    how = KINDS[copy.name].options
+    refused(copy, f"do not fit their config.*{named}", segmentation_only=segmentation_only, **how)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+def test_cut_weights_are_refused(damaged: Path, kept: float) -> None:
+    file = damaged / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept * len(data))])
+    assert str(damaged) in refused(damaged, "cut short or damaged")
+
+
+def test_pickles_are_refused(damaged: Path) -> None:
+    state = load_file(damaged / "model.safetensors")
+    (damaged / "model.safetensors").unlink()
+    torch.save(state, damaged / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"model\.safetensors") as caught:
+        load_backbone(damaged)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ depth
+
+
+@pytest.mark.parametrize("layer", [0, -1, 7, 8, 100])
+def test_layers_out_of_reach(llava: Path, layer: int) -> None:
+    refused(llava, "choose 1 to 6", layer=layer)
+
+
+def test_layers_below_deepstack(tmp_path: Path) -> None:
+    """Behind the first layers Qwen3-VL adds what no copy of them could know."""
+    KINDS["qwen3-vl"].save(tmp_path)
+    refused(tmp_path, "layer 1 cannot be read.*choose 2 to 4", layer=1)
+    assert load_backbone(tmp_path, layer=2, image_size=40).layer == 2
+
+
+def test_default_depths(tmp_path: Path) -> None:
+    """LENS reads LLaVA-1.5 at 14 of 32, its authors Qwen2-VL at 20 of 28; where nobody measured, half."""
+    for name, layer in {"llava-1.5": round(8 * 14 / 32), "qwen2-vl": round(6 * 20 / 28), "qwen2.5-vl": 3}.items():
+        KINDS[name].save(tmp_path / name)
+        assert load_backbone(tmp_path / name).layer == layer
+
+
+def test_windows_of_attention_are_refused(tmp_path: Path) -> None:
+    """Only where they would be run: the layers up to those that a head copies."""
+    KINDS["internvl"].save(tmp_path)
+    kinds = ["full_attention"] * 4 + ["sliding_attention"] * 2
+    edit(tmp_path, text_config={"use_sliding_window": True, "sliding_window": 16, "layer_types": kinds})
+    refused(tmp_path, "decoder layer 4 has sliding_attention.*up to 4 must see all", layer=3)
+    assert load_backbone(tmp_path, layer=2).layer == 2
+
+
+# ------------------------------------------------------------------ options
+
+
+def test_a_canvas_of_any_whole_number_of_cells(tmp_path: Path) -> None:
+    KINDS["qwen2.5-vl"].save(tmp_path)
+    for size in (0, -8, 7, 44, 1001):
+        refused(tmp_path, f"image_size={size} is no whole number of cells of 8 pixels; try \\d+", image_size=size)
+    assert "try 8," in refused(tmp_path, "image_size", image_size=1)
+    for size, cells in ((8, 1), (48, 6), (None, 24)):
+        backbone = load_backbone(tmp_path, image_size=size)
+        assert (backbone.grid, backbone.image_size) == ((cells, cells), 8 * cells)
+
+
+def test_a_fixed_canvas(llava: Path, backbone: Backbone) -> None:
+    refused(llava, "image_size=336 cannot be had: a 'llava' model sees its images at 84 pixels", image_size=336)
+    assert load_backbone(llava, image_size=84).grid == backbone.grid
+
+
+def test_attention_that_takes_no_mask(llava: Path) -> None:
+    refused(llava, "'flex_attention' takes no mask.*eager or sdpa", attn_implementation="flex_attention")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("<image>\n", ""), ("USER: ", "{{ message['content'][-1]['text'] }}"), ("<image>", "<image><image>")],
+)
+def test_templates_that_do_not_put_the_image_first(damaged: Path, old: str, new: str) -> None:
+    file = damaged / "chat_template.jinja"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    refused(damaged, "does not put one image before the question")
+
+
+def test_unknown_family(damaged: Path) -> None:
+    edit(damaged, model_type="llava_next")
+    said = refused(damaged, f"llava_next.*supported families: {', '.join(FAMILIES)}")
+    assert said.endswith("did you mean 'llava'?")

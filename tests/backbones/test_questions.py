@@ -1,0 +1,79 @@
+"""Questions as users type them: read, or refused in one line that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seglens.backbones import Backbone, OpenImage, QuestionError, load_backbone
+from tiny import KINDS
+
+GREY = np.full((20, 30, 3), 128, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def opened(backbone: Backbone) -> OpenImage:
+    return backbone.open(GREY)
+
+
+@pytest.fixture(scope="module")
+def each(family: Path) -> tuple[Backbone, OpenImage]:
+    """Of every kind in turn: tokenizers and templates differ."""
+    made = load_backbone(family, **KINDS[family.name].options)
+    return made, made.open(GREY)
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("", "empty"), ("  \n\t\u3000", "empty"), ("word " * 2000, "at most 512"), ("half a \ud83d pair", "Unicode"),
+    ],
+)  # fmt: skip
+def test_questions_that_cannot_be_read(each: tuple[Backbone, OpenImage], question: str, said: str) -> None:
+    refused(*each, question, said)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_question_cannot_hold_what_stands_for_an_image(each: tuple[Backbone, OpenImage], kind: str) -> None:
+    token = vars(each[0].processor).get(f"{kind}_token")
+    if token is None:
+        pytest.skip(f"this processor has no token for a {kind}")
+    for question in (f"a {token} b", token):
+        refused(*each, question, f"{token.replace('|', '.')}.*stands for the {kind}")
+
+
+def refused(backbone: Backbone, opened: OpenImage, question: str, said: str) -> None:
+    with pytest.raises(QuestionError, match=said) as caught:
+        backbone.read(opened, ["the dog", question])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(QuestionError):
+        backbone.generate(GREY, question)
+
+
+def test_no_question(backbone: Backbone, opened: OpenImage) -> None:
+    with pytest.raises(QuestionError, match="at least one"):
+        backbone.read(opened, [])
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["🦊👩‍👩‍👧", "שלום עולם", "nul \0 here", "</s> <s> <pad> <|im_end|>", "{{ 1 }} {% if %}", "<|vision_start|>"],
+)
+def test_strange_questions_are_read(each: tuple[Backbone, OpenImage], question: str) -> None:
+    backbone, opened = each
+    assert torch.isfinite(backbone.read(opened, [question, "the dog"]).question).all()
+
+
+@settings(deadline=None, database=None, max_examples=60)
+@given(st.text(st.characters(), max_size=80))
+def test_any_text_is_read_or_refused(backbone: Backbone, opened: OpenImage, question: str) -> None:
+    try:
+        readout = backbone.read(opened, [question])
+    except QuestionError:
+        return
+    assert torch.isfinite(readout.question).all()

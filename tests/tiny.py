@@ -1,0 +1,322 @@
+"""Tiny MLLMs of the real transformers classes, with random weights and their own processors, saved as on the hub.
+
+One entry of `KINDS` per architecture that a user may bring; a family of the package may have several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    SiglipVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.internvl.processing_internvl import InternVLProcessor
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.video_processing_utils import VideoProcessorMixin
+
+from seglens.backbones.processors import without_videos
+from seglens.miniature.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
+
+STRONG = {"initializer_range": 0.1}  # random layers that say something: at 0.02 every layer is nearly the identity
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}IMAGE{% else %}{{ item['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+Canvas = Callable[[PreTrainedModel, Any, Tensor, Tensor], dict[str, Any]]
+
+
+def one_image(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """What the bare model is given for a canvas (3 s s) and the tokens of a whole conversation."""
+    return {"input_ids": ids, "pixel_values": canvas[None]}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to make a tiny model and its processor, how to load it, and how the bare class is given a canvas."""
+
+    model: Callable[[], PreTrainedModel]
+    processor: Callable[[], Any]
+    canvas: Canvas = one_image
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.model().save_pretrained(folder)
+        save_processor(self.processor(), folder)
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """As hub repositories hold it: a file per part. (Its own `save_pretrained` wants the part for videos.)"""
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(processor.chat_template)
+    settings = {
+        key: value for key, value in vars(processor).items() if isinstance(value, str | int) and key != "chat_template"
+    }
+    (folder / "processor_config.json").write_text(json.dumps({**settings, "processor_class": type(processor).__name__}))
+
+
+# ---------------------------------------------------------------- LLaVA-1.5 and its like: one token per word
+
+
+def words() -> dict[str, Any]:
+    return {"vocab_size": len(make_tokenizer()), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def llava(vision: PreTrainedConfig, text: PreTrainedConfig, tokens: int, **how: Any) -> PreTrainedModel:
+    image = make_tokenizer().convert_tokens_to_ids("<image>")
+    return LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=vision, text_config=text, image_token_index=image, image_seq_length=tokens,
+            tie_word_embeddings=text.tie_word_embeddings, **how,
+        )
+    )  # fmt: skip
+
+
+def llava_processor(images: Any, strategy: str, extra: int) -> LlavaProcessor:
+    return LlavaProcessor(
+        images, make_tokenizer(), patch_size=14, vision_feature_select_strategy=strategy,
+        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=extra,
+    )  # fmt: skip
+
+
+def llava_1_5() -> PreTrainedModel:
+    """LLaVA-1.5-7B in its proportions: CLIP with a class token read at -2, patch 14; LLaMA, FFN 2.7 times the width."""
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=84,
+        patch_size=14, **STRONG,
+    )  # fmt: skip
+    text = LlamaConfig(
+        hidden_size=64, intermediate_size=172, num_hidden_layers=8, num_attention_heads=4, **words(), **STRONG
+    )
+    return llava(vision, text, 36, vision_feature_layer=-2)
+
+
+def llava_qwen() -> PreTrainedModel:
+    """What differs elsewhere: SigLIP without a class token, grouped keys, biases, tied embeddings."""
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
+    )
+    text = Qwen2Config(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=True, **words(), **STRONG,
+    )  # fmt: skip
+    return llava(vision, text, 25, vision_feature_layer=-1, vision_feature_select_strategy="full")
+
+
+def miniature() -> PreTrainedModel:
+    tokenizer = make_processor().tokenizer
+    return make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
+
+
+# ---------------------------------------------------------------- the rest: Qwen's tokenizer, one token per byte
+
+
+def letters(**named: str) -> Qwen2Tokenizer:
+    """Qwen's own tokenizer without merges; `named` tokens as the hub's tokenizer_config.json names them."""
+    vocabulary = {letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    return Qwen2Tokenizer(
+        vocabulary, [], eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
+        extra_special_tokens={"start_token": "<|im_start|>", **named},
+    )  # fmt: skip
+
+
+def text_of(tokenizer: Qwen2Tokenizer, **how: Any) -> dict[str, Any]:
+    ids = {f"{part}_token_id": getattr(tokenizer, f"{part}_token_id") for part in ("eos", "pad")}
+    return {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, **ids, **STRONG, **how,
+    }  # fmt: skip
+
+
+def onevision_tokenizer() -> Qwen2Tokenizer:
+    return letters(image_token="<image>", video_token="<video>")
+
+
+def onevision() -> PreTrainedModel:
+    tokenizer = onevision_tokenizer()
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=40, patch_size=8,
+        vision_use_head=False, **STRONG,
+    )  # fmt: skip
+    return LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(
+            vision_config=vision, text_config=Qwen2Config(**text_of(tokenizer)),
+            image_token_index=tokenizer.image_token_id, video_token_index=tokenizer.video_token_id,
+            image_grid_pinpoints=PINPOINTS,
+        )
+    )  # fmt: skip
+
+
+PINPOINTS = [[40, 40], [40, 80], [80, 40], [80, 80]]
+
+
+def onevision_processor() -> LlavaOnevisionProcessor:
+    images = LlavaOnevisionImageProcessorPil(size={"height": 40, "width": 40}, image_grid_pinpoints=PINPOINTS)
+    return without_videos(LlavaOnevisionProcessor)(
+        images, onevision_tokenizer(), VideoProcessorMixin(), num_image_tokens=25,
+        vision_feature_select_strategy="full", chat_template=CHATML.replace("IMAGE", "<image>\n"),
+    )  # fmt: skip
+
+
+def onevision_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """transformers has no way to show a single tile, so its parts are put together here."""
+    tower = model.model.vision_tower(canvas[None], output_hidden_states=True)
+    rows = model.model.multi_modal_projector(tower.hidden_states[model.config.vision_feature_layer])
+    embedded = model.get_input_embeddings()(ids)
+    embedded[ids == model.config.image_token_id] = rows[0].to(embedded)
+    return {"inputs_embeds": embedded}
+
+
+def internvl_tokenizer() -> Qwen2Tokenizer:
+    return letters(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+
+
+def internvl() -> PreTrainedModel:
+    tokenizer = internvl_tokenizer()
+    vision = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 64, "patch_size": 8, "attention_bias": True, **STRONG,
+    }  # fmt: skip
+    return InternVLForConditionalGeneration(
+        InternVLConfig(
+            vision_config=vision, text_config=Qwen2Config(**text_of(tokenizer)), image_seq_length=16,
+            image_token_id=tokenizer.context_image_token_id, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+
+
+def internvl_processor() -> InternVLProcessor:
+    images = GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}, crop_to_patches=True, max_patches=4)
+    return without_videos(InternVLProcessor)(
+        images, internvl_tokenizer(), VideoProcessorMixin(), image_seq_length=16,
+        chat_template=CHATML.replace("IMAGE", "<IMG_CONTEXT>\n"),
+    )  # fmt: skip
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    return letters(
+        vision_start_token="<|vision_start|>", vision_end_token="<|vision_end|>", image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+    )  # fmt: skip
+
+
+def qwen(made: type[PreTrainedModel], config: type[PreTrainedConfig], vision: dict, sections: list, **how: Any) -> Any:
+    tokenizer = qwen_tokenizer()
+    shared = {"depth": 3, "num_heads": 2, "patch_size": 4, **STRONG, **vision}
+    rotary = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4}
+    ids = {f"{part}_token_id": getattr(tokenizer, f"{part}_token_id") for part in ("image", "video", "vision_start")}
+    text = text_of(tokenizer, rope_parameters=rotary, **how)
+    return made(config(vision_config=shared, text_config=text, tie_word_embeddings=True, **ids))
+
+
+def qwen2_vl() -> PreTrainedModel:
+    return qwen(Qwen2VLForConditionalGeneration, Qwen2VLConfig, {"embed_dim": 32, "hidden_size": 64}, [2, 3, 3])
+
+
+def qwen2_5_vl() -> PreTrainedModel:
+    """With windows of 2 x 2 cells in the tower, all but one layer of it."""
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    return qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, vision, [2, 3, 3])
+
+
+def qwen3_vl() -> PreTrainedModel:
+    """With two depths of the tower added behind the first two decoder layers, and heads wider than their share."""
+    vision = {
+        "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    made, config = Qwen3VLForConditionalGeneration, Qwen3VLConfig
+    return qwen(made, config, vision, [4, 2, 2], head_dim=20)
+
+
+def qwen_images(**how: Any) -> Qwen2VLImageProcessorPil:
+    return Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 16**2, "longest_edge": 48**2}, **how)
+
+
+def qwen_template() -> str:
+    return CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def qwen2_vl_processor() -> Qwen2VLProcessor:
+    return without_videos(Qwen2VLProcessor)(
+        qwen_images(), qwen_tokenizer(), VideoProcessorMixin(), chat_template=qwen_template()
+    )
+
+
+def qwen3_vl_processor() -> Qwen3VLProcessor:
+    half = [0.5] * 3
+    images = qwen_images(image_mean=half, image_std=half)
+    return without_videos(Qwen3VLProcessor)(
+        images, qwen_tokenizer(), VideoProcessorMixin(), chat_template=qwen_template()
+    )
+
+
+def qwen_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    images = processor.image_processor
+    cut, rows, columns = images.patchify(
+        canvas.float().numpy(), images.patch_size, images.merge_size, images.temporal_patch_size
+    )
+    return {
+        "input_ids": ids, "pixel_values": torch.from_numpy(cut).to(canvas),
+        "image_grid_thw": torch.tensor([[1, rows, columns]]),
+        "mm_token_type_ids": (ids == model.config.image_token_id).int(),
+    }  # fmt: skip
+
+
+SMALL = {"image_size": 40}  # 5 x 5 cells: no whole number of windows
+KINDS = {
+    "llava-1.5": Kind(
+        llava_1_5,
+        lambda: llava_processor(
+            CLIPImageProcessorPil(size={"shortest_edge": 84}, crop_size={"height": 84, "width": 84}), "default", 1
+        ),
+    ),
+    "llava-qwen": Kind(
+        llava_qwen, lambda: llava_processor(SiglipImageProcessorPil(size={"height": 70, "width": 70}), "full", 0)
+    ),
+    "miniature": Kind(miniature, make_processor),
+    "llava-onevision": Kind(onevision, onevision_processor, onevision_canvas),
+    "internvl": Kind(internvl, internvl_processor),
+    "qwen2-vl": Kind(qwen2_vl, qwen2_vl_processor, qwen_canvas, {**SMALL, "layer": 3}),
+    "qwen2.5-vl": Kind(qwen2_5_vl, qwen2_vl_processor, qwen_canvas, SMALL),
+    "qwen3-vl": Kind(qwen3_vl, qwen3_vl_processor, qwen_canvas, SMALL),
+}
