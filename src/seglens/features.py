@@ -165,6 +165,8 @@ def _features(sample: Sample, backbone: Backbone, decoder: MaskDecoder) -> dict[
     opened = backbone.open(sample.image)
     readout = backbone.read(opened, [t.query for t in sample.targets])
     embedding = decoder.encode(sample.image, opened.frame)
+    if embedding.fine:
+        raise ValueError(f"{decoder.name} gives {1 + len(embedding.fine)} maps per image; a store keeps one: use SAM")
     truth = torch.stack([torch.from_numpy(t.mask) for t in sample.targets])
 
     def area(size: int) -> Tensor:
