@@ -55,6 +55,7 @@ class Record:
 
     @property
     def outcome(self) -> Outcome:
+        # Of the mask that a user gets: a refused query shows none, so GRES adds its target alone to the unions.
         return Outcome(
             self.id, self.image, self.kind, self.found,
             self.intersection, self.union, self.predicted, self.actual,

@@ -70,7 +70,8 @@ def class_report(table: ClassTable) -> dict[str, Any]:
     totals = table.counts.sum(0)
     occur = (totals[:, 2] > 0).tolist()
     each = (totals[:, 0] / totals[:, 1].double()).tolist()
-    ends = bootstrap(table.counts.reshape(images, -1).double(), lambda t: miou(t.reshape(-1, classes, 3)))
+    rows = table.counts.reshape(images, 3 * classes).double()
+    ends = bootstrap(rows, lambda drawn: miou(drawn.reshape(-1, classes, 3)))
     return {
         "images": images,
         "classes": classes,

@@ -220,7 +220,7 @@ def _refusal(path: Path, faults: Sequence[Fault], bad: Bad) -> str:
     more = len(faults) - FAULTS_SHOWN
     shown = "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
     advice = "no line is usable" if bad == "skip" else "mend them, or leave them out with --bad skip"
-    return f"{path} has {len(faults)} bad lines: {shown}; {advice}"
+    return f"{path} has {len(faults)} bad {'line' if len(faults) == 1 else 'lines'}: {shown}; {advice}"
 
 
 def _some(ids: Sequence[str]) -> str:
