@@ -12,6 +12,7 @@ import typer
 from seglens.cli.evaluate import evaluate
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.shared import say
 from seglens.cli.train import train
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "segment": segment,
     "ask": ask,
     "eval": evaluate,
+    "score": score,
     "train": train,
     "doctor": doctor,
     "demo": demo,

@@ -36,6 +36,17 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> B
     Safe on hostile input: runs are checked before anything is drawn, where pycocotools would trust them.
     Raises ``ValueError`` when the runs are not valid, do not fill their size, or are not of ``size`` (h, w) if given.
     """
+    (height, width), runs = read_rle(rle, size)
+    columns = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
+    return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+def read_rle(
+    rle: Mapping[str, Any], size: tuple[int, int] | None = None
+) -> tuple[tuple[int, int], Int64[np.ndarray, " r"]]:
+    """The (height, width) of COCO run lengths and the checked runs, column by column, background first.
+
+    Raises ``ValueError`` as `decode_rle` does."""
     try:
         height, width = (operator.index(side) for side in rle["size"])
         runs = _runs(rle["counts"])
@@ -55,8 +66,7 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> B
         raise ValueError(
             f"decode_rle got runs that do not fill {height} x {width} pixels; the RLE is damaged or of another size"
         )
-    columns = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
-    return np.ascontiguousarray(columns.reshape(width, height).T)
+    return (height, width), runs
 
 
 def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
@@ -65,7 +75,10 @@ def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
     The code of `rleFrString` in cocoapi's `maskApi.c`, for all runs at once. Raises ``ValueError`` on any other string.
     """
     if not isinstance(counts, str | bytes):
-        return np.asarray(counts, dtype=np.int64).reshape(-1)
+        whole = np.asarray(counts).reshape(-1)
+        if len(whole) and whole.dtype.kind not in "iu":  # numpy would cut 1.5 to 1 without a word
+            raise ValueError("counts hold something else than whole numbers")
+        return whole.astype(np.int64)
     code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(~code & 0x20)  # no "more follows" bit: a run ends here
     if not len(code) or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
