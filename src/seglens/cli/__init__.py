@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from seglens.cli.evaluate import evaluate
+from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
 from seglens.cli.segment import ask, segment
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "segment": segment,
     "ask": ask,
     "eval": evaluate,
+    "bench": bench,
     "train": train,
     "doctor": doctor,
     "demo": demo,
