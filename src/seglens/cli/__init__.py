@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from seglens.cli.evaluate import evaluate
+from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
 from seglens.cli.score import score
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "ask": ask,
     "eval": evaluate,
     "score": score,
+    "bench": bench,
     "train": train,
     "doctor": doctor,
     "demo": demo,
