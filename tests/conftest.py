@@ -14,7 +14,7 @@ from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
-from tiny import KINDS, STRONG
+from tiny import KINDS
 
 torch.set_num_threads(1)  # the suite runs in parallel processes
 

@@ -208,7 +208,11 @@ def test_relative_parts_travel_with_the_folder(
 ) -> None:
     shutil.copytree(llava, tmp_path / "a" / "mllm")
     shutil.copytree(sam, tmp_path / "a" / "sam")
-    save_head(tmp_path / "a" / "head", replace(config, backbone=Origin("../mllm"), decoder=Origin("../sam")), head.state_dict())
+    save_head(
+        tmp_path / "a" / "head",
+        replace(config, backbone=Origin("../mllm"), decoder=Origin("../sam")),
+        head.state_dict(),
+    )
     (tmp_path / "a").rename(tmp_path / "b")
     moved = Segmenter.from_pretrained(tmp_path / "b" / "head")
     moved.save(tmp_path / "elsewhere")

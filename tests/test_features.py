@@ -41,7 +41,9 @@ def test_features_are_what_is_read(
         truth = torch.from_numpy(np.stack([t.mask for t in targets]))
         masks = seen.frame.to_canvas_mask(truth, decoder.mask_side)
         torch.testing.assert_close(batch.truth.masks[row, :n], masks, **RATIOS)
-        torch.testing.assert_close(batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS)
+        torch.testing.assert_close(
+            batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
+        )
         assert batch.truth.present[row, :n].tolist() == [t.present for t in targets]
     assert batch.readout.grid == backbone.grid
     assert torch.equal(batch.readout.image_tokens, readout.image_tokens)

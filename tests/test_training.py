@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from train_run import LESSONS, LONG, SMALL, fresh, head_config, lessons, train
 
 from seglens.backbones import Backbone
 from seglens.data.world import WorldData
@@ -27,6 +25,7 @@ from seglens.features import collate, extract
 from seglens.methods import Lens
 from seglens.segmenter import Segmenter
 from seglens.training import TrainConfig, fit
+from train_run import LESSONS, LONG, SMALL, fresh, head_config, lessons, train
 
 SHORT = replace(LONG, steps=4, save_every=2)
 SCRIPT = Path(__file__).with_name("train_run.py")

@@ -122,7 +122,9 @@ def collate(found: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     def split(tensor: Tensor) -> Tensor:
         return here(rearrange(tensor, "(b q) ... -> b q ...", q=q))
 
-    rows, positions = (pad_sequence(x, batch_first=True) for x in ([a.rows for a in asked], [a.positions for a in asked]))
+    rows, positions = (
+        pad_sequence(x, batch_first=True) for x in ([a.rows for a in asked], [a.positions for a in asked])
+    )
     lengths = torch.tensor([len(a.rows) for a in asked])
     readout = Readout(
         prefix=here(torch.stack([f.prefix for f in found])), question=split(rows), question_positions=split(positions),

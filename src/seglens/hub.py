@@ -41,7 +41,9 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
-def push_folder(folder: Path, config: HeadConfig, name: str, private: bool | None = None, token: str | None = None) -> str:
+def push_folder(
+    folder: Path, config: HeadConfig, name: str, private: bool | None = None, token: str | None = None
+) -> str:
     """Publish the head in `folder` as the hub id `name` with a model card. Returns the address of the commit.
 
     Raises CheckpointError when the head names a frozen part that only this machine has, or the hub refuses."""
@@ -58,18 +60,24 @@ def push_folder(folder: Path, config: HeadConfig, name: str, private: bool | Non
     try:
         hub.create_repo(name, private=private, exist_ok=True)
         done = hub.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=[CONFIG, WEIGHTS, CARD], commit_message=f"{config.method} head"
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=[CONFIG, WEIGHTS, CARD],
+            commit_message=f"{config.method} head",
         )
     except Exception as error:  # as above: dozens of types
         said = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{name} could not be published ({type(error).__name__}: {said}); check name and token") from error
+        raise CheckpointError(
+            f"{name} could not be published ({type(error).__name__}: {said}); check name and token"
+        ) from error
     return str(done.commit_url)
 
 
 def model_card(config: HeadConfig, name: str) -> str:
     """What a reader of the hub needs: what the head belongs to, how it was trained, and the lines that load it."""
     backbone, decoder = (
-        f"{part.name}" + (f" (revision {part.revision})" if part.revision else "") for part in (config.backbone, config.decoder)
+        f"{part.name}" + (f" (revision {part.revision})" if part.revision else "")
+        for part in (config.backbone, config.decoder)
     )
     trained = "".join(f"- {key}: {value}\n" for key, value in (config.trained or {}).items())
     return f"""---

@@ -41,9 +41,7 @@ class Parts:
         device = usable_device(device)
         if device.type == "cpu":
             loading.setdefault("dtype", torch.float32)
-        mllm = load_backbone(
-            backbone.name, revision=backbone.revision, segmentation_only=segmentation_only, **loading
-        )
+        mllm = load_backbone(backbone.name, revision=backbone.revision, segmentation_only=segmentation_only, **loading)
         sam = load_decoder(decoder.name, revision=decoder.revision, dtype=torch.float32)
         if "device_map" not in loading:
             mllm.module.to(device)
@@ -52,17 +50,17 @@ class Parts:
 
     def origins(self) -> tuple[Origin, Origin]:
         """Where both come from: a folder, or a hub id with the commit that it meant when it was loaded."""
-        backbone, decoder = (Origin.of(part.name, part.revision or hub_commit(part.name)) for part in self._both)
+        named = ((part.name, part.revision) for part in (self.backbone, self.decoder))
+        backbone, decoder = (Origin.of(name, revision or hub_commit(name)) for name, revision in named)
         return backbone, decoder
 
     def key(self) -> dict[str, Any]:
         """All that decides what the parts say of a sample, as plain values: the key of cached features."""
-        names = ("backbone", "decoder")
-        return {n: identity(p.signature(), p.name, hub_commit(p.name)) for n, p in zip(names, self._both, strict=True)}
-
-    @property
-    def _both(self) -> tuple[Backbone, MaskDecoder]:
-        return self.backbone, self.decoder
+        mllm, sam = self.backbone, self.decoder
+        return {
+            "backbone": identity(mllm.signature(), mllm.name, hub_commit(mllm.name)),
+            "decoder": identity(sam.signature(), sam.name, hub_commit(sam.name)),
+        }
 
     def read(self, sample: Sample) -> Features:
         """What they say of a sample."""

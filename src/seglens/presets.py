@@ -82,7 +82,7 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
         part = parts[_known(name.strip(), parts, "setting")]
         config: Any = getattr(made, part)
         kind = get_type_hints(type(config))[name.strip()]
-        made = replace(made, **{part: replace(config, **{name.strip(): _typed(name, kind, value.strip())})})  # type: ignore[arg-type]
+        made = replace(made, **{part: replace(config, **{name.strip(): _typed(name, kind, value.strip())})})
     return made
 
 

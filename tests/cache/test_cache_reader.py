@@ -20,7 +20,7 @@ from seglens.cache import Cache, CacheError, Manifest, build
 from seglens.cache.key import digest
 from seglens.cache.manifest import read_manifest
 from seglens.cache.reader import MAPPED
-from seglens.features import FeatureSource, Features, Pick
+from seglens.features import Features, FeatureSource, Pick
 
 SAMPLES = Pictures()
 

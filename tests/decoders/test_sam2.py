@@ -17,9 +17,7 @@ from transformers import Sam2Model
 from decoders.tiny import save_sam2, save_sam2_video
 from seglens.backbones import Backbone
 from seglens.checkpoint import HeadConfig, Origin
-from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features import collect
 from seglens.geometry import Frame
 from seglens.methods import Lens, LensConfig, build_lens
 from seglens.segmenter import Segmenter
@@ -192,8 +190,3 @@ def test_overfits_one_scene_and_segments_it(
         assert np.array_equal(mine.mask_logits, loaded.mask_logits)
         found = mine.mask_logits > 0
         assert (found & mask).sum() / (found | mask).sum() > 0.5  # measured: .97, .73, .95
-
-
-def test_a_store_of_one_map_refuses_three(backbone: Backbone, decoder: MaskDecoder) -> None:
-    with pytest.raises(ValueError, match="3 maps per image; a store keeps one"):
-        collect(WorldData(n=1, seed=3, queries=2), backbone, decoder)

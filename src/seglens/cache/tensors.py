@@ -100,7 +100,9 @@ def quantise(values: Float[Tensor, "*axes"], axis: int) -> tuple[Int8[Tensor, "*
     return (values / scale).round().clamp(-STEPS, STEPS).to(torch.int8), scale
 
 
-def dequantise(stored: Int8[Tensor, "*axes"], scale: Float[Tensor, "*ones"], dtype: torch.dtype) -> Float[Tensor, "*axes"]:
+def dequantise(
+    stored: Int8[Tensor, "*axes"], scale: Float[Tensor, "*ones"], dtype: torch.dtype
+) -> Float[Tensor, "*axes"]:
     return (stored * scale).to(dtype)
 
 

@@ -91,7 +91,7 @@ def _bare(name: str, device: str) -> Any:
     import torch
 
     from seglens.backbones import hide_loading_bars, load_backbone
-    from seglens.segmenter import usable_device
+    from seglens.parts import usable_device
 
     hide_loading_bars()
     where = usable_device(device)

@@ -28,7 +28,8 @@ from seglens.backbones import load_backbone
 from seglens.checkpoint import EMBEDDED
 from seglens.data.images import load_image
 from seglens.general.answers import choice_prompt
-from seglens.segmenter import Segmenter, usable_device
+from seglens.parts import usable_device
+from seglens.segmenter import Segmenter
 
 # datasets whose questions VLMEvalKit's own LLaVA words itself: those of choices
 WORDED = ("MMBench", "MMStar", "MMMU", "CCBench", "SEEDBench", "ScienceQA", "AI2D", "RealWorldQA")

@@ -253,4 +253,3 @@ class Lens(nn.Module):
         size = (self.config.map_size,) * 2
         fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
-
