@@ -11,18 +11,14 @@ from seglens.cli.shared import Device
 
 
 def train(
-    data: Annotated[
-        str, typer.Option(help="world:n=4000,seed=6,split=train, coco:..., or a mixture: lisa:root=/data.")
-    ],
+    data: Annotated[str, typer.Option(help="A dataset (world:n=4000,split=train) or a mixture (lisa:root=/data).")],
     out: Annotated[Path, typer.Option(help="Folder for curves, checkpoints and heads; the same command resumes.")],
     preset: Annotated[str, typer.Option(help="default, paper or authors.")] = "default",
     backbone: Annotated[str | None, typer.Option(help="The MLLM: a folder or hub id; default the preset's.")] = None,
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
     layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default the family's own.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")] = None,
-    exam: Annotated[
-        str | None, typer.Option(help="Data to validate on; the best head is kept beside the last.")
-    ] = None,
+    exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached features; default inside OUT.")] = None,
     live: Annotated[bool, typer.Option(help="Run the MLLM at every step instead of caching.")] = False,
     setting: Annotated[
