@@ -50,8 +50,8 @@ def push_folder(
     for part in (config.backbone, config.decoder):
         if part.name.startswith((".", "/")):
             raise CheckpointError(
-                f"the head names {part.name!r}, a folder that nobody else has; train on a hub id, or publish that folder "
-                "and name it in config.json"
+                f"the head names {part.name!r}, a folder that nobody else has; "
+                "train on a hub id, or publish that folder and name it in config.json"
             )
     from huggingface_hub import HfApi
 
@@ -88,8 +88,8 @@ base_model: {config.backbone.name}
 
 # {name}
 
-A {config.method.upper()} head: masks for the frozen multimodal LLM {backbone}, read at layer {config.layer}, drawn by {decoder}.
-The MLLM itself is not changed by one weight.
+A {config.method.upper()} head: masks for the frozen multimodal LLM {backbone},
+read at layer {config.layer}, drawn by {decoder}. The MLLM itself is not changed by one weight.
 
 ```python
 from seglens import Segmenter

@@ -1,8 +1,8 @@
 """Training a head on frozen features: the loop is one page, and the same on one device or on many.
 
 A step is a number of images, whatever the number of devices and however few of them fit on one at a time: losses are
-averaged over all masks of the step, and every random number is a function of the seed, the step and the part of it. So a
-run that is killed, or goes on with other devices, sees the same data and draws the same numbers.
+averaged over all masks of the step, and every random number is a function of the seed, the step and the part of it. So
+a run that is killed, or goes on with other devices, sees the same data and draws the same numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How good a head is while it trains: masks against the truth on the mask decoder's canvas, without images or an MLLM."""
+"""How good a head is while it trains: masks against the truth on the decoder's canvas, without images or an MLLM."""
 
 from __future__ import annotations
 
