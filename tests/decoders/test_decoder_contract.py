@@ -19,7 +19,7 @@ from seglens.geometry import Frame
 from seglens.miniature.models import make_sam
 from seglens.types import Embedding
 
-TOLERANCE = 1e-5  # of the largest logit; measured: 2e-6 against other batches, 0 against the model's own forward
+TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 against other batches, 0 against the model's own forward
 OWN = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model, "miniature": SamModel}
 KINDS = {**TINY, "miniature": lambda folder: make_sam().save_pretrained(folder)}
 
@@ -85,7 +85,7 @@ def test_encode(decoder: MaskDecoder, size: tuple[int, int]) -> None:
     maps = (embedding.coarse, *embedding.fine)
     assert tuple(tuple(x.shape) for x in maps) == tuple((1, *shape) for shape in decoder.shapes)
     assert decoder.shapes[0] == (decoder.width, decoder.side, decoder.side)
-    assert all(x.isfinite().all() and not x.requires_grad for x in maps)
+    assert all(x.isfinite().all() and x.is_contiguous() and not x.requires_grad for x in maps)
     assert decoder.embedding_bytes(torch.float32) == sum(x.nbytes for x in maps) == 2 * decoder.embedding_bytes()
 
 
@@ -113,7 +113,7 @@ def test_embedding_is_the_models_own(decoder: MaskDecoder, model: nn.Module) -> 
     found = decoder.encode(image, Frame(side, side))
     assert len(found.fine) == len(fine)
     for ours, theirs in zip((found.coarse, *found.fine), (coarse, *fine), strict=True):
-        assert error(ours, theirs) < 1e-5  # measured: 3e-6
+        assert error(ours, theirs) < TOLERANCE  # measured: 1e-6
 
 
 def test_statistics_are_those_of_the_checkpoint(folder: Path, tmp_path: Path) -> None:
@@ -205,11 +205,9 @@ def test_positions_are_those_of_the_model(decoder: MaskDecoder) -> None:
     assert (decoder.positions(centres) - grid).abs().max() < 1e-4  # measured: 3e-5
     pixel = torch.tensor([[[[17.0, 40.0]]]])  # the model adds the half pixel to whole ones
     embedder = decoder.module.prompt_encoder
-    theirs = embedder._embed_points(pixel, torch.full((1, 1, 1), -1), pad=False) - embedder.not_a_point_embed.weight
-    assert (theirs == 0).all()  # a click that is none has no position: so the label's part can be told apart
-    label = (embedder.point_embed[1].weight if isinstance(embedder.point_embed, nn.ModuleList) else
-             embedder.point_embed.weight[1])  # fmt: skip
-    theirs = embedder._embed_points(pixel, torch.ones(1, 1, 1, dtype=torch.long), pad=False) - label
+    said = embedder.point_embed  # what "inside" adds: SAM has a module per label, SAM 2 one table
+    inside = said[1].weight if isinstance(said, nn.ModuleList) else said.weight[1]
+    theirs = embedder._embed_points(pixel, torch.ones(1, 1, 1, dtype=torch.long), pad=False) - inside
     assert (theirs - decoder.positions((pixel + 0.5) / decoder.image_size)).abs().max() < 1e-4
 
 
@@ -306,8 +304,9 @@ def test_a_moved_model_decodes_as_one(folder: Path, embedding: Embedding) -> Non
     prompts = prompts[..., : decoder.width]
     before = decoder.decode(embedding, prompts)
     decoder.module.to(torch.float64)
-    assert error(decoder.decode(embedding, prompts), before) < 1e-4
-    assert {p.dtype for p in decoder._single.parameters()} == {torch.float64}
+    assert error(decoder.decode(embedding, prompts), before) < TOLERANCE
+    decoder.module.to("meta")  # tensors are replaced, as on the way to a GPU, not changed in place
+    assert {p.device.type for p in decoder._single.parameters()} == {"meta"}
 
 
 # ------------------------------------------------------------------ loading

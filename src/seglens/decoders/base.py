@@ -92,7 +92,9 @@ class MaskDecoder(ABC):
         """The image's embedding. Padding is zero after normalisation, as SAM was trained."""
         pixels = frame.letterbox(torch.tensor(image), self.image_size, self.mean)
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
-        return self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+        seen = self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+        # laid out as when they come from a file: the necks give channels last, where a kernel may round otherwise
+        return Embedding(seen.coarse.contiguous(), tuple(x.contiguous() for x in seen.fine))
 
     @abstractmethod
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
