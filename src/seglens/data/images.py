@@ -180,3 +180,27 @@ def _quiet() -> Iterator[None]:
 def _line(error: Exception) -> str:
     # An OSError's own text repeats the whole file name.
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
+def load_labels(path: str | Path) -> Integer[np.ndarray, "h w"]:
+    """The label values of a PNG as the file stores them: palette indices, or gray of up to 16 bits; colours never.
+
+    Raises ``ImageError`` on what is missing, damaged, over ``MAX_PIXELS``, not a PNG, or has more than one channel.
+    """
+    name = repr(str(path))
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read ({_line(error)}); need a label map: check name and rights") from error
+    with _refusals(name), _quiet(), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        _check_size(*image.size, name)
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise ImageError(
+                f"{name} has mode {image.mode}; a label map has one channel (palette, or gray of 8 or 16 bits): "
+                "give the map of indices, not its coloured view"
+            )
+        pixels = np.array(image)
+    bits, colour = data[24:26]  # of IHDR, which comes first in every PNG
+    if colour == 0 and bits in (2, 4):  # Pillow stretches these over 0..255
+        return pixels // (255 // (2**bits - 1))
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels

@@ -81,13 +81,19 @@ class Records:
 
     Raises DataError, naming the first faults and their number, when the index holds any and `bad` is "refuse"; with
     "skip" they are left out, and `faults` names them. An image or mask that turns out bad when it is decoded raises
-    DataError in `sample`; iterating leaves it out with "skip", and adds it to `faults`."""
+    DataError in `sample`; iterating leaves it out with "skip", and adds it to `faults`. An image with nothing to
+    ask about (a label map of ignored pixels only) is not bad: iterating leaves it out. `classes` are all the names of a
+    closed vocabulary, whether an image has them or not."""
 
-    def __init__(self, name: str, found: Iterable[Entry | Fault], *, trainable: bool, bad: Bad = "refuse"):
+    def __init__(
+        self, name: str, found: Iterable[Entry | Fault], *, trainable: bool, bad: Bad = "refuse",
+        classes: tuple[str, ...] = (),
+    ):  # fmt: skip
         if bad not in ("refuse", "skip"):
             raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
         entries: list[Entry] = []
         self.name, self.trainable, self.bad, self.faults = name, trainable, bad, list[Fault]()
+        self.classes = classes
         for one in found:
             (self.faults if isinstance(one, Fault) else entries).append(one)  # type: ignore[arg-type]
         self.entries: Sequence[Entry] = entries
@@ -101,7 +107,28 @@ class Records:
 
     def __getitem__(self, index: int) -> Sample:
         sample, faults = self.decode(index)
-        if sample is None or (faults and self.bad == "refuse"):
+        if faults and (sample is None or self.bad == "refuse"):
+            raise DataError(refusal(self.name, faults))
+        if sample is None:
+            raise DataError(f"{self.name} has nothing to ask about {self.entries[index].id}; iterate to leave it out")
+        return sample
+
+    def count(self, index: int) -> int:
+        """How many queries an image has, by its annotation alone (0 for a bad label map with bad=skip)."""
+        entry = self.entries[index]
+        try:
+            return len(entry.asks() if callable(entry.asks) else entry.asks)
+        except ValueError as error:
+            if self.bad == "skip":
+                return 0
+            raise DataError(refusal(self.name, [Fault(entry.file, entry.id, str(error))])) from error
+
+    def take(self, index: int, choose: Callable[[int], Sequence[int]]) -> Sample | None:
+        """An image with some of its queries, whose masks alone are decoded: `choose` gets their count, and says which.
+
+        None where nothing can be asked, or nothing usable remains with bad=skip. Raises DataError as indexing does."""
+        sample, faults = self.decode(index, choose)
+        if faults and self.bad == "refuse":
             raise DataError(refusal(self.name, faults))
         return sample
 
@@ -114,8 +141,12 @@ class Records:
             if sample is not None:
                 yield sample
 
-    def decode(self, index: int) -> tuple[Sample | None, list[Fault]]:
-        """The sample without its bad targets (None when nothing usable remains), and a Fault for each bad thing."""
+    def decode(
+        self, index: int, choose: Callable[[int], Sequence[int]] | None = None
+    ) -> tuple[Sample | None, list[Fault]]:
+        """The sample without its bad targets (None when nothing usable remains), and a Fault for each bad thing.
+
+        Of all queries, or of those that `choose` picks when it is told how many there are."""
         entry = self.entries[index]
         try:
             image = load_image(entry.image)
@@ -130,14 +161,15 @@ class Records:
             asks = entry.asks() if callable(entry.asks) else entry.asks
         except ValueError as error:
             return None, [Fault(entry.file, entry.id, str(error))]
-        for ask in asks:
+        for ask in asks if choose is None else [asks[number] for number in choose(len(asks))]:
             try:
                 drawn = ask.mask.draw(size)
             except ValueError as error:
                 faults.append(Fault(entry.file, ask.record, str(error)))
             else:
                 targets.append(Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer))
-        return Sample(entry.id, image, tuple(targets)) if targets else None, faults
+        # A fault of the whole label map is found once per class.
+        return Sample(entry.id, image, tuple(targets)) if targets else None, list(dict.fromkeys(faults))
 
     def check(self) -> Iterator[Fault]:
         """Every bad record: those of the index, then those that only decoding every image and mask can find."""
