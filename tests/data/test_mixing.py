@@ -11,6 +11,7 @@ import pytest
 from lisa_files import stripes, write_ade20k, write_cocostuff, write_mapillary, write_paco, write_pascal_part
 
 from seglens.data.chance import below, pick, words
+from seglens.data.layout import LISA_TREE
 from seglens.data.mixing import (
     GROUPS,
     RATES,
@@ -214,6 +215,17 @@ def test_lisa_in_its_folders(tmp_path: Path) -> None:
         ("sem_seg", f"{name}:root={tmp_path},split=train,bad=refuse")
         for name in ("ade20k", "cocostuff", "pascal_part", "paco", "mapillary")
     ]
+
+
+def test_lisa_with_references_and_reasoning(tmp_path: Path) -> None:
+    for name, place in LISA_TREE.items():
+        for needed in place.needs:
+            (tmp_path / needed).mkdir(parents=True, exist_ok=True)
+        assert all(needed.startswith(place.root) for needed in place.needs), name
+    specs = lisa_mixture(tmp_path)
+    assert [group for group, _ in specs] == ["sem_seg"] * 5 + ["refer_seg"] * 4 + ["reason_seg"]
+    assert specs[7][1] == f"refcoco+:root={tmp_path}/refer_seg,split=train,bad=refuse"
+    assert specs[9][1] == f"reasonseg:root={tmp_path}/reason_seg,split=train,bad=refuse"
 
 
 def test_what_is_missing_is_named_all_at_once(tmp_path: Path) -> None:

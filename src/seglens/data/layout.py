@@ -13,15 +13,17 @@ from seglens.data.records import DataError
 
 @dataclass(frozen=True)
 class Place:
-    """A dataset of LISA's training data: its group, and what it needs below LISA's root."""
+    """A dataset of LISA's training data: its group, what it needs below LISA's root, and the folder there that is the
+    dataset's own root."""
 
     group: str
     needs: tuple[str, ...]
+    root: str = ""
 
 
 def _refer(name: str, by: str, images: str) -> Place:
     files = f"refer_seg/{name}/refs({by}).p", f"refer_seg/{name}/instances.json"
-    return Place("refer_seg", (*files, f"refer_seg/images/{images}"))
+    return Place("refer_seg", (*files, f"refer_seg/images/{images}"), "refer_seg")
 
 
 _MSCOCO = "mscoco/images/train2014"
@@ -40,7 +42,7 @@ LISA_TREE: dict[str, Place] = {
     "refcoco": _refer("refcoco", "unc", _MSCOCO),
     "refcoco+": _refer("refcoco+", "unc", _MSCOCO),
     "refcocog": _refer("refcocog", "umd", _MSCOCO),
-    "reasonseg": Place("reason_seg", ("reason_seg/ReasonSeg/train",)),
+    "reasonseg": Place("reason_seg", ("reason_seg/ReasonSeg/train",), "reason_seg"),
 }
 
 

@@ -212,7 +212,9 @@ def lisa_mixture(root: Path, rates: str = "paper", bad: Bad = "refuse") -> list[
     bare = sorted(wanted - set(found.values()))
     if bare:
         raise DataError(f"{str(root)!r} holds no dataset of {', '.join(bare)}; fetch one, or give rates without it")
-    return [(group, f"{name}:root={root},split=train,bad={bad}") for name, group in found.items()]
+    return [
+        (group, f"{name}:root={root / LISA_TREE[name].root},split=train,bad={bad}") for name, group in found.items()
+    ]
 
 
 def lisa(
