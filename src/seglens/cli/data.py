@@ -107,7 +107,7 @@ def _records(spec: str) -> Records:
 
     data = _open(spec)
     if not isinstance(data, Records):
-        raise ValueError(f"{spec!r} is drawn, not read from files, so that no record of it can be bad; name another")
+        raise ValueError(f"{spec!r} is drawn or wrapped, not read from annotation files; check one that is, by itself")
     return data
 
 

@@ -114,7 +114,7 @@ class Polygons:
         for part in self.parts:
             _check_polygon(part)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
-        return Drawn(coco.decode(rle).astype(bool))
+        return Drawn(decode_rle(rle, size))
 
 
 def _check_polygon(part: Sequence[float]) -> None:

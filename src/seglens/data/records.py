@@ -117,10 +117,13 @@ class Records:
                 self.faults.append(Fault(one.file, one.id, "is the id of more than one image", "duplicate id"))
         self.entries: Sequence[Entry] = list(entries.values())
         self._known = set(self.faults)
-        if self.faults and (bad == "refuse" or not entries):
+        if self.faults and bad == "refuse":
             raise DataError(refusal(name, self.faults), self.faults)
         if not entries:
-            raise DataError(f"{name} holds no usable image; check the folder, the split and `seglens data check`")
+            why = f" ({len(self.faults)} bad records: {_shown(self.faults)})" if self.faults else ""
+            raise DataError(
+                f"{name} holds no usable image{why}; check the folder, the split and `seglens data check`", self.faults
+            )
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -200,9 +203,12 @@ def _mismatch(said: tuple[int, int], size: tuple[int, int], image: Path) -> str:
 
 def refusal(name: str, faults: Sequence[Fault]) -> str:
     """One line for a person: the first faults, how many there are, and what to do."""
+    return f"{name} has {len(faults)} bad records: {_shown(faults)}; mend them, or leave them out with bad=skip"
+
+
+def _shown(faults: Sequence[Fault]) -> str:
     more = len(faults) - FAULTS_SHOWN
-    shown = "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
-    return f"{name} has {len(faults)} bad records: {shown}; mend them, or leave them out with bad=skip"
+    return "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 
 
 def _by(size: tuple[int, ...]) -> str:
