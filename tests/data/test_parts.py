@@ -29,7 +29,8 @@ def test_names_lose_their_qualifier() -> None:
 
 def test_paco(tmp_path: Path) -> None:
     records = paco(write_paco(tmp_path))
-    assert [entry.id for entry in records.entries] == ["11", "12"]  # nothing is asked about 13
+    assert [entry.id for entry in records.entries] == ["11", "12"]
+    assert [str(note) for note in records.notes] == [f"{tmp_path / JSON}: image 13: has no annotation"]
     assert records.classes == ("dog", "mouse", "dog leg", "mouse left_button")
     assert records.trainable
     first, second = records
@@ -132,11 +133,11 @@ def test_a_bad_annotation_is_a_fault_of_the_index(tmp_path: Path, bad: Any, reco
         ([[1.0, 1.0, 5.0, 4.0]], "a polygon of 4 numbers"),  # two points; pycocotools would take them for a box
         ([[1.0, 1.0, 5.0, 4.0, 3.0]], "a polygon of 5 numbers"),
         ([], "no polygon"),
-        ([[100.0, 100.0, 120.0, 100.0, 120.0, 120.0]], "covers no pixel"),
-        ([[2.0, 2.0, 2.1, 2.0, 2.1, 2.1]], "covers no pixel"),
+        ([[100.0, 100.0, 120.0, 100.0, 120.0, 120.0]], "is empty"),
+        ([[2.0, 2.0, 2.1, 2.0, 2.1, 2.1]], "is empty"),
         ({"size": [5, 8], "counts": [0, 40]}, "an RLE of 5 x 8"),
         ({"size": [6, 8], "counts": "P"}, "cut short"),
-        ({"size": [6, 8], "counts": [48]}, "covers no pixel"),
+        ({"size": [6, 8], "counts": [48]}, "is empty"),
     ],
 )
 def test_a_mask_that_cannot_be_drawn_is_a_fault_when_decoded(tmp_path: Path, outline: Any, says: str) -> None:

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from seglens.data.coco import coco_data
 from seglens.data.dataset import Dataset as Dataset
+from seglens.data.folder import folder_data
+from seglens.data.jsonl import jsonl_data
 from seglens.data.limited import Limited
 from seglens.data.names import check_name
 from seglens.data.parts import paco, pascal_part
 from seglens.data.prompts import Prompted
 from seglens.data.semantic import ade20k, cocostuff, mapillary
 from seglens.data.world import WorldData
+from seglens.data.yolo import yolo_data
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "world": WorldData,
+    "coco": coco_data,
+    "yolo": yolo_data,
+    "folder": folder_data,
+    "jsonl": jsonl_data,
     "ade20k": ade20k,
     "cocostuff": cocostuff,
     "mapillary": mapillary,
@@ -81,7 +90,8 @@ def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _typed(kind: Any, key: str, value: str) -> Any:
-    """The text of an option as what the builder wants."""
+    """The text of an option as what the builder wants; of `X | None`, X."""
+    kind = next((one for one in get_args(kind) if one is not NoneType), kind) if NoneType in get_args(kind) else kind
     if kind in (int, float):
         try:
             return kind(value)

@@ -1,12 +1,10 @@
-"""Where datasets lie on disk: LISA's folder tree, and files in it that are missing or cannot be read."""
+"""Where datasets lie on disk: LISA's folder tree, and what is missing of it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seglens.data.records import DataError
 
@@ -62,25 +60,3 @@ def need(name: str, root: Path, *needed: str) -> None:
 
 def _top(needed: Iterable[str]) -> str:
     return " and ".join(dict.fromkeys(Path(one).parts[0] + "/" for one in needed))
-
-
-def read_json(path: Path) -> Any:
-    """Raises DataError, naming the file, when it cannot be read or holds no JSON in UTF-8."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); check name and rights") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{str(path)!r} is not UTF-8 (at byte {error.start}); download it again or convert it"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{str(path)!r} is not JSON ({error}); download it again") from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list of class names, without blank ones. Raises DataError, naming the file."""
-    try:
-        return [line.rstrip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as UTF-8 text ({error}); check it, or remove it") from None

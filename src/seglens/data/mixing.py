@@ -66,8 +66,8 @@ class Mixture:
 
     sources: tuple[Source, ...]
     rates: Mapping[str, float | int]
-    queries: int = 3
     seed: int = 0
+    queries: int = 3
 
     def __post_init__(self) -> None:
         if self.queries < 1:
@@ -125,8 +125,8 @@ class Epochs:
 
     images: int
     count: Count
-    queries: int | None = None
     seed: int = 0
+    queries: int | None = None
 
     def __post_init__(self) -> None:
         if self.images < 1 or (self.queries is not None and self.queries < 1):
@@ -224,7 +224,7 @@ def lisa(
     specs = lisa_mixture(root, rates, bad)
     datasets = [cast(Records, load_data(spec)) for _, spec in specs]
     sources = tuple(Source(group, len(data), data.count) for (group, _), data in zip(specs, datasets, strict=True))
-    return Mixed(datasets, Mixture(sources, parse_rates(rates), queries, seed), prompt)
+    return Mixed(datasets, Mixture(sources, parse_rates(rates), seed, queries), prompt)
 
 
 MIXTURES: dict[str, Callable[..., Mixed]] = {"lisa": lisa}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seglens.data.chance import below, words
-from seglens.data.layout import need, read_json
+from seglens.data.layout import need
 from seglens.data.masks import Polygons, Runs
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Records
+from seglens.data.reading import read_json
+from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
 
 Split = Literal["train", "val"]
 
@@ -44,19 +45,6 @@ class Thing:
         return (
             (self.name,) if self.part is None else (f"{self.name} {self.part}", f"the {self.part} of the {self.name}")
         )
-
-
-@dataclass(frozen=True)
-class Present:
-    """A mask of something that is in the image, and so cannot be empty."""
-
-    source: MaskSource
-
-    def draw(self, size: tuple[int, int]) -> Drawn:
-        drawn = self.source.draw(size)
-        if not drawn.mask.any():
-            raise ValueError("its mask covers no pixel: it is thinner than one, or outside the image")
-        return drawn
 
 
 def paco(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse") -> Records:
@@ -90,8 +78,8 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 class Coco:
     """A json of COCO's, read: its categories as things, its images with their annotations as queries.
 
-    Raises DataError, naming the file, when it is not of that format. Images without annotations are left out: there is
-    nothing to ask about them."""
+    Raises DataError, naming the file, when it is not of that format. An image without annotations is a note:
+    there is nothing to ask about it."""
 
     def __init__(self, file: Path, images: Path, seed: int):
         self.file, self.images, self.seed = str(file), images, seed
@@ -100,7 +88,7 @@ class Coco:
             if not (isinstance(self.content, dict) and isinstance(self.content.get(key), list)):
                 raise DataError(f"{self.file!r} has no list of {key}; need COCO's json format")
 
-    def entries(self) -> Iterator[Entry | Fault]:
+    def entries(self) -> Iterator[Entry | Fault | Note]:
         yield from self._read_things()
         pictures, asks = dict[int, dict[str, Any]](), defaultdict[int, list[Ask]](list)
         for one in self._each("images"):
@@ -115,8 +103,8 @@ class Coco:
                 yield made
             else:
                 asks[one["image_id"]].append(made)
-        for number, its in asks.items():
-            yield self._entry(pictures[number], tuple(its))
+        for number, one in pictures.items():
+            yield self._entry(one, tuple(asks[number]))
 
     def _each(self, key: str) -> Iterator[dict[str, Any] | Fault]:
         """The records of a list; a fault for one that lacks a field or has the id of another before it."""
@@ -126,7 +114,7 @@ class Coco:
             if wrong:
                 yield Fault(self.file, f"{what} number {at} of its list", wrong)
             elif one["id"] in seen:
-                yield Fault(self.file, f"{what} {one['id']}", "has the id of one before it")
+                yield Fault(self.file, f"{what} {one['id']}", "has the id of one before it", "duplicate id")
             else:
                 seen.add(one["id"])
                 yield one
@@ -150,12 +138,14 @@ class Coco:
         forms = thing.forms()
         query = forms[below(words(1, self.seed, one["id"])[0], len(forms))]
         source: MaskSource = Runs(outline) if isinstance(outline, dict) else Polygons(outline)
-        return Ask(query, Present(source), record, thing.kind)
+        return Ask(query, source, record, thing.kind)
 
-    def _entry(self, one: dict[str, Any], asks: tuple[Ask, ...]) -> Entry | Fault:
+    def _entry(self, one: dict[str, Any], asks: tuple[Ask, ...]) -> Entry | Fault | Note:
         path = self.images / one["file_name"]
+        if not asks:
+            return Note(self.file, f"image {one['id']}", "has no annotation")
         if not path.is_file():
-            return Fault(self.file, f"image {one['id']}", f"its file {path} is missing")
+            return Fault(self.file, f"image {one['id']}", f"its file {path} is missing", "image")
         return Entry(str(one["id"]), path, self.file, asks, (one["height"], one["width"]))
 
 

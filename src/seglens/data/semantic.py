@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from seglens.data.images import load_labels
-from seglens.data.layout import need, read_json, read_lines
+from seglens.data.layout import need
+from seglens.data.reading import read_json, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
 
 Split = Literal["train", "val"]
@@ -52,10 +53,7 @@ class Label:
     ignore: Bool[np.ndarray, "h w"] | None
 
     def draw(self, size: tuple[int, int]) -> Drawn:
-        if self.pixels.shape != size:
-            has = " x ".join(map(str, self.pixels.shape))
-            raise ValueError(f"the label map is {has} (height x width), and its image is {size[0]} x {size[1]}")
-        return Drawn(self.pixels == self.value, self.ignore)
+        return Drawn(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
 
 
 def asks_of(path: Path, classes: Classes) -> tuple[Ask, ...]:
@@ -86,7 +84,7 @@ def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = Tru
     for stem in sorted(pictures | maps if every_image else maps):
         image, file = images / f"{stem}.jpg", labels / f"{stem}.png"
         if stem not in pictures:
-            yield Fault(str(file), stem, f"its image {image} is missing")
+            yield Fault(str(file), stem, f"its image {image} is missing", "image")
         elif stem not in maps:
             yield Fault(str(image), stem, f"its label map {file} is missing")
         else:
@@ -107,14 +105,18 @@ def ade20k(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
     need("ade20k", root, images, labels)
     own = root / "ade20k" / "objectInfo150.txt"
     file = own if own.exists() else LISTS / "ade20k.txt"
-    names = _synonyms(own) if own.exists() else dict(enumerate(read_lines(file), 1))
+    names = _synonyms(own) if own.exists() else dict(enumerate(_lines(file), 1))
     classes = Classes.of(names, {0, IGNORED}, file)
     return _records("ade20k", split, bad, classes, _pairs(root / images, root / labels, classes))
 
 
+def _lines(file: Path) -> list[str]:
+    return [line.rstrip() for line in read_text(file).splitlines() if line.strip()]
+
+
 def _synonyms(file: Path) -> dict[int, str]:
     """Tables as ADE20K has them: a heading, then the number first and the synonyms last, tabs between."""
-    rows = [line.split("\t") for line in read_lines(file)[1:]]
+    rows = [line.split("\t") for line in _lines(file)[1:]]
     try:
         return {int(row[0]): re.split("[,;]", row[-1])[0].strip() for row in rows}
     except ValueError as error:
@@ -139,7 +141,7 @@ def cocostuff(root: Path, split: Split = "train", bad: Bad = "refuse") -> Record
 
 def _numbered(file: Path) -> dict[int, str]:
     """Lists as COCO-Stuff has them, "1: person"; number 0, "unlabeled", is the ignored value."""
-    lines = [re.fullmatch(r"(\d+): *(.+)", line) for line in read_lines(file)]
+    lines = [re.fullmatch(r"(\d+): *(.+)", line) for line in _lines(file)]
     if None in lines:
         raise DataError(f"{str(file)!r} has a line that is not like '1: person'; download it again, or remove it")
     return {int(line[1]) - 1: line[2] for line in lines if line and int(line[1])}
