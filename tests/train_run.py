@@ -35,7 +35,8 @@ def head_config(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = S
 
 
 def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> Drawn:
-    return Drawn([Live(data, backbone, decoder, name)], Epochs(len(data), seed=4))
+    live = Live(data, backbone, decoder, name)
+    return Drawn([live], Epochs(len(live), live.questions, seed=4))
 
 
 def train(llava: str, sam: str, out: str, **settings: object) -> Lens:

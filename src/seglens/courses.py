@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -75,7 +75,7 @@ def prepare(
     need_extras(recipe.training.trackers)
     if recipe.backbone is None or recipe.decoder is None:
         raise ValueError("this preset names no MLLM and no mask decoder; give --backbone and --decoder")
-    opened = open_data(data)  # before the parts are loaded: a wrong name is told at once
+    opened = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
     examined = None if exam is None else load_data(exam)
     parts = Parts.load(
         Origin.of(recipe.backbone), Origin.of(recipe.decoder), layer=recipe.layer, image_size=image_size, device=device
@@ -88,10 +88,13 @@ def prepare(
     return Course(recipe, head, _head_config(recipe, parts, data), lessons, asked)
 
 
-def open_data(text: str) -> Dataset | Mixed:
-    """A mixture or a dataset that may be trained on. Raises ValueError when it is kept for tests."""
+def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
+    """A mixture, by default in the recipe's rates, or a dataset that may be trained on.
+
+    Raises ValueError when it is kept for tests."""
     if text.partition(":")[0] in MIXTURES:
-        return load_mixture(text)
+        given = {"rates": recipe.rates, "seed": recipe.training.seed}
+        return load_mixture(",".join([text, *(f"{k}={v}" for k, v in given.items() if f"{k}=" not in text)]))
     data = load_data(text)
     if not data.trainable:
         raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")
@@ -101,12 +104,17 @@ def open_data(text: str) -> Dataset | Mixed:
 def teach(parts: Parts, data: Dataset | Mixed, name: str, features: Features, seed: int) -> Lessons:
     """The stream that a head learns from."""
     if not isinstance(data, Mixed):
-        return Drawn([features.source(parts, data, name)], Epochs(len(data), seed=seed))
+        source = features.source(parts, data, name)
+        return Drawn([source], Epochs(len(source), source.questions, seed))
     if features.live:
         return Streamed(data, parts)
-    each = [Prompted(dataset, data.prompt) for dataset in data.datasets]
-    names = [f"{dataset.name} {data.prompt}" for dataset in data.datasets]
-    return Drawn([features.source(parts, one, called) for one, called in zip(each, names, strict=True)], data.mixture)
+    each = [
+        features.source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}")
+        for dataset in data.datasets
+    ]
+    drawn = zip(data.mixture.sources, each, strict=True)
+    sources = tuple(replace(source, images=len(kept), count=kept.questions) for source, kept in drawn)
+    return Drawn(each, replace(data.mixture, sources=sources))
 
 
 def _head_config(recipe: Recipe, parts: Parts, data: str) -> HeadConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,9 +25,9 @@ class Lessons(Protocol):
 
 @runtime_checkable
 class Order(Protocol):
-    """Which source, image and questions come as number n. `count` tells the questions of (source, image)."""
+    """Which source, image and questions come as number n. Its `repr` tells it from another."""
 
-    def draw(self, number: int, count: Callable[[int, int], int]) -> Draw: ...
+    def draw(self, number: int) -> Draw: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Drawn:
     order: Order
 
     def lesson(self, number: int) -> Features:
-        draw = self.order.draw(number, lambda source, image: self.sources[source].questions(image))
+        draw = self.order.draw(number)
         return self.sources[draw.source].features(Pick(draw.image, draw.questions))
 
     def fingerprint(self) -> str:

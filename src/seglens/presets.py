@@ -36,30 +36,28 @@ LENS: dict[str, LensConfig] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A head, how it is trained and, where a publication says so, on what: `mixture` names LISA's sample rates and
-    `prompt` the templates of questions."""
+    """A head, how it is trained and, where a publication says so, on what: `rates` are the shares of LISA's mixture."""
 
     lens: LensConfig
     training: TrainConfig
     backbone: str | None = None
     decoder: str | None = None
     layer: int | None = None
-    mixture: str = "paper"
-    prompt: str = "none"
+    rates: str = "paper"
 
 
 LLAVA_SAM: dict[str, Any] = {
-    "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14, "prompt": "lens"
+    "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
 }  # fmt: skip
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(LENS["default"], TrainConfig()),
     # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
-    "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), mixture="paper", **LLAVA_SAM),
+    "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
     # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 "epochs" of 100 steps
     "authors": Recipe(
         LENS["authors"],
         TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
-        mixture="authors",
+        rates="authors",
         **LLAVA_SAM,
     ),
 }

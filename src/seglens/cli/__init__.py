@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "data": ("Look at a dataset before it is used.", {"check": data_check, "show": data_show}),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",

@@ -119,7 +119,7 @@ def load_png(path: str | Path) -> Bool[np.ndarray, "h w"]:
 class Polygons:
     """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does."""
 
-    parts: Sequence[Sequence[float]]
+    parts: Sequence[Any]  # a file may hold anything: checked when drawn
 
     def draw(self, size: tuple[int, int]) -> Drawn:
         if not self.parts:
@@ -127,7 +127,7 @@ class Polygons:
         for part in self.parts:
             _check_polygon(part)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
-        return Drawn(coco.decode(rle).astype(bool))
+        return Drawn(decode_rle(rle, size))
 
 
 def _check_polygon(part: Sequence[float]) -> None:
@@ -163,7 +163,9 @@ class Union:
         drawn = [source.draw(size) for source in self.sources]
         ignores = [one.ignore for one in drawn if one.ignore is not None]
         return Drawn(
-            np.logical_or.reduce([one.mask for one in drawn]), np.logical_or.reduce(ignores) if ignores else None
+            np.logical_or.reduce([one.mask for one in drawn]),
+            np.logical_or.reduce(ignores) if ignores else None,
+            absent=all(one.absent for one in drawn),
         )
 
 
@@ -172,4 +174,4 @@ class Nothing:
     """The mask of a target that is not in the image."""
 
     def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(np.zeros(size, bool))
+        return Drawn(np.zeros(size, bool), absent=True)

@@ -138,7 +138,8 @@ def features(parts: Parts, data: WorldData, out: Path) -> Cache:
 
 def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> Drawn:
     """Every image once per epoch with all its questions."""
-    return Drawn([features(parts, data, out)], Epochs(len(data), seed=seed))
+    kept = features(parts, data, out)
+    return Drawn([kept], Epochs(len(kept), kept.questions, seed))
 
 
 def stage_head(out: Path, weights: Path) -> None:
