@@ -44,7 +44,7 @@ def test_pope_reads_the_words_of_the_first_sentence(said: str, label: str) -> No
     ("said", "letter"),
     [("B", "B"), ("(B)", "B"), ("B. blue", "B"), ("The answer is C.", "C"), ("green", "C"), ("GREEN!", "C"),
      ("A or B", None), ("blue", "B"), ("dark blue", None), ("Z", "Z"), ("b", None), ("", None),
-     ("Cannot determine the answer", "Z"), ("B is what I would say if I had to", None),
+     ("Cannot determine the answer", "Z"), ("B of all them", "B"), ("B of all of them", None),
      ("I see a green thing that is far too long an answer", None)],
 )  # fmt: skip
 def test_a_letter_by_exact_matching(said: str, letter: str | None) -> None:

@@ -113,13 +113,13 @@ def test_draws_are_the_official_generators() -> None:
     choices = dict(zip("ABCD", "wxyz", strict=True))
     made = [
         Question(f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE)
-        for subject in ("Sociology", "Art", "Accounting", "Math") for k in range(4)
+        for subject in ("Sociology", "Art", "Accounting", "Math") for k in range(20)
     ]  # fmt: skip
     rng = random.Random(42)
-    expected = {s: [rng.choice("ABCD") == "A" for _ in range(4)] for s in ("Accounting", "Art", "Math", "Sociology")}
+    expected = {s: [rng.choice("ABCD") == "A" for _ in range(20)] for s in ("Accounting", "Art", "Math", "Sociology")}
     scores = mmmu.score(made, {question.id: "no idea" for question in made})
-    assert scores["drawn"] == 16
-    assert scores["by_category"] == {subject: sum(hits) / 4 for subject, hits in expected.items()}
+    assert scores["drawn"] == 80
+    assert scores["by_category"] == {subject: sum(hits) / 20 for subject, hits in expected.items()}
     assert 0 < scores["overall"] < 1
     assert scores == mmmu.score(made, {question.id: "no idea" for question in made})
 
