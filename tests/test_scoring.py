@@ -255,11 +255,12 @@ def test_other_samples_are_refused(tmp_path: Path) -> None:
         compare(a, c)
 
 
-def test_the_same_truth_written_otherwise_is_the_same(tmp_path: Path) -> None:
-    one = row("x", HALF, FULL)
-    other = {**one, "ignore": encode_rle(NONE)}
-    other["target"] = {"size": [2, 4], "counts": [0, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1]}  # two runs of no pixels
-    assert np.array_equal(decode_rle(other["target"]), FULL)
+@pytest.mark.parametrize("counts", [[0, 1, 0, 1, 6], [0, 2, 6, 0], [0, 2, 3, 0, 3], [0, 0, 0, 2, 6]])
+def test_the_same_truth_written_otherwise_is_the_same(tmp_path: Path, counts: list[int]) -> None:
+    target = mask("#...", "#...")
+    one = row("x", HALF, target)
+    other = {**one, "target": {"size": [2, 4], "counts": counts}, "ignore": encode_rle(NONE)}
+    assert np.array_equal(decode_rle(other["target"]), target)
     a, b = (read_predictions(write(tmp_path / name, [r])) for name, r in (("a", one), ("b", other)))
     assert compare(a, b)["queries"] == 1
 
