@@ -45,7 +45,7 @@ def straight(files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 def run(files: tuple[str, str], out: Path, processes: int = 1, **settings: object) -> subprocess.Popen:
     """The same run in processes of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # with PYTHONPATH as it is
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, str(SCRIPT), *files, str(out), json.dumps(settings)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
