@@ -71,8 +71,9 @@ class Segmenter:
         return cls(parts.backbone, parts.decoder, method.to(parts.decoder.device), config, mask_threshold)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the head; the frozen parts stay where they are and are named. Relative names become absolute."""
-        backbone, decoder = (Origin.of(part.name, part.revision) for part in (self.backbone, self.decoder))
+        """Write the head; the frozen parts stay where they are and are named: folders by absolute paths, hub ids with
+        their commits."""
+        backbone, decoder = Parts(self.backbone, self.decoder).origins()
         save_head(folder, replace(self.config, backbone=backbone, decoder=decoder), self.method.state_dict(), dtype)
 
     def push_to_hub(self, name: str, *, private: bool | None = None, token: str | None = None) -> str:
