@@ -12,6 +12,7 @@ import typer
 from seglens.cli.evaluate import evaluate
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.overlap import overlap
 from seglens.cli.segment import ask, segment
 from seglens.cli.shared import say
 from seglens.cli.train import train
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "data": ("Look at datasets.", {"overlap": overlap}),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",

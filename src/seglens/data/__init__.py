@@ -8,6 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
+from seglens.data.reasonseg import reasonseg
+from seglens.data.refer import BUILDERS as REFER
 from seglens.data.world import WorldData
 from seglens.types import Sample
 
@@ -25,7 +27,11 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"world": WorldData}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "world": WorldData,
+    **REFER,
+    "reasonseg": reasonseg,
+}
 
 
 def load_data(text: str) -> Dataset:

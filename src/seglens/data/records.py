@@ -94,7 +94,8 @@ class Records:
         if self.faults and bad == "refuse":
             raise DataError(refusal(name, self.faults))
         if not entries:
-            raise DataError(f"{name} holds no usable image; check the folder, the split and `seglens data check`")
+            why = f" ({refusal(name, self.faults)})" if self.faults else ""
+            raise DataError(f"{name} holds no usable image; check the folder, the split and `seglens data check`{why}")
 
     def __len__(self) -> int:
         return len(self.entries)
