@@ -120,7 +120,7 @@ class Polygons:
 def _check_polygon(part: Sequence[float]) -> None:
     try:
         numbers = np.asarray(part, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError):
         raise ValueError(f"got a polygon that is not a list of numbers: {str(part)[:60]}") from None
     if numbers.ndim != 1 or len(numbers) % 2 or len(numbers) < 6:
         raise ValueError(

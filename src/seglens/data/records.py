@@ -94,8 +94,7 @@ class Records:
         if self.faults and bad == "refuse":
             raise DataError(refusal(name, self.faults))
         if not entries:
-            why = f" ({refusal(name, self.faults)})" if self.faults else ""
-            raise DataError(f"{name} holds no usable image; check the folder, the split and `seglens data check`{why}")
+            raise DataError(f"{name} holds no usable image; check the folder, the split and `seglens data check`")
 
     def __len__(self) -> int:
         return len(self.entries)
