@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_data import write_coco, write_folder, write_jsonl, write_yolo
 
+from own_data import write_coco, write_folder, write_jsonl, write_yolo
 from seglens.data import load_data
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
