@@ -134,9 +134,9 @@ def test_splits(tmp_path: Path, split: str, numbers: list[int]) -> None:
 
 
 def test_a_split_without_references(tmp_path: Path) -> None:
-    save(tmp_path, records=refs()[:2])
-    with pytest.raises(ValueError, match="no reference of split val; its splits: train, val"):
-        load(save(tmp_path, records=refs()[:1] + [ref(1, 102, 3, "train")] + [ref(12, 102, 3, "val")][:0]))
+    save(tmp_path, records=[refs()[0], refs()[3]])
+    with pytest.raises(ValueError, match="no reference of split val; its splits: testA, train"):
+        load(tmp_path)
     with pytest.raises(ValueError, match="choose from train, val"):
         load(tmp_path, ",split=dev")
 
@@ -161,9 +161,7 @@ def test_options(tmp_path: Path) -> None:
     save(tmp_path, file="refs(google).p", images=())
     for number in (101, 102):
         save_image(tmp_path / "elsewhere" / coco_name(number))
-    with pytest.raises(
-        ValueError, match=r"no refs\(unc\)\.p or \.json; it has refs\(google\)\.p: choose with split_by="
-    ):
+    with pytest.raises(ValueError, match=r"no refs\(unc\)\.p or .*; it has refs\(google\)\.p: choose"):
         load(tmp_path)
     assert len(load(tmp_path, f",split_by=google,images={tmp_path / 'elsewhere'}")) == 1
     with pytest.raises(ValueError, match="mend root="):
@@ -225,24 +223,34 @@ BAD_REFS: dict[str, tuple[Any, str, str]] = {
     ),
 }  # fmt: skip
 SHAPES = instances()
+
+
+def shaped(new: Any, *key: str) -> Any:
+    return changed(SHAPES, ("annotations", 2, "segmentation", *key), new)
+
+
+def imaged(key: str, new: Any) -> Any:
+    return changed(SHAPES, ("images", 1, key), new)
+
+
 BAD_INSTANCES: dict[str, tuple[Any, str, str]] = {
-    "polygon of two points": (changed(SHAPES, ("annotations", 2, "segmentation"), [[1, 1, 5, 5]]), "ref 8 sent 80", "at least three points"),
-    "polygon of words": (changed(SHAPES, ("annotations", 2, "segmentation"), [list("abcdef")]), "ref 8 sent 80", "not a list of numbers"),
-    "polygon far too large": (changed(SHAPES, ("annotations", 2, "segmentation"), [[10**400] * 6]), "ref 8 sent 80", "not a list of numbers"),
-    "polygons and run lengths": (changed(SHAPES, ("annotations", 2, "segmentation"), [[1, 1, 5, 5, 9, 1], {}]), "ref 8 sent 80", "not a list of numbers"),
-    "no shape": (changed(SHAPES, ("annotations", 2, "segmentation"), []), "ref 8", "annotation 3 has no segmentation"),
-    "shape a word": (changed(SHAPES, ("annotations", 2, "segmentation"), "abc"), "ref 8", "annotation 3 has no segmentation"),
-    "run lengths of another size": (changed(SHAPES, ("annotations", 2, "segmentation", "size"), [60, 40]), "ref 8 sent 80", "it needs 40 x 60"),
-    "run lengths damaged": (changed(SHAPES, ("annotations", 2, "segmentation", "counts"), "zz\x00"), "ref 8 sent 80", "invalid RLE"),
-    "run lengths too short": (changed(SHAPES, ("annotations", 2, "segmentation", "counts"), [5]), "ref 8 sent 80", "do not fill"),
+    "polygon of two points": (shaped([[1, 1, 5, 5]]), "ref 8 sent 80", "at least three points"),
+    "polygon of words": (shaped([list("abcdef")]), "ref 8 sent 80", "not a list of numbers"),
+    "polygon far too large": (shaped([[10**400] * 6]), "ref 8 sent 80", "not a list of numbers"),
+    "polygons and run lengths": (shaped([[1, 1, 5, 5, 9, 1], {}]), "ref 8 sent 80", "not a list of numbers"),
+    "no shape": (shaped([]), "ref 8", "annotation 3 has no segmentation"),
+    "shape a word": (shaped("abc"), "ref 8", "annotation 3 has no segmentation"),
+    "run lengths of another size": (shaped([60, 40], "size"), "ref 8 sent 80", "it needs 40 x 60"),
+    "run lengths damaged": (shaped("zz\x00", "counts"), "ref 8 sent 80", "invalid RLE"),
+    "run lengths too short": (shaped([5], "counts"), "ref 8 sent 80", "do not fill"),
     "annotation twice": (changed(SHAPES, ("annotations", 0, "id"), 3), "ref 8", "annotation 3 is twice in"),
     "image twice": (changed(SHAPES, ("images", 0, "id"), 102), "ref 8", "image 102 is twice in"),
-    "image without a name": (changed(SHAPES, ("images", 1, "file_name"), None), "image 102", "file_name is missing"),
-    "image outside": (changed(SHAPES, ("images", 1, "file_name"), "../../secret.jpg"), "image 102", "leads out of the folder"),
-    "image anywhere": (changed(SHAPES, ("images", 1, "file_name"), "/etc/passwd"), "image 102", "leads out of the folder"),
-    "height a word": (changed(SHAPES, ("images", 1, "height"), "40"), "image 102", "height is a str"),
-    "no width": (changed(SHAPES, ("images", 1, "width"), 0), "image 102", "width is 0"),
-    "other height": (changed(SHAPES, ("images", 1, "height"), 41), "refcoco-val-102", "41 x 60"),
+    "image without a name": (imaged("file_name", None), "image 102", "file_name is missing"),
+    "image outside": (imaged("file_name", "../../secret.jpg"), "image 102", "leads out of the folder"),
+    "image anywhere": (imaged("file_name", "/etc/passwd"), "image 102", "leads out of the folder"),
+    "height a word": (imaged("height", "40"), "image 102", "height is a str"),
+    "no width": (imaged("width", 0), "image 102", "width is 0"),
+    "other height": (imaged("height", 41), "refcoco-val-102", "41 x 60"),
     "annotation a list": (changed(SHAPES, ("annotations", 1), []), "annotations[1]", "is a list"),
     "image without id": (changed(SHAPES, ("images", 2, "id"), None), "images[2]", "id is missing"),
 }  # fmt: skip
@@ -303,10 +311,11 @@ def test_a_list_of_sentences_that_many_references_share(tmp_path: Path) -> None:
         ("refs(unc).p", b"(lp0\n(dp1\nVsent_ids\np2\n", "cut short"),
         ("refs(unc).p", pickle.dumps({"refs": []}), "holds a dict; need the list"),
         ("refs(unc).p", pickle.dumps([]), "no reference of split val"),
-        ("instances.json", b"", "no whole UTF-8 json"),
-        ("instances.json", b'{"images": [', "no whole UTF-8 json"),
-        ("instances.json", b'{"images": "\xff\xfe"}', "no whole UTF-8 json"),
-        ("instances.json", b"[" * 200_000, "no whole UTF-8 json"),
+        ("instances.json", b"", "is not JSON"),
+        ("instances.json", b'{"images": [', "is not JSON"),
+        ("instances.json", b'{"images": "\xff\xfe"}', "is not UTF-8"),
+        ("instances.json", b"[" * 200_000, "nested too deeply"),
+        ("instances.json", b"9" * 5000, "cannot be read"),
         ("instances.json", b"[]", "no list of images"),
         ("instances.json", b'{"images": {}, "annotations": []}', "no list of images"),
         ("instances.json", b'{"images": []}', "no list of annotations"),
@@ -324,7 +333,7 @@ def test_a_file_of_no_use(tmp_path: Path, file: str, raw: bytes, says: str) -> N
 
 def test_without_its_instances(tmp_path: Path) -> None:
     os.remove(save(tmp_path) / "refcoco" / "instances.json")
-    with pytest.raises(ValueError, match=r"instances\.json does not exist"):
+    with pytest.raises(ValueError, match=r"instances\.json cannot be read"):
         load(tmp_path)
 
 
@@ -335,8 +344,8 @@ def test_a_damaged_photograph_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_many_references_are_indexed_in_one_pass(tmp_path: Path) -> None:
-    """Twenty thousand of each, where a search per reference would take minutes."""
-    n = 20_000
+    """Ten thousand of each, where a search per reference would take minutes."""
+    n = 10_000
     content = {
         "images": [{"id": i, "file_name": coco_name(i), "height": 9, "width": 9} for i in range(n)],
         "annotations": [{"id": i, "image_id": i, "segmentation": [[1, 1, 5, 1, 5, 5]]} for i in range(n)],

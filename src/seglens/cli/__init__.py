@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
@@ -26,7 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "data": ("Look at datasets.", {"overlap": overlap}),
+    "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",

@@ -6,11 +6,16 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
+from seglens.data.coco import coco_data
+from seglens.data.folder import folder_data
+from seglens.data.jsonl import jsonl_data
 from seglens.data.reasonseg import reasonseg
 from seglens.data.refer import BUILDERS as REFER
 from seglens.data.world import WorldData
+from seglens.data.yolo import yolo_data
 from seglens.types import Sample
 
 
@@ -29,6 +34,10 @@ class Dataset(Protocol):
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "world": WorldData,
+    "coco": coco_data,
+    "yolo": yolo_data,
+    "folder": folder_data,
+    "jsonl": jsonl_data,
     **REFER,
     "reasonseg": reasonseg,
 }
@@ -68,7 +77,8 @@ def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _typed(kind: Any, key: str, value: str) -> Any:
-    """The text of an option as what the builder wants."""
+    """The text of an option as what the builder wants; of `X | None`, X."""
+    kind = next((one for one in get_args(kind) if one is not NoneType), kind) if NoneType in get_args(kind) else kind
     if kind in (int, float):
         try:
             return kind(value)

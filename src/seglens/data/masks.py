@@ -106,7 +106,7 @@ def load_png(path: str | Path) -> Bool[np.ndarray, "h w"]:
 class Polygons:
     """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does."""
 
-    parts: Sequence[Sequence[float]]
+    parts: Sequence[Any]  # a file may hold anything: checked when drawn
 
     def draw(self, size: tuple[int, int]) -> Drawn:
         if not self.parts:
@@ -114,15 +114,17 @@ class Polygons:
         for part in self.parts:
             _check_polygon(part)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
-        return Drawn(coco.decode(rle).astype(bool))
+        return Drawn(decode_rle(rle, size))
 
 
-def _check_polygon(part: Sequence[float]) -> None:
+def _check_polygon(part: Any) -> None:
     try:
         numbers = np.asarray(part, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"got a polygon that is not a list of numbers: {str(part)[:60]}") from None
-    if numbers.ndim != 1 or len(numbers) % 2 or len(numbers) < 6:
+    if numbers.ndim != 1:
+        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {str(part)[:60]}")
+    if len(numbers) % 2 or len(numbers) < 6:
         raise ValueError(
             f"got a polygon of {numbers.size} numbers, {str(part)[:60]}; it needs x and y of at least three points"
         )
@@ -150,7 +152,9 @@ class Union:
         drawn = [source.draw(size) for source in self.sources]
         ignores = [one.ignore for one in drawn if one.ignore is not None]
         return Drawn(
-            np.logical_or.reduce([one.mask for one in drawn]), np.logical_or.reduce(ignores) if ignores else None
+            np.logical_or.reduce([one.mask for one in drawn]),
+            np.logical_or.reduce(ignores) if ignores else None,
+            absent=all(one.absent for one in drawn),
         )
 
 
@@ -159,4 +163,4 @@ class Nothing:
     """The mask of a target that is not in the image."""
 
     def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(np.zeros(size, bool))
+        return Drawn(np.zeros(size, bool), absent=True)

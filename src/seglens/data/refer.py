@@ -9,7 +9,6 @@ an image comes with all of its queries. LISA adds up the parts of one object, so
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from seglens.data.masks import Nothing, Polygons, Runs, Union
 from seglens.data.overlap import Part, load_keys, part, without
+from seglens.data.reading import read_json
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Records
 from seglens.data.unpickle import load as unpickle
 
@@ -164,22 +164,22 @@ class Referring:
         return "twice" if (what, name) in self.twice else "not"
 
 
-def read(root: Path, name: str, split_by: str = "", images: str = "") -> Referring:
+def read(root: Path, name: str, split_by: str = "", images: Path | None = None) -> Referring:
     """The files of the dataset `name` below `root`. `split_by` is whose split (unc, umd, google, ...), `images` the
     folder of images, where either is not the usual one.
 
     Raises DataError on a file that is missing, cut short, not what it should be, or a pickle that is more than data."""
     form, folder = FORMS[name], root / name
     found = _find(folder, f"{form.refs}({split_by or form.split_by})", form.refs)
-    refs = unpickle(found) if found.suffix == ".p" else _json(found)
+    refs = unpickle(found) if found.suffix == ".p" else read_json(found)
     if not isinstance(refs, list):
         raise DataError(f"{found} holds a {type(refs).__name__}; need the list of references")
     instances = folder / "instances.json"
-    content = _json(instances)
+    content = read_json(instances)
     faults, twice = list[Fault](), set[tuple[str, Any]]()
     index = {what: _by_id(content, what, instances, faults, twice) for what in ("image", "annotation")}
     usual = [root / one for one in form.images]
-    pictures = Path(images) if images else next((one for one in usual if one.is_dir()), usual[0])
+    pictures = images or next((one for one in usual if one.is_dir()), usual[0])
     return Referring(
         name, str(found), str(instances), pictures, refs, index["image"], index["annotation"], tuple(faults),
         frozenset(twice),
@@ -218,7 +218,7 @@ def present(found: Iterable[Entry | Fault]) -> Iterator[Entry | Fault]:
             if folder not in listed:
                 listed[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
             if one.image.name not in listed[folder]:
-                yield Fault(one.file, one.id, f"{one.image} does not exist; put the image there")
+                yield Fault(one.file, one.id, f"{one.image} does not exist; put the image there", "image")
                 continue
         yield one
 
@@ -237,16 +237,6 @@ def _find(folder: Path, stem: str, kind: str) -> Path:
 
 def _all_refs(folder: Path, kind: str) -> list[Path]:
     return sorted(path for ending in ("p", "json") for path in folder.glob(f"{kind}(*).{ending}"))
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; unpack the dataset there, or mend root=") from None
-    except (ValueError, RecursionError) as error:
-        says = " ".join(str(error).split())[:100]
-        raise DataError(f"{path} is no whole UTF-8 json ({says}); unpack it again") from None
 
 
 def _by_id(
@@ -323,13 +313,13 @@ def _builder(name: str, usual: Form) -> Callable[..., Records]:
         root: Path,
         split: Split = "val",
         split_by: str = usual.split_by,
-        images: str = "",
-        exclude: str = "",
+        images: Path | None = None,
+        exclude: Path | None = None,
         bad: Bad = "refuse",
     ) -> Records:
         """`exclude` is a file of images to leave out, as `seglens data overlap` writes it."""
         found = read(root, name, split_by, images).entries(split)
-        kept = without(found, load_keys(Path(exclude))) if exclude else found
+        kept = without(found, load_keys(exclude)) if exclude else found
         return Records(f"{name} {split}", present(kept), trainable=split == "train", bad=bad)
 
     return build
