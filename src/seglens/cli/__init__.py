@@ -14,6 +14,7 @@ from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.overlap import overlap
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.shared import say
@@ -30,7 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "data": ("Look at a dataset before it is used.", {"check": data_check, "show": data_show}),
+    "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",

@@ -123,5 +123,6 @@ def _sample(data: Dataset, index: int) -> Sample | None:
 
 
 def _spread(length: int, n: int) -> list[int]:
-    """`n` numbers below `length`, as far apart as can be."""
-    return sorted({round(i * (length - 1) / max(1, n - 1)) for i in range(min(n, length))})
+    """Up to `n` numbers below `length`, as far apart as can be."""
+    n = min(n, length)
+    return [round(i * (length - 1) / max(1, n - 1)) for i in range(n)]

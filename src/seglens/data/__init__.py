@@ -16,6 +16,8 @@ from seglens.data.limited import Limited
 from seglens.data.names import check_name
 from seglens.data.parts import paco, pascal_part
 from seglens.data.prompts import Prompted
+from seglens.data.reasonseg import reasonseg
+from seglens.data.refer import BUILDERS as REFER
 from seglens.data.semantic import ade20k, cocostuff, mapillary
 from seglens.data.world import WorldData
 from seglens.data.yolo import yolo_data
@@ -31,6 +33,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "mapillary": mapillary,
     "paco": paco,
     "pascal_part": pascal_part,
+    **REFER,
+    "reasonseg": reasonseg,
 }
 Wrap = Callable[[Any, Any], Any]
 # Options of every dataset, in the order in which they are applied to what its builder made.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -44,13 +44,13 @@ def folder_data(
 
 
 def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool) -> Iterator[Entry | Fault | Note]:
-    pictures, faults = by_stem(images, IMAGES)
-    files, more = by_stem(masks, IMAGES)
-    yield from faults + more
-    asks: dict[str, list[Ask]] = {stem: [] for stem in pictures}
+    pictures, twins = by_stem(images, IMAGES)
+    files, faults = by_stem(masks, IMAGES)
+    yield from twins + faults
+    asks: dict[str, list[Ask]] = {stem: [] for stem in (*pictures, *(fault.record for fault in twins))}
     for stem, path in files.items():
         try:
-            picture, queries = _asked(stem, path, pictures, wordings)
+            picture, queries = _asked(stem, path, asks, wordings)
         except ValueError as error:
             yield Fault(str(masks), path.relative_to(masks).as_posix(), str(error))
             continue
@@ -62,7 +62,7 @@ def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool
             yield Note(str(images), path.relative_to(images).as_posix(), "the image has no mask")
 
 
-def _asked(stem: str, path: Path, pictures: dict[str, Path], wordings: list[str]) -> tuple[str, list[str]]:
+def _asked(stem: str, path: Path, pictures: Container[str], wordings: list[str]) -> tuple[str, list[str]]:
     """The stem of the image that a mask belongs to, and the words it answers."""
     if path.suffix.lower() not in LOSSLESS:
         raise ValueError(f"is a {path.suffix} file, which may not keep two values; save the mask as PNG")

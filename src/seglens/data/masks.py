@@ -130,12 +130,14 @@ class Polygons:
         return Drawn(decode_rle(rle, size))
 
 
-def _check_polygon(part: Sequence[float]) -> None:
+def _check_polygon(part: Any) -> None:
     try:
         numbers = np.asarray(part, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"got a polygon that is not a list of numbers: {str(part)[:60]}") from None
-    if numbers.ndim != 1 or len(numbers) % 2 or len(numbers) < 6:
+    if numbers.ndim != 1:
+        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {str(part)[:60]}")
+    if len(numbers) % 2 or len(numbers) < 6:
         raise ValueError(
             f"got a polygon of {numbers.size} numbers, {str(part)[:60]}; it needs x and y of at least three points"
         )

@@ -30,25 +30,33 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises DataError that names the line where it breaks."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); export it again") from None
     except RecursionError:
         raise DataError(f"{path} is nested too deeply to be an annotation file; export it again") from None
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise DataError(f"{path} cannot be read ({error}); export it again") from None
 
 
 def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[Fault]]:
-    """Files under `folder` by their path in it without the suffix, in order; a Fault where two share one. Hidden files
-    (`._photo.jpg` of macOS) and other suffixes are left alone."""
-    found: dict[str, Path] = {}
-    faults = []
+    """Files under `folder` by their path in it without the suffix, in order; where two share one, a Fault instead, as
+    nothing tells whose mask is whose. Hidden files (`._photo.jpg` of macOS) and other suffixes are left alone."""
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in inside.parts):
-            continue
-        stem = inside.with_suffix("").as_posix()
-        if found.setdefault(stem, path) is not path:
-            says = f"{found[stem].name} and {path.name} have the same stem, so nothing tells whose mask is whose"
-            faults.append(Fault(str(folder), stem, f"{says}; rename one", "duplicate id"))
-    return found, faults
+        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inside.parts):
+            found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
+    return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}, [
+        Fault(
+            str(folder),
+            stem,
+            f"{' and '.join(path.name for path in paths)} have the same stem, so that nothing tells what belongs to "
+            "which; rename or drop one",
+            "duplicate id",
+        )
+        for stem, paths in found.items()
+        if len(paths) > 1
+    ]

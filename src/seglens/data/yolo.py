@@ -15,6 +15,7 @@ from seglens.data.masks import Polygons
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
 
+NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
 SLACK = 0.01  # rounding of labelling tools; what lies further outside was not divided by the sides of this image
 
 
@@ -112,13 +113,13 @@ def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator
         yield from _listed(source, labels, names)
         return
     need_folder(source, "path and the folders of a data.yaml count from the file itself")
-    images, faults = by_stem(source, IMAGES)
-    yield from faults
+    images, twins = by_stem(source, IMAGES)
     texts = need_folder(labels if labels is not None else _label_place(source), "labels= names it")
-    lines, _ = by_stem(texts, frozenset((".txt",)))
+    lines, faults = by_stem(texts, frozenset((".txt",)))
+    yield from twins + faults
+    known = {*images, *(fault.record for fault in twins), *NO_LABELS}
     for stem, path in lines.items():
-        # classes.txt and lists of images lie beside labels in many exports
-        if stem not in images and stem not in ("classes", "train", "val", "test"):
+        if stem not in known:
             yield Fault(str(path), stem, f"labels an image that {source} does not hold", "image")
     for stem, path in images.items():
         yield from _entry(path, lines.get(stem, texts / f"{stem}.txt"), str(path), names)
