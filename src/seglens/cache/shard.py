@@ -120,9 +120,7 @@ class ShardFile:
         with file:
             found = file.seek(0, 2)
             if found != length:
-                raise CacheError(
-                    f"{self.path} has {found} bytes, not the {length} that were written; {self.remedy}"
-                )
+                raise CacheError(f"{self.path} has {found} bytes, not the {length} that were written; {self.remedy}")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the map is read only, which is what we want
