@@ -102,7 +102,7 @@ def test_an_estimate_is_close_and_writes_nothing(tmp_path: Path, dtype: str) -> 
     assert files(tmp_path) == {}
     build(samples, extract, tmp_path / "cache", manifest)
     true = sum(len(data) for data in files(tmp_path / "cache").values())
-    assert said.bytes == pytest.approx(true, rel=0.15)  # 8 % off: images are small here, and notes weigh
+    assert said.bytes == pytest.approx(true, rel=0.06)  # 3 and 4 % off, as 6 images are not 80
     assert (said.images, said.stored) == (80, 0)
     assert 80 <= said.questions <= 320
     assert said.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
@@ -121,5 +121,5 @@ def test_an_estimate_of_nothing(tmp_path: Path) -> None:
     samples = Pictures(4, broken=(0, 1, 2, 3))
     with pytest.raises(CacheError, match="sample 0 of pictures:n=10 cannot be read"):
         estimate(samples, extract, tmp_path, made_for(samples))
-    with pytest.raises(CacheError, match="none of 4 samples"):
+    with pytest.raises(CacheError, match="none of the 6 samples tried"):
         estimate(samples, extract, tmp_path, made_for(samples), bad="skip")

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.evaluate import evaluate
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
@@ -25,6 +26,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "cache": (
+        "Frozen features on disk, computed once.",
+        {"build": cache_build, "check": cache_check, "estimate": cache_estimate},
+    ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",
