@@ -77,19 +77,14 @@ class Parts:
         """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
         together. Raises CacheError when the folder holds something else."""
         manifest = Manifest(self.key(), name, len(data), data.trainable, dtype)
-        build(data, self.read, folder, manifest, bad, share(), tick)
+        build(data, self.read, folder, manifest, bad, Share.here(), tick)
         _wait(self.decoder.device)
         return Cache.open(folder, manifest.key, name)
 
 
-def share() -> Share:
-    """This process's share of work, as `torchrun` and `accelerate launch` tell it."""
-    return Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-
-
 def _wait(device: torch.device) -> None:
     """Until every process of the launch is here."""
-    if share().world > 1:
+    if Share.here().world > 1:
         from accelerate import PartialState
 
         PartialState(cpu=device.type == "cpu").wait_for_everyone()

@@ -241,7 +241,8 @@ def test_another_key_is_refused_with_both_values(folder: Path) -> None:
 
 def test_the_manifest_is_what_was_asked_for(folder: Path) -> None:
     assert read_manifest(folder) == Manifest(json.loads(json.dumps(KEY)), "pictures:n=10", 10, per_shard=3)
-    assert set(files(folder)) == {"manifest.json"} | {f"shard-0000{k}.{e}" for k in range(4) for e in ("json", "safetensors")}  # fmt: skip
+    shards = {f"shard-0000{shard}.{kind}" for shard in range(4) for kind in ("json", "safetensors")}
+    assert set(files(folder)) == {"manifest.json"} | shards
 
 
 def test_an_image_that_is_not_there(folder: Path) -> None:

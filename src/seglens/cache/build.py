@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class Share:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
             raise CacheError(f"got process {self.rank} of {self.world}; RANK counts from 0 to WORLD_SIZE - 1")
+
+    @classmethod
+    def here(cls) -> Share:
+        """This process's, as `torchrun` and `accelerate launch` tell it."""
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
     def of(self, shards: int) -> range:
         return range(self.rank, shards, self.world)

@@ -14,7 +14,8 @@ from seglens.cache.manifest import Manifest
 from seglens.cache.shard import lay_out
 from seglens.cache.whole import size
 
-HANDFUL = 4  # samples, evenly spread
+HANDFUL = 6  # samples
+SPREAD = 0.618034  # of the dataset from one to the next, the golden ratio: evenly, and in step with no period of it
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ class Estimate:
 def estimate(samples: Samples, extract: Extract, folder: Path, manifest: Manifest, bad: Bad = "refuse") -> Estimate:
     """Read a handful of samples and write nothing. Raises CacheError as `build` does."""
     draft = Draft()
-    for index in sorted({at * manifest.samples // HANDFUL for at in range(HANDFUL)}):
+    for index in sorted({int(at * SPREAD % 1 * manifest.samples) for at in range(HANDFUL)}):
         found = read(samples, extract, manifest, index, bad)
         if not isinstance(found, Skipped):
             draft.add(index, *found)
     if not draft.samples:
-        raise CacheError(f"none of {HANDFUL} samples of {manifest.data} can be read; see `seglens data check`")
+        raise CacheError(
+            f"none of the {HANDFUL} samples tried of {manifest.data} can be read; see `seglens data check`"
+        )
     header, ordered = lay_out(draft.groups())
     note = json.dumps([asdict(entry) for entry, _ in draft.samples], indent=1)
     weight = len(header) + len(note) + sum(tensor.nbytes for tensors in ordered for tensor in tensors)

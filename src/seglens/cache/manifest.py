@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from seglens.cache.key import SCHEMA, CacheError, differing, digest, listed
 from seglens.cache.whole import read_sealed, write_sealed
 
 MANIFEST = "manifest.json"
-Stored = Literal["auto", "bf16", "fp16", "int8"]
+DTYPES = ("auto", "bf16", "fp16", "int8")  # auto: as the frozen parts say it
 PER_SHARD = 64
 
 
@@ -24,15 +24,15 @@ class Manifest:
     data: str
     samples: int
     trainable: bool = True
-    dtype: Stored = "auto"
+    dtype: str = "auto"
     per_shard: int = PER_SHARD
     command: str = "seglens cache build"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.per_shard < 1:
             raise CacheError(f"a cache got samples={self.samples}, shard={self.per_shard}; both must be at least 1")
-        if self.dtype not in get_args(Stored):
-            raise CacheError(f"a cache got dtype={self.dtype!r}; choose from {', '.join(get_args(Stored))}")
+        if self.dtype not in DTYPES:
+            raise CacheError(f"a cache got dtype={self.dtype!r}; choose from {', '.join(DTYPES)}")
 
     @property
     def shards(self) -> int:

@@ -21,10 +21,16 @@ class Writer:
         self.folder, self.manifest, self.bad = folder, manifest, bad
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for shard in batch["shard"].tolist():
-            if intact(self.folder, self.manifest, shard) is None:  # an attempt before this one may have written it
+        """Rows of shard and fault: a refusal comes back in words, where an exception would be retried and wrapped."""
+        return {"shard": batch["shard"], "fault": [self._write(shard) for shard in batch["shard"].tolist()]}
+
+    def _write(self, shard: int) -> str:
+        try:
+            if intact(self.folder, self.manifest, shard) is None:  # a lost actor may have written it
                 write(self.samples, self.extract, self.folder, self.manifest, shard, self.bad)
-        return batch
+        except CacheError as error:
+            return str(error)
+        return ""
 
 
 def build_with_ray(
@@ -46,25 +52,15 @@ def build_with_ray(
     todo = [shard for shard in shards if shard not in set(kept)]
     tick(sum(len(manifest.indices(shard)) for shard in kept))
     if todo:
+        ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
         work = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
         done = work.map_batches(
             Writer, fn_constructor_args=(load, folder, manifest, bad), batch_size=1, num_gpus=gpus or None,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo))),
         )  # fmt: skip
-        try:
-            for row in done.iter_rows():
-                tick(len(manifest.indices(int(row["shard"]))))
-        except ray.exceptions.RayTaskError as error:
-            raise _ours(error) from error
+        for row in done.iter_rows():
+            if row["fault"]:
+                raise CacheError(row["fault"])
+            tick(len(manifest.indices(row["shard"])))
     skipped = [one for shard in shards for one in intact(folder, manifest, shard) or ()]
     return Built(tuple(todo), kept, tuple(skipped))
-
-
-def _ours(error: BaseException) -> BaseException:
-    """The refusal that an actor met, from under what Ray wraps around it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, CacheError):
-            return CacheError(str(cause))
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error

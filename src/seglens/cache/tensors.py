@@ -10,7 +10,6 @@ from jaxtyping import Float, Int, Int8
 from torch import Tensor
 
 from seglens.cache.key import CacheError
-from seglens.cache.manifest import Stored
 from seglens.features import Asked, Features
 from seglens.types import Embedding
 
@@ -44,7 +43,7 @@ class Packed:
     layout: Layout
 
 
-def pack(features: Features, dtype: Stored) -> Packed:
+def pack(features: Features, dtype: str) -> Packed:
     """Raises CacheError on NaN or infinity, also where only the narrower type makes one."""
     asked, embedding = features.asked, features.embedding
     floats = {"prefix": features.prefix, "rows": torch.cat([one.rows for one in asked]), "coarse": embedding.coarse}
@@ -103,10 +102,11 @@ def quantise(values: Float[Tensor, "*axes"], axis: int) -> tuple[Int8[Tensor, "*
 def dequantise(
     stored: Int8[Tensor, "*axes"], scale: Float[Tensor, "*ones"], dtype: torch.dtype
 ) -> Float[Tensor, "*axes"]:
+    """What `quantise` made, in `dtype`."""
     return (stored * scale).to(dtype)
 
 
-def _stored(name: str, tensor: Tensor, dtype: Stored) -> dict[str, Tensor]:
+def _stored(name: str, tensor: Tensor, dtype: str) -> dict[str, Tensor]:
     if dtype == "auto":
         return {name: tensor}
     if dtype == "int8":  # a token's row has its own scale, and so has a position of a map (1 c e e)

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from seglens.cli.data import data_check, data_show
+from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
@@ -32,6 +33,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),
+    "cache": (
+        "Frozen features on disk, computed once.",
+        {"build": cache_build, "check": cache_check, "estimate": cache_estimate},
+    ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",
