@@ -260,6 +260,13 @@ def test_an_image_without_annotation_is_a_note(content: Any, tmp_path: Path) -> 
     assert (note.record, note.says) == ("image 9", "has no annotation")
 
 
+def test_an_image_without_size_is_a_note(content: Any, tmp_path: Path) -> None:
+    del content["images"][1]["height"], content["images"][1]["width"]
+    data = saved(tmp_path, content)()
+    assert [(note.record, note.says.split(",")[0]) for note in data.notes] == [("image 2", "has no height and width")]
+    assert len(list(data)) == 2
+
+
 def test_numbering_needs_boxes(content: Any, tmp_path: Path) -> None:
     del annotation(content, 1)["bbox"]
     build = saved(tmp_path, content)

@@ -155,6 +155,9 @@ class _Index:
         asks: list[Ask] = []
         if not self.groups[key]:
             yield Note(self.file, name, "has no annotation")
+        elif image["size"] is None:
+            says = "has no height and width, so that nothing tells whether its masks were made at the size of the file"
+            yield Note(self.file, name, says)
         for category, group in self.groups[key].items():
             if category in self.bad_categories or (key, category) in self.bad_groups:
                 continue
