@@ -244,7 +244,7 @@ def _source(record: dict[str, Any]) -> MaskSource:
     if isinstance(value, dict):
         return Runs(value)
     if isinstance(value, list) and value:
-        return Polygons(value)
+        return Polygons.of(value)
     raise ValueError(f"has segmentation {str(value)[:60]}; it needs polygons or run lengths (a box alone is no mask)")
 
 
@@ -261,7 +261,7 @@ def _middle(record: dict[str, Any]) -> float | None:
         return None
     try:
         x, _, width, _ = (float(number) for number in box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"has bbox {str(box)[:60]}; it needs [x, y, width, height]") from None
     if not np.isfinite(x + width):
         raise ValueError(f"has bbox {str(box)[:60]}; it needs numbers of pixels")
