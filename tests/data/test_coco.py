@@ -214,6 +214,7 @@ GOOD = {"id": 99, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1,
 DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "two points": (change("annotations", 1, segmentation=[[1, 2, 3, 4]]), "image 1, cat", "annotation 1: got", 3),
     "NaN": (change("annotations", 3, segmentation=[[1, 2, 3, float("nan"), 5, 6]]), "image 1, dog", "no pixel", 3),
+    "huge": (change("annotations", 3, segmentation=[[1, 2, 3, 10**400, 5, 6]]), "image 1, dog", "not a list of", 3),
     "thin": (change("annotations", 3, segmentation=LINE), "image 1, dog", "thinner than one", 3),
     "text": (change("annotations", 3, segmentation=[["a"] * 6]), "image 1, dog", "not a list of numbers", 3),
     "flat": (change("annotations", 3, segmentation=[1, 2, 3]), "image 1, dog", "annotation 3: .* flat list", 3),
@@ -223,6 +224,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "no segmentation": (change("annotations", 1, segmentation=None), "annotation 1", "has segmentation None", 3),
     "iscrowd": (change("annotations", 1, iscrowd=7), "annotation 1", "has iscrowd 7", 3),
     "box": (change("annotations", 1, bbox=[1, 2]), "annotation 1", r"has bbox \[1, 2\]", 3),
+    "huge box": (change("annotations", 1, bbox=[1, 2, 10**400, 3]), "annotation 1", "has bbox", 3),
     "lost image": (add("annotations", GOOD | {"image_id": 77}), "annotation 99", "image 77, which the file", 4),
     "no category": (add("annotations", GOOD | {"category_id": 8}), "annotation 99", "of category 8", 4),
     "no image": (add("annotations", {"id": 99}), "annotation 99", "has image_id None", 4),
@@ -260,6 +262,13 @@ def test_an_image_without_annotation_is_a_note(content: Any, tmp_path: Path) -> 
     assert (note.record, note.says) == ("image 9", "has no annotation")
 
 
+def test_an_image_without_size_is_a_note(content: Any, tmp_path: Path) -> None:
+    del content["images"][1]["height"], content["images"][1]["width"]
+    data = saved(tmp_path, content)()
+    assert [(note.record, note.says.split(",")[0]) for note in data.notes] == [("image 2", "has no height and width")]
+    assert len(list(data)) == 2
+
+
 def test_numbering_needs_boxes(content: Any, tmp_path: Path) -> None:
     del annotation(content, 1)["bbox"]
     build = saved(tmp_path, content)
@@ -286,6 +295,9 @@ def test_what_cannot_be_opened(content: Any, tmp_path: Path) -> None:
         coco_data(images=tmp_path, annotations=file)
     file.write_bytes('{"images": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match=r"x\.json is not UTF-8 \(byte 12\)"):
+        coco_data(images=tmp_path, annotations=file)
+    file.write_text(f'{{"images": [{"9" * 5000}]}}')
+    with pytest.raises(DataError, match=r"x\.json is not JSON that can be read"):
         coco_data(images=tmp_path, annotations=file)
     file.write_text("[" * 100_000)
     with pytest.raises(DataError, match="nested too deeply"):

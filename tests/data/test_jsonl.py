@@ -119,6 +119,8 @@ LINES: dict[str, tuple[Any, str, str]] = {
     "points in pairs": (GOOD | {"polygons": [[[3, 5], [12, 5], [12, 15]]]}, "mask", "not one flat list of x0, y0"),
     "NaN": (GOOD | {"polygons": [[1, 2, 3, float("nan"), 5, 6]]}, "mask", "no pixel"),
     "infinite": (GOOD | {"polygons": [[1, 2, 3, float("inf"), 5, 6]]}, "mask", "no pixel"),
+    "huge": (GOOD | {"polygons": [[1, 2, 3, 10**400, 5, 6]]}, "mask", "not a list of numbers"),
+    "too many digits": (f'{{"image": "a.png", "id": {"9" * 5000}}}', "annotation", "digits"),
     "another image's": (GOOD | {"polygons": [[3, 5, 120, 5, 120, 15]]}, "mask", "with the point (120, 5) for"),
     "thin": (GOOD | {"polygons": [[3, 5, 12, 5, 7, 5.001]]}, "empty mask", "thinner than one"),
     "no polygon": (GOOD | {"polygons": []}, "annotation", "it needs a path, a list of"),

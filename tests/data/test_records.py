@@ -93,6 +93,18 @@ def test_bad_masks_are_named_and_the_rest_is_kept(name: str, picture: Path) -> N
     assert [[target.query for target in sample.targets] for sample in samples] == [["thing 1"]]
 
 
+def test_polygons_held_compactly_are_the_same() -> None:
+    for parts in ([[1, 1, 5, 1, 5, 5.5]], [[1, 1, 5, 1, 5, 5], [2, 2, 7, 2, 7, 4]]):
+        np.testing.assert_array_equal(Polygons.of(parts).draw(SIZE).mask, Polygons(parts).draw(SIZE).mask)
+    for parts in ([[1, 1, 5, 5]], [["a", 1, 5, 5, 3, 3]], [[[1, 1]]], [3], [], [[1, 2, 3, 10**400, 5, 6]]):
+        said = []
+        for polygons in (Polygons.of(parts), Polygons(parts)):
+            with pytest.raises(ValueError, match="got") as caught:
+                polygons.draw(SIZE)
+            said.append(str(caught.value).replace(".0", ""))
+        assert said[0] == said[1]
+
+
 def test_a_sample_with_nothing_left_is_left_out(picture: Path) -> None:
     build = records(entry(picture, Given(NOTHING), id="bad"), entry(picture, Given(half()), id="good"))
     samples, faults = judged(build)

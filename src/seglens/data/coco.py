@@ -155,6 +155,9 @@ class _Index:
         asks: list[Ask] = []
         if not self.groups[key]:
             yield Note(self.file, name, "has no annotation")
+        elif image["size"] is None:
+            says = "has no height and width, so that nothing tells whether its masks were made at the size of the file"
+            yield Note(self.file, name, says)
         for category, group in self.groups[key].items():
             if category in self.bad_categories or (key, category) in self.bad_groups:
                 continue
@@ -241,7 +244,7 @@ def _source(record: dict[str, Any]) -> MaskSource:
     if isinstance(value, dict):
         return Runs(value)
     if isinstance(value, list) and value:
-        return Polygons(value)
+        return Polygons.of(value)
     raise ValueError(f"has segmentation {str(value)[:60]}; it needs polygons or run lengths (a box alone is no mask)")
 
 
@@ -258,7 +261,7 @@ def _middle(record: dict[str, Any]) -> float | None:
         return None
     try:
         x, _, width, _ = (float(number) for number in box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"has bbox {str(box)[:60]}; it needs [x, y, width, height]") from None
     if not np.isfinite(x + width):
         raise ValueError(f"has bbox {str(box)[:60]}; it needs numbers of pixels")

@@ -217,7 +217,7 @@ def _source(content: Any, base: Path) -> MaskSource:
     if isinstance(content, dict):
         return Runs(content)
     if isinstance(content, list) and content and all(isinstance(part, list) for part in content):
-        return Outline(Polygons(content))
+        return Outline(Polygons.of(content))
     raise ValueError(f"has a mask {str(content)[:60]}; it needs a path, a list of [x0, y0, x1, y1, ...], or an RLE")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import operator
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,14 @@ class Polygons:
 
     parts: Sequence[Any]  # a file may hold anything: checked when drawn
 
+    @classmethod
+    def of(cls, parts: Sequence[Any]) -> Polygons:
+        """The same held in a quarter of the memory: for an index of a million polygons."""
+        try:
+            return cls(tuple(array("d", part) for part in parts))
+        except (TypeError, OverflowError):
+            return cls(parts)
+
     def draw(self, size: tuple[int, int]) -> Drawn:
         if not self.parts:
             raise ValueError("got no polygon; an object needs at least one, and an absent target is written otherwise")
@@ -131,18 +140,17 @@ class Polygons:
 
 
 def _check_polygon(part: Any) -> None:
+    shown = str(part.tolist() if isinstance(part, array) else part)[:60]
     try:
         numbers = np.asarray(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"got a polygon that is not a list of numbers: {str(part)[:60]}") from None
+        raise ValueError(f"got a polygon that is not a list of numbers: {shown}") from None
     if numbers.ndim != 1:
-        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {str(part)[:60]}")
+        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {shown}")
     if len(numbers) % 2 or len(numbers) < 6:
-        raise ValueError(
-            f"got a polygon of {numbers.size} numbers, {str(part)[:60]}; it needs x and y of at least three points"
-        )
+        raise ValueError(f"got a polygon of {numbers.size} numbers, {shown}; it needs x and y of at least three points")
     if not (np.isfinite(numbers).all() and np.abs(numbers).max() < 1e6):
-        raise ValueError(f"got a polygon with a coordinate that is no pixel: {str(part)[:60]}")
+        raise ValueError(f"got a polygon with a coordinate that is no pixel: {shown}")
 
 
 @dataclass(frozen=True)
