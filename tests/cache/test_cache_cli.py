@@ -19,7 +19,7 @@ from seglens.cache import Cache
 from seglens.cli import main
 from seglens.data.world import WorldData
 from seglens.features import Pick
-from seglens.sam import MaskDecoder
+from seglens.decoders import MaskDecoder
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = "world:n=5,seed=3,split=train,queries=3"

@@ -8,10 +8,11 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from seglens.backbones.base import Backbone, OpenImage, QuestionError
+from seglens.backbones.base import Backbone, OpenImage
 from seglens.backbones.internvl import InternVLBackbone
 from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
+from seglens.backbones.prompts import QuestionError
 from seglens.backbones.qwen2_vl import Qwen2VLBackbone
 from seglens.backbones.qwen3_vl import Qwen3VLBackbone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +20,13 @@ from seglens.backbones.depth import Depth
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
+from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
 from seglens.types import Readout
 
-LONGEST_QUESTION = 512  # tokens, as in LISA's training
-PROBES = ("the red cup", "?")  # questions that show a template's layout
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
-
-
-class QuestionError(ValueError):
-    """A question that cannot be read: empty, or too long."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ class Backbone(ABC):
         self.image_size, self.grid = layout.image_size, layout.grid
         self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
         self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
-        self._check_template()
+        self.prompts = Prompts(processor, self.image_text(processor), name)
 
     @classmethod
     def from_pretrained(
@@ -121,18 +117,13 @@ class Backbone(ABC):
         segmentation_only: bool = False, revision: str | None = None, **loading: Any,
     ) -> Backbone:  # fmt: skip
         """Load from a folder or a hub id; safetensors only, no remote code. `loading` goes to transformers
-        (`dtype`, `device_map`, `attn_implementation`, `local_files_only`, ...).
+        (`dtype`, `device_map`, `quantization_config`, `attn_implementation`, `local_files_only`, ...).
 
         `image_size` is the canvas's side in pixels, for families that see images of any size. `segmentation_only`
         leaves out every layer that segmenting never runs: the model can then not chat. Raises ValueError when the
         layer, the size or the weights do not fit the model."""
         where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
-        if loading.get("quantization_config") or getattr(config, "quantization_config", None):
-            raise ValueError(
-                f"{name} would be loaded with quantised weights, which a head cannot copy; load it without "
-                "quantisation (support is planned)"
-            )
         layout = cls.layout(config, image_size)  # a wrong size is told before the weights are read
         depth = Depth.of(config, layer, layout.first_layer)
         if segmentation_only:
@@ -147,16 +138,6 @@ class Backbone(ABC):
                 f"attn_implementation={attention!r} takes no mask of who sees whom; choose {' or '.join(ATTENTION)}"
             )
         return cls(model, load_processor(name, config, **where), depth, image_size, str(name), revision)
-
-    def _check_template(self) -> None:
-        """The prefix is shared by all questions: nothing before the image may depend on them."""
-        for probe in PROBES:
-            before, image, behind = self._prompt(probe).partition(self.processor.image_token)
-            if not image or probe in before or probe not in behind or image in behind:
-                raise ValueError(
-                    f"the chat template of {self.name} does not put one image before the question; "
-                    "a prefix can then not be shared by questions: correct the template"
-                )
 
     @property
     def module(self) -> nn.Module:
@@ -185,9 +166,16 @@ class Backbone(ABC):
             "image_size": self.image_size,
             "grid": "x".join(map(str, self.grid)),
             "frame": "pad-mean",
+            "packing": self._packing(),
             "processor": processor_hash(self.processor),
-            "template": text_hash(self._prompt(PROBES[0])),
+            "template": text_hash(self.prompts.text(PROBES[0])),
         }
+
+    def _packing(self) -> str:
+        """What the weights were packed with, if anything."""
+        packed = getattr(self.model.config, "quantization_config", None)
+        said = packed if packed is None or isinstance(packed, dict) else packed.to_dict()
+        return "none" if said is None else text_hash(json.dumps(said, sort_keys=True, default=str))
 
     # ---------------------------------------------------------------- reading
 
@@ -196,7 +184,7 @@ class Backbone(ABC):
         """See an image once."""
         frame = Frame(*image.shape[:2])
         seen = self.see(self._pixels(image, frame))
-        words = torch.tensor([self._tokens(PROBES[0])[0]], dtype=torch.long, device=self.device)
+        words = torch.tensor([self.prompts.before()], dtype=torch.long, device=self.device)
         embedded = self.model.get_input_embeddings()(words)
         embedded = torch.cat([embedded, seen.rows.to(embedded)], 1)  # the image ends the prefix
         positions = self.prefix_positions(words.shape[1])[None].to(self.device)
@@ -218,7 +206,7 @@ class Backbone(ABC):
         Raises QuestionError for an empty question or one of more than 512 tokens."""
         if not questions:
             raise QuestionError("got no question; ask at least one")
-        asked = [self._question_tokens(question) for question in questions]
+        asked = [self.prompts.after(question) for question in questions]
         longest = max(map(len, asked))
         pad = self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[*a, *[pad] * (longest - len(a))] for a in asked], device=self.device)
@@ -232,39 +220,6 @@ class Backbone(ABC):
             question_positions=positions, question_mask=mask,
             image_tokens=torch.arange(first, end, device=self.device), grid=self.grid,
         )  # fmt: skip
-
-    def _prompt(self, question: str) -> str:
-        """The conversation in the model's own template, up to where the answer begins."""
-        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-        return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-
-    def _tokens(self, question: str) -> tuple[list[int], list[int]]:
-        """Token ids before the image, and behind it (the question, up to the start of the answer)."""
-        prompt = self._prompt(question).replace(self.processor.image_token, self.image_text(self.processor), 1)
-        ids = self.processor.tokenizer(prompt).input_ids
-        at = ids.index(self.model.config.image_token_id)
-        return ids[:at], ids[at + 1 :]
-
-    def _question_tokens(self, question: str) -> list[int]:
-        if not question.strip():
-            raise QuestionError("got an empty question; say in words what to look for, such as 'the red cup'")
-        try:
-            question.encode()
-        except UnicodeEncodeError as error:
-            raise QuestionError(
-                f"got a question that is not valid Unicode ({error.reason}); check its encoding"
-            ) from None
-        ids = self._tokens(question)[1]
-        for kind in ("image", "video"):
-            token = getattr(self.processor, f"{kind}_token", None)
-            # by text for the processor, by id for a tokenizer that spells it in other ways too
-            if token and (token in question or self.processor.tokenizer.convert_tokens_to_ids(token) in ids):
-                raise QuestionError(
-                    f"got a question that contains {token!r}, which stands for the {kind} itself; leave it out"
-                )
-        if len(ids) > LONGEST_QUESTION:
-            raise QuestionError(f"got a question of {len(ids)} tokens; at most {LONGEST_QUESTION} are read; shorten it")
-        return ids
 
     # ---------------------------------------------------------------- chatting and copying
 
@@ -282,8 +237,8 @@ class Backbone(ABC):
 
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
         """What the model's own processor makes of an image and a question: the chat path adds nothing to it."""
-        self._question_tokens(question)
-        inputs = self.processor(images=Image.fromarray(image), text=self._prompt(question), return_tensors="pt")
+        self.prompts.after(question)  # refuses what reading refuses
+        inputs = self.processor(images=Image.fromarray(image), text=self.prompts.text(question), return_tensors="pt")
         return dict(inputs.to(self.device, self.model.dtype))
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:

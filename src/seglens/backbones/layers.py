@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from seglens.backbones.plain import plain_copy
 
 Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
 VISIBLE = "seglens_visible"  # name of the attention function of cloned layers
@@ -137,11 +137,14 @@ def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1
 
 
 def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
-    """Deep copies of single layers, in fp32 and trainable, whose attention can be watched."""
+    """Deep copies of single layers, in fp32 and trainable, whose attention can be watched.
+
+    Raises ValueError when a layer's weights cannot be copied."""
     clones = []
     for source in layers:
-        layer: Any = copy.deepcopy(source)
-        # deepcopy copied the config too, so that the backbone keeps its own attention
+        layer = plain_copy(source)
+        # the config was copied too, so that the backbone keeps its own attention
         layer.self_attn.config._attn_implementation = VISIBLE
-        clones.append(DecoderLayers([layer], copy.deepcopy(rotary)).float().requires_grad_(True))
+        turn = plain_copy(rotary).to(next(layer.parameters()).device)
+        clones.append(DecoderLayers([layer], turn).requires_grad_(True))
     return clones

@@ -1,0 +1,73 @@
+"""How a conversation is laid out in tokens: the model's own template, the image first, then the question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LONGEST_QUESTION = 512  # tokens, as in LISA's training
+PROBES = ("the red cup", "?")  # questions that show a template's layout
+
+
+class QuestionError(ValueError):
+    """A question that cannot be read: empty, or too long."""
+
+
+class Prompts:
+    """The conversations of a processor. `image_text` is what it puts in place of an image, with one image token.
+
+    Raises ValueError when the template does not put one image before the question: what stands before a question is
+    shared by all of them."""
+
+    def __init__(self, processor: Any, image_text: str, name: str):
+        self.processor, self._image_text = processor, image_text
+        self._placeholders = {
+            kind: vars(processor)[f"{kind}_token"] for kind in ("image", "video") if f"{kind}_token" in vars(processor)
+        }
+        for probe in PROBES:
+            before, image, behind = self.text(probe).partition(processor.image_token)
+            if not image or probe in before or probe not in behind or image in behind:
+                raise ValueError(
+                    f"the chat template of {name} does not put one image before the question; "
+                    "a prefix can then not be shared by questions: correct the template"
+                )
+
+    def text(self, question: str) -> str:
+        """The conversation in the model's own template, up to where the answer begins."""
+        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+
+    def before(self) -> list[int]:
+        """Token ids before the image: the same for every question."""
+        return self._split(PROBES[0])[0]
+
+    def after(self, question: str) -> list[int]:
+        """Token ids behind the image: the question, up to the start of the answer.
+
+        Raises QuestionError for a question that is empty, too long, not Unicode, or that stands for an image."""
+        if not question.strip():
+            raise QuestionError("got an empty question; say in words what to look for, such as 'the red cup'")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise QuestionError(
+                f"got a question that is not valid Unicode ({error.reason}); check its encoding"
+            ) from None
+        ids = self._split(question)[1]
+        for kind, token in self._placeholders.items():
+            # by text for the processor, by id for a tokenizer that spells it in other ways too
+            if token in question or self._id(token) in ids:
+                raise QuestionError(
+                    f"got a question that contains {token!r}, which stands for the {kind} itself; leave it out"
+                )
+        if len(ids) > LONGEST_QUESTION:
+            raise QuestionError(f"got a question of {len(ids)} tokens; at most {LONGEST_QUESTION} are read; shorten it")
+        return ids
+
+    def _split(self, question: str) -> tuple[list[int], list[int]]:
+        image = self.processor.image_token
+        ids = self.processor.tokenizer(self.text(question).replace(image, self._image_text, 1)).input_ids
+        at = ids.index(self._id(image))
+        return ids[:at], ids[at + 1 :]
+
+    def _id(self, token: str) -> int:
+        return self.processor.tokenizer.convert_tokens_to_ids(token)
