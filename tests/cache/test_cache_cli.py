@@ -18,8 +18,8 @@ from seglens.backbones import load_backbone
 from seglens.cache import Cache
 from seglens.cli import main
 from seglens.data.world import WorldData
-from seglens.features import Pick
 from seglens.decoders import MaskDecoder
+from seglens.features import Pick
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = "world:n=5,seed=3,split=train,queries=3"
@@ -61,7 +61,7 @@ def test_what_is_stored_is_what_is_said(
         assert torch.equal(found.prefix_positions, readout.prefix_positions[0])
         assert torch.equal(found.image_tokens, readout.image_tokens)
         assert found.grid == readout.grid
-        assert torch.equal(found.embedding.coarse, decoder.encode(sample.image, opened.frame))
+        assert torch.equal(found.embedding.coarse, decoder.encode(sample.image, opened.frame).coarse)
         for number, (asked, target) in enumerate(zip(found.asked, sample.targets, strict=True)):
             real = readout.question_mask[0, number]
             assert torch.equal(asked.rows, readout.question[0, number][real])

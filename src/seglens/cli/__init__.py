@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from seglens.cli.data import data_check, data_show
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
+from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
