@@ -207,7 +207,7 @@ BAD_REFS: dict[str, tuple[Any, str, str]] = {
     "annotation of another image": (changed(GOOD, (1, "ann_id"), 1), "ref 8", "is of image 101, not of 102"),
     "some annotations and none": (changed(GOOD, (1, "ann_id"), [3, -1]), "ref 8", "ann_id is [3, -1]"),
     "no annotation": (changed(GOOD, (1, "ann_id"), []), "ref 8", "ann_id is []"),
-    "list in a list": (changed(GOOD, (1, "ann_id"), [[3]]), "ref 8", "annotation [3] is not in"),
+    "list in a list": (changed(GOOD, (1, "ann_id"), [[3]]), "ref 8", "ann_id lists something else"),
     "no sentences": (changed(GOOD, (1, "sentences"), []), "ref 8", "has no sentence"),
     "sentences a word": (changed(GOOD, (1, "sentences"), "box"), "ref 8", "sentences is a str"),
     "sentence a word": (changed(GOOD, (1, "sentences", 0), "box"), "ref 8 sentences[0]", "is a str"),
@@ -294,6 +294,23 @@ def test_missing_images_are_all_named(tmp_path: Path) -> None:
     (fault,) = data.faults
     assert fault.record == "refcoco-test-103"
     assert coco_name(103) in fault.says
+
+
+def test_lists_nested_without_end(tmp_path: Path) -> None:
+    """A kilobyte whose text would fill the memory."""
+    bomb: list[Any] = ["ha"]
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    records = [*GOOD[:1]]
+    for number, key in enumerate(("split", "ref_id", "image_id", "ann_id", "sentences"), 20):
+        records.append({**ref(number, 102, 3, "val", sentence(number, "box")), key: bomb})
+    for number, key in enumerate(("sent_id", "sent", "is_false_premise", "gt_sent"), 30):
+        said = {**sentence(number, "box", is_false_premise=True), key: bomb}
+        records.append(ref(number, 102, 3, "val", said))
+    records.append(GOOD[1])
+    data = load(save(tmp_path, records=records), ",bad=skip")
+    assert [t.query for t in data[0].targets] == ["a block"]
+    assert len(data.faults) == 5 + 1 + 4  # the list of sentences holds two lists
 
 
 def test_a_list_of_sentences_that_many_references_share(tmp_path: Path) -> None:

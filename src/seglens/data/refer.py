@@ -139,6 +139,10 @@ class Referring:
         """The mask of a reference; gRefCOCO lists several objects, or [-1] for none, and leaves out crowds."""
         many = ref.get("ann_id")
         ids = list(many) if isinstance(many, list) else [_id(ref, "ann_id")]
+        if not all(
+            type(one) in (int, str) for one in ids
+        ):  # before anything prints them: a pickle may nest without end
+            raise ValueError("ann_id lists something else than ids of annotations")
         if ids == [-1]:
             return Nothing(), "no target"
         if not ids or -1 in ids:
@@ -152,9 +156,8 @@ class Referring:
         return sources[0] if len(sources) == 1 else Union(sources), "phrase"
 
     def _annotation(self, name: Any, image: Any) -> Mapping[str, Any]:
-        if type(name) not in (int, str) or name not in self.annotations or ("annotation", name) in self.twice:
-            times = self._how_often("annotation", name) if type(name) in (int, str) else "not"
-            raise ValueError(f"annotation {str(name)[:40]} is {times} in {self.instances}")
+        if name not in self.annotations or ("annotation", name) in self.twice:
+            raise ValueError(f"annotation {name} is {self._how_often('annotation', name)} in {self.instances}")
         found = self.annotations[name]
         if found.get("image_id") != image:
             raise ValueError(f"annotation {name} is of image {str(found.get('image_id'))[:40]}, not of {image}")
