@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(data, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(data).hexdigest()}"')
         self.answer({"error": path}, 404, X_Error_Code="EntryNotFound")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815  the names are those of http.server
 
 
 @contextmanager

@@ -35,10 +35,6 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); export it again") from None
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON that can be read ({error}); export it again") from None
     except RecursionError:
         raise DataError(f"{path} is nested too deeply to be an annotation file; export it again") from None
     except ValueError as error:  # Python reads no number of thousands of digits
