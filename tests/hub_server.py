@@ -87,6 +87,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
             siblings = [{"rfilename": file} for file in self.server.files(name)]
             return self.answer({"id": name, "modelId": name, "sha": self.server.commit(name), "siblings": siblings})
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            listed = self.server.files(found[1])
+            return self.answer([{"type": "file", "path": p, "size": 1, "oid": "0" * 40} for p in listed])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             name, file = found[1], self.server.root / found[1] / found[2]
             if not (self.server.root / name).is_dir():

@@ -21,7 +21,7 @@ from seglens.decoders import MaskDecoder, load_decoder
 from seglens.geometry import Frame
 from seglens.methods import Lens, LensConfig, build_lens
 from seglens.segmenter import Segmenter
-from seglens.types import Embedding, Readout
+from seglens.types import Embedding, Readout, Truth
 
 QUESTIONS = ["the red cup", "what keeps you dry when it rains ?", "dog"]
 SMALL = replace(LensConfig(), keypoints=5, descriptor_width=32, encoder_width=64)
@@ -146,7 +146,8 @@ def loss(lens: Lens, given: tuple[Readout, Embedding], truth: Tensor) -> tuple[T
     output, frame = lens(*given), Frame(48, 64)
     masks = frame.to_canvas_mask(truth, output.mask_logits.shape[-1])[None]
     cells = frame.to_canvas_mask(truth, given[0].grid[0])[None]
-    terms = lens.losses(output, masks, cells, torch.ones(1, len(truth), dtype=torch.bool))
+    asked = torch.ones(1, len(truth), dtype=torch.bool)
+    terms = lens.losses(output, Truth(masks, cells, asked, asked))
     return sum(terms.values(), torch.zeros(())), output.mask_logits
 
 
