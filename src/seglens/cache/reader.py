@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Cache:
             self._indices.extend(entry.index for entry in contents.samples)
             seals.append([contents.sha256, [entry.questions for entry in contents.samples]])
         self._fingerprint = digest([manifest.digest(), seals])
-        self._shard = lru_cache(MAPPED)(self._opened)
+        self._open = dict[int, tuple[Contents, ShardFile]]()
         self._checked = dict[int, tuple[tuple[int, int], set[Span]]]()
 
     @classmethod
@@ -95,6 +94,14 @@ class Cache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cache, (self.folder, self.manifest)  # a worker process maps the files itself
+
+    def _shard(self, shard: int) -> tuple[Contents, ShardFile]:
+        found = self._open.get(shard)
+        if found is None:
+            while len(self._open) >= MAPPED:
+                self._open.pop(next(iter(self._open)), None)  # the oldest; tensors in use keep its map alive
+            found = self._open[shard] = self._opened(shard)
+        return found
 
     def _opened(self, shard: int) -> tuple[Contents, ShardFile]:
         """A shard; what was checked of it before it was closed stays checked, unless the file is another by now."""
