@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from seglens.cache.key import SCHEMA, CacheError, differing, digest, listed
 from seglens.cache.whole import read_sealed, write_sealed
 
 MANIFEST = "manifest.json"
-DTYPES = ("auto", "bf16", "fp16", "int8")  # auto: as the frozen parts say it
+Stored = Literal["auto", "bf16", "fp16", "int8"]  # auto: as the frozen parts say it
+DTYPES: tuple[str, ...] = get_args(Stored)
 PER_SHARD = 64
 
 
