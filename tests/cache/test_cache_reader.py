@@ -86,7 +86,7 @@ def test_nothing_is_copied(folder: Path) -> None:
     cache = Cache.open(folder)
     once, again = (cache.features(Pick(2, (0, 1, 2))) for _ in range(2))
     assert once.prefix.data_ptr() == again.prefix.data_ptr()
-    _, file = cache._shard(0)
+    file = cache._shard(0)
     begin, end = file._bytes.data_ptr(), file._bytes.data_ptr() + len(file._bytes)
     tensors = [once.prefix, once.prefix_positions, once.embedding.coarse, *once.embedding.fine]
     tensors += [part for one in once.asked for part in (one.rows, one.positions, one.mask, one.cells)]
@@ -171,10 +171,10 @@ def test_a_flipped_bit_anywhere_is_refused_by_name(folder: Path, name: str) -> N
 
 def test_a_refusal_says_which_sample(folder: Path) -> None:
     cache = Cache.open(folder)
-    contents, _ = cache._shard(1)
+    file = cache._shard(1)
     path = folder / "shard-00001.safetensors"
     damaged = bytearray(path.read_bytes())
-    damaged[contents.groups[2].begin + 3] ^= 16
+    damaged[file.groups[2].begin + 3] ^= 16
     path.write_bytes(damaged)
     cache = Cache.open(folder)
     assert same(cache.features(Pick(3, (0,))), replace(extract(SAMPLES[3]), asked=extract(SAMPLES[3]).asked[:1]))

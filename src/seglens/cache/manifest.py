@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -52,7 +53,7 @@ class Manifest:
 
     def resume(self, folder: Path) -> str:
         """What to do about a missing or damaged shard, in words."""
-        return f"run `{self.command} --out {folder}` again: it writes only what is missing or damaged"
+        return f"run `{self.command} --out {shlex.quote(str(folder))}` again: it writes only what is missing or damaged"
 
 
 def shard_paths(folder: Path, shard: int) -> tuple[Path, Path]:
