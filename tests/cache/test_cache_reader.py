@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import random
@@ -130,6 +131,21 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     (tmp_path / "shard-00000.safetensors").write_bytes(b"x" * (tmp_path / "shard-00000.safetensors").stat().st_size)
     with pytest.raises(CacheError, match=r"shard-00000.safetensors is damaged"):
         cache.features(Pick(0, ()))  # closed meanwhile, and another file by now: checked anew
+
+
+def test_files_are_let_go_with_the_last_tensor(folder: Path) -> None:
+    def mapped() -> bool:
+        return "shard-00000.safetensors" in Path("/proc/self/maps").read_text()
+
+    gc.disable()
+    try:
+        held = Cache.open(folder).features(Pick(0, ()))
+        assert mapped()
+        assert same(held, replace(extract(SAMPLES[0]), asked=()))
+        del held
+        assert not mapped()
+    finally:
+        gc.enable()
 
 
 def test_a_worker_process_gets_its_own(folder: Path) -> None:

@@ -127,13 +127,13 @@ class Cache:
 
     def _opened(self, shard: int) -> ShardFile:
         """A shard; what was checked of it before it was closed stays checked, unless the file is another by now."""
-        place, path = self._places[shard], shard_paths(self.folder, shard)[0]
+        folder, manifest, place = self.folder, self.manifest, self._places[shard]
+        path = shard_paths(folder, shard)[0]
 
-        def called(group: int) -> str:
-            return Contents.read(self.folder, self.manifest, shard).called(group)
+        def called(group: int) -> str:  # knows nothing of self: a circle would keep the maps until it is collected
+            return Contents.read(folder, manifest, shard).called(group)
 
-        remedy = self.manifest.resume(self.folder)
-        file = ShardFile(path, place.size, place.header, place.groups, called, remedy)
+        file = ShardFile(path, place.size, place.header, place.groups, called, manifest.resume(folder))
         stat = path.stat()
         version = (stat.st_ino, stat.st_mtime_ns)
         known, intact = self._checked.get(shard, (version, file.intact))
