@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import random
@@ -86,7 +87,7 @@ def test_nothing_is_copied(folder: Path) -> None:
     cache = Cache.open(folder)
     once, again = (cache.features(Pick(2, (0, 1, 2))) for _ in range(2))
     assert once.prefix.data_ptr() == again.prefix.data_ptr()
-    _, file = cache._shard(0)
+    file = cache._shard(0)
     begin, end = file._bytes.data_ptr(), file._bytes.data_ptr() + len(file._bytes)
     tensors = [once.prefix, once.prefix_positions, once.embedding.coarse, *once.embedding.fine]
     tensors += [part for one in once.asked for part in (one.rows, one.positions, one.mask, one.cells)]
@@ -132,6 +133,21 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
         cache.features(Pick(0, ()))  # closed meanwhile, and another file by now: checked anew
 
 
+def test_files_are_let_go_with_the_last_tensor(folder: Path) -> None:
+    def mapped() -> bool:
+        return "shard-00000.safetensors" in Path("/proc/self/maps").read_text()
+
+    gc.disable()
+    try:
+        held = Cache.open(folder).features(Pick(0, ()))
+        assert mapped()
+        assert same(held, replace(extract(SAMPLES[0]), asked=()))
+        del held
+        assert not mapped()
+    finally:
+        gc.enable()
+
+
 def test_a_worker_process_gets_its_own(folder: Path) -> None:
     cache = Cache.open(folder)
     copy = pickle.loads(pickle.dumps(cache))
@@ -171,10 +187,10 @@ def test_a_flipped_bit_anywhere_is_refused_by_name(folder: Path, name: str) -> N
 
 def test_a_refusal_says_which_sample(folder: Path) -> None:
     cache = Cache.open(folder)
-    contents, _ = cache._shard(1)
+    file = cache._shard(1)
     path = folder / "shard-00001.safetensors"
     damaged = bytearray(path.read_bytes())
-    damaged[contents.groups[2].begin + 3] ^= 16
+    damaged[file.groups[2].begin + 3] ^= 16
     path.write_bytes(damaged)
     cache = Cache.open(folder)
     assert same(cache.features(Pick(3, (0,))), replace(extract(SAMPLES[3]), asked=extract(SAMPLES[3]).asked[:1]))

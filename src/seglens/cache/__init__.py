@@ -4,7 +4,7 @@ from seglens.cache.build import Built, Share, build
 from seglens.cache.check import check
 from seglens.cache.estimate import Estimate, estimate
 from seglens.cache.key import CacheError, differing, identity
-from seglens.cache.manifest import DTYPES, PER_SHARD, Manifest, read_manifest
+from seglens.cache.manifest import DTYPES, PER_SHARD, Manifest, Stored, read_manifest
 from seglens.cache.reader import Cache
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Estimate",
     "Manifest",
     "Share",
+    "Stored",
     "build",
     "check",
     "differing",

@@ -40,7 +40,7 @@ def _files(folder: Path, manifest: Manifest, shard: int, contents: Contents) -> 
     faults = 0
     for group in range(len(contents.groups)):
         try:
-            file.verify(group, contents.called(group))
+            file.verify(group)
         except CacheError as error:
             faults += 1
             yield str(error)

@@ -81,7 +81,7 @@ class Contents:
     def open(self, folder: Path, manifest: Manifest, shard: int) -> ShardFile:
         """Raises CacheError when the tensors are not those that the note tells of."""
         path = shard_paths(folder, shard)[0]
-        return ShardFile(path, self.size, self.header, self.groups, manifest.resume(folder))
+        return ShardFile(path, self.size, self.header, self.groups, self.called, manifest.resume(folder))
 
     def called(self, group: int) -> str:
         """What a group of tensors is, for a refusal."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from seglens.cache.key import SCHEMA, CacheError, differing, digest, listed
 from seglens.cache.whole import read_sealed, write_sealed
 
 MANIFEST = "manifest.json"
-DTYPES = ("auto", "bf16", "fp16", "int8")  # auto: as the frozen parts say it
+Stored = Literal["auto", "bf16", "fp16", "int8"]  # auto: as the frozen parts say it
+DTYPES: tuple[str, ...] = get_args(Stored)
 PER_SHARD = 64
 
 
@@ -51,7 +53,7 @@ class Manifest:
 
     def resume(self, folder: Path) -> str:
         """What to do about a missing or damaged shard, in words."""
-        return f"run `{self.command} --out {folder}` again: it writes only what is missing or damaged"
+        return f"run `{self.command} --out {shlex.quote(str(folder))}` again: it writes only what is missing or damaged"
 
 
 def shard_paths(folder: Path, shard: int) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ import mmap
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,14 +89,17 @@ def write_shard(path: Path, groups: Sequence[Mapping[str, Tensor]]) -> Written:
 class ShardFile:
     """A shard mapped into memory, read only. A span is checked when it is first touched.
 
-    Raises CacheError, here or at the first touch, when the file is not as `size` and `spans` say; `remedy` says what to
-    do. Tensors are views of the map: they keep it alive, and writing into one ends the process."""
+    Raises CacheError, here or at the first touch, when the file is not as `length` and the spans say; `called` names a
+    group in a refusal, and `remedy` says what to do. Tensors are views of the map: they keep it alive, and writing into
+    one ends the process."""
 
-    def __init__(self, path: Path, length: int, header: Span, groups: Sequence[Span], remedy: str):
-        self.path, self.groups, self.remedy = path, groups, remedy
+    def __init__(
+        self, path: Path, length: int, header: Span, groups: Sequence[Span], called: Callable[[int], str], remedy: str
+    ):
+        self.path, self.groups, self.called, self.remedy = path, groups, called, remedy
         self._map, self._bytes = self._mapped(length)
-        self.intact = set[Span]()  # what has been checked
-        self._verify(header, "its header")
+        self.intact = bytearray(len(groups))  # which were checked
+        self._verify(header, lambda: "its header")
         entries: dict[str, Any] = json.loads(self._map[LENGTH.size : header.end])
         self._entries: list[dict[str, Any]] = [{} for _ in groups]
         for key, entry in entries.items():
@@ -104,13 +107,15 @@ class ShardFile:
             self._entries[int(group)][name] = entry
         self._start = header.end
 
-    def tensors(self, group: int, what: str) -> dict[str, Tensor]:
-        """All tensors of a group; `what` names it in a refusal."""
-        self._verify(self.groups[group], what)
+    def tensors(self, group: int) -> dict[str, Tensor]:
+        """All tensors of a group."""
+        self.verify(group)
         return {name: self._view(entry) for name, entry in self._entries[group].items()}
 
-    def verify(self, group: int, what: str) -> None:
-        self._verify(self.groups[group], what)
+    def verify(self, group: int) -> None:
+        if not self.intact[group]:
+            self._verify(self.groups[group], lambda: self.called(group))
+            self.intact[group] = True
 
     def _mapped(self, length: int) -> tuple[mmap.mmap, Tensor]:
         try:
@@ -126,17 +131,14 @@ class ShardFile:
             warnings.simplefilter("ignore")  # that the map is read only, which is what we want
             return mapped, torch.frombuffer(mapped, dtype=torch.uint8)
 
-    def _verify(self, span: Span, what: str) -> None:
-        if span in self.intact:
-            return
+    def _verify(self, span: Span, called: Callable[[], str]) -> None:
         with memoryview(self._map) as data, data[span.begin : span.end] as part:
             intact = len(part) == span.end - span.begin and zlib.crc32(part) == span.crc32
         if not intact:
             raise CacheError(
-                f"{self.path} is damaged in {what} (bytes {span.begin} to {span.end}): the checksum does not fit; "
+                f"{self.path} is damaged in {called()} (bytes {span.begin} to {span.end}): the checksum does not fit; "
                 f"{self.remedy}"
             )
-        self.intact.add(span)
 
     def _view(self, entry: Mapping[str, Any]) -> Tensor:
         begin, end = (self._start + at for at in entry["data_offsets"])
