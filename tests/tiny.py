@@ -273,7 +273,8 @@ def qwen_images(**how: Any) -> Qwen2VLImageProcessorPil:
 
 
 def qwen_template() -> str:
-    return CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    return system + CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
 
 
 def qwen2_vl_processor() -> Qwen2VLProcessor:

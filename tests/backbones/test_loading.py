@@ -152,7 +152,26 @@ def test_templates_that_do_not_put_the_image_first(damaged: Path, old: str, new:
     refused(damaged, "does not put one image before the question")
 
 
-def test_unknown_family(damaged: Path) -> None:
-    edit(damaged, model_type="llava_next")
-    said = refused(damaged, f"llava_next.*supported families: {', '.join(FAMILIES)}")
-    assert said.endswith("did you mean 'llava'?")
+@pytest.mark.parametrize(("family", "near"), [("llava_next", "llava"), ("internvl_chat", "internvl"), ("gpt2", "")])
+def test_unknown_family(damaged: Path, family: str, near: str) -> None:
+    """Known to transformers or not, with code of its own or not."""
+    edit(damaged, model_type=family, auto_map={"AutoConfig": "configuration.Config"})
+    said = refused(damaged, f"is a '{family}' model; supported families: {', '.join(FAMILIES)}")
+    assert f"did you mean {near!r}, with" in said if near else said.endswith("qwen3_vl")
+
+
+# ------------------------------------------------------------------ processors
+
+
+@pytest.mark.parametrize("suffix", ["", "Fast"])
+def test_processors_as_the_hub_has_them(family: Path, tmp_path: Path, suffix: str) -> None:
+    """Repositories name the torchvision class, and older ones keep the template in JSON."""
+    copy, options = shutil.copytree(family, tmp_path / "hub"), KINDS[family.name].options
+    file = copy / "preprocessor_config.json"
+    named = json.loads(file.read_text())
+    named["image_processor_type"] = named["image_processor_type"].removesuffix("Pil") + suffix
+    file.write_text(json.dumps(named))
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").unlink()
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert load_backbone(copy, **options).signature() == load_backbone(family, **options).signature()

@@ -6,9 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from seglens.backbones.base import Backbone, OpenImage
+from seglens.backbones.base import HUB, Backbone, OpenImage
+from seglens.backbones.blueprint import Blueprint
 from seglens.backbones.internvl import InternVLBackbone
 from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
@@ -30,12 +31,30 @@ def load_backbone(name: str | Path, *, revision: str | None = None, **options: A
     """Load the MLLM in a folder or at a hub id, whatever its family. `options` as for the family's `from_pretrained`.
 
     Raises ValueError when the family is not supported, naming those that are."""
-    family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
+    where = {key: options[key] for key in HUB if key in options}
+    return _family(name, revision=revision, **where).from_pretrained(name, revision=revision, **options)
+
+
+def draw_blueprint(
+    name: str | Path, *, layer: int | None = None, image_size: int | None = None, revision: str | None = None
+) -> Blueprint:
+    """What is known of the MLLM in a folder, in a config file or at a hub id from its config alone.
+
+    Raises ValueError when the family is not supported, or the layer or the size do not fit."""
+    family = _family(name, revision=revision)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return Blueprint.draw(name, config, family.layout(config, image_size), layer)
+
+
+def _family(name: str | Path, **where: Any) -> type[Backbone]:
+    # read as it stands: transformers makes no config of a family that it does not know, or that brings its own code
+    said, _ = PreTrainedConfig.get_config_dict(name, **where)
+    family = str(said.get("model_type"))
     if family not in FAMILIES:
         near = difflib.get_close_matches(family, FAMILIES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}, with the name of its -hf version?" if near else ""
         raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
-    return FAMILIES[family].from_pretrained(name, revision=revision, **options)
+    return FAMILIES[family]
 
 
 def hide_loading_bars() -> None:
@@ -45,4 +64,7 @@ def hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-__all__ = ["FAMILIES", "Backbone", "OpenImage", "QuestionError", "hide_loading_bars", "load_backbone"]
+__all__ = [
+    "FAMILIES", "Backbone", "Blueprint", "OpenImage", "QuestionError", "draw_blueprint", "hide_loading_bars",
+    "load_backbone",
+]  # fmt: skip

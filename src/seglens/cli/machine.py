@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,23 @@ import typer
 from seglens.cli.shared import AsJson, emit
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: versions, devices, the embedded weights, and one real segmentation."""
+def doctor(
+    model: Annotated[
+        list[str] | None, typer.Option(help="An MLLM (folder, config file or hub id): tell its size and costs instead.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="With --model: read it there instead of at its default.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="With --model: side of its canvas in pixels.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions, devices, the embedded weights, and one real segmentation. With --model (as often
+    as you like), a Markdown table of what models need, from their configs alone."""
     from seglens.backbones import hide_loading_bars
-    from seglens.doctor import examine
 
     hide_loading_bars()
+    if model:
+        return _tell_costs(model, layer, image_size, as_json)
+    from seglens.doctor import examine
+
     report = examine()
     if as_json:
         emit(report)
@@ -24,6 +36,16 @@ def doctor(as_json: AsJson = False) -> None:
             print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['says']}")
     if not report["ok"]:
         raise SystemExit(1)
+
+
+def _tell_costs(models: Sequence[str], layer: int | None, image_size: int | None, as_json: bool) -> None:
+    from seglens.costs import table, work_out
+
+    costs = [work_out(name, layer=layer, image_size=image_size) for name in models]
+    if as_json:
+        emit([one.to_dict() for one in costs] if len(costs) > 1 else costs[0].to_dict())
+    else:
+        print(table(costs))
 
 
 def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo")) -> None:
