@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.cache import Cache, Manifest, Share, build, identity
+from seglens.cache import Cache, Manifest, Share, Stored, build, identity
 from seglens.checkpoint import Origin
 from seglens.data import Dataset
 from seglens.data.records import Bad
@@ -71,7 +71,7 @@ class Parts:
         return Live(data, self.backbone, self.decoder, name)
 
     def cached(
-        self, data: Dataset, name: str, folder: Path, dtype: str = "auto", bad: Bad = "refuse",
+        self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto", bad: Bad = "refuse",
         tick: Callable[[int], None] = lambda images: None,
     ) -> Cache:  # fmt: skip
         """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch

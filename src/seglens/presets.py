@@ -87,7 +87,7 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
 def _typed(name: str, kind: Any, value: str) -> Any:
     """The value of a setting as its type wants it."""
     if get_origin(kind) is Literal:
-        return value  # the config itself says what it accepts
+        return _known(value, get_args(kind), f"value of {name}")
     kinds = get_args(kind) or (kind,)
     if value.lower() == "none" and type(None) in kinds:
         return None

@@ -206,9 +206,11 @@ def _accelerator(config: TrainConfig, out: Path, device: torch.device) -> Any:
 def progress(
     what: str, total: int, done: int = 0, quiet: bool = False
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar on standard error, or nothing. Gives a function that shows a step and the smoothed terms."""
+    """A bar where standard error is a terminal. Gives a function that shows a step and the smoothed terms."""
+    console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[terms]}"), console=Console(stderr=True), disable=quiet) as bar:
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, disable=hidden) as bar:
         task = bar.add_task(what, total=total, completed=done, terms="")
 
         def show(step: int, terms: Mapping[str, float]) -> None:
