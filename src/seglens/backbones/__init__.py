@@ -14,6 +14,7 @@ from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
 from seglens.backbones.qwen2_vl import Qwen2VLBackbone
 from seglens.backbones.qwen3_vl import Qwen3VLBackbone
+from seglens.backbones.watch import Watch
 
 FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
     "llava": LlavaBackbone,
@@ -44,4 +45,4 @@ def hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-__all__ = ["FAMILIES", "Backbone", "OpenImage", "QuestionError", "hide_loading_bars", "load_backbone"]
+__all__ = ["FAMILIES", "Backbone", "OpenImage", "QuestionError", "Watch", "hide_loading_bars", "load_backbone"]
