@@ -13,6 +13,7 @@ from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.probe import probe
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.shared import say
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "bench": bench,
     "train": train,
+    "probe": probe,
     "doctor": doctor,
     "demo": demo,
 }
