@@ -236,8 +236,8 @@ def test_demo(seglens: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        (), ("segment",), ("ask",), ("eval",), ("train",), ("doctor",), ("demo",), ("world",), ("world", "sample"),
-        ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
+        (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("demo",), ("world",),
+        ("world", "sample"), ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
     ],
     ids=" ".join,
 )  # fmt: skip

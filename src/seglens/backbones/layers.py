@@ -136,6 +136,17 @@ def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1
     return torch.cat([before, own], 2)[:, None]
 
 
+def watched_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
+    """Single layers that share every weight with those given, and whose attention can be watched."""
+    watched = []
+    for source in layers:
+        weights: dict[int, Any] = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
+        layer: Any = copy.deepcopy(source, weights)  # what stands in this memo is shared, all else copied
+        layer.self_attn.config._attn_implementation = VISIBLE
+        watched.append(DecoderLayers([layer], rotary))
+    return watched
+
+
 def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
     """Deep copies of single layers, in fp32 and trainable, whose attention can be watched.
 

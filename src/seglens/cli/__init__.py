@@ -16,6 +16,7 @@ from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
 from seglens.cli.overlap import overlap
+from seglens.cli.probe import probe
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.shared import say
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "bench": bench,
     "train": train,
+    "probe": probe,
     "doctor": doctor,
     "demo": demo,
 }

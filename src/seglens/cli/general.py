@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter
+from seglens.cli.shared import AsJson, Device, Model, emit, load_mllm, load_segmenter
 
 
 def bench(
@@ -83,21 +83,8 @@ def _ask(
     for question in questions:
         question.check()  # before a large model is loaded
     bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
-    mllm = _bare(backbone, device) if backbone else load_segmenter(model, device).backbone
+    mllm = load_mllm(backbone, device) if backbone else load_segmenter(model, device).backbone
     return run(mllm.generate, questions, tokens, out, settings, bar)
-
-
-def _bare(name: str, device: str) -> Any:
-    import torch
-
-    from seglens.backbones import hide_loading_bars, load_backbone
-    from seglens.parts import usable_device
-
-    hide_loading_bars()
-    where = usable_device(device)
-    loaded = load_backbone(name, dtype=torch.float32 if where.type == "cpu" else "auto")
-    loaded.module.to(where)
-    return loaded
 
 
 def _print(report: Mapping[str, Any]) -> None:
