@@ -66,7 +66,13 @@ def hide_loading_bars() -> None:
 
 
 __all__ = [
-    "FAMILIES", "Backbone", "Blueprint", "OpenImage", "QuestionError", "draw_blueprint", "hide_loading_bars",
+    "FAMILIES",
+    "Backbone",
+    "Blueprint",
+    "OpenImage",
+    "QuestionError",
+    "Watch",
+    "draw_blueprint",
+    "hide_loading_bars",
     "load_backbone",
-]  # fmt: skip
-__all__ = ["FAMILIES", "Backbone", "OpenImage", "QuestionError", "Watch", "hide_loading_bars", "load_backbone"]
+]
