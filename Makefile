@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.seglens-stamp
+USER_STAMP := $(VENV)/.seglens-user
+DEV_STAMP  := $(VENV)/.seglens-dev
 
 # Extra arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:
 #   make setup PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
@@ -17,19 +18,26 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## create .venv and install SegLens with everything a developer needs
+setup: $(DEV_STAMP) ## create .venv and install SegLens with everything a developer needs
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
-	  command -v $(PYTHON) >/dev/null || { \
-	    echo "error: no '$(PYTHON)' found; SegLens needs Python 3.11 or newer. Install it, or run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
-	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); SegLens needs Python 3.11 or newer. Run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
-	  $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[dev]' -c constraints.txt
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: no '$(PYTHON)' found; SegLens needs Python 3.11 or newer. Install it, or run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); SegLens needs Python 3.11 or newer. Run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e
+
+$(USER_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) .
 	@touch $@
 
-demo: setup ## draw a scene, segment it, ask about it; pictures on disk
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[dev]'
+	@touch $@ $(USER_STAMP)
+
+demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
 	$(BIN)/seglens demo
 
 test: setup ## the whole test suite

@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from decoders.tiny import save_sam
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features import FeatureStore, collect
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
-from tiny import KINDS, STRONG
+from tiny import KINDS
 
 torch.set_num_threads(1)  # the suite runs in parallel processes
 
@@ -47,21 +45,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny SAM, with windows, relative positions and its image processor's file."""
     folder = tmp_path_factory.mktemp("sam")
     torch.manual_seed(0)
-    width, side, patch = 32, 64, 8
-    model = SamModel(SamConfig(
-        vision_config=SamVisionConfig(
-            hidden_size=32, output_channels=width, num_hidden_layers=2, num_attention_heads=2, image_size=side,
-            patch_size=patch, mlp_ratio=2.0, num_pos_feats=width // 2, window_size=4, global_attn_indexes=[1], **STRONG,
-        ),
-        prompt_encoder_config=SamPromptEncoderConfig(hidden_size=width, image_size=side, patch_size=patch),
-        mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=width, mlp_dim=64, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=width
-        ),
-    ))  # fmt: skip
-    torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)  # as in SAM; transformers draws hidden/2
-    model.save_pretrained(folder)
-    size = {"height": side, "width": side}
-    SamImageProcessorPil(size={"longest_edge": side}, pad_size=size).save_pretrained(folder)
+    save_sam(folder)
     return folder
 
 
@@ -100,9 +84,3 @@ def opened(segmenter: Segmenter, scene: Sample) -> OpenedImage:
 def lessons() -> WorldData:
     """Six scenes to train on."""
     return WorldData(n=6, seed=3, split="train", queries=4)
-
-
-@pytest.fixture(scope="session")
-def store(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> FeatureStore:
-    """What the tiny MLLM and the tiny SAM say of them."""
-    return collect(lessons, backbone, decoder)

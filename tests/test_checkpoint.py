@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seglens.backbones import Backbone
-from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, resolve_folder, save_head
+from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, save_head
 from seglens.decoders import MaskDecoder
+from seglens.hub import resolve_folder
 from seglens.methods import Lens, LensConfig, build_lens
 from seglens.segmenter import Segmenter
 
@@ -42,7 +43,7 @@ def config(llava: Path, sam: Path, backbone: Backbone) -> HeadConfig:
 
 @pytest.fixture
 def folder(head: Lens, config: HeadConfig, tmp_path: Path) -> Path:
-    save_head(tmp_path / "head", config, head)
+    save_head(tmp_path / "head", config, head.state_dict())
     return tmp_path / "head"
 
 
@@ -58,7 +59,7 @@ def refusal(folder: Path) -> str:
 def test_round_trip(
     head: Lens, config: HeadConfig, backbone: Backbone, decoder: MaskDecoder, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    save_head(tmp_path, config, head, dtype)
+    save_head(tmp_path, config, head.state_dict(), dtype)
     assert read_config(tmp_path) == config
     again = fresh(backbone, decoder)
     load_state(tmp_path, again)
@@ -193,12 +194,12 @@ def test_nothing_is_half_written(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="No space left"):
-        save_head(tmp_path, config, head)
+        save_head(tmp_path, config, head.state_dict())
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["head.safetensors"][:survives]
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         read_config(tmp_path)
-    save_head(tmp_path, config, head)
+    save_head(tmp_path, config, head.state_dict())
     assert read_config(tmp_path) == config
 
 
@@ -207,7 +208,11 @@ def test_relative_parts_travel_with_the_folder(
 ) -> None:
     shutil.copytree(llava, tmp_path / "a" / "mllm")
     shutil.copytree(sam, tmp_path / "a" / "sam")
-    save_head(tmp_path / "a" / "head", replace(config, backbone=Origin("../mllm"), decoder=Origin("../sam")), head)
+    save_head(
+        tmp_path / "a" / "head",
+        replace(config, backbone=Origin("../mllm"), decoder=Origin("../sam")),
+        head.state_dict(),
+    )
     (tmp_path / "a").rename(tmp_path / "b")
     moved = Segmenter.from_pretrained(tmp_path / "b" / "head")
     moved.save(tmp_path / "elsewhere")

@@ -146,10 +146,16 @@ def test_eval(seglens: Run, tmp_path: Path) -> None:
     assert "presence:" in out
 
 
+def small(**settings: int) -> list[str]:
+    """Settings of a head and a training that take no time."""
+    settings |= {"descriptor_width": 16, "encoder_width": 16, "micro": 1}
+    return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+
+
 def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
     command = (
-        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path, "--steps", 2,
-        "--data", "world:n=2,split=train,queries=2", "--images", 2, "--descriptor-width", 16, "--encoder-width", 16,
+        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path,
+        "--data", "world:n=2,split=train,queries=2", *small(steps=2, images=2),
     )  # fmt: skip
     code, out, _ = seglens(*command)
     assert (code, out.strip()) == (0, str(tmp_path / "head"))
@@ -170,9 +176,8 @@ def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
 
 def test_a_head_that_cannot_judge_presence_says_none(seglens: Run, world: Path, tmp_path: Path) -> None:
     code, _, _ = seglens(
-        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path, "--steps", 1,
-        "--data", "world:n=1,split=train,queries=1", "--preset", "paper", "--descriptor-width", 16,
-        "--encoder-width", 16,
+        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path,
+        "--data", "world:n=1,split=train,queries=1", "--preset", "paper", *small(steps=1, images=1),
     )  # fmt: skip
     assert code == 0
     asked = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
@@ -197,7 +202,7 @@ def test_a_hub_id_is_remembered_with_its_commit(tmp_path: Path) -> None:
         offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
         command = (
             "train", "--backbone", "org/mllm", "--decoder", "org/sam", "--data", "world:n=1,split=train,queries=1",
-            "--out", "run", "--steps", 1, "--descriptor-width", 16, "--encoder-width", 16,
+            "--out", "run", *small(steps=1, images=1),
         )  # fmt: skip
         return subprocessed(*command, cwd=tmp_path, **offline)
 
@@ -207,7 +212,7 @@ def test_a_hub_id_is_remembered_with_its_commit(tmp_path: Path) -> None:
     assert made["backbone"] == {"name": "org/mllm", "revision": "a" * 40}
     assert made["decoder"] == {"name": "org/sam", "revision": "a" * 40}
     other = train("b" * 40)
-    one_line((other.returncode, other.stdout, other.stderr), "backbone weights, decoder weights in features.json")
+    one_line((other.returncode, other.stdout, other.stderr), "backbone.revision is", "decoder.revision is")
 
 
 def test_doctor(seglens: Run) -> None:
@@ -231,8 +236,8 @@ def test_demo(seglens: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        (), ("segment",), ("ask",), ("eval",), ("train",), ("doctor",), ("demo",), ("world",), ("world", "sample"),
-        ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
+        (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("demo",), ("world",),
+        ("world", "sample"), ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
     ],
     ids=" ".join,
 )  # fmt: skip

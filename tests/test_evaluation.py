@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from seglens.cli import main
+from seglens.data.records import Ask, DataError, Drawn, Entry, Fault, Records
 from seglens.data.world import WorldData
-from seglens.evaluation import _record, as_json, run, summarise
+from seglens.evaluation import (
+    _record,
+    as_json,
+    prediction_lines,
+    results,
+    run,
+    run_shared,
+    summarise,
+    threshold_logit,
+)
 from seglens.prediction import Prediction, on_mask
+from seglens.ranks import Ranks, joined
+from seglens.scoring import read_predictions, score
 from seglens.segmenter import Segmenter
 from seglens.types import Sample, Target
 
@@ -140,3 +160,147 @@ def test_a_segmenter_is_asked_every_query(segmenter: Segmenter) -> None:
     assert [r.query for r in records] == [target.query for sample in data for target in sample.targets]
     assert len(ticks) == 2
     json.dumps([summarise(records), as_json(records)], allow_nan=False)
+
+
+# ---------------------------------------------------------------- protocols, files, processes
+
+DATA = WorldData(n=6, seed=3, queries=3)
+
+
+def test_ignored_pixels_count_nowhere() -> None:
+    target = Target("a", box(0, 0, 10, 10), ignore=box(0, 5, SIDE, SIDE))
+    record = _record(Sample("0", said(NOTHING).image, (target,)), target, said(box(0, 0, 10, 20)), 0.0, masks=True)
+    assert (record.intersection, record.union, record.predicted, record.actual) == (50, 50, 50, 50)
+    assert (record.drawn_intersection, record.drawn_union) == (50, 50)
+    assert record.masks is not None
+    assert set(record.masks) == {"prediction", "target", "ignore"}
+
+
+def test_every_query_has_its_own_id(segmenter: Segmenter, scene: Sample) -> None:
+    records = run(segmenter, [scene, replace(scene, id="other"), scene])
+    places = [(scene.id, 0), ("other", 0), (scene.id, 3)]
+    assert [r.id for r in records] == [f"{name}/{first + k}" for name, first in places for k in range(3)]
+    assert {r.image for r in records} == {scene.id, "other"}
+
+
+def test_predictions_on_disk_score_the_same(segmenter: Segmenter, tmp_path: Path) -> None:
+    records = run(segmenter, DATA, masks=True)
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in prediction_lines(records)))
+    again = read_predictions(path)
+    assert again.outcomes == [r.outcome for r in records]
+    for protocol in ("lisa", "gres", "fp-refcoco"):
+        expected = {"file": str(path), "protocol": protocol, **results(records, protocol), "skipped": 0}
+        assert score(again, protocol) == expected
+    assert results(records, "world") == summarise(records)
+    with pytest.raises(ValueError, match="no protocol 'x'"):
+        results(records, "x")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares_are_all_of_it_once(world: int) -> None:
+    shares = [Ranks(rank, world).share(6) for rank in range(world)]
+    assert sorted(index for share in shares for index in share) == list(range(6))
+
+
+def test_ranks_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined() as alone:
+        assert alone == Ranks()
+        assert alone.device("cuda") == "cuda"
+    assert Ranks(3, 4, local=1).device("cuda") == "cuda:1"
+    assert Ranks(3, 4, local=1).device("cpu") == "cpu"
+    for rank, world in (("2", "2"), ("0", "two")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", world)
+        with pytest.raises(ValueError, match="name no process"), joined():
+            pass
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three samples for two: the odd one out is neither padded nor doubled."""
+    options = ["eval", "--data", "world:n=3,seed=3,queries=2", "--protocol", "gres", "--json"]
+    monkeypatch.setattr(sys, "argv", ["seglens", *options, "--predictions", str(tmp_path / "one.jsonl")])
+    with pytest.raises(SystemExit):
+        main()
+    alone = json.loads(capsys.readouterr().out)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, "-c", "from seglens.cli import main; main()", *options]
+    done = subprocess.run(
+        [*launch, *command, "--predictions", str(tmp_path / "two.jsonl")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == alone  # printed once, by the first
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+class Square:
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        mask = np.zeros(size, bool)
+        mask[2:9, 2:9] = True
+        return Drawn(mask)
+
+
+def images(folder: Path) -> Iterator[Entry | Fault]:
+    """Four records: a good one, one that the index refuses, one whose image is not there, a good one."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / "here.png")
+    for name in ("here", "gone"):
+        yield Entry(name, folder / f"{name}.png", "index.json", (Ask("cat", Square(), "1"), Ask("dog", Square(), "2")))
+        yield (
+            Fault("index.json", "5", "no polygon")
+            if name == "here"
+            else Entry("again", folder / "here.png", "index.json", (Ask("cat", Square(), "3"),))
+        )
+
+
+def test_what_cannot_be_read_is_told(segmenter: Segmenter, tmp_path: Path) -> None:
+    data = Records("photos", images(tmp_path), trainable=False, bad="skip")
+    made = run_shared(segmenter, data, Ranks())
+    assert made is not None
+    assert [r.id for r in made.records] == ["here/0", "here/1", "again/0"]
+    assert [fault.record for fault in made.faults] == ["5", "gone"]
+    strict = Records("photos", [e for e in images(tmp_path) if isinstance(e, Entry)], trainable=False)
+    with pytest.raises(DataError, match="gone"):
+        run_shared(segmenter, strict, Ranks())
+
+
+def test_thresholds_are_probabilities() -> None:
+    assert threshold_logit(0.5) == 0
+    assert 1 / (1 + math.exp(-threshold_logit(0.6))) == pytest.approx(0.6)
+    for wrong in (0.0, 1.0, -2.0, 60.0, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            threshold_logit(wrong)
+
+
+def test_the_command_with_protocols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seglens(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["seglens", "eval", "--data", "world:n=2,seed=3,queries=3", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    code, out, _ = seglens("--protocol", "lisa")
+    assert code == 0
+    assert "gIoU" in out
+    low = json.loads(seglens("--protocol", "lisa", "--json", "--mask-threshold", "0.05")[1])
+    high = json.loads(seglens("--protocol", "lisa", "--json", "--mask-threshold", "0.9")[1])
+    assert low["gIoU"] != high["gIoU"]
+    assert low["skipped"] == 0
+    for arguments, says in (
+        (("--protocol", "rela"), "no protocol 'rela'"),
+        (("--protocol", "miou"), "go together"),
+        (("--classes", str(tmp_path / "classes.txt")), "go together"),
+        (("--mask-threshold", "60"), "between 0 and 1"),
+        (("--protocol", "miou", "--classes", str(tmp_path / "none.txt")), "none.txt"),
+        (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt"), "--records", "r"), "no --records"),
+        (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt")), "is not in the class list"),
+    ):
+        code, out, err = seglens(*arguments)
+        assert (code, out) == (2, "")
+        assert says in err

@@ -1,9 +1,6 @@
-"""The feature store says what the frozen parts say, and asks them once."""
+"""Features are what the frozen parts say, whatever they are asked together with."""
 
 from __future__ import annotations
-
-from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,104 +9,117 @@ import torch
 from seglens.backbones import Backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
-from seglens.features import FeatureStore, collect
+from seglens.features import Batch, Features, FeatureSource, Live, Pick, collate, extract
 from seglens.types import Sample, Target
 
-HALF = {"rtol": 2**-11, "atol": 2**-24}  # rounding to fp16: half a unit in the last place, and its smallest number
 RATIOS = {"rtol": 0.0, "atol": 0.5 / 255 + 1e-6}  # areas are stored in 255 steps
 
 
-def test_the_store_is_what_is_read(
-    store: FeatureStore, lessons: WorldData, backbone: Backbone, decoder: MaskDecoder
+@pytest.fixture(scope="module")
+def both(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> list[Features]:
+    return [extract(lessons[4], backbone, decoder), extract(lessons[1], backbone, decoder, [2, 0])]
+
+
+def test_features_are_what_is_read(
+    both: list[Features], lessons: WorldData, backbone: Backbone, decoder: MaskDecoder
 ) -> None:
-    batch = store.batch([4, 1])
-    for row, index in enumerate((4, 1)):
+    batch = collate(both)
+    for row, (index, chosen) in enumerate(((4, (0, 1, 2, 3)), (1, (2, 0)))):
         sample = lessons[index]
+        targets = [sample.targets[q] for q in chosen]
         seen = backbone.open(sample.image)
-        readout = backbone.read(seen, [target.query for target in sample.targets])
+        readout, n, longest = backbone.read(seen, [t.query for t in targets]), len(targets), 0
         longest = readout.question.shape[2]
-        mask = batch.readout.question_mask[row]
-        torch.testing.assert_close(batch.readout.prefix[row], readout.prefix[0], **HALF)
-        torch.testing.assert_close(batch.readout.question[row, :, :longest], readout.question[0], **HALF)
-        expected = decoder.encode(sample.image, seen.frame).coarse[0]
-        torch.testing.assert_close(batch.embedding.coarse[row], expected, **HALF)
-        assert torch.equal(mask[:, :longest], readout.question_mask[0])
-        assert torch.equal(batch.readout.question_positions[row, :, :longest], readout.question_positions[0])
+        assert torch.equal(batch.readout.prefix[row], readout.prefix[0])
         assert torch.equal(batch.readout.prefix_positions[row], readout.prefix_positions[0])
-        truth = torch.from_numpy(np.stack([target.mask for target in sample.targets]))
-        torch.testing.assert_close(batch.masks[row], seen.frame.to_canvas_mask(truth, 4 * decoder.side), **RATIOS)
-        torch.testing.assert_close(batch.cells[row], seen.frame.to_canvas_mask(truth, backbone.grid[0]), **RATIOS)
-        assert batch.present[row].tolist() == [target.present for target in sample.targets]
+        mask = readout.question_mask[0]
+        assert torch.equal(batch.readout.question_mask[row, :n, :longest], mask)
+        for name in ("question", "question_positions"):
+            mine, theirs = getattr(batch.readout, name)[row, :n, :longest], getattr(readout, name)[0]
+            assert torch.equal(mine[mask], theirs[mask])
+        assert torch.equal(batch.embedding.coarse[row], decoder.encode(sample.image, seen.frame).coarse[0])
+        truth = torch.from_numpy(np.stack([t.mask for t in targets]))
+        masks = seen.frame.to_canvas_mask(truth, decoder.mask_side)
+        torch.testing.assert_close(batch.truth.masks[row, :n], masks, **RATIOS)
+        torch.testing.assert_close(
+            batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
+        )
+        assert batch.truth.present[row, :n].tolist() == [t.present for t in targets]
     assert batch.readout.grid == backbone.grid
     assert torch.equal(batch.readout.image_tokens, readout.image_tokens)
 
 
-def test_questions_are_padded_to_the_longest(store: FeatureStore) -> None:
-    lengths = store.question_mask.sum(-1)
-    assert lengths.max() == store.question.shape[2] == store.question_mask.shape[2]
-    assert lengths.min() < lengths.max()
-    for length, mask in zip(lengths.flatten(), store.question_mask.flatten(0, 1), strict=True):
-        assert mask[:length].all()
-        assert not mask[length:].any()
+def test_void_questions_are_marked(both: list[Features]) -> None:
+    truth = collate(both).truth
+    assert truth.valid.tolist() == [[True] * 4, [True, True, False, False]]
+    assert not truth.present[~truth.valid].any()
+    assert not truth.masks[~truth.valid].any()
+    assert truth.totals().valid == 6
+    assert truth.totals().present == sum(a.present for f in both for a in f.asked)
 
 
-def test_memory_is_halves_and_bytes(store: FeatureStore) -> None:
-    kinds = {field.name: getattr(store, field.name).dtype for field in fields(store)}
-    assert kinds == {
-        "prefix": torch.float16, "question": torch.float16, "embedding": torch.float16, "question_mask": torch.bool,
-        "masks": torch.uint8, "cells": torch.uint8, "present": torch.bool, "image_tokens": torch.int64,
-    }  # fmt: skip
-    batch = store.batch([0])
-    assert {t.dtype for t in (batch.readout.prefix, batch.readout.question, batch.embedding.coarse, batch.masks)} == {
-        torch.float32
-    }
+def test_what_is_half_becomes_whole(both: list[Features]) -> None:
+    def halved(f: Features) -> Features:
+        asked = tuple(type(a)(a.rows.bfloat16(), a.positions, a.mask, a.cells, a.present) for a in f.asked)
+        return Features(f.prefix.bfloat16(), f.prefix_positions, f.image_tokens, f.grid, f.embedding, asked)
+
+    batch, half = collate(both), collate([halved(f) for f in both])
+    assert half.readout.question.dtype == half.readout.prefix.dtype == torch.float32
+    torch.testing.assert_close(half.readout.prefix, batch.readout.prefix, rtol=2**-8, atol=0)
 
 
-def test_saved_and_loaded(store: FeatureStore, tmp_path: Path) -> None:
-    store.save(tmp_path / "deep" / "features.safetensors")
-    loaded = FeatureStore.load(tmp_path / "deep" / "features.safetensors")
-    for field in fields(store):
-        assert torch.equal(getattr(store, field.name), getattr(loaded, field.name)), field.name
-    assert len(loaded) == 6
-    assert loaded.fingerprint() == store.fingerprint()
-    assert replace(store, cells=255 - store.cells).fingerprint() != store.fingerprint()
-    assert replace(store, question=store.question + 1).fingerprint() != store.fingerprint()
+def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:
+    other = Features(
+        both[0].prefix[1:], both[0].prefix_positions[1:], both[0].image_tokens - 1, both[0].grid, both[0].embedding,
+        both[0].asked,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="images of one layout"):
+        collate([both[0], other])
 
 
-def test_a_damaged_store_is_refused(store: FeatureStore, tmp_path: Path) -> None:
-    path = tmp_path / "features.safetensors"
-    store.save(path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="cut short"):
-        FeatureStore.load(path)
+class Counted:
+    """A dataset that says how often it was asked."""
+
+    trainable = True
+
+    def __init__(self, inner: WorldData):
+        self.inner, self.asked = inner, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.asked.append(index)
+        return self.inner[index]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.inner)
 
 
-def test_every_image_is_seen_once(backbone: Backbone, decoder: MaskDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, int] = {"open": 0, "read": 0, "encode": 0, "tick": 0}
-
-    def counted(owner: object, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*arguments: object) -> object:
-            seen[name] += 1
-            return real(*arguments)
-
-        monkeypatch.setattr(owner, name, call)
-
-    def tick() -> None:
-        seen["tick"] += 1
-
-    counted(backbone, "open")
-    counted(backbone, "read")
-    counted(decoder, "encode")
-    collect(WorldData(n=3, seed=8, queries=5), backbone, decoder, tick)
-    assert seen == {"open": 3, "read": 3, "encode": 3, "tick": 3}
+def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+    data = Counted(lessons)
+    live = Live(data, backbone, decoder, "world")
+    assert isinstance(live, FeatureSource)
+    assert len(live) == 6
+    assert live.questions(2) == 4
+    found = live.features(Pick(2, (1, 3)))
+    assert data.asked == [2]
+    expected = extract(lessons[2], backbone, decoder, (1, 3))
+    assert torch.equal(found.prefix, expected.prefix)
+    assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.asked, expected.asked, strict=True))
 
 
-def test_samples_that_cannot_be_stored_together(backbone: Backbone, decoder: MaskDecoder) -> None:
-    image, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), bool)
-    samples = [Sample(str(n), image, (Target("cat", mask),) * n) for n in (1, 2)]
-    with pytest.raises(ValueError, match="differ in queries"):
-        collect(samples, backbone, decoder)
-    with pytest.raises(ValueError, match="no samples"):
-        collect([], backbone, decoder)
+def test_a_source_is_told_from_another(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+    mine = Live(lessons, backbone, decoder, "world:n=6").fingerprint()
+    assert Live(lessons, backbone, decoder, "world:n=6").fingerprint() == mine
+    assert Live(lessons, backbone, decoder, "world:n=6,seed=2").fingerprint() != mine
+
+
+def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder) -> None:
+    def sample(h: int, w: int) -> Sample:
+        return Sample(f"{h}x{w}", np.zeros((h, w, 3), np.uint8), (Target("cat", np.ones((h, w), bool)),))
+
+    batch = collate([extract(sample(*size), backbone, decoder) for size in ((8, 60), (60, 8), (31, 31))])
+    assert isinstance(batch, Batch)
+    covered = batch.truth.masks.mean((-2, -1))[:, 0]
+    torch.testing.assert_close(covered, torch.tensor([8 / 60, 8 / 60, 1.0]), rtol=0, atol=2 / 255)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import published
 from seglens.metrics import (
+    Counts,
     bootstrap,
     bootstrap_ratio,
     ciou,
+    class_counts,
     giou,
+    gres_rule,
     iou,
+    miou,
     overlap,
     precision_at,
 )
+from seglens.protocols import PRECISIONS
 
 
 def rows(*lines: str) -> torch.Tensor:
@@ -42,22 +49,91 @@ def test_small_table() -> None:
     assert precision_at(counts[counts.actual > 0], 0.9) == 1 / 4
 
 
-@settings(deadline=None, database=None, max_examples=40)
-@given(st.integers(0, 2**31 - 1), st.floats(0, 1))
-def test_lisas_histograms_give_the_same(seed: int, density: float) -> None:
-    """`intersectionAndUnionGPU` of LISA's `utils/utils.py`, by its definition, on labels 0 and 1."""
-    generator = torch.Generator().manual_seed(seed)
-    target = torch.randint(2, (4, 3, 3), generator=generator)
-    prediction = torch.rand(4, 3, 3, generator=generator) < density * density
-    per_mask, intersections, unions = [], 0, 0
-    for output, label in zip(prediction.long(), target, strict=True):
-        shared = ((output == label) & (output == 1)).sum().item()
-        union = (output == 1).sum().item() + (label == 1).sum().item() - shared
-        per_mask.append(shared / (union + 1e-5) + (union == 0))
-        intersections, unions = intersections + shared, unions + union
-    counts = overlap(prediction, target == 1)
-    assert giou(counts) == pytest.approx(sum(per_mask) / 4, abs=1e-12)
-    assert ciou(counts) == pytest.approx(intersections / (unions + 1e-10), abs=1e-12)
+masks = st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1), st.integers(1, 6))
+
+
+def drawn(seed: int, density: float, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions, targets and ignored pixels of n images of 5 x 4, often empty or full; and refusals."""
+    dice = np.random.default_rng(seed)
+    prediction, target, ignore = (dice.random((n, 5, 4)) < density * dice.integers(0, 2, (n, 1, 1)) for _ in range(3))
+    return prediction, target, ignore, dice.random(n) < 0.5
+
+
+@settings(deadline=None, database=None, max_examples=100)
+@given(masks)
+def test_lisas_histograms_give_the_same(case: tuple[int, float, int]) -> None:
+    prediction, target, ignore, _ = drawn(*case)
+    label_maps = np.where(ignore, published.IGNORED, target)
+    mean, cumulative, printed = published.lisa(list(prediction), list(label_maps))
+    counts = overlap(*map(torch.from_numpy, (prediction, target, ignore)))
+    assert giou(counts) == pytest.approx(mean, abs=1e-12)
+    assert ciou(counts) == pytest.approx(cumulative, abs=1e-12)
+    assert 0 <= giou(counts) - printed <= 1e-5 / len(target)  # what the meter's own epsilon takes off
+
+
+@settings(deadline=None, database=None, max_examples=100)
+@given(masks)
+def test_relas_loop_gives_the_same(case: tuple[int, float, int]) -> None:
+    prediction, target, _, refused = drawn(*case)
+    expected = published.rela(list(prediction), list(target), refused.tolist())
+    each = gres_rule(overlap(torch.from_numpy(prediction), torch.from_numpy(target)), torch.from_numpy(refused))
+    assert each.iou.mean().item() == pytest.approx(expected["gIoU"], abs=1e-12)
+    if expected["cIoU"] is None:
+        assert each.union.sum() == 0
+    else:
+        assert (each.intersection.sum() / each.union.sum()).item() == pytest.approx(expected["cIoU"], abs=1e-6)
+
+
+def test_gres_table() -> None:
+    """Target or none, refused or not, with and without a mask."""
+    prediction = rows("##..", "....", "##..", "##..", "....", "##..", "....")
+    target = rows("....", "....", "....", ".##.", ".##.", ".##.", ".##.")
+    refused = torch.tensor([True, True, False, False, False, True, True])
+    each = gres_rule(overlap(prediction, target), refused)
+    assert each.iou.tolist() == pytest.approx([1, 1, 0, 1 / 3, 0, 0, 0])
+    assert each.intersection.tolist() == [0, 0, 0, 1, 0, 0, 0]
+    assert each.union.tolist() == [0, 0, 2, 3, 2, 3, 2]  # a refused target pays for what was drawn all the same
+
+
+def test_ignored_pixels_count_nowhere() -> None:
+    ignore = rows("#...", "..##", "####", "...#", "....", "...#")
+    counts = overlap(PREDICTION, TARGET, ignore)
+    assert counts.intersection.tolist() == [1, 2, 0, 0, 0, 1]
+    assert counts.union.tolist() == [2, 2, 0, 1, 0, 1]
+    assert counts.predicted.tolist() == [1, 2, 0, 1, 0, 1]
+    assert counts.actual.tolist() == [2, 2, 0, 0, 0, 1]
+    assert iou(counts)[2] == 1  # all of it ignored: nothing to find, nothing found
+
+
+@pytest.mark.parametrize("threshold", PRECISIONS)
+def test_an_iou_on_the_threshold_reaches_it(threshold: float) -> None:
+    tenths = round(10 * threshold)
+    union = torch.arange(10, 30000, 10)
+    intersection = union // 10 * tenths
+    assert precision_at(Counts(intersection, union, intersection, union), threshold) == 1
+    assert precision_at(Counts(intersection - 1, union, intersection, union), threshold) == 0
+
+
+def test_classes_by_pixels() -> None:
+    actual = torch.tensor([0, 0, 0, 1, 1, 255, -1, 255])
+    predicted = torch.tensor([0, 0, 2, 1, 0, 1, 0, 2])
+    counts = class_counts(predicted, actual, 4)
+    assert counts.tolist() == [[2, 4, 3], [1, 2, 2], [0, 1, 0], [0, 0, 0]]
+    assert miou(counts).item() == pytest.approx((2 / 4 + 1 / 2) / 2)  # class 2 was said but does not occur
+    assert miou(torch.stack([counts, 2 * counts])).tolist() == pytest.approx([0.5, 0.5])
+    assert math.isnan(miou(torch.zeros(4, 3)).item())
+
+
+@settings(deadline=None, database=None, max_examples=50)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 5))
+def test_classes_against_masks(seed: int, classes: int) -> None:
+    dice = torch.Generator().manual_seed(seed)
+    predicted, actual = (torch.randint(classes, (40,), generator=dice) for _ in range(2))
+    actual[torch.rand(40, generator=dice) < 0.2] = 255
+    one_hot = [torch.stack([labels == k for k in range(classes)])[:, None] for labels in (predicted, actual)]
+    counts = overlap(*one_hot, (actual == 255).expand(classes, 1, 40))
+    rows_of = torch.stack([counts.intersection, counts.union, counts.actual], 1)
+    assert torch.equal(class_counts(predicted, actual, classes), rows_of)
 
 
 def test_a_ratio_of_nothing_is_nan() -> None:
@@ -73,6 +149,14 @@ def test_bootstrap_is_reproducible_by_seed() -> None:
     ones = torch.ones(50)
     assert bootstrap_ratio(values, ones, seed=3) == bootstrap_ratio(values, ones, seed=3)
     assert bootstrap_ratio(values, ones, seed=3) != bootstrap_ratio(values, ones, seed=4)
+
+
+def test_bootstrap_does_not_depend_on_the_memory_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, ids = torch.rand(90, 3, generator=torch.Generator().manual_seed(1)), torch.arange(90) // 4
+    whole = bootstrap(values, lambda totals: totals[:, 0] / totals[:, 1], ids, resamples=101)
+    for memory in (1, 500, 7 * 23 * 3):
+        monkeypatch.setattr("seglens.metrics.BOOTSTRAP_MEMORY", memory)
+        assert bootstrap(values, lambda totals: totals[:, 0] / totals[:, 1], ids, resamples=101) == whole
 
 
 def test_bootstrap_is_the_normal_interval_of_a_mean() -> None:

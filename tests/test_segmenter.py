@@ -18,8 +18,9 @@ from transformers import LlavaForConditionalGeneration
 from seglens.backbones import QuestionError
 from seglens.data.images import ImageError
 from seglens.data.world import WorldData
+from seglens.parts import usable_device
 from seglens.prediction import Prediction
-from seglens.segmenter import OpenedImage, Segmenter, _Clock, usable_device
+from seglens.segmenter import OpenedImage, Segmenter, _Clock
 from seglens.types import Sample
 
 QUERIES = ["the largest thing", "the thing that shows you the time", "the leftmost thing"]

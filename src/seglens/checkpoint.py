@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +60,17 @@ class HeadConfig:
     backbone: Origin
     layer: int
     decoder: Origin
+    image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     presence_threshold: float = 0.5
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
 
 
-def save_head(folder: str | Path, config: HeadConfig, head: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Write the checkpoint; each file is whole or absent, the config last."""
+def save_head(
+    folder: str | Path, config: HeadConfig, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last."""
     folder = Path(folder)
-    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in head.state_dict().items()}
+    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
     write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     write_json(folder / CONFIG, {"format": FORMAT, "version": VERSION, **asdict(config)})
 
@@ -108,6 +110,9 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
         name, revision = raw[key].get("name"), raw[key].get("revision")
         if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
+    size = raw.get("image_size")
+    if not isinstance(size, int | None) or isinstance(size, bool):
+        return f"has image_size={json.dumps(size)[:60]}, needs a whole number or null"
     threshold = raw.get("presence_threshold", 0.5)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"
@@ -148,33 +153,3 @@ def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str,
         raise CheckpointError(
             f"{path} does not fit its config: {said}; the head was trained with other settings or another backbone"
         )
-
-
-def hub_commit(name: str) -> str | None:
-    """The commit that a hub id meant when it was last loaded here, without network; None for a folder."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
-    return Path(found).parent.name if isinstance(found, str) else None
-
-
-def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
-    if name == EMBEDDED:
-        return Path(str(files("seglens") / "weights" / "lens"))
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise CheckpointError(
-            f"got {str(name)!r} for a model; need {EMBEDDED!r}, a folder with {CONFIG} and {WEIGHTS}, "
-            "or a hub id such as org/name"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
-            "check the name or the network"
-        ) from error

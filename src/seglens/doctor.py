@@ -37,7 +37,8 @@ def _devices() -> str:
 
 
 def _weights() -> str:
-    from seglens.checkpoint import EMBEDDED, resolve_folder
+    from seglens.checkpoint import EMBEDDED
+    from seglens.hub import resolve_folder
 
     folder = resolve_folder(EMBEDDED).parent
     files = sorted(folder.rglob("*.safetensors"))

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 
-from seglens.metrics import Counts, bootstrap_ratio, ciou, giou, iou, overlap, precision_at
+from seglens.data import Dataset
+from seglens.data.masks import encode_rle
+from seglens.data.records import Fault, Records
+from seglens.metrics import bootstrap_ratio, ciou, giou, iou, overlap, precision_at
 from seglens.miniature.world import SMALL
 from seglens.prediction import Prediction, on_mask
+from seglens.protocols import Outcome, columns, find_protocol
+from seglens.ranks import Ranks
 from seglens.segmenter import Segmenter
 from seglens.types import Sample, Target
 
 # Area of the target as a share of the image: names and upper bounds (exclusive)
 SIZES = {"small": SMALL, "medium": 0.05, "large": float("inf")}
+WORLD = "world"  # the report of the drawn world: kinds, sizes, keypoints, presence
 
 
 @dataclass(frozen=True)
 class Record:
-    """One query: pixel counts of the mask given, and of the mask drawn before absence was judged."""
+    """One query: pixel counts of the mask given, and of the mask drawn before absence was judged.
 
+    `id` is the sample's and the number of the query in it. `masks`, kept on request, are the run lengths of prediction,
+    target and ignored pixels."""
+
+    id: str
     image: str
     query: str
     kind: str
@@ -40,31 +51,124 @@ class Record:
     strongest_inside: bool | None  # None without keypoints or without a target
     keypoints: int
     keypoints_inside: int
+    masks: dict[str, Any] | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        # Of the mask that a user gets: a refused query shows none, so GRES adds its target alone to the unions.
+        return Outcome(
+            self.id, self.image, self.kind, self.found,
+            self.intersection, self.union, self.predicted, self.actual,
+        )  # fmt: skip
 
 
-def run(segmenter: Segmenter, data: Iterable[Sample], tick: Callable[[], None] = lambda: None) -> list[Record]:
-    """Ask every query of every sample; all queries about an image in one pass."""
+@dataclass(frozen=True)
+class Run:
+    """The records of a dataset in its order, and what of it could not be read."""
+
+    records: list[Record]
+    faults: list[Fault]
+
+
+def run(
+    segmenter: Segmenter, data: Iterable[Sample], tick: Callable[[], None] = lambda: None, masks: bool = False
+) -> list[Record]:
+    """Ask every query of every sample; all queries about an image in one pass. `masks` keeps them, as run lengths."""
     records = []
     for sample in data:
-        predictions = segmenter.open(sample.image).segment([t.query for t in sample.targets])
-        pairs = zip(sample.targets, predictions, strict=True)
-        records += [_record(sample, target, p, segmenter.mask_threshold) for target, p in pairs]
+        records += _ask(segmenter, sample, masks)
         tick()
-    return records
+    return _numbered(records)
 
 
-def _record(sample: Sample, target: Target, said: Prediction, threshold: float) -> Record:
+def run_shared(
+    segmenter: Segmenter, data: Dataset, ranks: Ranks, tick: Callable[[], None] = lambda: None, masks: bool = False
+) -> Run | None:
+    """`run` over this process's share of `data`. The first rank returns what all ranks found, the same as one process
+    would; the others None. Raises DataError on a bad sample, unless `data` leaves such out: `faults` names them."""
+    mine, faults = dict[int, list[Record]](), list[Fault]()
+    for index, sample in samples_of(data, ranks, faults):
+        mine[index] = _ask(segmenter, sample, masks)
+        tick()
+    given = ranks.gather((mine, faults))
+    if given is None:
+        return None
+    by_index = {index: records for one, _ in given for index, records in one.items()}
+    named = dict.fromkeys(fault for _, some in given for fault in some)  # every rank has those of the index
+    return Run(_numbered([r for index in sorted(by_index) for r in by_index[index]]), list(named))
+
+
+def samples_of(data: Dataset, ranks: Ranks, faults: list[Fault]) -> Iterator[tuple[int, Sample]]:
+    """This process's samples with their numbers. What `data` leaves out is added to `faults`."""
+    faults += data.faults if isinstance(data, Records) else []
+    for index in ranks.share(len(data)):
+        if isinstance(data, Records) and data.bad == "skip":
+            sample, found = data.decode(index)
+            faults += found
+        else:
+            sample = data[index]
+        if sample is not None:
+            yield index, sample
+
+
+def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
+    predictions = segmenter.open(sample.image).segment([t.query for t in sample.targets])
+    pairs = zip(sample.targets, predictions, strict=True)
+    return [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
+
+
+def _numbered(records: list[Record]) -> list[Record]:
+    """Ids from the image and the number of the query about it; counted on where a dataset has an image twice."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for record in records:
+        numbered.append(replace(record, id=f"{record.image}/{seen[record.image]}"))
+        seen[record.image] += 1
+    return numbered
+
+
+def _record(sample: Sample, target: Target, said: Prediction, threshold: float, masks: bool = False) -> Record:
     drawn = torch.from_numpy(np.stack([said.mask, said.mask_logits > threshold]))
-    counts = overlap(drawn, torch.from_numpy(target.mask).expand_as(drawn))
+    ignore = None if target.ignore is None else torch.from_numpy(target.ignore).expand_as(drawn)
+    counts = overlap(drawn, torch.from_numpy(target.mask).expand_as(drawn), ignore)
     inside = on_mask(target.mask, said.keypoints)
     return Record(
-        image=sample.id, query=target.query, kind=target.kind, present=target.present, found=said.found,
+        id=sample.id, image=sample.id, query=target.query, kind=target.kind, present=target.present, found=said.found,
         presence=said.presence, area=float(target.mask.mean()),
         intersection=int(counts.intersection[0]), union=int(counts.union[0]), predicted=int(counts.predicted[0]),
         actual=int(counts.actual[0]), drawn_intersection=int(counts.intersection[1]), drawn_union=int(counts.union[1]),
         strongest_inside=bool(inside[0]) if target.present and len(inside) else None,
         keypoints=len(inside), keypoints_inside=int(inside.sum()),
+        masks=_runs(target, said) if masks else None,
     )  # fmt: skip
+
+
+def _runs(target: Target, said: Prediction) -> dict[str, Any]:
+    ignore = {} if target.ignore is None else {"ignore": encode_rle(target.ignore)}
+    return {"prediction": encode_rle(said.mask), "target": encode_rle(target.mask), **ignore}
+
+
+def threshold_logit(probability: float) -> float:
+    """The logit above which a pixel's probability is above `probability`: 0.6 for the released evaluation of LENS.
+
+    Raises ValueError unless it lies between 0 and 1."""
+    if not 0 < probability < 1:
+        raise ValueError(f"got a mask threshold of {probability}; it needs a probability between 0 and 1, as in 0.6")
+    return math.log(probability / (1 - probability))
+
+
+def results(records: Sequence[Record], protocol: str) -> dict[str, Any]:
+    """The report of a protocol of `PROTOCOLS`, or "world" for `summarise`. Raises ValueError on any other name."""
+    return summarise(list(records)) if protocol == WORLD else find_protocol(protocol)([r.outcome for r in records])
+
+
+def prediction_lines(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The records that kept their masks, as `seglens score` reads them."""
+    return [
+        {"id": r.id, "image": r.image, "kind": r.kind, "query": r.query, "no_target": not r.found, **r.masks}
+        for r in records
+        if r.masks is not None
+    ]
 
 
 def summarise(records: list[Record]) -> dict[str, Any]:
@@ -89,17 +193,11 @@ def _size(record: Record) -> str:
     return next(name for name, bound in SIZES.items() if record.area < bound)
 
 
-def _counts(records: list[Record]) -> Counts:
-    rows = torch.tensor([[r.intersection, r.union, r.predicted, r.actual] for r in records], dtype=torch.int64)
-    intersection, union, predicted, actual = rows.T
-    return Counts(intersection, union, predicted, actual)
-
-
 def _scores(records: list[Record]) -> dict[str, Any] | None:
     if not records:
         return None
-    counts = _counts(records)
-    images = _ids(records)
+    table = columns([r.outcome for r in records])
+    counts, images = table.counts, table.images
     per_mask = iou(counts)
     interval = bootstrap_ratio(per_mask, torch.ones_like(per_mask), images)
     cumulative = bootstrap_ratio(counts.intersection.double(), counts.union.double(), images)
@@ -111,11 +209,6 @@ def _scores(records: list[Record]) -> dict[str, Any] | None:
         "cIoU_95": [round(v, 4) for v in cumulative],
         "P@0.5": round(precision_at(counts, 0.5), 4),
     }
-
-
-def _ids(records: list[Record]) -> Int64[torch.Tensor, " n"]:
-    number: dict[str, int] = {}
-    return torch.tensor([number.setdefault(r.image, len(number)) for r in records])
 
 
 def _share(values: list[float]) -> float | None:
@@ -145,5 +238,5 @@ def _presence(records: list[Record]) -> dict[str, Any]:
 
 
 def as_json(records: list[Record]) -> list[dict[str, Any]]:
-    """The records as plain values, one dict per query."""
-    return [asdict(r) for r in records]
+    """The records as plain values, one dict per query, without masks."""
+    return [{name: value for name, value in asdict(r).items() if name != "masks"} for r in records]

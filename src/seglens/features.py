@@ -1,24 +1,26 @@
-"""Readouts computed once: what the frozen parts say of a dataset, ready to train heads on."""
+"""What the frozen parts say of a dataset: the one form in which methods are trained, computed now or read from disk."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from seglens.backbones import Backbone
+from seglens.data import Dataset
 from seglens.decoders import MaskDecoder
-from seglens.files import write_atomic
-from seglens.types import Embedding, Readout, Sample
+from seglens.geometry import Frame
+from seglens.types import Embedding, Readout, Sample, Target, Truth
+
+FULL = 255  # a cell of a stored area that is wholly covered
 
 
 @dataclass(frozen=True)
@@ -69,118 +71,106 @@ class FeatureSource(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """A training step: what the frozen parts gave, and the truth on the canvas (`masks`) and on the grid (`cells`)."""
+    """Images with their questions, ready for a method, in fp32. Void questions fill up images that have fewer."""
 
     readout: Readout
     embedding: Embedding
-    masks: Float[Tensor, "b q s s"]
-    cells: Float[Tensor, "b q h w"]
-    present: Bool[Tensor, "b q"]
+    truth: Truth
 
 
-@dataclass(frozen=True)
-class FeatureStore:
-    """The frozen features of n images with q questions each, in half precision; areas are bytes, 255 is all covered."""
+def extract(
+    sample: Sample, backbone: Backbone, decoder: MaskDecoder, questions: Iterable[int] | None = None
+) -> Features:
+    """See an image once, read some of its questions (default all) in one pass, and lay the truth on both grids."""
+    targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
+    opened = backbone.open(sample.image)
+    readout = backbone.read(opened, [t.query for t in targets])
+    lengths = readout.question_mask[0].sum(-1).tolist()
+    masks, cells = (_areas(targets, opened.frame, size) for size in (decoder.mask_side, readout.grid[0]))
+    asked = [
+        Asked(
+            readout.question[0, q, :n].cpu(), readout.question_positions[0, q, :n].cpu(), masks[q], cells[q], t.present
+        )
+        for q, (t, n) in enumerate(zip(targets, lengths, strict=True))
+    ]
+    seen = decoder.encode(sample.image, opened.frame)
+    return Features(
+        readout.prefix[0].cpu(), readout.prefix_positions[0].cpu(), readout.image_tokens.cpu(), readout.grid,
+        Embedding(seen.coarse.cpu(), tuple(fine.cpu() for fine in seen.fine)), tuple(asked),
+    )  # fmt: skip
 
-    prefix: Float[Tensor, "n p d"]
-    question: Float[Tensor, "n q t d"]
-    question_mask: Bool[Tensor, "n q t"]
-    embedding: Float[Tensor, "n c e e"]
-    masks: UInt8[Tensor, "n q s s"]
-    cells: UInt8[Tensor, "n q h w"]
-    present: Bool[Tensor, "n q"]
-    image_tokens: Int[Tensor, " i"]
+
+def _areas(targets: Sequence[Target], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
+    truth = torch.stack([torch.from_numpy(t.mask) for t in targets])
+    return (FULL * frame.to_canvas_mask(truth, size)).round().to(torch.uint8)
+
+
+def collate(found: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
+    """One batch of several images; what is stored in half precision travels so, and is fp32 where it arrives.
+
+    Raises ValueError when the images were read by different backbones or settings."""
+    layouts = {(tuple(f.prefix.shape), f.grid) for f in found}
+    if len(layouts) > 1:
+        raise ValueError(f"a batch needs images of one layout, got {sorted(layouts)}: read all with one backbone")
+    q = max(len(f.asked) for f in found)
+    asked = [a for f in found for a in (*f.asked, *[_void(found[0])] * (q - len(f.asked)))]
+
+    def here(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(device, non_blocking=True)
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def split(tensor: Tensor) -> Tensor:
+        return here(rearrange(tensor, "(b q) ... -> b q ...", q=q))
+
+    rows, positions = (
+        pad_sequence(x, batch_first=True) for x in ([a.rows for a in asked], [a.positions for a in asked])
+    )
+    lengths = torch.tensor([len(a.rows) for a in asked])
+    readout = Readout(
+        prefix=here(torch.stack([f.prefix for f in found])), question=split(rows), question_positions=split(positions),
+        prefix_positions=here(torch.stack([f.prefix_positions for f in found])),
+        question_mask=split(torch.arange(rows.shape[1]) < lengths[:, None]),
+        image_tokens=here(found[0].image_tokens), grid=found[0].grid,
+    )  # fmt: skip
+    fine = zip(*(f.embedding.fine for f in found), strict=True)
+    embedding = Embedding(here(torch.cat([f.embedding.coarse for f in found])), tuple(map(here, map(torch.cat, fine))))
+    masks, cells = (split(torch.stack(x)).float() / FULL for x in ([a.mask for a in asked], [a.cells for a in asked]))
+    present, valid = torch.tensor([a.present for a in asked]), torch.arange(q) < _counts(found)[:, None]
+    return Batch(readout, embedding, Truth(masks, cells, split(present), here(valid)))
+
+
+def _counts(found: Sequence[Features]) -> Int[Tensor, " b"]:
+    return torch.tensor([len(f.asked) for f in found])
+
+
+def _void(like: Features) -> Asked:
+    """A question that nobody asked, one token long: what pads an image with fewer questions than its neighbours."""
+    one = like.asked[0]
+    rows, positions = torch.zeros_like(one.rows[:1]), torch.zeros_like(one.positions[:1])
+    return Asked(rows, positions, torch.zeros_like(one.mask), torch.zeros_like(one.cells), False)
+
+
+class Live:
+    """A dataset through the frozen parts, computed whenever it is asked for. `name` is how the user named the data."""
+
+    def __init__(self, samples: Dataset, backbone: Backbone, decoder: MaskDecoder, name: str):
+        self.samples, self.backbone, self.decoder, self.name = samples, backbone, decoder, name
+        self._last: tuple[int, Sample] | None = None  # drawing questions and reading them decodes an image once
 
     def __len__(self) -> int:
-        return len(self.prefix)
+        return len(self.samples)
 
-    def batch(self, chosen: Sequence[int], device: torch.device | str = "cpu") -> Batch:
-        """The features of some images, in fp32."""
-        index = torch.as_tensor(chosen)
+    def _sample(self, image: int) -> Sample:
+        if self._last is None or self._last[0] != image:
+            self._last = image, self.samples[image]
+        return self._last[1]
 
-        def take(stored: Tensor) -> Tensor:
-            return stored[index].to(device)
+    def questions(self, image: int) -> int:
+        return len(self._sample(image).targets)
 
-        prefix, mask = take(self.prefix), take(self.question_mask)
-        p, t = prefix.shape[1], mask.shape[2]
-        readout = Readout(
-            prefix=prefix.float(), prefix_positions=torch.arange(p, device=device).expand(len(index), -1),
-            question=take(self.question).float(), question_mask=mask,
-            question_positions=torch.arange(p, p + t, device=device).expand(*mask.shape),
-            image_tokens=self.image_tokens.to(device), grid=(self.cells.shape[2], self.cells.shape[3]),
-        )  # fmt: skip
-        masks, cells = (take(areas).float() / 255 for areas in (self.masks, self.cells))
-        return Batch(readout, Embedding(take(self.embedding).float()), masks, cells, take(self.present))
+    def features(self, pick: Pick) -> Features:
+        return extract(self._sample(pick.image), self.backbone, self.decoder, pick.questions)
 
     def fingerprint(self) -> str:
-        """Tells one store from another: a hash of everything in it."""
-        digest = hashlib.blake2b(digest_size=16)
-        for field in fields(self):
-            digest.update(getattr(self, field.name).contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-    def save(self, path: Path) -> None:
-        """One safetensors file, whole or absent."""
-        write_atomic(path, save({f.name: getattr(self, f.name).contiguous() for f in fields(self)}))
-
-    @classmethod
-    def load(cls, path: Path) -> FeatureStore:
-        """Raises ValueError when the file is damaged or not of this version."""
-        try:
-            stored = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is damaged or cut short ({error}); delete it, and it is computed again"
-            ) from error
-        if stored.keys() != {f.name for f in fields(cls)}:
-            raise ValueError(f"{path} is not a feature store of this version; delete it, and it is computed again")
-        return cls(**stored)
-
-
-def collect(
-    samples: Iterable[Sample], backbone: Backbone, decoder: MaskDecoder, tick: Callable[[], None] = lambda: None
-) -> FeatureStore:
-    """Read every sample once. All samples must have the same number of queries and all images the same token count."""
-    rows = []
-    for sample in samples:
-        rows.append(_features(sample, backbone, decoder))
-        tick()
-    if not rows:
-        raise ValueError("got no samples to read; need at least one image with queries")
-    counts = {(len(row["question"]), len(row["prefix"])) for row in rows}
-    if len(counts) > 1:
-        said = ", ".join(f"{q} with {p}" for q, p in sorted(counts))
-        raise ValueError(f"samples differ in queries and prefix tokens ({said}); a store needs the same for all")
-    longest = max(row["question"].shape[1] for row in rows)
-    for row in rows:
-        pad = longest - row["question"].shape[1]
-        row["question"] = F.pad(row["question"], (0, 0, 0, pad))
-        row["question_mask"] = F.pad(row["question_mask"], (0, pad))
-    shared = rows[0].pop("image_tokens")
-    stacked = {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
-    return FeatureStore(**stacked, image_tokens=shared)
-
-
-def _features(sample: Sample, backbone: Backbone, decoder: MaskDecoder) -> dict[str, Tensor]:
-    opened = backbone.open(sample.image)
-    readout = backbone.read(opened, [t.query for t in sample.targets])
-    embedding = decoder.encode(sample.image, opened.frame)
-    truth = torch.stack([torch.from_numpy(t.mask) for t in sample.targets])
-
-    def area(size: int) -> Tensor:
-        return (255 * opened.frame.to_canvas_mask(truth, size)).round().to(torch.uint8)
-
-    return {
-        "prefix": _half(readout.prefix[0]),
-        "question": _half(readout.question[0]),
-        "question_mask": readout.question_mask[0].cpu(),
-        "embedding": _half(embedding.coarse[0]),
-        "masks": area(decoder.mask_side),
-        "cells": area(readout.grid[0]),
-        "present": truth.flatten(1).any(1),
-        "image_tokens": readout.image_tokens.cpu(),
-    }
-
-
-def _half(tensor: Tensor) -> Tensor:
-    return tensor.to("cpu", torch.float16)
+        made = [self.name, len(self), self.backbone.signature(), self.decoder.signature()]
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,8 +1,8 @@
 """Segmentation metrics: pixel counts first, ratios last.
 
-Counts add up over batches and machines; ratios do not. One rule serves RefCOCO, ReasonSeg and gRefCOCO: LISA's
-(arXiv 2308.00692, its `train_ds.py`), which for masks that decide "no target" by being empty is also the official
-gRefCOCO rule (arXiv 2306.00968). A ratio over no masks at all is NaN.
+Counts add up over batches and machines; ratios do not. Two published rules turn counts into what each mask contributes:
+`lisa_rule` for RefCOCO and ReasonSeg (arXiv 2308.00692, its `train_ds.py`) and `gres_rule` for gRefCOCO (arXiv
+2306.00968, `refer_evaluation.py` of ReLA). A ratio over no masks at all is NaN.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-# LISA's own, so that numbers can be compared with published ones; far below the one decimal that papers print.
+# LISA's own, so that numbers can be compared with published ones; far below the one decimal that papers print. Its
+# `AverageMeter.all_reduce` also adds 1e-5 to the number of masks, n, and so takes 1e-5 / n off the mean: less than the
+# four decimals that LISA prints, and left out here.
 EPS_MASK = 1e-5
 EPS_SUM = 1e-10
+
+BOOTSTRAP_MEMORY = 2**24  # numbers drawn at a time: 128 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +40,52 @@ class Counts:
         return Counts(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def overlap(prediction: Bool[Tensor, "n h w"], target: Bool[Tensor, "n h w"]) -> Counts:
-    """Count the pixels of each mask and of its target."""
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """What each of n masks adds under a protocol: its IoU to the mean, its pixels to the cumulative sums."""
+
+    iou: Float64[Tensor, " n"]
+    intersection: Int64[Tensor, " n"]
+    union: Int64[Tensor, " n"]
+
+
+def overlap(
+    prediction: Bool[Tensor, "n h w"],
+    target: Bool[Tensor, "n h w"],
+    ignore: Bool[Tensor, "n h w"] | None = None,
+) -> Counts:
+    """Count the pixels of each mask and of its target. Pixels of ``ignore`` count nowhere, as 255 in LISA's maps."""
+    if ignore is not None:
+        prediction, target = prediction & ~ignore, target & ~ignore
     pairs = (prediction & target, prediction | target, prediction, target)
     return Counts(*(mask.sum((-2, -1)) for mask in pairs))
 
 
-def iou(counts: Counts) -> Float[Tensor, " n"]:
-    """Intersection over union of each mask; 1 where mask and target are both empty."""
+def iou(counts: Counts) -> Float64[Tensor, " n"]:
+    """Intersection over union of each mask by LISA's rule; 1 where mask and target are both empty."""
     return counts.intersection / (counts.union.double() + EPS_MASK) + (counts.union == 0)
 
 
+def lisa_rule(counts: Counts, refused: Bool[Tensor, " n"]) -> Contribution:
+    """LISA's: the masks decide alone, so ``refused`` changes nothing."""
+    return Contribution(iou(counts), counts.intersection, counts.union)
+
+
+def gres_rule(counts: Counts, refused: Bool[Tensor, " n"]) -> Contribution:
+    """gRefCOCO's official rule; ``refused`` is the method's own "no target", whatever its mask holds.
+
+    No target and refused: IoU 1, nothing to the sums; no target and not refused: IoU 0, the mask to the unions. A
+    target that is refused: IoU and intersection 0, and the union stays that of mask and target, as in ReLA's code (a
+    method that refuses and draws nevertheless pays for both). There are no epsilons in ReLA, nor here."""
+    absent = counts.actual == 0
+    intersection = counts.intersection * ~(absent | refused)
+    union = counts.union * ~(absent & refused)
+    ratio = intersection / union.clamp(min=1).double() + (absent & refused).double()
+    return Contribution(ratio, intersection, union)
+
+
 def giou(counts: Counts) -> float:
-    """Mean IoU over masks (the "gIoU" of LISA and GRES)."""
+    """Mean IoU over masks (the "gIoU" of LISA)."""
     return iou(counts).mean().item()
 
 
@@ -59,8 +96,28 @@ def ciou(counts: Counts) -> float:
 
 def precision_at(counts: Counts, threshold: float) -> float:
     """Share of masks whose IoU reaches ``threshold``; gRefCOCO counts targeted ones, ``counts[counts.actual > 0]``."""
-    # On the counts, not on `iou`, whose epsilon would fail a mask that lies exactly on the threshold.
-    return (counts.intersection >= threshold * counts.union.double()).double().mean().item()
+    # On the counts, not on `iou`, whose epsilon would fail a mask that lies exactly on the threshold; divided, because
+    # 7 / 10 is the float 0.7, while 0.7 * union may round up.
+    ratio = counts.intersection / counts.union.double()
+    return ((ratio >= threshold) | (counts.union == 0)).double().mean().item()
+
+
+def class_counts(predicted: Int64[Tensor, " n"], actual: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, "k 3"]:
+    """Intersection, union and ground-truth pixels of each of ``classes`` classes, from the labels of n pixels.
+
+    A label outside 0..classes-1 (255) in ``actual`` is not counted."""
+    counted = (actual >= 0) & (actual < classes)
+    predicted, actual = predicted[counted], actual[counted]
+    shared, said, true = (
+        torch.bincount(labels, minlength=classes) for labels in (actual[predicted == actual], predicted, actual)
+    )
+    return torch.stack([shared, said + true - shared, true], 1)
+
+
+def miou(totals: Float[Tensor, "*r k 3"] | Int64[Tensor, "*r k 3"]) -> Float64[Tensor, "*r"]:
+    """Mean IoU over the classes that occur in the ground truth, from summed `class_counts`; NaN when none does."""
+    shared, union, true = totals.double().unbind(-1)
+    return torch.where(true > 0, shared / union, torch.nan).nanmean(-1)
 
 
 def bootstrap(
@@ -75,7 +132,7 @@ def bootstrap(
     Every metric here is a function of totals, and so is the difference of two methods' metrics (a paired bootstrap).
     With ``groups`` (an image id per row) whole groups are drawn: masks of one image rise and fall together, and drawing
     them one by one would make the interval too narrow. Resamples in which the statistic is NaN are left out; both ends
-    are NaN when none remains. Memory: resamples x groups x k doubles.
+    are NaN when none remains. The interval depends on ``seed`` alone, not on how many resamples are drawn at a time.
     """
     values = values.cpu().double()
     if groups is not None:
@@ -83,8 +140,12 @@ def bootstrap(
         values = values.new_zeros(len(ids), values.shape[1]).index_add(0, group, values)
     if not len(values):
         return float("nan"), float("nan")
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(seed))
-    low, high = statistic(values[drawn].sum(1)).nanquantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, BOOTSTRAP_MEMORY // values.numel())
+    sizes = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
+    draws = (torch.randint(len(values), (size, len(values)), generator=generator) for size in sizes)
+    found = torch.cat([statistic(values[drawn].sum(1)) for drawn in draws])
+    low, high = found.nanquantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return low, high
 
 

@@ -1,10 +1,14 @@
-"""Named configurations of the methods. Every number is in the method's config class; a preset says what differs."""
+"""Named ways to train a method. Every number is in a config class; a preset says what differs."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seglens.methods.lens import LensConfig
+from seglens.training import TrainConfig
 
 LENS: dict[str, LensConfig] = {
     # as measured best in the miniature: see the ablation table in docs/ablations.md
@@ -22,16 +26,90 @@ LENS: dict[str, LensConfig] = {
         threshold=0.4,
         coordinates="corner",
         drop=0.9,
+        bce_weight=2.0,
+        dice_weight=4.0,
         attention_weight=1.0,
         presence_weight=0.0,
     ),
 }
 
 
-def lens_preset(name: str) -> LensConfig:
-    """The LENS preset of that name. Raises ValueError with the nearest name on a typo."""
-    if name not in LENS:
-        near = difflib.get_close_matches(name, LENS, 1)
+@dataclass(frozen=True)
+class Recipe:
+    """A head, how it is trained and, where a publication says so, on what: `rates` are the shares of LISA's mixture."""
+
+    lens: LensConfig
+    training: TrainConfig
+    backbone: str | None = None
+    decoder: str | None = None
+    layer: int | None = None
+    rates: str = "paper"
+
+
+LLAVA_SAM: dict[str, Any] = {
+    "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
+}  # fmt: skip
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(LENS["default"], TrainConfig()),
+    # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
+    "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
+    # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 "epochs" of 100 steps
+    "authors": Recipe(
+        LENS["authors"],
+        TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
+        rates="authors",
+        **LLAVA_SAM,
+    ),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The preset of that name. Raises ValueError with the nearest name on a typo."""
+    return RECIPES[_known(name, RECIPES, "preset")]
+
+
+def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with settings "name=value" of its head or its training changed.
+
+    Raises ValueError on a name that neither has, with the nearest, and on a value of another kind."""
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"got the setting {text!r}; write name=value, as in lr=1e-4")
+        parts = {field.name: part for part in ("lens", "training") for field in fields(getattr(made, part))}
+        part = parts[_known(name.strip(), parts, "setting")]
+        config: Any = getattr(made, part)
+        kind = get_type_hints(type(config))[name.strip()]
+        made = replace(made, **{part: replace(config, **{name.strip(): _typed(name, kind, value.strip())})})
+    return made
+
+
+def _typed(name: str, kind: Any, value: str) -> Any:
+    """The value of a setting as its type wants it."""
+    if get_origin(kind) is Literal:
+        return _known(value, get_args(kind), f"value of {name}")
+    kinds = get_args(kind) or (kind,)
+    if value.lower() == "none" and type(None) in kinds:
+        return None
+    if bool in kinds and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for number in (int, float):
+        if number in kinds:
+            try:
+                return number(value)
+            except ValueError:
+                continue
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return tuple(_typed(name, inner, part) for part in value.split("+"))
+    if str in kinds:
+        return value
+    raise ValueError(f"the setting {name}={value!r} is no {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}")
+
+
+def _known(name: str, known: Iterable[str], what: str) -> str:
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(LENS)}{hint}")
-    return LENS[name]
+        raise ValueError(f"there is no {what} {name!r}; choose one of {', '.join(known)}{hint}")
+    return name

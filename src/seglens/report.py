@@ -14,19 +14,52 @@ COLUMNS = ("queries", "n", "gIoU", "95 %", "cIoU", "95 %", "P@0.5")
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """A row per kind and per size of target, then the rest in a line each."""
+    """The world's report: a row per kind and per size of target, then the rest in a line each."""
     table = Table(*COLUMNS, title=f"{report['model']} on {report['data']}")
     sizes = {f"{size} targets": row for size, row in report["by_size"].items()}
     for name, row in {"all with a target": report["with_target"], **report["by_kind"], **sizes}.items():
         if row is not None:
             table.add_row(name, *_cells(row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    console = _console()
     console.print(table)
     for part in ("keypoints", "presence", "vqa", "sam"):
         if part in report:
             console.print(f"{part}: {json.dumps(report[part])}")
+    _print_skipped(console, report)
+
+
+def print_results(report: Mapping[str, Any]) -> None:
+    """A protocol's report: a row per number with its interval, a column per kind of query (or a row per class)."""
+    parts = {"": report, **report.get("by_kind", {})}
+    table = Table("", *(name or "all" for name in parts), title=f"{report['model']} on {report['data']}")
+    for name, value in report.items():
+        if value is None or (isinstance(value, int | float) and name != "skipped"):
+            table.add_row(name, *(_number(part, name) for part in parts.values()))
+    for name, value in report.get("by_class", {}).items():
+        table.add_row(name, f"{value:.4f}")
+    console = _console()
+    console.print(table)
+    _print_skipped(console, report)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def _print_skipped(console: Console, report: Mapping[str, Any]) -> None:
+    if report.get("skipped"):
+        console.print(f"left out: {report['skipped']} bad records", style="bold", markup=False, highlight=False)
+        for fault in report["faults"]:
+            console.print(f"  {fault}", markup=False, highlight=False)
+
+
+def _number(part: Mapping[str, Any], name: str) -> str:
+    value, ends = part[name], part.get(f"{name}_95")
+    if value is None:
+        return "-"
+    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return shown if ends is None else f"{shown} ({ends[0]:.4f} to {ends[1]:.4f})"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from seglens.backbones import Backbone, OpenImage, load_backbone
+from seglens.backbones import Backbone, OpenImage
 from seglens.checkpoint import (
     EMBEDDED,
     CheckpointError,
@@ -21,13 +22,14 @@ from seglens.checkpoint import (
     Origin,
     load_state,
     read_config,
-    resolve_folder,
     save_head,
 )
 from seglens.data.images import load_image
-from seglens.decoders import MaskDecoder, load_decoder
+from seglens.decoders import MaskDecoder
+from seglens.hub import push_folder, resolve_folder
 from seglens.methods import build_method
 from seglens.methods.lens import HeadPrefix, Lens
+from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
 from seglens.types import Embedding, MethodOutput
 
@@ -57,27 +59,30 @@ class Segmenter:
         A pixel belongs to the mask when its logit is above `mask_threshold`. `loading` goes to the backbone (`dtype`,
         `attn_implementation`, ...). No network is used unless a name is a hub id that is not yet on disk. Raises
         CheckpointError or ValueError when anything is missing, extra or of another shape."""
-        device = usable_device(device)
         folder = resolve_folder(name, revision)
         config = read_config(folder)
-        if device.type == "cpu":
-            loading.setdefault("dtype", torch.float32)  # half precision is stored, but slow and coarse on a CPU
-        backbone = load_backbone(
-            config.backbone.resolve(folder), revision=config.backbone.revision, layer=config.layer,
+        origins = (Origin(o.resolve(folder), o.revision) for o in (config.backbone, config.decoder))
+        parts = Parts.load(
+            *origins, layer=config.layer, image_size=config.image_size, device=device,
             segmentation_only=segmentation_only, **loading,
         )  # fmt: skip
-        decoder = load_decoder(config.decoder.resolve(folder), revision=config.decoder.revision, dtype=torch.float32)
-        method = _build(config, folder, backbone, decoder)
+        method = _build(config, folder, parts)
         load_state(folder, method)
-        if "device_map" not in loading:
-            backbone.module.to(device)
-        decoder.module.to(device)
-        return cls(backbone, decoder, method.to(device), config, mask_threshold)
+        return cls(parts.backbone, parts.decoder, method.to(parts.decoder.device), config, mask_threshold)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the head; the frozen parts stay where they are and are named. Relative names become absolute."""
-        backbone, decoder = (Origin.of(part.name, part.revision) for part in (self.backbone, self.decoder))
-        save_head(folder, replace(self.config, backbone=backbone, decoder=decoder), self.method, dtype)
+        """Write the head; the frozen parts stay where they are and are named: folders by absolute paths, hub ids with
+        their commits."""
+        backbone, decoder = Parts(self.backbone, self.decoder).origins()
+        save_head(folder, replace(self.config, backbone=backbone, decoder=decoder), self.method.state_dict(), dtype)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Publish the head under a hub id, with a model card. Returns the address of the commit.
+
+        Raises CheckpointError when the head names a folder of this machine, or the hub refuses."""
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            return push_folder(Path(folder), read_config(folder), name, private, token)
 
     def open(self, image: ImageSource) -> OpenedImage:
         """See an image once; every question about it then costs only its own words."""
@@ -186,19 +191,8 @@ class _Clock:
         return time.perf_counter()
 
 
-def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name. Raises ValueError when this machine does not have it."""
+def _build(config: HeadConfig, folder: Path, parts: Parts) -> Lens:
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {str(name)!r} cannot be used here ({reason}); try cpu, cuda or mps") from error
-    return device
-
-
-def _build(config: HeadConfig, folder: Path, backbone: Backbone, decoder: MaskDecoder) -> Lens:
-    try:
-        return build_method(config.method, config.settings, backbone, decoder)
+        return build_method(config.method, config.settings, parts.backbone, parts.decoder)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be built: {error}") from error

@@ -77,6 +77,30 @@ class Keypoints:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What a method's output is compared with in training: the share, in [0, 1], of each cell that the target covers.
+
+    Where `valid` is false there is no question (images of a batch may have different numbers of them); where `present`
+    is false the target is not in the image."""
+
+    masks: Float[Tensor, "b q s s"]  # on the mask decoder's canvas
+    cells: Float[Tensor, "b q h w"]  # on the backbone's grid
+    present: Bool[Tensor, "b q"]
+    valid: Bool[Tensor, "b q"]
+
+    def totals(self) -> Totals:
+        return Totals(float((self.present & self.valid).sum()), float(self.valid.sum()))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many masks and questions a loss is averaged over: those of a whole optimiser step, on all devices."""
+
+    present: float
+    valid: float
+
+
+@dataclass(frozen=True)
 class MethodOutput:
     """What a method says of `b` images with `q` questions each. Logits live on the mask decoder's square canvas."""
 

@@ -19,7 +19,7 @@ from seglens.backbones import FAMILIES, Backbone, OpenImage, load_backbone
 from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.methods.lens import Lens, LensConfig
-from seglens.types import Readout
+from seglens.types import Readout, Truth
 from tiny import KINDS
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
@@ -255,7 +255,9 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder) -> None:
     for _ in range(2):
         output = lens(readout, embedding)
         masks, cells = torch.rand_like(output.mask_logits), torch.rand(1, len(QUESTIONS), *backbone.grid)
-        sum(lens.losses(output, masks, cells, torch.ones(1, len(QUESTIONS), dtype=torch.bool)).values()).backward()
+        sum(
+            lens.losses(output, Truth(masks, cells, *torch.ones(2, 1, len(QUESTIONS), dtype=torch.bool))).values()
+        ).backward()
         optimizer.step()
         optimizer.zero_grad()
     talk()

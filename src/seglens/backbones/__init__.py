@@ -16,6 +16,7 @@ from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
 from seglens.backbones.prompts import QuestionError
 from seglens.backbones.qwen2_vl import Qwen2VLBackbone
 from seglens.backbones.qwen3_vl import Qwen3VLBackbone
+from seglens.backbones.watch import Watch
 
 FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
     "llava": LlavaBackbone,
@@ -65,6 +66,13 @@ def hide_loading_bars() -> None:
 
 
 __all__ = [
-    "FAMILIES", "Backbone", "Blueprint", "OpenImage", "QuestionError", "draw_blueprint", "hide_loading_bars",
+    "FAMILIES",
+    "Backbone",
+    "Blueprint",
+    "OpenImage",
+    "QuestionError",
+    "Watch",
+    "draw_blueprint",
+    "hide_loading_bars",
     "load_backbone",
-]  # fmt: skip
+]

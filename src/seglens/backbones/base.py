@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
-from seglens.backbones.depth import Depth
+from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
@@ -56,6 +56,25 @@ class Seen:
 
     rows: Float[Tensor, "1 i d"]
     later: tuple[Float[Tensor, "1 i d"], ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """An image as the first decoder layer is given it, behind the text before it; `later` as in `Seen`."""
+
+    frame: Frame
+    rows: Float[Tensor, "1 p d"]
+    positions: Int[Tensor, "1 p ..."]
+    later: tuple[Float[Tensor, "1 i d"], ...]
+
+
+@dataclass(frozen=True)
+class QuestionRows:
+    """Questions about an image as the first decoder layer is given them."""
+
+    rows: Float[Tensor, "1 q t d"]
+    positions: Int[Tensor, "1 q t ..."]
+    mask: Bool[Tensor, "1 q t"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,7 @@ class Backbone(ABC):
         self.name, self.revision = name, revision  # where it was loaded from
         self.layer, self.depth = depth.layer, depth.whole  # hidden_states[layer] is what it reads
         layout, text = self.layout(model.config, image_size), model.config.get_text_config()
-        self.image_size, self.grid = layout.image_size, layout.grid
+        self.image_size, self.grid, self._first_layer = layout.image_size, layout.grid, layout.first_layer
         self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
         self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
         self.prompts = Prompts(processor, self.image_text(processor), name)
@@ -154,6 +173,11 @@ class Backbone(ABC):
         return self.model.config.get_text_config().num_hidden_layers == self.depth
 
     @property
+    def readable(self) -> range:
+        """The layers k at which a head can read hidden_states[k] and copy what follows."""
+        return range(self._first_layer, whole_sight(self.model.config) - COPIED + 1)
+
+    @property
     def _language(self) -> Any:
         return self.model.get_decoder()
 
@@ -182,14 +206,20 @@ class Backbone(ABC):
     @torch.no_grad()
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenImage:
         """See an image once."""
+        given = self.embed_image(image)
+        prefix, memory = self._below.prefix(given.rows, given.positions, given.later)
+        return OpenImage(given.frame, prefix.to(self.device), given.positions, memory)
+
+    @torch.no_grad()
+    def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageRows:
+        """See an image, and stop before the first decoder layer."""
         frame = Frame(*image.shape[:2])
         seen = self.see(self._pixels(image, frame))
         words = torch.tensor([self.prompts.before()], dtype=torch.long, device=self.device)
         embedded = self.model.get_input_embeddings()(words)
         embedded = torch.cat([embedded, seen.rows.to(embedded)], 1)  # the image ends the prefix
         positions = self.prefix_positions(words.shape[1])[None].to(self.device)
-        prefix, memory = self._below.prefix(embedded, positions, seen.later)
-        return OpenImage(frame, prefix.to(self.device), positions, memory)
+        return ImageRows(frame, embedded, positions, seen.later)
 
     def _pixels(self, image: np.ndarray, frame: Frame) -> Float[Tensor, "3 s s"]:
         """Both encoders see one frame: padded to a square, here with the mean colour that CLIP's padding had."""
@@ -204,6 +234,19 @@ class Backbone(ABC):
         """Hidden states of all questions about an open image, in one pass.
 
         Raises QuestionError for an empty question or one of more than 512 tokens."""
+        given = self.embed_questions(questions, image.positions)
+        hidden = self._below.questions(given.rows, given.positions, given.mask, image.memory)
+        end = image.prefix.shape[1]
+        first = end - self.grid[0] * self.grid[1]
+        return Readout(
+            prefix=image.prefix, prefix_positions=image.positions, question=hidden.to(self.device),
+            question_positions=given.positions, question_mask=given.mask,
+            image_tokens=torch.arange(first, end, device=self.device), grid=self.grid,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def embed_questions(self, questions: Sequence[str], prefix_positions: Int[Tensor, "1 p ..."]) -> QuestionRows:
+        """Questions behind the prefix of an image, padded on the right. Raises QuestionError as `read` does."""
         if not questions:
             raise QuestionError("got no question; ask at least one")
         asked = [self.prompts.after(question) for question in questions]
@@ -211,15 +254,8 @@ class Backbone(ABC):
         pad = self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[*a, *[pad] * (longest - len(a))] for a in asked], device=self.device)
         mask = torch.tensor([[k < len(a) for k in range(longest)] for a in asked], device=self.device)[None]
-        positions = after(image.positions, len(asked), longest)
-        hidden = self._below.questions(self.model.get_input_embeddings()(ids)[None], positions, mask, image.memory)
-        end = image.prefix.shape[1]
-        first = end - self.grid[0] * self.grid[1]
-        return Readout(
-            prefix=image.prefix, prefix_positions=image.positions, question=hidden.to(self.device),
-            question_positions=positions, question_mask=mask,
-            image_tokens=torch.arange(first, end, device=self.device), grid=self.grid,
-        )  # fmt: skip
+        positions = after(prefix_positions, len(asked), longest)
+        return QuestionRows(self.model.get_input_embeddings()(ids)[None], positions, mask)
 
     # ---------------------------------------------------------------- chatting and copying
 

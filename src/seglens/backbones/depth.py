@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
@@ -11,6 +12,7 @@ COPIED = 2  # layers above the one that is read: a head copies them
 # By config.model_type, as a share of the layers: LENS section 4.1 (14 of 32) and the authors' other configurations
 # (14 of 28, 20 of 28). Elsewhere half; `seglens probe` measures better ones.
 READ_SHARE = {"llava": 14 / 32, "llava_onevision": 14 / 28, "qwen2_vl": 20 / 28}
+FULL = "full_attention"  # among config.layer_types
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Depth:
         """The depth asked for, by default the family's. Raises ValueError where reading or copying would be wrong."""
         whole = config.get_text_config().num_hidden_layers
         highest = whole - COPIED
+        if highest < lowest:
+            raise ValueError(
+                f"the model has {whole} layers, too few to read one and copy {COPIED} above it; "
+                f"choose a model of at least {lowest + COPIED}"
+            )
         if layer is None:
             layer = min(max(round(READ_SHARE.get(config.model_type, 0.5) * whole), lowest), highest)
         if not lowest <= layer <= highest:
@@ -37,13 +44,9 @@ class Depth:
         return depth
 
     def _check_attention(self, config: PreTrainedConfig) -> None:
-        text = config.get_text_config()
-        kinds = getattr(text, "layer_types", None)  # Qwen2 and later list the kind of every layer
-        if kinds is None:
-            window = getattr(text, "sliding_window", None)
-            kinds = ["full_attention" if window is None else f"a sliding window of {window}"] * self.whole
+        kinds = _sight(config)
         for n, kind in enumerate(kinds[: self.layer + COPIED]):
-            if kind != "full_attention":
+            if kind != FULL:
                 raise ValueError(
                     f"decoder layer {n} has {kind}, and every layer up to {self.layer + COPIED - 1} must see all "
                     "that came before; read a lower layer, or choose another model"
@@ -60,3 +63,19 @@ class Depth:
         """Is this a weight of one of those layers?"""
         found = re.search(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", key)
         return found is not None and self.layer + COPIED <= int(found[1]) < self.whole
+
+
+def whole_sight(config: PreTrainedConfig) -> int:
+    """How many decoder layers, counted from the first, see all that came before."""
+    kinds = _sight(config)
+    return next((n for n, kind in enumerate(kinds) if kind != FULL), len(kinds))
+
+
+def _sight(config: PreTrainedConfig) -> Sequence[str]:
+    """What each decoder layer sees of all that came before."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)  # Qwen2 and later list the kind of every layer
+    if kinds is not None:
+        return kinds
+    window = getattr(text, "sliding_window", None)
+    return [FULL if window is None else f"a sliding window of {window}"] * text.num_hidden_layers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -134,6 +136,17 @@ def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1
     own = own | torch.eye(q * t, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty soft-max
     before = torch.ones(*own.shape[:2], prefix, dtype=torch.bool, device=mask.device)
     return torch.cat([before, own], 2)[:, None]
+
+
+def watched_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
+    """Single layers that share every weight with those given, and whose attention can be watched."""
+    watched = []
+    for source in layers:
+        weights: dict[int, Any] = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
+        layer: Any = copy.deepcopy(source, weights)  # what stands in this memo is shared, all else copied
+        layer.self_attn.config._attn_implementation = VISIBLE
+        watched.append(DecoderLayers([layer], rotary))
+    return watched
 
 
 def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:

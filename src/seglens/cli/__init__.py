@@ -9,9 +9,15 @@ from typing import Any
 
 import typer
 
+from seglens.cli.cache import cache_build, cache_check, cache_estimate
+from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
+from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
 from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.overlap import overlap
+from seglens.cli.probe import probe
+from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.shared import say
 from seglens.cli.train import train
@@ -20,11 +26,19 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "segment": segment,
     "ask": ask,
     "eval": evaluate,
+    "score": score,
+    "bench": bench,
     "train": train,
+    "probe": probe,
     "doctor": doctor,
     "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),
+    "cache": (
+        "Frozen features on disk, computed once.",
+        {"build": cache_build, "check": cache_check, "estimate": cache_estimate},
+    ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing.",

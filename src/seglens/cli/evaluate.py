@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,35 +12,124 @@ import typer
 
 from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter
 
+MIOU = "miou"
+
 
 def evaluate(
     data: Annotated[str, typer.Option(help="A dataset with its options.")] = "world:n=500,seed=1",
     model: Model = "embedded",
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="world, lisa, gres, fp-refcoco or miou; by default world for the world, else lisa."),
+    ] = None,
+    mask_threshold: Annotated[
+        float | None, typer.Option(help="Probability above which a pixel is in the mask (0.5; LENS's own code: 0.6).")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="For miou: the class names, one per line.")] = None,
     as_json: AsJson = False,
     records: Annotated[Path | None, typer.Option(help="Also write one JSON line per query here.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Also write every mask and its target here, as `seglens score` reads them.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
-    """gIoU, cIoU and P@0.5 by query kind and target size with 95 % intervals; keypoints; presence; on the world also
-    the MLLM's answers and SAM alone."""
-    from rich.console import Console
-    from rich.progress import track
-
+    """gIoU, cIoU and more with 95 % intervals, by a paper's protocol. On the world: by query kind and target size,
+    keypoints, presence, the MLLM's answers and SAM alone. Under torchrun the processes share the work."""
     from seglens.data import load_data
-    from seglens.evaluation import as_json as lines
-    from seglens.evaluation import run, summarise
-    from seglens.files import write_atomic
-    from seglens.report import print_report
+    from seglens.data.world import WorldData
+    from seglens.evaluation import threshold_logit
+    from seglens.ranks import joined
 
-    samples, segmenter = load_data(data), load_segmenter(model, device)
-    console = Console(stderr=True)
-    said = run(segmenter, track(samples, "segmenting", total=len(samples), console=console, disable=as_json))
-    report = {"data": data, "model": model, **summarise(said), **_world_report(segmenter, samples)}
+    samples = load_data(data)
+    name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
+    _check(name, classes, records, predictions)
+    names = _class_names(classes) if classes else []
+    options = {} if mask_threshold is None else {"mask_threshold": threshold_logit(mask_threshold)}
+    with joined() as ranks:
+        segmenter = load_segmenter(model, ranks.device(device), **options)
+        with _bar(len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
+            if name == MIOU:
+                found = _miou(segmenter, samples, names, ranks, tick)
+            else:
+                found = _queries(segmenter, samples, name, ranks, tick, records, predictions)
+        if found is None:  # another rank's to tell
+            return
+        report, faults = found
+        left_out = {"skipped": len(faults), "faults": [str(fault) for fault in faults]} if faults else {"skipped": 0}
+        world = _world_report(segmenter, samples) if name == "world" else {}
+        _show({"data": data, "model": model, "protocol": name, **report, **left_out, **world}, as_json)
+
+
+def _check(name: str, classes: Path | None, records: Path | None, predictions: Path | None) -> None:
+    """Whatever can be refused is refused before a model is loaded."""
+    from seglens.evaluation import WORLD
+    from seglens.protocols import PROTOCOLS
+
+    known = [WORLD, *PROTOCOLS, MIOU]
+    if name not in known:
+        raise ValueError(f"there is no protocol {name!r}; choose from {', '.join(known)}")
+    if (name == MIOU) != (classes is not None):
+        raise ValueError("--protocol miou and --classes FILE (a class name per line) go together; give both or neither")
+    if name == MIOU and (records or predictions):
+        raise ValueError("--protocol miou gives every pixel a class, so it has no --records and no --predictions")
+
+
+def _class_names(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text ({error}); save the class names as UTF-8") from error
+
+
+@contextmanager
+def _bar(total: int, hidden: bool) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=hidden) as progress:
+        task = progress.add_task("segmenting", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _queries(
+    segmenter: Any, samples: Any, name: str, ranks: Any, tick: Any, records: Path | None, predictions: Path | None
+) -> tuple[dict[str, Any], list[Any]] | None:
+    from seglens.evaluation import as_json, prediction_lines, results, run_shared
+
+    said = run_shared(segmenter, samples, ranks, tick, masks=predictions is not None)
+    if said is None:
+        return None
     if records is not None:
-        write_atomic(records, "".join(json.dumps(r) + "\n" for r in lines(said)).encode())
+        _write(records, as_json(said.records))
+    if predictions is not None:
+        _write(predictions, prediction_lines(said.records))
+    return results(said.records, name), said.faults
+
+
+def _miou(
+    segmenter: Any, samples: Any, names: list[str], ranks: Any, tick: Any
+) -> tuple[dict[str, Any], list[Any]] | None:
+    from seglens.open_vocabulary import class_report, run_open_vocabulary_shared
+
+    found = run_open_vocabulary_shared(segmenter, samples, names, ranks, tick)
+    return None if found is None else (class_report(found[0]), found[1])
+
+
+def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    from seglens.files import write_atomic
+
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    from seglens.report import print_report, print_results
+
     if as_json:
         emit(report)
-    else:
+    elif report["protocol"] == "world":
         print_report(report)
+    else:
+        print_results(report)
 
 
 def _world_report(segmenter: Any, samples: Any) -> dict[str, Any]:

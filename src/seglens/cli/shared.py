@@ -27,3 +27,17 @@ def load_segmenter(model: str, device: str, **options: Any) -> Any:
 
     hide_loading_bars()
     return Segmenter.from_pretrained(model, device=device, **options)
+
+
+def load_mllm(name: str, device: str, **options: Any) -> Any:
+    """An MLLM without a head: in fp32 on a CPU, elsewhere as its files are."""
+    import torch
+
+    from seglens.backbones import hide_loading_bars, load_backbone
+    from seglens.parts import usable_device
+
+    hide_loading_bars()
+    where = usable_device(device)
+    loaded = load_backbone(name, dtype=torch.float32 if where.type == "cpu" else "auto", **options)
+    loaded.module.to(where)
+    return loaded

@@ -11,39 +11,33 @@ from seglens.cli.shared import Device
 
 
 def train(
-    backbone: Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")],
-    decoder: Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")],
-    data: Annotated[str, typer.Option(help="Training data, such as world:n=4000,seed=6,split=train,queries=8.")],
-    out: Annotated[Path, typer.Option(help="Folder for curves, checkpoints and the head; the same command resumes.")],
+    data: Annotated[str, typer.Option(help="A dataset (world:n=4000,split=train) or a mixture (lisa:root=/data).")],
+    out: Annotated[Path, typer.Option(help="Folder for curves, checkpoints and heads; the same command resumes.")],
     preset: Annotated[str, typer.Option(help="default, paper or authors.")] = "default",
-    layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default 14 of 32, in share.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 5000,
-    images: Annotated[int, typer.Option(help="Images per step.")] = 8,
-    lr: Annotated[float, typer.Option(help="Peak learning rate (LENS: 5e-5; the miniature: 6e-4).")] = 5e-5,
-    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
-    descriptor_width: Annotated[
-        int | None, typer.Option(help="Of the description MLP; default the MLLM's own.")
+    backbone: Annotated[str | None, typer.Option(help="The MLLM: a folder or hub id; default the preset's.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
+    layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default the family's own.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")] = None,
+    exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of cached features; default inside OUT.")] = None,
+    live: Annotated[bool, typer.Option(help="Run the MLLM at every step instead of caching.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value of the head or the training, such as lr=1e-4.")
     ] = None,
-    encoder_width: Annotated[int | None, typer.Option(help="Of the self-attention MLP.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a head on a frozen MLLM. Frozen features are computed once, then only the head is run."""
-    from dataclasses import asdict, replace
+    """Train a head on a frozen MLLM, on one device or, under torchrun or accelerate launch, on many."""
+    from dataclasses import replace
 
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoint import HeadConfig, save_head
-    from seglens.presets import lens_preset
-    from seglens.training import TrainConfig, fit, prepare
+    from seglens.courses import prepare
+    from seglens.presets import adjusted
+    from seglens.presets import recipe as named
 
     hide_loading_bars()
-    config, training = lens_preset(preset), TrainConfig(steps=steps, images=images, lr=lr, seed=seed)
-    if descriptor_width is not None:
-        config = replace(config, descriptor_width=descriptor_width)
-    if encoder_width is not None:
-        config = replace(config, encoder_width=encoder_width)
-    run = prepare(backbone, decoder, data, config, layer, out, device, seed)
-    fit(run.head, run.store, training, out)
-    note = {"data": data, "preset": preset, "training": asdict(training)}
-    made = HeadConfig("lens", asdict(config), run.backbone, run.layer, run.decoder, trained=note)
-    save_head(out / "head", made, run.head)
+    recipe = adjusted(named(preset), setting or ())
+    if backbone is not None:
+        recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
+    recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
+    prepare(recipe, data, out, exam, cache, live, device, image_size).run(out)
     print(out / "head")

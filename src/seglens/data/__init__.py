@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from seglens.data.coco import coco_data
+from seglens.data.dataset import Dataset as Dataset
+from seglens.data.folder import folder_data
+from seglens.data.jsonl import jsonl_data
+from seglens.data.limited import Limited
+from seglens.data.names import check_name
+from seglens.data.parts import paco, pascal_part
+from seglens.data.prompts import Prompted
+from seglens.data.reasonseg import reasonseg
+from seglens.data.refer import BUILDERS as REFER
+from seglens.data.semantic import ade20k, cocostuff, mapillary
 from seglens.data.world import WorldData
-from seglens.types import Sample
+from seglens.data.yolo import yolo_data
 
-
-@runtime_checkable
-class Dataset(Protocol):
-    """Anything with a length and samples by number."""
-
-    @property
-    def trainable(self) -> bool:
-        """False for data that is kept for tests."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Sample: ...
-    def __iter__(self) -> Iterator[Sample]: ...
-
-
-DATASETS: dict[str, Callable[..., Dataset]] = {"world": WorldData}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "world": WorldData,
+    "coco": coco_data,
+    "yolo": yolo_data,
+    "folder": folder_data,
+    "jsonl": jsonl_data,
+    "ade20k": ade20k,
+    "cocostuff": cocostuff,
+    "mapillary": mapillary,
+    "paco": paco,
+    "pascal_part": pascal_part,
+    **REFER,
+    "reasonseg": reasonseg,
+}
+Wrap = Callable[[Any, Any], Any]
+# Options of every dataset, in the order in which they are applied to what its builder made.
+COMMON: dict[str, tuple[type, Wrap]] = {"limit": (int, Limited), "prompt": (str, Prompted)}
 
 
 def load_data(text: str) -> Dataset:
-    """A dataset from its name and options: "world:n=500,seed=1". Raises ValueError that says what is wrong."""
+    """A dataset from its name and options: "world:n=500,seed=1". Raises ValueError that says what is wrong.
+
+    Every dataset takes two more: `limit=N`, its first N images, and `prompt=lens`, its queries in templates."""
+    return build(text, DATASETS, "dataset", COMMON)
+
+
+def build(
+    text: str,
+    builders: Mapping[str, Callable[..., Any]],
+    what: str,
+    common: Mapping[str, tuple[type, Wrap]] | None = None,
+) -> Any:
+    """What one of several builders makes of a text like "world:n=500,seed=1". Raises ValueError as they do."""
     name, _, rest = text.partition(":")
-    _check_name(name, DATASETS, "dataset")
+    check_name(name, builders, what)
     options: dict[str, str] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
@@ -39,21 +64,28 @@ def load_data(text: str) -> Dataset:
             raise ValueError(f"got {item!r} in {text!r}; options are written key=value, as in world:n=500,seed=1")
         options[key.strip()] = value.strip()
     try:
-        return _build(name, options)
+        return _build(name, builders[name], options, common or {})
     except ValueError as error:
-        raise ValueError(f"dataset {text!r}: {error}") from error
+        raise ValueError(f"{what} {text!r}: {error}") from error
 
 
-def _build(name: str, options: dict[str, str]) -> Dataset:
-    """Call the builder with its options as its signature types them."""
-    known = signature(DATASETS[name]).parameters
+def _build(
+    name: str, builder: Callable[..., Any], options: dict[str, str], common: Mapping[str, tuple[type, Wrap]]
+) -> Any:
+    """Call the builder with its options as its signature types them, then apply the common ones."""
+    known = signature(builder).parameters
     for key in options:
-        _check_name(key, known, f"option of {name}")
+        check_name(key, [*known, *common], f"option of {name}")
+    wraps = {key: options.pop(key) for key in common if key in options and key not in known}
     missing = [key for key, p in known.items() if p.default is p.empty and key not in options]
     if missing:
         raise ValueError(f"{name} needs {', '.join(f'{key}=...' for key in missing)}; its options: {', '.join(known)}")
-    kinds = get_type_hints(_typed_at(DATASETS[name]))
-    return DATASETS[name](**{key: _typed(kinds.get(key, str), key, value) for key, value in options.items()})
+    kinds = get_type_hints(_typed_at(builder))
+    made = builder(**{key: _typed(kinds.get(key, str), key, value) for key, value in options.items()})
+    for key, value in wraps.items():
+        kind, wrap = common[key]
+        made = wrap(made, _typed(kind, key, value))
+    return made
 
 
 def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +94,8 @@ def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _typed(kind: Any, key: str, value: str) -> Any:
-    """The text of an option as what the builder wants."""
+    """The text of an option as what the builder wants; of `X | None`, X."""
+    kind = next((one for one in get_args(kind) if one is not NoneType), kind) if NoneType in get_args(kind) else kind
     if kind in (int, float):
         try:
             return kind(value)
@@ -71,10 +104,3 @@ def _typed(kind: Any, key: str, value: str) -> Any:
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise ValueError(f"got {key}={value}; choose from {', '.join(map(str, get_args(kind)))}")
     return Path(value) if kind is Path else value
-
-
-def _check_name(name: str, known: Iterable[str], what: str) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no {what} {name!r}; choose from {', '.join(known)}{hint}")

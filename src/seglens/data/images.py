@@ -7,8 +7,9 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -19,6 +20,7 @@ MAX_PIXELS = 178_956_970
 # Named, because Pillow would otherwise try every format it knows, among them EPS, which runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
+T = TypeVar("T")
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,12 +53,24 @@ def load_image(source: str | Path | Image.Image | np.ndarray | bytes) -> UInt8[n
     if isinstance(source, Image.Image):
         return _decode(source, "the PIL image")
     if isinstance(source, bytes):
-        return _open(io.BytesIO(source), f"the image of {len(source)} bytes")
+        return _open(io.BytesIO(source), f"the image of {len(source)} bytes", _decode)
     if isinstance(source, str | Path):
-        return _from_path(source)
+        return _from_path(source, _decode)
     raise ImageError(
         f"got {type(source).__name__} for an image; need a path, a PIL image, a uint8 array or the bytes of a file"
     )
+
+
+def load_stored(path: str | Path) -> Image.Image:
+    """The picture of a file with its values as they are stored (palette indices, 1, 8 or 16 bits, alpha), upright.
+
+    Raises ``ImageError`` where `load_image` does, but for modes of unknown scale."""
+    return _from_path(path, _stored)
+
+
+def orientation(path: str | Path) -> int:
+    """The EXIF orientation of a file, 1 (also when it has none) to 8. Raises ``ImageError`` on what is no image."""
+    return _from_path(path, lambda image, name: _orientation(image))
 
 
 def _from_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
@@ -73,7 +87,7 @@ def _from_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return _decode(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
-def _from_path(source: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+def _from_path(source: str | Path, then: Callable[[Image.Image, str], T]) -> T:
     text = str(source)
     name = repr(text if len(text) <= 200 else f"{text[:197]}...")
     if re.match(r"[a-z][a-z0-9+.-]+://|https?:/|data:", text, re.IGNORECASE):  # Path() turns // into /
@@ -85,7 +99,7 @@ def _from_path(source: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         if path.exists() and not path.is_file():  # a pipe would block, a device might never end
             raise ImageError(f"{name} is a pipe or device; need an image file: save the image to disk first")
         with path.open("rb") as file:
-            return _open(file, name)
+            return _open(file, name, then)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -96,11 +110,11 @@ def _from_path(source: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         ) from error
 
 
-def _open(file: io.BufferedReader | io.BytesIO, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def _open(file: io.BufferedReader | io.BytesIO, name: str, then: Callable[[Image.Image, str], T]) -> T:
     with _refusals(name), _quiet():
         image = Image.open(file, formats=FORMATS)
     with image:
-        return _decode(image, name)
+        return then(image, name)
 
 
 def _decode(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -110,12 +124,23 @@ def _decode(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(_to_rgb(_upright(image), name))
 
 
+def _stored(image: Image.Image, name: str) -> Image.Image:
+    _check_size(*image.size, name)
+    with _refusals(name), _quiet():
+        image.load()
+        return _upright(image)
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = None
-    with contextlib.suppress(Exception):  # a photograph with a broken EXIF block is still a photograph
-        orientation = image.getexif().get(_ORIENTATION)
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # a photograph with a broken EXIF block is still a photograph
+        said = image.getexif().get(_ORIENTATION)
+        return said if said in _TURNS else 1
+    return 1
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -180,3 +205,22 @@ def _quiet() -> Iterator[None]:
 def _line(error: Exception) -> str:
     # An OSError's own text repeats the whole file name.
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
+def load_labels(path: str | Path) -> Integer[np.ndarray, "h w"]:
+    """The label values of a PNG as the file stores them: palette indices, or gray of up to 16 bits; colours never.
+
+    Raises ``ImageError`` where `load_stored` does, and on what is not a PNG or has more than one channel.
+    """
+    image = load_stored(path)
+    with Path(path).open("rb") as file:
+        header = file.read(26)  # through the bit depth and the kind of colour, which come first in every PNG
+    if not header.startswith(b"\x89PNG") or image.mode not in ("1", "L", "P", "I", "I;16"):
+        raise ImageError(
+            f"{str(path)!r} has mode {image.mode}; a label map is a PNG of one channel (palette, or gray of 8 or 16 "
+            "bits): give the map of indices, not its coloured view"
+        )
+    pixels, (bits, colour) = np.array(image), header[24:]
+    if colour == 0 and bits in (2, 4):  # Pillow stretches these over 0..255
+        return pixels // (255 // (2**bits - 1))
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import operator
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,17 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> B
     Safe on hostile input: runs are checked before anything is drawn, where pycocotools would trust them.
     Raises ``ValueError`` when the runs are not valid, do not fill their size, or are not of ``size`` (h, w) if given.
     """
+    (height, width), runs = read_rle(rle, size)
+    columns = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
+    return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+def read_rle(
+    rle: Mapping[str, Any], size: tuple[int, int] | None = None
+) -> tuple[tuple[int, int], Int64[np.ndarray, " r"]]:
+    """The (height, width) of COCO run lengths and the checked runs, column by column, background first.
+
+    Raises ``ValueError`` as `decode_rle` does."""
     try:
         height, width = (operator.index(side) for side in rle["size"])
         runs = _runs(rle["counts"])
@@ -55,8 +67,7 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> B
         raise ValueError(
             f"decode_rle got runs that do not fill {height} x {width} pixels; the RLE is damaged or of another size"
         )
-    columns = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
-    return np.ascontiguousarray(columns.reshape(width, height).T)
+    return (height, width), runs
 
 
 def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
@@ -65,7 +76,10 @@ def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
     The code of `rleFrString` in cocoapi's `maskApi.c`, for all runs at once. Raises ``ValueError`` on any other string.
     """
     if not isinstance(counts, str | bytes):
-        return np.asarray(counts, dtype=np.int64).reshape(-1)
+        whole = np.asarray(counts).reshape(-1)
+        if len(whole) and whole.dtype.kind not in "iu":  # numpy would cut 1.5 to 1 without a word
+            raise ValueError("counts hold something else than whole numbers")
+        return whole.astype(np.int64)
     code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(~code & 0x20)  # no "more follows" bit: a run ends here
     if not len(code) or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
@@ -106,7 +120,15 @@ def load_png(path: str | Path) -> Bool[np.ndarray, "h w"]:
 class Polygons:
     """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does."""
 
-    parts: Sequence[Sequence[float]]
+    parts: Sequence[Any]  # a file may hold anything: checked when drawn
+
+    @classmethod
+    def of(cls, parts: Sequence[Any]) -> Polygons:
+        """The same held in a quarter of the memory: for an index of a million polygons."""
+        try:
+            return cls(tuple(array("d", part) for part in parts))
+        except (TypeError, OverflowError):
+            return cls(parts)
 
     def draw(self, size: tuple[int, int]) -> Drawn:
         if not self.parts:
@@ -114,20 +136,21 @@ class Polygons:
         for part in self.parts:
             _check_polygon(part)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
-        return Drawn(coco.decode(rle).astype(bool))
+        return Drawn(decode_rle(rle, size))
 
 
-def _check_polygon(part: Sequence[float]) -> None:
+def _check_polygon(part: Any) -> None:
+    shown = str(part.tolist() if isinstance(part, array) else part)[:60]
     try:
         numbers = np.asarray(part, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"got a polygon that is not a list of numbers: {str(part)[:60]}") from None
-    if numbers.ndim != 1 or len(numbers) % 2 or len(numbers) < 6:
-        raise ValueError(
-            f"got a polygon of {numbers.size} numbers, {str(part)[:60]}; it needs x and y of at least three points"
-        )
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"got a polygon that is not a list of numbers: {shown}") from None
+    if numbers.ndim != 1:
+        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {shown}")
+    if len(numbers) % 2 or len(numbers) < 6:
+        raise ValueError(f"got a polygon of {numbers.size} numbers, {shown}; it needs x and y of at least three points")
     if not (np.isfinite(numbers).all() and np.abs(numbers).max() < 1e6):
-        raise ValueError(f"got a polygon with a coordinate that is no pixel: {str(part)[:60]}")
+        raise ValueError(f"got a polygon with a coordinate that is no pixel: {shown}")
 
 
 @dataclass(frozen=True)
@@ -150,7 +173,9 @@ class Union:
         drawn = [source.draw(size) for source in self.sources]
         ignores = [one.ignore for one in drawn if one.ignore is not None]
         return Drawn(
-            np.logical_or.reduce([one.mask for one in drawn]), np.logical_or.reduce(ignores) if ignores else None
+            np.logical_or.reduce([one.mask for one in drawn]),
+            np.logical_or.reduce(ignores) if ignores else None,
+            absent=all(one.absent for one in drawn),
         )
 
 
@@ -159,4 +184,4 @@ class Nothing:
     """The mask of a target that is not in the image."""
 
     def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(np.zeros(size, bool))
+        return Drawn(np.zeros(size, bool), absent=True)

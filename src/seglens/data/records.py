@@ -13,20 +13,30 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
-from seglens.data.images import load_image
+from seglens.data.images import load_image, orientation
 from seglens.types import Sample, Target
 
 FAULTS_SHOWN = 3
 Bad = Literal["refuse", "skip"]
 
 
-class DataError(ValueError):
-    """Data that cannot be used: the file, the record and what is wrong with it."""
+@dataclass(frozen=True)
+class Fault:
+    """One bad record: the annotation (or image) file, the record's id in it, and what is wrong. `kind` is what a report
+    counts it under."""
+
+    file: str
+    record: str
+    says: str
+    kind: str = "annotation"
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.record}: {self.says}"
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One bad record: the annotation (or image) file, the record's id in it, and what is wrong."""
+class Note:
+    """A record that is right by itself and still worth a look, such as an image without annotation."""
 
     file: str
     record: str
@@ -36,12 +46,22 @@ class Fault:
         return f"{self.file}: {self.record}: {self.says}"
 
 
+class DataError(ValueError):
+    """Data that cannot be used: the file, the record and what is wrong with it. `faults` holds every bad record."""
+
+    def __init__(self, says: str, faults: Sequence[Fault] = ()):
+        super().__init__(says)
+        self.faults = tuple(faults)
+
+
 @dataclass(frozen=True)
 class Drawn:
-    """A decoded mask, and the pixels that count neither for nor against a prediction."""
+    """A decoded mask, and the pixels that count neither for nor against a prediction. `absent` declares that the image
+    holds no such target; without it, a mask without pixels is a bad record."""
 
     mask: Bool[np.ndarray, "h w"]
     ignore: Bool[np.ndarray, "h w"] | None = None
+    absent: bool = False
 
 
 @runtime_checkable
@@ -81,76 +101,148 @@ class Records:
 
     Raises DataError, naming the first faults and their number, when the index holds any and `bad` is "refuse"; with
     "skip" they are left out, and `faults` names them. An image or mask that turns out bad when it is decoded raises
-    DataError in `sample`; iterating leaves it out with "skip", and adds it to `faults`."""
+    DataError in `sample`; iterating leaves it out with "skip", and adds it to `faults`. An image with nothing to ask
+    about (a label map of ignored pixels only) is not bad: iterating leaves it out. `notes` are of the index; `classes`
+    are all the names of a closed vocabulary, whether an image has them or not."""
 
-    def __init__(self, name: str, found: Iterable[Entry | Fault], *, trainable: bool, bad: Bad = "refuse"):
+    def __init__(
+        self, name: str, found: Iterable[Entry | Fault | Note], *, trainable: bool, bad: Bad = "refuse",
+        classes: tuple[str, ...] = (),
+    ):  # fmt: skip
         if bad not in ("refuse", "skip"):
             raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
-        entries: list[Entry] = []
-        self.name, self.trainable, self.bad, self.faults = name, trainable, bad, list[Fault]()
+        self.name, self.trainable, self.bad, self.classes = name, trainable, bad, classes
+        self.faults, self.notes, entries = list[Fault](), list[Note](), dict[str, Entry]()
         for one in found:
-            (self.faults if isinstance(one, Fault) else entries).append(one)  # type: ignore[arg-type]
-        self.entries: Sequence[Entry] = entries
+            if isinstance(one, Fault):
+                self.faults.append(one)
+            elif isinstance(one, Note):
+                self.notes.append(one)
+            elif entries.setdefault(one.id, one) is not one:
+                self.faults.append(Fault(one.file, one.id, "is the id of more than one image", "duplicate id"))
+        self.entries: Sequence[Entry] = list(entries.values())
+        self._known = set(self.faults)
         if self.faults and bad == "refuse":
-            raise DataError(refusal(name, self.faults))
+            raise DataError(refusal(name, self.faults), self.faults)
         if not entries:
-            raise DataError(f"{name} holds no usable image; check the folder, the split and `seglens data check`")
+            why = f" ({len(self.faults)} bad records: {_shown(self.faults)})" if self.faults else ""
+            raise DataError(
+                f"{name} holds no usable image{why}; check the folder, the split and `seglens data check`", self.faults
+            )
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
         sample, faults = self.decode(index)
-        if sample is None or (faults and self.bad == "refuse"):
-            raise DataError(refusal(self.name, faults))
+        if faults and (sample is None or self.bad == "refuse"):
+            raise DataError(refusal(self.name, faults), faults)
+        if sample is None:
+            raise DataError(f"{self.name} has nothing to ask about {self.entries[index].id}; iterate to leave it out")
+        return sample
+
+    def count(self, index: int) -> int:
+        """How many queries an image has, by its annotation alone (0 for a bad label map with bad=skip)."""
+        entry = self.entries[index]
+        try:
+            return len(entry.asks() if callable(entry.asks) else entry.asks)
+        except ValueError as error:
+            if self.bad == "skip":
+                return 0
+            faults = [Fault(entry.file, entry.id, str(error))]
+            raise DataError(refusal(self.name, faults), faults) from error
+
+    def take(self, index: int, choose: Callable[[int], Sequence[int]]) -> Sample | None:
+        """An image with some of its queries, whose masks alone are decoded: `choose` gets their count, and says which.
+
+        None where nothing can be asked, or nothing usable remains with bad=skip. Raises DataError as indexing does."""
+        sample, faults = self.decode(index, choose)
+        if faults and self.bad == "refuse":
+            raise DataError(refusal(self.name, faults), faults)
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):
             sample, faults = self.decode(index)
             if faults and self.bad == "refuse":
-                raise DataError(refusal(self.name, faults))
-            self.faults += [fault for fault in faults if fault not in self.faults]
+                raise DataError(refusal(self.name, faults), faults)
+            self.faults += [fault for fault in faults if fault not in self._known]
+            self._known.update(faults)
             if sample is not None:
                 yield sample
 
-    def decode(self, index: int) -> tuple[Sample | None, list[Fault]]:
-        """The sample without its bad targets (None when nothing usable remains), and a Fault for each bad thing."""
+    def decode(
+        self, index: int, choose: Callable[[int], Sequence[int]] | None = None
+    ) -> tuple[Sample | None, list[Fault]]:
+        """The sample without its bad targets (None when nothing usable remains), and a Fault for each bad thing.
+
+        Of all queries, or of those that `choose` picks when it is told how many there are."""
         entry = self.entries[index]
         try:
             image = load_image(entry.image)
         except ValueError as error:
-            return None, [Fault(entry.file, entry.id, str(error))]
+            return None, [Fault(entry.file, entry.id, str(error), "image")]
         size = image.shape[:2]
         if entry.size is not None and entry.size != size:
-            says = f"the annotation says {_by(entry.size)} (height x width), and {entry.image} has {_by(size)}"
-            return None, [Fault(entry.file, entry.id, says)]
-        targets, faults = list[Target](), list[Fault]()
+            return None, [Fault(entry.file, entry.id, _mismatch(entry.size, size, entry.image), "image size")]
         try:
             asks = entry.asks() if callable(entry.asks) else entry.asks
         except ValueError as error:
             return None, [Fault(entry.file, entry.id, str(error))]
-        for ask in asks:
-            try:
-                drawn = ask.mask.draw(size)
-            except ValueError as error:
-                faults.append(Fault(entry.file, ask.record, str(error)))
-            else:
-                targets.append(Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer))
-        return Sample(entry.id, image, tuple(targets)) if targets else None, faults
+        chosen = asks if choose is None else [asks[number] for number in choose(len(asks))]
+        made = [_target(entry, ask, size) for ask in chosen]
+        targets = tuple(one for one in made if isinstance(one, Target))
+        # What is wrong with a whole label map is found once per class.
+        faults = list(dict.fromkeys(one for one in made if isinstance(one, Fault)))
+        return Sample(entry.id, image, targets) if targets else None, faults
 
     def check(self) -> Iterator[Fault]:
         """Every bad record: those of the index, then those that only decoding every image and mask can find."""
         yield from list(self.faults)
         for index in range(len(self)):
-            yield from self.decode(index)[1]
+            yield from (fault for fault in self.decode(index)[1] if fault not in self._known)
+
+
+def _target(entry: Entry, ask: Ask, size: tuple[int, int]) -> Target | Fault:
+    try:
+        drawn = ask.mask.draw(size)
+    except ValueError as error:
+        return Fault(entry.file, ask.record, str(error), "mask")
+    if drawn.mask.shape != size:
+        says = f"the mask has {_by(drawn.mask.shape)} pixels (height x width), and its image {_by(size)}"
+        return Fault(entry.file, ask.record, says, "mask")
+    counted = drawn.mask if drawn.ignore is None else drawn.mask & ~drawn.ignore
+    if drawn.absent == bool(counted.any()):
+        return Fault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")
+    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer)
+
+
+def _wrongly_empty(ask: Ask, drawn: Drawn) -> str:
+    if drawn.absent:
+        return f"the target {ask.query!r} is declared absent, and its mask has pixels; drop one of the two"
+    if drawn.mask.any():
+        return f"every pixel of the mask of {ask.query!r} is ignored; nothing is left to compare with"
+    return f"the mask of {ask.query!r} is empty (no pixel, or thinner than one); draw it, drop it, or declare it absent"
+
+
+def _mismatch(said: tuple[int, int], size: tuple[int, int], image: Path) -> str:
+    says = f"the annotation says {_by(said)} (height x width), and {image} has {_by(size)}"
+    if said == size[::-1] and orientation(image) > 1:
+        says += (
+            "; the file is turned upright by its EXIF orientation, and the annotation was made on the pixels as they "
+            "are stored: save the image without EXIF, or annotate it upright"
+        )
+    return says
 
 
 def refusal(name: str, faults: Sequence[Fault]) -> str:
     """One line for a person: the first faults, how many there are, and what to do."""
+    return f"{name} has {len(faults)} bad records: {_shown(faults)}; mend them, or leave them out with bad=skip"
+
+
+def _shown(faults: Sequence[Fault]) -> str:
     more = len(faults) - FAULTS_SHOWN
-    shown = "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
-    return f"{name} has {len(faults)} bad records: {shown}; mend them, or leave them out with bad=skip"
+    return "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 
 
 def _by(size: tuple[int, ...]) -> str:

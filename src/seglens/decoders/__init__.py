@@ -11,8 +11,13 @@ from transformers import AutoConfig
 
 from seglens.decoders.base import MaskDecoder
 from seglens.decoders.sam import SamDecoder
+from seglens.decoders.sam2 import Sam2Decoder
 
-DECODERS: dict[str, Callable[..., MaskDecoder]] = {"sam": SamDecoder.from_pretrained}  # by config.model_type
+DECODERS: dict[str, Callable[..., MaskDecoder]] = {  # by config.model_type
+    "sam": SamDecoder.from_pretrained,
+    "sam2": Sam2Decoder.from_pretrained,
+    "sam2_video": Sam2Decoder.from_pretrained,  # what the hub's SAM 2 checkpoints call themselves
+}
 
 
 def load_decoder(name: str | Path, *, revision: str | None = None, **loading: Any) -> MaskDecoder:

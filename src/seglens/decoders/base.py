@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,13 +38,15 @@ class MaskDecoder(ABC):
     to a square, so that the MLLM's grid, the keypoints and the masks share their coordinates."""
 
     model: ClassVar[Any]  # the transformers class of the whole model
-    leading: ClassVar[int]  # the decoder's own tokens before its mask tokens
+    leading: ClassVar[int]  # the mask decoder's own tokens before its mask tokens
+    idle: ClassVar[tuple[str, ...]]  # parts of the mask decoder that no mask depends on
 
     def __init__(
         self, module: Any, mean: Statistics = MEAN, std: Statistics = STD, name: str = "", revision: str | None = None
     ):
         self.module = module.requires_grad_(False).eval()  # the transformers model
         _watch_prompts(module.mask_decoder)
+        self._single: nn.Module = module.mask_decoder  # as learned prompts use it; a family may switch things off
         self.mean, self.std, self.name, self.revision = mean, std, name, revision
         encoder = module.prompt_encoder
         self.image_size: int = int(encoder.input_image_size)  # side of the canvas that the image encoder sees
@@ -67,6 +70,15 @@ class MaskDecoder(ABC):
         """Side of the canvas of mask logits."""
         return 4 * self.side
 
+    @property
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Channels, rows and columns of one image's maps: the coarse one first, then the finer ones as they come."""
+
+    def embedding_bytes(self, dtype: torch.dtype = torch.float16) -> int:
+        """What the embedding of one image takes in memory or on disk."""
+        return sum(math.prod(shape) for shape in self.shapes) * dtype.itemsize
+
     def signature(self) -> dict[str, Any]:
         """All that decides what `encode` gives: for the key of cached features. Plain JSON values."""
         return {
@@ -80,7 +92,9 @@ class MaskDecoder(ABC):
         """The image's embedding. Padding is zero after normalisation, as SAM was trained."""
         pixels = frame.letterbox(torch.tensor(image), self.image_size, self.mean)
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
-        return self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+        seen = self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+        # laid out as when they come from a file: the necks give channels last, where a kernel may round otherwise
+        return Embedding(seen.coarse.contiguous(), tuple(x.contiguous() for x in seen.fine))
 
     @abstractmethod
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
@@ -96,14 +110,14 @@ class MaskDecoder(ABC):
             return torch.cat([phase.sin(), phase.cos()], -1)
 
     def trainable_decoder(self) -> nn.Module:
-        """A fp32 copy of the mask decoder to be trained, all but what one mask never teaches."""
-        decoder = copy.deepcopy(self.module.mask_decoder).float().requires_grad_(True)
-        self._freeze_idle(decoder)
-        return decoder
+        """A fp32 copy of the mask decoder to be trained: all that the one mask depends on.
 
-    @abstractmethod
-    def _freeze_idle(self, decoder: Any) -> None:
-        """Freeze the parts of a copy that training on single masks never reaches."""
+        Its IoU head is frozen as in LENS (authors' code), and so are the heads of the masks that are never asked for:
+        they would get no gradient, yet weight decay would wear them down."""
+        decoder: Any = copy.deepcopy(self._single).float().requires_grad_(True)
+        for part in (*(getattr(decoder, name) for name in self.idle), decoder.output_hypernetworks_mlps[1:]):
+            part.requires_grad_(False)
+        return decoder
 
     def decode(
         self, embedding: Embedding, prompts: Float[Tensor, "b q n c"], keep: Bool[Tensor, "b q n"] | None = None,
@@ -111,28 +125,34 @@ class MaskDecoder(ABC):
     ) -> Float[Tensor, "b q s s"]:  # fmt: skip
         """Mask logits on the canvas for every prompt set; tokens where `keep` is false do not exist for the others.
 
-        `decoder` replaces the model's own mask decoder (LENS trains a copy)."""
-        return self._decode(self.module.mask_decoder if decoder is None else decoder, embedding, prompts, keep)
+        `decoder` replaces the model's own mask decoder (LENS trains a copy). Raises ValueError when the embedding is of
+        another mask decoder."""
+        return self._decode(self._single if decoder is None else decoder, embedding, prompts, keep)
 
     def _decode(
         self, decoder: Any, embedding: Embedding, prompts: Float[Tensor, "b q n c"],
         keep: Bool[Tensor, "b q n"] | None = None,
     ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+        self._check(embedding)
         b, dtype = len(embedding.coarse), next(decoder.parameters()).dtype
+        finer = {"high_resolution_features": [x.to(dtype) for x in embedding.fine]} if embedding.fine else {}
         dense = self.module.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         with _hiding(keep, self.leading + int(decoder.num_mask_tokens)):
             masks, *_ = decoder(
                 image_embeddings=embedding.coarse.to(dtype),
                 dense_prompt_embeddings=dense.to(dtype).expand(b, -1, self.side, self.side),
                 image_positional_embeddings=self._grid().to(dtype).expand(b, -1, -1, -1),
-                sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False,
-                **self._finer(embedding, dtype),
+                sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False, **finer,
             )  # fmt: skip
         return masks[:, :, 0].float()
 
-    @abstractmethod
-    def _finer(self, embedding: Embedding, dtype: torch.dtype) -> dict[str, Any]:
-        """What the mask decoder takes besides the coarse map."""
+    def _check(self, embedding: Embedding) -> None:
+        found = tuple(tuple(x.shape[1:]) for x in (embedding.coarse, *embedding.fine))
+        if found != self.shapes:
+            said, needed = (" + ".join("x".join(map(str, shape)) for shape in all_) for all_ in (found, self.shapes))
+            raise ValueError(
+                f"{type(self).__name__} got an embedding of {said}, needs {needed}; encode the image with this decoder"
+            )
 
     def _grid(self) -> Float[Tensor, "1 c e e"]:
         with torch.autocast(self.device.type, enabled=False):
@@ -143,7 +163,8 @@ class MaskDecoder(ABC):
         self, embedding: Embedding, points: Float[Tensor, "b q n 2"] | None = None,
         labels: Int[Tensor, "b q n"] | None = None, boxes: Float[Tensor, "b q 4"] | None = None,
     ) -> Float[Tensor, "b q s s"]:  # fmt: skip
-        """Mask logits from clicks (label 1 inside, 0 outside) or boxes (x0, y0, x1, y1), all in canvas units [0, 1]."""
+        """Mask logits from clicks (label 1 inside, 0 outside) or boxes (x0, y0, x1, y1), all in canvas units [0, 1]:
+        what the transformers model itself gives for one mask."""
         scale = self.image_size
         sparse, _ = self.module.prompt_encoder(
             # transformers adds the half pixel that SAM adds to integer clicks; ours are continuous

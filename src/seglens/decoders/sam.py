@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import SamModel
@@ -18,12 +15,11 @@ class SamDecoder(MaskDecoder):
 
     model = SamModel
     leading = 1  # the IoU token
+    idle = ("iou_prediction_head",)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return ((self.width, self.side, self.side),)
 
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
         return Embedding(self.module.get_image_embeddings(pixels))
-
-    def _finer(self, embedding: Embedding, dtype: torch.dtype) -> dict[str, Any]:
-        return {}
-
-    def _freeze_idle(self, decoder: Any) -> None:
-        decoder.iou_prediction_head.requires_grad_(False)  # LENS, authors' code

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seglens.geometry import Frame
 from seglens.losses import bce, mask_terms
 from seglens.methods.keypoints import refine, suppress
-from seglens.types import Embedding, Keypoints, MethodOutput, Readout
+from seglens.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
 
 
 @dataclass(frozen=True)
@@ -215,29 +215,31 @@ class Lens(nn.Module):
 
     # ---------------------------------------------------------------- loss
 
-    def draw_local(self, shape: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "b q"]:
+    def draw_local(self, shape: Sequence[int], generator: torch.Generator) -> Bool[Tensor, "b q"]:
         """S1.4: which samples of a training batch use their keypoints."""
         if not (self.config.global_description and self.config.local_descriptions):
             return torch.ones(shape, dtype=torch.bool)
         return torch.rand(shape, generator=generator) >= self.config.drop
 
-    def losses(
-        self, output: MethodOutput, masks: Float[Tensor, "b q s s"], cells: Float[Tensor, "b q h w"],
-        present: Bool[Tensor, "b q"],
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """Eq. 5 to 7 as named, weighted terms. `masks` and `cells` are the truth on the canvas and on the grid, as
-        covered area; absent targets teach only the presence logit."""
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
+        """Eq. 5 to 7 as named, weighted terms, averaged over the masks (and questions) of this batch, or over `totals`.
+
+        Absent targets teach only the presence logit; void questions teach nothing."""
         assert output.heat_map is not None
-        config, truth = self.config, (masks[present], cells[present])
-        mask = mask_terms(output.mask_logits[present], truth[0])
+        totals, asked = totals or truth.totals(), truth.present & truth.valid
+        config, masks, cells = self.config, truth.masks[asked], truth.cells[asked]
+        mask = mask_terms(output.mask_logits[asked], masks)
+        attention = self._attention_loss(output.heat_map[asked], masks, cells)
+        mean = lambda values, n: values.sum() / max(n, 1)  # noqa: E731  a batch may hold absent targets only
         terms = {
-            "dice": config.dice_weight * _mean(mask["dice"]),
-            "bce": config.bce_weight * _mean(mask["bce"]),
-            "attention": config.attention_weight * _mean(self._attention_loss(output.heat_map[present], *truth)),
+            "dice": config.dice_weight * mean(mask["dice"], totals.present),
+            "bce": config.bce_weight * mean(mask["bce"], totals.present),
+            "attention": config.attention_weight * mean(attention, totals.present),
         }
         if output.presence_logits is not None:
-            absence = F.binary_cross_entropy_with_logits(output.presence_logits, present.float())
-            terms["presence"] = config.presence_weight * absence
+            logits, present = output.presence_logits[truth.valid], truth.present[truth.valid].float()
+            absence = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+            terms["presence"] = config.presence_weight * mean(absence, totals.valid)
         return terms
 
     def _attention_loss(
@@ -251,7 +253,3 @@ class Lens(nn.Module):
         size = (self.config.map_size,) * 2
         fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean() if len(values) else values.sum()  # a batch may hold absent targets only

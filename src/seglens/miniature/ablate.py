@@ -19,7 +19,7 @@ from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
 from seglens.files import write_json
 from seglens.methods import LensConfig, build_lens
-from seglens.miniature.build import HEAD_TRAINING, LAYER, StageError, features, frozen_parts, lens_config
+from seglens.miniature.build import HEAD_TRAINING, LAYER, StageError, features, frozen_parts, lens_config, lessons
 from seglens.prediction import slug
 from seglens.segmenter import Segmenter
 from seglens.training import fit
@@ -72,17 +72,16 @@ ROWS: dict[str, Row] = {
 def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     """Train and examine one row; its results go to `out`."""
     row = ROWS[name]
-    backbone, decoder = frozen_parts(weights, row.layer)
-    config = row.config()
+    parts, config = frozen_parts(weights, row.layer), row.config()
     torch.manual_seed(row.seed)
-    head = build_lens(config, backbone, decoder).to(decoder.device)
+    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
-    fit(head, features(out, weights, DATA, row.layer), training, _folder(out, name) / "run", quiet=True)
-    made = HeadConfig("lens", {}, Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
+    made = HeadConfig("lens", asdict(config), Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
+    fit(head, lessons(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
     reports = {}
     for label, off in {name: {}, **row.at_test}.items():
         head.config = replace(config, **off)
-        reports[label] = summarise(run(Segmenter(backbone, decoder, head, made), EXAM))
+        reports[label] = summarise(run(Segmenter(parts.backbone, parts.decoder, head, made), EXAM))
     write_json(_folder(out, name) / "report.json", {"made": _made(name, weights, steps), "reports": reports})
 
 
@@ -108,7 +107,7 @@ def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
     weights = Path(str(files("seglens") / "weights")) if weights is None else weights
     waiting = [name for name in ROWS if _reports(out, name, weights, steps) is None]
     for layer in sorted({ROWS[n].layer for n in waiting}):
-        features(out, weights, DATA, layer)
+        features(frozen_parts(weights, layer), DATA, out)
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     threads = max(1, torch.get_num_threads() // jobs)
     while waiting or running:

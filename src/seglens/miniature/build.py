@@ -8,22 +8,22 @@ sam ----------------------------------+
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from seglens.backbones import Backbone, load_backbone
+from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head
+from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
-from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features import FeatureStore, collect
+from seglens.lessons import Drawn
 from seglens.methods import build_lens
 from seglens.methods.lens import LensConfig
 from seglens.miniature.lessons import Oracle, Pupil, train_alignment, train_joint, train_language
@@ -31,7 +31,8 @@ from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, make_llava, make_pro
 from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
 from seglens.miniature.vision import train_vision
-from seglens.presets import lens_preset
+from seglens.parts import Parts
+from seglens.presets import recipe
 from seglens.training import TrainConfig, fit
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -61,7 +62,7 @@ class StageError(RuntimeError):
 
 def lens_config(preset: str = "default") -> LensConfig:
     """A preset at the miniature's sizes."""
-    return replace(lens_preset(preset), descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
+    return replace(recipe(preset).lens, descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
 
 
 def _pupil() -> Pupil:
@@ -121,40 +122,34 @@ def stage_sam(out: Path, weights: Path) -> None:
     )
 
 
-def frozen_parts(weights: Path, layer: int = LAYER) -> tuple[Backbone, MaskDecoder]:
+def frozen_parts(weights: Path, layer: int = LAYER) -> Parts:
     """The exported MLLM and SAM as a user loads them, on the GPU if there is one; on a CPU, training is fastest with
     eager attention."""
-    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-    backbone, decoder = (
-        load_backbone(weights / "mllm", layer=layer, **how),
-        load_decoder(weights / "sam", **how),
-    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone.module.to(device)
-    decoder.module.to(device)
-    return backbone, decoder
+    origins = (Origin(str(weights / name)) for name in ("mllm", "sam"))
+    return Parts.load(*origins, layer=layer, device=device, dtype=torch.float32, attn_implementation="eager")
 
 
-def features(out: Path, weights: Path, data: WorldData, layer: int = LAYER) -> FeatureStore:
+def features(parts: Parts, data: WorldData, out: Path) -> Cache:
     """The frozen features of training data, kept in `out` for as long as data and weights are the same."""
-    key = hashlib.sha256(repr(data).encode())
-    for part in ("mllm", "sam"):
-        key.update((weights / part / "model.safetensors").read_bytes())
-    path = out / f"features_layer{layer}_{key.hexdigest()[:12]}.safetensors"
-    if not path.exists():
-        collect(data, *frozen_parts(weights, layer)).save(path)
-    return FeatureStore.load(path)
+    made = hashlib.sha256(json.dumps([repr(data), parts.key()], sort_keys=True).encode()).hexdigest()
+    return parts.cached(data, repr(data), out / f"features_{made[:12]}", "fp16")
+
+
+def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> Drawn:
+    """Every image once per epoch with all its questions."""
+    kept = features(parts, data, out)
+    return Drawn([kept], Epochs(len(kept), kept.questions, seed))
 
 
 def stage_head(out: Path, weights: Path) -> None:
-    backbone, decoder = frozen_parts(weights)
+    parts, config = frozen_parts(weights), lens_config()
     torch.manual_seed(0)
-    config = lens_config()
-    head = build_lens(config, backbone, decoder).to(decoder.device)
-    fit(head, features(out, weights, HEAD_DATA), HEAD_TRAINING, out / "head")
+    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
     note = {"data": asdict(HEAD_DATA), "training": asdict(HEAD_TRAINING)}
     made = HeadConfig("lens", asdict(config), Origin("../mllm"), LAYER, Origin("../sam"), trained=note)
-    save_head(weights / "lens", made, head, torch.float16)
+    fit(head, lessons(parts, HEAD_DATA, out), HEAD_TRAINING, made, out / "head")
+    save_head(weights / "lens", made, head.state_dict(), torch.float16)
 
 
 RUN: dict[str, Callable[[Path, Path], None]] = {

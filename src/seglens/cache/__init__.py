@@ -1,0 +1,26 @@
+"""Frozen features on disk: computed once per image and question, refused when stale or damaged."""
+
+from seglens.cache.build import Built, Share, build
+from seglens.cache.check import check
+from seglens.cache.estimate import Estimate, estimate
+from seglens.cache.key import CacheError, differing, identity
+from seglens.cache.manifest import DTYPES, PER_SHARD, Manifest, Stored, read_manifest
+from seglens.cache.reader import Cache
+
+__all__ = [
+    "DTYPES",
+    "PER_SHARD",
+    "Built",
+    "Cache",
+    "CacheError",
+    "Estimate",
+    "Manifest",
+    "Share",
+    "Stored",
+    "build",
+    "check",
+    "differing",
+    "estimate",
+    "identity",
+    "read_manifest",
+]

@@ -1,0 +1,144 @@
+"""Writing a feature cache: any number of processes, killed and started again as often as it takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from seglens.cache.contents import Contents, Draft, Skipped
+from seglens.cache.key import CacheError
+from seglens.cache.manifest import Manifest, claim, shard_paths
+from seglens.cache.tensors import Packed, pack
+from seglens.cache.whole import sweep
+from seglens.features import Features
+from seglens.types import Sample
+
+Bad = Literal["refuse", "skip"]
+Extract = Callable[[Sample], Features]
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by number, each decoded when it is asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that falls to process `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise CacheError(f"got process {self.rank} of {self.world}; RANK counts from 0 to WORLD_SIZE - 1")
+
+    @classmethod
+    def here(cls) -> Share:
+        """This process's, as `torchrun` and `accelerate launch` tell it."""
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    def of(self, shards: int) -> range:
+        return range(self.rank, shards, self.world)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a process has done: shards written now, shards found intact, and the samples left out of either."""
+
+    written: tuple[int, ...]
+    kept: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def build(
+    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, bad: Bad = "refuse",
+    share: Share = Share(), tick: Callable[[int], None] = lambda images: None,
+) -> Built:  # fmt: skip
+    """Write the shards of this process that are not there or not intact. `tick` is told of images as they are done.
+
+    The bytes do not depend on the number of processes, nor on how often they were killed. Raises CacheError when
+    `folder` holds another cache, when a sample cannot be read (and `bad` is "refuse"), when a feature is NaN or
+    infinite, and when the disk is full; whatever is finished by then stays."""
+    manifest = begin(samples, folder, manifest)
+    written, kept, skipped = list[int](), list[int](), list[Skipped]()
+    for shard in share.of(manifest.shards):
+        found = intact(folder, manifest, shard)
+        if found is None:
+            found = write(samples, extract, folder, manifest, shard, bad, tick)
+            written.append(shard)
+        else:
+            kept.append(shard)
+            tick(len(manifest.indices(shard)))
+        skipped += found
+    return Built(tuple(written), tuple(kept), tuple(skipped))
+
+
+def begin(samples: Samples, folder: Path, manifest: Manifest) -> Manifest:
+    """Claim the folder, and clear it of what killed processes left."""
+    if len(samples) != manifest.samples:
+        raise CacheError(f"the manifest is for {manifest.samples} samples, and {manifest.data} has {len(samples)}")
+    manifest = claim(folder, manifest)
+    sweep(folder)
+    return manifest
+
+
+def intact(folder: Path, manifest: Manifest, shard: int) -> tuple[Skipped, ...] | None:
+    """None unless the shard is there with every byte as it was written; else the samples it leaves out."""
+    try:
+        contents = Contents.read(folder, manifest, shard)
+        file = contents.open(folder, manifest, shard)
+        for group in range(len(contents.groups)):
+            file.verify(group)
+    except CacheError:
+        return None
+    return contents.skipped
+
+
+def write(
+    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, shard: int, bad: Bad = "refuse",
+    tick: Callable[[int], None] = lambda images: None,
+) -> tuple[Skipped, ...]:  # fmt: skip
+    """One shard, held in memory until it is whole. Returns the samples it leaves out."""
+    draft = Draft()
+    for index in manifest.indices(shard):
+        found = read(samples, extract, manifest, index, bad)
+        if isinstance(found, Skipped):
+            draft.skipped.append(found)
+        else:
+            draft.add(index, *found)
+        tick(1)
+    draft.write(folder, manifest, shard)
+    return tuple(draft.skipped)
+
+
+def read(
+    samples: Samples, extract: Extract, manifest: Manifest, index: int, bad: Bad
+) -> tuple[Sample, Packed] | Skipped:
+    """A sample and what there is to store of it. Raises CacheError as `build` does."""
+    try:
+        sample = samples[index]
+        if not sample.targets:
+            raise ValueError(f"{sample.id!r} has no question")
+        features = extract(sample)
+    except ValueError as error:
+        if bad == "refuse":
+            raise CacheError(
+                f"sample {index} of {manifest.data} cannot be read: {error}; mend it, or leave it out with --bad skip"
+            ) from error
+        return Skipped(index, " ".join(str(error).split()))
+    try:
+        return sample, pack(features, manifest.dtype)
+    except CacheError as error:  # never skipped: the fault lies with the parts, not with the data
+        raise CacheError(f"sample {index} ({sample.id!r}) of {manifest.data}: {error}") from error
+
+
+def complete(folder: Path, manifest: Manifest) -> int:
+    """How many shards are there."""
+    return sum(all(path.is_file() for path in shard_paths(folder, shard)) for shard in range(manifest.shards))

@@ -1,0 +1,65 @@
+"""Everything that can be wrong with a cache, found at once instead of when training comes to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from seglens.cache.build import Samples
+from seglens.cache.contents import Contents, Entry
+from seglens.cache.key import CacheError
+from seglens.cache.manifest import Manifest, read_manifest, shard_paths
+
+
+def check(folder: Path, samples: Samples | None = None) -> Iterator[str]:
+    """A line for each fault: of the files, down to the last byte; with `samples`, also where they are others by now.
+
+    Raises CacheError when the manifest cannot be read: then nothing can be said of the rest."""
+    manifest = read_manifest(folder)
+    if samples is not None and len(samples) != manifest.samples:
+        yield f"{folder} was made of {manifest.samples} samples, and the data has {len(samples)}; build it anew"
+        samples = None
+    for shard in range(manifest.shards):
+        try:
+            contents = Contents.read(folder, manifest, shard)
+        except CacheError as error:
+            yield str(error)
+            continue
+        yield from _files(folder, manifest, shard, contents)
+        if samples is not None:
+            yield from _stale(samples, shard_paths(folder, shard)[0], contents)
+
+
+def _files(folder: Path, manifest: Manifest, shard: int, contents: Contents) -> Iterator[str]:
+    try:
+        file = contents.open(folder, manifest, shard)
+    except CacheError as error:
+        yield str(error)
+        return
+    faults = 0
+    for group in range(len(contents.groups)):
+        try:
+            file.verify(group)
+        except CacheError as error:
+            faults += 1
+            yield str(error)
+    if not faults:
+        with file.path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != contents.sha256:  # the quick checksums are no match for an intent
+            yield f"{file.path} is not the file that was written: its SHA-256 differs; {manifest.resume(folder)}"
+
+
+def _stale(samples: Samples, path: Path, contents: Contents) -> Iterator[str]:
+    for entry in contents.samples:
+        try:
+            sample = samples[entry.index]
+        except ValueError as error:
+            yield f"{path}: sample {entry.id!r} can no longer be read: {error}"
+            continue
+        now = Entry.of(entry.index, sample, entry.layout)
+        named = {"id": "its id", "image": "its pixels", "questions": "its questions", "truth": "its masks"}
+        changed = [words for name, words in named.items() if getattr(now, name) != getattr(entry, name)]
+        if changed:
+            yield f"{path}: sample {entry.id!r} is stale: {', '.join(changed)} changed since; build the cache anew"

@@ -1,0 +1,66 @@
+"""The same shards, written by actors of Ray Data on as many machines as it has. Needs `pip install 'seglens[ray]'`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seglens.cache.build import Bad, Built, Extract, Samples, begin, intact, write
+from seglens.cache.key import CacheError
+from seglens.cache.manifest import Manifest
+
+Load = Callable[[], tuple[Samples, Extract]]
+
+
+class Writer:
+    """An actor: loads the frozen parts once, then writes shard after shard to the shared folder."""
+
+    def __init__(self, load: Load, folder: Path, manifest: Manifest, bad: Bad):
+        self.samples, self.extract = load()
+        self.folder, self.manifest, self.bad = folder, manifest, bad
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Rows of shard and fault: a refusal comes back in words, where an exception would be retried and wrapped."""
+        return {"shard": batch["shard"], "fault": [self._write(shard) for shard in batch["shard"].tolist()]}
+
+    def _write(self, shard: int) -> str:
+        try:
+            if intact(self.folder, self.manifest, shard) is None:  # a lost actor may have written it
+                write(self.samples, self.extract, self.folder, self.manifest, shard, self.bad)
+        except CacheError as error:
+            return str(error)
+        return ""
+
+
+def build_with_ray(
+    load: Load, samples: Samples, folder: Path, manifest: Manifest, actors: int, bad: Bad = "refuse",
+    gpus: float = 0.0, tick: Callable[[int], None] = lambda images: None,
+) -> Built:  # fmt: skip
+    """As `build`, with `actors` writers of `gpus` each. `load` runs in every actor (it is pickled); `folder` must be
+    one that all machines share. An actor that is lost is replaced, and its shard written again.
+
+    Raises ImportError when Ray is not installed, and what `build` raises."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f"several machines need Ray ({error}); run: pip install 'seglens[ray]'") from error
+    folder = folder.absolute()  # an actor's working folder is another
+    manifest = begin(samples, folder, manifest)
+    shards = range(manifest.shards)
+    kept = tuple(shard for shard in shards if intact(folder, manifest, shard) is not None)
+    todo = [shard for shard in shards if shard not in set(kept)]
+    tick(sum(len(manifest.indices(shard)) for shard in kept))
+    if todo:
+        ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
+        work = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        done = work.map_batches(
+            Writer, fn_constructor_args=(load, folder, manifest, bad), batch_size=1, num_gpus=gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo))),
+        )  # fmt: skip
+        for row in done.iter_rows():
+            if row["fault"]:
+                raise CacheError(row["fault"])
+            tick(len(manifest.indices(row["shard"])))
+    skipped = [one for shard in shards for one in intact(folder, manifest, shard) or ()]
+    return Built(tuple(todo), kept, tuple(skipped))

@@ -1,0 +1,149 @@
+"""`seglens cache build`, `seglens cache check` and `seglens cache estimate`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from seglens.cli.shared import AsJson, Device, emit, say
+
+if TYPE_CHECKING:
+    from seglens.cache import Manifest
+    from seglens.cache.build import Extract, Samples
+    from seglens.parts import Parts
+
+Data = Annotated[str, typer.Option(help="Data to read, such as world:n=4000,seed=6,split=train,queries=8.")]
+MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")]
+Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
+Layer = Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default 14 of 32, in share.")]
+DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]
+PerShard = Annotated[int | None, typer.Option(help="Images per file, which a process holds in memory; default 64.")]
+Bad = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do about a sample that cannot be read.")]
+
+
+def cache_estimate(
+    data: Data, backbone: MLLM, decoder: Decoder,
+    out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
+    layer: Layer = None, dtype: DType = "auto", shard: PerShard = None, bad: Bad = "refuse",
+    device: Device = "cpu", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
+    from seglens.cache import estimate
+
+    samples, extract, manifest = _made(data, backbone, decoder, layer, dtype, shard, bad, device)
+    said = estimate(samples, extract, out, manifest, bad)
+    if as_json:
+        emit(asdict(said))
+    else:
+        print(said)
+
+
+def cache_build(
+    data: Data, backbone: MLLM, decoder: Decoder,
+    out: Annotated[Path, typer.Option(help="Folder for the cache; the same command resumes.")],
+    layer: Layer = None, dtype: DType = "auto", shard: PerShard = None, bad: Bad = "refuse",
+    any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
+    ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
+    device: Device = "cpu", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Compute the frozen features of a dataset once. Under torchrun the processes share the work."""
+    from seglens.cache import Share, build, estimate
+    from seglens.cache.build import complete
+    from seglens.cache.ray import build_with_ray
+
+    share = Share.here()
+    samples, extract, manifest = _made(data, backbone, decoder, layer, dtype, shard, bad, device)
+    if share.rank == 0:
+        said = estimate(samples, extract, out, manifest, bad)
+        say(str(said))
+        if not any_room:
+            said.refuse(out)
+    mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in share.of(manifest.shards))
+    with _progress(mine, quiet=as_json or share.rank > 0) as tick:
+        if ray:
+            load = partial(_load, data, backbone, decoder, layer, device)
+            done = build_with_ray(load, samples, out, manifest, ray, bad, float(device.startswith("cuda")), tick)
+        else:
+            done = build(samples, extract, out, manifest, bad, share, tick)
+    for skipped in done.skipped:
+        say(f"left out sample {skipped.index}: {skipped.why}")
+    there = complete(out, manifest)
+    if as_json:
+        emit({"cache": str(out), "shards": manifest.shards, "complete": there, **asdict(done)})
+    else:
+        print(f"{out}: wrote {len(done.written)} shards, kept {len(done.kept)}; {there} of {manifest.shards} are there")
+
+
+def cache_check(
+    folder: Annotated[Path, typer.Argument(help="A cache.")],
+    data: Annotated[str | None, typer.Option(help="Also compare with this data: pixels, questions, masks.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of a cache; a line for each fault, and exit code 1 if there is any."""
+    from seglens.cache import check, read_manifest
+    from seglens.data import load_data
+
+    manifest, faults = read_manifest(folder), []
+    for fault in check(folder, None if data is None else load_data(data)):
+        faults.append(fault)
+        if not as_json:
+            print(fault, flush=True)
+    if as_json:
+        emit({"cache": str(folder), "shards": manifest.shards, "faults": faults})
+    elif not faults:
+        print(f"{folder}: {manifest.samples} samples in {manifest.shards} shards, every byte as it was written")
+    if faults:
+        raise SystemExit(1)
+
+
+def _made(
+    data: str, backbone: str, decoder: str, layer: int | None, dtype: str, shard: int | None, bad: str, device: str
+) -> tuple[Samples, Extract, Manifest]:
+    """The frozen parts, loaded, and the manifest of what they make of the data."""
+    from seglens.cache import PER_SHARD, Manifest
+    from seglens.data import load_data
+
+    samples = load_data(data)  # before the parts are loaded: a wrong name is told at once
+    parts = _parts(backbone, decoder, layer, device)
+    asked = {
+        "data": data, "backbone": backbone, "decoder": decoder, "layer": layer, "dtype": dtype, "shard": shard,
+        "bad": bad,
+    }  # fmt: skip
+    said = [f"--{name} {shlex.quote(str(value))}" for name, value in asked.items() if value is not None]
+    command = " ".join(["seglens cache build", *said])
+    made = Manifest(parts.key(), data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
+    return samples, parts.read, made
+
+
+def _load(data: str, backbone: str, decoder: str, layer: int | None, device: str) -> tuple[Samples, Extract]:
+    """For an actor on another machine."""
+    from seglens.data import load_data
+
+    return load_data(data), _parts(backbone, decoder, layer, device).read
+
+
+def _parts(backbone: str, decoder: str, layer: int | None, device: str) -> Parts:
+    from seglens.backbones import hide_loading_bars
+    from seglens.checkpoint import Origin
+    from seglens.parts import Parts
+
+    hide_loading_bars()
+    return Parts.load(Origin.of(backbone), Origin.of(decoder), layer=layer, device=device)
+
+
+@contextmanager
+def _progress(images: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("caching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task("", total=images)
+        yield lambda done: bar.advance(task, done)

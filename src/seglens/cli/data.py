@@ -1,0 +1,128 @@
+"""`seglens data check` and `seglens data show`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seglens.cli.shared import AsJson, emit, say
+
+if TYPE_CHECKING:
+    from seglens.data import Dataset
+    from seglens.data.records import Fault, Note, Records
+    from seglens.types import Sample
+
+Spec = Annotated[str, typer.Argument(help="A dataset with its options, as in coco:images=...,annotations=...")]
+
+
+def data_check(
+    spec: Spec,
+    as_json: AsJson = False,
+    limit: Annotated[int | None, typer.Option(min=0, help="Decode no more than the first N images.")] = None,
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="Also find copies among the image files.")] = False,
+) -> None:
+    """Name every bad record and go on: one line each, then a summary. Exit code 1 when there are any, 2 when the
+    dataset cannot be opened at all."""
+    from seglens.data.check import Check
+    from seglens.data.records import DataError, Fault, Note
+
+    check: Check | None = None
+    try:
+        check = Check(_records(spec), limit, duplicates)
+    except DataError as error:
+        if not error.faults:
+            raise
+        seen: Iterable[Fault | Note] = error.faults  # every record is bad
+    else:
+        seen = check
+    found = []
+    for one in seen:
+        found.append(one)
+        if not as_json:
+            print(f"{type(one).__name__.lower()}: {one}", flush=True)
+    faults = [one for one in found if isinstance(one, Fault)]
+    notes = [one for one in found if isinstance(one, Note)]
+    counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent")}
+    kinds = dict(Counter(fault.kind for fault in faults))
+    if as_json:
+        lists = {"faults": list(map(asdict, faults)), "notes": list(map(asdict, notes))}
+        emit({"data": spec, **counts, "faults_by_kind": kinds, **lists})
+    else:
+        print(f"{counts['images']} usable images, {counts['queries']} queries ({counts['absent']} of them absent)")
+        told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        print(f"{len(faults)} faults{f' ({told})' if told else ''}, {len(notes)} notes")
+    if faults:
+        raise typer.Exit(1)
+
+
+def data_show(
+    spec: Spec,
+    n: Annotated[int, typer.Option(min=1, help="Number of samples, spread over the dataset.")] = 4,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/data"),
+) -> None:
+    """Write one picture per sample: the image, then each query with its mask. Bad records are left out and named."""
+    from seglens.data.sheet import sheet
+    from seglens.files import write_atomic
+    from seglens.prediction import png_bytes, slug
+
+    data, shown = _open(spec), 0
+    for index in _spread(len(data), n):
+        sample = _sample(data, index)
+        if sample is None:
+            continue
+        path = out / f"{index:06d}_{slug(Path(sample.id).stem)}.png"
+        write_atomic(path, png_bytes(sheet(sample)))
+        print(f"{path}: {'; '.join(target.query for target in sample.targets)}")
+        shown += 1
+    if not shown:
+        raise ValueError(f"none of the chosen samples of {spec!r} can be shown; see `seglens data check`")
+
+
+def _open(spec: str) -> Dataset:
+    """The dataset without its bad records. Raises DataError with the faults when there is nothing else in it."""
+    from inspect import signature
+
+    from seglens.data import DATASETS, load_data
+    from seglens.data.records import DataError
+
+    name, _, rest = spec.partition(":")
+    if name in DATASETS and "bad" in signature(DATASETS[name]).parameters:
+        options = [item for item in rest.split(",") if item and item.partition("=")[0].strip() != "bad"]
+        spec = f"{name}:{','.join([*options, 'bad=skip'])}"
+    try:
+        return load_data(spec)
+    except ValueError as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
+
+
+def _records(spec: str) -> Records:
+    from seglens.data.records import Records
+
+    data = _open(spec)
+    if not isinstance(data, Records):
+        raise ValueError(f"{spec!r} is drawn or wrapped, not read from annotation files; check one that is, by itself")
+    return data
+
+
+def _sample(data: Dataset, index: int) -> Sample | None:
+    from seglens.data.records import Records
+
+    if not isinstance(data, Records):
+        return data[index]
+    sample, faults = data.decode(index)
+    for fault in faults:
+        say(f"left out: {fault}")
+    return sample
+
+
+def _spread(length: int, n: int) -> list[int]:
+    """Up to `n` numbers below `length`, as far apart as can be."""
+    n = min(n, length)
+    return [round(i * (length - 1) / max(1, n - 1)) for i in range(n)]

@@ -1,0 +1,116 @@
+"""`seglens bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seglens.cli.shared import AsJson, Device, Model, emit, load_mllm, load_segmenter
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="mme, mmbench, mmbench-circular, mmmu, mmstar, pope or world-vqa.")],
+    root: Annotated[str, typer.Option(help="The benchmark's folder or file; for world-vqa such as n=50,seed=1.")] = "",
+    model: Model = "embedded",
+    backbone: Annotated[str | None, typer.Option(help="Ask this bare MLLM (folder or hub id), without a head.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many questions, and those judged with them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write answers here as they come; go on where it stopped.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Score these answers; no model is asked.")] = None,
+    submission: Annotated[
+        Path | None, typer.Option(help="Write the .tsv or .csv for MMBench's server instead.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; the benchmark's own by default.")] = None,
+    as_json: AsJson = False,
+    device: Device = "cpu",
+) -> None:
+    """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule."""
+    from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take
+
+    benchmark = _chosen(name, BENCHMARKS)
+    if submission is not None and benchmark.submit is None:
+        raise BenchmarkError(f"{name} has no server for answers; leave out --submission")
+    if not root and name != "world-vqa":
+        raise BenchmarkError(f"{name} needs --root, the folder or file of its questions")
+    every = benchmark.read(root)
+    questions = take(every, limit)
+    if submission is None and any(question.answer is None for question in questions):
+        benchmark.score(
+            questions, dict.fromkeys([question.id for question in questions], "")
+        )  # raises, with the reason
+    asked = (
+        {"answers": str(answers)} if answers is not None else {"backbone": backbone} if backbone else {"model": model}
+    )
+    if answers is not None:
+        said: Mapping[str, str] = read_answers(answers, every)
+    else:
+        tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
+        said = _ask(model, backbone, device, questions, tokens, out, {"benchmark": name, **asked}, as_json)
+    report: dict[str, Any] = {"benchmark": name, "root": root, **asked, "asked": len(questions)}
+    report["first_image_only"] = sum(len(question.images) > 1 for question in questions)
+    if submission is not None and benchmark.submit is not None:
+        benchmark.submit(submission, questions, said)
+        report["submission"] = str(submission)
+    else:
+        report["scores"] = benchmark.score(questions, said)
+    emit(report) if as_json else _print(report)
+
+
+def _chosen(name: str, known: Mapping[str, Any]) -> Any:
+    import difflib
+
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(known)}{hint}")
+    return known[name]
+
+
+def _ask(
+    model: str, backbone: str | None, device: str, questions: Any, tokens: int, out: Path | None,
+    settings: dict[str, Any], quiet: bool,
+) -> dict[str, str]:  # fmt: skip
+    from rich.console import Console
+    from rich.progress import track
+
+    from seglens.general import BenchmarkError, run
+
+    if tokens < 1:
+        raise BenchmarkError(f"got --max-new-tokens {tokens}; need at least 1")
+    for question in questions:
+        question.check()  # before a large model is loaded
+    bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
+    mllm = load_mllm(backbone, device) if backbone else load_segmenter(model, device).backbone
+    return run(mllm.generate, questions, tokens, out, settings, bar)
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    whom = next(report[key] for key in ("answers", "backbone", "model") if key in report)
+    if "submission" in report:
+        print(f"{report['asked']} answers of {whom} for the server: {report['submission']}")
+        return
+    print(f"{report['benchmark']}: {report['asked']} answers of {whom}")
+    table = Table("score", "value")
+    for label, value in _flat(report["scores"]):
+        table.add_row(label, value)
+    Console().print(table)
+    if report["first_image_only"]:
+        print(f"{report['first_image_only']} questions have several images; the model saw the first")
+
+
+def _flat(scores: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of nested scores, a line each."""
+    for name, value in scores.items():
+        label = f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{label}: " if not name.startswith("by_") else above)
+        elif value is None:
+            yield label, "-"
+        else:
+            yield label, f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,127 @@
+"""`seglens probe`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seglens.cli.shared import AsJson, Device, emit, load_mllm
+
+POINTING, LIFT = (31, 98, 168), (20, 132, 96)  # colours of the two curves
+
+
+def probe(
+    backbone: Annotated[str, typer.Option(help="The MLLM: a folder or hub id.")],
+    data: Annotated[str, typer.Option(help="A dataset, some hundreds of queries; not the one to report on.")],
+    limit: Annotated[int | None, typer.Option(help="Only so many images.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write probe.json and the curve, probe.png, into this folder (or NAME.json).")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = "cpu",
+) -> None:
+    """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
+    Takes the earliest layer within one standard error of the best."""
+    from seglens.backbones import Backbone
+    from seglens.checkpoint import Origin
+    from seglens.data import load_data
+    from seglens.data.records import Records
+    from seglens.hub import hub_commit
+    from seglens.probe import check_limit
+    from seglens.probe import probe as measure
+
+    check_limit(limit)
+    samples = load_data(data)  # before a large model is loaded
+    mllm: Backbone = load_mllm(backbone, device, image_size=image_size)
+    file = out if out is None or out.suffix == ".json" else out / "probe.json"
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+    with _bar(len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
+        curve = measure(mllm, samples, limit, tick)
+    signature, origin = mllm.signature(), Origin.of(backbone, hub_commit(backbone))
+    faults = [str(fault) for fault in samples.faults] if isinstance(samples, Records) else []
+    size = "" if image_size is None else f" --image-size {image_size}"
+    report: dict[str, Any] = {
+        "backbone": {"name": origin.name, "revision": origin.revision},
+        **{key: signature[key] for key in ("family", "image_size", "grid", "dtype")},
+        "data": data,
+        "limit": limit,
+        "skipped": len(faults),
+        "faults": faults,
+        **curve.to_dict(),
+        "use": f"seglens train --backbone {shlex.quote(backbone)} --layer {curve.chosen.layer}{size} "
+        "--decoder SAM --data DATA --out FOLDER",
+    }
+    files = {} if file is None else _write(file, report, curve)
+    emit({**report, "files": files}) if as_json else _print(report, curve, files)
+
+
+@contextmanager
+def _bar(total: int, hidden: bool) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=hidden) as progress:
+        task = progress.add_task("probing", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _panels(curve: Any) -> list[Any]:
+    from seglens.chart import Panel
+
+    scores = curve.scores
+    return [
+        Panel(
+            "pointing game: share of queries whose strongest cell lies on the target", [s.pointing for s in scores],
+            [s.interval for s in scores], curve.chance, f"a cell drawn blindly: {curve.chance:.3f}", POINTING,
+        ),
+        Panel(
+            "attention on the target, relative to its area", [s.lift for s in scores],
+            [s.lift_interval for s in scores], 1.0, "attention spread evenly: 1", LIFT,
+        ),
+    ]  # fmt: skip
+
+
+def _write(file: Path, report: dict[str, Any], curve: Any) -> dict[str, str]:
+    from seglens.chart import draw
+    from seglens.files import write_atomic, write_json
+    from seglens.prediction import png_bytes
+
+    picture = file.with_suffix(".png")
+    title = f"{Path(report['backbone']['name']).name} ({report['family']}): read layer {report['layer']}"
+    note = f"{report['queries']} queries about {report['images']} images of {report['data']}; bands: 95 % over images"
+    drawn = draw(title, note, _panels(curve), curve.chosen.layer, curve.readable)
+    write_atomic(picture, png_bytes(drawn))
+    write_json(file, report)
+    return {"config": str(file), "curve": str(picture)}
+
+
+def _print(report: dict[str, Any], curve: Any, files: dict[str, str]) -> None:
+    from seglens.chart import bars
+
+    pointing, _ = _panels(curve)
+    words = [f"{s.pointing:.3f} +- {s.error:.3f}   {s.lift:5.2f} x area" for s in curve.scores]
+    print(
+        f"{report['backbone']['name']}: {report['queries']} queries about {report['images']} images of {report['data']}"
+    )
+    print("layer, pointing-game rate with its standard error, attention on the target relative to its area")
+    print("\n".join(bars(pointing, curve.chosen.layer, curve.readable, words)))
+    print(f"blindly {curve.chance:.3f}, at most {curve.ceiling:.3f}; ", end="")
+    if curve.best == curve.chosen:
+        print(f"layer {curve.chosen.layer} points best, and no earlier one comes within a standard error")
+    else:
+        print(
+            f"layer {curve.best.layer} points best; {curve.chosen.layer} is the earliest within a standard error of it"
+        )
+    if report["skipped"]:
+        print(f"left out: {report['skipped']} bad records")
+        print("\n".join(f"  {fault}" for fault in report["faults"]))
+    for path in files.values():
+        print(path)
+    print(report["use"])

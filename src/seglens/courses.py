@@ -1,0 +1,125 @@
+"""Everything that a training needs, from names to parts in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from seglens.checkpoint import HeadConfig, Origin
+from seglens.data import Dataset, load_data
+from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
+from seglens.data.prompts import Prompted
+from seglens.features import FeatureSource
+from seglens.lessons import Drawn, Lessons, Streamed
+from seglens.methods import build_lens
+from seglens.methods.lens import Lens
+from seglens.parts import Parts
+from seglens.prediction import slug
+from seglens.presets import Recipe
+from seglens.training import fit, need_extras, progress
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Where frozen features come from: kept in `folder`, or read `live` at every step."""
+
+    folder: Path
+    live: bool = False
+
+    def source(self, parts: Parts, data: Dataset, name: str) -> FeatureSource:
+        """Of a dataset by its name. Computes what is missing in the folder."""
+        if self.live:
+            return parts.live(data, name)
+        with progress("reading", len(data)) as show:
+            done = 0
+
+            def tick(images: int) -> None:
+                nonlocal done
+                done += images
+                show(done, {})
+
+            return parts.cached(data, name, self.folder / slug(name, longest=80), tick=tick)
+
+
+@dataclass(frozen=True)
+class Course:
+    """A fresh head with its config, what it learns from and, if there is one, what it is examined on meanwhile."""
+
+    recipe: Recipe
+    head: Lens
+    config: HeadConfig
+    lessons: Lessons
+    exam: FeatureSource | None
+
+    def run(self, out: Path, quiet: bool = False) -> dict[str, float]:
+        """Train the head, or go on with it. Returns the last smoothed terms."""
+        return fit(self.head, self.lessons, self.recipe.training, self.config, out, self.exam, quiet)
+
+
+def prepare(
+    recipe: Recipe, data: str, out: Path, exam: str | None = None, cache: Path | None = None, live: bool = False,
+    device: str = "cpu", image_size: int | None = None,
+) -> Course:  # fmt: skip
+    """Load the frozen parts, open the data and build the head.
+
+    `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
+    once and its features are kept in `cache` (by default in `out`) unless `live`; a mixture is read live unless `cache`
+    is given, because new prompts at every draw are worth more than the disk that they would need.
+
+    Raises ValueError when the data is kept for tests, a part cannot be had, or `cache` holds something else."""
+    need_extras(recipe.training.trackers)
+    if recipe.backbone is None or recipe.decoder is None:
+        raise ValueError("this preset names no MLLM and no mask decoder; give --backbone and --decoder")
+    opened = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
+    examined = None if exam is None else load_data(exam)
+    parts = Parts.load(
+        Origin.of(recipe.backbone), Origin.of(recipe.decoder), layer=recipe.layer, image_size=image_size, device=device
+    )
+    features = Features(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
+    lessons = teach(parts, opened, data, features, recipe.training.seed)
+    torch.manual_seed(recipe.training.seed)
+    head = build_lens(recipe.lens, parts.backbone, parts.decoder).to(parts.decoder.device)
+    asked = None if examined is None or exam is None else features.source(parts, examined, exam)
+    return Course(recipe, head, _head_config(recipe, parts, data), lessons, asked)
+
+
+def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
+    """A mixture, by default in the recipe's rates, or a dataset that may be trained on.
+
+    Raises ValueError when it is kept for tests."""
+    if text.partition(":")[0] in MIXTURES:
+        given = {"rates": recipe.rates, "seed": recipe.training.seed}
+        return load_mixture(",".join([text, *(f"{k}={v}" for k, v in given.items() if f"{k}=" not in text)]))
+    data = load_data(text)
+    if not data.trainable:
+        raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")
+    return data
+
+
+def teach(parts: Parts, data: Dataset | Mixed, name: str, features: Features, seed: int) -> Lessons:
+    """The stream that a head learns from."""
+    if not isinstance(data, Mixed):
+        source = features.source(parts, data, name)
+        return Drawn([source], Epochs(len(source), source.questions, seed))
+    if features.live:
+        return Streamed(data, parts)
+    each = [
+        features.source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}")
+        for dataset in data.datasets
+    ]
+    drawn = zip(data.mixture.sources, each, strict=True)
+    sources = tuple(replace(source, images=len(kept), count=kept.questions) for source, kept in drawn)
+    return Drawn(each, replace(data.mixture, sources=sources))
+
+
+def _head_config(recipe: Recipe, parts: Parts, data: str) -> HeadConfig:
+    backbone, decoder = parts.origins()
+    note = {"data": data, "training": asdict(recipe.training)}
+    return HeadConfig(
+        "lens", asdict(recipe.lens), backbone, parts.backbone.layer, decoder, parts.backbone.image_size, trained=note
+    )

@@ -1,0 +1,62 @@
+"""Everything that is wrong with a dataset, and what is worth a look, in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from seglens.data.images import orientation
+from seglens.data.records import Entry, Fault, Note, Records
+from seglens.types import Sample
+
+
+class Check:
+    """One pass over `records`: iterate for every Fault and Note; the counts are of what has been seen by then.
+
+    `limit` decodes no more than the first images. `duplicates` also compares the files of the images, byte by byte (by
+    SHA-256): the same picture under two ids counts twice, or stands in training and in test data."""
+
+    def __init__(self, records: Records, limit: int | None = None, duplicates: bool = False):
+        self.records, self.duplicates = records, duplicates
+        self.total = len(records) if limit is None else min(limit, len(records))
+        self.images = self.queries = self.absent = 0  # usable ones
+
+    def __iter__(self) -> Iterator[Fault | Note]:
+        yield from self.records.faults
+        yield from self.records.notes
+        files: dict[bytes, Entry] = {}
+        for index in range(self.total):
+            entry = self.records.entries[index]
+            sample, faults = self.records.decode(index)
+            yield from faults
+            if sample is not None:
+                self.images += 1
+                self.queries += len(sample.targets)
+                self.absent += sum(not target.present for target in sample.targets)
+                yield from _notes(entry, sample)
+            if self.duplicates and entry.image.is_file():
+                twin = files.setdefault(_content(entry.image), entry)
+                if twin is not entry:
+                    says = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
+                    yield Fault(entry.file, entry.id, says, "duplicate image")
+
+
+def _notes(entry: Entry, sample: Sample) -> Iterator[Note]:
+    turned = orientation(entry.image)
+    if turned > 1:
+        says = f"has EXIF orientation {turned} and is turned upright; make sure that its masks were drawn upright too"
+        yield Note(entry.file, entry.id, says)
+    for target in sample.targets:
+        if target.mask.all():
+            yield Note(entry.file, entry.id, f"the mask of {target.query!r} covers the whole image")
+    for query, times in Counter(target.query for target in sample.targets).items():
+        if times > 1:
+            says = f"{query!r} is asked {times} times; the same words with different masks cannot all be right"
+            yield Note(entry.file, entry.id, says)
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

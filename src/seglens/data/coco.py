@@ -1,0 +1,268 @@
+"""COCO instances: one json of images, categories and annotations (Lin et al., arXiv 1405.0312)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+from seglens.data.masks import Polygons, Runs
+from seglens.data.reading import Split, need_folder, read_json
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
+
+Id = int | str
+
+
+def coco_data(
+    images: Path, annotations: Path, each: Literal["category", "instance"] = "category",
+    crowd: Literal["ignore", "include"] = "ignore", split: Split = "train", bad: Bad = "refuse",
+) -> Records:  # fmt: skip
+    """The images of `annotations`, under the folder `images`, asked for by the names of their categories.
+
+    `each=category`: one query per category of an image, the union of its instances. `each=instance`: one per instance;
+    where a category has several, the words that tell them apart are their order by the middle of their boxes, as in
+    "cat, 2nd from the left".
+
+    A crowd (`iscrowd`) is a rough outline around many objects with the gaps between them, so that by default its pixels
+    count neither for nor against its category; `crowd=include` takes them for the object. A category that has nothing
+    but a crowd is left out then, and so is one with a crowd from `each=instance`, since nobody can number what is in
+    it: `notes` name both. `split` says what the data is for: only `train` may train.
+
+    Raises DataError on a file or folder that cannot be read, and where Records does."""
+    need_folder(images, "images= names the folder that file_name counts from")
+    tables = _tables(annotations)
+    found = _Index(annotations, images, tables).found(each == "instance", crowd == "include")
+    return Records(f"coco {annotations}", found, trainable=split == "train", bad=bad)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The union of annotations, and the crowds that are ignored beside them. A mistake names its annotation."""
+
+    parts: tuple[tuple[str, MaskSource], ...]
+    crowds: tuple[tuple[str, MaskSource], ...] = ()
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        mask = _union(self.parts, size)
+        return Drawn(mask, _union(self.crowds, size) & ~mask if self.crowds else None)
+
+
+def _union(parts: Iterable[tuple[str, MaskSource]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    mask = np.zeros(size, bool)
+    for name, source in parts:
+        try:
+            mask |= source.draw(size).mask
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return mask
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    name: str
+    source: MaskSource
+    crowd: bool
+    middle: float | None  # of the box, in pixels from the left; None without a box
+
+
+class _Index:
+    """The three tables of the file joined, in the order of its images."""
+
+    def __init__(self, file: Path, folder: Path, tables: Mapping[str, list[Any]]):
+        self.file, self.folder, self.tables = str(file), folder, tables
+        self.categories: dict[Id, str] = {}
+        self.groups: dict[Id, dict[Id, list[_Annotation]]] = {}
+        # What cannot be asked for because one record of it is bad: a union without it, or a count, would be wrong.
+        self.bad_groups: set[tuple[Id, Id]] = set()
+        self.bad_images: set[Id] = set()
+        self.bad_categories: set[Id] = set()
+
+    def found(self, instances: bool, crowds_count: bool) -> Iterator[Entry | Fault | Note]:
+        yield from self._read_categories()
+        images: dict[Id, dict[str, Any]] = {}
+        yield from self._read_images(images)
+        yield from self._read_annotations()
+        for key, image in images.items():
+            yield from self._entry(key, image, instances, crowds_count)
+
+    def _fault(self, record: str, says: str, kind: str = "annotation") -> Fault:
+        return Fault(self.file, record, says, kind)
+
+    def _read_categories(self) -> Iterator[Fault]:
+        for row, record in enumerate(self.tables["categories"]):
+            try:
+                key, name = _id(record, "id"), record.get("name")
+            except ValueError as error:
+                yield self._fault(f"categories[{row}]", str(error))
+                continue
+            if not isinstance(name, str) or not name.strip():
+                yield self._fault(f"category {key}", f"has the name {name!r}; it needs words to ask for")
+            elif self.categories.setdefault(key, name.strip()) != name.strip():
+                self.bad_categories.add(key)
+                yield self._fault(f"category {key}", f"is both {self.categories[key]!r} and {name!r}", "duplicate id")
+
+    def _read_images(self, images: dict[Id, dict[str, Any]]) -> Iterator[Fault]:
+        for row, record in enumerate(self.tables["images"]):
+            try:
+                key = _id(record, "id")
+                image = {"path": self.folder / _file_name(record), "size": _size(record)}
+            except ValueError as error:
+                yield self._fault(_name(record, "image", f"images[{row}]"), str(error))
+                continue
+            if images.setdefault(key, image) is not image:
+                self.bad_images.add(key)
+                yield self._fault(f"image {key}", "is the id of more than one image", "duplicate id")
+            self.groups.setdefault(key, {})
+
+    def _read_annotations(self) -> Iterator[Fault]:
+        seen: set[str] = set()
+        for row, record in enumerate(self.tables["annotations"]):
+            name = _name(record, "annotation", f"annotations[{row}]")
+            try:
+                image, category = _id(record, "image_id"), _id(record, "category_id")
+                if image not in self.groups:
+                    raise ValueError(f"belongs to image {image}, which the file does not list")
+                if category not in self.categories:
+                    raise ValueError(f"is of category {category}, which the file does not name")
+            except ValueError as error:
+                yield self._fault(name, str(error))
+                continue
+            if name in seen:
+                self.bad_groups.add((image, category))
+                yield self._fault(name, "is the id of more than one annotation", "duplicate id")
+            seen.add(name)
+            try:
+                one = _Annotation(name, _source(record), _is_crowd(record), _middle(record))
+            except ValueError as error:
+                self.bad_groups.add((image, category))
+                yield self._fault(name, str(error))
+            else:
+                self.groups[image].setdefault(category, []).append(one)
+
+    def _entry(
+        self, key: Id, image: dict[str, Any], instances: bool, crowds_count: bool
+    ) -> Iterator[Entry | Fault | Note]:
+        name = f"image {key}"
+        if not image["path"].is_file():
+            yield self._fault(name, f"there is no file {str(image['path'])!r}", "image")
+            return
+        if key in self.bad_images:
+            return
+        asks: list[Ask] = []
+        if not self.groups[key]:
+            yield Note(self.file, name, "has no annotation")
+        elif image["size"] is None:
+            says = "has no height and width, so that nothing tells whether its masks were made at the size of the file"
+            yield Note(self.file, name, says)
+        for category, group in self.groups[key].items():
+            if category in self.bad_categories or (key, category) in self.bad_groups:
+                continue
+            words, whole = self.categories[category], f"{name}, {self.categories[category]}"
+            try:
+                asked = _each(group, words) if instances else _all(group, words, whole, crowds_count)
+            except ValueError as error:
+                yield self._fault(whole, str(error))
+            else:
+                asks += asked
+                if not asked:
+                    yield Note(self.file, whole, "has a crowd that says too little to ask for it; left out")
+        if asks:
+            yield Entry(str(key), image["path"], self.file, tuple(asks), image["size"])
+
+
+def _all(group: list[_Annotation], words: str, record: str, crowds_count: bool) -> list[Ask]:
+    """One query for the whole group; none when nothing but a crowd is left of it."""
+    parts = tuple((one.name, one.source) for one in group if crowds_count or not one.crowd)
+    crowds = tuple((one.name, one.source) for one in group if one.crowd and not crowds_count)
+    return [Ask(words, Instances(parts, crowds), record, "class")] if parts else []
+
+
+def _each(group: list[_Annotation], words: str) -> list[Ask]:
+    """One query per instance; none beside a crowd, where nobody can count from the left."""
+    if any(one.crowd for one in group):
+        return []
+    if len(group) == 1:
+        return [Ask(words, group[0].source, group[0].name, "class")]
+    boxless = [one.name for one in group if one.middle is None]
+    if boxless:
+        raise ValueError(f"{boxless[0]} has no bbox, which tells its order from the left; add [x, y, width, height]")
+    ordered = sorted(group, key=lambda one: one.middle or 0.0)
+    return [
+        Ask(f"{words}, {_ordinal(number)} from the left", one.source, one.name, "phrase")
+        for number, one in enumerate(ordered, 1)
+    ]
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _tables(file: Path) -> dict[str, list[Any]]:
+    content = read_json(file)
+    names = ("images", "categories", "annotations")
+    missing = [name for name in names if not (isinstance(content, dict) and isinstance(content.get(name), list))]
+    if missing:
+        raise DataError(f"{file} holds no list of {', '.join(missing)}; it needs COCO's instances json")
+    return {name: content[name] for name in names}
+
+
+def _id(record: Any, key: str) -> Id:
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, int | str):
+        raise ValueError(f"has {key} {value!r}; it needs a number (or text)")
+    return value
+
+
+def _name(record: Any, what: str, otherwise: str) -> str:
+    known = isinstance(record, dict) and isinstance(record.get("id"), int | str)
+    return f"{what} {record['id']}" if known else otherwise
+
+
+def _file_name(record: dict[str, Any]) -> str:
+    value = record.get("file_name")
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"has file_name {value!r}; it needs the path of the image")
+    return value
+
+
+def _size(record: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = record.get("height"), record.get("width")
+    if height is None and width is None:
+        return None
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise ValueError(f"has height {height!r} and width {width!r}; it needs two whole numbers of pixels")
+    return height, width
+
+
+def _source(record: dict[str, Any]) -> MaskSource:
+    value = record.get("segmentation")
+    if isinstance(value, dict):
+        return Runs(value)
+    if isinstance(value, list) and value:
+        return Polygons.of(value)
+    raise ValueError(f"has segmentation {str(value)[:60]}; it needs polygons or run lengths (a box alone is no mask)")
+
+
+def _is_crowd(record: dict[str, Any]) -> bool:
+    value = record.get("iscrowd", 0)
+    if value not in (0, 1):
+        raise ValueError(f"has iscrowd {value!r}; it needs 0 or 1")
+    return bool(value)
+
+
+def _middle(record: dict[str, Any]) -> float | None:
+    box = record.get("bbox")
+    if box is None:
+        return None
+    try:
+        x, _, width, _ = (float(number) for number in box)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"has bbox {str(box)[:60]}; it needs [x, y, width, height]") from None
+    if not np.isfinite(x + width):
+        raise ValueError(f"has bbox {str(box)[:60]}; it needs numbers of pixels")
+    return x + width / 2

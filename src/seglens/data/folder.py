@@ -1,0 +1,78 @@
+"""A folder of images and a folder of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Literal
+
+from seglens.data.maskfile import MaskFile
+from seglens.data.reading import IMAGES, Split, by_stem, need_folder
+from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Note, Records
+
+LOSSLESS = frozenset((".png", ".bmp", ".tif", ".tiff"))
+
+
+def folder_data(
+    images: Path, masks: Path, texts: str = "", black: Literal["refuse", "absent"] = "refuse",
+    split: Split = "train", bad: Bad = "refuse",
+) -> Records:  # fmt: skip
+    """Images and, for each query about one, a mask file (see `load_mask`: 0 and 255, or 0 and 1) of the same stem.
+
+    The words come from the folders of the masks, _ for a space:
+
+        images/0001.jpg    masks/the_cat/0001.png    masks/the_animal_that_sleeps/0001.png
+
+    Or, where all masks show the same thing, from `texts`, several wordings parted by |:
+
+        images/0001.jpg    masks/0001.png            texts=a crack|damage in the wall
+
+    Images may lie in folders of their own; the masks repeat them (images/a/1.jpg, masks/the_cat/a/1.png). Words that
+    name no folder well, such as those with / or :, need JSONL.
+
+    A mask file that is all black is refused, as most are mistakes; with `black=absent` it says that the image does not
+    show what its words name. An image without any mask is a note. Only `split=train` may train.
+
+    Raises DataError on a folder that cannot be read, and where Records does."""
+    need_folder(images, "images= names the folder of the images")
+    need_folder(masks, "masks= names the folder of the masks")
+    wordings = [text.strip() for text in texts.split("|") if text.strip()]
+    if texts and not wordings:
+        raise DataError(f"folder got texts={texts!r}; it needs words, as in texts=a crack|damage")
+    found = _found(images, masks, wordings, black == "absent")
+    return Records(f"folder {images}", found, trainable=split == "train", bad=bad)
+
+
+def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool) -> Iterator[Entry | Fault | Note]:
+    pictures, twins = by_stem(images, IMAGES)
+    files, faults = by_stem(masks, IMAGES)
+    yield from twins + faults
+    asks: dict[str, list[Ask]] = {stem: [] for stem in (*pictures, *(fault.record for fault in twins))}
+    for stem, path in files.items():
+        try:
+            picture, queries = _asked(stem, path, asks, wordings)
+        except ValueError as error:
+            yield Fault(str(masks), path.relative_to(masks).as_posix(), str(error))
+            continue
+        asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}") for query in queries]
+    for stem, path in pictures.items():
+        if asks[stem]:
+            yield Entry(stem, path, str(masks), tuple(asks[stem]))
+        else:
+            yield Note(str(images), path.relative_to(images).as_posix(), "the image has no mask")
+
+
+def _asked(stem: str, path: Path, pictures: Container[str], wordings: list[str]) -> tuple[str, list[str]]:
+    """The stem of the image that a mask belongs to, and the words it answers."""
+    if path.suffix.lower() not in LOSSLESS:
+        raise ValueError(f"is a {path.suffix} file, which may not keep two values; save the mask as PNG")
+    words, slash, picture = ("", "/", stem) if wordings else stem.partition("/")
+    if not slash:
+        raise ValueError("lies in no folder that says its words; move it to masks/<words>/, or give texts=...")
+    query = words.replace("_", " ").strip()
+    if not wordings and not query:
+        raise ValueError(f"lies in {words!r}, which are no words to ask for; rename the folder")
+    if picture not in pictures:
+        hint = "; with texts=... masks lie in no folder of words" if wordings and "/" in stem else ""
+        raise ValueError(f"there is no image {picture!r} for it{hint}")
+    return picture, wordings or [query]

@@ -1,0 +1,245 @@
+"""JSON lines of {image, mask | polygons | rle, text}, the form that most exports can be written in."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seglens.data.maskfile import MaskFile
+from seglens.data.masks import Nothing, Polygons, Runs
+from seglens.data.reading import Split, need_folder, read_json
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Records
+
+MASKS = ("mask", "polygons", "rle")
+KEYS = ("image", "text", "absent", "ignore", "id", "height", "width", "kind", "answer", *MASKS)
+OTHER_NAMES = {"segmentation": "polygons", "conversations": "text", "query": "text", "phrase": "text"}
+SLACK = 0.01  # of a side: labelling tools let a polygon leave the image a little; further means another image's size
+
+
+def jsonl_data(file: Path, images: Path | None = None, split: Split = "train", bad: Bad = "refuse") -> Records:
+    """One query about one image per line; lines about the same image become one sample.
+
+    * `image`: path of the image, from `images`, else from the folder of `file`.
+    * `text`: the words, or a list of wordings for the same mask.
+    * one of `mask` (path of a mask file, see `load_mask`), `polygons` (lists of [x0, y0, x1, y1, ...] in pixels), `rle`
+      (COCO run lengths). None of them, or `"absent": true`: the image does not show what the words name.
+    * optional: `ignore` (pixels that do not count, in any of the three forms), `id`, `height` and `width` of the image
+      the mask was made for, `kind` (reports count by it), `answer` (what to say in words).
+
+    `mask` may also be a list of masks in polygons, one for each of the words in `text`, and the whole file one JSON
+    list: Sa2VA's annotations.json. The words of a HiMTok line, which lie in its `conversations`, go into `text`.
+
+    A misspelt key is refused rather than read as an absent target. Only `split=train` may train. Lines are read one at
+    a time. Raises DataError on a file that cannot be read, and where Records does."""
+    if not file.is_file():
+        raise DataError(f"there is no file {str(file)!r}; file= names a JSONL: check the path")
+    root = need_folder(images, "images= names the folder that image counts from") if images else file.parent
+    found = _Gathered(file, root).found()
+    return Records(f"jsonl {file}", found, trainable=split == "train", bad=bad)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Polygons in pixels, refused where they leave the image: they were drawn on one of another size."""
+
+    polygons: Polygons
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        drawn = self.polygons.draw(size)  # first, because it checks the numbers
+        corners = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in self.polygons.parts])
+        sides = np.array([size[1], size[0]])
+        beyond = np.maximum(corners - sides, -corners).max(0) > np.maximum(1, SLACK * sides)
+        if beyond.any():
+            x, y = corners[np.maximum(corners - sides, -corners).max(1).argmax()]
+            raise ValueError(
+                f"got a polygon with the point ({x:g}, {y:g}) for an image of {size[0]} x {size[1]} pixels (height x "
+                "width); it belongs to another image, or to a resized one"
+            )
+        return drawn
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A mask and the pixels that do not count beside it."""
+
+    source: MaskSource
+    ignore: MaskSource
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        drawn = self.source.draw(size)
+        try:
+            ignore = self.ignore.draw(size).mask
+        except ValueError as error:
+            raise ValueError(f"ignore: {error}") from error
+        return Drawn(drawn.mask, ignore, drawn.absent)
+
+
+@dataclass
+class _Picture:
+    path: Path
+    size: tuple[int, int] | None = None
+    asks: list[Ask] = field(default_factory=list)
+
+
+class _Gathered:
+    """Lines gathered by their image."""
+
+    def __init__(self, file: Path, root: Path):
+        self.file, self.root = file, root
+        self.pictures: dict[str, _Picture] = {}
+        self.ids: dict[str, str] = {}  # to the record that first has it
+
+    def found(self) -> Iterator[Entry | Fault]:
+        for record, line in _records(self.file):
+            try:
+                self._take(record, _value(line) if isinstance(line, bytes) else line)
+            except _LineError as error:
+                yield Fault(str(self.file), record, str(error), error.kind)
+            except ValueError as error:
+                yield Fault(str(self.file), record, str(error))
+        for key, picture in self.pictures.items():
+            if picture.asks:
+                yield Entry(key, picture.path, str(self.file), tuple(picture.asks), picture.size)
+
+    def _take(self, record: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise ValueError(f"is {type(value).__name__}; it needs an object with image and text")
+        _check_keys(value)
+        name = f"{record} (id {value['id']})" if "id" in value else record
+        if "id" in value and self.ids.setdefault(str(value["id"]), record) != record:
+            says = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
+            raise _LineError(says, "duplicate id")
+        asks = [Ask(text, source, name, *_said(value)) for text, source in _pairs(value, self.file.parent)]
+        picture = self._picture(value)
+        picture.asks += asks
+
+    def _picture(self, value: dict[str, Any]) -> _Picture:
+        key, size = value.get("image"), _size(value)
+        if not isinstance(key, str) or not key or "\0" in key:
+            raise ValueError(f"has image {key!r}; it needs the path of the image")
+        picture = self.pictures.get(key)
+        if picture is None:
+            if not (self.root / key).is_file():
+                raise _LineError(f"there is no file {str(self.root / key)!r}", "image")
+            picture = self.pictures[key] = _Picture(self.root / key, size)
+        if size is not None and picture.size is not None and size != picture.size:
+            raise ValueError(f"has height and width {size}, and an earlier line about the same image {picture.size}")
+        picture.size = picture.size or size
+        return picture
+
+
+class _LineError(ValueError):
+    """What is wrong with a line, of a kind that reports count apart."""
+
+    def __init__(self, says: str, kind: str):
+        super().__init__(says)
+        self.kind = kind
+
+
+def _records(file: Path) -> Iterator[tuple[str, Any]]:
+    """Lines as bytes, or the items of one JSON list, with the name that a fault gives them."""
+    with file.open("rb") as stream:
+        first = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not first.startswith(b"["):
+            stream.seek(0)
+            for number, line in enumerate(stream, 1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if text.strip():
+                    yield f"line {number}", text
+            return
+    for number, value in enumerate(read_json(file), 1):
+        yield f"item {number}", value
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 (byte {error.start}); save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error.msg}, column {error.colno}); one whole object per line") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply; it needs an object with image and text") from None
+
+
+def _check_keys(value: dict[str, Any]) -> None:
+    for key in set(value) - set(KEYS):
+        meant = OTHER_NAMES.get(key) or next(iter(difflib.get_close_matches(key, KEYS, 1, 0.75)), None)
+        if meant and meant not in value:
+            raise ValueError(f"has {key!r}, which is not read; did you mean {meant!r}?")
+
+
+def _pairs(value: dict[str, Any], base: Path) -> list[tuple[str, MaskSource]]:
+    texts = _texts(value)
+    given = [key for key in MASKS if value.get(key) is not None]
+    absent = value.get("absent", False)
+    if not isinstance(absent, bool):
+        raise ValueError(f"has absent {absent!r}; it needs true or false")
+    if len(given) > 1 or (absent and given):
+        said = " and ".join(given + ["absent"] * absent)
+        raise ValueError(f"has {said}; it needs one of them")
+    if not given:
+        if "absent" in value and not absent:
+            raise ValueError(f"says that the target is there and has none of {', '.join(MASKS)}")
+        return [(text, Nothing()) for text in texts]
+    form, content = given[0], value[given[0]]
+    if form == "mask" and isinstance(content, list):
+        if len(content) != len(texts):
+            raise ValueError(f"has {len(content)} masks for {len(texts)} texts; a list of masks needs one text each")
+        sources = [_source(one, base) for one in content]
+    else:
+        sources = [_source(_of_form(form, content), base)] * len(texts)
+    if value.get("ignore") is not None:
+        ignore = _source(value["ignore"], base)
+        sources = [Beside(source, ignore) for source in sources]
+    return list(zip(texts, sources, strict=True))
+
+
+def _of_form(form: str, content: Any) -> Any:
+    if not isinstance(content, {"mask": str, "polygons": list, "rle": dict}[form]):
+        needs = {"mask": "a path", "polygons": "a list of [x0, y0, x1, y1, ...]", "rle": "{size, counts}"}[form]
+        raise ValueError(f"has {form} {str(content)[:60]!r}; it needs {needs}")
+    return content
+
+
+def _source(content: Any, base: Path) -> MaskSource:
+    """A mask in any of the three forms."""
+    if isinstance(content, str):
+        if not (base / content).is_file():
+            raise ValueError(f"names the mask {content!r}, and there is no file {str(base / content)!r}")
+        return MaskFile(base / content)
+    if isinstance(content, dict):
+        return Runs(content)
+    if isinstance(content, list) and content and all(isinstance(part, list) for part in content):
+        return Outline(Polygons.of(content))
+    raise ValueError(f"has a mask {str(content)[:60]}; it needs a path, a list of [x0, y0, x1, y1, ...], or an RLE")
+
+
+def _texts(value: dict[str, Any]) -> list[str]:
+    said = value.get("text")
+    texts = [said] if isinstance(said, str) else said
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise ValueError(f"has text {str(said)[:60]!r}; it needs words, or a list of them")
+    return [text.strip() for text in texts]
+
+
+def _said(value: dict[str, Any]) -> tuple[str, str | None]:
+    kind, answer = value.get("kind", "phrase"), value.get("answer")
+    if not isinstance(kind, str) or not isinstance(answer, str | None):
+        raise ValueError(f"has kind {kind!r} and answer {answer!r}; both need text")
+    return kind, answer
+
+
+def _size(value: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = value.get("height"), value.get("width")
+    if height is None and width is None:
+        return None
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise ValueError(f"has height {height!r} and width {width!r}; it needs two whole numbers of pixels")
+    return height, width

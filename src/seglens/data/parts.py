@@ -1,0 +1,159 @@
+"""Parts of things, as VLPart prepares them for LISA: PACO-LVIS and PASCAL-Part, both in COCO's json.
+
+Each annotation is a query with a mask of its own. A part is asked for as "dog leg" or "the leg of the dog", half and
+half (LISA draws anew each time; here the annotation's id and the seed decide, so that a query can be named).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from seglens.data.chance import below, words
+from seglens.data.layout import need
+from seglens.data.masks import Polygons, Runs
+from seglens.data.reading import read_json
+from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A category: an object, or a part of it."""
+
+    name: str
+    part: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Thing:
+        """ "mug:handle" or "mouse_(computer_equipment)": without the qualifier. Raises ValueError on anything else."""
+        names = [name.split("_(")[0].strip().lower() for name in text.split(":")]
+        if not 1 <= len(names) <= 2 or not all(names):
+            raise ValueError(f"the category name {text!r} is neither 'object' nor 'object:part'")
+        return cls(*names)
+
+    @property
+    def kind(self) -> str:
+        return "class" if self.part is None else "part"
+
+    def forms(self) -> tuple[str, ...]:
+        """All the ways to ask for it."""
+        return (
+            (self.name,) if self.part is None else (f"{self.name} {self.part}", f"the {self.part} of the {self.name}")
+        )
+
+
+def paco(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse") -> Records:
+    """PACO-LVIS: objects and their parts in COCO's photographs (`coco/`)."""
+    file = f"vlpart/paco/annotations/paco_lvis_v1_{split}.json"
+    need("paco", root, file, "coco")
+    return _records("paco", split, root / file, root / "coco", seed, bad)
+
+
+def pascal_part(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse") -> Records:
+    """PASCAL-Part: parts of the things of PASCAL VOC 2010."""
+    file, images = f"vlpart/pascal_part/{split}.json", "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"
+    need("pascal_part", root, file, images)
+    return _records("pascal_part", split, root / file, root / images, seed, bad)
+
+
+def _records(name: str, split: str, file: Path, images: Path, seed: int, bad: Bad) -> Records:
+    found = Coco(file, images, seed)
+    entries = list(found.entries())
+    names = tuple(dict.fromkeys(thing.forms()[0] for thing in found.things.values()))
+    return Records(f"{name} {split}", entries, trainable=split == "train", bad=bad, classes=names)
+
+
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "categories": {"id": int, "name": str},
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "segmentation": (list, dict)},
+}
+
+
+class Coco:
+    """A json of COCO's, read: its categories as things, its images with their annotations as queries.
+
+    Raises DataError, naming the file, when it is not of that format. An image without annotations is a note:
+    there is nothing to ask about it."""
+
+    def __init__(self, file: Path, images: Path, seed: int):
+        self.file, self.images, self.seed = str(file), images, seed
+        self.content, self.things = read_json(file), dict[int, Thing]()
+        for key in FIELDS:
+            if not (isinstance(self.content, dict) and isinstance(self.content.get(key), list)):
+                raise DataError(f"{self.file!r} has no list of {key}; need COCO's json format")
+
+    def entries(self) -> Iterator[Entry | Fault | Note]:
+        yield from self._read_things()
+        pictures, asks = dict[int, dict[str, Any]](), defaultdict[int, list[Ask]](list)
+        for one in self._each("images"):
+            if isinstance(one, Fault):
+                yield one
+            else:
+                pictures[one["id"]] = one
+        for one in self._each("annotations"):
+            if isinstance(one, Fault):
+                yield one
+            elif isinstance(made := self._ask(one, pictures), Fault):
+                yield made
+            else:
+                asks[one["image_id"]].append(made)
+        for number, one in pictures.items():
+            yield self._entry(one, tuple(asks[number]))
+
+    def _each(self, key: str) -> Iterator[dict[str, Any] | Fault]:
+        """The records of a list; a fault for one that lacks a field or has the id of another before it."""
+        seen, what = set[int](), {"categories": "category"}.get(key, key[:-1])
+        for at, one in enumerate(self.content[key]):
+            wrong = _wrong(one, FIELDS[key])
+            if wrong:
+                yield Fault(self.file, f"{what} number {at} of its list", wrong)
+            elif one["id"] in seen:
+                yield Fault(self.file, f"{what} {one['id']}", "has the id of one before it", "duplicate id")
+            else:
+                seen.add(one["id"])
+                yield one
+
+    def _read_things(self) -> Iterator[Fault]:
+        for one in self._each("categories"):
+            if isinstance(one, Fault):
+                yield one
+                continue
+            try:
+                self.things[one["id"]] = Thing.parse(one["name"])
+            except ValueError as error:
+                yield Fault(self.file, f"category {one['id']}", str(error))
+
+    def _ask(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> Ask | Fault:
+        record = f"annotation {one['id']}"
+        for field, known in (("image_id", pictures), ("category_id", self.things)):
+            if one[field] not in known:
+                return Fault(self.file, record, f"has {field} {one[field]}, which is missing or bad itself")
+        thing, outline = self.things[one["category_id"]], one["segmentation"]
+        forms = thing.forms()
+        query = forms[below(words(1, self.seed, one["id"])[0], len(forms))]
+        source: MaskSource = Runs(outline) if isinstance(outline, dict) else Polygons(outline)
+        return Ask(query, source, record, thing.kind)
+
+    def _entry(self, one: dict[str, Any], asks: tuple[Ask, ...]) -> Entry | Fault | Note:
+        path = self.images / one["file_name"]
+        if not asks:
+            return Note(self.file, f"image {one['id']}", "has no annotation")
+        if not path.is_file():
+            return Fault(self.file, f"image {one['id']}", f"its file {path} is missing", "image")
+        return Entry(str(one["id"]), path, self.file, asks, (one["height"], one["width"]))
+
+
+def _wrong(one: Any, fields: dict[str, type | tuple[type, ...]]) -> str | None:
+    if not isinstance(one, dict):
+        return f"is {str(one)[:40]!r}, not a record"
+    absent = [name for name in fields if name not in one]
+    if absent:
+        return f"has no {', '.join(absent)}"
+    odd = [name for name, kind in fields.items() if not isinstance(one[name], kind)]
+    return f"has {odd[0]}={str(one[odd[0]])[:40]!r}, which is of the wrong type" if odd else None

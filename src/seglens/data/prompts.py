@@ -1,0 +1,111 @@
+"""How a query is put to the model: the templates of LISA and LENS, for training and for evaluation.
+
+Only the words of the user: the image and the line break after it are written by each model's own chat template. The
+leading blanks of some evaluation forms are their authors', after that line break; a tokenizer sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from seglens.data.chance import below, words
+from seglens.data.dataset import Dataset, classes_of
+from seglens.data.names import check_name
+from seglens.types import Sample, Target
+
+LONG = ("sentence", "long")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Templates with {query}: `short` for names and phrases, `long` for whole sentences, `why` where an answer in words
+    is wanted too. `lower`: names and phrases are put in lower case."""
+
+    short: tuple[str, ...]
+    long: tuple[str, ...]
+    why: tuple[str, ...] = ()
+    lower: bool = False
+
+
+_ASK = ("Can you segment the {query} in this image?", "Please segment the {query} in this image.")
+_WHAT = "What is {query} in this image?"
+_RESPOND, _OUTPUT = " Please respond with segmentation mask.", " Please output segmentation mask."
+
+PROMPTS: dict[str, Prompts] = {
+    "none": Prompts(("{query}",), ("{query}",)),
+    "lisa": Prompts(
+        (*_ASK, _WHAT + _RESPOND, _WHAT + _OUTPUT),
+        ("{query}" + _RESPOND, "{query}" + _OUTPUT),
+        tuple(
+            "{query} Please output segmentation mask and " + why
+            for why in ("explain why.", "explain the reason.", "give some explanation.")
+        ),
+        lower=True,
+    ),
+    "lens": Prompts((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),  # LISA's without the last sentence
+    "lisa-eval": Prompts((" " + _WHAT + _OUTPUT,), (" {query}" + _OUTPUT,)),
+    "lens-eval": Prompts((_WHAT,), (" {query}",)),
+}
+
+
+def apply(preset: str, query: str, kind: str, key: int, why: bool = False) -> str:
+    """The query in a template that `key`, a word of 64 random bits, chooses among those for its kind.
+
+    Raises ValueError on an unknown preset, and on an empty query, which a template would hide."""
+    check_name(preset, PROMPTS, "prompt")
+    if preset == "none":
+        return query
+    if not query.strip():
+        raise ValueError("got an empty query; it must say what to look for")
+    forms = PROMPTS[preset]
+    asked, long = query.strip(), kind in LONG
+    templates = forms.why if why and forms.why else forms.long if long else forms.short
+    template = templates[below(key, len(templates))]
+    return template.format(query=asked.lower() if forms.lower and not long else asked)
+
+
+def prompted(sample: Sample, preset: str, seed: int = 0) -> Sample:
+    """The sample with its queries in templates, chosen by its id, the number of the target, and the seed.
+
+    Where a target has an answer in words, half of the prompts ask for it (LISA's shares are 45 % with mask and words,
+    45 % with the mask, and 10 % without a mask, which has no place here)."""
+    return replace(
+        sample, targets=tuple(_put(sample.id, number, t, preset, seed) for number, t in enumerate(sample.targets))
+    )
+
+
+def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Target:
+    key, coin = words(2, "prompt", seed, sample, number)
+    try:
+        query = apply(preset, target.query, target.kind, key, target.answer is not None and below(coin, 2) == 1)
+    except ValueError as error:
+        raise ValueError(f"target {number} of image {sample}: {error}") from None
+    return replace(target, query=query)
+
+
+class Prompted:
+    """A dataset with its queries put in the templates of a preset; all else is as it was.
+
+    Raises ValueError on an unknown preset."""
+
+    def __init__(self, inner: Dataset, preset: str, seed: int = 0):
+        check_name(preset, PROMPTS, "prompt")
+        self.inner, self.preset, self.seed = inner, preset, seed
+
+    @property
+    def trainable(self) -> bool:
+        return self.inner.trainable
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return classes_of(self.inner)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Sample:
+        return prompted(self.inner[index], self.preset, self.seed)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (prompted(sample, self.preset, self.seed) for sample in self.inner)

@@ -1,0 +1,62 @@
+"""Folders and text files of a person's own data: what is there, or one line that says why it cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from seglens.data.records import DataError, Fault
+
+IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"))
+Split = Literal["train", "val", "test"]
+
+
+def need_folder(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        raise DataError(f"there is no folder {str(path)!r}; {what}: check the path")
+    return path
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises DataError on any other, or none."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its rights") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises DataError that names the line where it breaks."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); export it again") from None
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply to be an annotation file; export it again") from None
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise DataError(f"{path} cannot be read ({error}); export it again") from None
+
+
+def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[Fault]]:
+    """Files under `folder` by their path in it without the suffix, in order; where two share one, a Fault instead, as
+    nothing tells whose mask is whose. Hidden files (`._photo.jpg` of macOS) and other suffixes are left alone."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inside.parts):
+            found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
+    return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}, [
+        Fault(
+            str(folder),
+            stem,
+            f"{' and '.join(path.name for path in paths)} have the same stem, so that nothing tells what belongs to "
+            "which; rename or drop one",
+            "duplicate id",
+        )
+        for stem, paths in found.items()
+        if len(paths) > 1
+    ]

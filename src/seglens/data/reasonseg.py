@@ -1,0 +1,161 @@
+"""ReasonSeg (LISA, arXiv 2308.00692): photographs, each with a question that takes thought, and one mask.
+
+    ROOT/ReasonSeg/{train,val,test}/NAME.jpg with NAME.json, and explanatory/train.json
+
+Shapes are painted the largest first, so that the small lie on top; "flag" is left out, "ignore" becomes pixels that do
+not count, the rest is the target. Painting is OpenCV's (see `paint`), pixel for pixel what LISA's own reader gives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from seglens.data.paint import paint
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
+
+Split = Literal["train", "val", "test"]
+Sentences = Literal["auto", "first", "all"]
+Corners = Int64[np.ndarray, "_ 2"]
+_FURTHEST = 1e6  # pixels
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Outlines: whether the inside is ignored, and its corners (x, y) in whole pixels."""
+
+    shapes: tuple[tuple[bool, Corners], ...]
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        painted = [(ignored, paint(corners, size)) for ignored, corners in self.shapes]
+        # LISA sorts upwards and reverses: of two with the same area, the earlier lies on top.
+        order = np.argsort([mask.sum() for _, mask in painted], kind="stable")[::-1]
+        target, ignore = np.zeros(size, bool), np.zeros(size, bool)
+        for i in order:
+            ignored, mask = painted[i]
+            target = target & ~mask if ignored else target | mask
+            ignore = ignore | mask if ignored else ignore & ~mask
+        return Drawn(target, ignore if ignore.any() else None)
+
+
+def reasonseg(root: Path, split: Split = "val", sentences: Sentences = "auto", bad: Bad = "refuse") -> Records:
+    """The official evaluation asks the first sentence of each image: `auto` does so for val and test, and gives all
+    for train, where LISA draws at random from the rephrasings."""
+    first = sentences == "first" or (sentences == "auto" and split != "train")
+    return Records(f"reasonseg {split}", entries(root, split, first), trainable=split == "train", bad=bad)
+
+
+def entries(root: Path, split: str, first: bool) -> Iterator[Entry | Fault]:
+    """An Entry for each photograph of the split, or what is wrong with its files."""
+    folder = root / "ReasonSeg" / split
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; need ROOT/ReasonSeg/{split}: unpack ReasonSeg there, or mend root=")
+    names = {ending: {path.stem for path in folder.glob(f"*{ending}")} for ending in (".jpg", ".json")}
+    answers = dict[str, str]()
+    if split == "train":
+        yield from _answers(root / "ReasonSeg" / "explanatory" / "train.json", names[".jpg"], answers)
+    for name in sorted(names[".jpg"] | names[".json"]):
+        image, file = folder / f"{name}.jpg", folder / f"{name}.json"
+        missing = next((path for path in (image, file) if path.stem not in names[path.suffix]), None)
+        try:
+            if missing is not None:
+                raise ValueError(f"{missing.name} is missing; need the photograph and its json")
+            yield Entry(name, image, str(file), _asks(_json(file), first, answers.get(image.name)))
+        except ValueError as error:
+            yield Fault(str(file), name, str(error))
+
+
+def _answers(file: Path, known: set[str], answers: dict[str, str]) -> Iterator[Fault]:
+    """Fill in the explanations by the name of their photograph. They are optional."""
+    if not file.exists():
+        return
+    try:
+        items = _json(file)
+        if not isinstance(items, list):
+            raise ValueError(f"holds a {type(items).__name__}; need a list of image, query and outputs")
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from None
+    for number, item in enumerate(items):
+        image, says = (item.get(key) if isinstance(item, dict) else None for key in ("image", "outputs"))
+        if not isinstance(image, str) or not isinstance(says, str) or not says.strip():
+            yield Fault(str(file), f"item {number}", "needs the name of an image and its outputs, in words")
+        elif Path(image).stem not in known:
+            yield Fault(str(file), f"item {number}", f"{image[:80]!r} is not among the photographs of train")
+        else:
+            answers[image] = says
+
+
+def _asks(content: Any, first: bool, answer: str | None) -> tuple[Ask, ...]:
+    texts, long, shapes = (_get(content, key) for key in ("text", "is_sentence", "shapes"))
+    if not isinstance(texts, list) or not texts:
+        raise ValueError("text needs to be a list of one sentence or more")
+    if not isinstance(long, bool):
+        raise ValueError(f"is_sentence is a {type(long).__name__}; needs true or false")
+    mask = Shapes(tuple(_shapes(shapes)))
+    if all(ignored for ignored, _ in mask.shapes):
+        raise ValueError("shapes holds no target")
+    kind = "long" if long else "short"
+    return tuple(
+        Ask(_words(text, number), mask, f"text[{number}]", kind, answer)
+        for number, text in enumerate(texts[:1] if first else texts)
+    )
+
+
+def _words(text: Any, number: int) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"text[{number}] is empty, or no text")
+    return text.strip()
+
+
+def _shapes(shapes: Any) -> Iterator[tuple[bool, Corners]]:
+    """The shapes that count, and as what; read here, so that a bad file is known before it is drawn."""
+    if not isinstance(shapes, list):
+        raise ValueError("shapes needs to be a list")
+    for number, shape in enumerate(shapes):
+        label, points = _get(shape, "label"), _get(shape, "points")
+        if not isinstance(label, str):
+            raise ValueError(f"shapes[{number}] has a label that is no text")
+        if label.lower() == "flag":
+            continue
+        try:
+            corners = _corners(points)
+        except ValueError as error:
+            raise ValueError(f"shapes[{number}]: {error}") from None
+        yield "ignore" in label.lower(), corners
+
+
+def _corners(points: Any) -> Corners:
+    """Whole pixels, cut towards zero as LISA's int32 does."""
+    try:
+        corners = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("points are not pairs of numbers") from None
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+        raise ValueError(f"points are of shape {corners.shape}; need x and y of at least three")
+    if not (np.isfinite(corners).all() and np.abs(corners).max() < _FURTHEST):
+        raise ValueError("a point is no pixel")
+    return corners.astype(np.int64)
+
+
+def _get(record: Any, key: str) -> Any:
+    if not isinstance(record, Mapping) or key not in record:
+        raise ValueError(f"{key} is missing")
+    return record[key]
+
+
+def _json(file: Path) -> Any:
+    """UTF-8 or, as some of the published files are, Windows' cp1252."""
+    raw = file.read_bytes()
+    try:
+        try:
+            return json.loads(raw.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            return json.loads(raw.decode("cp1252"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is no whole json ({' '.join(str(error).split())[:100]}); unpack it again") from None

@@ -1,0 +1,173 @@
+"""Label maps: ADE20K, COCO-Stuff and Mapillary Vistas in the folders that LISA gives them. One query per class present.
+
+Ignored pixels count neither for nor against a class. COCO-Stuff's names with "-" (wall-brick, floor-other) are ignored
+as in LISA; in Mapillary also "unlabeled", which LISA would ask for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from seglens.data.images import load_labels
+from seglens.data.layout import need
+from seglens.data.reading import read_json, read_text
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
+
+Split = Literal["train", "val"]
+LISTS = Path(__file__).parent / "class_names"
+IGNORED = 255
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the values of a label map mean. Values in neither are unknown."""
+
+    names: Mapping[int, str]
+    ignored: frozenset[int]
+
+    @classmethod
+    def of(cls, names: Mapping[int, str], ignored: set[int], file: Path) -> Classes:
+        """Raises DataError, naming `file`, when two values have one name: which of them is meant could not be told."""
+        kept = {value: name.lower() for value, name in names.items() if value not in ignored}
+        twice = sorted({name for name in kept.values() if list(kept.values()).count(name) > 1})
+        if twice:
+            raise DataError(
+                f"{str(file)!r} names {', '.join(map(repr, twice))} twice; a class needs one name of its own"
+            )
+        return cls(kept, frozenset(ignored))
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """The pixels of one value in a decoded label map, which all classes of an image share."""
+
+    pixels: Integer[np.ndarray, "h w"]
+    value: int
+    ignore: Bool[np.ndarray, "h w"] | None
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        return Drawn(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
+
+
+def asks_of(path: Path, classes: Classes) -> tuple[Ask, ...]:
+    """A query for every class in a label map, decoded once. Raises ValueError on a value that no class has."""
+    pixels = load_labels(path)
+    present = np.unique(pixels).tolist()
+    unknown = [value for value in present if value not in classes.names and value not in classes.ignored]
+    if unknown:
+        raise ValueError(
+            f"{path.name} holds the label {', '.join(map(str, unknown))}, which the class list does not have "
+            f"(it has {min(classes.names)} to {max(classes.names)}); is it of another version?"
+        )
+    blind = [value for value in present if value in classes.ignored]
+    ignore = np.isin(pixels, blind) if blind else None
+    known = [value for value in present if value in classes.names]
+    return tuple(Ask(classes.names[value], Label(pixels, value, ignore), path.stem, "class") for value in known)
+
+
+def _asks(path: Path, classes: Classes) -> Callable[[], tuple[Ask, ...]]:
+    return lambda: asks_of(path, classes)
+
+
+def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = True) -> Iterator[Entry | Fault]:
+    """Photographs (.jpg) with the label maps (.png) of the same name, in the order of names.
+
+    `every_image` is false where the folder of photographs serves other datasets too."""
+    pictures, maps = {path.stem for path in images.glob("*.jpg")}, {path.stem for path in labels.glob("*.png")}
+    for stem in sorted(pictures | maps if every_image else maps):
+        image, file = images / f"{stem}.jpg", labels / f"{stem}.png"
+        if stem not in pictures:
+            yield Fault(str(file), stem, f"its image {image} is missing", "image")
+        elif stem not in maps:
+            yield Fault(str(image), stem, f"its label map {file} is missing")
+        else:
+            yield Entry(stem, image, str(file), _asks(file, classes))
+
+
+def _records(name: str, split: str, bad: Bad, classes: Classes, found: Iterator[Entry | Fault]) -> Records:
+    known = tuple(classes.names.values())
+    return Records(f"{name} {split}", found, trainable=split == "train", bad=bad, classes=known)
+
+
+def ade20k(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
+    """ADE20K's scene parsing benchmark: 150 classes, values 1 to 150; 0 and 255 are ignored.
+
+    Names: `objectInfo150.txt` where the folder has it (first synonym), else LISA's list."""
+    part = {"train": "training", "val": "validation"}[split]
+    images, labels = f"ade20k/images/{part}", f"ade20k/annotations/{part}"
+    need("ade20k", root, images, labels)
+    own = root / "ade20k" / "objectInfo150.txt"
+    file = own if own.exists() else LISTS / "ade20k.txt"
+    names = _synonyms(own) if own.exists() else dict(enumerate(_lines(file), 1))
+    classes = Classes.of(names, {0, IGNORED}, file)
+    return _records("ade20k", split, bad, classes, _pairs(root / images, root / labels, classes))
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.rstrip() for line in read_text(file).splitlines() if line.strip()]
+
+
+def _synonyms(file: Path) -> dict[int, str]:
+    """Tables as ADE20K has them: a heading, then the number first and the synonyms last, tabs between."""
+    rows = [line.split("\t") for line in _lines(file)[1:]]
+    try:
+        return {int(row[0]): re.split("[,;]", row[-1])[0].strip() for row in rows}
+    except ValueError as error:
+        raise DataError(f"{str(file)!r} is not ADE20K's table of classes ({error}); download it again") from None
+
+
+def cocostuff(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
+    """COCO-Stuff's stuffthingmaps with COCO's photographs: a class of the list's line n has the value n - 1.
+
+    Names: `cocostuff/labels.txt` where it is there (it calls "sky-other", and so ignores, what LISA's list asks for as
+    "sky"), else LISA's list."""
+    images, labels = f"coco/{split}2017", f"cocostuff/{split}2017"
+    need("cocostuff", root, images, labels)
+    own = root / "cocostuff" / "labels.txt"
+    file = own if own.exists() else LISTS / "cocostuff.txt"
+    names = _numbered(file)
+    vague = {value for value, name in names.items() if "-" in name}
+    classes = Classes.of(names, vague | {IGNORED}, file)
+    found = _pairs(root / images, root / labels, classes, every_image=False)
+    return _records("cocostuff", split, bad, classes, found)
+
+
+def _numbered(file: Path) -> dict[int, str]:
+    """Lists as COCO-Stuff has them, "1: person"; number 0, "unlabeled", is the ignored value."""
+    lines = [re.fullmatch(r"(\d+): *(.+)", line) for line in _lines(file)]
+    if None in lines:
+        raise DataError(f"{str(file)!r} has a line that is not like '1: person'; download it again, or remove it")
+    return {int(line[1]) - 1: line[2] for line in lines if line and int(line[1])}
+
+
+def mapillary(
+    root: Path, split: Split = "train", version: Literal["v1.2", "v2.0"] = "v2.0", bad: Bad = "refuse"
+) -> Records:
+    """Mapillary Vistas: the value n is the n-th label of its configuration, by its readable name."""
+    part, config = {"train": "training", "val": "validation"}[split], f"mapillary/config_{version}.json"
+    images, labels = f"mapillary/{part}/images", f"mapillary/{part}/{version}/labels"
+    need("mapillary", root, images, labels, config)
+    classes = mapillary_classes(root / config)
+    return _records(f"mapillary {version}", split, bad, classes, _pairs(root / images, root / labels, classes))
+
+
+def mapillary_classes(file: Path) -> Classes:
+    """Raises DataError, naming `file`, when a label has no readable name."""
+    said = read_json(file)
+    labels = said.get("labels") if isinstance(said, dict) else None
+    if not labels or not isinstance(labels, list):
+        raise DataError(f"{str(file)!r} has no list of labels; need Mapillary's own config file")
+    said = [label.get("readable") if isinstance(label, dict) else None for label in labels]
+    names = {value: name for value, name in enumerate(said) if isinstance(name, str) and name.strip()}
+    nameless = [value for value in range(len(said)) if value not in names]
+    if nameless:
+        raise DataError(f"{str(file)!r}: label {nameless[0]} has no readable name; need Mapillary's own config file")
+    void = {value for value, name in names.items() if name.lower() == "unlabeled"}
+    return Classes.of(names, void | {IGNORED}, file)

@@ -1,0 +1,197 @@
+"""YOLO segmentation labels: one text file per image, one line per object, polygons in shares of the image's sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Float
+
+from seglens.data.masks import Polygons
+from seglens.data.reading import IMAGES, Split, by_stem, need_folder, read_text
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
+
+NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
+SLACK = 0.01  # rounding of labelling tools; what lies further outside was not divided by the sides of this image
+
+
+def yolo_data(
+    data: Path | None = None, images: Path | None = None, labels: Path | None = None, names: Path | None = None,
+    split: Split = "train", bad: Bad = "refuse",
+) -> Records:  # fmt: skip
+    """The images of a YOLO dataset, asked for by the names of their classes; a class of an image is the union of its
+    objects.
+
+    `data` is a data.yaml: `path`, a folder (or a list of them, or a text file of images) for each `split`, and `names`
+    as a list or a dict. Or `images` is a folder and `names` a text file of one class per line, or a yaml with `names`.
+    `path` and the folders count from the file that names them. Labels lie in `labels`, else in the path of the images
+    with its last "images" replaced by "labels", else beside the images.
+
+    A line is `class x1 y1 x2 y2 x3 y3 ...`. An image with a line that is none is left out whole, as nothing tells what
+    its object would have been. An image without a label file, or with an empty one, is a note. Only `split=train` may
+    train.
+
+    Raises DataError on a file or folder that cannot be read, and where Records does."""
+    if (data is None) == (images is None) or (images is not None and names is None):
+        raise DataError("yolo needs data=data.yaml, or images=FOLDER with names=FILE")
+    if data is not None:
+        words, sources = _of_yaml(data, split)
+    else:
+        assert images is not None
+        assert names is not None
+        words, sources = _names(names), [images]
+    found = (one for source in sources for one in _found(source, labels, words))
+    return Records(f"yolo {data or images}", found, trainable=split == "train", bad=bad)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The union of polygons, each "n 2" of (x, y) in shares of the image's width and height."""
+
+    parts: tuple[Float[np.ndarray, "_ 2"], ...]
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        sides = np.array([size[1], size[0]], np.float64)
+        return Polygons([(part * sides).ravel().tolist() for part in self.parts]).draw(size)
+
+
+def _of_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
+    content = _yaml(file)
+    root = file.parent / str(content.get("path") or ".")
+    said = content.get(split)
+    if not said:
+        raise DataError(f"{file} has no {split!r} entry; choose a split that it names")
+    places = said if isinstance(said, list) else [said]
+    return _named(content, file), [_place(root, str(place)) for place in places]
+
+
+def _place(root: Path, said: str) -> Path:
+    """Roboflow writes ../train/images for what lies in train/images beside the yaml."""
+    beside = root / said.removeprefix("../")
+    return beside if not (root / said).exists() and beside.exists() else root / said
+
+
+def _names(file: Path) -> dict[int, str]:
+    if file.suffix.lower() in (".yaml", ".yml"):
+        return _named(_yaml(file), file)
+    lines = [line.strip() for line in read_text(file).strip().splitlines()]
+    return _named({"names": lines}, file)
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not YAML ({' '.join(str(error).split())}); export it again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds no keys; it needs path, train, val and names")
+    return content
+
+
+def _named(content: dict[str, Any], file: Path) -> dict[int, str]:
+    names = content.get("names")
+    table = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(table, dict) or not table:
+        raise DataError(f"{file} has no names; it needs a list of class names, or a dict from number to name")
+    for key, name in table.items():
+        if not isinstance(key, int) or not isinstance(name, str) or not name.strip():
+            raise DataError(
+                f"{file} names class {key!r} {name!r}; it needs a number and words (quote yes, no and dates)"
+            )
+    if content.get("nc") not in (None, len(table)):
+        raise DataError(f"{file} says nc: {content['nc']} and names {len(table)} classes; mend one of them")
+    return {key: name.strip() for key, name in table.items()}
+
+
+def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
+    """What one folder (or text file) of images holds."""
+    if source.is_file():
+        yield from _listed(source, labels, names)
+        return
+    need_folder(source, "path and the folders of a data.yaml count from the file itself")
+    images, twins = by_stem(source, IMAGES)
+    texts = need_folder(labels if labels is not None else _label_place(source), "labels= names it")
+    lines, faults = by_stem(texts, frozenset((".txt",)))
+    yield from twins + faults
+    known = {*images, *(fault.record for fault in twins), *NO_LABELS}
+    for stem, path in lines.items():
+        if stem not in known:
+            yield Fault(str(path), stem, f"labels an image that {source} does not hold", "image")
+    for stem, path in images.items():
+        yield from _entry(path, lines.get(stem, texts / f"{stem}.txt"), str(path), names)
+
+
+def _listed(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
+    for number, line in enumerate(read_text(source).splitlines(), 1):
+        path = source.parent / line.strip()
+        if not line.strip():
+            continue
+        if not path.is_file():
+            yield Fault(str(source), f"line {number}", f"there is no file {str(path)!r}", "image")
+            continue
+        place = labels if labels is not None else _label_place(path.parent)
+        yield from _entry(path, place / f"{path.stem}.txt", str(path), names)
+
+
+def _label_place(folder: Path) -> Path:
+    parts = list(folder.parts)
+    if "images" not in parts:
+        return folder
+    at = len(parts) - 1 - parts[::-1].index("images")
+    return Path(*parts[:at], "labels", *parts[at + 1 :])
+
+
+def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
+    if not label.is_file():
+        yield Note(str(label), key, "the image has no label file")
+        return
+    try:
+        lines = read_text(label).splitlines()
+    except DataError as error:
+        yield Fault(str(label), key, str(error))
+        return
+    objects: dict[int, list[np.ndarray]] = {}
+    faults = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            one, polygon = _object(line.split(), names)
+        except ValueError as error:
+            faults.append(Fault(str(label), f"line {number}", str(error)))
+        else:
+            objects.setdefault(one, []).append(polygon)
+    yield from faults
+    if not faults and not objects:
+        yield Note(str(label), key, "the image has no object")
+    elif not faults:
+        asks = (
+            Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class") for one, parts in objects.items()
+        )
+        yield Entry(key, image, str(label), tuple(asks))
+
+
+def _object(tokens: list[str], names: dict[int, str]) -> tuple[int, Float[np.ndarray, "_ 2"]]:
+    try:
+        one = int(tokens[0])
+        numbers = np.array(tokens[1:], np.float64)
+    except ValueError:
+        raise ValueError(f"got {' '.join(tokens)[:60]!r}; a line needs a class number and coordinates") from None
+    if one not in names:
+        raise ValueError(f"is of class {one}, which has no name; the names are those of {min(names)} to {max(names)}")
+    if len(numbers) == 4:
+        raise ValueError("holds a box, not a polygon; export segmentation labels: class x1 y1 x2 y2 x3 y3 ...")
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f"holds {len(numbers)} coordinates; a polygon needs x and y of at least three points")
+    if not np.isfinite(numbers).all():
+        raise ValueError("holds a coordinate that is not a number (NaN or infinity)")
+    if numbers.min() < -SLACK or numbers.max() > 1 + SLACK:
+        worst = numbers[np.abs(numbers - 0.5).argmax()]
+        raise ValueError(
+            f"holds the coordinate {worst:g}; shares of the image's sides are 0 to 1: divide pixels by them"
+        )
+    return one, numbers.reshape(-1, 2)

@@ -1,0 +1,101 @@
+"""Heads on a model hub: fetched by name when asked for, published with all that they need to be rebuilt."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig
+from seglens.files import write_atomic
+
+CARD = "README.md"
+
+
+def hub_commit(name: str) -> str | None:
+    """The commit that a hub id meant when it was last loaded here, without network; None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
+    if name == EMBEDDED:
+        return Path(str(files("seglens") / "weights" / "lens"))
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(
+            f"got {str(name)!r} for a model; need {EMBEDDED!r}, a folder with {CONFIG} and {WEIGHTS}, "
+            "or a hub id such as org/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
+            "check the name or the network"
+        ) from error
+
+
+def push_folder(
+    folder: Path, config: HeadConfig, name: str, private: bool | None = None, token: str | None = None
+) -> str:
+    """Publish the head in `folder` as the hub id `name` with a model card. Returns the address of the commit.
+
+    Raises CheckpointError when the head names a frozen part that only this machine has, or the hub refuses."""
+    for part in (config.backbone, config.decoder):
+        if part.name.startswith((".", "/")):
+            raise CheckpointError(
+                f"the head names {part.name!r}, a folder that nobody else has; "
+                "train on a hub id, or publish that folder and name it in config.json"
+            )
+    from huggingface_hub import HfApi
+
+    write_atomic(folder / CARD, model_card(config, name).encode())
+    hub = HfApi(token=token)
+    try:
+        hub.create_repo(name, private=private, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=[CONFIG, WEIGHTS, CARD],
+            commit_message=f"{config.method} head",
+        )
+    except Exception as error:  # as above: dozens of types
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{name} could not be published ({type(error).__name__}: {said}); check name and token"
+        ) from error
+    return str(done.commit_url)
+
+
+def model_card(config: HeadConfig, name: str) -> str:
+    """What a reader of the hub needs: what the head belongs to, how it was trained, and the lines that load it."""
+    backbone, decoder = (
+        f"{part.name}" + (f" (revision {part.revision})" if part.revision else "")
+        for part in (config.backbone, config.decoder)
+    )
+    trained = "".join(f"- {key}: {value}\n" for key, value in (config.trained or {}).items())
+    return f"""---
+library_name: seglens
+pipeline_tag: image-segmentation
+base_model: {config.backbone.name}
+---
+
+# {name}
+
+A {config.method.upper()} head: masks for the frozen multimodal LLM {backbone},
+read at layer {config.layer}, drawn by {decoder}. The MLLM itself is not changed by one weight.
+
+```python
+from seglens import Segmenter
+
+segmenter = Segmenter.from_pretrained("{name}")
+segmenter.segment("photo.jpg", "the thing I could sit on").save("out")
+```
+
+{trained}"""

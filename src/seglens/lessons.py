@@ -1,0 +1,64 @@
+"""What a head is shown, by number: an endless stream, the same whoever asks for which part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from seglens.data.mixing import Draw, Mixed
+from seglens.features import Features, FeatureSource, Pick
+from seglens.parts import Parts
+
+
+@runtime_checkable
+class Lessons(Protocol):
+    """Image n of the stream with the questions put about it, through the frozen parts."""
+
+    def lesson(self, number: int) -> Features: ...
+
+    def fingerprint(self) -> str:
+        """Tells one stream from another."""
+
+
+@runtime_checkable
+class Order(Protocol):
+    """Which source, image and questions come as number n. Its `repr` tells it from another."""
+
+    def draw(self, number: int) -> Draw: ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """From sources of features (read from disk, or live) in the order of a mixture or of epochs."""
+
+    sources: Sequence[FeatureSource]
+    order: Order
+
+    def lesson(self, number: int) -> Features:
+        draw = self.order.draw(number)
+        return self.sources[draw.source].features(Pick(draw.image, draw.questions))
+
+    def fingerprint(self) -> str:
+        return _hash([[source.fingerprint() for source in self.sources], repr(self.order)])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """From a mixture of datasets as they lie, in fresh prompts at every draw, read when it is their turn."""
+
+    mixed: Mixed
+    parts: Parts
+
+    def lesson(self, number: int) -> Features:
+        return self.parts.read(self.mixed.sample(number))
+
+    def fingerprint(self) -> str:
+        datasets = [[dataset.name, len(dataset)] for dataset in self.mixed.datasets]
+        return _hash([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.parts.key()])
+
+
+def _hash(made: Any) -> str:
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]

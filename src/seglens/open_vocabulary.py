@@ -1,0 +1,139 @@
+"""Open-vocabulary segmentation: every class of a list is asked for, and each pixel goes to the class that answers
+loudest (the protocol of SELF1E, arXiv 2603.19026)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from seglens.data import Dataset
+from seglens.data.records import DataError, Fault
+from seglens.evaluation import samples_of
+from seglens.metrics import bootstrap, class_counts, miou
+from seglens.protocols import interval
+from seglens.ranks import Ranks
+from seglens.segmenter import OpenedImage, Segmenter
+from seglens.types import Sample
+
+CLASSES_AT_ONCE = 16  # masks at the image's size held together, whatever the length of the class list
+UNLABELLED = -1  # pixels of no known class: not counted
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTable:
+    """Intersection, union and ground-truth pixels of k classes in each of n images."""
+
+    classes: tuple[str, ...]
+    counts: Int64[torch.Tensor, "n k 3"]
+
+
+def run_open_vocabulary(
+    segmenter: Segmenter, data: Iterable[Sample], classes: Sequence[str], tick: Callable[[], None] = lambda: None
+) -> ClassTable:
+    """Ask for every class in every image. The targets of `data` are the classes that an image holds.
+
+    Names are compared without case and final dots. Raises ValueError on a class list that is empty or names a class
+    twice, DataError on a target that is not in it or on two classes that claim a pixel."""
+    numbers = _numbers(classes)
+    rows = []
+    for sample in data:
+        rows.append(_count(segmenter, sample, tuple(classes), numbers))
+        tick()
+    return ClassTable(tuple(classes), _stack(rows, len(numbers)))
+
+
+def run_open_vocabulary_shared(
+    segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None
+) -> tuple[ClassTable, list[Fault]] | None:
+    """`run_open_vocabulary` over this process's share, as `evaluation.run_shared`."""
+    numbers = _numbers(classes)
+    mine, faults = {}, list[Fault]()
+    for index, sample in samples_of(data, ranks, faults):
+        mine[index] = _count(segmenter, sample, tuple(classes), numbers)
+        tick()
+    given = ranks.gather((mine, faults))
+    if given is None:
+        return None
+    rows = {index: row for one, _ in given for index, row in one.items()}
+    table = ClassTable(tuple(classes), _stack([rows[index] for index in sorted(rows)], len(numbers)))
+    return table, list(dict.fromkeys(fault for _, some in given for fault in some))
+
+
+def class_report(table: ClassTable) -> dict[str, Any]:
+    """mIoU over the classes that occur, its 95 % interval over images, and the IoU of each of these classes."""
+    images, classes = table.counts.shape[:2]
+    totals = table.counts.sum(0)
+    occur = (totals[:, 2] > 0).tolist()
+    each = (totals[:, 0] / totals[:, 1].double()).tolist()
+    rows = table.counts.reshape(images, 3 * classes).double()
+    ends = bootstrap(rows, lambda drawn: miou(drawn.reshape(-1, classes, 3)))
+    return {
+        "images": images,
+        "classes": classes,
+        "classes_that_occur": sum(occur),
+        "mIoU": float(miou(totals)) if any(occur) else None,
+        "mIoU_95": interval(ends),
+        "by_class": {name: value for name, value, seen in zip(table.classes, each, occur, strict=True) if seen},
+    }
+
+
+def _numbers(classes: Sequence[str]) -> dict[str, int]:
+    numbers = {_plain(name): number for number, name in enumerate(classes)}
+    if not classes or len(numbers) < len(classes) or "" in numbers:
+        raise ValueError(
+            f"got a list of {len(classes)} classes, {len(set(numbers) - {''})} of them different names; "
+            "mIoU needs one name per class"
+        )
+    return numbers
+
+
+def _plain(name: str) -> str:
+    return name.strip().rstrip(".").strip().lower()
+
+
+def _count(
+    segmenter: Segmenter, sample: Sample, classes: tuple[str, ...], numbers: dict[str, int]
+) -> Int64[torch.Tensor, "k 3"]:
+    actual = _label_map(sample, numbers)
+    predicted = loudest(segmenter.open(sample.image), classes)
+    return class_counts(predicted.reshape(-1), torch.from_numpy(actual).reshape(-1), len(classes))
+
+
+def loudest(opened: OpenedImage, classes: Sequence[str]) -> Int64[torch.Tensor, "h w"]:
+    """The class with the highest mask logit at every pixel of the image; the first of equals."""
+    best: Float32[torch.Tensor, "h w"] | None = None
+    label = torch.zeros(opened.image.shape[:2], dtype=torch.int64)
+    for start in range(0, len(classes), CLASSES_AT_ONCE):
+        said = opened.segment(list(classes[start : start + CLASSES_AT_ONCE]))
+        logits = torch.from_numpy(np.stack([one.mask_logits for one in said]))
+        high, which = logits.max(0)
+        better = torch.ones_like(label, dtype=torch.bool) if best is None else high > best
+        label = torch.where(better, which + start, label)
+        best = high if best is None else torch.maximum(best, high)
+    return label
+
+
+def _label_map(sample: Sample, numbers: dict[str, int]) -> Int64[np.ndarray, "h w"]:
+    label = np.full(sample.image.shape[:2], UNLABELLED, np.int64)
+    for target in sample.targets:
+        number = numbers.get(_plain(target.query))
+        if number is None:
+            raise DataError(f"{sample.id}: {target.query!r} is not in the class list; give the list of this dataset")
+        if not np.isin(label[target.mask], (UNLABELLED, number)).all():
+            raise DataError(
+                f"{sample.id}: {target.query!r} claims pixels of another class; mIoU needs one class per pixel"
+            )
+        label[target.mask] = number
+    for target in sample.targets:
+        if target.ignore is not None:
+            label[target.ignore] = UNLABELLED
+    return label
+
+
+def _stack(rows: list[torch.Tensor], classes: int) -> Int64[torch.Tensor, "n k 3"]:
+    return torch.stack(rows) if rows else torch.zeros(0, classes, 3, dtype=torch.int64)

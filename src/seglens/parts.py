@@ -1,0 +1,105 @@
+"""The frozen parts of a system together: an MLLM that reads images and questions, and a decoder that draws masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seglens.backbones import Backbone, load_backbone
+from seglens.cache import Cache, Manifest, Share, Stored, build, identity
+from seglens.checkpoint import Origin
+from seglens.data import Dataset
+from seglens.data.records import Bad
+from seglens.decoders import MaskDecoder, load_decoder
+from seglens.features import Features, Live, extract
+from seglens.hub import hub_commit
+from seglens.types import Sample
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A backbone and a mask decoder, loaded and in place."""
+
+    backbone: Backbone
+    decoder: MaskDecoder
+
+    @classmethod
+    def load(
+        cls, backbone: Origin, decoder: Origin, *, device: str | torch.device = "cpu", segmentation_only: bool = True,
+        **loading: Any,
+    ) -> Parts:  # fmt: skip
+        """Both from folders or hub ids; `loading` goes to the backbone (`layer`, `dtype`, ...). The mask decoder is
+        always in fp32, and on a CPU so is the backbone unless `dtype` says otherwise: half precision is slow and coarse
+        there.
+
+        Raises ValueError when the device, the layer or the weights cannot be had."""
+        device = usable_device(device)
+        if device.type == "cpu":
+            loading.setdefault("dtype", torch.float32)
+        mllm = load_backbone(backbone.name, revision=backbone.revision, segmentation_only=segmentation_only, **loading)
+        sam = load_decoder(decoder.name, revision=decoder.revision, dtype=torch.float32)
+        if "device_map" not in loading:
+            mllm.module.to(device)
+        sam.module.to(device)
+        return cls(mllm, sam)
+
+    def origins(self) -> tuple[Origin, Origin]:
+        """Where both come from: a folder, or a hub id with the commit that it meant when it was loaded."""
+        named = ((part.name, part.revision) for part in (self.backbone, self.decoder))
+        backbone, decoder = (Origin.of(name, revision or hub_commit(name)) for name, revision in named)
+        return backbone, decoder
+
+    def key(self) -> dict[str, Any]:
+        """All that decides what the parts say of a sample, as plain values: the key of cached features."""
+        mllm, sam = self.backbone, self.decoder
+        return {
+            "backbone": identity(mllm.signature(), mllm.name, hub_commit(mllm.name)),
+            "decoder": identity(sam.signature(), sam.name, hub_commit(sam.name)),
+        }
+
+    def read(self, sample: Sample) -> Features:
+        """What they say of a sample."""
+        return extract(sample, self.backbone, self.decoder)
+
+    def live(self, data: Dataset, name: str) -> Live:
+        """A dataset, read whenever it is asked for."""
+        return Live(data, self.backbone, self.decoder, name)
+
+    def cached(
+        self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto", bad: Bad = "refuse",
+        tick: Callable[[int], None] = lambda images: None,
+    ) -> Cache:  # fmt: skip
+        """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
+        together. Raises CacheError when the folder holds something else."""
+        manifest = Manifest(self.key(), name, len(data), data.trainable, dtype)
+        build(data, self.read, folder, manifest, bad, Share.here(), tick)
+        _wait(self.decoder.device)
+        return Cache.open(folder, manifest.key, name)
+
+
+def _wait(device: torch.device) -> None:
+    """Until every process of the launch is here."""
+    if Share.here().world > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device.type == "cpu").wait_for_everyone()
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name; of several processes, each takes its own "cuda".
+
+    Raises ValueError when this machine does not have it."""
+    if str(name) == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here ({reason}); try cpu, cuda or mps") from error
+    return device

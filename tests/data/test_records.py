@@ -1,0 +1,203 @@
+"""Bad records are named, counted, and left out only when that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from own_data import judged
+from seglens.data.images import ImageError, load_image, load_stored, orientation
+from seglens.data.masks import Nothing, Polygons, Runs, Union, encode_rle
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
+
+SIZE = (6, 8)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A mask in memory."""
+
+    mask: np.ndarray
+    ignore: np.ndarray | None = None
+    absent: bool = False
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        return Drawn(self.mask, self.ignore, self.absent)
+
+
+def half(size: tuple[int, int] = SIZE) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[: size[0] // 2] = True
+    return mask
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", SIZE[::-1], "teal").save(path)
+    return path
+
+
+def entry(picture: Path, *masks: MaskSource, id: str = "one", size: tuple[int, int] | None = None) -> Entry:
+    asks = tuple(Ask(f"thing {number}", mask, f"record {number}") for number, mask in enumerate(masks))
+    return Entry(id, picture, "file.json", asks, size)
+
+
+def records(*found: Entry | Fault | Note) -> Callable[..., Records]:
+    def build(bad: Bad) -> Records:
+        return Records("own", found, trainable=True, bad=bad)
+
+    return build
+
+
+def test_good_records_are_samples(picture: Path) -> None:
+    data = records(entry(picture, Given(half()), Nothing(), size=SIZE))(bad="refuse")
+    assert (len(data), data.trainable, data.faults, data.notes) == (1, True, [], [])
+    (sample,) = data
+    assert sample.id == data[0].id == "one"
+    np.testing.assert_array_equal(sample.image, load_image(picture))
+    present, absent = sample.targets
+    np.testing.assert_array_equal(present.mask, half())
+    assert (absent.present, absent.mask.shape) == (False, SIZE)
+
+
+NOTHING = np.zeros(SIZE, bool)
+BAD_MASKS: dict[str, tuple[MaskSource, str, str]] = {
+    "no pixel": (Given(NOTHING), "empty mask", "'thing 0' is empty"),
+    "thinner than a pixel": (Polygons([[1, 1, 5, 1, 3, 1.001]]), "empty mask", "thinner than one"),
+    "absent, with pixels": (Given(half(), absent=True), "empty mask", "declared absent, and its mask has pixels"),
+    "all ignored": (Given(half(), ignore=half()), "empty mask", "every pixel of the mask of 'thing 0' is ignored"),
+    "another shape": (Given(half((8, 6))), "mask", r"has 8 x 6 pixels \(height x width\), and its image 6 x 8"),
+    "two points": (Polygons([[1, 1, 5, 5]]), "mask", "polygon of 4 numbers"),
+    "an odd number": (Polygons([[1, 1, 5, 5, 3, 3, 2]]), "mask", "polygon of 7 numbers"),
+    "NaN": (Polygons([[1, 1, 5, float("nan"), 3, 3]]), "mask", "no pixel"),
+    "words": (Polygons([["a", "b", "c", "d", "e", "f"]]), "mask", "not a list of numbers"),
+    "no polygon": (Polygons([]), "mask", "got no polygon"),
+    "run lengths of another size": (Runs(encode_rle(half((8, 6)))), "mask", "belongs to another image"),
+    "broken run lengths": (Runs({"size": [6, 8], "counts": [1, 2]}), "mask", "do not fill 6 x 8"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MASKS)
+def test_bad_masks_are_named_and_the_rest_is_kept(name: str, picture: Path) -> None:
+    mask, kind, says = BAD_MASKS[name]
+    samples, (fault,) = judged(records(entry(picture, mask, Given(half()))))
+    assert (fault.file, fault.record, fault.kind) == ("file.json", "record 0", kind)
+    with pytest.raises(DataError, match=says):
+        list(records(entry(picture, mask))(bad="refuse"))
+    assert [[target.query for target in sample.targets] for sample in samples] == [["thing 1"]]
+
+
+def test_polygons_held_compactly_are_the_same() -> None:
+    for parts in ([[1, 1, 5, 1, 5, 5.5]], [[1, 1, 5, 1, 5, 5], [2, 2, 7, 2, 7, 4]]):
+        np.testing.assert_array_equal(Polygons.of(parts).draw(SIZE).mask, Polygons(parts).draw(SIZE).mask)
+    for parts in ([[1, 1, 5, 5]], [["a", 1, 5, 5, 3, 3]], [[[1, 1]]], [3], [], [[1, 2, 3, 10**400, 5, 6]]):
+        said = []
+        for polygons in (Polygons.of(parts), Polygons(parts)):
+            with pytest.raises(ValueError, match="got") as caught:
+                polygons.draw(SIZE)
+            said.append(str(caught.value).replace(".0", ""))
+        assert said[0] == said[1]
+
+
+def test_a_sample_with_nothing_left_is_left_out(picture: Path) -> None:
+    build = records(entry(picture, Given(NOTHING), id="bad"), entry(picture, Given(half()), id="good"))
+    samples, faults = judged(build)
+    assert [sample.id for sample in samples] == ["good"]
+    assert len(faults) == 1
+    with pytest.raises(DataError, match=r"file\.json: record 0: the mask of 'thing 0' is empty"):
+        build(bad="skip")[0]
+    assert build(bad="skip")[1].id == "good"
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "no image", "empty"])
+def test_bad_images_are_named(damage: str, picture: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    content = {"cut short": picture.read_bytes()[:45], "no image": b"GIF? no", "empty": b""}
+    if damage in content:
+        bad.write_bytes(content[damage])
+    samples, (fault,) = judged(records(entry(bad, Given(half()), id="bad"), entry(picture, Given(half()))))
+    assert (fault.file, fault.record, fault.kind) == ("file.json", "bad", "image")
+    assert "bad.png" in fault.says
+    assert [sample.id for sample in samples] == ["one"]
+
+
+def test_queries_that_only_decoding_knows(picture: Path) -> None:
+    def broken() -> tuple[Ask, ...]:
+        raise ValueError("the label map is damaged")
+
+    lazy = Entry("lazy", picture, "file.json", lambda: (Ask("thing", Given(half()), "record"),))
+    samples, (fault,) = judged(records(lazy, Entry("broken", picture, "file.json", broken)))
+    assert [sample.id for sample in samples] == ["lazy"]
+    assert str(fault) == "file.json: broken: the label map is damaged"
+
+
+def test_faults_of_the_index(picture: Path) -> None:
+    bad = [Fault("file.json", f"line {number}", "is not JSON") for number in range(5)]
+    samples, faults = judged(records(*bad, entry(picture, Given(half()))))
+    assert (len(samples), faults) == (1, bad)
+    with pytest.raises(DataError, match=r"own has 5 bad records: .*line 2: is not JSON; and 2 more; mend them"):
+        records(*bad, entry(picture, Given(half())))(bad="refuse")
+    with pytest.raises(DataError, match=r"holds no usable image \(5 bad records: file\.json: line 0") as caught:
+        records(*bad)(bad="skip")
+    assert caught.value.faults == tuple(bad)
+    with pytest.raises(DataError, match="holds no usable image; check the folder"):
+        records()(bad="refuse")
+
+
+def test_notes_refuse_nothing(picture: Path) -> None:
+    note = Note("file.json", "image 3", "has no annotation")
+    data = records(note, entry(picture, Given(half())))(bad="refuse")
+    assert (data.notes, data.faults, list(data.check())) == ([note], [], [])
+    assert str(note) == "file.json: image 3: has no annotation"
+
+
+def test_an_id_is_given_once(picture: Path) -> None:
+    samples, (fault,) = judged(records(entry(picture, Given(half())), entry(picture, Given(~half()))))
+    assert (fault.record, fault.kind) == ("one", "duplicate id")
+    np.testing.assert_array_equal(samples[0].targets[0].mask, half())
+
+
+def test_absence_survives_a_union(picture: Path) -> None:
+    assert Union([Nothing(), Nothing()]).draw(SIZE).absent
+    assert not Union([Nothing(), Given(half())]).draw(SIZE).absent
+    assert len(list(records(entry(picture, Union([Nothing()])))(bad="refuse"))) == 1
+
+
+@pytest.fixture
+def turned(tmp_path: Path) -> Path:
+    """A photograph of 6 x 8 pixels as stored, 8 x 6 as it is seen."""
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE[::-1], "teal").save(path, exif=exif)
+    return path
+
+
+def test_turned_photographs(turned: Path, picture: Path) -> None:
+    upright = SIZE[::-1]
+    (sample,) = records(entry(turned, Given(half(upright)), size=upright))(bad="refuse")
+    assert sample.image.shape[:2] == upright
+    _, (fault,) = judged(
+        records(entry(turned, Given(half()), id="stored", size=SIZE), entry(picture, Given(half()), size=SIZE))
+    )
+    assert (fault.record, fault.kind) == ("stored", "image size")
+    assert "turned upright by its EXIF orientation" in fault.says
+    _, (fault,) = judged(records(entry(picture, Given(half()), id="x", size=upright), entry(picture, Given(half()))))
+    assert "EXIF" not in fault.says
+    assert "says 8 x 6 (height x width)" in fault.says
+
+
+def test_orientation_and_stored_values(turned: Path, picture: Path, tmp_path: Path) -> None:
+    assert (orientation(turned), orientation(picture)) == (6, 1)
+    assert load_stored(turned).size == SIZE
+    Image.fromarray(np.array([[0, 513]], np.uint16)).save(tmp_path / "deep.png")
+    assert np.asarray(load_stored(tmp_path / "deep.png")).tolist() == [[0, 513]]
+    for read in (orientation, load_stored):
+        with pytest.raises(ImageError, match="does not exist"):
+            read(tmp_path / "none.png")

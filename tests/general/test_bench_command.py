@@ -1,0 +1,126 @@
+"""`seglens bench` through the real model, and its one-line refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seglens.cli import main
+from seglens.general import BENCHMARKS
+from seglens.segmenter import Segmenter
+from shared import shared
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_the_embedded_model_answers_mme(seglens: Run, tmp_path: Path) -> None:
+    """It was never taught photographs, so nothing is claimed of the height; the same answers score the same."""
+    out, root = tmp_path / "answers.jsonl", shared("general/mme/mini")
+    code, printed, _ = seglens("bench", "mme", "--root", root, "--out", out, "--json")
+    assert code == 0
+    report = json.loads(printed)
+    assert {key: report[key] for key in ("benchmark", "model", "asked", "first_image_only")} == {
+        "benchmark": "mme", "model": "embedded", "asked": 14, "first_image_only": 0,
+    }  # fmt: skip
+    scores = report["scores"]
+    assert scores["perception"] is None
+    assert set(scores["by_category"]) == {"color", "count", "position"}
+    assert all(0 <= row["score"] <= 200 for row in scores["by_category"].values())
+    assert 0 <= scores["other"] <= 14
+    code, printed, _ = seglens("bench", "mme", "--root", root, "--answers", out, "--json")
+    assert code == 0
+    assert json.loads(printed)["scores"] == scores
+
+
+def test_a_bare_backbone_answers_pope_alike(seglens: Run, segmenter: Segmenter) -> None:
+    """Four images, 24 questions; with the head attached and without."""
+    root = shared("general/pope/mini")
+    reports = []
+    for whom in (("--model", "embedded"), ("--backbone", segmenter.backbone.name)):
+        code, printed, _ = seglens("bench", "pope", "--root", root, "--max-new-tokens", 8, *whom, "--json")
+        assert code == 0
+        reports.append(json.loads(printed))
+    assert reports[0]["scores"] == reports[1]["scores"]
+    assert reports[1]["backbone"] == segmenter.backbone.name
+    assert set(reports[0]["scores"]["mean"]) == {"accuracy", "precision", "recall", "f1", "yes"}
+
+
+def test_the_world_for_people(seglens: Run) -> None:
+    code, printed, _ = seglens("bench", "world-vqa", "--root", "n=2,seed=3", "--limit", 5)
+    assert code == 0
+    assert "world-vqa: 5 answers of embedded" in printed
+    assert "accuracy" in printed
+
+
+def test_published_outputs_for_people(seglens: Run) -> None:
+    folder = shared("general/mmmu")
+    code, printed, _ = seglens("bench", "mmmu", "--root", folder, "--answers", folder / "llava1.5_13b_val.json")
+    assert code == 0
+    rows = [line.replace("│", " ").split() for line in printed.splitlines()]
+    assert ["overall", "0.36"] in rows
+
+
+def test_a_submission_instead_of_a_score(seglens: Run, tmp_path: Path) -> None:
+    root = shared("general/mmbench")
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps({question.id: "A" for question in BENCHMARKS["mmbench"].read(str(root))}))
+    arguments = ("bench", "mmbench", "--root", root, "--answers", answers, "--submission", tmp_path / "out.tsv")
+    code, printed, _ = seglens(*arguments)
+    assert (code, printed) == (0, f"20 answers of {answers} for the server: {tmp_path / 'out.tsv'}\n")
+    assert (
+        (tmp_path / "out.tsv")
+        .read_text()
+        .startswith("index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\tprediction\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("mmee",), "there is no benchmark 'mmee'; choose from mme, mmbench, mmbench-circular, mmmu, mmstar, pope, "
+                    "world-vqa; did you mean 'mme'?"),
+        (("mme",), "mme needs --root"),
+        (("mme", "--root", "nowhere"), "nowhere holds no subtask of MME"),
+        (("pope", "--root", "nowhere.json"), "'nowhere.json': No such file or directory"),
+        (("world-vqa", "--root", "n=1", "--limit", "0"), "limit=0; need at least 1"),
+        (("world-vqa", "--root", "n=1", "--max-new-tokens", "0"), "--max-new-tokens 0; need at least 1"),
+        (("world-vqa", "--root", "n=1", "--submission", "a.tsv"), "world-vqa has no server for answers"),
+        (("world-vqa", "--root", "n=1", "--answers", "a.txt"), "'a.txt': No such file or directory"),
+        (("world-vqa", "--root", "n=1", "--backbone", "no/such/model"), "no/such/model"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_is_wrong(
+    seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, printed, said = seglens("bench", *arguments)
+    assert (code, printed, said.count("\n")) == (2, "", 1)
+    assert complaint in said
+
+
+def test_images_are_looked_for_before_the_model_is_loaded(seglens: Run) -> None:
+    """The popular questions without their five hundred images: refused for the first, not for the model."""
+    root = shared("general/pope/coco_pope_popular.json")
+    code, _, said = seglens("bench", "pope", "--root", root, "--model", "no-such-model")
+    assert code == 2
+    assert "coco_pope_popular.json:1: the image" in said
+    assert "no-such-model" not in said

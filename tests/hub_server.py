@@ -1,0 +1,113 @@
+"""A model hub on loopback: enough of its protocol for the real client to create, upload, list and download."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories as folders below `root`, one commit each at a time; `calls` remembers what was asked."""
+
+    def __init__(self, root: Path, token: str):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.root, self.token, self.calls = root, token, list[str]()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def files(self, name: str) -> list[str]:
+        return sorted(str(p.relative_to(self.root / name)) for p in (self.root / name).rglob("*") if p.is_file())
+
+    def commit(self, name: str) -> str:
+        """Changes with any content."""
+        found = hashlib.sha1(name.encode())
+        for file in self.files(name):
+            found.update(file.encode() + (self.root / name / file).read_bytes())
+        return found.hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: object) -> None: ...
+
+    def answer(self, body: object, status: int = 200, **headers: str) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def do_POST(self) -> None:
+        path, body = urlsplit(self.path).path, self.body()
+        self.server.calls.append(f"POST {path}")
+        if self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            return self.answer({"error": "Invalid credentials"}, 401)
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            (self.server.root / name).mkdir(parents=True, exist_ok=True)
+            return self.answer({"url": f"{self.server.address}/{name}", "name": name, "id": name})
+        if path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        if found := re.fullmatch(r"/api/models/(.+?)/preupload/main", path):
+            wanted = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            return self.answer({"files": [{**f, "shouldIgnore": False} for f in wanted]})
+        if found := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    file = self.server.root / found[1] / line["value"]["path"]
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            commit = self.server.commit(found[1])
+            url = f"{self.server.address}/{found[1]}/commit/{commit}"
+            return self.answer({"commitOid": commit, "commitUrl": url, "success": True})
+        self.answer({"error": path}, 404)
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.calls.append(f"{self.command} {path}")
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+            name = found[1]
+            if not (self.server.root / name).is_dir():
+                return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+            siblings = [{"rfilename": file} for file in self.server.files(name)]
+            return self.answer({"id": name, "modelId": name, "sha": self.server.commit(name), "siblings": siblings})
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            listed = self.server.files(found[1])
+            return self.answer([{"type": "file", "path": p, "size": 1, "oid": "0" * 40} for p in listed])
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            name, file = found[1], self.server.root / found[1] / found[2]
+            if not (self.server.root / name).is_dir():
+                return self.answer({}, 404, X_Error_Code="RepoNotFound")
+            commit = self.server.commit(name)
+            if not file.is_file():
+                return self.answer({}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+            data = file.read_bytes()
+            return self.answer(data, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(data).hexdigest()}"')
+        self.answer({"error": path}, 404, X_Error_Code="EntryNotFound")
+
+    do_HEAD = do_GET  # noqa: N815  the names are those of http.server
+
+
+@contextmanager
+def serving(root: Path, token: str = "hf_loopback") -> Iterator[Hub]:
+    """A hub for the length of a test."""
+    with Hub(root, token) as hub:
+        Thread(target=hub.serve_forever, daemon=True).start()
+        yield hub
+        hub.shutdown()
