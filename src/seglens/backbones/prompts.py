@@ -55,7 +55,7 @@ class Prompts:
         ids = self._split(question)[1]
         for kind, token in self._placeholders.items():
             # by text for the processor, by id for a tokenizer that spells it in other ways too
-            if token in question or False:
+            if token in question or self._id(token) in ids:
                 raise QuestionError(
                     f"got a question that contains {token!r}, which stands for the {kind} itself; leave it out"
                 )
