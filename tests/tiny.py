@@ -74,7 +74,11 @@ class Kind:
 
     def save(self, folder: Path) -> None:
         torch.manual_seed(0)
-        self.model().save_pretrained(folder)
+        model = self.model()
+        for name, parameter in model.get_decoder().named_parameters():
+            if name.endswith("bias"):
+                parameter.data.normal_(std=0.1)  # transformers starts them at nothing
+        model.save_pretrained(folder)
         save_processor(self.processor(), folder)
 
 

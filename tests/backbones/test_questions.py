@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,16 @@ def test_a_question_cannot_hold_what_stands_for_an_image(each: tuple[Backbone, O
         pytest.skip(f"this processor has no token for a {kind}")
     for question in (f"a {token} b", token):
         refused(*each, question, f"{token.replace('|', '.')}.*stands for the {kind}")
+
+
+def test_nor_what_only_the_tokenizer_takes_for_one(llava: Path, tmp_path: Path) -> None:
+    """A token that is matched behind the normaliser, here one that makes capitals small."""
+    copy = shutil.copytree(llava, tmp_path / "copy")
+    words = json.loads((copy / "tokenizer.json").read_text())
+    next(token for token in words["added_tokens"] if token["content"] == "<image>")["normalized"] = True
+    (copy / "tokenizer.json").write_text(json.dumps(words))
+    backbone = load_backbone(copy)
+    refused(backbone, backbone.open(GREY), "a <IMAGE> b", "stands for the image")
 
 
 def refused(backbone: Backbone, opened: OpenImage, question: str, said: str) -> None:
