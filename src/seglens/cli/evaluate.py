@@ -67,11 +67,10 @@ def evaluate(
 def _check(name: str, classes: Path | None, records: Path | None, predictions: Path | None) -> None:
     """Whatever can be refused is refused before a model is loaded."""
     from seglens.evaluation import WORLD
+    from seglens.names import check_name
     from seglens.protocols import PROTOCOLS
 
-    known = [WORLD, *PROTOCOLS, MIOU]
-    if name not in known:
-        raise ValueError(f"there is no protocol {name!r}; choose from {', '.join(known)}")
+    check_name(name, [WORLD, *PROTOCOLS, MIOU], "protocol")
     if name != MIOU and classes is not None:
         raise ValueError(f"--protocol {name} asks for no list of classes; give --protocol miou, or leave out --classes")
     if name == MIOU and (records or predictions):
