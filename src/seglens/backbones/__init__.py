@@ -20,6 +20,7 @@ from seglens.names import did_you_mean
 
 FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
     "llava": LlavaBackbone,
+    "llava_next": LlavaOnevisionBackbone,
     "llava_onevision": LlavaOnevisionBackbone,
     "internvl": InternVLBackbone,
     "qwen2_vl": Qwen2VLBackbone,
