@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from command import Run, in_process
 from decoders.tiny import save_sam
 from seglens.backbones import Backbone, load_backbone
 from seglens.data.world import WorldData
@@ -52,6 +53,12 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def decoder(sam: Path) -> MaskDecoder:
     return load_decoder(sam)
+
+
+@pytest.fixture
+def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process, with its types checked: exit code, standard output, standard error."""
+    return in_process(monkeypatch, capsys)
 
 
 @pytest.fixture

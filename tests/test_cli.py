@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seglens.cli import main
+from command import Run
 from seglens.cli.segment import _names
 from seglens.data.masks import decode_rle, load_png
 from seglens.miniature.build import StageError
@@ -26,21 +26,6 @@ from seglens.miniature.world import World
 
 SEGLENS = Path(sys.executable).with_name("seglens")
 WEIGHTS = Path(__file__).parents[1] / "src" / "seglens" / "weights"
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process, with its types checked: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def subprocessed(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

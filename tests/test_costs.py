@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from command import Run
 from seglens.backbones import draw_blueprint, load_backbone
-from seglens.cli import main
 from seglens.costs import COLUMNS, Costs, table, work_out
 from seglens.decoders import MaskDecoder
 from seglens.methods import build_lens
@@ -31,20 +29,6 @@ KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "Qwen2.5-VL-7B-Instruct": (8_292_166_656, 14, (24, 24), 672),
     "Qwen3-VL-4B-Instruct": (4_437_815_808, 18, (24, 24), 768),
 }
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_a_config_for_every_model_that_is_known() -> None:

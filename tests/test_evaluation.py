@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglens.cli import main
+from command import Run
+from data.lisa_files import stripes, write_ade20k
 from seglens.data.records import Ask, DataError, Drawn, Entry, Fault, Records
 from seglens.data.world import WorldData
 from seglens.evaluation import (
@@ -217,15 +219,10 @@ def test_ranks_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_processes_find_what_one_finds(tmp_path: Path, seglens: Run) -> None:
     """Three samples for two: the odd one out is neither padded nor doubled."""
     options = ["eval", "--data", "world:n=3,seed=3,queries=2", "--protocol", "gres", "--json"]
-    monkeypatch.setattr(sys, "argv", ["seglens", *options, "--predictions", str(tmp_path / "one.jsonl")])
-    with pytest.raises(SystemExit):
-        main()
-    alone = json.loads(capsys.readouterr().out)
+    alone = json.loads(seglens(*options, "--predictions", tmp_path / "one.jsonl")[1])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     command = [sys.executable, "-c", "from seglens.cli import main; main()", *options]
     done = subprocess.run(
@@ -275,32 +272,35 @@ def test_thresholds_are_probabilities() -> None:
             threshold_logit(wrong)
 
 
-def test_the_command_with_protocols(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def seglens(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", "eval", "--data", "world:n=2,seed=3,queries=3", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
+def test_the_command_with_protocols(tmp_path: Path, seglens: Run) -> None:
+    evaluate = partial(seglens, "eval", "--data", "world:n=2,seed=3,queries=3")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    code, out, _ = seglens("--protocol", "lisa")
+    code, out, _ = evaluate("--protocol", "lisa")
     assert code == 0
     assert "gIoU" in out
-    low = json.loads(seglens("--protocol", "lisa", "--json", "--mask-threshold", "0.05")[1])
-    high = json.loads(seglens("--protocol", "lisa", "--json", "--mask-threshold", "0.9")[1])
+    low = json.loads(evaluate("--protocol", "lisa", "--json", "--mask-threshold", "0.05")[1])
+    high = json.loads(evaluate("--protocol", "lisa", "--json", "--mask-threshold", "0.9")[1])
     assert low["gIoU"] != high["gIoU"]
     assert low["skipped"] == 0
     for arguments, says in (
         (("--protocol", "rela"), "no protocol 'rela'"),
-        (("--protocol", "miou"), "go together"),
-        (("--classes", str(tmp_path / "classes.txt")), "go together"),
+        (("--protocol", "miou"), "give --classes FILE"),
+        (("--classes", str(tmp_path / "classes.txt")), "give --protocol miou"),
         (("--mask-threshold", "60"), "between 0 and 1"),
         (("--protocol", "miou", "--classes", str(tmp_path / "none.txt")), "none.txt"),
         (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt"), "--records", "r"), "no --records"),
         (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt")), "is not in the class list"),
     ):
-        code, out, err = seglens(*arguments)
+        code, out, err = evaluate(*arguments)
         assert (code, out) == (2, "")
         assert says in err
+
+
+def test_a_closed_vocabulary_brings_its_class_names(tmp_path: Path, seglens: Run) -> None:
+    data = f"ade20k:root={write_ade20k(tmp_path, b=stripes(1, 2), a=stripes(13))},limit=1"
+    own = json.loads(seglens("eval", "--data", data, "--protocol", "miou", "--json")[1])
+    assert (own["classes"], own["classes_that_occur"]) == (150, 1)
+    (tmp_path / "classes.txt").write_text("sky\nperson\n")
+    asked = ("eval", "--data", data, "--protocol", "miou", "--classes", tmp_path / "classes.txt", "--json")
+    code, out, err = seglens(*asked)
+    assert (code, json.loads(out)["classes"]) == (0, 2), err

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from command import Run
 from seglens.backbones import Backbone, Watch, load_backbone
-from seglens.cli import main
 from seglens.data.world import WorldData
 from seglens.probe import Curve, LayerScore, _standard_error, _tally, probe
 from seglens.types import Sample, Target
 from tiny import KINDS
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "seglens" / "weights"
-Run = Callable[..., tuple[int, str, str]]
 
 
 # ---------------------------------------------------------------- one image
@@ -192,18 +189,6 @@ def test_data_that_cannot_be_probed(backbone: Backbone) -> None:
 
 
 # ---------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_writes_config_and_curve(seglens: Run, llava: Path, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 import published
-from seglens.cli import main
+from command import Run
 from seglens.data.masks import decode_rle, encode_rle, read_rle
 from seglens.data.records import DataError
 from seglens.scoring import Scored, compare, read_predictions, run_counts, score
@@ -268,18 +266,7 @@ def test_the_same_truth_written_otherwise_is_the_same(tmp_path: Path, counts: li
 # ---------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
-def test_the_command(tmp_path: Path, seglens: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_command(tmp_path: Path, seglens: Run) -> None:
     path = write(tmp_path / "p.jsonl", [row("a", HALF, FULL), row("b", NONE, NONE), row("c", HALF, NONE)])
     code, out, err = seglens("score", path, "--protocol", "gres")
     report = json.loads(out)
@@ -291,7 +278,7 @@ def test_the_command(tmp_path: Path, seglens: Callable[..., tuple[int, str, str]
     assert json.loads(seglens("score", path, "--against", path)[1])["cIoU"]["difference"] == 0
 
 
-def test_the_command_in_error(tmp_path: Path, seglens: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_command_in_error(tmp_path: Path, seglens: Run) -> None:
     path = write(tmp_path / "p.jsonl", [GOOD, "nonsense"])
     for arguments, says in (
         ((path,), f"{path}:2: line 2: not JSON"),

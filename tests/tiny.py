@@ -20,6 +20,8 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedConfig,
@@ -38,6 +40,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -146,6 +150,48 @@ def miniature() -> PreTrainedModel:
     return make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
 
 
+TILES = [[56, 112], [112, 56], [112, 112]]
+
+
+def llava_next() -> PreTrainedModel:
+    """LLaVA-NeXT with its CLIP as in 1.5; a chat adds tiles."""
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14,
+        **STRONG,
+    )  # fmt: skip
+    text = LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=6, num_attention_heads=4, **words(), **STRONG
+    )
+    image = make_tokenizer().convert_tokens_to_ids("<image>")
+    return LlavaNextForConditionalGeneration(
+        LlavaNextConfig(
+            vision_config=vision, text_config=text, image_token_index=image, image_seq_length=16,
+            vision_feature_layer=-2, image_grid_pinpoints=TILES,
+        )
+    )  # fmt: skip
+
+
+def llava_next_processor() -> LlavaNextProcessor:
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=TILES
+    )
+    return LlavaNextProcessor(
+        images, make_tokenizer(), patch_size=14, vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def base_tile(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """transformers has no way to show a single tile, so its parts are put together here."""
+    config = model.config
+    tower = model.model.vision_tower(canvas[None], output_hidden_states=True)
+    states = tower.hidden_states[config.vision_feature_layer]
+    states = states[:, 1:] if config.vision_feature_select_strategy == "default" else states
+    embedded = model.get_input_embeddings()(ids)
+    embedded[ids == config.image_token_id] = model.model.multi_modal_projector(states)[0].to(embedded)
+    return {"inputs_embeds": embedded}
+
+
 # ---------------------------------------------------------------- the rest: Qwen's tokenizer, one token per byte
 
 
@@ -194,15 +240,6 @@ def onevision_processor() -> LlavaOnevisionProcessor:
         images, onevision_tokenizer(), VideoProcessorMixin(), num_image_tokens=25,
         vision_feature_select_strategy="full", chat_template=CHATML.replace("IMAGE", "<image>\n"),
     )  # fmt: skip
-
-
-def onevision_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
-    """transformers has no way to show a single tile, so its parts are put together here."""
-    tower = model.model.vision_tower(canvas[None], output_hidden_states=True)
-    rows = model.model.multi_modal_projector(tower.hidden_states[model.config.vision_feature_layer])
-    embedded = model.get_input_embeddings()(ids)
-    embedded[ids == model.config.image_token_id] = rows[0].to(embedded)
-    return {"inputs_embeds": embedded}
 
 
 def internvl_tokenizer() -> Qwen2Tokenizer:
@@ -319,7 +356,8 @@ KINDS = {
         llava_qwen, lambda: llava_processor(SiglipImageProcessorPil(size={"height": 70, "width": 70}), "full", 0)
     ),
     "miniature": Kind(miniature, make_processor),
-    "llava-onevision": Kind(onevision, onevision_processor, onevision_canvas),
+    "llava-next": Kind(llava_next, llava_next_processor, base_tile),
+    "llava-onevision": Kind(onevision, onevision_processor, base_tile),
     "internvl": Kind(internvl, internvl_processor),
     "qwen2-vl": Kind(qwen2_vl, qwen2_vl_processor, qwen_canvas, {**SMALL, "layer": 3}),
     "qwen2.5-vl": Kind(qwen2_5_vl, qwen2_vl_processor, qwen_canvas, SMALL),

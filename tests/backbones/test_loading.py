@@ -152,7 +152,9 @@ def test_templates_that_do_not_put_the_image_first(damaged: Path, old: str, new:
     refused(damaged, "does not put one image before the question")
 
 
-@pytest.mark.parametrize(("family", "near"), [("llava_next", "llava"), ("internvl_chat", "internvl"), ("gpt2", "")])
+@pytest.mark.parametrize(
+    ("family", "near"), [("llava_next_video", "llava_next"), ("internvl_chat", "internvl"), ("gpt2", "")]
+)
 def test_unknown_family(damaged: Path, family: str, near: str) -> None:
     """Known to transformers or not, with code of its own or not."""
     edit(damaged, model_type=family, auto_map={"AutoConfig": "configuration.Config"})

@@ -7,36 +7,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from made_up import files
 
+from command import Run, in_process
 from seglens.backbones import load_backbone
 from seglens.cache import Cache
-from seglens.cli import main
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features import Pick
 
-Run = Callable[..., tuple[int, str, str]]
 DATA = "world:n=5,seed=3,split=train,queries=3"
 
 
 @pytest.fixture
 def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", "cache", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
+    return in_process(monkeypatch, capsys, "cache")
 
 
 @pytest.fixture

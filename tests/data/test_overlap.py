@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from make_refer import ref, refs, save, sentence
 
-from seglens.cli import main
+from command import Run
 from seglens.data import load_data
 from seglens.data.overlap import Part, image_key, load_keys, part, report, save_keys, to_hold_out, without
 from seglens.data.records import Entry, Fault, Records
@@ -23,15 +22,6 @@ def family(tmp_path: Path) -> Path:
     save(tmp_path)
     other = [ref(1, 101, 1, "test", sentence(1, "a box")), ref(2, 102, 3, "train", sentence(2, "a block"))]
     return save(tmp_path, "refcocog", "refs(umd).p", other)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
-    monkeypatch.setattr(sys, "argv", ["seglens", "data", "overlap", *words])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code in (0, 2)
-    streams = capsys.readouterr()
-    return streams.out, streams.err
 
 
 @pytest.mark.parametrize(
@@ -75,17 +65,18 @@ def test_any_records_can_be_filtered(family: Path) -> None:
     assert all(isinstance(one, Entry) for one in without(data.entries, {"coco/102"}))
 
 
-def test_the_command(family: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = run(monkeypatch, capsys, "--root", str(family))
+def test_the_command(family: Path, seglens: Run) -> None:
+    code, out, _ = seglens("data", "overlap", "--root", family)
+    assert code == 0
     assert "refcoco(unc) train: 1 of 1 images are in refcocog(umd) test" in out
     assert "refcocog(umd) train: 1 of 1 images are in refcoco(unc) val" in out
     held = family / "held.txt"
-    out, err = run(monkeypatch, capsys, "--root", str(family), "--json", "--out", str(held))
+    _, out, _ = seglens("data", "overlap", "--root", family, "--json", "--out", held)
     assert json.loads(out)["to_hold_out"] == len(load_keys(held)) == 3
     assert load_keys(held) == {"coco/101", "coco/102", "coco/103"}
-    out, err = run(monkeypatch, capsys, "--root", str(family / "images"))
+    code, out, err = seglens("data", "overlap", "--root", family / "images")
+    assert (code, out) == (2, "")
     assert "holds none of refcoco" in err
-    assert out == ""
 
 
 def test_training_without_what_is_tested_on(family: Path) -> None:
@@ -107,9 +98,8 @@ def test_a_list_that_is_none(tmp_path: Path, raw: Any) -> None:
         load_keys(path)
 
 
-def test_the_published_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = run(monkeypatch, capsys, "--root", str(shared("refcoco")), "--json")
-    told = json.loads(out)
+def test_the_published_files(seglens: Run) -> None:
+    told = json.loads(seglens("data", "overlap", "--root", shared("refcoco"), "--json")[1])
     assert told["to_hold_out"] == 2  # the sample has no image in two splits of different kinds
     assert told["overlaps"] == []
     assert {one["name"] for one in told["parts"]} >= {"refcoco(unc) testA", "refcocog(umd) val"}

@@ -11,17 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Sam2Model, SamModel
+from transformers import SamModel
 
-from decoders.tiny import TINY
+from decoders.tiny import TINY, Kind
 from seglens.decoders import DECODERS, MaskDecoder, load_decoder
 from seglens.geometry import Frame
 from seglens.miniature.models import make_sam
 from seglens.types import Embedding
 
 TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 against other batches, 0 against the model's own forward
-OWN = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model, "miniature": SamModel}
-KINDS = {**TINY, "miniature": lambda folder: make_sam().save_pretrained(folder)}
+KINDS = {**TINY, "miniature": Kind(lambda folder: make_sam().save_pretrained(folder), SamModel)}
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -50,7 +49,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(kind)
     torch.manual_seed(0)
-    KINDS[kind](folder)
+    KINDS[kind].save(folder)
     return folder
 
 
@@ -62,7 +61,7 @@ def decoder(folder: Path) -> MaskDecoder:
 @pytest.fixture(scope="module")
 def model(folder: Path, kind: str) -> nn.Module:
     """The library's own model, loaded by the library alone."""
-    return OWN[kind].from_pretrained(folder).eval()
+    return KINDS[kind].own.from_pretrained(folder).eval()
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ HIERA = {  # width, heads, blocks: SAM 2.1's tiny, small, base+, large
     ("kind", "expected"), [("sam", SamDecoder), ("sam2", Sam2Decoder), ("sam2_video", Sam2Decoder)]
 )
 def test_the_family_is_that_of_the_config(kind: str, expected: type, tmp_path: Path) -> None:
-    TINY[kind](tmp_path)
+    TINY[kind].save(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == kind
     assert type(load_decoder(tmp_path)) is (SamDecoder if kind == "sam" else Sam2Decoder)
 

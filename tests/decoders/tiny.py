@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    PreTrainedModel,
     Sam2Config,
     Sam2HieraDetConfig,
     Sam2MaskDecoderConfig,
@@ -98,4 +100,14 @@ def _save(model: Any, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(pixels))  # the class itself needs torchvision
 
 
-TINY: dict[str, Callable[[Path], None]] = {"sam": save_sam, "sam2": save_sam2, "sam2_video": save_sam2_video}
+@dataclass(frozen=True)
+class Kind:
+    """How to save a tiny model, and transformers' class that shows single images to it."""
+
+    save: Callable[[Path], None]
+    own: type[PreTrainedModel]
+
+
+TINY = {
+    "sam": Kind(save_sam, SamModel), "sam2": Kind(save_sam2, Sam2Model), "sam2_video": Kind(save_sam2_video, Sam2Model),
+}  # fmt: skip

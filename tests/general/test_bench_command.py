@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from seglens.cli import main
+from command import Run
 from seglens.general import BENCHMARKS
 from seglens.segmenter import Segmenter
 from shared import shared
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def seglens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seglens", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_the_embedded_model_answers_mme(seglens: Run, tmp_path: Path) -> None:

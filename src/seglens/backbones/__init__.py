@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from seglens.backbones.prompts import QuestionError
 from seglens.backbones.qwen2_vl import Qwen2VLBackbone
 from seglens.backbones.qwen3_vl import Qwen3VLBackbone
 from seglens.backbones.watch import Watch
+from seglens.names import did_you_mean
 
 FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
     "llava": LlavaBackbone,
+    "llava_next": LlavaOnevisionBackbone,
     "llava_onevision": LlavaOnevisionBackbone,
     "internvl": InternVLBackbone,
     "qwen2_vl": Qwen2VLBackbone,
@@ -52,8 +53,7 @@ def _family(name: str | Path, **where: Any) -> type[Backbone]:
     said, _ = PreTrainedConfig.get_config_dict(name, **where)
     family = str(said.get("model_type"))
     if family not in FAMILIES:
-        near = difflib.get_close_matches(family, FAMILIES, 1)
-        hint = f"; did you mean {near[0]!r}, with the name of its -hf version?" if near else ""
+        hint = did_you_mean(family, FAMILIES, ", with the name of its -hf version")
         raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
     return FAMILIES[family]
 

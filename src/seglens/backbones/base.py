@@ -20,7 +20,7 @@ from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
-from seglens.backbones.prompts import PROBES, Prompts, QuestionError
+from seglens.backbones.prompts import PROBES, Prompts
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
 from seglens.types import Readout
@@ -233,7 +233,7 @@ class Backbone(ABC):
     def read(self, image: OpenImage, questions: Sequence[str]) -> Readout:
         """Hidden states of all questions about an open image, in one pass.
 
-        Raises QuestionError for an empty question or one of more than 512 tokens."""
+        Raises QuestionError as `Prompts.to_read` does."""
         given = self.embed_questions(questions, image.positions)
         hidden = self._below.questions(given.rows, given.positions, given.mask, image.memory)
         end = image.prefix.shape[1]
@@ -247,9 +247,7 @@ class Backbone(ABC):
     @torch.no_grad()
     def embed_questions(self, questions: Sequence[str], prefix_positions: Int[Tensor, "1 p ..."]) -> QuestionRows:
         """Questions behind the prefix of an image, padded on the right. Raises QuestionError as `read` does."""
-        if not questions:
-            raise QuestionError("got no question; ask at least one")
-        asked = [self.prompts.after(question) for question in questions]
+        asked = self.prompts.to_read(questions)
         longest = max(map(len, asked))
         pad = self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[*a, *[pad] * (longest - len(a))] for a in asked], device=self.device)
@@ -273,7 +271,7 @@ class Backbone(ABC):
 
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
         """What the model's own processor makes of an image and a question: the chat path adds nothing to it."""
-        self.prompts.after(question)  # refuses what reading refuses
+        self.prompts.after(question)  # refuses what reading refuses, whatever the length
         inputs = self.processor(images=Image.fromarray(image), text=self.prompts.text(question), return_tensors="pt")
         return dict(inputs.to(self.device, self.model.dtype))
 

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision (arXiv 2408.03326): SigLIP, a projector, Qwen2."""
+"""LLaVA-OneVision (arXiv 2408.03326): SigLIP, a projector, Qwen2; and LLaVA-NeXT (1.6), built alike around CLIP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from seglens.backbones.positions import in_line
 
 
 class LlavaOnevisionBackbone(Backbone):
-    """A `LlavaOnevisionForConditionalGeneration`, shown the base tile only, as the authors of LENS do: the tiles of
-    higher resolution that a chat adds lie in no single grid. Chatting uses them as ever."""
+    """A `LlavaOnevision-` or `LlavaNextForConditionalGeneration`, shown the base tile only, as the authors of LENS do
+    with the former: the tiles of higher resolution that a chat adds lie in no single grid. Chatting uses them."""
 
     @staticmethod
     def layout(config: PreTrainedConfig, image_size: int | None) -> Layout:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-LONGEST_QUESTION = 512  # tokens, as in LISA's training
+LONGEST_QUESTION = 512  # tokens that are read, as in LISA's training; a chat may be longer
 PROBES = ("the red cup", "?")  # questions that show a template's layout
 
 
@@ -43,7 +44,7 @@ class Prompts:
     def after(self, question: str) -> list[int]:
         """Token ids behind the image: the question, up to the start of the answer.
 
-        Raises QuestionError for a question that is empty, too long, not Unicode, or that stands for an image."""
+        Raises QuestionError for a question that is empty, not Unicode, or that stands for an image."""
         if not question.strip():
             raise QuestionError("got an empty question; say in words what to look for, such as 'the red cup'")
         try:
@@ -59,9 +60,19 @@ class Prompts:
                 raise QuestionError(
                     f"got a question that contains {token!r}, which stands for the {kind} itself; leave it out"
                 )
-        if len(ids) > LONGEST_QUESTION:
-            raise QuestionError(f"got a question of {len(ids)} tokens; at most {LONGEST_QUESTION} are read; shorten it")
         return ids
+
+    def to_read(self, questions: Sequence[str]) -> list[list[int]]:
+        """What stands behind the image for each of the questions.
+
+        Raises QuestionError as `after` does, for no question, and for one that is too long."""
+        if not questions:
+            raise QuestionError("got no question; ask at least one")
+        asked = [self.after(question) for question in questions]
+        longest = max(map(len, asked))
+        if longest > LONGEST_QUESTION:
+            raise QuestionError(f"got a question of {longest} tokens; at most {LONGEST_QUESTION} are read; shorten it")
+        return asked
 
     def _split(self, question: str) -> tuple[list[int], list[int]]:
         image = self.processor.image_token

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, emit, say
+from seglens.cli.shared import AsJson, Device, emit, progress, say
 
 if TYPE_CHECKING:
     from seglens.cache import Manifest
@@ -66,7 +64,7 @@ def cache_build(
         if not any_room:
             said.refuse(out)
     mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in share.of(manifest.shards))
-    with _progress(mine, quiet=as_json or share.rank > 0) as tick:
+    with progress("caching", mine, hidden=as_json or share.rank > 0) as tick:
         if ray:
             load = partial(_load, data, backbone, decoder, layer, device)
             done = build_with_ray(load, samples, out, manifest, ray, bad, float(device.startswith("cuda")), tick)
@@ -136,14 +134,3 @@ def _parts(backbone: str, decoder: str, layer: int | None, device: str) -> Parts
 
     hide_loading_bars()
     return Parts.load(Origin.of(backbone), Origin.of(decoder), layer=layer, device=device)
-
-
-@contextmanager
-def _progress(images: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("caching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task("", total=images)
-        yield lambda done: bar.advance(task, done)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter
+from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter, progress
+
+if TYPE_CHECKING:
+    from seglens.data import Dataset
 
 MIOU = "miou"
 
@@ -25,7 +27,9 @@ def evaluate(
     mask_threshold: Annotated[
         float | None, typer.Option(help="Probability above which a pixel is in the mask (0.5; LENS's own code: 0.6).")
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="For miou: the class names, one per line.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="For miou: the class names, one per line; by default the data's own.")
+    ] = None,
     as_json: AsJson = False,
     records: Annotated[Path | None, typer.Option(help="Also write one JSON line per query here.")] = None,
     predictions: Annotated[
@@ -43,11 +47,11 @@ def evaluate(
     samples = load_data(data)
     name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
     _check(name, classes, records, predictions)
-    names = _class_names(classes) if classes else []
+    names = _class_names(samples, classes) if name == MIOU else []
     options = {} if mask_threshold is None else {"mask_threshold": threshold_logit(mask_threshold)}
     with joined() as ranks:
         segmenter = load_segmenter(model, ranks.device(device), **options)
-        with _bar(len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
+        with progress("segmenting", len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
             if name == MIOU:
                 found = _miou(segmenter, samples, names, ranks, tick)
             else:
@@ -63,32 +67,27 @@ def evaluate(
 def _check(name: str, classes: Path | None, records: Path | None, predictions: Path | None) -> None:
     """Whatever can be refused is refused before a model is loaded."""
     from seglens.evaluation import WORLD
+    from seglens.names import check_name
     from seglens.protocols import PROTOCOLS
 
-    known = [WORLD, *PROTOCOLS, MIOU]
-    if name not in known:
-        raise ValueError(f"there is no protocol {name!r}; choose from {', '.join(known)}")
-    if (name == MIOU) != (classes is not None):
-        raise ValueError("--protocol miou and --classes FILE (a class name per line) go together; give both or neither")
+    check_name(name, [WORLD, *PROTOCOLS, MIOU], "protocol")
+    if name != MIOU and classes is not None:
+        raise ValueError(f"--protocol {name} asks for no list of classes; give --protocol miou, or leave out --classes")
     if name == MIOU and (records or predictions):
         raise ValueError("--protocol miou gives every pixel a class, so it has no --records and no --predictions")
 
 
-def _class_names(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not UTF-8 text ({error}); save the class names as UTF-8") from error
+def _class_names(samples: Dataset, file: Path | None) -> list[str]:
+    """Those of the file, else the data's own."""
+    from seglens.data.dataset import classes_of
+    from seglens.data.reading import read_text
 
-
-@contextmanager
-def _bar(total: int, hidden: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=hidden) as progress:
-        task = progress.add_task("segmenting", total=total)
-        yield lambda: progress.advance(task)
+    if file is not None:
+        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    names = list(classes_of(samples))
+    if not names:
+        raise ValueError("this data has no class names of its own; give --classes FILE, a name per line")
+    return names
 
 
 def _queries(

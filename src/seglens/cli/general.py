@@ -29,8 +29,10 @@ def bench(
 ) -> None:
     """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule."""
     from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take
+    from seglens.names import check_name
 
-    benchmark = _chosen(name, BENCHMARKS)
+    check_name(name, BENCHMARKS, "benchmark")
+    benchmark = BENCHMARKS[name]
     if submission is not None and benchmark.submit is None:
         raise BenchmarkError(f"{name} has no server for answers; leave out --submission")
     if not root and name != "world-vqa":
@@ -57,16 +59,6 @@ def bench(
     else:
         report["scores"] = benchmark.score(questions, said)
     emit(report) if as_json else _print(report)
-
-
-def _chosen(name: str, known: Mapping[str, Any]) -> Any:
-    import difflib
-
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(known)}{hint}")
-    return known[name]
 
 
 def _ask(

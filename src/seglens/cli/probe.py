@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, emit, load_mllm
+from seglens.cli.shared import AsJson, Device, emit, load_mllm, progress
 
 POINTING, LIFT = (31, 98, 168), (20, 132, 96)  # colours of the two curves
 
@@ -42,7 +40,7 @@ def probe(
     file = out if out is None or out.suffix == ".json" else out / "probe.json"
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
-    with _bar(len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
+    with progress("probing", len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
         curve = measure(mllm, samples, limit, tick)
     signature, origin = mllm.signature(), Origin.of(backbone, hub_commit(backbone))
     faults = [str(fault) for fault in samples.faults] if isinstance(samples, Records) else []
@@ -60,16 +58,6 @@ def probe(
     }
     files = {} if file is None else _write(file, report, curve)
     emit({**report, "files": files}) if as_json else _print(report, curve, files)
-
-
-@contextmanager
-def _bar(total: int, hidden: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=hidden) as progress:
-        task = progress.add_task("probing", total=total)
-        yield lambda: progress.advance(task)
 
 
 def _panels(curve: Any) -> list[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,18 @@ def say(text: str) -> None:
 
 def emit(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def progress(doing: str, total: int, hidden: bool) -> Iterator[Callable[..., None]]:
+    """A bar on standard error, and what moves it on: by one, or by as many as it is told."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda done=1: bar.advance(task, done)
 
 
 def load_segmenter(model: str, device: str, **options: Any) -> Any:

@@ -13,7 +13,6 @@ from seglens.data.dataset import Dataset as Dataset
 from seglens.data.folder import folder_data
 from seglens.data.jsonl import jsonl_data
 from seglens.data.limited import Limited
-from seglens.data.names import check_name
 from seglens.data.parts import paco, pascal_part
 from seglens.data.prompts import Prompted
 from seglens.data.reasonseg import reasonseg
@@ -21,6 +20,7 @@ from seglens.data.refer import BUILDERS as REFER
 from seglens.data.semantic import ade20k, cocostuff, mapillary
 from seglens.data.world import WorldData
 from seglens.data.yolo import yolo_data
+from seglens.names import check_name
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "world": WorldData,

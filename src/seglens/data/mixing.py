@@ -20,9 +20,9 @@ import torch
 from seglens.data import build, load_data
 from seglens.data.chance import below, pick, words
 from seglens.data.layout import LISA_TREE, missing
-from seglens.data.names import check_name
 from seglens.data.prompts import PROMPTS, prompted
 from seglens.data.records import Bad, DataError, Records
+from seglens.names import check_name
 from seglens.types import Sample
 
 GROUPS = ("sem_seg", "refer_seg", "vqa", "reason_seg")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from seglens.data.chance import below, words
 from seglens.data.dataset import Dataset, classes_of
-from seglens.data.names import check_name
+from seglens.names import check_name
 from seglens.types import Sample, Target
 
 LONG = ("sentence", "long")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import AutoConfig
 from seglens.decoders.base import MaskDecoder
 from seglens.decoders.sam import SamDecoder
 from seglens.decoders.sam2 import Sam2Decoder
+from seglens.names import did_you_mean
 
 DECODERS: dict[str, Callable[..., MaskDecoder]] = {  # by config.model_type
     "sam": SamDecoder.from_pretrained,
@@ -26,8 +26,7 @@ def load_decoder(name: str | Path, *, revision: str | None = None, **loading: An
     Raises ValueError when the family is not supported, naming those that are, or when the weights do not fit."""
     family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
     if family not in DECODERS:
-        near = difflib.get_close_matches(family, DECODERS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(family, DECODERS)
         raise ValueError(f"{name} is a {family!r} model; supported mask decoders: {', '.join(DECODERS)}{hint}")
     return DECODERS[family](name, revision=revision, **loading)
 

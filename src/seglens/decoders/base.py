@@ -100,6 +100,10 @@ class MaskDecoder(ABC):
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
         """What the image encoder says of normalised pixels."""
 
+    @abstractmethod
+    def _finer(self, fine: list[Float[Tensor, "b _ _ _"]]) -> dict[str, Any]:
+        """The finer maps, by the names under which the mask decoder takes them."""
+
     def positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n c"]:
         """The Fourier position of canvas points in [0, 1]: no label embedding, no half-pixel shift.
 
@@ -135,14 +139,14 @@ class MaskDecoder(ABC):
     ) -> Float[Tensor, "b q s s"]:  # fmt: skip
         self._check(embedding)
         b, dtype = len(embedding.coarse), next(decoder.parameters()).dtype
-        finer = {"high_resolution_features": [x.to(dtype) for x in embedding.fine]} if embedding.fine else {}
         dense = self.module.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         with _hiding(keep, self.leading + int(decoder.num_mask_tokens)):
             masks, *_ = decoder(
                 image_embeddings=embedding.coarse.to(dtype),
                 dense_prompt_embeddings=dense.to(dtype).expand(b, -1, self.side, self.side),
                 image_positional_embeddings=self._grid().to(dtype).expand(b, -1, -1, -1),
-                sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False, **finer,
+                sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False,
+                **self._finer([x.to(dtype) for x in embedding.fine]),
             )  # fmt: skip
         return masks[:, :, 0].float()
 

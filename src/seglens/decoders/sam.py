@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 from transformers import SamModel
@@ -23,3 +25,6 @@ class SamDecoder(MaskDecoder):
 
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
         return Embedding(self.module.get_image_embeddings(pixels))
+
+    def _finer(self, fine: list[Float[Tensor, "b _ _ _"]]) -> dict[str, Any]:
+        return {}

@@ -51,3 +51,6 @@ class Sam2Decoder(MaskDecoder):
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
         *fine, coarse = self.module.get_image_embeddings(pixels)
         return Embedding(coarse, tuple(fine))
+
+    def _finer(self, fine: list[Float[Tensor, "b _ _ _"]]) -> dict[str, Any]:
+        return {"high_resolution_features": fine}

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
 from seglens.methods.lens import Lens, LensConfig, PromptDecoder
+from seglens.names import check_name
 
 
 @runtime_checkable
@@ -29,8 +30,7 @@ METHODS = {"lens": (LensConfig, build_lens)}
 
 def build_method(name: str, settings: dict[str, Any], backbone: Source, decoder: PromptDecoder) -> Lens:
     """The method of that name with these settings. Raises ValueError on an unknown name or setting."""
-    if name not in METHODS:
-        raise ValueError(f"there is no method {name!r}; this version has {', '.join(METHODS)}")
+    check_name(name, METHODS, "method")
     config, build = METHODS[name]
     unknown = settings.keys() - {f.name for f in fields(config)}
     if unknown:
