@@ -50,8 +50,7 @@ class LoraModel(nn.Module):
             for part in (language.embed_tokens, mllm.lm_head):
                 part.float().requires_grad_(True)
         if checkpointing:
-            mllm.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
-            # with frozen words nothing before the first layer asks for gradients, which checkpointing needs not
+            mllm.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         self.train()
 
     def forward(

@@ -2,7 +2,7 @@
 
 A step of 2 images with 3 questions each, AdamW included: LENS's head on features from a cache, or with the frozen parts
 beside it, against LoRA as LISA trains it, through the same MLLM. On a GPU the allocator's peak is measured. Without one
-the same modules run on fake tensors at the true size, and PyTorch's MemTracker accounts for every tensor: that is no
+the same modules run on fake tensors at the true size, and every tensor that is alive is accounted for: that is no
 measurement of a GPU (no workspaces, no fragments, a CPU's attention kernels). How far the account agrees with the
 memory that a process really takes is then checked at a small size on this CPU.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,11 @@ class AllPrompts:
         return self.decoder.decode(embedding, prompts, None, decoder)
 
 
-def optimiser(module: nn.Module) -> torch.optim.AdamW:
-    config = TrainConfig()
+def optimiser(module: nn.Module, fused: bool) -> torch.optim.AdamW:
+    """As `fit` has it: on a GPU PyTorch updates all weights together unless it is told to fuse."""
+    config, how = TrainConfig(), {"fused": True} if fused else {"foreach": True}
     trained = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=0.0, foreach=True)  # as on a GPU
+    return torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **how)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,15 @@ WAYS: dict[str, Callable[[Size, str], Ready]] = {
     "LoRA without words": partial(lora, words=False),
     "LoRA without words, gradient checkpointing": partial(lora, words=False, checkpointing=True),
 }
-STEPS = 2  # the second has the optimiser's state from the start
+CHECKED = ("LENS, features from a cache", "LISA-style LoRA")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes between two steps (weights, what the optimiser keeps), and at most within one."""
+
+    resting: float
+    peak: float
 
 
 class Account(TorchDispatchMode):
@@ -213,8 +222,8 @@ class Account(TorchDispatchMode):
         return out
 
 
-def accounted(way: str, size: Size) -> dict[str, float]:
-    """GB before a step (weights, optimiser) and at its peak, of fake tensors."""
+def accounted(way: str, size: Size, fused: bool = False) -> Peak:
+    """Of fake tensors."""
     ready, account = WAYS[way](size, "meta"), Account()
     with FakeTensorMode():
         for module in (ready.trained, *ready.beside):
@@ -222,11 +231,11 @@ def accounted(way: str, size: Size) -> dict[str, float]:
             for tensor in (*module.parameters(), *module.buffers()):
                 account.hold(tensor)
         with account:
-            stepper = optimiser(ready.trained)
+            stepper = optimiser(ready.trained, fused)
             update(ready.loss("cpu"), stepper)
             resting, account.peak = account.now, 0
             update(ready.loss("cpu"), stepper)
-    return {"resting": resting / GB, "peak": account.peak / GB}
+    return Peak(resting, account.peak)
 
 
 def pretend(module: nn.Module) -> None:
@@ -240,8 +249,98 @@ def pretend(module: nn.Module) -> None:
                 part._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
 
 
+def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
+    """Of a GPU's allocator, or of this process: what is resident now and was at most since it was last asked."""
+    before = Resident.now() if device == "cpu" else 0
+    ready = WAYS[way](size, device)
+    stepper = optimiser(ready.trained, fused)
+    update(ready.loss(device), stepper)
+    if device == "cpu":
+        gc.collect()
+        Resident.forget()
+        resting = Resident.now()
+        update(ready.loss(device), stepper)
+        return Peak(resting - before, Resident.most() - before)
+    torch.cuda.reset_peak_memory_stats(device)
+    resting = torch.cuda.memory_allocated(device)
+    update(ready.loss(device), stepper)
+    return Peak(resting, torch.cuda.max_memory_allocated(device))
+
+
+class Resident:
+    """Memory of this process as Linux counts it, in bytes."""
+
+    @staticmethod
+    def forget() -> None:
+        """Of the highest so far."""
+        Path("/proc/self/clear_refs").write_text("5")
+
+    @staticmethod
+    def now() -> int:
+        return Resident._read("VmRSS")
+
+    @staticmethod
+    def most() -> int:
+        return Resident._read("VmHWM")
+
+    @staticmethod
+    def _read(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def in_a_process(way: str, size: str, threads: int) -> Peak:
+    """`measured` on this CPU, in a process of its own that gives back what it frees."""
+    command = [sys.executable, __file__, "--size", size, "--one", way, "--threads", str(threads)]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return Peak(**json.loads(said.stdout))
+
+
+def compare(size: str, device: str, threads: int, check: str | None) -> Report:
+    """`check` is the size at which the account is compared with a process; None leaves that out."""
+    shapes, cuda, fused = models.SIZES[size], torch.device(device).type == "cuda", "LENS ... and a fused AdamW"
+
+    def find(way: str, fused: bool = False) -> Peak:
+        found = measured(way, shapes, device, fused) if cuda else accounted(way, shapes, fused)
+        gc.collect()
+        return found
+
+    peaks = {way: find(way) for way in WAYS} | {fused: find(CHECKED[0], fused=True)}
+    rows = {way: found.peak / GB for way, found in peaks.items()}
+    rows |= {f"between steps: {way}": found.resting / GB for way, found in peaks.items()}
+    cached, live, whole, spared = (peaks[way].peak for way in list(WAYS)[:4])
+    third = 1 / 3
+    ratios = [
+        Ratio("LENS from a cache as a share of LISA-style LoRA", cached / whole, third, most=True),
+        Ratio("... with a fused AdamW", peaks[fused].peak / whole, third, most=True),
+        Ratio("LENS from a cache as a share of LoRA with gradient checkpointing", cached / spared, third, most=True),
+        Ratio("... with a fused AdamW", peaks[fused].peak / spared, third, most=True),
+        Ratio("LENS with the MLLM and SAM beside it as a share of LISA-style LoRA", live / whole, third, most=True),
+    ]
+    notes = [f"a step: {IMAGES} images, {QUESTIONS} questions each; trained weights fp32, computed in bf16"]
+    notes.append("measured: the peak of the GPU's allocator" if cuda else "an account of tensors, not a measured GPU")
+    for way in CHECKED if check else ():
+        real, said = in_a_process(way, check or size, threads), accounted(way, models.SIZES[check or size])
+        notes.append(
+            f"checked at size {check}, {way}: accounted {said.peak / GB:.3f} GB, process {real.peak / GB:.3f} GB "
+            f"({said.peak / real.peak:.2f} of it)"
+        )
+    return Report("peak memory of a training step", size, "GB", rows, ratios, notes, machine(device, threads))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options(__doc__ or "", sizes=("7b", "small", "tiny"))
+    parser.add_argument("--one", choices=WAYS, help="measure one way in this process and print bytes")
+    parser.add_argument("--no-check", action="store_true", help="leave out the comparison with a real process")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    if asked.one:
+        print(json.dumps(asdict(measured(asked.one, models.SIZES[asked.size], asked.device))))
+        return
+    check = None if asked.no_check or asked.device != "cpu" else "small"
+    compare(asked.size, asked.device, asked.threads, check).show(asked.json)
+
+
 if __name__ == "__main__":
-    import time
-    for way in (list(WAYS) if len(sys.argv)<3 else [list(WAYS)[int(sys.argv[2])]]):
-        t=time.time()
-        print(way, {k:round(v,3) for k,v in accounted(way, models.SIZES[sys.argv[1]]).items()}, time.time()-t)
+    main(sys.argv[1:])
