@@ -109,18 +109,19 @@ def seconds(work: Work, device: torch.device | str, times: int = 1) -> float:
 
 
 def medians(
-    flows: Mapping[str, Work], device: torch.device | str, rounds: int, warm_up: int = 1, least: float = 0.3
+    flows: Mapping[str, Work], device: torch.device | str, rounds: int, least: float = 0.3, long: float = 5.0
 ) -> dict[str, float]:
     """Median seconds of each flow. All run in turn in every round, so that what else the machine does hits all of
-    them; a quick one runs for `least` seconds of a round."""
+    them. A quick one runs for `least` seconds of a round. The first call of each warms up and does not count, unless it
+    takes `long`: then a first call is no slower than others."""
     spent = {name: list[float]() for name in flows}
-    for number in range(warm_up + rounds):
+    times = dict.fromkeys(flows, 1)
+    for number in range(rounds + 1):
         for name, work in flows.items():
-            known = spent[name] or [seconds(work, device)]
-            times = max(1, min(50, round(least / known[-1]))) if number else 1
-            found = seconds(work, device, times)
-            if number >= warm_up:
+            if len(spent[name]) == rounds:
+                continue
+            found = seconds(work, device, times[name])
+            if number or found >= long:
                 spent[name].append(found)
-            else:
-                spent[name] = [found]
-    return {name: statistics.median(found[-rounds:]) for name, found in spent.items()}
+            times[name] = max(1, min(50, round(least / found)))
+    return {name: statistics.median(found) for name, found in spent.items()}

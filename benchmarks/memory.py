@@ -251,7 +251,12 @@ def pretend(module: nn.Module) -> None:
 
 def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
     """Of a GPU's allocator, or of this process: what is resident now and was at most since it was last asked."""
-    before = Resident.now() if device == "cpu" else 0
+    before = 0
+    if device == "cpu":
+        if size is not models.SIZES["tiny"]:
+            measured(way, models.SIZES["tiny"], device, fused)  # code is loaded when it is first used
+            gc.collect()
+        before = Resident.now()
     ready = WAYS[way](size, device)
     stepper = optimiser(ready.trained, fused)
     update(ready.loss(device), stepper)

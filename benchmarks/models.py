@@ -70,7 +70,9 @@ SIZES = {
 }
 
 
-def llava(size: Size, dtype: torch.dtype = torch.float32) -> LlavaForConditionalGeneration:
+def llava(
+    size: Size, dtype: torch.dtype = torch.float32, attention: str | None = None
+) -> LlavaForConditionalGeneration:
     vision = CLIPVisionConfig(
         hidden_size=size.vision_width, intermediate_size=4 * size.vision_width, num_hidden_layers=size.vision_layers,
         num_attention_heads=size.vision_heads, image_size=PATCH * size.cells, patch_size=PATCH,
@@ -85,10 +87,10 @@ def llava(size: Size, dtype: torch.dtype = torch.float32) -> LlavaForConditional
         vision_config=vision, text_config=text, image_token_index=image, vision_feature_layer=-2,
         image_seq_length=size.cells**2, tie_word_embeddings=False,
     )  # fmt: skip
-    return LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+    return LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
 
 
-def sam(size: Size, dtype: torch.dtype = torch.float32) -> SamModel:
+def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = None) -> SamModel:
     width = size.prompt_width
     config = SamConfig(
         vision_config=SamVisionConfig(
@@ -102,7 +104,7 @@ def sam(size: Size, dtype: torch.dtype = torch.float32) -> SamModel:
             hidden_size=width, mlp_dim=8 * width, num_attention_heads=size.prompt_heads, iou_head_hidden_dim=width
         ),
     )  # fmt: skip
-    model = SamModel._from_config(config, dtype=dtype)
+    model = SamModel._from_config(config, dtype=dtype, attn_implementation=attention)
     torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)  # as in SAM; transformers draws hidden/2
     return model
 

@@ -8,8 +8,8 @@ compute them: all layers of the MLLM for every question with all hidden states k
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +41,9 @@ class Kept:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
 
@@ -68,8 +71,9 @@ class Step:
 
 
 def autocast(device: str, config: TrainConfig) -> AbstractContextManager[object]:
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=config.mixed_precision == "bf16")
+    """As `fit` has it on a GPU. On a CPU the MLLM computes in fp32, and so must what it is compared with."""
+    cuda = torch.device(device).type == "cuda"
+    return torch.autocast("cuda", torch.bfloat16, enabled=config.mixed_precision == "bf16") if cuda else nullcontext()
 
 
 class Turns:
