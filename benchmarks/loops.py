@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measure import Ratio, Report, machine, medians, options
 from torch import Tensor
 
-from measure import Ratio, Report, machine, medians, options
 from seglens.losses import mask_terms
 from seglens.methods.keypoints import EPSILON, refine, suppress
 from seglens.metrics import overlap

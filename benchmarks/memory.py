@@ -21,22 +21,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import models
 import torch
+from lora import LoraModel
+from measure import Ratio, Report, machine, options
+from models import Size
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-import models
-from lora import LoraModel
-from measure import Ratio, Report, machine, options
-from models import Size
 from seglens.backbones.depth import Depth
 from seglens.backbones.llava import LlavaBackbone
 from seglens.decoders.sam import SamDecoder
-from seglens.geometry import Frame
 from seglens.losses import bce, mask_terms
 from seglens.methods import Lens, build_lens
 from seglens.training import TrainConfig

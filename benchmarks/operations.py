@@ -9,16 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-from torch._subclasses import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
-
 import models
+import torch
 from lisa import ANSWER
 from measure import Ratio, Report, machine, options
 from memory import BEFORE, BEHIND, IMAGES, QUESTIONS, AllPrompts, lens_loss, pretend
 from models import Size
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
 from seglens.backbones.depth import Depth
 from seglens.backbones.llava import LlavaBackbone
 from seglens.decoders.sam import SamDecoder

@@ -1,8 +1,8 @@
 """What is lost when features are cached in 8 bits: `python benchmarks/quantised_cache.py`. Points of gIoU.
 
 On the embedded model and scenes of the drawn world that its training never saw. The head of the package draws masks
-from features that went through an int8 cache and through a bf16 one; then two fresh heads, alike in all else, learn from
-either. Masks are compared on the mask decoder's canvas, before absence is judged, with paired 95 % intervals over
+from features that went through an int8 cache and through a bf16 one; then two fresh heads, alike in all else, learn
+from either. Masks are compared on the mask decoder's canvas, before absence is judged, with paired 95 % intervals over
 images. A third head, which differs from the first in its seed alone, shows what chance does.
 """
 
@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Float
+from measure import Ratio, Report, machine, options
 from torch import Tensor
 
-from measure import Ratio, Report, machine, options
 from seglens import Segmenter
 from seglens.backbones import hide_loading_bars
 from seglens.cache import Cache, Stored
@@ -112,11 +112,11 @@ def compare(size: str, device: str, threads: int, folder: Path) -> Report:
         "points of gIoU lost by another seed": lost(heads["bf16"], heads["bf16, another seed"]),
         "points of gIoU lost by bf16 against full precision, the package's head": lost(seen["auto"], seen["bf16"]),
     }
-    ratios = [
-        Ratio(name, value, AIM if "int8" in name else None, most=True) for name, (value, _, _) in pairs.items()
-    ]
+    ratios = [Ratio(name, value, AIM if "int8" in name else None, most=True) for name, (value, _, _) in pairs.items()]
     notes = [f"{name}: {value:.2f} ({low:.2f} to {high:.2f})" for name, (value, low, high) in pairs.items()]
-    stored = {f: sum(p.stat().st_size for p in (folder / f"lessons-{f}").glob("*.safetensors")) for f in ("bf16", "int8")}
+    stored = {
+        f: sum(p.stat().st_size for p in (folder / f"lessons-{f}").glob("*.safetensors")) for f in ("bf16", "int8")
+    }
     notes.append(f"{len(seen['bf16'])} queries with a target on {length.exam} scenes; {length.lessons} to learn from")
     notes.append(f"size of the int8 cache as a share of the bf16 one: {stored['int8'] / stored['bf16']:.3f}")
     where = machine(device, threads)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import models
 import torch
+from measure import Ratio, Report, machine, medians, options
 from PIL import Image
 
-import models
-from measure import Ratio, Report, machine, medians, options
 from seglens.data.world import WorldData
 from seglens.features import Features, FeatureSource, Pick, collate
 from seglens.geometry import Frame

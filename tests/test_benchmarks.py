@@ -1,4 +1,4 @@
-"""Every benchmark runs, at a size whose times say nothing, and prints what its table in docs/benchmarks.md is made of."""
+"""Every benchmark runs, at a size whose times say nothing, and prints what docs/benchmarks.md is made of."""
 
 from __future__ import annotations
 
@@ -134,6 +134,7 @@ def test_the_account_of_a_known_step(run: Run) -> None:
             assert weight * 4 <= account.peak < weight * 4.01  # and the gradient
 
 
+@pytest.mark.slow
 def test_operations(run: Run) -> None:
     found = run("operations")
     parts = found["rows"]
