@@ -258,8 +258,8 @@ def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
     ready = WAYS[way](size, device)
     stepper = optimiser(ready.trained, fused)
     update(ready.loss(device), stepper)
+    gc.collect()
     if device == "cpu":
-        gc.collect()
         Resident.forget()
         resting = Resident.now()
         update(ready.loss(device), stepper)
