@@ -18,6 +18,7 @@ from lisa import LisaStyle
 from measure import Ratio, Report, machine, medians, options
 
 from seglens import Segmenter
+from seglens.backbones import hide_loading_bars
 from seglens.decoders import load_decoder
 from seglens.miniature.language import speaker
 from seglens.miniature.world import World
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(asked.threads)
     how = asked.device, asked.rounds, asked.threads
     if asked.model:
+        hide_loading_bars()
         found = Segmenter.from_pretrained(asked.model, device=asked.device)
         compare(found, asked.model, *how).show(asked.json)
         return
