@@ -19,7 +19,8 @@ from PIL import Image
 
 from command import Run
 from seglens.cli.segment import _names
-from seglens.data.masks import decode_rle, load_png
+from seglens.data.maskfile import load_mask
+from seglens.data.masks import decode_rle
 from seglens.miniature.build import StageError
 from seglens.miniature.language import VQA_KINDS
 from seglens.miniature.world import World
@@ -78,7 +79,7 @@ def test_segment_prints_json_and_writes_lossless_masks(world: Path, tmp_path: Pa
     done = subprocessed("segment", world / "0000.png", "the largest thing", "--json", "--out", "masks", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     said = json.loads(done.stdout)
-    mask = load_png(tmp_path / said["files"]["mask"])
+    mask = load_mask(tmp_path / said["files"]["mask"])
     np.testing.assert_array_equal(decode_rle(said["segmentation"]), mask)
     assert mask.shape == (256, 256)
     assert said["found"] == mask.any()
@@ -273,7 +274,7 @@ def test_a_bad_image(seglens: Run, world: Path, tmp_path: Path) -> None:
 def test_a_bad_query(seglens: Run, world: Path, tmp_path: Path) -> None:
     for command in ("segment", "ask"):
         one_line(seglens(command, world / "0000.png", ""), "empty question")
-        one_line(seglens(command, world / "0000.png", "cat " * 2500), "at most 512")
+        one_line(seglens(command, world / "0000.png", "cat " * 5000), "tokens", "shorten it")
     one_line(seglens("segment", world / "0000.png", "cat", " ", "--out", tmp_path / "o"), "empty question")
     assert not (tmp_path / "o").exists()
 

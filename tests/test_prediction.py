@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seglens.data.masks import decode_rle, load_png
+from seglens.data.maskfile import load_mask
+from seglens.data.masks import decode_rle
 from seglens.prediction import INSIDE, OUTSIDE, Prediction, on_mask, slug
 
 
@@ -88,7 +89,7 @@ def test_the_box(said: Prediction) -> None:
 def test_saving_loses_nothing(said: Prediction, tmp_path: Path) -> None:
     paths = said.save(tmp_path / "deep" / "folder", "one")
     assert {path.name for path in paths.values()} == {"one_mask.png", "one_overlay.png"}
-    np.testing.assert_array_equal(load_png(paths["mask"]), said.mask)
+    np.testing.assert_array_equal(load_mask(paths["mask"]), said.mask)
     with Image.open(paths["overlay"]) as overlay:
         np.testing.assert_array_equal(np.asarray(overlay), np.asarray(said.overlay()))
     assert sorted(p.name for p in (tmp_path / "deep" / "folder").iterdir()) == ["one_mask.png", "one_overlay.png"]

@@ -3,7 +3,7 @@ loudest (the protocol of SELF1E, arXiv 2603.19026)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,24 +33,13 @@ class ClassTable:
 
 
 def run_open_vocabulary(
-    segmenter: Segmenter, data: Iterable[Sample], classes: Sequence[str], tick: Callable[[], None] = lambda: None
-) -> ClassTable:
-    """Ask for every class in every image. The targets of `data` are the classes that an image holds.
+    segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None
+) -> tuple[ClassTable, list[Fault]] | None:
+    """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
+    holds. What is returned, and to whom, as by `evaluation.run_shared`.
 
     Names are compared without case and final dots. Raises ValueError on a class list that is empty or names a class
     twice, DataError on a target that is not in it or on two classes that claim a pixel."""
-    numbers = _numbers(classes)
-    rows = []
-    for sample in data:
-        rows.append(_count(segmenter, sample, tuple(classes), numbers))
-        tick()
-    return ClassTable(tuple(classes), _stack(rows, len(numbers)))
-
-
-def run_open_vocabulary_shared(
-    segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None
-) -> tuple[ClassTable, list[Fault]] | None:
-    """`run_open_vocabulary` over this process's share, as `evaluation.run_shared`."""
     numbers = _numbers(classes)
     mine, faults = {}, list[Fault]()
     for index, sample in samples_of(data, ranks, faults):

@@ -75,6 +75,9 @@ def test_a_long_question_is_answered_but_not_read(each: tuple[Backbone, OpenImag
     longest = backbone.chat_inputs(GREY, question)["input_ids"].shape[1]
     assert longest > LONGEST_QUESTION
     assert isinstance(backbone.generate(GREY, question, 1), str)
+    most = backbone.module.config.get_text_config().max_position_embeddings
+    with pytest.raises(QuestionError, match=f"the model takes {most}; shorten it"):
+        backbone.generate(GREY, "word " * most, 1)
 
 
 def test_no_question(backbone: Backbone, opened: OpenImage) -> None:

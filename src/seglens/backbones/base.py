@@ -20,7 +20,7 @@ from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
-from seglens.backbones.prompts import PROBES, Prompts
+from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
 from seglens.types import Readout
@@ -47,6 +47,13 @@ def fixed_size(config: PreTrainedConfig, own: int, asked: int | None) -> int:
             "leave image_size out"
         )
     return own
+
+
+def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:
+    """Of a model with one image token per patch of a tower of one size (CLIP, SigLIP)."""
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    return Layout(fixed_size(config, vision.image_size, image_size), (side, side))
 
 
 @dataclass(frozen=True)
@@ -270,9 +277,14 @@ class Backbone(ABC):
         return self.processor.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
-        """What the model's own processor makes of an image and a question: the chat path adds nothing to it."""
-        self.prompts.after(question)  # refuses what reading refuses, whatever the length
+        """What the model's own processor makes of an image and a question: the chat path adds nothing to it.
+
+        Raises QuestionError as `Prompts.after` does, and for more tokens than the model was made for."""
+        self.prompts.after(question)
         inputs = self.processor(images=Image.fromarray(image), text=self.prompts.text(question), return_tensors="pt")
+        tokens, most = inputs["input_ids"].shape[1], self.model.config.get_text_config().max_position_embeddings
+        if tokens > most:
+            raise QuestionError(f"got a question of {tokens} tokens with its image; the model takes {most}; shorten it")
         return dict(inputs.to(self.device, self.model.dtype))
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:

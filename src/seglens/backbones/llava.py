@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen, fixed_size
+from seglens.backbones.base import Backbone, Layout, Seen, patchwise
 from seglens.backbones.positions import in_line
 
 
@@ -17,9 +17,7 @@ class LlavaBackbone(Backbone):
 
     @staticmethod
     def layout(config: PreTrainedConfig, image_size: int | None) -> Layout:
-        vision = config.vision_config
-        side = vision.image_size // vision.patch_size
-        return Layout(fixed_size(config, vision.image_size, image_size), (side, side))
+        return patchwise(config, image_size)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         config = self.model.config

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen, fixed_size
+from seglens.backbones.base import Backbone, Layout, Seen, patchwise
 from seglens.backbones.positions import in_line
 
 
@@ -19,9 +19,7 @@ class LlavaOnevisionBackbone(Backbone):
 
     @staticmethod
     def layout(config: PreTrainedConfig, image_size: int | None) -> Layout:
-        vision = config.vision_config
-        side = vision.image_size // vision.patch_size
-        return Layout(fixed_size(config, vision.image_size, image_size), (side, side))
+        return patchwise(config, image_size)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         # transformers' own get_image_features knows no image without tiles

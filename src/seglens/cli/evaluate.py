@@ -108,9 +108,9 @@ def _queries(
 def _miou(
     segmenter: Any, samples: Any, names: list[str], ranks: Any, tick: Any
 ) -> tuple[dict[str, Any], list[Any]] | None:
-    from seglens.open_vocabulary import class_report, run_open_vocabulary_shared
+    from seglens.open_vocabulary import class_report, run_open_vocabulary
 
-    found = run_open_vocabulary_shared(segmenter, samples, names, ranks, tick)
+    found = run_open_vocabulary(segmenter, samples, names, ranks, tick)
     return None if found is None else (class_report(found[0]), found[1])
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64
 from PIL import Image
 from pycocotools import mask as coco
 
-from seglens.data.images import MAX_PIXELS, load_image
+from seglens.data.images import MAX_PIXELS
 from seglens.data.records import Drawn, MaskSource
 from seglens.files import write_atomic
 
@@ -95,25 +95,12 @@ def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
 
 
 def save_png(mask: Bool[np.ndarray, "h w"], path: str | Path) -> None:
-    """Write a mask as an 8-bit gray PNG of 0 and 255, lossless and all at once."""
+    """Write a mask as an 8-bit gray PNG of 0 and 255, lossless and all at once; `maskfile.load_mask` reads it."""
     if not mask.size:
         raise ValueError(f"save_png got a mask of shape {mask.shape}; it needs at least one pixel")
     buffer = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG")
     write_atomic(Path(path), buffer.getvalue())
-
-
-def load_png(path: str | Path) -> Bool[np.ndarray, "h w"]:
-    """Read a black-and-white mask as `save_png` writes it.
-
-    Raises ``ImageError`` where `load_image` does, ``ValueError`` on any colour but black and white: a guessed threshold
-    would quietly turn a label map, or a mask of 0 and 1, into a wrong mask.
-    """
-    pixels = load_image(path)
-    mask: np.ndarray = pixels[..., 0] == 255
-    if not (pixels == np.where(mask, 255, 0)[..., None]).all():
-        raise ValueError(f"{str(path)!r} has other values than 0 and 255; a mask needs only these: convert it first")
-    return mask
 
 
 @dataclass(frozen=True)

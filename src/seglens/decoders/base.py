@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,10 +73,6 @@ class MaskDecoder(ABC):
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Channels, rows and columns of one image's maps: the coarse one first, then the finer ones as they come."""
-
-    def embedding_bytes(self, dtype: torch.dtype = torch.float16) -> int:
-        """What the embedding of one image takes in memory or on disk."""
-        return sum(math.prod(shape) for shape in self.shapes) * dtype.itemsize
 
     def signature(self) -> dict[str, Any]:
         """All that decides what `encode` gives: for the key of cached features. Plain JSON values."""
