@@ -29,7 +29,7 @@ def probe(
     from seglens.backbones import Backbone
     from seglens.checkpoint import Origin
     from seglens.data import load_data
-    from seglens.data.records import Records
+    from seglens.data.dataset import faults_of
     from seglens.hub import hub_commit
     from seglens.probe import check_limit
     from seglens.probe import probe as measure
@@ -43,7 +43,7 @@ def probe(
     with progress("probing", len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
         curve = measure(mllm, samples, limit, tick)
     signature, origin = mllm.signature(), Origin.of(backbone, hub_commit(backbone))
-    faults = [str(fault) for fault in samples.faults] if isinstance(samples, Records) else []
+    faults = [str(fault) for fault in faults_of(samples)]
     size = "" if image_size is None else f" --image-size {image_size}"
     report: dict[str, Any] = {
         "backbone": {"name": origin.name, "revision": origin.revision},
