@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from seglens.data import Dataset
+from seglens.data.dataset import faults_of, usable
 from seglens.data.masks import encode_rle
-from seglens.data.records import Fault, Records
+from seglens.data.records import Fault
 from seglens.metrics import bootstrap_ratio, ciou, giou, iou, overlap, precision_at
 from seglens.miniature.world import SMALL
 from seglens.prediction import Prediction, on_mask
@@ -100,13 +101,10 @@ def run_shared(
 
 def samples_of(data: Dataset, ranks: Ranks, faults: list[Fault]) -> Iterator[tuple[int, Sample]]:
     """This process's samples with their numbers. What `data` leaves out is added to `faults`."""
-    faults += data.faults if isinstance(data, Records) else []
+    faults += faults_of(data)
     for index in ranks.share(len(data)):
-        if isinstance(data, Records) and data.bad == "skip":
-            sample, found = data.decode(index)
-            faults += found
-        else:
-            sample = data[index]
+        sample, found = usable(data, index)
+        faults += found
         if sample is not None:
             yield index, sample
 

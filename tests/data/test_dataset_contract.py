@@ -15,9 +15,9 @@ from make_refer import coco_name, ref, refs, save, save_image, save_reason, sent
 
 from own_data import write_coco, write_folder, write_jsonl, write_yolo
 from seglens.data import DATASETS, load_data
-from seglens.data.dataset import Dataset, classes_of
+from seglens.data.dataset import Dataset, classes_of, faults_of, usable
 from seglens.data.layout import LISA_TREE
-from seglens.data.records import Records
+from seglens.data.records import DataError, Records
 from seglens.data.refer import FORMS
 from seglens.types import Sample, Target
 
@@ -198,6 +198,25 @@ def test_a_damaged_image_is_refused_or_left_out_by_name(spec: str) -> None:
     assert all(map(same, others, skipping))
     assert len(list(skipping)) == len(others)
     assert [(fault.record, image.name in fault.says) for fault in skipping.faults] == [(good.entries[0].id, True)]
+
+
+@pytest.mark.parametrize("option", ["", ",limit=9", ",prompt=none"])
+def test_whoever_takes_samples_by_number_leaves_out_the_same(spec: str, option: str) -> None:
+    """Processes that share an evaluation do, each its own part."""
+    image, others = read(spec).entries[0].image, list(islice(read(spec), 1, None))
+    image.write_bytes(b"")
+    with pytest.raises(DataError, match=image.stem):
+        usable(load_data(f"{spec}{option}"), 0)
+    data = load_data(f"{spec},bad=skip{option}")
+    found = [usable(data, index) for index in range(len(data))]
+    samples = [sample for sample, _ in found if sample is not None]
+    assert found[0][0] is None
+    assert [fault.kind for _, faults in found for fault in faults] == ["image"]
+    assert len(samples) == len(others)
+    assert all(map(same, samples, others))
+    assert list(faults_of(data)) == []
+    list(data)
+    assert [fault.kind for fault in faults_of(data)] == ["image"]
 
 
 def test_a_missing_image_is_refused_or_left_out_by_name(spec: str) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from seglens.data.records import Fault, Note, Records
     from seglens.types import Sample
 
-Spec = Annotated[str, typer.Argument(help="A dataset with its options, as in coco:images=...,annotations=...")]
+Spec = Annotated[
+    str, typer.Argument(metavar="DATA", help="A dataset with its options, as in coco:images=...,annotations=...")
+]
 
 
 def data_check(

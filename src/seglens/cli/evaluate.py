@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,9 @@ from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter, prog
 
 if TYPE_CHECKING:
     from seglens.data import Dataset
+    from seglens.data.records import Fault
+    from seglens.ranks import Ranks
+    from seglens.segmenter import Segmenter
 
 MIOU = "miou"
 
@@ -91,8 +94,9 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
 
 
 def _queries(
-    segmenter: Any, samples: Any, name: str, ranks: Any, tick: Any, records: Path | None, predictions: Path | None
-) -> tuple[dict[str, Any], list[Any]] | None:
+    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None],
+    records: Path | None, predictions: Path | None,
+) -> tuple[dict[str, Any], list[Fault]] | None:  # fmt: skip
     from seglens.evaluation import as_json, prediction_lines, results, run_shared
 
     said = run_shared(segmenter, samples, ranks, tick, masks=predictions is not None)
@@ -106,8 +110,8 @@ def _queries(
 
 
 def _miou(
-    segmenter: Any, samples: Any, names: list[str], ranks: Any, tick: Any
-) -> tuple[dict[str, Any], list[Any]] | None:
+    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None]
+) -> tuple[dict[str, Any], list[Fault]] | None:
     from seglens.open_vocabulary import class_report, run_open_vocabulary
 
     found = run_open_vocabulary(segmenter, samples, names, ranks, tick)
@@ -131,7 +135,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         print_results(report)
 
 
-def _world_report(segmenter: Any, samples: Any) -> dict[str, Any]:
+def _world_report(segmenter: Segmenter, samples: Dataset) -> dict[str, Any]:
     from seglens.data.world import WorldData
     from seglens.miniature.exam import prompts, vqa
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seglens.cli.shared import AsJson, Device, emit, load_mllm, progress
+
+if TYPE_CHECKING:
+    from seglens.chart import Panel
+    from seglens.probe import Curve
 
 POINTING, LIFT = (31, 98, 168), (20, 132, 96)  # colours of the two curves
 
@@ -26,24 +30,23 @@ def probe(
 ) -> None:
     """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
     Takes the earliest layer within one standard error of the best."""
-    from seglens.backbones import Backbone
     from seglens.checkpoint import Origin
     from seglens.data import load_data
-    from seglens.data.records import Records
+    from seglens.data.dataset import faults_of
     from seglens.hub import hub_commit
     from seglens.probe import check_limit
     from seglens.probe import probe as measure
 
     check_limit(limit)
     samples = load_data(data)  # before a large model is loaded
-    mllm: Backbone = load_mllm(backbone, device, image_size=image_size)
+    mllm = load_mllm(backbone, device, image_size=image_size)
     file = out if out is None or out.suffix == ".json" else out / "probe.json"
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
     with progress("probing", len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
         curve = measure(mllm, samples, limit, tick)
     signature, origin = mllm.signature(), Origin.of(backbone, hub_commit(backbone))
-    faults = [str(fault) for fault in samples.faults] if isinstance(samples, Records) else []
+    faults = [str(fault) for fault in faults_of(samples)]
     size = "" if image_size is None else f" --image-size {image_size}"
     report: dict[str, Any] = {
         "backbone": {"name": origin.name, "revision": origin.revision},
@@ -60,7 +63,7 @@ def probe(
     emit({**report, "files": files}) if as_json else _print(report, curve, files)
 
 
-def _panels(curve: Any) -> list[Any]:
+def _panels(curve: Curve) -> list[Panel]:
     from seglens.chart import Panel
 
     scores = curve.scores
@@ -76,7 +79,7 @@ def _panels(curve: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-def _write(file: Path, report: dict[str, Any], curve: Any) -> dict[str, str]:
+def _write(file: Path, report: dict[str, Any], curve: Curve) -> dict[str, str]:
     from seglens.chart import draw
     from seglens.files import write_atomic, write_json
     from seglens.prediction import png_bytes
@@ -90,7 +93,7 @@ def _write(file: Path, report: dict[str, Any], curve: Any) -> dict[str, str]:
     return {"config": str(file), "curve": str(picture)}
 
 
-def _print(report: dict[str, Any], curve: Any, files: dict[str, str]) -> None:
+def _print(report: dict[str, Any], curve: Curve, files: dict[str, str]) -> None:
     from seglens.chart import bars
 
     pointing, _ = _panels(curve)

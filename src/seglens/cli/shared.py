@@ -6,9 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from seglens.backbones import Backbone
+    from seglens.segmenter import Segmenter
 
 Model = Annotated[str, typer.Option("--model", help="A head folder, a hub id, or 'embedded'.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, ...")]
@@ -35,7 +39,7 @@ def progress(doing: str, total: int, hidden: bool) -> Iterator[Callable[..., Non
         yield lambda done=1: bar.advance(task, done)
 
 
-def load_segmenter(model: str, device: str, **options: Any) -> Any:
+def load_segmenter(model: str, device: str, **options: Any) -> Segmenter:
     from seglens.backbones import hide_loading_bars
     from seglens.segmenter import Segmenter
 
@@ -43,7 +47,7 @@ def load_segmenter(model: str, device: str, **options: Any) -> Any:
     return Segmenter.from_pretrained(model, device=device, **options)
 
 
-def load_mllm(name: str, device: str, **options: Any) -> Any:
+def load_mllm(name: str, device: str, **options: Any) -> Backbone:
     """An MLLM without a head: in fp32 on a CPU, elsewhere as its files are."""
     import torch
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+from seglens.data.records import Fault
 from seglens.types import Sample
 
 
@@ -19,6 +20,29 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
     def __iter__(self) -> Iterator[Sample]: ...
+
+
+@runtime_checkable
+class Lenient(Protocol):
+    """A dataset that may leave samples out."""
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What is known to be wrong so far."""
+
+    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+        """The sample, or None where iterating leaves it out, and what is wrong with it. Raises ValueError where
+        iterating does."""
+
+
+def usable(dataset: Dataset, index: int) -> tuple[Sample | None, list[Fault]]:
+    """What iterating makes of one sample: for those who share a dataset and take their part of it by number."""
+    return dataset.usable(index) if isinstance(dataset, Lenient) else (dataset[index], [])
+
+
+def faults_of(dataset: Dataset) -> Sequence[Fault]:
+    """What is known to be wrong with a dataset so far."""
+    return dataset.faults if isinstance(dataset, Lenient) else ()
 
 
 def classes_of(dataset: Dataset) -> tuple[str, ...]:

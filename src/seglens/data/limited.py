@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from seglens.data.dataset import Dataset, classes_of
+from seglens.data.dataset import Dataset, classes_of, faults_of, usable
+from seglens.data.records import Fault
 from seglens.types import Sample
 
 
 class Limited:
     """The first `count` images of `inner`, or all if it has fewer.
 
-    Those that iterating leaves out do not count, so that as many come as were asked for while there are any."""
+    Iterating does not count those that are left out, so that as many come as were asked for while there are any."""
 
     def __init__(self, inner: Dataset, count: int):
         if count < 1:
@@ -27,13 +28,23 @@ class Limited:
     def classes(self) -> tuple[str, ...]:
         return classes_of(self.inner)
 
+    @property
+    def faults(self) -> Sequence[Fault]:
+        return faults_of(self.inner)
+
     def __len__(self) -> int:
         return min(self.count, len(self.inner))
 
     def __getitem__(self, index: int) -> Sample:
+        return self.inner[self._checked(index)]
+
+    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+        return usable(self.inner, self._checked(index))
+
+    def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no image {index}; the limit leaves {len(self)}")
-        return self.inner[index]
+        return index
 
     def __iter__(self) -> Iterator[Sample]:
         return islice(iter(self.inner), len(self))

@@ -6,11 +6,12 @@ leading blanks of some evaluation forms are their authors', after that line brea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from seglens.data.chance import below, words
-from seglens.data.dataset import Dataset, classes_of
+from seglens.data.dataset import Dataset, classes_of, faults_of, usable
+from seglens.data.records import Fault
 from seglens.names import check_name
 from seglens.types import Sample, Target
 
@@ -101,11 +102,19 @@ class Prompted:
     def classes(self) -> tuple[str, ...]:
         return classes_of(self.inner)
 
+    @property
+    def faults(self) -> Sequence[Fault]:
+        return faults_of(self.inner)
+
     def __len__(self) -> int:
         return len(self.inner)
 
     def __getitem__(self, index: int) -> Sample:
         return prompted(self.inner[index], self.preset, self.seed)
+
+    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+        sample, faults = usable(self.inner, index)
+        return None if sample is None else prompted(sample, self.preset, self.seed), faults
 
     def __iter__(self) -> Iterator[Sample]:
         return (prompted(sample, self.preset, self.seed) for sample in self.inner)

@@ -156,16 +156,20 @@ class Records:
         """An image with some of its queries, whose masks alone are decoded: `choose` gets their count, and says which.
 
         None where nothing can be asked, or nothing usable remains with bad=skip. Raises DataError as indexing does."""
+        return self.usable(index, choose)[0]
+
+    def usable(
+        self, index: int, choose: Callable[[int], Sequence[int]] | None = None
+    ) -> tuple[Sample | None, list[Fault]]:
+        """As `decode`, but with bad=refuse raises DataError for what is wrong."""
         sample, faults = self.decode(index, choose)
         if faults and self.bad == "refuse":
             raise DataError(refusal(self.name, faults), faults)
-        return sample
+        return sample, faults
 
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):
-            sample, faults = self.decode(index)
-            if faults and self.bad == "refuse":
-                raise DataError(refusal(self.name, faults), faults)
+            sample, faults = self.usable(index)
             self.faults += [fault for fault in faults if fault not in self._known]
             self._known.update(faults)
             if sample is not None:
