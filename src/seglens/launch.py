@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -20,13 +21,14 @@ from typing import Any, Literal
 
 import torch
 
+from seglens.files import write_atomic
 from seglens.types import Keypoints, MethodOutput
 
 Tracker = Literal["tensorboard", "wandb"]
 Precision = Literal["bf16", "no"]
 PACKAGES: dict[str, tuple[str, str]] = {  # module and extra of each tracker
     "tensorboard": ("torch.utils.tensorboard", "train"),
-    "wandb": ("wandb", "train,wandb"),
+    "wandb": ("wandb", "wandb"),
 }
 
 
@@ -50,7 +52,7 @@ def accelerator_for(device: torch.device, trackers: Sequence[Tracker], out: Path
     AcceleratorState._reset_state()  # of an earlier run in this process
     # "no": autocast is `precise`, the same for all kinds; FSDP and DeepSpeed would else compute in half the weights
     made = Accelerator(
-        mixed_precision="no", cpu=device.type == "cpu", log_with=list(trackers) or None, project_dir=out
+        mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None
     )  # fmt: skip
     asked = next((name for name in SHARDED if _flag(f"ACCELERATE_USE_{name}")), None)
     if asked and made.num_processes > 1 and kind(made) != asked:
@@ -59,6 +61,48 @@ def accelerator_for(device: torch.device, trackers: Sequence[Tracker], out: Path
             "or launch without it"
         )
     return made
+
+
+def _trackers(names: Sequence[Tracker], out: Path) -> list[Any]:
+    """TensorBoard's files in `out/curves`; on W&B a run of the project "seglens", called and kept as `out`."""
+    from accelerate import tracking
+
+    made: dict[Tracker, Callable[[], Any]] = {
+        "tensorboard": lambda: tracking.TensorBoardTracker("curves", out),
+        "wandb": lambda: tracking.WandBTracker("seglens", name=out.resolve().name, dir=str(out), resume="allow"),
+    }
+    return [made[name]() for name in names]
+
+
+def begin_curves(accelerator: Any, settings: Mapping[str, Any]) -> None:
+    """Open the curves, with the settings beside them. Raises ValueError in one line when W&B wants a login."""
+    flat = {f"{part}/{name}": value for part, of in settings.items() for name, value in _items(of)}
+    for tracker in accelerator.log_with:
+        if tracker.name == "wandb" and accelerator.is_main_process:
+            tracker.init_kwargs["id"] = _run_id(Path(tracker.init_kwargs["dir"]))
+    try:
+        accelerator.init_trackers("seglens", config=flat)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        raise ValueError(
+            f"Weights & Biases: {' '.join(str(error).split())}; run `wandb login`, or set WANDB_MODE=offline"
+        ) from error
+
+
+def _items(settings: Any) -> list[tuple[str, str | float]]:
+    """Settings as tables of curves hold them: numbers and text."""
+    if not isinstance(settings, Mapping):
+        return [("fingerprint", str(settings))]
+    return [(key, value if isinstance(value, int | float) else str(value)) for key, value in settings.items()]
+
+
+def _run_id(out: Path) -> str:
+    """The same for every start of the run in this folder, so that its curves go on."""
+    path = out / "wandb.id"
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(4).encode())
+    return path.read_text()
 
 
 SHARDED = ("FSDP", "DEEPSPEED")
@@ -75,10 +119,10 @@ def arrange(accelerator: Any, passes: int, micro: int, clip: float | None) -> No
     accelerator.gradient_accumulation_steps = passes
     if kind(accelerator) == "FSDP":
         plugin = accelerator.state.fsdp_plugin
+        if plugin.fsdp_version != 2:  # FSDP 1 cannot gather a head whose layers are called by other methods
+            raise ValueError("the launch asks for FSDP version 1; give fsdp_version: 2 in accelerate's configuration")
         plugin.auto_wrap_policy = plugin.mixed_precision_policy = None
         plugin.cpu_ram_efficient_loading = False  # every process has built the same head
-        if plugin.fsdp_version == 1:
-            plugin.use_orig_params = True  # the mask decoder has frozen parts
         _as_trees()
     if kind(accelerator) == "DEEPSPEED":
         said = accelerator.state.deepspeed_plugin.deepspeed_config

@@ -116,7 +116,7 @@ class RunFolder:
 
     def export(self, accelerator: Any, model: nn.Module, name: str, **note: Any) -> None:
         """Write the head as it is now to the folder `name`, with a note of how it came. Every process must call it."""
-        state: dict[str, Tensor] = accelerator.get_state_dict(model)  # gathers what other processes hold
+        state = _gathered(accelerator, model)
         if accelerator.is_main_process:
             _refuse_infinite(state, f"the head {name!r}")
             trained = {**(self.head.trained or {}), **note}
@@ -151,17 +151,42 @@ def layout(accelerator: Any) -> str:
 # ---------------------------------------------------------------- what every kind but DeepSpeed writes
 
 
+def _gathered(accelerator: Any, model: nn.Module) -> dict[str, Tensor]:
+    """The head's whole weights on the main process."""
+    if kind(accelerator) == "DEEPSPEED":
+        return accelerator.get_state_dict(model)
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    _in_shards(model)
+    return get_model_state_dict(model, options=_everything())
+
+
 def _store(folder: Path, accelerator: Any, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Weights and moments by the names of the head's own parameters, gathered on the main process."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-    weights, moments = get_state_dict(
-        model, optimiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
+    weights = _gathered(accelerator, model)
+    moments = get_optimizer_state_dict(model, optimiser, options=_everything())
     if accelerator.is_main_process:
         _refuse_infinite(weights, f"step {step}")
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-        torch.save(moments, folder / MOMENTS)
+        with (folder / MOMENTS).open("wb") as file:
+            torch.save(moments, file)
+
+
+def _everything() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def _in_shards(model: nn.Module) -> None:
+    """FSDP 2 leaves the weights together after a forward pass, and then they cannot be gathered."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _load(folder: Path, accelerator: Any, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:

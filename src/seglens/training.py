@@ -22,7 +22,7 @@ from torch import Tensor
 
 from seglens.checkpoint import HeadConfig
 from seglens.features import Features, FeatureSource, collate
-from seglens.launch import Precision, Tracker, accelerator_for, arrange, halting, precise
+from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_curves, halting, precise
 from seglens.lessons import Lessons
 from seglens.methods.lens import Lens
 from seglens.runs import LAST, Reached, RunError, RunFolder, claim
@@ -108,14 +108,18 @@ def fit(
     trained = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     model, optimiser = accelerator.prepare(method, optimiser)
-    accelerator.init_trackers("curves", config=_flat(made))
+    begin_curves(accelerator, made)
     folder = RunFolder(out, head, config.keep)
     reached = folder.resume(accelerator, model, optimiser)
     parts = [a * accelerator.num_processes + accelerator.process_index for a in range(passes)]
 
+    def numbers(at: int, part: int) -> range:
+        """The lessons of a part of a step."""
+        return range(at * config.images + part * micro, at * config.images + (part + 1) * micro)
+
     def read(at: int) -> list[list[Features]]:
         """This device's parts of a step."""
-        return [[lessons.lesson(at * config.images + part * micro + i) for i in range(micro)] for part in parts]
+        return [list(map(lessons.lesson, numbers(at, part))) for part in parts]
 
     hidden = quiet or not accelerator.is_main_process
     with progress("training", config.steps, reached.step, hidden) as show, halting() as halt:
@@ -142,17 +146,8 @@ def fit(
                 said.append({name: value.detach() for name, value in terms.items()})
             terms, told = _summed(accelerator, said, halt())
             if not all(map(math.isfinite, terms.values())):
-                raise RunError(
-                    _blame(
-                        accelerator,
-                        lessons,
-                        said,
-                        parts,
-                        range(step * config.images, (step + 1) * config.images),
-                        step,
-                        terms,
-                    )
-                )
+                blamed = [lessons.name(n) for part in _infinite(accelerator, parts, said) for n in numbers(step, part)]
+                raise RunError(_blame(step + 1, terms, blamed))
             reached = Reached(step + 1, _smoothed(reached.smooth, terms))
             step = reached.step
             if step % config.log_every == 0:
@@ -209,41 +204,24 @@ def _smoothed(smooth: Mapping[str, float], terms: Mapping[str, float]) -> dict[s
     return {name: 0.97 * smooth.get(name, value) + 0.03 * value for name, value in terms.items()}
 
 
-def _blame(
-    accelerator: Any, lessons: Lessons, said: Sequence[Mapping[str, Tensor]], parts: Sequence[int], numbers: range,
-    step: int, terms: Mapping[str, float],
-) -> str:  # fmt: skip
-    """What to say of a step whose loss is no number. Every process must call it."""
+def _infinite(accelerator: Any, parts: Sequence[int], said: Sequence[Mapping[str, Tensor]]) -> list[int]:
+    """The parts of the step, of all processes, that have a term which is no number. Every process must call it."""
     bad = torch.zeros(len(parts) * accelerator.num_processes, device=accelerator.device)
-    for part, own in zip(parts, said, strict=True):
-        bad[part] = float(not all(bool(value.isfinite()) for value in own.values()))
-    micro = len(numbers) // len(bad)
-    found = [
-        n
-        for part, flag in enumerate(accelerator.reduce(bad, "sum").tolist())
-        if flag
-        for n in numbers[part * micro :][:micro]
-    ]
-    names = ", ".join(lessons.name(n) for n in found[:BLAMED]) + (
-        f" and {len(found) - BLAMED} more" if len(found) > BLAMED else ""
-    )
+    for part, terms in zip(parts, said, strict=True):
+        bad[part] = float(not all(bool(value.isfinite()) for value in terms.values()))
+    return accelerator.reduce(bad, "sum").nonzero()[:, 0].tolist()
+
+
+def _blame(step: int, terms: Mapping[str, float], names: Sequence[str]) -> str:
     infinite = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+    more = f" and {len(names) - BLAMED} more" if len(names) > BLAMED else ""
     return (
-        f"step {step + 1}: the loss is no longer a number ({infinite}) on {names}; nothing of it is saved: look at "
-        "these pictures, or take a smaller lr, and the same command goes on from the last checkpoint"
+        f"step {step}: the loss is no longer a number ({infinite}) on {', '.join(names[:BLAMED])}{more}; nothing of it "
+        "is saved: look at these pictures, or take a smaller lr, and the same command goes on from the last checkpoint"
     )
 
 
 BLAMED = 8  # pictures that an error names
-
-
-def _flat(made: Mapping[str, Any]) -> dict[str, str | float | int | bool]:
-    """Settings as TensorBoard's and W&B's tables hold them."""
-    flat = {"data": made["data"]}
-    for part in ("training", "method"):
-        for name, value in made[part].items():
-            flat[f"{part}/{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
 
 
 @contextmanager
