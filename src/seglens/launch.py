@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -151,8 +152,27 @@ def halting() -> Iterator[Callable[[], bool]]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
     try:
         yield told.is_set
+    except Exception:
+        signal.signal(signal.SIGTERM, before)
+        if told.is_set():  # it came because another process failed; this one's error is only an echo
+            signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def first_to_speak(rank: int) -> Iterator[None]:
+    """An error that all processes share is told by the first: the launcher ends the others while they wait here."""
+    try:
+        yield
+    except Exception:
+        if rank:
+            time.sleep(PATIENCE)
+        raise
+
+
+PATIENCE = 10.0  # seconds; torchrun needs a tenth of one
 
 
 def _as_trees() -> None:

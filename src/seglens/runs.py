@@ -158,7 +158,8 @@ def _gathered(accelerator: Any, model: nn.Module) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
     _in_shards(model)
-    return get_model_state_dict(model, options=_everything())
+    state: dict[str, Any] = get_model_state_dict(model, options=_everything())
+    return state
 
 
 def _store(folder: Path, accelerator: Any, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:

@@ -136,14 +136,14 @@ def fit(
                 with accelerator.accumulate(model):
                     with precise(accelerator.device, config.mixed_precision):
                         output = model(batch.readout, batch.embedding, local=local.to(accelerator.device))
-                    terms = method.losses(output, batch.truth, totals)
+                    losses = method.losses(output, batch.truth, totals)
                     # accelerate averages over passes and devices; the totals have seen to that already
-                    accelerator.backward(passes * accelerator.num_processes * sum(terms.values()))
+                    accelerator.backward(passes * accelerator.num_processes * sum(losses.values()))
                     if accelerator.sync_gradients and config.clip is not None:
                         accelerator.clip_grad_norm_(model.parameters(), config.clip)
                     optimiser.step()
                     optimiser.zero_grad()
-                said.append({name: value.detach() for name, value in terms.items()})
+                said.append({name: value.detach() for name, value in losses.items()})
             terms, told = _summed(accelerator, said, halt())
             if not all(map(math.isfinite, terms.values())):
                 blamed = [lessons.name(n) for part in _infinite(accelerator, parts, said) for n in numbers(step, part)]
