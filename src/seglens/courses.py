@@ -44,7 +44,8 @@ class Features:
                 done += images
                 show(done, {})
 
-            return parts.cached(data, name, self.folder / slug(name, longest=80), tick=tick)
+            folder = slug(name.replace("+", "plus"), longest=80)  # refcoco and refcoco+ are two datasets
+            return parts.cached(data, name, self.folder / folder, tick=tick)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def begin_curves(accelerator: Any, settings: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _items(settings: Any) -> list[tuple[str, str | float]]:
+def _items(settings: Any) -> list[tuple[str, str | int | float]]:
     """Settings as tables of curves hold them: numbers and text."""
     if not isinstance(settings, Mapping):
         return [("fingerprint", str(settings))]
