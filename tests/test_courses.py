@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from data import lisa_files, make_refer
 from seglens.cache import CacheError
 from seglens.checkpoint import Origin
 from seglens.courses import Course, open_data, prepare
-from seglens.data.mixing import Epochs, Mixed
+from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.features import Pick, collate
-from seglens.lessons import Drawn
+from seglens.lessons import Drawn, Streamed
 from seglens.parts import Parts, usable_device
 from seglens.presets import RECIPES, Recipe, adjusted, recipe
 from train_run import LONG, SMALL, fresh
@@ -44,6 +45,50 @@ def test_cached_and_live_teach_the_same(made: Recipe, tmp_path: Path) -> None:
     assert all(torch.equal(live[name], kept[name]) for name in live)
     again = trained(prepare(made, DATA, tmp_path / "more", cache=tmp_path / "kept" / "features"), tmp_path / "more")
     assert all(torch.equal(live[name], again[name]) for name in live)
+
+
+def write_lisa(root: Path) -> Path:
+    """A few drawn pictures in each of the ten datasets of LISA's tree."""
+    for write in (lisa_files.write_ade20k, lisa_files.write_cocostuff):
+        write(root, a=lisa_files.stripes(0, 1, 2, 3), b=lisa_files.stripes(6, 7))
+    lisa_files.write_mapillary(root, ["Bird", "Curb"], a=lisa_files.stripes(0, 1))
+    lisa_files.write_paco(root)
+    lisa_files.write_pascal_part(root)
+    for name, by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        make_refer.save(root / "refer_seg", name, f"refs({by}).p")
+    clef = make_refer.instances("saiapr_{}.jpg")
+    make_refer.save(root / "refer_seg", "refclef", content=clef, images=())
+    for image in clef["images"]:
+        make_refer.save_image(root / "refer_seg/images/saiapr_tc-12" / image["file_name"])
+    make_refer.save_reason(root / "reason_seg", "train")
+    return root
+
+
+@pytest.mark.parametrize("name", ["paper", "authors"])
+def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -> None:
+    """A preset as published, but for the sizes of its models and of its steps: read anew, and from caches."""
+    published = recipe(name)
+    training = replace(published.training, steps=3, images=8, micro=2, warmup=1, save_every=3, mixed_precision="no")
+    small = replace(published.lens, descriptor_width=16, encoder_width=16)
+    tiny = replace(published, lens=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
+    data = f"lisa:root={write_lisa(tmp_path / 'data')}"
+    live = prepare(tiny, data, tmp_path / "live")
+    assert isinstance(live.lessons, Streamed)
+    sources = live.lessons.mixed.mixture.sources
+    assert [source.group for source in sources] == ["sem_seg"] * 5 + ["refer_seg"] * 4 + ["reason_seg"]
+    assert tuple(live.lessons.mixed.mixture.rates.values()) == RATES[name]
+    assert all(1 <= len(live.lessons.lesson(n).asked) <= 3 for n in range(4))
+    assert live.lessons.name(3) == live.lessons.mixed.sample(3).id
+    kept = prepare(tiny, data, tmp_path / "kept", cache=tmp_path / "cache")
+    assert isinstance(kept.lessons, Drawn)
+    assert len(list((tmp_path / "cache").iterdir())) == 10
+    assert kept.lessons.name(3).startswith("image ")
+    for course, out in ((live, tmp_path / "live"), (kept, tmp_path / "kept")):
+        weights = trained(course, out)
+        assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+        assert json.loads((out / "head" / "config.json").read_text())["trained"]["data"] == data
+        with pytest.raises(ValueError, match="other settings"):
+            prepare(replace(tiny, training=replace(training, lr=1.0)), data, out, cache=tmp_path / "cache").run(out)
 
 
 def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: Path) -> None:
@@ -118,12 +163,47 @@ def test_what_cannot_train(made: Recipe, tmp_path: Path) -> None:
 
 def test_recipes() -> None:
     paper, authors = recipe("paper"), recipe("authors")
-    assert (paper.backbone, paper.decoder, paper.layer) == ("llava-hf/llava-1.5-7b-hf", "facebook/sam-vit-huge", 14)
     assert paper.training.passes(8) == (10, 2)
     assert authors.training.passes(8) == (4, 8)
     assert authors.training.rate(999) == 1
     with pytest.raises(ValueError, match=r"there is no preset 'papers'.*did you mean 'paper'"):
         recipe("papers")
+
+
+PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and configs/default.yaml of LENS's own code
+    "backbone": ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
+    "decoder": ("facebook/sam-vit-huge", "facebook/sam-vit-huge"),
+    "layer": (14, 14),
+    "rates": ("paper", "authors"),
+    "steps": (10 * 500, 10 * 100),
+    "images": (160, 8 * 8 * 4),
+    "lr": (5e-5, 1e-4),
+    "betas": ((0.9, 0.95), (0.9, 0.95)),
+    "weight_decay": (0.0, 0.0),
+    "schedule": ("linear", "constant"),
+    "warmup": (100, 0),
+    "clip": (1.0, None),
+    "mixed_precision": ("bf16", "bf16"),
+    "keypoints": (16, 16),
+    "aggregate": ("mean", "last"),
+    "map_scale": ("raw", "peak"),
+    "map_size": (None, 128),
+    "threshold": (0.0, 0.4),
+    "coordinates": ("centre", "corner"),
+    "drop": (0.5, 0.9),
+    "dice_weight": (2.0, 4.0),
+    "bce_weight": (4.0, 2.0),
+    "attention_weight": (1.0, 1.0),
+    "presence_weight": (0.0, 0.0),
+    "train_mask_decoder": (True, True),
+}
+
+
+@pytest.mark.parametrize("setting", PUBLISHED)
+def test_presets_have_the_published_numbers(setting: str) -> None:
+    for name, expected in zip(("paper", "authors"), PUBLISHED[setting], strict=True):
+        made = recipe(name)
+        assert ({**vars(made), **vars(made.training), **vars(made.lens)})[setting] == expected, name
 
 
 def test_settings() -> None:

@@ -1,4 +1,4 @@
-"""`python -m seglens`: the command line where its script is not on the path."""
+"""`python -m seglens`, which is how launchers of many processes start it."""
 
 from seglens.cli import main
 

@@ -13,13 +13,14 @@ from seglens.data import Dataset, load_data
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
 from seglens.data.prompts import Prompted
 from seglens.features import FeatureSource
+from seglens.launch import need_extras
 from seglens.lessons import Drawn, Lessons, Streamed
 from seglens.methods import build_lens
 from seglens.methods.lens import Lens
 from seglens.parts import Parts
 from seglens.prediction import slug
 from seglens.presets import Recipe
-from seglens.training import fit, need_extras, progress
+from seglens.training import fit, progress
 
 Tick = Callable[[int], None]
 
@@ -43,7 +44,8 @@ class Features:
                 done += images
                 show(done, {})
 
-            return parts.cached(data, name, self.folder / slug(name, longest=80), tick=tick)
+            folder = slug(name.replace("+", "plus"), longest=80)  # refcoco and refcoco+ are two datasets
+            return parts.cached(data, name, self.folder / folder, tick=tick)
 
 
 @dataclass(frozen=True)

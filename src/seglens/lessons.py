@@ -19,6 +19,9 @@ class Lessons(Protocol):
 
     def lesson(self, number: int) -> Features: ...
 
+    def name(self, number: int) -> str:
+        """Where image n comes from, for a person."""
+
     def fingerprint(self) -> str:
         """Tells one stream from another."""
 
@@ -41,6 +44,10 @@ class Drawn:
         draw = self.order.draw(number)
         return self.sources[draw.source].features(Pick(draw.image, draw.questions))
 
+    def name(self, number: int) -> str:
+        draw = self.order.draw(number)
+        return f"image {draw.image}" + (f" of source {draw.source}" if len(self.sources) > 1 else "")
+
     def fingerprint(self) -> str:
         return _hash([[source.fingerprint() for source in self.sources], repr(self.order)])
 
@@ -54,6 +61,9 @@ class Streamed:
 
     def lesson(self, number: int) -> Features:
         return self.parts.read(self.mixed.sample(number))
+
+    def name(self, number: int) -> str:
+        return self.mixed.sample(number).id
 
     def fingerprint(self) -> str:
         datasets = [[dataset.name, len(dataset)] for dataset in self.mixed.datasets]

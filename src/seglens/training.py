@@ -7,11 +7,11 @@ a run that is killed, or goes on with other devices, sees the same data and draw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +22,12 @@ from torch import Tensor
 
 from seglens.checkpoint import HeadConfig
 from seglens.features import Features, FeatureSource, collate
+from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_curves, halting, precise
 from seglens.lessons import Lessons
 from seglens.methods.lens import Lens
-from seglens.runs import LAST, RunFolder, claim
+from seglens.runs import LAST, Reached, RunError, RunFolder, claim
 from seglens.types import Totals
 from seglens.validation import validate
-
-Tracker = Literal["tensorboard", "wandb"]
-PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class TrainConfig:
     )
     warmup: int = 100  # steps
     clip: float | None = 1.0
-    mixed_precision: str = "bf16"  # autocast; the weights and the optimiser stay fp32
+    mixed_precision: Precision = "bf16"  # autocast; the weights and the optimiser stay fp32
     seed: int = 0
     save_every: int = 200
     keep: int = 2  # checkpoints
@@ -82,36 +80,52 @@ class TrainConfig:
         return self.images // (micro * devices), micro
 
 
+class Terminated(SystemExit):
+    """The run was told to end (SIGTERM) and has written a checkpoint: the same command goes on after `step`."""
+
+    def __init__(self, step: int):
+        super().__init__(128 + 15)
+        self.step = step
+
+
 def fit(
     method: Lens, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path,
     exam: FeatureSource | None = None, quiet: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """Train `method` in place, where it lies. Checkpoints, curves and heads go to `out`: `head` is that of the last
     step, `best` the one that validated best on `exam`. Returns the last smoothed terms. Runs under `torchrun` or
-    `accelerate launch` on any number of devices; the same command resumes.
+    `accelerate launch` on any number of devices; the same command resumes. Under FSDP and DeepSpeed `method` is in
+    shards from then on: load the head from `out`.
 
-    Raises ValueError when `out` holds a run with other settings or data, or the step cannot be cut evenly."""
-    accelerator = _accelerator(config, out, next(method.parameters()).device)
+    Raises ValueError when `out` holds a run with other settings or data, the step cannot be cut evenly, or a loss is no
+    longer a number; Terminated on SIGTERM, after a checkpoint."""
+    accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
     passes, micro = config.passes(accelerator.num_processes)
-    accelerator.gradient_accumulation_steps = passes
+    arrange(accelerator, passes, micro, config.clip)
+    made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint()}
     if accelerator.is_main_process:
-        made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint()}
         claim(out / "train.json", made)
     trained = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     model, optimiser = accelerator.prepare(method, optimiser)
-    accelerator.init_trackers("curves")
+    begin_curves(accelerator, made)
     folder = RunFolder(out, head, config.keep)
-    step, smooth = folder.resume(accelerator), dict[str, float]()
+    reached = folder.resume(accelerator, model, optimiser)
     parts = [a * accelerator.num_processes + accelerator.process_index for a in range(passes)]
+
+    def numbers(at: int, part: int) -> range:
+        """The lessons of a part of a step."""
+        return range(at * config.images + part * micro, at * config.images + (part + 1) * micro)
 
     def read(at: int) -> list[list[Features]]:
         """This device's parts of a step."""
-        return [[lessons.lesson(at * config.images + part * micro + i) for i in range(micro)] for part in parts]
+        return [list(map(lessons.lesson, numbers(at, part))) for part in parts]
 
-    with progress("training", config.steps, step, quiet or not accelerator.is_main_process) as show:
-        for shown in _ahead(read, step, config.steps):
+    hidden = quiet or not accelerator.is_main_process
+    with progress("training", config.steps, reached.step, hidden) as show, halting() as halt:
+        for shown in _ahead(read, reached.step, config.steps):
             model.train()
+            step = reached.step
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * config.rate(step)
             totals = _totals(accelerator, shown)
@@ -120,30 +134,39 @@ def fit(
                 batch = collate(found, accelerator.device)
                 local = method.draw_local(batch.truth.valid.shape, _seeded(config.seed, step, part))
                 with accelerator.accumulate(model):
-                    output = model(batch.readout, batch.embedding, local=local.to(accelerator.device))  # under autocast
-                    terms = method.losses(output, batch.truth, totals)
+                    with precise(accelerator.device, config.mixed_precision):
+                        output = model(batch.readout, batch.embedding, local=local.to(accelerator.device))
+                    losses = method.losses(output, batch.truth, totals)
                     # accelerate averages over passes and devices; the totals have seen to that already
-                    accelerator.backward(passes * accelerator.num_processes * sum(terms.values()))
+                    accelerator.backward(passes * accelerator.num_processes * sum(losses.values()))
                     if accelerator.sync_gradients and config.clip is not None:
-                        accelerator.clip_grad_norm_(trained, config.clip)
+                        accelerator.clip_grad_norm_(model.parameters(), config.clip)
                     optimiser.step()
                     optimiser.zero_grad()
-                said.append({name: value.detach() for name, value in terms.items()})
-            step += 1
-            smooth = _smoothed(smooth, _summed(accelerator, said))
+                said.append({name: value.detach() for name, value in losses.items()})
+            terms, told = _summed(accelerator, said, halt())
+            if not all(map(math.isfinite, terms.values())):
+                blamed = [lessons.name(n) for part in _infinite(accelerator, parts, said) for n in numbers(step, part)]
+                raise RunError(_blame(step + 1, terms, blamed))
+            reached = Reached(step + 1, _smoothed(reached.smooth, terms))
+            step = reached.step
             if step % config.log_every == 0:
-                accelerator.log({**smooth, "lr": config.lr * config.rate(step - 1)}, step=step)
+                accelerator.log({**reached.smooth, "lr": config.lr * config.rate(step - 1)}, step=step)
             if exam is not None and (step % config.validate_every == 0 or step == config.steps):
-                scores = validate(accelerator, model, exam, micro)
+                with precise(accelerator.device, config.mixed_precision):
+                    scores = validate(accelerator, model, exam, micro)
                 accelerator.log({f"validation/{name}": value for name, value in scores.items()}, step=step)
                 folder.keep_if_best(accelerator, model, scores, step)
-            if step % config.save_every == 0 or step == config.steps:
-                folder.save(accelerator, step)
-            show(step, smooth)
+            if step % config.save_every == 0 or step == config.steps or told:
+                folder.save(accelerator, model, optimiser, reached)
+            show(step, reached.smooth)
+            if told and step < config.steps:
+                accelerator.end_training()
+                raise Terminated(step)
     folder.export(accelerator, model, LAST)
     accelerator.end_training()
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()  # whoever uses it now runs in its own precision
-    return smooth
+    method.eval()
+    return reached.smooth
 
 
 def _seeded(seed: int, step: int, part: int) -> torch.Generator:
@@ -170,36 +193,35 @@ def _totals(accelerator: Any, shown: Sequence[Sequence[Features]]) -> Totals:
     return Totals(present, valid)
 
 
-def _summed(accelerator: Any, said: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The terms of the whole step."""
+def _summed(accelerator: Any, said: Sequence[Mapping[str, Tensor]], halt: bool) -> tuple[dict[str, float], bool]:
+    """The terms of the whole step, and whether any process was told to end."""
     values = torch.stack([torch.stack([part[name].float() for name in said[0]]) for part in said]).sum(0)
-    return dict(zip(said[0], accelerator.reduce(values, "sum").tolist(), strict=True))
+    *terms, told = accelerator.reduce(torch.cat([values, values.new_tensor([float(halt)])]), "sum").tolist()
+    return dict(zip(said[0], terms, strict=True)), told > 0
 
 
 def _smoothed(smooth: Mapping[str, float], terms: Mapping[str, float]) -> dict[str, float]:
     return {name: 0.97 * smooth.get(name, value) + 0.03 * value for name, value in terms.items()}
 
 
-def need_extras(trackers: Sequence[Tracker]) -> None:
-    """Raises ImportError, before anything is read, when what only training needs is not installed."""
-    try:
-        for package in ("accelerate", *(PACKAGES[name] for name in trackers)):
-            import_module(package)  # accelerate would train on without curves
-    except ImportError as error:
-        needed = " and ".join(("accelerate", *trackers))
-        raise ImportError(f"training needs {needed} ({error}); run: pip install 'seglens[train]'") from error
+def _infinite(accelerator: Any, parts: Sequence[int], said: Sequence[Mapping[str, Tensor]]) -> list[int]:
+    """The parts of the step, of all processes, that have a term which is no number. Every process must call it."""
+    bad = torch.zeros(len(parts) * accelerator.num_processes, device=accelerator.device)
+    for part, terms in zip(parts, said, strict=True):
+        bad[part] = float(not all(bool(value.isfinite()) for value in terms.values()))
+    return accelerator.reduce(bad, "sum").nonzero()[:, 0].tolist()
 
 
-def _accelerator(config: TrainConfig, out: Path, device: torch.device) -> Any:
-    need_extras(config.trackers)
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+def _blame(step: int, terms: Mapping[str, float], names: Sequence[str]) -> str:
+    infinite = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+    more = f" and {len(names) - BLAMED} more" if len(names) > BLAMED else ""
+    return (
+        f"step {step}: the loss is no longer a number ({infinite}) on {', '.join(names[:BLAMED])}{more}; nothing of it "
+        "is saved: look at these pictures, or take a smaller lr, and the same command goes on from the last checkpoint"
+    )
 
-    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision would be kept
-    return Accelerator(
-        mixed_precision=config.mixed_precision, cpu=device.type == "cpu", log_with=list(config.trackers) or None,
-        project_dir=out,
-    )  # fmt: skip
+
+BLAMED = 8  # pictures that an error names
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Device
+from seglens.cli.shared import Device, say
 
 
 def train(
@@ -31,13 +32,23 @@ def train(
 
     from seglens.backbones import hide_loading_bars
     from seglens.courses import prepare
+    from seglens.launch import first_to_speak
     from seglens.presets import adjusted
     from seglens.presets import recipe as named
+    from seglens.training import Terminated
 
     hide_loading_bars()
-    recipe = adjusted(named(preset), setting or ())
-    if backbone is not None:
-        recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
-    recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
-    prepare(recipe, data, out, exam, cache, live, device, image_size).run(out)
-    print(out / "head")
+    rank = int(os.environ.get("RANK", "0"))
+    with first_to_speak(rank):
+        recipe = adjusted(named(preset), setting or ())
+        if backbone is not None:
+            recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
+        recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
+        try:
+            prepare(recipe, data, out, exam, cache, live, device, image_size).run(out)
+        except Terminated as ended:
+            if not rank:
+                say(f"seglens: told to stop after step {ended.step}; the same command goes on from there")
+            raise
+    if not rank:
+        print(out / "head")
