@@ -161,6 +161,14 @@ def test_what_cannot_train(made: Recipe, tmp_path: Path) -> None:
     refused("there is no dataset 'wrld'; .*did you mean 'world'", data="wrld:n=2")
 
 
+def test_a_step_that_cannot_be_cut_is_told_before_a_model_is_loaded(
+    made: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="a step of 3 images cannot be cut into passes of 1 on 2 devices"):
+        prepare(replace(made, decoder="/no/such/decoder"), DATA, tmp_path)
+
+
 def test_recipes() -> None:
     paper, authors = recipe("paper"), recipe("authors")
     assert paper.training.passes(8) == (10, 2)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import torch
+from safetensors.torch import load_file
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.checkpoint import HeadConfig, Origin
@@ -47,6 +54,55 @@ def train(llava: str, sam: str, out: str, **settings: object) -> Lens:
     exam = Live(WorldData(n=3, seed=9, queries=2), *parts, "exam")
     fit(head, lessons(*parts), config, head_config(*parts), Path(out), exam=exam, quiet=True)
     return head
+
+
+def run(
+    files: tuple[str, str], out: Path, processes: int = 1, script: Path = Path(__file__), **settings: object
+) -> subprocess.Popen:
+    """The same run in processes of its own."""
+    return launched([str(script), *files, str(out), json.dumps(settings)], processes)
+
+
+def launched(command: list[str], processes: int = 1, **environment: str) -> subprocess.Popen:
+    """Python with `command` in one process, or in several under torchrun."""
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}  # with PYTHONPATH as it is
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launch, *command], env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def killed(process: subprocess.Popen, out: Path, least: int = 1, files: str = "step_*") -> int:
+    """Kill the run at a random moment after some checkpoints. Returns the step that it had reached."""
+    try:
+        while len(list(out.glob(files))) < least and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.15))
+    finally:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:  # the launcher first: it would end its workers gently
+            one.kill()
+    said = process.communicate()[1]
+    psutil.wait_procs(family)
+    assert process.returncode == -signal.SIGKILL, f"it was to die on its way: {said}"
+    return max((int(p.name.split("_")[1]) for p in out.glob("step_*")), default=0)
+
+
+def finished(process: subprocess.Popen) -> str:
+    """Wait for the end. Returns what was printed."""
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    return str(printed)
+
+
+def head_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "head" / "head.safetensors")
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], step: float = LONG.lr) -> float:
+    """The largest difference of two heads, in steps of the optimiser."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / step
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from seglens.cache import Share
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data import Dataset, load_data
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
@@ -77,6 +78,7 @@ def prepare(
     need_extras(recipe.training.trackers)
     if recipe.backbone is None or recipe.decoder is None:
         raise ValueError("this preset names no MLLM and no mask decoder; give --backbone and --decoder")
+    recipe.training.passes(Share.here().world)
     opened = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
     examined = None if exam is None else load_data(exam)
     parts = Parts.load(

@@ -55,8 +55,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "images", "save_every", "keep", "validate_every", "log_every", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"training got {name}={getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"training got {name}={getattr(self, name)}; it must be above 0, and finite")
         for name in ("micro", "clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"training got {name}={getattr(self, name)}; it must be above 0, or None")

@@ -1,0 +1,30 @@
+"""`train_run` under FSDP on the CPU. accelerate picks FSDP for GPUs only, so it is told here; the shards, gathered and
+scattered over gloo, are torch's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seglens import training
+from seglens.launch import accelerator_for
+from train_run import train
+
+
+def sharded(device: torch.device, trackers: tuple, out: Path) -> Any:
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate.utils import DistributedType
+
+    made = accelerator_for(device, trackers, out)
+    made.state.distributed_type = DistributedType.FSDP
+    made.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    return made
+
+
+if __name__ == "__main__":
+    training.accelerator_for = sharded
+    train(*sys.argv[1:4], **json.loads(sys.argv[4]))
