@@ -1,55 +1,98 @@
-"""What a question costs: `python benchmarks/questions.py [MODEL]`. Prints ratios of one run on this machine.
+"""What a question costs: `python benchmarks/questions.py [--size small|7b] [--device cuda]`.
 
-Three ways to a mask for the same question about the same image, medians over 30 runs after 3 to warm up:
-the whole MLLM for every question, the layers that LENS reads for every question, and an image that stays open.
+A mask for a question about an image, by LENS and by the flow of a LISA-style model on the same parts (all layers, the
+answer written, SAM). `--model embedded` takes the model of the package, or a head folder, instead of random weights.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import models
+import numpy as np
 import torch
+from lisa import LisaStyle
+from measure import Ratio, Report, machine, medians, options
 
 from seglens import Segmenter
+from seglens.backbones import hide_loading_bars
+from seglens.decoders import load_decoder
 from seglens.miniature.language import speaker
 from seglens.miniature.world import World
+from seglens.segmenter import OpenedImage
 
-RUNS, WARM_UP, TOGETHER = 30, 3, 8
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """Median time of `work`."""
-    spent = []
-    for number in range(WARM_UP + RUNS):
-        began = time.perf_counter()
-        work()
-        if number >= WARM_UP:
-            spent.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(spent)
+TOGETHER = 8
+SIDE = 640  # pixels of a photograph's longer side in COCO
 
 
-@torch.no_grad()
-def main(model: str = "embedded") -> None:
-    segmenter = Segmenter.from_pretrained(model)
+def question_scene() -> tuple[np.ndarray, list[str]]:
+    """An image of a photograph's size, and questions about it."""
     world = World("test", 5)
     scene = world.scene(0)
     queries = [query.text for query in speaker(world, 0, scene).queries(TOGETHER)]
-    inputs = segmenter.backbone.chat_inputs(scene.image, queries[0])
-    opened = segmenter.open(scene.image)
-    first = milliseconds(lambda: segmenter.segment(scene.image, queries[0]))
-    layers = milliseconds(lambda: segmenter.backbone.read(segmenter.backbone.open(scene.image), queries[:1]))
-    everything = milliseconds(lambda: segmenter.backbone.module(**inputs))
-    later = milliseconds(lambda: opened.segment(queries[0]))
-    batch = milliseconds(lambda: opened.segment(queries)) / TOGETHER
-    print(f"{'whole MLLM forward, without head and SAM':<44}{everything:8.1f} ms")
-    print(f"{'... only the layers that are read':<44}{layers:8.1f} ms  {everything / layers:5.1f} times faster")
-    print(f"{'first question: open, read, head, decode':<44}{first:8.1f} ms")
-    print(f"{'later question on the open image':<44}{later:8.1f} ms  {first / later:5.1f} times faster")
-    print(f"{f'... asked {TOGETHER} at a time, per question':<44}{batch:8.1f} ms  {first / batch:5.1f} times faster")
+    at = np.arange(SIDE) * len(scene.image) // SIDE
+    return np.ascontiguousarray(scene.image[at][:, at]), queries
+
+
+def laps(opened: OpenedImage, query: str, times: int) -> dict[str, float]:
+    """Milliseconds, by the wall, of the parts of a question: the least of some, because pauses only add."""
+    said = [opened.segment(query).timing for _ in range(times)]
+    return {f"of question n: {lap}": min(one[lap] for one in said) for lap in ("read", "head", "upsample")}
+
+
+def compare(segmenter: Segmenter, size: str, device: str, rounds: int, threads: int) -> Report:
+    image, queries = question_scene()
+    decoder = segmenter.decoder
+    if torch.device(device).type == "cuda":  # LISA's code runs all of itself in bf16
+        decoder = load_decoder(decoder.name, dtype=torch.bfloat16)
+        decoder.module.to(device)
+    lisa = LisaStyle(segmenter.backbone, decoder)
+    seen, opened = lisa.see(image), segmenter.open(image)
+    flows = {
+        "LISA-style question, as its code runs": lambda: lisa.ask(image, queries[0], lisa.see(image)),
+        "... with SAM's embedding of the image kept": lambda: lisa.ask(image, queries[0], seen),
+        "first question: open, read, head, decode": lambda: segmenter.segment(image, queries[0]),
+        "question n on the open image": lambda: opened.segment(queries[0]),
+        f"question n, {TOGETHER} asked together, each": lambda: opened.segment(queries),
+        "of a question: SAM's image encoder": lambda: segmenter.decoder.encode(image, opened.seen.frame),
+        "of a LISA-style question: answer written": lambda: lisa.answer(image, queries[0]),
+    }
+    spent = {name: 1e3 * found for name, found in medians(flows, device, rounds).items()}
+    together = f"question n, {TOGETHER} asked together, each"
+    spent[together] /= TOGETHER
+    inside = laps(opened, queries[0], max(9, rounds))
+    whole, kept, first, later, each = list(spent.values())[:5]
+    ratios = [
+        Ratio("question n faster than a LISA-style question", whole / later, 25),
+        Ratio("... than one with SAM's embedding kept", kept / later),
+        Ratio(f"question n, {TOGETHER} together, faster than a LISA-style question", whole / each, 25),
+        Ratio("... than one with SAM's embedding kept", kept / each),
+        Ratio("first question as a share of a LISA-style question", first / whole, 0.6, most=True),
+    ]
+    where = machine(device, threads)
+    return Report("time of a question", size, "ms", spent | inside, ratios, machine=where)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("--model", help="a head folder, or embedded, instead of random weights")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    how = asked.device, asked.rounds, asked.threads
+    if asked.model:
+        hide_loading_bars()
+        found = Segmenter.from_pretrained(asked.model, device=asked.device)
+        compare(found, asked.model, *how).show(asked.json)
+        return
+    size = models.SIZES[asked.size]
+    with TemporaryDirectory() as folder:
+        models.save(size, Path(folder), asked.device)
+        parts = models.load(size, Path(folder), asked.device)
+        compare(models.segmenter(size, parts), asked.size, *how).show(asked.json)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

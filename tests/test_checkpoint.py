@@ -153,7 +153,7 @@ def test_a_config_that_is_none(folder: Path, bytes_: bytes, expected: str) -> No
         ({"method": None}, "has method=null"),
         ({"backbone": "x"}, 'has backbone="x"'),
         ({"decoder": {"name": 3}}, "needs a name"),
-        ({"backbone": {"name": "../nowhere"}}, "names the frozen part '../nowhere'"),
+        ({"backbone": {"name": "../nowhere"}}, "the frozen part '../nowhere' is needed"),
         ({"backbone": {"name": "/no/where"}}, "there is no folder /no/where"),
         ({"presence_threshold": 7}, "from 0 to 1"),
     ],
@@ -218,3 +218,13 @@ def test_relative_parts_travel_with_the_folder(
     moved.save(tmp_path / "elsewhere")
     assert read_config(tmp_path / "elsewhere").backbone.name == str((tmp_path / "b" / "mllm").resolve())
     Segmenter.from_pretrained(tmp_path / "elsewhere")
+
+
+def test_the_package_s_own_parts_have_names_of_their_own(segmenter: Segmenter, tmp_path: Path) -> None:
+    """A head on the embedded MLLM loads on another machine, where the package lies elsewhere."""
+    segmenter.save(tmp_path / "head")
+    config = read_config(tmp_path / "head")
+    assert (config.backbone.name, config.decoder.name) == ("embedded/mllm", "embedded/sam")
+    again = Segmenter.from_pretrained(tmp_path / "head")
+    assert again.backbone.name == segmenter.backbone.name
+    assert Origin.of("embedded/sam").resolve() == segmenter.decoder.name

@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from hub_server import Hub, serving
-from seglens.checkpoint import CheckpointError
-from seglens.hub import resolve_folder
+from seglens.checkpoint import CheckpointError, Origin
+from seglens.hub import push_folder, resolve_folder
 from seglens.segmenter import Segmenter
 
 WEIGHTS = Path(str(files("seglens") / "weights"))
@@ -86,9 +87,10 @@ def test_a_refused_token_is_told_in_a_line(hub: Hub, tmp_path: Path) -> None:
     assert "CheckpointError: org/head could not be published" in done.stderr.splitlines()[-1]
 
 
-def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter) -> None:
-    with pytest.raises(CheckpointError, match=r"names '/.*mllm', a folder that nobody else has") as caught:
-        segmenter.push_to_hub("org/head")
+def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter, tmp_path: Path) -> None:
+    config = replace(segmenter.config, backbone=Origin.of(str(tmp_path)))
+    with pytest.raises(CheckpointError, match=r"names '/.*', a folder that nobody else has") as caught:
+        push_folder(tmp_path, config, "org/head")
     assert "\n" not in str(caught.value)
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from seglens.cli import main
+from seglens.cli import GROUPS, main
+from seglens.costs import table, work_out
+from seglens.data import DATASETS
+from seglens.data.mixing import MIXTURES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,7 +24,8 @@ def blocks(language: str) -> list[str]:
 
 
 LINES = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("seglens ")]
-COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if "--device cuda" not in line]
+ELSEWHERE = re.compile(r"--device cuda|llava-hf/|/data/|photos/")  # lines that need a GPU, a hub or somebody's data
+COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if not ELSEWHERE.search(line)]
 
 
 def seglens(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -50,10 +54,24 @@ def test_make_commands_exist() -> None:
     assert {"demo", "test"} <= named <= targets
 
 
-def test_commands_for_a_gpu_are_real_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """They cannot run here, but each of their options must exist."""
-    for line in (line for line in LINES if "--device cuda" in line):
+def test_commands_that_cannot_run_here_are_real_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Each of their options must exist, and each dataset that they name."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for line in filter(ELSEWHERE.search, LINES):
         arguments = shlex.split(line, comments=True)[1:]
-        assert seglens([arguments[0], "--help"], monkeypatch) == 0
+        command = arguments[: 2 if arguments[0] in GROUPS else 1]
+        assert seglens([*command, "--help"], monkeypatch) == 0
         shown = capsys.readouterr().out
-        assert all(option in shown for option in arguments if option.startswith("--"))
+        assert all(option in shown for option in arguments if option.startswith("--")), line
+        named = re.findall(r" ([a-z+_]+):\w+=", line)
+        assert set(named) <= {*DATASETS, *MIXTURES}, line
+
+
+def test_the_table_of_models_is_what_the_command_prints() -> None:
+    rows = [line for line in README.splitlines() if re.match(r"\| [\w.-]+ \| `\w+` \|", line)]
+    configs = Path(__file__).parent / "backbones" / "configs"
+    named = [row.split("|")[1].strip() for row in rows]
+    assert sorted(named) == sorted(path.stem for path in configs.glob("*.json"))
+    assert rows == table([work_out(str(configs / f"{name}.json")) for name in named]).splitlines()[2:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from seglens.files import write_atomic, write_json
 
 FORMAT, VERSION = "seglens-head", 1
 EMBEDDED = "embedded"  # the default model that the package carries
+EMBEDDED_PARTS = {"embedded/mllm": "mllm", "embedded/sam": "sam"}  # its frozen parts, for heads of one's own
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
@@ -26,9 +28,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be trusted: what is wrong with it, and what to do."""
 
 
+def embedded_folder(name: str) -> Path:
+    """Where the package keeps its own model ("embedded") or one of its parts ("embedded/mllm")."""
+    return (Path(str(files("seglens"))) / "weights" / EMBEDDED_PARTS.get(name, "lens")).resolve()
+
+
 @dataclass(frozen=True)
 class Origin:
-    """Where a frozen part comes from: a hub id, a folder, or a folder relative to the checkpoint ("../mllm")."""
+    """Where a frozen part comes from: a hub id, a folder, a folder relative to the checkpoint ("../mllm"), or one of
+    the package's own ("embedded/mllm", "embedded/sam"), the same on every machine."""
 
     name: str
     revision: str | None = None
@@ -36,17 +44,24 @@ class Origin:
     @classmethod
     def of(cls, name: str, revision: str | None = None) -> Origin:
         """The origin of what a user names: a folder becomes absolute, a hub id stays as it is."""
-        return cls(str(Path(name).resolve()) if Path(name).is_dir() else name, revision)
+        if not Path(name).is_dir():
+            return cls(name, revision)
+        folder = Path(name).resolve()
+        return cls(next((own for own in EMBEDDED_PARTS if folder == embedded_folder(own)), str(folder)), revision)
 
-    def resolve(self, folder: Path) -> str:
-        """The hub id, or the folder on this machine. Raises CheckpointError when there is no such folder."""
+    def resolve(self, folder: Path = Path()) -> str:
+        """The hub id, or the folder on this machine; relative names are looked for in `folder`.
+
+        Raises CheckpointError when there is no such folder."""
+        if self.name in EMBEDDED_PARTS:
+            return str(embedded_folder(self.name))
         if not self.name.startswith((".", "/")):
             return self.name
         path = (folder / self.name).resolve()  # an absolute name replaces the folder
         if not path.is_dir():
             raise CheckpointError(
-                f"{folder / CONFIG} names the frozen part {self.name!r}, and there is no folder {path}; "
-                "bring it there, or correct the name"
+                f"the frozen part {self.name!r} is needed, and there is no folder {path}; "
+                f"bring it there, or correct its name (in {folder / CONFIG}, if that names it)"
             )
         return str(path)
 

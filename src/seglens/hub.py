@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
-from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig
+from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig, embedded_folder
 from seglens.files import write_atomic
 
 CARD = "README.md"
@@ -22,7 +21,7 @@ def hub_commit(name: str) -> str | None:
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
     if name == EMBEDDED:
-        return Path(str(files("seglens") / "weights" / "lens"))
+        return embedded_folder(EMBEDDED)
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:

@@ -57,8 +57,9 @@ def overlap(
     """Count the pixels of each mask and of its target. Pixels of ``ignore`` count nowhere, as 255 in LISA's maps."""
     if ignore is not None:
         prediction, target = prediction & ~ignore, target & ~ignore
-    pairs = (prediction & target, prediction | target, prediction, target)
-    return Counts(*(mask.sum((-2, -1)) for mask in pairs))
+    # rows first, in 32 bits: summing bools straight into 64 is 20 times slower on a CPU
+    shared, said, true = (mask.sum(-1, dtype=torch.int32).sum(-1) for mask in (prediction & target, prediction, target))
+    return Counts(shared, said + true - shared, said, true)
 
 
 def iou(counts: Counts) -> Float64[Tensor, " n"]:

@@ -41,8 +41,10 @@ class Parts:
         device = usable_device(device)
         if device.type == "cpu":
             loading.setdefault("dtype", torch.float32)
-        mllm = load_backbone(backbone.name, revision=backbone.revision, segmentation_only=segmentation_only, **loading)
-        sam = load_decoder(decoder.name, revision=decoder.revision, dtype=torch.float32)
+        mllm = load_backbone(
+            backbone.resolve(), revision=backbone.revision, segmentation_only=segmentation_only, **loading
+        )
+        sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32)
         if "device_map" not in loading:
             mllm.module.to(device)
         sam.module.to(device)

@@ -177,6 +177,19 @@ def test_grefcoco(tmp_path: Path) -> None:
     assert data[1].targets[0].mask.sum() == 60
 
 
+def test_a_reference_without_sentences_asks_nothing(tmp_path: Path) -> None:
+    """gRefCOCO was published with such references; its authors' reader goes by sentences and so passes them over."""
+    silent = [ref(5, 101, [1], "val"), ref(6, 103, [99], "val")]  # of the second, not even the annotation is there
+    save(tmp_path, "grefcoco", "grefs(unc).json", [*general_refs(), *silent])
+    (tmp_path / "out").write_text("coco/999\n")
+    for options in ("", f",exclude={tmp_path / 'out'}"):
+        data = load(tmp_path, options, name="grefcoco")
+        assert [len(sample.targets) for sample in data] == [2, 1]
+        assert [(note.record, note.says) for note in data.notes] == [
+            ("ref 5", "has no sentence, so it asks nothing"), ("ref 6", "has no sentence, so it asks nothing"),
+        ]  # fmt: skip
+
+
 def test_grefcoco_leaves_out_crowds(tmp_path: Path) -> None:
     content = changed(instances(), ("annotations", 1, "iscrowd"), 1)
     save(tmp_path, "grefcoco", "grefs(unc).json", general_refs(), content)
@@ -208,7 +221,7 @@ BAD_REFS: dict[str, tuple[Any, str, str]] = {
     "some annotations and none": (changed(GOOD, (1, "ann_id"), [3, -1]), "ref 8", "ann_id is [3, -1]"),
     "no annotation": (changed(GOOD, (1, "ann_id"), []), "ref 8", "ann_id is []"),
     "list in a list": (changed(GOOD, (1, "ann_id"), [[3]]), "ref 8", "ann_id lists something else"),
-    "no sentences": (changed(GOOD, (1, "sentences"), []), "ref 8", "has no sentence"),
+    "no sentences": (changed(GOOD, (1, "sentences"), None), "ref 8", "sentences is missing"),
     "sentences a word": (changed(GOOD, (1, "sentences"), "box"), "ref 8", "sentences is a str"),
     "sentence a word": (changed(GOOD, (1, "sentences", 0), "box"), "ref 8 sentences[0]", "is a str"),
     "sentence empty": (changed(GOOD, (1, "sentences", 0, "sent"), " "), "ref 8 sentences[0]", "the sentence is empty"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,13 +13,15 @@ from seglens.cli.shared import AsJson, Device, emit, progress, say
 
 if TYPE_CHECKING:
     from seglens.cache import Manifest
-    from seglens.cache.build import Extract, Samples
+    from seglens.cache.build import Extract
+    from seglens.data import Dataset
     from seglens.parts import Parts
 
 Data = Annotated[str, typer.Option(help="Data to read, such as world:n=4000,seed=6,split=train,queries=8.")]
 MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")]
 Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
-Layer = Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default 14 of 32, in share.")]
+Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; default the family's own.")]
+ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")]
 DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]
 PerShard = Annotated[int | None, typer.Option(help="Images per file, which a process holds in memory; default 64.")]
 Bad = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do about a sample that cannot be read.")]
@@ -29,13 +30,15 @@ Bad = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do about a
 def cache_estimate(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
-    layer: Layer = None, dtype: DType = "auto", shard: PerShard = None, bad: Bad = "refuse",
+    layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
+    bad: Bad = "refuse",
     device: Device = "cpu", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
     from seglens.cache import estimate
 
-    samples, extract, manifest = _made(data, backbone, decoder, layer, dtype, shard, bad, device)
+    reading = Reading(data, backbone, decoder, layer, image_size, device)
+    samples, extract, manifest = reading.begin(dtype, shard, bad)
     said = estimate(samples, extract, out, manifest, bad)
     if as_json:
         emit(asdict(said))
@@ -46,7 +49,8 @@ def cache_estimate(
 def cache_build(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Folder for the cache; the same command resumes.")],
-    layer: Layer = None, dtype: DType = "auto", shard: PerShard = None, bad: Bad = "refuse",
+    layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
+    bad: Bad = "refuse",
     any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
     ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
     device: Device = "cpu", as_json: AsJson = False,
@@ -57,7 +61,8 @@ def cache_build(
     from seglens.cache.ray import build_with_ray
 
     share = Share.here()
-    samples, extract, manifest = _made(data, backbone, decoder, layer, dtype, shard, bad, device)
+    reading = Reading(data, backbone, decoder, layer, image_size, device)
+    samples, extract, manifest = reading.begin(dtype, shard, bad)
     if share.rank == 0:
         said = estimate(samples, extract, out, manifest, bad)
         say(str(said))
@@ -66,8 +71,9 @@ def cache_build(
     mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in share.of(manifest.shards))
     with progress("caching", mine, hidden=as_json or share.rank > 0) as tick:
         if ray:
-            load = partial(_load, data, backbone, decoder, layer, device)
-            done = build_with_ray(load, samples, out, manifest, ray, bad, float(device.startswith("cuda")), tick)
+            done = build_with_ray(
+                reading.load, samples, out, manifest, ray, bad, float(device.startswith("cuda")), tick
+            )
         else:
             done = build(samples, extract, out, manifest, bad, share, tick)
     for skipped in done.skipped:
@@ -101,36 +107,43 @@ def cache_check(
         raise SystemExit(1)
 
 
-def _made(
-    data: str, backbone: str, decoder: str, layer: int | None, dtype: str, shard: int | None, bad: str, device: str
-) -> tuple[Samples, Extract, Manifest]:
-    """The frozen parts, loaded, and the manifest of what they make of the data."""
-    from seglens.cache import PER_SHARD, Manifest
-    from seglens.data import load_data
+@dataclass(frozen=True)
+class Reading:
+    """What is read by what: enough for an actor on another machine to begin."""
 
-    samples = load_data(data)  # before the parts are loaded: a wrong name is told at once
-    parts = _parts(backbone, decoder, layer, device)
-    asked = {
-        "data": data, "backbone": backbone, "decoder": decoder, "layer": layer, "dtype": dtype, "shard": shard,
-        "bad": bad,
-    }  # fmt: skip
-    said = [f"--{name} {shlex.quote(str(value))}" for name, value in asked.items() if value is not None]
-    command = " ".join(["seglens cache build", *said])
-    made = Manifest(parts.key(), data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
-    return samples, parts.read, made
+    data: str
+    backbone: str
+    decoder: str
+    layer: int | None
+    image_size: int | None
+    device: str
 
+    def samples(self) -> Dataset:
+        from seglens.data import load_data
 
-def _load(data: str, backbone: str, decoder: str, layer: int | None, device: str) -> tuple[Samples, Extract]:
-    """For an actor on another machine."""
-    from seglens.data import load_data
+        return load_data(self.data)
 
-    return load_data(data), _parts(backbone, decoder, layer, device).read
+    def parts(self) -> Parts:
+        from seglens.backbones import hide_loading_bars
+        from seglens.checkpoint import Origin
+        from seglens.parts import Parts
 
+        hide_loading_bars()
+        origins = (Origin.of(self.backbone), Origin.of(self.decoder))
+        return Parts.load(*origins, layer=self.layer, image_size=self.image_size, device=self.device)
 
-def _parts(backbone: str, decoder: str, layer: int | None, device: str) -> Parts:
-    from seglens.backbones import hide_loading_bars
-    from seglens.checkpoint import Origin
-    from seglens.parts import Parts
+    def load(self) -> tuple[Dataset, Extract]:
+        return self.samples(), self.parts().read
 
-    hide_loading_bars()
-    return Parts.load(Origin.of(backbone), Origin.of(decoder), layer=layer, device=device)
+    def begin(self, dtype: str, shard: int | None, bad: str) -> tuple[Dataset, Extract, Manifest]:
+        """Samples, the function that reads one, and the manifest of what it gives."""
+        from seglens.cache import PER_SHARD, Manifest
+
+        samples = self.samples()  # before the parts are loaded: a wrong name is told at once
+        parts = self.parts()
+        asked = {name: value for name, value in vars(self).items() if name != "device"}
+        asked |= {"dtype": dtype, "shard": shard, "bad": bad}
+        said = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
+        command = " ".join(["seglens cache build", *said])
+        made = Manifest(parts.key(), self.data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
+        return samples, parts.read, made

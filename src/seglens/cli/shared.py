@@ -52,10 +52,11 @@ def load_mllm(name: str, device: str, **options: Any) -> Backbone:
     import torch
 
     from seglens.backbones import hide_loading_bars, load_backbone
+    from seglens.checkpoint import Origin
     from seglens.parts import usable_device
 
     hide_loading_bars()
     where = usable_device(device)
-    loaded = load_backbone(name, dtype=torch.float32 if where.type == "cpu" else "auto", **options)
+    loaded = load_backbone(Origin.of(name).resolve(), dtype=torch.float32 if where.type == "cpu" else "auto", **options)
     loaded.module.to(where)
     return loaded

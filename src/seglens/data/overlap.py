@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglens.data.records import DataError, Entry, Fault
+from seglens.data.records import DataError, Entry, Fault, Note
 from seglens.files import write_atomic
 
 _COCO = re.compile(r"(?:COCO_\w+_)?(\d{12})\.jpg")
@@ -30,7 +30,7 @@ class Part:
     images: frozenset[str]
 
 
-def part(name: str, entries: Iterable[Entry | Fault], trainable: bool) -> Part:
+def part(name: str, entries: Iterable[Entry | Fault | Note], trainable: bool) -> Part:
     """Faults are passed over: whoever loads the data is told of them."""
     return Part(name, trainable, frozenset(image_key(one.image) for one in entries if isinstance(one, Entry)))
 
@@ -55,9 +55,9 @@ def to_hold_out(parts: Iterable[Part]) -> list[str]:
     return sorted(frozenset[str]().union(*(one.images for one in parts if not one.trainable)))
 
 
-def without(found: Iterable[Entry | Fault], keys: Collection[str]) -> Iterator[Entry | Fault]:
-    """The entries whose image is not among the keys; faults stay."""
-    return (one for one in found if isinstance(one, Fault) or image_key(one.image) not in keys)
+def without(found: Iterable[Entry | Fault | Note], keys: Collection[str]) -> Iterator[Entry | Fault | Note]:
+    """The entries whose image is not among the keys; faults and notes stay."""
+    return (one for one in found if not isinstance(one, Entry) or image_key(one.image) not in keys)
 
 
 def save_keys(path: Path, keys: Iterable[str]) -> None:

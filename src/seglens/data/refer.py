@@ -3,7 +3,8 @@
     ROOT/<name>/refs(<split_by>).p and instances.json, images in ROOT/images (layout of lichengunc/refer and of LISA)
 
 The protocol of LISA and LENS: every sentence of every reference of the split is a query, stripped and lower-cased, and
-an image comes with all of its queries. LISA adds up the parts of one object, so that a pixel in two of them is neither
+an image comes with all of its queries. A reference without a sentence asks nothing: gRefCOCO was published with some,
+and ReLA's reader goes by sentences. LISA adds up the parts of one object, so that a pixel in two of them is neither
 0 nor 1; the mask here is their union.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from seglens.data.masks import Nothing, Polygons, Runs, Union
 from seglens.data.overlap import Part, load_keys, part, without
 from seglens.data.reading import read_json
-from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Records
+from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
 from seglens.data.unpickle import load as unpickle
 
 Split = Literal["train", "val", "test", "testA", "testB", "testC"]
@@ -63,7 +64,7 @@ class Referring:
     def splits(self) -> list[str]:
         return sorted({ref["split"] for ref in self.refs if isinstance(ref, dict) and type(ref.get("split")) is str})
 
-    def entries(self, split: str) -> Iterator[Entry | Fault]:
+    def entries(self, split: str) -> Iterator[Entry | Fault | Note]:
         """An Entry for each image of the split, in the order of the references, and what is wrong with the others.
 
         Whether the images are on disk is not asked: masks draw at the entry's size without them."""
@@ -83,10 +84,10 @@ class Referring:
             if _belongs(where, split):
                 empty = False
                 for one in self._queries(ref, sentences):
-                    if isinstance(one, Fault):
-                        yield one
-                    else:
+                    if isinstance(one, Ask):
                         asks.setdefault(ref["image_id"], []).append(one)
+                    else:
+                        yield one
         if empty:
             raise DataError(
                 f"{self.file} has no reference of split {split}; its splits: {', '.join(self.splits()) or 'none'}"
@@ -105,16 +106,17 @@ class Referring:
             return Fault(self.instances, f"image {image}", str(error))
         return Entry(f"{self.name}-{split}-{image}", self.folder / name, self.file, asks, size)
 
-    def _queries(self, ref: Mapping[str, Any], seen: set[Any]) -> Iterator[Ask | Fault]:
+    def _queries(self, ref: Mapping[str, Any], seen: set[Any]) -> Iterator[Ask | Fault | Note]:
         name = f"ref {ref['ref_id']}"
+        if ref.get("sentences") == []:
+            yield Note(self.file, name, "has no sentence, so it asks nothing")
+            return
         try:
             image = _id(ref, "image_id")
             if image not in self.images or ("image", image) in self.twice:
                 raise ValueError(f"image {image} is {self._how_often('image', image)} in {self.instances}")
             mask, kind = self._target(ref, image)
             sentences = _field(ref, "sentences", list)
-            if not sentences:
-                raise ValueError("has no sentence")
             if id(sentences) in seen:  # only in a pickle, and there a way to make much of little
                 raise ValueError("shares its sentences with another reference")
         except ValueError as error:
@@ -212,7 +214,7 @@ def mask_source(annotation: Mapping[str, Any]) -> MaskSource:
     return Polygons(shape)
 
 
-def present(found: Iterable[Entry | Fault]) -> Iterator[Entry | Fault]:
+def present(found: Iterable[Entry | Fault | Note]) -> Iterator[Entry | Fault | Note]:
     """The entries whose image is on disk, and a Fault for each other; a folder is listed once, no image is opened."""
     listed: dict[Path, frozenset[str]] = {}
     for one in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,20 +19,21 @@ def suppress(
     Returns cell coordinates (x, y) of cell centres, their responses, and which of them count: a positive response of at
     least `threshold` times the map's peak. All maps are searched at once; the only loop is over the `count` picks."""
     n, h, w = heat.shape
-    x, y = torch.arange(w, device=heat.device), torch.arange(h, device=heat.device)
-    cells = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
-    rest = heat.detach().reshape(n, -1).clone()
+    y, x = (torch.arange(size, device=heat.device, dtype=torch.int32) for size in (h, w))
+    rows, columns = ((k[:, None] - k).square() for k in (y, x))
+    # whole numbers: a cell at exactly the radius is always near (torch.cdist rounds)
+    near = rows[:, None, :, None] + columns[:, None] <= int(radius**2 + EPSILON)
+    near = rearrange(near, "y x v u -> (y x) (v u)")
+    rest = heat.detach().reshape(n, -1)
     picked, scores = [], []
     for _ in range(min(count, h * w)):
         score, at = rest.max(-1)
         picked.append(at)
         scores.append(score)
-        # whole numbers: a cell at exactly the radius is always near (torch.cdist rounds)
-        near = (cells - cells[at][:, None]).square().sum(-1) <= radius**2 + EPSILON
-        rest = rest.masked_fill(near, 0.0)
-    score = torch.stack(scores, -1)
+        rest = rest.masked_fill(near[at], 0.0)
+    at, score = torch.stack(picked, -1), torch.stack(scores, -1)
     keep = (score > 0) & (score >= threshold * score[:, :1])
-    return cells[torch.stack(picked, -1)].to(heat.dtype), score, keep
+    return torch.stack([at % w, at // w], -1).to(heat.dtype), score, keep
 
 
 def refine(heat: Float[Tensor, "n h w"], points: Float[Tensor, "n m 2"]) -> Float[Tensor, "n m 2"]:

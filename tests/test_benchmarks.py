@@ -1,0 +1,173 @@
+"""Every benchmark runs, at a size whose times say nothing, and prints what docs/benchmarks.md is made of."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks"
+OWN = ("lisa", "loops", "lora", "measure", "memory", "models", "operations", "questions", "quantised_cache", "training")
+HURRY = ["--size", "tiny", "--rounds", "1", "--json"]
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs a script in this process, as a user runs it from the folder, and gives its report."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def report(script: str, *more: str) -> dict[str, Any]:
+        importlib.import_module(script).main([*HURRY, *more])
+        found = json.loads(capsys.readouterr().out)
+        assert found["size"] == "tiny"
+        assert {"device", "torch", "transformers"} <= found["machine"].keys()
+        for value in [*found["rows"].values(), *(ratio["value"] for ratio in found["ratios"])]:
+            assert math.isfinite(value)
+        return found
+
+    yield report
+    for name in OWN:  # other tests have modules of such names too
+        sys.modules.pop(name, None)
+
+
+def aims(found: dict[str, Any]) -> list[float]:
+    return [round(ratio["aim"], 3) for ratio in found["ratios"] if ratio["aim"] is not None]
+
+
+def test_questions(run: Run) -> None:
+    found = run("questions")
+    assert aims(found) == [25, 25, 0.6]
+    spent = found["rows"]
+    whole, kept, first = list(spent.values())[:3]
+    assert whole > 0 < kept
+    assert found["ratios"][-1]["value"] == pytest.approx(first / whole)
+    assert {f"of question n: {lap}" for lap in ("read", "head", "upsample")} < spent.keys()
+
+
+@pytest.mark.slow
+def test_questions_to_the_model_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    importlib.import_module("questions").main(["--model", "embedded", "--rounds", "1"])
+    said = capsys.readouterr().out
+    assert "size embedded" in said
+    assert re.search(r"\(aim: at least 25\): (NOT )?reached", said)
+
+
+def test_training(run: Run) -> None:
+    found = run("training")
+    assert aims(found) == [8]
+    whole, live, cached = found["rows"].values()
+    assert found["ratios"][0]["value"] == pytest.approx(cached / whole)
+    assert found["ratios"][1]["value"] == pytest.approx(live / whole)
+
+
+def test_all_layers_say_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
+    """The yardstick of training computes real features: those of the cache, up to another rendering of the image."""
+    import torch
+
+    training, models = (importlib.import_module(name) for name in ("training", "models"))
+    size = models.SIZES["tiny"]
+    models.save(size, tmp_path, "cpu")
+    parts = models.load(size, tmp_path, "cpu")
+    data = training.Kept(tuple(training.WorldData(n=2, seed=3, split="train", queries=training.QUESTIONS)))
+    cache = parts.cached(data, "world", tmp_path / "cache")
+    whole, cached = training.WholeModel(parts, data, cache)(), training.Turns(cache)()
+    for one, other in zip(whole, cached, strict=True):
+        assert [a.rows.shape for a in one.asked] == [a.rows.shape for a in other.asked]
+        torch.testing.assert_close(one.embedding.coarse, other.embedding.coarse)
+        before = size.cells**2
+        torch.testing.assert_close(one.prefix[:-before], other.prefix[:-before])  # words before the image
+        apart = (one.prefix - other.prefix).norm() / other.prefix.norm()
+        assert apart < 0.1, apart
+
+
+def test_loops(run: Run) -> None:
+    found = run("loops")
+    assert len(found["ratios"]) == 3
+    assert all(ratio["value"] > 0 for ratio in found["ratios"])
+    assert len(found["notes"]) == 3  # the differences; above a bound the script stops
+
+
+@pytest.mark.slow
+def test_memory(run: Run) -> None:
+    found = run("memory", "--no-check")
+    assert aims(found) == [0.333] * 5
+    peaks = {name: value for name, value in found["rows"].items() if not name.startswith("between")}
+    assert len(peaks) == 7
+    for name, peak in peaks.items():
+        assert peak > found["rows"][f"between steps: {name}"] > 0
+    assert peaks["LISA-style LoRA"] > peaks["LISA-style LoRA, gradient checkpointing"]
+    assert peaks["LISA-style LoRA"] > peaks["LoRA without words"]
+    assert any("not a measured GPU" in note for note in found["notes"])
+
+
+def test_the_account_of_a_known_step(run: Run) -> None:
+    """Weights, gradients, two moments, and nothing twice."""
+    import torch
+    from torch._subclasses import FakeTensorMode
+
+    memory = importlib.import_module("memory")
+    layer, account = torch.nn.Linear(1024, 1024, bias=False, device="meta"), None
+    with FakeTensorMode():
+        memory.pretend(layer)
+        account = memory.Account()
+        account.hold(layer.weight)
+        weight = 4 * 1024 * 1024
+        assert account.now == weight
+        with account:
+            stepper = memory.optimiser(layer, fused=True)
+            given = torch.randn(1, 1024)
+            layer(given).sum().backward()
+            stepper.step()
+            stepper.zero_grad()
+            assert weight * 3 <= account.now < weight * 3.01  # the weight and two moments
+            assert weight * 4 <= account.peak < weight * 4.01  # and the gradient
+
+
+@pytest.mark.slow
+def test_operations(run: Run) -> None:
+    found = run("operations")
+    parts = found["rows"]
+    assert parts["SAM's mask decoder"] < parts["SAM's image encoder"]
+    assert parts["layers that are read, image"] < parts["all layers, image and question"]
+
+
+def test_operations_are_those_of_the_shapes(run: Run) -> None:
+    """A written token: two for every weight of the layers, and attention to itself alone."""
+    operations, models = (importlib.import_module(name) for name in ("operations", "models"))
+    size = models.SIZES["tiny"]
+    weights = size.layers * (4 * size.width**2 + 3 * size.width * size.feed_forward)
+    assert 1e12 * operations.counted(size)["all layers, a written token"] == pytest.approx(2 * weights, rel=0.01)
+
+
+@pytest.mark.slow
+def test_quantised_cache(run: Run) -> None:
+    found = run("quantised_cache")
+    assert aims(found) == [0.3, 0.3]
+    assert all(0 < score <= 100 for score in found["rows"].values())
+    kept = found["rows"]
+    assert kept["the package's head, auto features"] == pytest.approx(kept["the package's head, int8 features"], abs=1)
+
+
+def test_a_ratio_says_whether_its_aim_is_reached(run: Run) -> None:
+    ratio = importlib.import_module("measure").Ratio
+    assert [ratio("a", value, 8).reached for value in (7.9, 8.0)] == [False, True]
+    assert [ratio("a", value, 0.6, most=True).reached for value in (0.6, 0.61)] == [True, False]
+    assert ratio("a", 1.0).reached is None
+    assert ratio("a", 7.9, 8).line() == "a: 7.9 (aim: at least 8): NOT reached"
+
+
+def test_every_script_is_in_the_docs() -> None:
+    said = (ROOT / "docs" / "benchmarks.md").read_text()
+    scripts = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
+    assert {script for script in scripts if f"benchmarks/{script}.py" not in said} <= {"cache"}
