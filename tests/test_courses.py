@@ -7,12 +7,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data import lisa_files, make_refer
-from seglens.cache import CacheError
+from seglens.cache import Cache, CacheError
 from seglens.checkpoint import Origin
 from seglens.courses import Course, open_data, prepare
 from seglens.data.mixing import RATES, Epochs, Mixed
@@ -232,3 +234,37 @@ def test_settings() -> None:
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="device 'tpu9' cannot be used here"):
         usable_device("tpu9")
+
+
+def test_a_cache_built_by_hand_is_used(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+    """Of any precision; of other data it is refused, and nothing is written into it."""
+    parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
+    data = open_data(DATA, made)
+    assert not isinstance(data, Mixed)
+    parts.cached(data, DATA, tmp_path / "mine", "int8")
+    before = sorted(p.name for p in (tmp_path / "mine").iterdir())
+    course = prepare(made, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
+    assert isinstance(course.lessons, Drawn)
+    assert isinstance(course.lessons.sources[0], Cache)
+    assert course.lessons.sources[0].manifest.dtype == "int8"
+    with pytest.raises(CacheError, match=r"data is .*, wanted .*n=2"):
+        prepare(made, DATA.replace("n=3", "n=2"), tmp_path / "other", cache=tmp_path / "mine")
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == before
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_path: Path, live: bool) -> None:
+    pictures = [Image.fromarray(np.full((20, 30, 3), 40 * n, np.uint8)) for n in range(4)]
+    lines = []
+    for n, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{n}.png")
+        lines.append(json.dumps({"image": f"{n}.png", "text": "the box", "polygons": [[2, 2, 20, 2, 20, 15]]}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])  # cut short
+    spec = f"jsonl:file={tmp_path / 'data.jsonl'}"
+    with pytest.raises(ValueError, match=r"2\.png.*leave them out with bad=skip"):
+        prepare(made, spec, tmp_path / "refused", live=live).run(tmp_path / "refused", quiet=True)
+    course = prepare(made, f"{spec},bad=skip", tmp_path / "run", live=live)
+    assert set(course.run(tmp_path / "run", quiet=True)) == {"dice", "bce", "attention", "presence"}
+    shown = [len(course.lessons.lesson(number).asked) for number in range(8)]
+    assert shown == [1] * 8

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seglens.cache import Share
+from seglens.cache import MANIFEST, Cache, Share
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data import Dataset, load_data
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
@@ -28,15 +28,20 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Features:
-    """Where frozen features come from: kept in `folder`, or read `live` at every step."""
+    """Where frozen features come from: a folder that is a finished cache (`seglens cache build`), a folder in which the
+    caches of datasets are kept by their names, or the parts themselves, `live` at every step."""
 
     folder: Path
     live: bool = False
 
     def source(self, parts: Parts, data: Dataset, name: str) -> FeatureSource:
-        """Of a dataset by its name. Computes what is missing in the folder."""
+        """Of a dataset by its name. Computes what is missing in the folder.
+
+        Raises CacheError when the folder is, or holds under that name, a cache of something else."""
         if self.live:
             return parts.live(data, name)
+        if (self.folder / MANIFEST).exists():
+            return Cache.open(self.folder, parts.key(), name)
         with progress("reading", len(data)) as show:
             done = 0
 
@@ -72,7 +77,8 @@ def prepare(
 
     `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
     once and its features are kept in `cache` (by default in `out`) unless `live`; a mixture is read live unless `cache`
-    is given, because new prompts at every draw are worth more than the disk that they would need.
+    is given, because new prompts at every draw are worth more than the disk that they would need. What is examined on
+    is kept in `out`.
 
     Raises ValueError when the data is kept for tests, a part cannot be had, or `cache` holds something else."""
     need_extras(recipe.training.trackers)
@@ -88,7 +94,8 @@ def prepare(
     lessons = teach(parts, opened, data, features, recipe.training.seed)
     torch.manual_seed(recipe.training.seed)
     head = build_lens(recipe.lens, parts.backbone, parts.decoder).to(parts.decoder.device)
-    asked = None if examined is None or exam is None else features.source(parts, examined, exam)
+    examiner = Features(out / "features", live)
+    asked = None if examined is None or exam is None else examiner.source(parts, examined, exam)
     return Course(recipe, head, _head_config(recipe, parts, data), lessons, asked)
 
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seglens.backbones import Backbone
 from seglens.data import Dataset
+from seglens.data.dataset import usable
 from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.types import Embedding, Readout, Sample, Target, Truth
@@ -155,21 +156,26 @@ class Live:
 
     def __init__(self, samples: Dataset, backbone: Backbone, decoder: MaskDecoder, name: str):
         self.samples, self.backbone, self.decoder, self.name = samples, backbone, decoder, name
-        self._last: tuple[int, Sample] | None = None  # drawing questions and reading them decodes an image once
+        self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def _sample(self, image: int) -> Sample:
-        if self._last is None or self._last[0] != image:
-            self._last = image, self.samples[image]
+    def _sample(self, image: int) -> Sample | None:
+        """None for one that the data leaves out."""
+        if self._last[0] != image:
+            self._last = image, usable(self.samples, image)[0]
         return self._last[1]
 
     def questions(self, image: int) -> int:
-        return len(self._sample(image).targets)
+        sample = self._sample(image)
+        return 0 if sample is None else len(sample.targets)
 
     def features(self, pick: Pick) -> Features:
-        return extract(self._sample(pick.image), self.backbone, self.decoder, pick.questions)
+        sample = self._sample(pick.image)
+        if sample is None:
+            raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")
+        return extract(sample, self.backbone, self.decoder, pick.questions)
 
     def fingerprint(self) -> str:
         made = [self.name, len(self), self.backbone.signature(), self.decoder.signature()]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from seglens.data.mixing import Draw, Mixed
+from seglens.data.mixing import ATTEMPTS, Draw, Mixed
 from seglens.features import Features, FeatureSource, Pick
 from seglens.parts import Parts
 
@@ -41,11 +41,18 @@ class Drawn:
     order: Order
 
     def lesson(self, number: int) -> Features:
-        draw = self.order.draw(number)
+        draw = self._draw(number)
         return self.sources[draw.source].features(Pick(draw.image, draw.questions))
 
+    def _draw(self, number: int) -> Draw:
+        """In place of an image that its data leaves out comes the next that it does not."""
+        for tried in range(number, number + ATTEMPTS):
+            if (draw := self.order.draw(tried)).questions:
+                return draw
+        raise ValueError(f"{ATTEMPTS} images from number {number} on have no question; look at `seglens data check`")
+
     def name(self, number: int) -> str:
-        draw = self.order.draw(number)
+        draw = self._draw(number)
         return f"image {draw.image}" + (f" of source {draw.source}" if len(self.sources) > 1 else "")
 
     def fingerprint(self) -> str:

@@ -106,7 +106,9 @@ def fit(
     if accelerator.is_main_process:
         claim(out / "train.json", made)
     trained = [p for p in method.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    # on a GPU the default holds copies of all gradients and states while it steps: a fifth of the peak memory
+    fused = {"fused": True} if accelerator.device.type == "cuda" else {}
+    optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **fused)
     model, optimiser = accelerator.prepare(method, optimiser)
     begin_curves(accelerator, made)
     folder = RunFolder(out, head, config.keep)

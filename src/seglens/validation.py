@@ -23,7 +23,7 @@ def validate(accelerator: Any, model: nn.Module, exam: FeatureSource, images: in
     sums = torch.zeros(4, dtype=torch.float64)
     # as many passes as the first process has: a model that is cut over devices answers only to all of them
     for start in range(0, -(-len(exam) // accelerator.num_processes), images):
-        chosen = mine[start : start + images]
+        chosen = [image for image in mine[start : start + images] if exam.questions(image)]
         batch = collate([exam.features(_everything(exam, i)) for i in chosen or [0]], accelerator.device)
         output = model(batch.readout, batch.embedding)
         if chosen:

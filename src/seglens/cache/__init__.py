@@ -4,11 +4,12 @@ from seglens.cache.build import Built, Share, build
 from seglens.cache.check import check
 from seglens.cache.estimate import Estimate, estimate
 from seglens.cache.key import CacheError, differing, identity
-from seglens.cache.manifest import DTYPES, PER_SHARD, Manifest, Stored, read_manifest
+from seglens.cache.manifest import DTYPES, MANIFEST, PER_SHARD, Manifest, Stored, read_manifest
 from seglens.cache.reader import Cache
 
 __all__ = [
     "DTYPES",
+    "MANIFEST",
     "PER_SHARD",
     "Built",
     "Cache",

@@ -13,6 +13,7 @@ from seglens.cache.key import CacheError
 from seglens.cache.manifest import Manifest, claim, shard_paths
 from seglens.cache.tensors import Packed, pack
 from seglens.cache.whole import sweep
+from seglens.data.dataset import Lenient
 from seglens.features import Features
 from seglens.types import Sample
 
@@ -123,7 +124,9 @@ def read(
 ) -> tuple[Sample, Packed] | Skipped:
     """A sample and what there is to store of it. Raises CacheError as `build` does."""
     try:
-        sample = samples[index]
+        sample, faults = samples.usable(index) if isinstance(samples, Lenient) else (samples[index], [])
+        if sample is None:  # the data is one that leaves bad samples out
+            return Skipped(index, "; ".join(map(str, faults)))
         if not sample.targets:
             raise ValueError(f"{sample.id!r} has no question")
         features = extract(sample)
