@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import SamModel
 
 from decoders.tiny import TINY, Kind
@@ -34,6 +35,13 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def picture(*size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def pixels_of(decoder: MaskDecoder, seen: list[Tensor]) -> RemovableHandle:
+    """Note what the image encoder is given, by place or by name."""
+    return decoder.module.vision_encoder.register_forward_pre_hook(
+        lambda _, args, named: seen.append((*args, *named.values())[0]), with_kwargs=True
+    )
 
 
 def one(embedding: Embedding, b: int) -> Embedding:
@@ -89,7 +97,7 @@ def test_encode(decoder: MaskDecoder, size: tuple[int, int]) -> None:
 
 def test_padding_is_zero_after_normalisation(decoder: MaskDecoder) -> None:
     seen: list[Tensor] = []
-    hook = decoder.module.vision_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    hook = pixels_of(decoder, seen)
     decoder.encode(np.full((32, 64, 3), 255, np.uint8), Frame(32, 64))
     hook.remove()
     expected, half = (255 - torch.tensor(decoder.mean)) / torch.tensor(decoder.std), decoder.image_size // 2
