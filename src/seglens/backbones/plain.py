@@ -20,10 +20,7 @@ def plain_copy(layer: nn.Module) -> Any:
         from accelerate.hooks import remove_hook_from_module
 
         remove_hook_from_module(made, recurse=True)
-    if any(p.is_meta for p in made.parameters()):
-        raise ValueError(
-            "a layer that the head copies was left on disk; give layers of the language model a device in device_map"
-        )
+        _refuse_absent(made)
     for name, module in list(made.named_modules()):
         if _is_packed(module):
             made.set_submodule(name, unpack(module))
@@ -34,6 +31,13 @@ def plain_copy(layer: nn.Module) -> Any:
                 "quantise with bitsandbytes or torchao, or load without quantisation"
             )
     return made.float()
+
+
+def _refuse_absent(layer: nn.Module) -> None:
+    if any(p.is_meta for p in layer.parameters()):
+        raise ValueError(
+            "a layer that the head copies was left on disk; give layers of the language model a device in device_map"
+        )
 
 
 def _is_packed(module: nn.Module) -> bool:
