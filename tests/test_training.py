@@ -336,11 +336,6 @@ def test_settings_that_cannot_be(setting: dict) -> None:
         TrainConfig(**setting)
 
 
-def test_half_precision_is_not_taken_for_bf16() -> None:
-    with pytest.raises(ValueError, match="mixed_precision='fp16'; it must be bf16 or no"):
-        TrainConfig(mixed_precision="fp16")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("missing", ["accelerate", "torch.utils.tensorboard", "wandb"])
 def test_without_the_extra_it_says_what_to_install(
     backbone: Backbone, decoder: MaskDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
