@@ -226,6 +226,7 @@ def test_settings() -> None:
         ("learning=1", "no setting 'learning'"), ("stepz=1", "did you mean 'steps'"), ("lr", "name=value"),
         ("steps=many", "steps='many' is no int"), ("newton=maybe", "is no bool"),
         ("aggregate=max", "no value of aggregate 'max'"),
+        ("mixed_precision=fp16", "no value of mixed_precision 'fp16'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=expected):
             adjusted(RECIPES["paper"], [text])

@@ -38,8 +38,8 @@ def test_shards_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
     moments, sharded = (torch.load(out / "step_12/optimizer.bin", weights_only=True)["state"] for out in (one, two))
     assert moments.keys() == sharded.keys()
     for name, expected in moments.items():  # these have the gradient's scale, which Adam's own step would hide
-        # measured: MEASURED of moments up to LARGEST
-        torch.testing.assert_close(sharded[name]["exp_avg"], expected["exp_avg"], rtol=0, atol=1e-6)
+        # measured: 1.3e-8 of moments up to 0.05
+        torch.testing.assert_close(sharded[name]["exp_avg"], expected["exp_avg"], rtol=0, atol=2e-7)
 
 
 def test_fsdp_1_is_refused(tmp_path: Path) -> None:
@@ -69,21 +69,22 @@ def command(files: tuple[str, str], out: Path, *more: str) -> list[str]:
 def test_the_command_on_two_processes(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed while the cache is built and while it trains, finished by one process, and asked again by two."""
-    mixed, whole = tmp_path / "mixed", tmp_path / "whole"
-    cache = mixed / "features" / "world_n_150_seed_3_split_train_queries_3"
-    assert killed(launched(command(files, mixed), 2), cache, files="shard*.json") == 0
+    """Killed while the cache is built and while it trains; finished by one process, and by two."""
+    two, one, whole = (tmp_path / name for name in ("two", "one", "whole"))
+    cache = two / "features" / "world_n_150_seed_3_split_train_queries_3"
+    assert killed(launched(command(files, two), 2), cache, files="shard*.json") == 0
     assert len(list(cache.glob("shard*.json"))) < 3
-    assert 1 <= killed(launched(command(files, mixed), 2), mixed) < 8
-    for out in (mixed, whole):
+    assert 1 <= killed(launched(command(files, two), 2), two) < 8
+    shutil.copytree(two, one)
+    for out in (one, whole):
         app(command(files, out)[2:], standalone_mode=False)
-    assert capsys.readouterr().out == f"{mixed / 'head'}\n{whole / 'head'}\n"
+    assert capsys.readouterr().out == f"{one / 'head'}\n{whole / 'head'}\n"
+    assert finished(launched(command(files, two), 2)) == f"{two / 'head'}\n"  # told once
     # measured: 3.0e-5 of a step of the optimiser
-    assert apart(head_of(whole), head_of(mixed)) < 1e-3
-    assert {path.name for path in cache.iterdir()} == {path.name for path in (whole / "features").glob("*/*")}
-    before = {path: path.read_bytes() for path in mixed.glob("*/*.*")}
-    assert finished(launched(command(files, mixed), 2)) == f"{mixed / 'head'}\n"  # told once
-    assert {path: path.read_bytes() for path in before} == before
+    assert apart(head_of(whole), head_of(one)) < 1e-3
+    assert apart(head_of(whole), head_of(two)) < 1e-3
+    kept = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert kept == {path.name: path.read_bytes() for path in (whole / "features").glob("*/*")}
 
 
 @pytest.mark.slow

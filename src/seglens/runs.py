@@ -191,7 +191,12 @@ def _in_shards(model: nn.Module) -> None:
 
 
 def _load(folder: Path, accelerator: Any, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    """The main process reads, and sends the others what is theirs."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
 
     many = accelerator.num_processes > 1
     weights, moments = dict[str, Any](), dict[str, Any]()
@@ -199,7 +204,9 @@ def _load(folder: Path, accelerator: Any, model: nn.Module, optimiser: torch.opt
         weights = load_file(folder / WEIGHTS)
         moments = torch.load(folder / MOMENTS, weights_only=True)
     options = StateDictOptions(full_state_dict=True, cpu_offload=not many, broadcast_from_rank0=many)
-    set_state_dict(model, optimiser, model_state_dict=weights, optim_state_dict=moments, options=options)
+    # one by one: `set_state_dict` takes a process without any for one that has nothing to do
+    set_model_state_dict(model, weights, options=options)
+    set_optimizer_state_dict(model, optimiser, moments, options=options)
 
 
 # ---------------------------------------------------------------- whole, intact, finite

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from rich.console import Console
@@ -60,6 +60,8 @@ class TrainConfig:
         for name in ("micro", "clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"training got {name}={getattr(self, name)}; it must be above 0, or None")
+        if self.mixed_precision not in get_args(Precision):
+            raise ValueError(f"training got mixed_precision={self.mixed_precision!r}; it must be bf16 or no")
         if self.warmup < 0:
             raise ValueError(f"training got warmup={self.warmup}; it must be 0 or more")
 
