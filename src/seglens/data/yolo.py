@@ -169,7 +169,8 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
         yield Note(str(label), key, "the image has no object")
     elif not faults:
         asks = (
-            Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class") for one, parts in objects.items()
+            Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class", id=names[one])
+            for one, parts in objects.items()
         )
         yield Entry(key, image, str(label), tuple(asks))
 
