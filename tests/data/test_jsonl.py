@@ -203,6 +203,20 @@ def test_a_damaged_image(root: Path) -> None:
     assert (fault.record, fault.kind) == ("b.png", "image")
 
 
+def test_another_kind_of_file_is_one_fault(root: Path) -> None:
+    content = "".join(json.dumps(GOOD) + "\n" for _ in range(5))
+    for damaged in (content.encode("utf-16"), bytes(range(256)) * 9, json.dumps(GOOD, indent=1).encode()):
+        (root / "data.jsonl").write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=r"the whole file: none of its \d+ lines is an object .*; line 1 is not"
+        ) as caught:
+            jsonl_data(file=root / "data.jsonl", bad="skip")
+        assert len(caught.value.faults) == 1
+    samples, faults = judged(saved(root, "x", "y", GOOD, "z"))
+    assert [fault.record for fault in faults] == ["line 1", "line 2", "line 4"]
+    assert len(samples) == 1
+
+
 def test_what_cannot_be_opened(root: Path) -> None:
     with pytest.raises(DataError, match=r"no file '.*none\.jsonl'; file= names a JSONL"):
         jsonl_data(file=root / "none.jsonl")

@@ -72,9 +72,12 @@ class _Gathered:
         self.ids: dict[str, str] = {}  # to the record that first has it
 
     def found(self) -> Iterator[Entry | Fault | Note]:
-        for record, line in _records(self.file):
+        for record, value in self._values():
+            if isinstance(value, Fault):
+                yield value
+                continue
             try:
-                note = self._take(record, _value(line) if isinstance(line, bytes) else line)
+                note = self._take(record, value)
                 if note is not None:
                     yield note
             except _LineError as error:
@@ -85,9 +88,31 @@ class _Gathered:
             if picture.asks:
                 yield Entry(key, picture.path, str(self.file), tuple(picture.asks))
 
-    def _take(self, record: str, value: Any) -> Note | None:
-        if not isinstance(value, dict):
-            raise ValueError(f"is {type(value).__name__}; it needs an object with image and text")
+    def _values(self) -> Iterator[tuple[str, Any]]:
+        """What the lines hold, or a Fault for one that cannot be used. A file of such lines alone is one Fault."""
+        unread, any_read = list[tuple[str, Fault]](), False
+        for record, line in _records(self.file):
+            try:
+                value = _value(line) if isinstance(line, bytes) else line
+                if not isinstance(value, dict):
+                    raise ValueError(f"is {type(value).__name__}; it needs an object with image and text")
+            except ValueError as error:
+                value = Fault(str(self.file), record, str(error))
+                if not any_read:
+                    unread.append((record, value))
+                    continue
+            if not any_read:
+                any_read = True
+                yield from unread
+                unread = []
+            yield record, value
+        if len(unread) > 1:
+            record, first = unread[0]
+            says = f"none of its {len(unread)} lines is an object with image and text; {record} {first.says}"
+            unread = [(record, Fault(str(self.file), "the whole file", says))]
+        yield from unread
+
+    def _take(self, record: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
         name = f"{record} (id {value['id']})" if "id" in value else record
         if "id" in value and self.ids.setdefault(str(value["id"]), record) != record:
