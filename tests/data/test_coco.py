@@ -294,6 +294,24 @@ def test_a_bad_record_hides_no_other(content: Any, tmp_path: Path) -> None:
     assert [start for start, one in zip(starts, said, strict=True) if not one.startswith(start)] == [], said
 
 
+def test_a_bad_image_hides_no_mask(content: Any, tmp_path: Path) -> None:
+    """Image 1 is given twice, image 2 is lost or damaged."""
+    content["images"].append(content["images"][0])
+    change("annotations", 1, segmentation=[[1, 2]])(content)
+    change("annotations", 6, segmentation=TURNED)(content)
+    build = saved(tmp_path, content)
+    file = tmp_path / "images" / "0001.png"
+    for damage, image in ((lambda: file.write_bytes(b""), "2: '"), (file.unlink, "image 2: there is no file")):
+        damage()
+        try:
+            said = [f"{fault.record}: {fault.says}" for fault in build(bad="skip").check()]
+        except DataError as error:
+            said = [f"{fault.record}: {fault.says}" for fault in error.faults]
+        for start in ("image 1: is the id", image, "image 1, cat: annotation 1: got", "image 2, dog: annotation 6: "):
+            assert sum(one.startswith(start) for one in said) == 1, (start, said)
+        assert len(said) == 4
+
+
 def test_targets_carry_ids(content: Any, tmp_path: Path) -> None:
     build = saved(tmp_path, content)
     assert [sorted(target.id or "" for target in sample.targets) for sample in build()] == [["cat", "dog"]] * 2

@@ -139,10 +139,13 @@ class _Index:
         self, key: Id, image: dict[str, Any], instances: bool, crowds_count: bool
     ) -> Iterator[Entry | Remains | Fault | Note]:
         name = f"image {key}"
-        if not image["path"].is_file():
+        lost = not image["path"].is_file()
+        if lost:
             yield self._fault(name, f"there is no file {str(image['path'])!r}", "image")
-            return
-        if key in self.bad_images:
+        if lost or key in self.bad_images:
+            named = ((f"{name}, {self.categories[category]}", group) for category, group in self.groups[key].items())
+            rest = tuple(ask for whole, group in named for ask in _all(group, "", whole, True))
+            yield Remains(Entry(str(key), image["path"], self.file, rest, image["size"]))
             return
         asks, remains = list[Ask](), list[Ask]()
         if not self.groups[key]:

@@ -76,14 +76,15 @@ class _Gathered:
             if isinstance(value, Fault):
                 yield value
                 continue
+            name = f"{record} (id {value['id']})" if "id" in value else record
             try:
-                note = self._take(record, value)
+                note = self._take(record, name, value)
                 if note is not None:
                     yield note
             except _LineError as error:
-                yield Fault(str(self.file), record, str(error), error.kind)
+                yield Fault(str(self.file), name, str(error), error.kind)
             except ValueError as error:
-                yield Fault(str(self.file), record, str(error))
+                yield Fault(str(self.file), name, str(error))
         for key, picture in self.pictures.items():
             if picture.asks:
                 yield Entry(key, picture.path, str(self.file), tuple(picture.asks))
@@ -112,9 +113,8 @@ class _Gathered:
             unread = [(record, Fault(str(self.file), "the whole file", says))]
         yield from unread
 
-    def _take(self, record: str, value: dict[str, Any]) -> Note | None:
+    def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
-        name = f"{record} (id {value['id']})" if "id" in value else record
         if "id" in value and self.ids.setdefault(str(value["id"]), record) != record:
             says = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
             raise _LineError(says, "duplicate id")

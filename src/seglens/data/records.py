@@ -227,19 +227,19 @@ class Records:
         yield from self.beside()
 
     def beside(self) -> Iterator[Fault]:
-        """What else is wrong with the queries of bad records, which are never asked. An image that cannot be read, or
-        is of another size, is told of with its other queries."""
+        """What else is wrong with the queries of bad records, which are never asked. What is wrong with their image is
+        left to its other queries, or to the index, where they tell of it."""
         images = {entry.id for entry in self.entries}
         for entry in self.remains:
-            whole = "image", "image size"
-            yield from (f for f in _decode(entry)[1] if not (entry.id in images and f.kind in whole))
+            told = entry.id in images or not entry.image.is_file()
+            yield from (f for f in _decode(entry)[1] if not (told and f.kind in ("image", "image size")))
 
 
 def _decode(entry: Entry, choose: Callable[[int], Sequence[int]] | None = None) -> tuple[Sample | None, list[Fault]]:
     try:
         image = load_image(entry.image)
     except ValueError as error:
-        return None, [Fault(entry.file, entry.id, str(error), "image")]
+        return None, [Fault(entry.file, entry.id, str(error), "image"), *_unseen(entry)]
     size = image.shape[:2]
     try:
         asks = entry.asks() if callable(entry.asks) else entry.asks
@@ -254,6 +254,15 @@ def _decode(entry: Entry, choose: Callable[[int], Sequence[int]] | None = None) 
     # What is wrong with a whole label map is found once per class.
     faults = list(dict.fromkeys(fault for one in made if not isinstance(one, Target) for fault in one))
     return Sample(entry.id, image, targets) if targets else None, faults
+
+
+def _unseen(entry: Entry) -> Iterator[Fault]:
+    """What is wrong with the masks of an image that cannot be read, as far as their records tell its size."""
+    for ask in () if callable(entry.asks) else entry.asks:
+        size = ask.size or entry.size
+        made = _target(entry, ask, size) if size is not None else None
+        if isinstance(made, list):
+            yield from made
 
 
 def _at_either(entry: Entry, asks: Iterable[Ask], said: tuple[int, int], size: tuple[int, int]) -> list[Fault]:
