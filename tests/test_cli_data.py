@@ -56,6 +56,14 @@ def test_bad_data(seglens: Run, spec: str, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_limit_in_the_data_and_one_of_the_command(seglens: Run, spec: str) -> None:
+    for options in ([f"{spec},limit=2"], [f"{spec},limit=3", "--limit", 2], [f"{spec},limit=2", "--limit", 3]):
+        assert seglens("data", "check", *options)[1].startswith("2 usable images, 4 queries")
+    code, out, err = seglens("data", "check", f"{spec},prompt=lens,limit=2")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "prompt=, which changes no record; check it without" in err
+
+
 def test_json(seglens: Run, spec: str, tmp_path: Path) -> None:
     damage(tmp_path)
     code, out, err = seglens("data", "check", spec, "--json", "--duplicates")
@@ -100,6 +108,9 @@ def test_nothing_but_bad_records(seglens: Run, tmp_path: Path, scenes: list[Samp
         ("folders:x=1", "did you mean 'folder'?"),
         ("coco:images=/,annotations=/none.json", "cannot be read"),
         ("world:n=2", "not read from annotation files"),
+        ("lisa:root=/none", "lisa is a mixture for training; check its datasets one by one"),
+        ("coco:images=,annotations=x", "'coco:images=,annotations=x': images= is empty; write a path"),
+        ("jsonl", "dataset 'jsonl': jsonl needs file=...; its options: file, "),
     ],
 )
 def test_what_cannot_be_opened(seglens: Run, spec: str, says: str) -> None:

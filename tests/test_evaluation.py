@@ -185,6 +185,23 @@ def test_every_query_has_its_own_id(segmenter: Segmenter, scene: Sample) -> None
     assert {r.image for r in records} == {scene.id, "other"}
 
 
+def test_a_query_is_found_by_the_id_of_its_record(segmenter: Segmenter, scene: Sample) -> None:
+    """The number stands in where a record has no id, shares it, or would take another's place."""
+    first = scene.targets[0]
+
+    def ids(*names: str | None) -> list[str]:
+        sample = Sample("image", scene.image, tuple(replace(first, id=name) for name in names))
+        return [record.id.removeprefix("image/") for record in run(segmenter, [sample])]
+
+    assert ids("a", "line 2", "a/b") == ["a", "line 2", "a/b"]
+    assert ids("a", "line 2")[1:] == ids("line 2")  # the same when what stands before it is left out
+    assert ids("x", "a", None, "a") == ["x", "1", "2", "3"]
+    assert ids("1", None, "a", "a") == ["1", "2", "3", "4"]
+    sample = Sample("image", scene.image, (replace(first, id="a"), replace(first, id="b")))
+    twice = [record.id for record in run(segmenter, [sample, sample])]
+    assert twice == ["image/a", "image/b", "image/2", "image/3"]
+
+
 def test_predictions_on_disk_score_the_same(segmenter: Segmenter, tmp_path: Path) -> None:
     records = run(segmenter, DATA, masks=True)
     path = tmp_path / "predictions.jsonl"
@@ -257,7 +274,7 @@ def test_what_cannot_be_read_is_told(segmenter: Segmenter, tmp_path: Path) -> No
     data = Records("photos", images(tmp_path), trainable=False, bad="skip")
     made = run_shared(segmenter, data, Ranks())
     assert made is not None
-    assert [r.id for r in made.records] == ["here/0", "here/1", "again/0"]
+    assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
     assert [fault.record for fault in made.faults] == ["5", "gone"]
     strict = Records("photos", [e for e in images(tmp_path) if isinstance(e, Entry)], trainable=False)
     with pytest.raises(DataError, match="gone"):

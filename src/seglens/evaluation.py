@@ -32,7 +32,8 @@ WORLD = "world"  # the report of the drawn world: kinds, sizes, keypoints, prese
 class Record:
     """One query: pixel counts of the mask given, and of the mask drawn before absence was judged.
 
-    `id` is the sample's and the number of the query in it. `masks`, kept on request, are the run lengths of prediction,
+    `id` is the sample's and, after a slash, the target's own, or the number of the query in it where it has none or
+    shares it. `masks`, kept on request, are the run lengths of prediction,
     target and ignored pixels."""
 
     id: str
@@ -112,16 +113,30 @@ def samples_of(data: Dataset, ranks: Ranks, faults: list[Fault]) -> Iterator[tup
 def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
     predictions = segmenter.open(sample.image).segment([t.query for t in sample.targets])
     pairs = zip(sample.targets, predictions, strict=True)
-    return [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
+    records = [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
+    times = Counter(target.id for target in sample.targets)
+    return [
+        replace(record, id=f"{sample.id}/{target.id}") if target.id and times[target.id] == 1 else record
+        for record, target in zip(records, sample.targets, strict=True)
+    ]
 
 
 def _numbered(records: list[Record]) -> list[Record]:
-    """Ids from the image and the number of the query about it; counted on where a dataset has an image twice."""
-    seen: Counter[str] = Counter()
+    """Ids from the image and the number of the query about it, where a record has none of its own; counted on where a
+    dataset has an image twice. No id is given twice."""
+    places: Counter[str] = Counter()
+    taken = {record.id for record in records if record.id}
+    seen = set[str]()
     numbered = []
     for record in records:
-        numbered.append(replace(record, id=f"{record.image}/{seen[record.image]}"))
-        seen[record.image] += 1
+        number = places[record.image]
+        places[record.image] += 1
+        name = record.id
+        while not name or name in seen:
+            name = f"{record.image}/{number}"
+            name, number = ("" if name in taken else name), number + 1
+        seen.add(name)
+        numbered.append(replace(record, id=name))
     return numbered
 
 
@@ -131,7 +146,7 @@ def _record(sample: Sample, target: Target, said: Prediction, threshold: float, 
     counts = overlap(drawn, torch.from_numpy(target.mask).expand_as(drawn), ignore)
     inside = on_mask(target.mask, said.keypoints)
     return Record(
-        id=sample.id, image=sample.id, query=target.query, kind=target.kind, present=target.present, found=said.found,
+        id="", image=sample.id, query=target.query, kind=target.kind, present=target.present, found=said.found,
         presence=said.presence, area=float(target.mask.mean()),
         intersection=int(counts.intersection[0]), union=int(counts.union[0]), predicted=int(counts.predicted[0]),
         actual=int(counts.actual[0]), drawn_intersection=int(counts.intersection[1]), drawn_union=int(counts.union[1]),

@@ -19,13 +19,14 @@ class Target:
     """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits.
 
     Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
-    dataset says in words."""
+    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
     kind: str = "query"
     ignore: Bool[np.ndarray, "h w"] | None = None
     answer: str | None = None
+    id: str | None = None
 
     @property
     def present(self) -> bool:

@@ -208,6 +208,7 @@ def add(table: str, *values: Any) -> Callable[[Any], None]:
 
 
 TURNED = encode_rle(np.ones((60, 40), bool))
+OUTSIDE = [[90, 9, 99, 9, 99, 20]]
 LINE = [[3, 3, 30, 3, 12, 3.001]]
 GOOD = {"id": 99, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]], "bbox": [1, 1, 8, 8]}
 # The damage, the record that is to be named, what is said of it, and how many queries (of 4) are left.
@@ -225,10 +226,12 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "iscrowd": (change("annotations", 1, iscrowd=7), "annotation 1", "has iscrowd 7", 3),
     "box": (change("annotations", 1, bbox=[1, 2]), "annotation 1", r"has bbox \[1, 2\]", 3),
     "huge box": (change("annotations", 1, bbox=[1, 2, 10**400, 3]), "annotation 1", "has bbox", 3),
+    "id as text": (add("annotations", GOOD | {"image_id": "1"}), "annotation 99", "to image '1', which", 4),
+    "outside": (change("annotations", 1, segmentation=OUTSIDE), "image 1, cat", r"annotation 1: .*\(99, 9\) for", 3),
     "lost image": (add("annotations", GOOD | {"image_id": 77}), "annotation 99", "image 77, which the file", 4),
     "no category": (add("annotations", GOOD | {"category_id": 8}), "annotation 99", "of category 8", 4),
     "no image": (add("annotations", {"id": 99}), "annotation 99", "has image_id None", 4),
-    "no object": (add("annotations", "annotation"), r"annotations\[6\]", "has image_id None", 4),
+    "no object": (add("annotations", "annotation"), r"annotations\[6\]", "is 'annotation', not an object", 4),
     "same annotation": (add("annotations", GOOD | {"id": 1}), "annotation 1", "more than one annotation", 3),
     "same image": (
         add("images", {"id": 1, "file_name": "0001.png"}), "image 1", "is the id of more than one image", 2
@@ -254,6 +257,66 @@ def test_damage_is_named(name: str, content: Any, tmp_path: Path) -> None:
     assert re.fullmatch(record, fault.record), fault
     assert re.search(says, fault.says), fault
     assert sum(len(sample.targets) for sample in samples) == left
+
+
+def test_the_export_of_another_resolution_is_refused(tmp_path: Path) -> None:
+    """Every polygon of COCO's own photographs times 1.5: all that do not fit are named, none is cut at the border."""
+    content = json.loads(shared("coco/annotations/instances_train2017.json").read_text())
+    sides = {one["id"]: (one["width"], one["height"]) for one in content["images"]}
+    outside = set()
+    for one in content["annotations"]:
+        if isinstance(one["segmentation"], list):
+            one["segmentation"] = [[1.5 * number for number in part] for part in one["segmentation"]]
+            corners = np.concatenate(one["segmentation"]).reshape(-1, 2)
+            if (corners - sides[one["image_id"]] > np.maximum(2, 0.01 * np.array(sides[one["image_id"]]))).any():
+                outside.add(f"annotation {one['id']}")
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    data = coco_data(images=shared("coco/train2017"), annotations=tmp_path / "x.json", bad="skip")
+    faults = list(data.check())
+    assert {fault.says.split(":")[0] for fault in faults if "with the point" in fault.says} == outside
+    assert len(outside) > 200
+
+
+def test_a_bad_record_hides_no_other(content: Any, tmp_path: Path) -> None:
+    """Both cats of image 1 are bad when drawn, its dog in the index and when drawn: one pass names all."""
+    change("annotations", 1, segmentation=[[1, 2, 3, 4]])(content)
+    change("annotations", 2, segmentation=[["a"] * 6])(content)
+    change("annotations", 3, segmentation=[[1, 2]])(content)
+    content["annotations"].append(GOOD | {"category_id": 2, "iscrowd": 7})
+    change("images", 2, height=7)(content)
+    change("annotations", 6, segmentation=[[1, 2]])(content)
+    data = saved(tmp_path, content)(bad="skip")
+    said = [f"{fault.record}: {fault.says}" for fault in data.check()]
+    starts = (
+        "annotation 99: has iscrowd", "image 1, cat: annotation 2: ", "image 1, cat: annotation 1: ",
+        "2: the annotation says 7 x 60", "image 2, dog: annotation 6: ", "image 1, dog: annotation 3: ",
+    )  # fmt: skip
+    assert [start for start, one in zip(starts, said, strict=True) if not one.startswith(start)] == [], said
+
+
+def test_a_bad_image_hides_no_mask(content: Any, tmp_path: Path) -> None:
+    """Image 1 is given twice, image 2 is lost or damaged."""
+    content["images"].append(content["images"][0])
+    change("annotations", 1, segmentation=[[1, 2]])(content)
+    change("annotations", 6, segmentation=TURNED)(content)
+    build = saved(tmp_path, content)
+    file = tmp_path / "images" / "0001.png"
+    for damage, image in ((lambda: file.write_bytes(b""), "2: '"), (file.unlink, "image 2: there is no file")):
+        damage()
+        try:
+            said = [f"{fault.record}: {fault.says}" for fault in build(bad="skip").check()]
+        except DataError as error:
+            said = [f"{fault.record}: {fault.says}" for fault in error.faults]
+        for start in ("image 1: is the id", image, "image 1, cat: annotation 1: got", "image 2, dog: annotation 6: "):
+            assert sum(one.startswith(start) for one in said) == 1, (start, said)
+        assert len(said) == 4
+
+
+def test_targets_carry_ids(content: Any, tmp_path: Path) -> None:
+    build = saved(tmp_path, content)
+    assert [sorted(target.id or "" for target in sample.targets) for sample in build()] == [["cat", "dog"]] * 2
+    single = [sorted(target.id or "" for target in sample.targets) for sample in build(each="instance")]
+    assert single == [["1", "2", "3"], ["4", "5", "6"]]
 
 
 def test_an_image_without_annotation_is_a_note(content: Any, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_lines_about_an_image_are_one_sample(root: Path) -> None:
     assert ignore is not None
     assert (ignore[:, :5].all(), ignore[:, 5:].any()) == (True, False)
     assert [(target.query, target.present) for target in second.targets] == [("a", True), ("b", True), ("c", False)]
-    assert data.entries[0].size == (20, 30)
+    assert [target.id for target in first.targets] == ["1", "3", "line 6"]
 
 
 def test_a_list_of_masks_goes_with_a_list_of_words(root: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_list_of_masks_goes_with_a_list_of_words(root: Path) -> None:
     item = {"image": "a.png", "mask": [[SQUARE], [[20, 0, 30, 0, 30, 20, 20, 20]]], "text": ["left", "right"]}
     (root / "data.jsonl").write_text("\n " + json.dumps([item, {"image": "b.png"}], indent=1))
     samples, (fault,) = judged(lambda bad: jsonl_data(file=root / "data.jsonl", bad=bad))
-    assert (fault.record, "has text" in fault.says) == ("item 2", True)
+    assert (fault.record, "has no text" in fault.says) == ("item 2", True)
     left, right = samples[0].targets
     assert (left.query, right.query) == ("left", "right")
     np.testing.assert_array_equal(left.mask, MASK)
@@ -109,7 +109,7 @@ LINES: dict[str, tuple[Any, str, str]] = {
     "no json": ('{"image": "a.png", ', "annotation", "is not JSON"),
     "no object": ("3", "annotation", "is int; it needs an object"),
     "nested": ("[" * 100_000, "annotation", "nested too deeply"),
-    "no text": ({"image": "a.png", "polygons": [SQUARE]}, "annotation", "has text 'None'; it needs words"),
+    "no text": ({"image": "a.png", "polygons": [SQUARE]}, "annotation", "has no text; it needs words"),
     "empty text": (GOOD | {"text": [" "]}, "annotation", "it needs words"),
     "no image": ({"text": "x"}, "annotation", "has image None"),
     "lost image": (GOOD | {"image": "lost.png"}, "image", "there is no file"),
@@ -143,7 +143,7 @@ LINES: dict[str, tuple[Any, str, str]] = {
     ),
     "same id": (GOOD | {"id": "first"}, "duplicate id", "has the id 'first' of line 1"),
     "half a size": (GOOD | {"height": 20}, "annotation", "has height 20 and width None"),
-    "another size": (GOOD | {"height": 30, "width": 20}, "annotation", "an earlier line about the same image (20, 30)"),
+    "another size": (GOOD | {"height": 30, "width": 20}, "image size", "says 30 x 20 (height x width)"),
     "ignore": (GOOD | {"ignore": [[1, 2]]}, "mask", "ignore: got a polygon of 2 numbers"),
     "all ignored": (GOOD | {"ignore": [SQUARE]}, "empty mask", "every pixel of the mask of 'the cat' is ignored"),
     "kind": (GOOD | {"kind": 3}, "annotation", "has kind 3"),
@@ -170,15 +170,51 @@ def test_a_line_that_is_not_utf8(root: Path) -> None:
 
 
 def test_a_size_that_does_not_fit(root: Path) -> None:
-    samples, (fault,) = judged(saved(root, GOOD | {"height": 30, "width": 20}, GOOD | {"image": "b.png"}))
-    assert (fault.record, fault.kind) == ("a.png", "image size")
-    assert [sample.id for sample in samples] == ["b.png"]
+    """It is a fault of its line alone: the other lines about the image are used, and their own faults told."""
+    wrong = GOOD | {"height": 30, "width": 20}
+    samples, faults = judged(saved(root, wrong | {"id": "x"}, GOOD, GOOD | {"polygons": [[1, 2]]}, wrong))
+    assert [(fault.record, fault.kind) for fault in faults] == [
+        ("line 1 (id x)", "image size"), ("line 3", "mask"), ("line 4", "image size")
+    ]  # fmt: skip
+    assert [(sample.id, len(sample.targets)) for sample in samples] == [("a.png", 1)]
+
+
+def test_ids_stay_whatever_is_left_out(root: Path) -> None:
+    lines = GOOD | {"id": 7}, GOOD, GOOD | {"id": "pair", "text": ["a", "b"]}
+    for bad in ([], [GOOD | {"polygons": [[1, 2]], "id": "bad"}]):
+        (sample,) = saved(root, GOOD, *bad, *lines)(bad="skip")
+        found = [target.id for target in sample.targets]
+        assert found == ["line 1", "7", f"line {3 + len(bad)}", "pair/0", "pair/1"]
+
+
+def test_a_line_without_a_mask_is_a_note(root: Path) -> None:
+    data = saved(
+        root, GOOD, {"image": "a.png", "text": "x", "id": 3}, {"image": "a.png", "text": "y", "absent": True}
+    )()
+    assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
+        ("line 2 (id 3)", "has no mask: read as absent")
+    ]
+    assert [target.present for target in data[0].targets] == [True, False, False]
 
 
 def test_a_damaged_image(root: Path) -> None:
     (root / "b.png").write_bytes((root / "b.png").read_bytes()[:50])
     _, (fault,) = judged(saved(root, GOOD, GOOD | {"image": "b.png"}))
     assert (fault.record, fault.kind) == ("b.png", "image")
+
+
+def test_another_kind_of_file_is_one_fault(root: Path) -> None:
+    content = "".join(json.dumps(GOOD) + "\n" for _ in range(5))
+    for damaged in (content.encode("utf-16"), bytes(range(256)) * 9, json.dumps(GOOD, indent=1).encode()):
+        (root / "data.jsonl").write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=r"the whole file: none of its \d+ lines is an object .*; line 1 is not"
+        ) as caught:
+            jsonl_data(file=root / "data.jsonl", bad="skip")
+        assert len(caught.value.faults) == 1
+    samples, faults = judged(saved(root, "x", "y", GOOD, "z"))
+    assert [fault.record for fault in faults] == ["line 1", "line 2", "line 4"]
+    assert len(samples) == 1
 
 
 def test_what_cannot_be_opened(root: Path) -> None:

@@ -176,3 +176,18 @@ def test_json_holds_any_text_and_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text("utf-8")) == value
+
+
+@pytest.mark.parametrize(
+    ("rle", "says"),
+    [
+        ({"counts": "P"}, "it has no size"),
+        ({"size": [1, "a"], "counts": "P"}, r"its size is \[1, 'a'\], not two whole numbers"),
+        ({"size": 3, "counts": "P"}, "its size is 3, not two whole numbers"),
+        ({"size": [1, 1]}, "it has no counts"),
+        ({"size": [1, 1], "counts": "@\u00e9"}, "counts hold a character outside COCO's 64"),
+    ],
+)
+def test_what_is_missing_is_said(rle: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=rf"invalid RLE \({says}\); it needs COCO's"):
+        decode_rle(rle)

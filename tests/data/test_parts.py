@@ -133,7 +133,7 @@ def test_a_bad_annotation_is_a_fault_of_the_index(tmp_path: Path, bad: Any, reco
         ([[1.0, 1.0, 5.0, 4.0]], "a polygon of 4 numbers"),  # two points; pycocotools would take them for a box
         ([[1.0, 1.0, 5.0, 4.0, 3.0]], "a polygon of 5 numbers"),
         ([], "no polygon"),
-        ([[100.0, 100.0, 120.0, 100.0, 120.0, 120.0]], "is empty"),
+        ([[100.0, 100.0, 120.0, 100.0, 120.0, 120.0]], "for an image of 6 x 8 pixels"),
         ([[2.0, 2.0, 2.1, 2.0, 2.1, 2.1]], "is empty"),
         ({"size": [5, 8], "counts": [0, 40]}, "an RLE of 5 x 8"),
         ({"size": [6, 8], "counts": "P"}, "cut short"),

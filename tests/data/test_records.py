@@ -105,6 +105,31 @@ def test_polygons_held_compactly_are_the_same() -> None:
         assert said[0] == said[1]
 
 
+def test_polygons_may_leave_the_image_a_little() -> None:
+    size = (300, 1000)
+    for inside in ([-10, 0, 9, 0, 9, 9], [0, -3, 9, 0, 9, 9], [0, 0, 1010, 0, 9, 9], [0, 0, 9, 303, 9, 9]):
+        assert Polygons([inside]).draw(size).mask.any()
+    for outside in ([-11, 0, 9, 0, 9, 9], [0, -4, 9, 0, 9, 9], [0, 0, 1011, 0, 9, 9], [0, 0, 9, 304, 9, 9]):
+        with pytest.raises(ValueError, match=r"with the point .* for an image of 300 x 1000 pixels"):
+            Polygons([[0, 0, 9, 0, 9, 9], outside]).draw(size)
+    assert Polygons([[0, 0, 10, 0, 10, 8]]).draw(SIZE).mask.any()  # two pixels beyond a small image
+
+
+def test_left_out_targets_are_counted_however_they_are_asked_for(picture: Path) -> None:
+    build = records(entry(picture, Given(NOTHING), Given(half())), entry(picture, Given(NOTHING), id="bad"))
+    ways: dict[str, Callable[[Records], object]] = {
+        "index": lambda data: data[0], "take": lambda data: data.take(0, range), "usable": lambda data: data.usable(0)
+    }  # fmt: skip
+    for ask in ways.values():
+        data = build(bad="skip")
+        for _ in range(2):
+            ask(data)
+            assert [fault.record for fault in data.faults] == ["record 0"]
+        with pytest.raises(DataError, match=r"nothing usable of bad: .*; iterate to leave it out") as caught:
+            data[1]
+        assert "bad=skip" not in str(caught.value)
+
+
 def test_a_sample_with_nothing_left_is_left_out(picture: Path) -> None:
     build = records(entry(picture, Given(NOTHING), id="bad"), entry(picture, Given(half()), id="good"))
     samples, faults = judged(build)

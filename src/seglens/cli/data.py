@@ -35,7 +35,8 @@ def data_check(
 
     check: Check | None = None
     try:
-        check = Check(_records(spec), limit, duplicates)
+        records, first = _records(spec)
+        check = Check(records, min((n for n in (first, limit) if n is not None), default=None), duplicates)
     except DataError as error:
         if not error.faults:
             raise
@@ -92,7 +93,7 @@ def _open(spec: str) -> Dataset:
     from seglens.data import DATASETS, load_data
     from seglens.data.records import DataError
 
-    name, _, rest = spec.partition(":")
+    said, (name, _, rest) = spec, spec.partition(":")
     if name in DATASETS and "bad" in signature(DATASETS[name]).parameters:
         options = [item for item in rest.split(",") if item and item.partition("=")[0].strip() != "bad"]
         spec = f"{name}:{','.join([*options, 'bad=skip'])}"
@@ -101,16 +102,25 @@ def _open(spec: str) -> Dataset:
     except ValueError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
-        raise
+        raise ValueError(str(error).replace(repr(spec), repr(said))) from None
 
 
-def _records(spec: str) -> Records:
+def _records(spec: str) -> tuple[Records, int | None]:
+    """What is to be checked, and how many images of it if `spec` limits them."""
+    from seglens.data.limited import Limited
+    from seglens.data.mixing import MIXTURES
     from seglens.data.records import Records
 
+    name = spec.partition(":")[0]
+    if name in MIXTURES:
+        raise ValueError(f"{name} is a mixture for training; check its datasets one by one, as in ade20k:root=...")
     data = _open(spec)
-    if not isinstance(data, Records):
-        raise ValueError(f"{spec!r} is drawn or wrapped, not read from annotation files; check one that is, by itself")
-    return data
+    inner, limit = (data.inner, data.count) if isinstance(data, Limited) else (data, None)
+    if isinstance(inner, Records):
+        return inner, limit
+    if name == "world":
+        raise ValueError(f"{spec!r} is drawn, not read from annotation files: there is nothing to check")
+    raise ValueError(f"{spec!r} is wrapped by prompt=, which changes no record; check it without")
 
 
 def _sample(data: Dataset, index: int) -> Sample | None:

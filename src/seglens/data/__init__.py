@@ -103,4 +103,6 @@ def _typed(kind: Any, key: str, value: str) -> Any:
             raise ValueError(f"{key}={value} is not {kind.__name__}") from None
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise ValueError(f"got {key}={value}; choose from {', '.join(map(str, get_args(kind)))}")
+    if kind is Path and not value:
+        raise ValueError(f"{key}= is empty; write a path after it, or leave it out")
     return Path(value) if kind is Path else value

@@ -27,10 +27,11 @@ class Check:
         yield from self.records.faults
         yield from self.records.notes
         files: dict[bytes, Entry] = {}
+        known = set(self.records.faults)
         for index in range(self.total):
             entry = self.records.entries[index]
             sample, faults = self.records.decode(index)
-            yield from faults
+            yield from (fault for fault in faults if fault not in known)
             if sample is not None:
                 self.images += 1
                 self.queries += len(sample.targets)
@@ -41,6 +42,8 @@ class Check:
                 if twin is not entry:
                     says = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
                     yield Fault(entry.file, entry.id, says, "duplicate image")
+        if self.total == len(self.records):
+            yield from self.records.beside()
 
 
 def _notes(entry: Entry, sample: Sample) -> Iterator[Note]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool
 
-from seglens.data.masks import Polygons, Runs
+from seglens.data.masks import Named, Polygons, Runs, draw_each
 from seglens.data.reading import Split, need_folder, read_json
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records, Remains
 
 Id = int | str
 
@@ -43,27 +42,20 @@ def coco_data(
 class Instances:
     """The union of annotations, and the crowds that are ignored beside them. A mistake names its annotation."""
 
-    parts: tuple[tuple[str, MaskSource], ...]
-    crowds: tuple[tuple[str, MaskSource], ...] = ()
+    parts: tuple[Named, ...]
+    crowds: tuple[Named, ...] = ()
 
     def draw(self, size: tuple[int, int]) -> Drawn:
-        mask = _union(self.parts, size)
-        return Drawn(mask, _union(self.crowds, size) & ~mask if self.crowds else None)
-
-
-def _union(parts: Iterable[tuple[str, MaskSource]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    mask = np.zeros(size, bool)
-    for name, source in parts:
-        try:
-            mask |= source.draw(size).mask
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    return mask
+        drawn = [one.mask for one in draw_each((*self.parts, *self.crowds), size)]
+        mask = np.logical_or.reduce(drawn[: len(self.parts)])
+        crowds = drawn[len(self.parts) :]
+        return Drawn(mask, np.logical_or.reduce(crowds) & ~mask if crowds else None)
 
 
 @dataclass(frozen=True)
 class _Annotation:
     name: str
+    id: str | None
     source: MaskSource
     crowd: bool
     middle: float | None  # of the box, in pixels from the left; None without a box
@@ -81,7 +73,7 @@ class _Index:
         self.bad_images: set[Id] = set()
         self.bad_categories: set[Id] = set()
 
-    def found(self, instances: bool, crowds_count: bool) -> Iterator[Entry | Fault | Note]:
+    def found(self, instances: bool, crowds_count: bool) -> Iterator[Entry | Remains | Fault | Note]:
         yield from self._read_categories()
         images: dict[Id, dict[str, Any]] = {}
         yield from self._read_images(images)
@@ -125,9 +117,9 @@ class _Index:
             try:
                 image, category = _id(record, "image_id"), _id(record, "category_id")
                 if image not in self.groups:
-                    raise ValueError(f"belongs to image {image}, which the file does not list")
+                    raise ValueError(f"belongs to image {image!r}, which the file does not list")
                 if category not in self.categories:
-                    raise ValueError(f"is of category {category}, which the file does not name")
+                    raise ValueError(f"is of category {category!r}, which the file does not name")
             except ValueError as error:
                 yield self._fault(name, str(error))
                 continue
@@ -136,7 +128,7 @@ class _Index:
                 yield self._fault(name, "is the id of more than one annotation", "duplicate id")
             seen.add(name)
             try:
-                one = _Annotation(name, _source(record), _is_crowd(record), _middle(record))
+                one = _Annotation(name, _own_id(record), _source(record), _is_crowd(record), _middle(record))
             except ValueError as error:
                 self.bad_groups.add((image, category))
                 yield self._fault(name, str(error))
@@ -145,40 +137,47 @@ class _Index:
 
     def _entry(
         self, key: Id, image: dict[str, Any], instances: bool, crowds_count: bool
-    ) -> Iterator[Entry | Fault | Note]:
+    ) -> Iterator[Entry | Remains | Fault | Note]:
         name = f"image {key}"
-        if not image["path"].is_file():
+        lost = not image["path"].is_file()
+        if lost:
             yield self._fault(name, f"there is no file {str(image['path'])!r}", "image")
+        if lost or key in self.bad_images:
+            named = ((f"{name}, {self.categories[category]}", group) for category, group in self.groups[key].items())
+            rest = tuple(ask for whole, group in named for ask in _all(group, "", whole, True))
+            yield Remains(Entry(str(key), image["path"], self.file, rest, image["size"]))
             return
-        if key in self.bad_images:
-            return
-        asks: list[Ask] = []
+        asks, remains = list[Ask](), list[Ask]()
         if not self.groups[key]:
             yield Note(self.file, name, "has no annotation")
         elif image["size"] is None:
             says = "has no height and width, so that nothing tells whether its masks were made at the size of the file"
             yield Note(self.file, name, says)
         for category, group in self.groups[key].items():
-            if category in self.bad_categories or (key, category) in self.bad_groups:
-                continue
             words, whole = self.categories[category], f"{name}, {self.categories[category]}"
+            if category in self.bad_categories or (key, category) in self.bad_groups:
+                remains += _all(group, words, whole, True)
+                continue
             try:
                 asked = _each(group, words) if instances else _all(group, words, whole, crowds_count)
             except ValueError as error:
                 yield self._fault(whole, str(error))
+                remains += _all(group, words, whole, True)
             else:
                 asks += asked
                 if not asked:
                     yield Note(self.file, whole, "has a crowd that says too little to ask for it; left out")
         if asks:
             yield Entry(str(key), image["path"], self.file, tuple(asks), image["size"])
+        if remains:
+            yield Remains(Entry(str(key), image["path"], self.file, tuple(remains), image["size"]))
 
 
 def _all(group: list[_Annotation], words: str, record: str, crowds_count: bool) -> list[Ask]:
     """One query for the whole group; none when nothing but a crowd is left of it."""
-    parts = tuple((one.name, one.source) for one in group if crowds_count or not one.crowd)
-    crowds = tuple((one.name, one.source) for one in group if one.crowd and not crowds_count)
-    return [Ask(words, Instances(parts, crowds), record, "class")] if parts else []
+    parts = tuple(Named(one.name, one.source) for one in group if crowds_count or not one.crowd)
+    crowds = tuple(Named(one.name, one.source) for one in group if one.crowd and not crowds_count)
+    return [Ask(words, Instances(parts, crowds), record, "class", id=words)] if parts else []
 
 
 def _each(group: list[_Annotation], words: str) -> list[Ask]:
@@ -186,13 +185,13 @@ def _each(group: list[_Annotation], words: str) -> list[Ask]:
     if any(one.crowd for one in group):
         return []
     if len(group) == 1:
-        return [Ask(words, group[0].source, group[0].name, "class")]
+        return [Ask(words, group[0].source, group[0].name, "class", id=group[0].id)]
     boxless = [one.name for one in group if one.middle is None]
     if boxless:
         raise ValueError(f"{boxless[0]} has no bbox, which tells its order from the left; add [x, y, width, height]")
     ordered = sorted(group, key=lambda one: one.middle or 0.0)
     return [
-        Ask(f"{words}, {_ordinal(number)} from the left", one.source, one.name, "phrase")
+        Ask(f"{words}, {_ordinal(number)} from the left", one.source, one.name, "phrase", id=one.id)
         for number, one in enumerate(ordered, 1)
     ]
 
@@ -212,7 +211,9 @@ def _tables(file: Path) -> dict[str, list[Any]]:
 
 
 def _id(record: Any, key: str) -> Id:
-    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        raise ValueError(f"is {str(record)[:40]!r}, not an object with {key}")
+    value = record.get(key)
     if not isinstance(value, int | str):
         raise ValueError(f"has {key} {value!r}; it needs a number (or text)")
     return value
@@ -221,6 +222,10 @@ def _id(record: Any, key: str) -> Id:
 def _name(record: Any, what: str, otherwise: str) -> str:
     known = isinstance(record, dict) and isinstance(record.get("id"), int | str)
     return f"{what} {record['id']}" if known else otherwise
+
+
+def _own_id(record: dict[str, Any]) -> str | None:
+    return str(record["id"]) if isinstance(record.get("id"), int | str) else None
 
 
 def _file_name(record: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool
         except ValueError as error:
             yield Fault(str(masks), path.relative_to(masks).as_posix(), str(error))
             continue
-        asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}") for query in queries]
+        asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}", id=query) for query in queries]
     for stem, path in pictures.items():
         if asks[stem]:
             yield Entry(stem, path, str(masks), tuple(asks[stem]))

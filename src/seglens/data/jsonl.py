@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, Runs
 from seglens.data.reading import Split, need_folder, read_json
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Records
+from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
 
 MASKS = ("mask", "polygons", "rle")
 KEYS = ("image", "text", "absent", "ignore", "id", "height", "width", "kind", "answer", *MASKS)
 OTHER_NAMES = {"segmentation": "polygons", "conversations": "text", "query": "text", "phrase": "text"}
-SLACK = 0.01  # of a side: labelling tools let a polygon leave the image a little; further means another image's size
 
 
 def jsonl_data(file: Path, images: Path | None = None, split: Split = "train", bad: Bad = "refuse") -> Records:
@@ -45,26 +42,6 @@ def jsonl_data(file: Path, images: Path | None = None, split: Split = "train", b
 
 
 @dataclass(frozen=True)
-class Outline:
-    """Polygons in pixels, refused where they leave the image: they were drawn on one of another size."""
-
-    polygons: Polygons
-
-    def draw(self, size: tuple[int, int]) -> Drawn:
-        drawn = self.polygons.draw(size)  # first, because it checks the numbers
-        corners = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in self.polygons.parts])
-        sides = np.array([size[1], size[0]])
-        beyond = np.maximum(corners - sides, -corners).max(0) > np.maximum(1, SLACK * sides)
-        if beyond.any():
-            x, y = corners[np.maximum(corners - sides, -corners).max(1).argmax()]
-            raise ValueError(
-                f"got a polygon with the point ({x:g}, {y:g}) for an image of {size[0]} x {size[1]} pixels (height x "
-                "width); it belongs to another image, or to a resized one"
-            )
-        return drawn
-
-
-@dataclass(frozen=True)
 class Beside:
     """A mask and the pixels that do not count beside it."""
 
@@ -83,7 +60,6 @@ class Beside:
 @dataclass
 class _Picture:
     path: Path
-    size: tuple[int, int] | None = None
     asks: list[Ask] = field(default_factory=list)
 
 
@@ -95,42 +71,73 @@ class _Gathered:
         self.pictures: dict[str, _Picture] = {}
         self.ids: dict[str, str] = {}  # to the record that first has it
 
-    def found(self) -> Iterator[Entry | Fault]:
-        for record, line in _records(self.file):
+    def found(self) -> Iterator[Entry | Fault | Note]:
+        for record, value in self._values():
+            if isinstance(value, Fault):
+                yield value
+                continue
+            name = f"{record} (id {value['id']})" if "id" in value else record
             try:
-                self._take(record, _value(line) if isinstance(line, bytes) else line)
+                note = self._take(record, name, value)
+                if note is not None:
+                    yield note
             except _LineError as error:
-                yield Fault(str(self.file), record, str(error), error.kind)
+                yield Fault(str(self.file), name, str(error), error.kind)
             except ValueError as error:
-                yield Fault(str(self.file), record, str(error))
+                yield Fault(str(self.file), name, str(error))
         for key, picture in self.pictures.items():
             if picture.asks:
-                yield Entry(key, picture.path, str(self.file), tuple(picture.asks), picture.size)
+                yield Entry(key, picture.path, str(self.file), tuple(picture.asks))
 
-    def _take(self, record: str, value: Any) -> None:
-        if not isinstance(value, dict):
-            raise ValueError(f"is {type(value).__name__}; it needs an object with image and text")
+    def _values(self) -> Iterator[tuple[str, Any]]:
+        """What the lines hold, or a Fault for one that cannot be used. A file of such lines alone is one Fault."""
+        unread, any_read = list[tuple[str, Fault]](), False
+        for record, line in _records(self.file):
+            try:
+                value = _value(line) if isinstance(line, bytes) else line
+                if not isinstance(value, dict):
+                    raise ValueError(f"is {type(value).__name__}; it needs an object with image and text")
+            except ValueError as error:
+                value = Fault(str(self.file), record, str(error))
+                if not any_read:
+                    unread.append((record, value))
+                    continue
+            if not any_read:
+                any_read = True
+                yield from unread
+                unread = []
+            yield record, value
+        if len(unread) > 1:
+            record, first = unread[0]
+            says = f"none of its {len(unread)} lines is an object with image and text; {record} {first.says}"
+            unread = [(record, Fault(str(self.file), "the whole file", says))]
+        yield from unread
+
+    def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
-        name = f"{record} (id {value['id']})" if "id" in value else record
         if "id" in value and self.ids.setdefault(str(value["id"]), record) != record:
             says = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
             raise _LineError(says, "duplicate id")
-        asks = [Ask(text, source, name, *_said(value)) for text, source in _pairs(value, self.file.parent)]
-        picture = self._picture(value)
-        picture.asks += asks
+        pairs, size, said = _pairs(value, self.file.parent), _size(value), _said(value)
+        own = str(value.get("id", record))
+        asks = [
+            Ask(text, source, name, *said, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size)
+            for number, (text, source) in enumerate(pairs)
+        ]
+        self._picture(value).asks.extend(asks)
+        if not any(key in value for key in ("absent", *MASKS)):
+            return Note(str(self.file), name, 'has no mask: read as absent; say "absent": true if it is meant')
+        return None
 
     def _picture(self, value: dict[str, Any]) -> _Picture:
-        key, size = value.get("image"), _size(value)
+        key = value.get("image")
         if not isinstance(key, str) or not key or "\0" in key:
             raise ValueError(f"has image {key!r}; it needs the path of the image")
         picture = self.pictures.get(key)
         if picture is None:
             if not (self.root / key).is_file():
                 raise _LineError(f"there is no file {str(self.root / key)!r}", "image")
-            picture = self.pictures[key] = _Picture(self.root / key, size)
-        if size is not None and picture.size is not None and size != picture.size:
-            raise ValueError(f"has height and width {size}, and an earlier line about the same image {picture.size}")
-        picture.size = picture.size or size
+            picture = self.pictures[key] = _Picture(self.root / key)
         return picture
 
 
@@ -217,7 +224,7 @@ def _source(content: Any, base: Path) -> MaskSource:
     if isinstance(content, dict):
         return Runs(content)
     if isinstance(content, list) and content and all(isinstance(part, list) for part in content):
-        return Outline(Polygons.of(content))
+        return Polygons.of(content)
     raise ValueError(f"has a mask {str(content)[:60]}; it needs a path, a list of [x0, y0, x1, y1, ...], or an RLE")
 
 
@@ -225,6 +232,8 @@ def _texts(value: dict[str, Any]) -> list[str]:
     said = value.get("text")
     texts = [said] if isinstance(said, str) else said
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        if said is None:
+            raise ValueError("has no text; it needs words, or a list of them")
         raise ValueError(f"has text {str(said)[:60]!r}; it needs words, or a list of them")
     return [text.strip() for text in texts]
 

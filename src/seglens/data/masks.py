@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import operator
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from seglens.data.images import MAX_PIXELS
-from seglens.data.records import Drawn, MaskSource
+from seglens.data.records import Drawn, MaskSource, SeveralError, said_by
 from seglens.files import write_atomic
+
+# How far a polygon may leave its image, in shares of a side and, if that is more, in pixels: annotation tools and
+# published polygons do so a little; what lies further out was drawn on another image, or on one of another size.
+SLACK, SLACK_PIXELS = 0.01, 2
 
 
 def encode_rle(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
@@ -49,11 +53,11 @@ def read_rle(
 
     Raises ``ValueError`` as `decode_rle` does."""
     try:
-        height, width = (operator.index(side) for side in rle["size"])
-        runs = _runs(rle["counts"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        height, width = _rle_size(rle)
+        runs = _runs(rle.get("counts"))
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f'decode_rle got an invalid RLE ({error!r}); it needs COCO\'s {{"size": [h, w], "counts": str or list}}'
+            f'decode_rle got an invalid RLE ({error}); it needs COCO\'s {{"size": [h, w], "counts": str or list}}'
         ) from error
     if size is not None and (height, width) != tuple(size):
         raise ValueError(
@@ -70,16 +74,30 @@ def read_rle(
     return (height, width), runs
 
 
-def _runs(counts: str | bytes | Sequence[int]) -> Int64[np.ndarray, " r"]:
+def _rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:
+    if rle.get("size") is None:
+        raise ValueError("it has no size")
+    try:
+        height, width = (operator.index(side) for side in rle["size"])
+    except (TypeError, ValueError):
+        raise ValueError(f"its size is {str(rle['size'])[:40]}, not two whole numbers") from None
+    return height, width
+
+
+def _runs(counts: str | bytes | Sequence[int] | None) -> Int64[np.ndarray, " r"]:
     """Run lengths, background first. Compressed: 5 bits per byte, low first, signed, as differences from two runs ago.
 
     The code of `rleFrString` in cocoapi's `maskApi.c`, for all runs at once. Raises ``ValueError`` on any other string.
     """
+    if counts is None:
+        raise ValueError("it has no counts")
     if not isinstance(counts, str | bytes):
         whole = np.asarray(counts).reshape(-1)
         if len(whole) and whole.dtype.kind not in "iu":  # numpy would cut 1.5 to 1 without a word
             raise ValueError("counts hold something else than whole numbers")
         return whole.astype(np.int64)
+    if isinstance(counts, str) and not counts.isascii():
+        raise ValueError("counts hold a character outside COCO's 64")
     code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(~code & 0x20)  # no "more follows" bit: a run ends here
     if not len(code) or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
@@ -105,7 +123,8 @@ def save_png(mask: Bool[np.ndarray, "h w"], path: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Polygons:
-    """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does."""
+    """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does. Refused where they leave
+    the image by more than `SLACK`: they would be cut at its border without a word."""
 
     parts: Sequence[Any]  # a file may hold anything: checked when drawn
 
@@ -122,6 +141,7 @@ class Polygons:
             raise ValueError("got no polygon; an object needs at least one, and an absent target is written otherwise")
         for part in self.parts:
             _check_polygon(part)
+        _check_inside(self.parts, size)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
         return Drawn(decode_rle(rle, size))
 
@@ -140,6 +160,18 @@ def _check_polygon(part: Any) -> None:
         raise ValueError(f"got a polygon with a coordinate that is no pixel: {shown}")
 
 
+def _check_inside(parts: Sequence[Any], size: tuple[int, int]) -> None:
+    corners = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in parts])
+    sides = np.array([size[1], size[0]])
+    beyond = np.maximum(corners - sides, -corners)
+    if (beyond > np.maximum(SLACK_PIXELS, SLACK * sides)).any():
+        x, y = corners[beyond.max(1).argmax()]
+        raise ValueError(
+            f"got a polygon with the point ({x:g}, {y:g}) for an image of {size[0]} x {size[1]} pixels (height x "
+            "width); it belongs to another image, or to a resized one"
+        )
+
+
 @dataclass(frozen=True)
 class Runs:
     """COCO run lengths."""
@@ -151,13 +183,40 @@ class Runs:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A source whose mistakes begin with the name of its record."""
+
+    name: str
+    source: MaskSource
+
+    def draw(self, size: tuple[int, int]) -> Drawn:
+        try:
+            return self.source.draw(size)
+        except ValueError as error:
+            raise SeveralError([f"{self.name}: {one}" for one in said_by(error)]) from error
+
+
+def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[Drawn]:
+    """All of them. Raises SeveralError that says what is wrong with each bad one."""
+    drawn, wrong = list[Drawn](), list[str]()
+    for source in sources:
+        try:
+            drawn.append(source.draw(size))
+        except ValueError as error:
+            wrong += said_by(error)
+    if wrong:
+        raise SeveralError(wrong)
+    return drawn
+
+
+@dataclass(frozen=True)
 class Union:
     """All of several sources: one phrase for many objects."""
 
     sources: Sequence[MaskSource]
 
     def draw(self, size: tuple[int, int]) -> Drawn:
-        drawn = [source.draw(size) for source in self.sources]
+        drawn = draw_each(self.sources, size)
         ignores = [one.ignore for one in drawn if one.ignore is not None]
         return Drawn(
             np.logical_or.reduce([one.mask for one in drawn]),

@@ -54,6 +54,19 @@ class DataError(ValueError):
         self.faults = tuple(faults)
 
 
+class SeveralError(ValueError):
+    """Several mistakes of one mask, each of which is a fault of its own."""
+
+    def __init__(self, says: Sequence[str]):
+        super().__init__("; ".join(says))
+        self.says = tuple(says)
+
+
+def said_by(error: ValueError) -> tuple[str, ...]:
+    """The mistakes that an error tells of."""
+    return error.says if isinstance(error, SeveralError) else (str(error),)
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A decoded mask, and the pixels that count neither for nor against a prediction. `absent` declares that the image
@@ -74,14 +87,17 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """One query of an annotation file. `record` is its id there; `kind` says what sort of words it is: phrase, class,
-    part, sentence."""
+    """One query of an annotation file. `record` is where it stands there; `kind` says what sort of words it is: phrase,
+    class, part, sentence. `id` is what its results are found by, if that is not `record`. `size` is the (height, width)
+    that the record names, where records of one image may differ."""
 
     query: str
     mask: MaskSource
     record: str
     kind: str = "phrase"
     answer: str | None = None
+    id: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,26 +112,38 @@ class Entry:
     size: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True)
+class Remains:
+    """Queries that cannot be asked because a record of theirs is bad: drawn by a check alone, for what else is wrong
+    with them."""
+
+    entry: Entry
+
+
 class Records:
     """A dataset of annotated images.
 
     Raises DataError, naming the first faults and their number, when the index holds any and `bad` is "refuse"; with
     "skip" they are left out, and `faults` names them. An image or mask that turns out bad when it is decoded raises
-    DataError in `sample`; iterating leaves it out with "skip", and adds it to `faults`. An image with nothing to ask
-    about (a label map of ignored pixels only) is not bad: iterating leaves it out. `notes` are of the index; `classes`
-    are all the names of a closed vocabulary, whether an image has them or not."""
+    DataError with "refuse"; with "skip" it is left out and added to `faults`, once, whichever way it was asked for. An
+    image with nothing to ask about (a label map of ignored pixels only) is not bad: iterating leaves it out. `notes`
+    are of the index; `remains` are what only a check draws (see `Remains`); `classes` are all the names of a closed
+    vocabulary, whether an image has them or not."""
 
     def __init__(
-        self, name: str, found: Iterable[Entry | Fault | Note], *, trainable: bool, bad: Bad = "refuse",
+        self, name: str, found: Iterable[Entry | Remains | Fault | Note], *, trainable: bool, bad: Bad = "refuse",
         classes: tuple[str, ...] = (),
     ):  # fmt: skip
         if bad not in ("refuse", "skip"):
             raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
         self.name, self.trainable, self.bad, self.classes = name, trainable, bad, classes
         self.faults, self.notes, entries = list[Fault](), list[Note](), dict[str, Entry]()
+        self.remains: list[Entry] = []
         for one in found:
             if isinstance(one, Fault):
                 self.faults.append(one)
+            elif isinstance(one, Remains):
+                self.remains.append(one.entry)
             elif isinstance(one, Note):
                 self.notes.append(one)
             elif entries.setdefault(one.id, one) is not one:
@@ -125,6 +153,7 @@ class Records:
         if self.faults and bad == "refuse":
             raise DataError(refusal(name, self.faults), self.faults)
         if not entries:
+            self._learn(self.beside())
             why = f" ({len(self.faults)} bad records: {_shown(self.faults)})" if self.faults else ""
             raise DataError(
                 f"{name} holds no usable image{why}; check the folder, the split and `seglens data check`", self.faults
@@ -134,11 +163,12 @@ class Records:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        sample, faults = self.decode(index)
-        if faults and (sample is None or self.bad == "refuse"):
-            raise DataError(refusal(self.name, faults), faults)
+        sample, faults = self.usable(index)
         if sample is None:
-            raise DataError(f"{self.name} has nothing to ask about {self.entries[index].id}; iterate to leave it out")
+            says = f"{self.name} has nothing to ask about {self.entries[index].id}"
+            if faults:
+                says = f"{self.name} has nothing usable of {self.entries[index].id}: {_shown(faults)}"
+            raise DataError(f"{says}; iterate to leave it out", faults)
         return sample
 
     def count(self, index: int) -> int:
@@ -161,17 +191,22 @@ class Records:
     def usable(
         self, index: int, choose: Callable[[int], Sequence[int]] | None = None
     ) -> tuple[Sample | None, list[Fault]]:
-        """As `decode`, but with bad=refuse raises DataError for what is wrong."""
+        """As `decode`, but raises DataError for what is wrong with bad=refuse, and adds it to `faults` with skip."""
         sample, faults = self.decode(index, choose)
         if faults and self.bad == "refuse":
             raise DataError(refusal(self.name, faults), faults)
+        self._learn(faults)
         return sample, faults
+
+    def _learn(self, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            if fault not in self._known:
+                self._known.add(fault)
+                self.faults.append(fault)
 
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):
-            sample, faults = self.usable(index)
-            self.faults += [fault for fault in faults if fault not in self._known]
-            self._known.update(faults)
+            sample, _ = self.usable(index)
             if sample is not None:
                 yield sample
 
@@ -181,44 +216,79 @@ class Records:
         """The sample without its bad targets (None when nothing usable remains), and a Fault for each bad thing.
 
         Of all queries, or of those that `choose` picks when it is told how many there are."""
-        entry = self.entries[index]
-        try:
-            image = load_image(entry.image)
-        except ValueError as error:
-            return None, [Fault(entry.file, entry.id, str(error), "image")]
-        size = image.shape[:2]
-        if entry.size is not None and entry.size != size:
-            return None, [Fault(entry.file, entry.id, _mismatch(entry.size, size, entry.image), "image size")]
-        try:
-            asks = entry.asks() if callable(entry.asks) else entry.asks
-        except ValueError as error:
-            return None, [Fault(entry.file, entry.id, str(error))]
-        chosen = asks if choose is None else [asks[number] for number in choose(len(asks))]
-        made = [_target(entry, ask, size) for ask in chosen]
-        targets = tuple(one for one in made if isinstance(one, Target))
-        # What is wrong with a whole label map is found once per class.
-        faults = list(dict.fromkeys(one for one in made if isinstance(one, Fault)))
-        return Sample(entry.id, image, targets) if targets else None, faults
+        return _decode(self.entries[index], choose)
 
     def check(self) -> Iterator[Fault]:
         """Every bad record: those of the index, then those that only decoding every image and mask can find."""
+        known = set(self.faults)
         yield from list(self.faults)
         for index in range(len(self)):
-            yield from (fault for fault in self.decode(index)[1] if fault not in self._known)
+            yield from (fault for fault in self.decode(index)[1] if fault not in known)
+        yield from self.beside()
+
+    def beside(self) -> Iterator[Fault]:
+        """What else is wrong with the queries of bad records, which are never asked. What is wrong with their image is
+        left to its other queries, or to the index, where they tell of it."""
+        images = {entry.id for entry in self.entries}
+        for entry in self.remains:
+            told = entry.id in images or not entry.image.is_file()
+            yield from (f for f in _decode(entry)[1] if not (told and f.kind in ("image", "image size")))
 
 
-def _target(entry: Entry, ask: Ask, size: tuple[int, int]) -> Target | Fault:
+def _decode(entry: Entry, choose: Callable[[int], Sequence[int]] | None = None) -> tuple[Sample | None, list[Fault]]:
+    try:
+        image = load_image(entry.image)
+    except ValueError as error:
+        return None, [Fault(entry.file, entry.id, str(error), "image"), *_unseen(entry)]
+    size = image.shape[:2]
+    try:
+        asks = entry.asks() if callable(entry.asks) else entry.asks
+    except ValueError as error:
+        return None, [Fault(entry.file, entry.id, str(error))]
+    chosen = asks if choose is None else [asks[number] for number in choose(len(asks))]
+    if entry.size is not None and entry.size != size:
+        mismatch = Fault(entry.file, entry.id, _mismatch(entry.size, size, entry.image), "image size")
+        return None, [mismatch, *_at_either(entry, chosen, entry.size, size)]
+    made = [_target(entry, ask, size) for ask in chosen]
+    targets = tuple(one for one in made if isinstance(one, Target))
+    # What is wrong with a whole label map is found once per class.
+    faults = list(dict.fromkeys(fault for one in made if not isinstance(one, Target) for fault in one))
+    return Sample(entry.id, image, targets) if targets else None, faults
+
+
+def _unseen(entry: Entry) -> Iterator[Fault]:
+    """What is wrong with the masks of an image that cannot be read, as far as their records tell its size."""
+    for ask in () if callable(entry.asks) else entry.asks:
+        size = ask.size or entry.size
+        made = _target(entry, ask, size) if size is not None else None
+        if isinstance(made, list):
+            yield from made
+
+
+def _at_either(entry: Entry, asks: Iterable[Ask], said: tuple[int, int], size: tuple[int, int]) -> list[Fault]:
+    """What is wrong with masks whichever of two sizes is theirs."""
+    found = list[Fault]()
+    for ask in asks:
+        one, other = _target(entry, ask, said), _target(entry, ask, size)
+        if not isinstance(one, Target) and not isinstance(other, Target):
+            found += one if len(one) <= len(other) else other
+    return list(dict.fromkeys(found))
+
+
+def _target(entry: Entry, ask: Ask, size: tuple[int, int]) -> Target | list[Fault]:
+    if ask.size is not None and ask.size != size:
+        return [Fault(entry.file, ask.record, _mismatch(ask.size, size, entry.image), "image size")]
     try:
         drawn = ask.mask.draw(size)
     except ValueError as error:
-        return Fault(entry.file, ask.record, str(error), "mask")
+        return [Fault(entry.file, ask.record, says, "mask") for says in said_by(error)]
     if drawn.mask.shape != size:
         says = f"the mask has {_by(drawn.mask.shape)} pixels (height x width), and its image {_by(size)}"
-        return Fault(entry.file, ask.record, says, "mask")
+        return [Fault(entry.file, ask.record, says, "mask")]
     counted = drawn.mask if drawn.ignore is None else drawn.mask & ~drawn.ignore
     if drawn.absent == bool(counted.any()):
-        return Fault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")
-    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer)
+        return [Fault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")]
+    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer, ask.id or ask.record)
 
 
 def _wrongly_empty(ask: Ask, drawn: Drawn) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from seglens.data.masks import Nothing, Polygons, Runs, Union
+from seglens.data.masks import Named, Nothing, Polygons, Runs, Union
 from seglens.data.overlap import Part, load_keys, part, without
 from seglens.data.reading import read_json
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
@@ -154,7 +154,7 @@ class Referring:
             found = [one for one in found if not one.get("iscrowd")]
         if not found:
             raise ValueError("refers to crowds alone")
-        sources = [mask_source(one) for one in found]
+        sources = [Named(f"annotation {one['id']}", mask_source(one)) for one in found]
         return sources[0] if len(sources) == 1 else Union(sources), "phrase"
 
     def _annotation(self, name: Any, image: Any) -> Mapping[str, Any]:

@@ -69,7 +69,8 @@ def asks_of(path: Path, classes: Classes) -> tuple[Ask, ...]:
     blind = [value for value in present if value in classes.ignored]
     ignore = np.isin(pixels, blind) if blind else None
     known = [value for value in present if value in classes.names]
-    return tuple(Ask(classes.names[value], Label(pixels, value, ignore), path.stem, "class") for value in known)
+    named = ((classes.names[value], Label(pixels, value, ignore)) for value in known)
+    return tuple(Ask(name, mask, path.stem, "class", id=name) for name, mask in named)
 
 
 def _asks(path: Path, classes: Classes) -> Callable[[], tuple[Ask, ...]]:

@@ -11,12 +11,11 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from seglens.data.masks import Polygons
+from seglens.data.masks import SLACK, Polygons
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
 
 NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
-SLACK = 0.01  # rounding of labelling tools; what lies further outside was not divided by the sides of this image
 
 
 def yolo_data(
@@ -170,7 +169,8 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
         yield Note(str(label), key, "the image has no object")
     elif not faults:
         asks = (
-            Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class") for one, parts in objects.items()
+            Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class", id=names[one])
+            for one, parts in objects.items()
         )
         yield Entry(key, image, str(label), tuple(asks))
 
