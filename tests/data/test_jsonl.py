@@ -180,9 +180,9 @@ def test_a_size_that_does_not_fit(root: Path) -> None:
 
 
 def test_ids_stay_whatever_is_left_out(root: Path) -> None:
-    lines = GOOD | {"id": 7}, GOOD, GOOD | {"id": "pair", "text": ["a", "b"]}
+    lines = GOOD | {"id": 7}, GOOD | {"id": None}, GOOD | {"id": "pair", "text": ["a", "b"]}
     for bad in ([], [GOOD | {"polygons": [[1, 2]], "id": "bad"}]):
-        (sample,) = saved(root, GOOD, *bad, *lines)(bad="skip")
+        (sample,) = saved(root, GOOD | {"id": None}, *bad, *lines)(bad="skip")
         found = [target.id for target in sample.targets]
         assert found == ["line 1", "7", f"line {3 + len(bad)}", "pair/0", "pair/1"]
 

@@ -249,6 +249,9 @@ def imaged(key: str, new: Any) -> Any:
 BAD_INSTANCES: dict[str, tuple[Any, str, str]] = {
     "polygon of two points": (shaped([[1, 1, 5, 5]]), "ref 8 sent 80", "at least three points"),
     "polygon of words": (shaped([list("abcdef")]), "ref 8 sent 80", "not a list of numbers"),
+    "polygon outside": (
+        shaped([[9000, 9000, 9900, 9000, 9900, 9900]]), "ref 8 sent 80", "annotation 3: got a polygon with the point"
+    ),
     "polygon far too large": (shaped([[10**400] * 6]), "ref 8 sent 80", "not a list of numbers"),
     "polygons and run lengths": (shaped([[1, 1, 5, 5, 9, 1], {}]), "ref 8 sent 80", "not a list of numbers"),
     "no shape": (shaped([]), "ref 8", "annotation 3 has no segmentation"),

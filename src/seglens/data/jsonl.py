@@ -76,7 +76,7 @@ class _Gathered:
             if isinstance(value, Fault):
                 yield value
                 continue
-            name = f"{record} (id {value['id']})" if "id" in value else record
+            name = f"{record} (id {value['id']})" if value.get("id") is not None else record
             try:
                 note = self._take(record, name, value)
                 if note is not None:
@@ -115,11 +115,11 @@ class _Gathered:
 
     def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
-        if "id" in value and self.ids.setdefault(str(value["id"]), record) != record:
+        if value.get("id") is not None and self.ids.setdefault(str(value["id"]), record) != record:
             says = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
             raise _LineError(says, "duplicate id")
         pairs, size, said = _pairs(value, self.file.parent), _size(value), _said(value)
-        own = str(value.get("id", record))
+        own = record if value.get("id") is None else str(value["id"])
         asks = [
             Ask(text, source, name, *said, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size)
             for number, (text, source) in enumerate(pairs)
