@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from seglens import checkpoint
 from seglens.backbones import Backbone
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, save_head
 from seglens.decoders import MaskDecoder
@@ -66,6 +68,58 @@ def test_round_trip(
     for (name, saved), loaded in zip(head.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(saved.to(dtype).float(), loaded), name
     assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.float32}
+
+
+def reseal(folder: Path) -> None:
+    """As if the folder had been saved as it is now."""
+    path = folder / "config.json"
+    made = json.loads(path.read_text())
+    weights = hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
+    path.write_text(json.dumps(made | {"seal": checkpoint._seal(made, weights)}))
+
+
+def test_every_flipped_bit_of_the_weights_is_found(folder: Path, backbone: Backbone, decoder: MaskDecoder) -> None:
+    """Also one that still makes a file of the format, and only other masks."""
+    path, again = folder / "head.safetensors", fresh(backbone, decoder)
+    whole = path.read_bytes()
+    for at in (len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(
+            CheckpointError, match=r"head\.safetensors was changed or damaged .*; copy or save it again"
+        ):
+            load_state(folder, again)
+    assert "head.safetensors was changed or damaged" in refusal(folder)
+    path.write_bytes(whole)
+    load_state(folder, again)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"layer": 1}, {"image_size": 64}, {"settings": SETTINGS | {"threshold": 0.9}}, {"seal": {"weights": "0" * 64}}],
+)
+def test_what_the_weights_were_trained_for_cannot_be_edited(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    made = json.loads(path.read_text())
+    assert made["layer"] != 1
+    seal = made["seal"] | change.pop("seal", {})
+    path.write_text(json.dumps(made | change | {"seal": seal}))
+    assert "config.json was changed after it was saved" in refusal(folder)
+
+
+def test_the_presence_threshold_can_be_edited(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"presence_threshold": 0.25}))
+    assert Segmenter.from_pretrained(folder).presence_threshold == 0.25
+
+
+def test_a_head_without_a_seal_is_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    made = json.loads(path.read_text())
+    del made["seal"]
+    path.write_text(json.dumps(made))
+    assert "has seal=null" in refusal(folder)
 
 
 def _missing(state: dict) -> str:
@@ -156,17 +210,22 @@ def test_a_config_that_is_none(folder: Path, bytes_: bytes, expected: str) -> No
         ({"backbone": {"name": "../nowhere"}}, "the frozen part '../nowhere' is needed"),
         ({"backbone": {"name": "/no/where"}}, "there is no folder /no/where"),
         ({"presence_threshold": 7}, "from 0 to 1"),
+        ({"seal": {}}, "needs the checksums"),
+        ({"seal": {"weights": 3, "config": ""}}, "needs the checksums"),
     ],
 )
 def test_a_config_with_a_wrong_entry(folder: Path, change: dict[str, Any], expected: str) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if "seal" not in change:
+        reseal(folder)
     assert expected in refusal(folder)
 
 
 def test_a_layer_that_the_backbone_does_not_have(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layer": 99}))
+    reseal(folder)
     with pytest.raises(ValueError, match="layer 99 cannot be read"):
         Segmenter.from_pretrained(folder)
 

@@ -121,3 +121,10 @@ def test_what_cannot_be_drawn(tmp_path: Path, seglens: Run) -> None:
 def test_nothing_is_allocated() -> None:
     drawn = draw_blueprint(CONFIGS / "llava-1.5-13b-hf.json")
     assert {p.device for p in drawn.module.parameters()} == {torch.device("meta")}
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere' does not exist; give a folder"):
+        work_out(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"has no config\.json of a model"):
+        work_out(tmp_path)

@@ -267,5 +267,9 @@ def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_pat
         prepare(made, spec, tmp_path / "refused", live=live).run(tmp_path / "refused", quiet=True)
     course = prepare(made, f"{spec},bad=skip", tmp_path / "run", live=live)
     assert set(course.run(tmp_path / "run", quiet=True)) == {"dice", "bce", "attention", "presence"}
+    assert len(course.left_out()) in ((0, 1) if live else (1,))
+    assert all("2.png" in one for one in course.left_out())
+    written = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
+    assert written["trained"]["left_out"] == (0 if live else 1)  # what is read live is found out later
     shown = [len(course.lessons.lesson(number).asked) for number in range(8)]
     assert shown == [1] * 8

@@ -232,7 +232,7 @@ def test_a_paired_comparison(tmp_path: Path) -> None:
         # Much narrower than if the samples were not paired.
         assert high - low < 0.8 * (score(a)[f"{name}_95"][1] - score(a)[f"{name}_95"][0] + 0.02)
     same = compare(a, a, "gres")["gIoU"]
-    assert (same["difference"], same["verdict"]) == (0, "undecided")
+    assert (same["difference"], same["verdict"]) == (0, "equal")
 
 
 def test_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from seglens import training
 from seglens.backbones import Backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
@@ -349,3 +350,17 @@ def test_without_the_extra_it_says_what_to_install(
         fit(fresh(*parts), lessons(*parts), config, head_config(*parts), tmp_path / "run", quiet=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_log_file_gets_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no terminal there is no bar: the last step is always told, others after a silence."""
+    with training.progress("training", 3) as show:
+        for step in (1, 2, 3):
+            show(step, {"dice": 0.5})
+    assert capsys.readouterr().err == "training: 3 of 3 dice 0.500\n"
+    monkeypatch.setattr(training, "SILENCE", -1.0)
+    with training.progress("training", 3) as show:
+        show(1, {})
+    assert capsys.readouterr().err == "training: 1 of 3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,8 @@ EMBEDDED_PARTS = {"embedded/mllm": "mllm", "embedded/sam": "sam"}  # its frozen 
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
+SEAL = "seal"  # the entry of the config that tells whether weights and settings are still those that were saved
+SETTLED = ("method", "settings", "layer", "image_size")  # what the weights were trained for: not a person's to edit
 
 
 class CheckpointError(ValueError):
@@ -83,16 +86,35 @@ class HeadConfig:
 def save_head(
     folder: str | Path, config: HeadConfig, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last."""
+    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last.
+
+    The config holds a seal: `weights`, the SHA-256 of the file of weights, and `config`, one of that and of `SETTLED`.
+    """
     folder = Path(folder)
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
-    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
-    write_json(folder / CONFIG, {"format": FORMAT, "version": VERSION, **asdict(config)})
+    data, made = save(state, metadata={"format": "pt"}), asdict(config)
+    write_atomic(folder / WEIGHTS, data)
+    seal = _seal(made, hashlib.sha256(data).hexdigest())
+    write_json(folder / CONFIG, {"format": FORMAT, "version": VERSION, **made, SEAL: seal})
+
+
+def _seal(made: Mapping[str, Any], weights: str) -> dict[str, str]:
+    sealed = json.dumps([weights, *(made.get(key) for key in SETTLED)], sort_keys=True)
+    return {"weights": weights, "config": hashlib.sha256(sealed.encode()).hexdigest()}
 
 
 def read_config(folder: str | Path) -> HeadConfig:
-    """Raises CheckpointError when there is no checkpoint in `folder`, or its config is not one of ours."""
-    path = Path(folder) / CONFIG
+    """Raises CheckpointError when there is no checkpoint in `folder`, its config is not one of ours, or an entry that
+    the weights depend on was changed."""
+    raw = _read(Path(folder))
+    del raw[SEAL]
+    backbone, decoder = (Origin(**raw.pop(key)) for key in ("backbone", "decoder"))
+    return HeadConfig(backbone=backbone, decoder=decoder, **raw)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The entries of a config that was checked."""
+    path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{folder} holds no {CONFIG}; a head folder has {CONFIG} and {WEIGHTS}, as `seglens train` writes them"
@@ -108,16 +130,20 @@ def read_config(folder: str | Path) -> HeadConfig:
     fault = _config_fault(raw)
     if fault:
         raise CheckpointError(f"{path} {fault}; write the checkpoint again, or install the version that wrote it")
-    backbone, decoder = (Origin(**raw.pop(key)) for key in ("backbone", "decoder"))
-    return HeadConfig(backbone=backbone, decoder=decoder, **raw)
+    if raw[SEAL] != _seal(raw, raw[SEAL]["weights"]):
+        raise CheckpointError(
+            f"{path} was changed after it was saved: the weights were trained for another {', '.join(SETTLED[:-1])} or "
+            f"{SETTLED[-1]}; restore the file, or save the head again with seglens"
+        )
+    return raw
 
 
 def _config_fault(raw: Mapping[str, Any]) -> str | None:
     """What is wrong with the entries of a config, if anything."""
-    unknown = raw.keys() - {field.name for field in fields(HeadConfig)}
+    unknown = raw.keys() - {SEAL, *(field.name for field in fields(HeadConfig))}
     if unknown:
         return f"has unknown entries: {', '.join(sorted(unknown))}"
-    kinds = {"method": str, "settings": dict, "backbone": dict, "layer": int, "decoder": dict}
+    kinds = {"method": str, "settings": dict, "backbone": dict, "layer": int, "decoder": dict, SEAL: dict}
     for key, kind in kinds.items():
         if not isinstance(raw.get(key), kind) or isinstance(raw[key], bool):
             return f"has {key}={json.dumps(raw.get(key))[:60]}, needs a value of type {kind.__name__}"
@@ -125,6 +151,8 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
         name, revision = raw[key].get("name"), raw[key].get("revision")
         if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
+    if raw[SEAL].keys() != {"weights", "config"} or not all(isinstance(sum, str) for sum in raw[SEAL].values()):
+        return f"has {SEAL}={json.dumps(raw[SEAL])[:60]}, needs the checksums of weights and config"
     size = raw.get("image_size")
     if not isinstance(size, int | None) or isinstance(size, bool):
         return f"has image_size={json.dumps(size)[:60]}, needs a whole number or null"
@@ -135,7 +163,8 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
 
 
 def load_state(folder: str | Path, head: nn.Module) -> None:
-    """Load the weights into `head`, strictly. Raises CheckpointError naming every tensor that does not fit."""
+    """Load the weights into `head`, strictly. Raises CheckpointError naming every tensor that does not fit, or when a
+    byte of them is not as it was saved."""
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is needed and {_why_missing(path.parent)}; save the head again with seglens")
@@ -143,7 +172,14 @@ def load_state(folder: str | Path, head: nn.Module) -> None:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or save it again") from error
-    _refuse_misfit(path, state, head.state_dict())
+    _refuse_misfit(path, state, head.state_dict())  # first: it says more than a checksum can
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != _read(path.parent)[SEAL]["weights"]:
+        raise CheckpointError(
+            f"{path} was changed or damaged after it was saved: its SHA-256 is not that in {CONFIG}; "
+            "copy or save it again"
+        )
     head.load_state_dict({k: v.float() for k, v in state.items()})
 
 

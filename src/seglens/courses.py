@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from seglens.cache import MANIFEST, Cache, Share
+from seglens.cache import MANIFEST, Cache, Share, left_out
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data import Dataset, load_data
+from seglens.data.dataset import faults_of
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
 from seglens.data.prompts import Prompted
 from seglens.features import FeatureSource
@@ -63,6 +64,11 @@ class Course:
     config: HeadConfig
     lessons: Lessons
     exam: FeatureSource | None
+    data: Dataset | Mixed
+
+    def left_out(self) -> list[str]:
+        """The bad records that the data has left out so far, by name: of what is read live, more may be found."""
+        return _left_out(self.data, self.lessons)
 
     def run(self, out: Path, quiet: bool = False) -> dict[str, float]:
         """Train the head, or go on with it. Returns the last smoothed terms."""
@@ -96,7 +102,8 @@ def prepare(
     head = build_lens(recipe.lens, parts.backbone, parts.decoder).to(parts.decoder.device)
     examiner = Features(out / "features", live)
     asked = None if examined is None or exam is None else examiner.source(parts, examined, exam)
-    return Course(recipe, head, _head_config(recipe, parts, data), lessons, asked)
+    config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)))
+    return Course(recipe, head, config, lessons, asked, opened)
 
 
 def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
@@ -128,9 +135,15 @@ def teach(parts: Parts, data: Dataset | Mixed, name: str, features: Features, se
     return Drawn(each, replace(data.mixture, sources=sources))
 
 
-def _head_config(recipe: Recipe, parts: Parts, data: str) -> HeadConfig:
+def _left_out(data: Dataset | Mixed, lessons: Lessons) -> list[str]:
+    faults = [fault for one in (data.datasets if isinstance(data, Mixed) else [data]) for fault in faults_of(one)]
+    sources = lessons.sources if isinstance(lessons, Drawn) else ()
+    return left_out(faults, [one for source in sources if isinstance(source, Cache) for one in source.skipped])
+
+
+def _head_config(recipe: Recipe, parts: Parts, data: str, lacks: int) -> HeadConfig:
     backbone, decoder = parts.origins()
-    note = {"data": data, "training": asdict(recipe.training)}
+    note = {"data": data, "left_out": lacks, "training": asdict(recipe.training)}
     return HeadConfig(
         "lens", asdict(recipe.lens), backbone, parts.backbone.layer, decoder, parts.backbone.image_size, trained=note
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,27 @@ from typing import Any
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a part.
 
-    Missing parent folders are made. Raises ``OSError`` when the folder cannot be written; nothing is left behind.
+    Missing parent folders are made. Raises ``OSError`` that names ``path`` when it cannot be written; nothing is left
+    behind.
     """
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """As `write_atomic`, of several files: none is there before all could be written."""
+    written = list[tuple[Path, Path]]()
+    try:
+        for path, data in files.items():
+            written.append((_written(path, data), path))
+        for temporary, path in written:
+            os.replace(temporary, path)
+    finally:
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    """A hidden file with the data, on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Same folder, because a rename is atomic only within one file system; opened by hand, because mkstemp's 0600 would
     # outlive the rename and lock other users out.
@@ -23,9 +43,15 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write names no file
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def write_json(path: Path, obj: Any) -> None:

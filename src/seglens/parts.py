@@ -14,7 +14,6 @@ from seglens.backbones import Backbone, load_backbone
 from seglens.cache import Cache, Manifest, Share, Stored, build, identity
 from seglens.checkpoint import Origin
 from seglens.data import Dataset
-from seglens.data.records import Bad
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features import Features, Live, extract
 from seglens.hub import hub_commit
@@ -73,13 +72,13 @@ class Parts:
         return Live(data, self.backbone, self.decoder, name)
 
     def cached(
-        self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto", bad: Bad = "refuse",
+        self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto",
         tick: Callable[[int], None] = lambda images: None,
     ) -> Cache:  # fmt: skip
         """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
         together. Raises CacheError when the folder holds something else."""
         manifest = Manifest(self.key(), name, len(data), data.trainable, dtype)
-        build(data, self.read, folder, manifest, bad, Share.here(), tick)
+        build(data, self.read, folder, manifest, Share.here(), tick)
         _wait(self.decoder.device)
         return Cache.open(folder, manifest.key, name)
 

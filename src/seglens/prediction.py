@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from seglens.data.masks import encode_rle, save_png
-from seglens.files import write_atomic
+from seglens.data.masks import encode_rle
+from seglens.files import write_together
 from seglens.geometry import Frame
 
 MASK_COLOUR = (255, 64, 96)
@@ -89,11 +89,12 @@ class Prediction:
         }
 
     def save(self, folder: str | Path, name: str = "prediction") -> dict[str, Path]:
-        """Write `NAME_mask.png` (lossless, 0 and 255) and `NAME_overlay.png` into `folder`. Returns their paths."""
+        """Write `NAME_mask.png` (lossless, 0 and 255) and `NAME_overlay.png` into `folder`, both or neither.
+        Returns their paths."""
         folder = Path(folder)
         paths = {kind: folder / f"{name}_{kind}.png" for kind in ("mask", "overlay")}
-        save_png(self.mask, paths["mask"])
-        write_atomic(paths["overlay"], png_bytes(self.overlay()))
+        mask = Image.fromarray(self.mask.astype(np.uint8) * 255)
+        write_together({paths["mask"]: png_bytes(mask), paths["overlay"]: png_bytes(self.overlay())})
         return paths
 
 

@@ -98,7 +98,7 @@ def compare(first: Scored, second: Scored, protocol: str = "lisa") -> dict[str, 
         values = [float(statistic(part.sum(0)[None])) for part in (mine, other)]
         report[name] = {
             "file": values[0], "against": values[1], "difference": values[0] - values[1],
-            "difference_95": ends, "verdict": _verdict(ends),
+            "difference_95": ends, "verdict": "equal" if torch.equal(mine, other) else _verdict(ends),
         }  # fmt: skip
     return report
 

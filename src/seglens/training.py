@@ -8,6 +8,8 @@ a run that is killed, or goes on with other devices, sees the same data and draw
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -126,6 +128,8 @@ def fit(
         return [list(map(lessons.lesson, numbers(at, part))) for part in parts]
 
     hidden = quiet or not accelerator.is_main_process
+    if reached.step and not hidden:
+        Console(stderr=True).print(f"resuming from step {reached.step}", highlight=False)
     with progress("training", config.steps, reached.step, hidden) as show, halting() as halt:
         for shown in _ahead(read, reached.step, config.steps):
             model.train()
@@ -225,6 +229,7 @@ def _blame(step: int, terms: Mapping[str, float], names: Sequence[str]) -> str:
     )
 
 
+SILENCE = 30.0  # seconds between two lines where there is no bar
 BLAMED = 8  # pictures that an error names
 
 
@@ -239,7 +244,14 @@ def progress(
     with Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, disable=hidden) as bar:
         task = bar.add_task(what, total=total, completed=done, terms="")
 
+        told = time.monotonic()
+
         def show(step: int, terms: Mapping[str, float]) -> None:
-            bar.update(task, completed=step, terms=" ".join(f"{name} {value:.3f}" for name, value in terms.items()))
+            nonlocal told
+            said = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            bar.update(task, completed=step, terms=said)
+            if hidden and not quiet and (time.monotonic() - told > SILENCE or step == total):  # a log file has no bar
+                told = time.monotonic()
+                print(f"{what}: {step} of {total} {said}".rstrip(), file=sys.stderr, flush=True)
 
         yield show

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from seglens.cache import Manifest
+from seglens.data.records import Fault
 from seglens.features import Asked, Features
 from seglens.types import Embedding, Sample, Target
 
@@ -39,6 +40,21 @@ class Pictures:
         image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         asked = (f"what is № {number} of {index}?" for number in range(1 + index % 4))
         return Sample(str(index), image, tuple(Target(text, random.random((height, width)) < 0.3) for text in asked))
+
+
+@dataclass(frozen=True)
+class Forgiving(Pictures):
+    """The same, and it leaves the broken ones out."""
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return ()
+
+    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+        try:
+            return self[index], []
+        except ValueError as error:
+            return None, [Fault("data.json", str(index), str(error))]
 
 
 def extract(sample: Sample, three_axes: bool = False) -> Features:

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_up import KEY, Pictures, extract, files, made_for, slowly
+from made_up import KEY, Forgiving, Pictures, extract, files, made_for, slowly
 
-from seglens.cache import Built, Cache, CacheError, Manifest, Share, build
+from seglens.cache import Built, Cache, CacheError, Manifest, Share, build, left_out
 from seglens.cache.whole import sweep, writing
+from seglens.data.records import Fault
 from seglens.features import Features, Pick
 from seglens.types import Embedding, Sample
 
@@ -38,7 +39,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def in_a_process(folder: Path, rank: int = 0, world: int = 1) -> multiprocessing.process.BaseProcess:
-    work = (SAMPLES, slowly, folder, made_for(SAMPLES), "refuse", Share(rank, world))
+    work = (SAMPLES, slowly, folder, made_for(SAMPLES), Share(rank, world))
     process = FORK.Process(target=build, args=work)
     process.start()
     return process
@@ -138,11 +139,16 @@ def test_bad_samples_are_refused_or_left_out_with_their_reason(tmp_path: Path) -
     samples = Pictures(10, broken=(4, 9))
     with pytest.raises(CacheError, match=r"sample 4 of pictures:n=10 cannot be read: data/4.jpg is cut short; mend it"):
         build(samples, extract, tmp_path, made_for(samples))
-    done = build(samples, extract, tmp_path, made_for(samples), bad="skip")
+    lenient = Forgiving(10, broken=(4, 9))
+    done = build(lenient, extract, tmp_path, made_for(lenient))
     assert done.kept == (0,)
-    assert {one.index: one.why for one in done.skipped} == {index: f"data/{index}.jpg is cut short" for index in (4, 9)}
-    assert build(samples, extract, tmp_path, made_for(samples)).skipped == done.skipped
+    whys = {index: str(Fault("data.json", str(index), f"data/{index}.jpg is cut short")) for index in (4, 9)}
+    assert {one.index: one.why for one in done.skipped} == whys
+    assert build(lenient, extract, tmp_path, made_for(lenient)).skipped == done.skipped
     cache = Cache.open(tmp_path)
+    assert tuple(cache.skipped) == done.skipped
+    told = [Fault("data.json", "4", "data/4.jpg is cut short"), Fault("data.json", "11", "has no file")]
+    assert left_out(told, cache.skipped) == [str(told[1]), *whys.values()]  # each once
     assert [cache.index(image) for image in range(len(cache))] == [0, 1, 2, 3, 5, 6, 7, 8]
     assert torch.equal(cache.features(Pick(4, ())).prefix, extract(samples[5]).prefix)
 
@@ -151,37 +157,53 @@ def test_a_question_that_cannot_be_asked_and_none_at_all(tmp_path: Path) -> None
     image = np.zeros((4, 4, 3), np.uint8)
 
     class Two:
+        faults = ()
+
         def __len__(self) -> int:
             return 2
 
         def __getitem__(self, index: int) -> Sample:
             return Sample(f"number {index}", image, Pictures()[0].targets if index else ())
 
+        def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+            return None, []
+
+    class Strict(Two):
+        usable = None
+
     def refuse(sample: Sample) -> Features:
         raise ValueError("a question of 513\n  tokens")
 
     manifest = Manifest(KEY, "two", 2)
-    done = build(Two(), refuse, tmp_path, manifest, bad="skip")
-    assert [one.why for one in done.skipped] == ["'number 0' has no question", "a question of 513 tokens"]
+    with pytest.raises(CacheError, match="sample 0 of two cannot be read: 'number 0' has no question; mend it"):
+        build(Strict(), refuse, tmp_path, manifest)
+    with pytest.raises(CacheError, match="sample 4 of ten cannot be read: a question of 513 tokens; mend it"):
+        build(
+            Pictures(),
+            lambda one: refuse(one) if one.id == "4" else extract(one),
+            tmp_path / "b",
+            Manifest(KEY, "ten", 10),
+        )
+    done = build(Two(), refuse, tmp_path, manifest)
+    assert [one.why for one in done.skipped] == [f"sample {index} has nothing to ask about" for index in (0, 1)]
     with pytest.raises(CacheError, match="holds no image: every sample was skipped"):
         Cache.open(tmp_path)
 
 
-@pytest.mark.parametrize("bad", ["refuse", "skip"])
+@pytest.mark.parametrize("samples", [Pictures(), Forgiving()])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_a_number_is_never_stored(tmp_path: Path, value: float, bad: str) -> None:
+def test_what_is_not_a_number_is_never_stored(tmp_path: Path, value: float, samples: Pictures) -> None:
     def overflowing(sample: Sample) -> Features:
         features = extract(sample)
         if sample.id == "5":
             features.embedding.fine[0][0, 0, 3, 3] = value
         return features
 
-    samples = Pictures()
     says = (
         r"sample 5 \('5'\) of pictures:n=10: fine.0 holds 1 values that are NaN or infinite, of 576; check the weights"
     )
     with pytest.raises(CacheError, match=says):
-        build(samples, overflowing, tmp_path, made_for(samples), bad=bad)  # type: ignore[arg-type]
+        build(samples, overflowing, tmp_path, made_for(samples))
     assert set(files(tmp_path)) == {"manifest.json", "shard-00000.json", "shard-00000.safetensors"}
 
 
@@ -200,7 +222,7 @@ def test_an_error_of_ours_is_not_taken_for_bad_data(tmp_path: Path) -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="do not fit"):
-        build(Pictures(), wrong, tmp_path, made_for(Pictures()), bad="skip")
+        build(Forgiving(), wrong, tmp_path, made_for(Pictures()))
 
 
 def test_shares() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import Pictures, extract, files, made_for
+from made_up import Forgiving, Pictures, extract, files, made_for
 
 from seglens.cache import CacheError, Estimate, build, check, estimate
 from seglens.types import Sample
@@ -121,5 +121,30 @@ def test_an_estimate_of_nothing(tmp_path: Path) -> None:
     samples = Pictures(4, broken=(0, 1, 2, 3))
     with pytest.raises(CacheError, match="sample 0 of pictures:n=10 cannot be read"):
         estimate(samples, extract, tmp_path, made_for(samples))
-    with pytest.raises(CacheError, match="none of the 6 samples tried"):
-        estimate(samples, extract, tmp_path, made_for(samples), bad="skip")
+    with pytest.raises(CacheError, match="none of the 4 samples tried"):
+        estimate(Forgiving(4, broken=(0, 1, 2, 3)), extract, tmp_path, made_for(samples))
+
+
+def test_an_estimate_that_read_everything_is_exact(tmp_path: Path) -> None:
+    """Also in what is left out: the second has two questions, and is broken."""
+    few = Forgiving(4, broken=(1,))
+    said = estimate(few, extract, tmp_path, made_for(few))
+    assert said.questions == 1 + 3 + 4
+    assert str(said).startswith("4 images, 8 questions, about ")
+    many = estimate(Pictures(80), extract, tmp_path, made_for(Pictures(80)))
+    assert str(many).startswith(f"80 images, about {many.questions} questions, about ")
+
+
+class Renamed(Pictures):
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        targets = (replace(target, query=f"and {target.query}") for target in sample.targets)
+        return replace(sample, id=f"new {index}", targets=tuple(targets))
+
+
+def test_other_data_is_one_line(folder: Path) -> None:
+    (fault,) = check(folder, Renamed(seed=1))
+    assert fault == (
+        f"{folder} was made of other data: nothing of its first 3 samples is in this; compare it with pictures:n=10, "
+        "or build a cache of this data in another folder"
+    )

@@ -29,7 +29,8 @@ def test_the_same_bytes_although_an_actor_dies(tmp_path: Path) -> None:
     assert (tmp_path / "said").read_text().splitlines() == [
         f"Built(written={shards}, kept=(), skipped=()) 40",
         f"Built(written=(), kept={shards}, skipped=())",
-        "sample 3 of pictures:n=10 cannot be read: data/3.jpg is cut short; mend it, or leave it out with --bad skip",
+        "sample 3 of pictures:n=10 cannot be read: data/3.jpg is cut short; mend it, or where the data can, leave it "
+        "out with bad=skip",
     ]
     assert (tmp_path / "grave").exists()  # it did die
     build(SAMPLES, extract, tmp_path / "alone", made_for(SAMPLES))

@@ -85,6 +85,7 @@ def test_a_submission_instead_of_a_score(seglens: Run, tmp_path: Path) -> None:
         (("world-vqa", "--root", "n=1", "--limit", "0"), "limit=0; need at least 1"),
         (("world-vqa", "--root", "n=1", "--max-new-tokens", "0"), "--max-new-tokens 0; need at least 1"),
         (("world-vqa", "--root", "n=1", "--submission", "a.tsv"), "world-vqa has no server for answers"),
+        (("mmbench", "--root", "nowhere.tsv", "--submission", "a.txt"), "a.txt must end in .tsv or .csv"),
         (("world-vqa", "--root", "n=1", "--answers", "a.txt"), "'a.txt': No such file or directory"),
         (("world-vqa", "--root", "n=1", "--backbone", "no/such/model"), "no/such/model"),
     ],
@@ -106,3 +107,16 @@ def test_images_are_looked_for_before_the_model_is_loaded(seglens: Run) -> None:
     assert code == 2
     assert "coco_pope_popular.json:1: the image" in said
     assert "no-such-model" not in said
+
+
+def test_another_benchmark_s_table_is_refused(seglens: Run) -> None:
+    code, _, said = seglens("bench", "mmstar", "--root", shared("general/mmbench"))
+    assert code == 2
+    assert "is no table of MMStar: it has no column l2_category" in said
+
+
+def test_an_answer_given_twice_is_refused(seglens: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"0": "A", "0": "B"}')
+    code, _, said = seglens("bench", "mmbench", "--root", shared("general/mmbench"), "--answers", tmp_path / "a.json")
+    assert code == 2
+    assert f"{tmp_path / 'a.json'}: '0' is there twice; keep one" in said

@@ -49,9 +49,13 @@ def draw_blueprint(
 
 
 def _family(name: str | Path, **where: Any) -> type[Backbone]:
+    if str(name).startswith((".", "/", "~")) and not Path(name).exists():
+        raise ValueError(f"the model {str(name)!r} does not exist; give a folder, a config file or a hub id")
     # read as it stands: transformers makes no config of a family that it does not know, or that brings its own code
     said, _ = PreTrainedConfig.get_config_dict(name, **where)
     family = str(said.get("model_type"))
+    if "model_type" not in said:
+        raise ValueError(f"{name} has no config.json of a model; give a folder that has one, a config file or a hub id")
     if family not in FAMILIES:
         hint = did_you_mean(family, FAMILIES, ", with the name of its -hf version")
         raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")

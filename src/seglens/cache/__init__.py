@@ -1,6 +1,6 @@
 """Frozen features on disk: computed once per image and question, refused when stale or damaged."""
 
-from seglens.cache.build import Built, Share, build
+from seglens.cache.build import Built, Share, build, left_out
 from seglens.cache.check import check
 from seglens.cache.estimate import Estimate, estimate
 from seglens.cache.key import CacheError, differing, identity
@@ -23,5 +23,6 @@ __all__ = [
     "differing",
     "estimate",
     "identity",
+    "left_out",
     "read_manifest",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from seglens.cache.contents import Contents, Draft, Skipped
 from seglens.cache.key import CacheError
@@ -14,10 +14,11 @@ from seglens.cache.manifest import Manifest, claim, shard_paths
 from seglens.cache.tensors import Packed, pack
 from seglens.cache.whole import sweep
 from seglens.data.dataset import Lenient
+from seglens.data.records import Fault
 from seglens.features import Features
 from seglens.types import Sample
 
-Bad = Literal["refuse", "skip"]
+LENIENT = "bad=skip"  # the option of data that leaves bad samples out, which its own refusals name
 Extract = Callable[[Sample], Features]
 
 
@@ -51,7 +52,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Built:
-    """What a process has done: shards written now, shards found intact, and the samples left out of either."""
+    """What a process has done: shards written now, shards found intact, and what was left out of either."""
 
     written: tuple[int, ...]
     kept: tuple[int, ...]
@@ -59,20 +60,20 @@ class Built:
 
 
 def build(
-    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, bad: Bad = "refuse",
+    samples: Samples, extract: Extract, folder: Path, manifest: Manifest,
     share: Share = Share(), tick: Callable[[int], None] = lambda images: None,
 ) -> Built:  # fmt: skip
     """Write the shards of this process that are not there or not intact. `tick` is told of images as they are done.
 
     The bytes do not depend on the number of processes, nor on how often they were killed. Raises CacheError when
-    `folder` holds another cache, when a sample cannot be read (and `bad` is "refuse"), when a feature is NaN or
-    infinite, and when the disk is full; whatever is finished by then stays."""
+    `folder` holds another cache, when a sample cannot be read (unless `samples` is data that leaves such out), when a
+    feature is NaN or infinite, and when the disk is full; whatever is finished by then stays."""
     manifest = begin(samples, folder, manifest)
     written, kept, skipped = list[int](), list[int](), list[Skipped]()
     for shard in share.of(manifest.shards):
         found = intact(folder, manifest, shard)
         if found is None:
-            found = write(samples, extract, folder, manifest, shard, bad, tick)
+            found = write(samples, extract, folder, manifest, shard, tick)
             written.append(shard)
         else:
             kept.append(shard)
@@ -91,7 +92,7 @@ def begin(samples: Samples, folder: Path, manifest: Manifest) -> Manifest:
 
 
 def intact(folder: Path, manifest: Manifest, shard: int) -> tuple[Skipped, ...] | None:
-    """None unless the shard is there with every byte as it was written; else the samples it leaves out."""
+    """None unless the shard is there with every byte as it was written; else what it leaves out."""
     try:
         contents = Contents.read(folder, manifest, shard)
         file = contents.open(folder, manifest, shard)
@@ -103,16 +104,16 @@ def intact(folder: Path, manifest: Manifest, shard: int) -> tuple[Skipped, ...] 
 
 
 def write(
-    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, shard: int, bad: Bad = "refuse",
+    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, shard: int,
     tick: Callable[[int], None] = lambda images: None,
 ) -> tuple[Skipped, ...]:  # fmt: skip
-    """One shard, held in memory until it is whole. Returns the samples it leaves out."""
+    """One shard, held in memory until it is whole. Returns what it leaves out."""
     draft = Draft()
     for index in manifest.indices(shard):
-        found = read(samples, extract, manifest, index, bad)
-        if isinstance(found, Skipped):
-            draft.skipped.append(found)
-        else:
+        found, why = read(samples, extract, manifest, index)
+        if why:
+            draft.skipped.append(Skipped(index, why))
+        if found is not None:
             draft.add(index, *found)
         tick(1)
     draft.write(folder, manifest, shard)
@@ -120,26 +121,33 @@ def write(
 
 
 def read(
-    samples: Samples, extract: Extract, manifest: Manifest, index: int, bad: Bad
-) -> tuple[Sample, Packed] | Skipped:
-    """A sample and what there is to store of it. Raises CacheError as `build` does."""
+    samples: Samples, extract: Extract, manifest: Manifest, index: int
+) -> tuple[tuple[Sample, Packed] | None, str]:
+    """A sample and what there is to store of it, or None where the data leaves it out; and why it, or a question of it,
+    is left out. Raises CacheError as `build` does."""
     try:
         sample, faults = samples.usable(index) if isinstance(samples, Lenient) else (samples[index], [])
+        why = "; ".join(map(str, faults))
         if sample is None:  # the data is one that leaves bad samples out
-            return Skipped(index, "; ".join(map(str, faults)))
+            return None, why or f"sample {index} has nothing to ask about"
         if not sample.targets:
             raise ValueError(f"{sample.id!r} has no question")
         features = extract(sample)
     except ValueError as error:
-        if bad == "refuse":
-            raise CacheError(
-                f"sample {index} of {manifest.data} cannot be read: {error}; mend it, or leave it out with --bad skip"
-            ) from error
-        return Skipped(index, " ".join(str(error).split()))
+        said = " ".join(str(error).split())
+        remedy = "" if LENIENT in said else f"; mend it, or where the data can, leave it out with {LENIENT}"
+        raise CacheError(f"sample {index} of {manifest.data} cannot be read: {said}{remedy}") from error
     try:
-        return sample, pack(features, manifest.dtype)
+        return (sample, pack(features, manifest.dtype)), why
     except CacheError as error:  # never skipped: the fault lies with the parts, not with the data
         raise CacheError(f"sample {index} ({sample.id!r}) of {manifest.data}: {error}") from error
+
+
+def left_out(faults: Iterable[Fault], skipped: Iterable[Skipped]) -> list[str]:
+    """Everything that a dataset (by its `faults`) and the caches of it have left out, each thing once."""
+    whys = list(dict.fromkeys(one.why for one in skipped))
+    stored = "\n".join(whys)
+    return [fault for fault in dict.fromkeys(map(str, faults)) if fault not in stored] + whys
 
 
 def complete(folder: Path, manifest: Manifest) -> int:

@@ -11,6 +11,8 @@ from seglens.cache.contents import Contents, Entry
 from seglens.cache.key import CacheError
 from seglens.cache.manifest import Manifest, read_manifest, shard_paths
 
+SAID = {"id": "its id", "image": "its pixels", "questions": "its questions", "truth": "its masks"}
+
 
 def check(folder: Path, samples: Samples | None = None) -> Iterator[str]:
     """A line for each fault: of the files, down to the last byte; with `samples`, also where they are others by now.
@@ -20,6 +22,7 @@ def check(folder: Path, samples: Samples | None = None) -> Iterator[str]:
     if samples is not None and len(samples) != manifest.samples:
         yield f"{folder} was made of {manifest.samples} samples, and the data has {len(samples)}; build it anew"
         samples = None
+    compared = 0  # samples of the first shard that can be read
     for shard in range(manifest.shards):
         try:
             contents = Contents.read(folder, manifest, shard)
@@ -27,6 +30,14 @@ def check(folder: Path, samples: Samples | None = None) -> Iterator[str]:
             yield str(error)
             continue
         yield from _files(folder, manifest, shard, contents)
+        if samples is not None and not compared:
+            compared = len(contents.samples)
+            if compared and all(_other(samples, entry) for entry in contents.samples):
+                yield (
+                    f"{folder} was made of other data: nothing of its first {compared} samples is in this; compare it "
+                    f"with {manifest.data}, or build a cache of this data in another folder"
+                )
+                samples = None
         if samples is not None:
             yield from _stale(samples, shard_paths(folder, shard)[0], contents)
 
@@ -54,12 +65,22 @@ def _files(folder: Path, manifest: Manifest, shard: int, contents: Contents) -> 
 def _stale(samples: Samples, path: Path, contents: Contents) -> Iterator[str]:
     for entry in contents.samples:
         try:
-            sample = samples[entry.index]
+            changed = _changed(samples, entry)
         except ValueError as error:
             yield f"{path}: sample {entry.id!r} can no longer be read: {error}"
             continue
-        now = Entry.of(entry.index, sample, entry.layout)
-        named = {"id": "its id", "image": "its pixels", "questions": "its questions", "truth": "its masks"}
-        changed = [words for name, words in named.items() if getattr(now, name) != getattr(entry, name)]
         if changed:
             yield f"{path}: sample {entry.id!r} is stale: {', '.join(changed)} changed since; build the cache anew"
+
+
+def _other(samples: Samples, entry: Entry) -> bool:
+    try:
+        return len(_changed(samples, entry)) == len(SAID)
+    except ValueError:
+        return False
+
+
+def _changed(samples: Samples, entry: Entry) -> list[str]:
+    """Raises ValueError when the sample cannot be read."""
+    now = Entry.of(entry.index, samples[entry.index], entry.layout)
+    return [words for name, words in SAID.items() if getattr(now, name) != getattr(entry, name)]

@@ -7,8 +7,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seglens.cache.build import Bad, Extract, Samples, read
-from seglens.cache.contents import Draft, Skipped
+from seglens.cache.build import Extract, Samples, read
+from seglens.cache.contents import Draft
 from seglens.cache.key import CacheError
 from seglens.cache.manifest import Manifest
 from seglens.cache.shard import lay_out
@@ -20,19 +20,21 @@ SPREAD = 0.618034  # of the dataset from one to the next, the golden ratio: even
 
 @dataclass(frozen=True)
 class Estimate:
-    """`images` is exact; `questions` and `bytes` are what the handful promises. `free` is what the disk has left, and
-    `stored` what of the cache is there already."""
+    """`images` is exact; `questions` and `bytes` are what the handful promises, and `questions` is exact too where the
+    handful was the `whole`. `free` is what the disk has left, and `stored` what of the cache is there already."""
 
     images: int
     questions: int
     bytes: int
     free: int
     stored: int = 0
+    whole: bool = False
 
     def __str__(self) -> str:
+        asked = f"{'' if self.whole else 'about '}{self.questions} questions"
         there = f", {size(self.stored)} of it there" if self.stored else ""
         return (
-            f"{self.images} images, about {self.questions} questions, about {size(self.bytes)} "
+            f"{self.images} images, {asked}, about {size(self.bytes)} "
             f"({size(self.bytes / self.images)} per image{there}); the disk has {size(self.free)} free"
         )
 
@@ -45,24 +47,31 @@ class Estimate:
             )
 
 
-def estimate(samples: Samples, extract: Extract, folder: Path, manifest: Manifest, bad: Bad = "refuse") -> Estimate:
+def estimate(samples: Samples, extract: Extract, folder: Path, manifest: Manifest) -> Estimate:
     """Read a handful of samples and write nothing. Raises CacheError as `build` does."""
-    draft = Draft()
-    for index in sorted({int(at * SPREAD % 1 * manifest.samples) for at in range(HANDFUL)}):
-        found = read(samples, extract, manifest, index, bad)
-        if not isinstance(found, Skipped):
+    draft, tried = Draft(), _handful(manifest.samples)
+    for index in tried:
+        found, _ = read(samples, extract, manifest, index)
+        if found is not None:
             draft.add(index, *found)
     if not draft.samples:
         raise CacheError(
-            f"none of the {HANDFUL} samples tried of {manifest.data} can be read; see `seglens data check`"
+            f"none of the {len(tried)} samples tried of {manifest.data} can be read; see `seglens data check`"
         )
     header, ordered = lay_out(draft.groups())
     note = json.dumps([asdict(entry) for entry, _ in draft.samples], indent=1)
     weight = len(header) + len(note) + sum(tensor.nbytes for tensors in ordered for tensor in tensors)
-    share = manifest.samples / len(draft.samples)
+    share = manifest.samples / len(tried)
     questions = sum(len(entry.questions) for entry, _ in draft.samples)
     stored = sum(path.stat().st_size for path in folder.glob("shard-*"))
-    return Estimate(manifest.samples, round(questions * share), round(weight * share), _free(folder), stored)
+    whole = len(tried) == manifest.samples
+    return Estimate(manifest.samples, round(questions * share), round(weight * share), _free(folder), stored, whole)
+
+
+def _handful(samples: int) -> list[int]:
+    if samples <= HANDFUL:
+        return list(range(samples))
+    return sorted({int(at * SPREAD % 1 * samples) for at in range(HANDFUL)})
 
 
 def _free(folder: Path) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seglens.cache.build import Bad, Built, Extract, Samples, begin, intact, write
+from seglens.cache.build import Built, Extract, Samples, begin, intact, write
 from seglens.cache.key import CacheError
 from seglens.cache.manifest import Manifest
 
@@ -16,9 +16,9 @@ Load = Callable[[], tuple[Samples, Extract]]
 class Writer:
     """An actor: loads the frozen parts once, then writes shard after shard to the shared folder."""
 
-    def __init__(self, load: Load, folder: Path, manifest: Manifest, bad: Bad):
+    def __init__(self, load: Load, folder: Path, manifest: Manifest):
         self.samples, self.extract = load()
-        self.folder, self.manifest, self.bad = folder, manifest, bad
+        self.folder, self.manifest = folder, manifest
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Rows of shard and fault: a refusal comes back in words, where an exception would be retried and wrapped."""
@@ -27,14 +27,14 @@ class Writer:
     def _write(self, shard: int) -> str:
         try:
             if intact(self.folder, self.manifest, shard) is None:  # a lost actor may have written it
-                write(self.samples, self.extract, self.folder, self.manifest, shard, self.bad)
+                write(self.samples, self.extract, self.folder, self.manifest, shard)
         except CacheError as error:
             return str(error)
         return ""
 
 
 def build_with_ray(
-    load: Load, samples: Samples, folder: Path, manifest: Manifest, actors: int, bad: Bad = "refuse",
+    load: Load, samples: Samples, folder: Path, manifest: Manifest, actors: int,
     gpus: float = 0.0, tick: Callable[[int], None] = lambda images: None,
 ) -> Built:  # fmt: skip
     """As `build`, with `actors` writers of `gpus` each. `load` runs in every actor (it is pickled); `folder` must be
@@ -55,7 +55,7 @@ def build_with_ray(
         ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
         work = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
         done = work.map_batches(
-            Writer, fn_constructor_args=(load, folder, manifest, bad), batch_size=1, num_gpus=gpus or None,
+            Writer, fn_constructor_args=(load, folder, manifest), batch_size=1, num_gpus=gpus or None,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo))),
         )  # fmt: skip
         for row in done.iter_rows():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglens.cache.contents import Arrangement, Contents
+from seglens.cache.contents import Arrangement, Contents, Skipped
 from seglens.cache.key import CacheError, differing, digest, listed
 from seglens.cache.manifest import Manifest, missing, read_manifest, shard_paths
 from seglens.cache.shard import ShardFile, Span
@@ -48,12 +48,14 @@ class Cache:
         self.folder, self.manifest = folder, manifest
         self._starts, self._counts, self._indices = array("q", [0]), array("i"), array("q")
         self._places, seals = list[Place](), []
+        self.skipped = list[Skipped]()  # what the dataset left out
         for shard in range(manifest.shards):
             contents = Contents.read(folder, manifest, shard)
             self._starts.append(self._starts[-1] + len(contents.samples))
             self._counts.extend(len(entry.questions) for entry in contents.samples)
             self._indices.extend(entry.index for entry in contents.samples)
             self._places.append(Place.of(contents))
+            self.skipped += contents.skipped
             seals.append([contents.sha256, [entry.questions for entry in contents.samples]])
         self._fingerprint = digest([manifest.digest(), seals])
         self._open = dict[int, ShardFile]()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, emit, progress, say
+from seglens.cli.shared import AsJson, Device, emit, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from seglens.cache import Manifest
@@ -24,22 +24,20 @@ Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; d
 ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")]
 DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]
 PerShard = Annotated[int | None, typer.Option(help="Images per file, which a process holds in memory; default 64.")]
-Bad = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do about a sample that cannot be read.")]
 
 
 def cache_estimate(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
     layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
-    bad: Bad = "refuse",
     device: Device = "cpu", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
     from seglens.cache import estimate
 
     reading = Reading(data, backbone, decoder, layer, image_size, device)
-    samples, extract, manifest = reading.begin(dtype, shard, bad)
-    said = estimate(samples, extract, out, manifest, bad)
+    samples, extract, manifest = reading.begin(dtype, shard)
+    said = estimate(samples, extract, out, manifest)
     if as_json:
         emit(asdict(said))
     else:
@@ -50,37 +48,37 @@ def cache_build(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Folder for the cache; the same command resumes.")],
     layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
-    bad: Bad = "refuse",
     any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
     ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
     device: Device = "cpu", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Compute the frozen features of a dataset once. Under torchrun the processes share the work."""
-    from seglens.cache import Share, build, estimate
+    from seglens.cache import Share, build, estimate, left_out
     from seglens.cache.build import complete
     from seglens.cache.ray import build_with_ray
+    from seglens.data.dataset import faults_of
 
     share = Share.here()
     reading = Reading(data, backbone, decoder, layer, image_size, device)
-    samples, extract, manifest = reading.begin(dtype, shard, bad)
+    samples, extract, manifest = reading.begin(dtype, shard)
+    known = list(faults_of(samples))
     if share.rank == 0:
-        said = estimate(samples, extract, out, manifest, bad)
+        said = estimate(samples, extract, out, manifest)
         say(str(said))
         if not any_room:
             said.refuse(out)
     mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in share.of(manifest.shards))
     with progress("caching", mine, hidden=as_json or share.rank > 0) as tick:
         if ray:
-            done = build_with_ray(
-                reading.load, samples, out, manifest, ray, bad, float(device.startswith("cuda")), tick
-            )
+            done = build_with_ray(reading.load, samples, out, manifest, ray, float(device.startswith("cuda")), tick)
         else:
-            done = build(samples, extract, out, manifest, bad, share, tick)
-    for skipped in done.skipped:
-        say(f"left out sample {skipped.index}: {skipped.why}")
+            done = build(samples, extract, out, manifest, share, tick)
+    here = set(known) if share.rank else set()  # the first process tells what all know
+    lacks = left_out([fault for fault in faults_of(samples) if fault not in here], done.skipped)
+    say_left_out(lacks)
     there = complete(out, manifest)
     if as_json:
-        emit({"cache": str(out), "shards": manifest.shards, "complete": there, **asdict(done)})
+        emit({"cache": str(out), "shards": manifest.shards, "complete": there, **asdict(done), "left_out": lacks})
     else:
         print(f"{out}: wrote {len(done.written)} shards, kept {len(done.kept)}; {there} of {manifest.shards} are there")
 
@@ -135,14 +133,14 @@ class Reading:
     def load(self) -> tuple[Dataset, Extract]:
         return self.samples(), self.parts().read
 
-    def begin(self, dtype: str, shard: int | None, bad: str) -> tuple[Dataset, Extract, Manifest]:
+    def begin(self, dtype: str, shard: int | None) -> tuple[Dataset, Extract, Manifest]:
         """Samples, the function that reads one, and the manifest of what it gives."""
         from seglens.cache import PER_SHARD, Manifest
 
         samples = self.samples()  # before the parts are loaded: a wrong name is told at once
         parts = self.parts()
         asked = {name: value for name, value in vars(self).items() if name != "device"}
-        asked |= {"dtype": dtype, "shard": shard, "bad": bad}
+        asked |= {"dtype": dtype, "shard": shard}
         said = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
         command = " ".join(["seglens cache build", *said])
         made = Manifest(parts.key(), self.data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)

@@ -29,12 +29,15 @@ def bench(
 ) -> None:
     """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule."""
     from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take
+    from seglens.general.mmbench import check_submission
     from seglens.names import check_name
 
     check_name(name, BENCHMARKS, "benchmark")
     benchmark = BENCHMARKS[name]
     if submission is not None and benchmark.submit is None:
         raise BenchmarkError(f"{name} has no server for answers; leave out --submission")
+    if submission is not None:
+        check_submission(submission)  # before a question is asked
     if not root and name != "world-vqa":
         raise BenchmarkError(f"{name} needs --root, the folder or file of its questions")
     every = benchmark.read(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def say_left_out(faults: Sequence[str], of: str = "", shown: int = 3) -> None:
+    """How many bad records a dataset leaves out, and the first of them."""
+    if faults:
+        more = f"; and {len(faults) - shown} more" if len(faults) > shown else ""
+        say(f"left out{of}: {len(faults)} bad records: {'; '.join(faults[:shown])}{more}")
 
 
 def emit(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Device, say
+from seglens.cli.shared import Device, say, say_left_out
 
 
 def train(
@@ -45,7 +45,13 @@ def train(
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         try:
-            prepare(recipe, data, out, exam, cache, live, device, image_size).run(out)
+            course = prepare(recipe, data, out, exam, cache, live, device, image_size)
+            lacks = course.left_out()
+            if not rank:
+                say_left_out(lacks)
+            course.run(out)
+            if not rank and len(found := course.left_out()) > len(lacks):  # what only reading it live tells
+                say_left_out(found)
         except Terminated as ended:
             if not rank:
                 say(f"seglens: told to stop after step {ended.step}; the same command goes on from there")

@@ -16,6 +16,7 @@ from seglens.general.choices import Row, only_table, rows
 from seglens.general.questions import BenchmarkError, Question, distinct
 
 LETTERS = "ABCD"
+AREAS = ("l2_category", "l2-category")
 # a letter that opens the list, a line, or follows a comma
 CHOICE = re.compile(r"(?:^|\n|,\s)\s*\(?([A-D])(?:\)|:|\.)\s*", re.MULTILINE)
 
@@ -23,7 +24,12 @@ CHOICE = re.compile(r"(?:^|\n|,\s)\s*\(?([A-D])(?:\)|:|\.)\s*", re.MULTILINE)
 def read(root: str) -> list[Question]:
     """The questions of a table, or of the only one in a folder."""
     path = only_table(root)
-    return distinct([_question(row) for row in rows(path, ("answer", "category"))], str(path))
+    found = rows(path, ("answer", "category"))
+    if found and not any(name in found[0].fields for name in AREAS):
+        raise BenchmarkError(
+            f"{path} is no table of MMStar: it has no column {' or '.join(AREAS)}; MMBench's is read by mmbench"
+        )
+    return distinct([_question(row) for row in found], str(path))
 
 
 def _question(row: Row) -> Question:

@@ -155,11 +155,19 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file."""
     text = "".join(line for _, line in lines(path))
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
     except json.JSONDecodeError as error:
         raise BenchmarkError(
             f"{path}:{error.lineno}: not JSON ({error.msg}); the file is cut short or damaged"
         ) from error
+
+
+def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise BenchmarkError(f"{path}: {twice!r} is there twice; keep one")
+    return made
 
 
 def table(path: Path, needs: Sequence[str], delimiter: str = "\t") -> Iterator[tuple[int, dict[str, str]]]:

@@ -1,0 +1,28 @@
+"""Files that are whole or not there, on a disk that is full."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from seglens.files import write_atomic, write_together
+
+
+def test_a_full_disk_is_told_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write fails without a name; of several files none is left, nor a hidden one."""
+    real, synced = os.fsync, list[int]()
+
+    def full(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert (caught.value.filename, list(tmp_path.iterdir())) == (str(tmp_path / "b"), [])
+    write_atomic(tmp_path / "a", b"3")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"3"]
