@@ -84,7 +84,7 @@ def _rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def _runs(counts: str | bytes | Sequence[int] | None) -> Int64[np.ndarray, " r"]:
+def _runs(counts: Any) -> Int64[np.ndarray, " r"]:
     """Run lengths, background first. Compressed: 5 bits per byte, low first, signed, as differences from two runs ago.
 
     The code of `rleFrString` in cocoapi's `maskApi.c`, for all runs at once. Raises ``ValueError`` on any other string.
