@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from seglens.parts import Parts
 from seglens.prediction import slug
 from seglens.presets import Recipe
 from seglens.training import fit, progress
-
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)

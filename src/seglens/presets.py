@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seglens.methods.lens import LensConfig
+from seglens.names import check_name
 from seglens.training import TrainConfig
 
 LENS: dict[str, LensConfig] = {
@@ -65,7 +65,8 @@ RECIPES: dict[str, Recipe] = {
 
 def recipe(name: str) -> Recipe:
     """The preset of that name. Raises ValueError with the nearest name on a typo."""
-    return RECIPES[_known(name, RECIPES, "preset")]
+    check_name(name, RECIPES, "preset")
+    return RECIPES[name]
 
 
 def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
@@ -77,7 +78,8 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals:
             raise ValueError(f"got the setting {text!r}; write name=value, as in lr=1e-4")
         parts = {field.name: part for part in ("lens", "training") for field in fields(getattr(made, part))}
-        part = parts[_known(name.strip(), parts, "setting")]
+        check_name(name.strip(), parts, "setting")
+        part = parts[name.strip()]
         config: Any = getattr(made, part)
         kind = get_type_hints(type(config))[name.strip()]
         made = replace(made, **{part: replace(config, **{name.strip(): _typed(name, kind, value.strip())})})
@@ -87,7 +89,8 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
 def _typed(name: str, kind: Any, value: str) -> Any:
     """The value of a setting as its type wants it."""
     if get_origin(kind) is Literal:
-        return _known(value, get_args(kind), f"value of {name}")
+        check_name(value, get_args(kind), f"value of {name}")
+        return value
     kinds = get_args(kind) or (kind,)
     if value.lower() == "none" and type(None) in kinds:
         return None
@@ -105,11 +108,3 @@ def _typed(name: str, kind: Any, value: str) -> Any:
     if str in kinds:
         return value
     raise ValueError(f"the setting {name}={value!r} is no {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}")
-
-
-def _known(name: str, known: Iterable[str], what: str) -> str:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no {what} {name!r}; choose one of {', '.join(known)}{hint}")
-    return name

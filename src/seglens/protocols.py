@@ -23,6 +23,7 @@ from seglens.metrics import (
     lisa_rule,
     precision_at,
 )
+from seglens.names import check_name
 
 PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -173,6 +174,5 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def find_protocol(name: str) -> Protocol:
     """The protocol of that name. Raises ValueError when there is none."""
-    if name not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {name!r}; choose from {', '.join(PROTOCOLS)}")
+    check_name(name, PROTOCOLS, "protocol")
     return PROTOCOLS[name]
