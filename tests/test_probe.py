@@ -209,12 +209,30 @@ def test_the_command_writes_config_and_curve(seglens: Run, llava: Path, tmp_path
     assert next(line for line in lines if "read this one" in line).split()[0] == str(report["layer"])
     use = shlex.split(lines[-1])
     assert use[:2] == ["seglens", "train"]
-    assert (use[use.index("--backbone") + 1], use[use.index("--layer") + 1]) == (str(llava), str(report["layer"]))
+    assert use[use.index("--probe") + 1] == str(tmp_path / "new" / "probe.json")
     code, out, err = seglens(*asked, "--json", "--out", tmp_path / "mine.json")
     said = json.loads(out)
     assert (code, err) == (0, "")
     assert said.pop("files") == {"config": str(tmp_path / "mine.json"), "curve": str(tmp_path / "mine.png")}
-    assert said == report == json.loads((tmp_path / "mine.json").read_text())
+    assert said == json.loads((tmp_path / "mine.json").read_text())
+    assert {**said, "use": report["use"]} == report
+
+
+def test_a_training_goes_by_what_was_probed(seglens: Run, llava: Path, sam: Path, tmp_path: Path) -> None:
+    found = {"backbone": {"name": str(llava.resolve()), "revision": None}, "layer": 2, "image_size": 84}
+    (tmp_path / "probe.json").write_text(json.dumps(found))
+    settings = ("--set", "steps=1", "--set", "images=1", "--set", "descriptor_width=16", "--set", "encoder_width=16")
+    asked = ("train", "--probe", tmp_path / "probe.json", "--decoder", sam, "--data", "world:n=1,split=train,queries=1")
+    assert seglens(*asked, *settings, "--out", tmp_path / "run")[0] == 0
+    made = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
+    assert (made["backbone"]["name"], made["layer"], made["image_size"]) == (str(llava.resolve()), 2, 84)
+    code, _, err = seglens(*asked, *settings, "--out", tmp_path / "other", "--backbone", "org/another")
+    assert code == 2
+    assert "is a probe of" in err
+    (tmp_path / "probe.json").write_text("{}")
+    code, _, err = seglens(*asked, *settings, "--out", tmp_path / "other")
+    assert code == 2
+    assert "is no file of `seglens probe`" in err
 
 
 def test_the_canvas_is_passed_on(seglens: Run, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ one with which a head begins that reads layer k: `--layer` k of `seglens train`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,27 @@ def probe(
             f"{len(images)} of {looked}; choose other data, or more of it"
         )
     return _curve(_Tally.joined(tallies), backbone.readable, len(images), seed)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a training needs of a finished probe: the MLLM, its canvas and the layer to read."""
+
+    backbone: str
+    layer: int
+    image_size: int
+
+    @classmethod
+    def read(cls, path: Path) -> Probed:
+        """From the file that `seglens probe --out` wrote. Raises ValueError when it is none."""
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            backbone, layer, size = told["backbone"]["name"], told["layer"], told["image_size"]
+        except (UnicodeDecodeError, ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is no file of `seglens probe`; give the probe.json that it wrote") from None
+        if not (isinstance(backbone, str) and type(layer) is type(size) is int):
+            raise ValueError(f"{path} names no MLLM, layer or image size; run `seglens probe` again")
+        return cls(backbone, layer, size)
 
 
 def check_limit(limit: int | None) -> None:

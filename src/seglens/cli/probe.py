@@ -48,6 +48,7 @@ def probe(
     signature, origin = mllm.signature(), Origin.of(backbone, hub_commit(backbone))
     faults = [str(fault) for fault in faults_of(samples)]
     size = "" if image_size is None else f" --image-size {image_size}"
+    chosen = f"--backbone {shlex.quote(backbone)} --layer {curve.chosen.layer}{size}"
     report: dict[str, Any] = {
         "backbone": {"name": origin.name, "revision": origin.revision},
         **{key: signature[key] for key in ("family", "image_size", "grid", "dtype")},
@@ -56,7 +57,7 @@ def probe(
         "skipped": len(faults),
         "faults": faults,
         **curve.to_dict(),
-        "use": f"seglens train --backbone {shlex.quote(backbone)} --layer {curve.chosen.layer}{size} "
+        "use": f"seglens train {chosen if file is None else f'--probe {shlex.quote(str(file))}'} "
         "--decoder SAM --data DATA --out FOLDER",
     }
     files = {} if file is None else _write(file, report, curve)

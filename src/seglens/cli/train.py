@@ -19,6 +19,7 @@ def train(
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
     layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default the family's own.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")] = None,
+    probe: Annotated[Path | None, typer.Option(help="A probe.json: its MLLM, canvas and layer.")] = None,
     exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached features; default inside OUT.")] = None,
     live: Annotated[bool, typer.Option(help="Run the MLLM at every step instead of caching.")] = False,
@@ -41,6 +42,8 @@ def train(
     rank = int(os.environ.get("RANK", "0"))
     with first_to_speak(rank):
         recipe = adjusted(named(preset), setting or ())
+        if probe is not None:
+            backbone, layer, image_size = _probed(probe, backbone, layer, image_size)
         if backbone is not None:
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
@@ -58,3 +61,14 @@ def train(
             raise
     if not rank:
         print(out / "head")
+
+
+def _probed(path: Path, backbone: str | None, layer: int | None, image_size: int | None) -> tuple[str, int, int]:
+    """What a probe found; options that were given besides go before it. A probe of another MLLM is refused."""
+    from seglens.checkpoint import Origin
+    from seglens.probe import Probed
+
+    found = Probed.read(path)
+    if backbone is not None and Origin.of(backbone).name != found.backbone:
+        raise ValueError(f"{path} is a probe of {found.backbone}, and --backbone is {backbone}; leave out one of them")
+    return found.backbone, found.layer if layer is None else layer, image_size or found.image_size
