@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from seglens.backbones import Backbone
+from seglens.checkpoint import Origin
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
-from seglens.features import Batch, Features, FeatureSource, Live, Pick, collate, extract
+from seglens.features import Batch, Features, FeatureSource, Pick, collate, extract
+from seglens.parts import Parts
 from seglens.types import Sample, Target
 
 RATIOS = {"rtol": 0.0, "atol": 0.5 / 255 + 1e-6}  # areas are stored in 255 steps
@@ -98,7 +104,7 @@ class Counted:
 
 def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
     data = Counted(lessons)
-    live = Live(data, backbone, decoder, "world")
+    live = Parts(backbone, decoder).live(data, "world")
     assert isinstance(live, FeatureSource)
     assert len(live) == 6
     assert live.questions(2) == 4
@@ -110,9 +116,10 @@ def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, deco
 
 
 def test_a_source_is_told_from_another(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
-    mine = Live(lessons, backbone, decoder, "world:n=6").fingerprint()
-    assert Live(lessons, backbone, decoder, "world:n=6").fingerprint() == mine
-    assert Live(lessons, backbone, decoder, "world:n=6,seed=2").fingerprint() != mine
+    parts = Parts(backbone, decoder)
+    mine = parts.live(lessons, "world:n=6").fingerprint()
+    assert Parts(backbone, decoder).live(lessons, "world:n=6").fingerprint() == mine
+    assert parts.live(lessons, "world:n=6,seed=2").fingerprint() != mine
 
 
 def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder) -> None:
@@ -123,3 +130,17 @@ def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder)
     assert isinstance(batch, Batch)
     covered = batch.truth.masks.mean((-2, -1))[:, 0]
     torch.testing.assert_close(covered, torch.tensor([8 / 60, 8 / 60, 1.0]), rtol=0, atol=2 / 255)
+
+
+def test_a_source_is_told_from_one_of_other_weights(lessons: WorldData, llava: Path, sam: Path, tmp_path: Path) -> None:
+    """Of the same name and shape: a live training that goes on with them would not be the same training."""
+    folder = shutil.copytree(llava, tmp_path / "mllm")
+
+    def made() -> str:
+        return Parts.load(Origin.of(str(folder)), Origin.of(str(sam))).live(lessons, "world").fingerprint()
+
+    before = made()
+    assert made() == before
+    file = folder / "model.safetensors"
+    save_file({k: v + 0.01 for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    assert made() != before

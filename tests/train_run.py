@@ -21,9 +21,9 @@ from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features import Live
 from seglens.lessons import Drawn
 from seglens.methods import Lens, LensConfig, build_lens
+from seglens.parts import Parts
 from seglens.training import TrainConfig, fit
 
 SMALL = replace(LensConfig(), descriptor_width=16, encoder_width=16)
@@ -42,7 +42,7 @@ def head_config(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = S
 
 
 def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> Drawn:
-    live = Live(data, backbone, decoder, name)
+    live = Parts(backbone, decoder).live(data, name)
     return Drawn([live], Epochs(len(live), live.questions, seed=4))
 
 
@@ -51,7 +51,7 @@ def train(llava: str, sam: str, out: str, **settings: object) -> Lens:
     parts = load_backbone(llava, attn_implementation="eager"), load_decoder(sam)
     head = fresh(*parts)
     config = replace(LONG, **settings)
-    exam = Live(WorldData(n=3, seed=9, queries=2), *parts, "exam")
+    exam = Parts(*parts).live(WorldData(n=3, seed=9, queries=2), "exam")
     fit(head, lessons(*parts), config, head_config(*parts), Path(out), exam=exam, quiet=True)
     return head
 

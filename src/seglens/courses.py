@@ -25,7 +25,7 @@ from seglens.training import fit, progress
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureStorage:
     """Where frozen features come from: a folder that is a finished cache (`seglens cache build`), a folder in which the
     caches of datasets are kept by their names, or the parts themselves, `live` at every step."""
 
@@ -39,7 +39,7 @@ class Features:
         if self.live:
             return parts.live(data, name)
         if (self.folder / MANIFEST).exists():
-            return Cache.open(self.folder, parts.key(), name)
+            return Cache.open(self.folder, parts.key, name)
         with progress("reading", len(data)) as show:
             done = 0
 
@@ -93,11 +93,11 @@ def prepare(
     parts = Parts.load(
         Origin.of(recipe.backbone), Origin.of(recipe.decoder), layer=recipe.layer, image_size=image_size, device=device
     )
-    features = Features(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
+    features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
     lessons = teach(parts, opened, data, features, recipe.training.seed)
     torch.manual_seed(recipe.training.seed)
     head = build_lens(recipe.lens, parts.backbone, parts.decoder).to(parts.decoder.device)
-    examiner = Features(out / "features", live)
+    examiner = FeatureStorage(out / "features", live)
     asked = None if examined is None or exam is None else examiner.source(parts, examined, exam)
     config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)))
     return Course(recipe, head, config, lessons, asked, opened)
@@ -116,7 +116,7 @@ def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
     return data
 
 
-def teach(parts: Parts, data: Dataset | Mixed, name: str, features: Features, seed: int) -> Lessons:
+def teach(parts: Parts, data: Dataset | Mixed, name: str, features: FeatureStorage, seed: int) -> Lessons:
     """The stream that a head learns from."""
     if not isinstance(data, Mixed):
         source = features.source(parts, data, name)

@@ -33,8 +33,7 @@ class Record:
     """One query: pixel counts of the mask given, and of the mask drawn before absence was judged.
 
     `id` is the sample's and, after a slash, the target's own, or the number of the query in it where it has none or
-    shares it. `masks`, kept on request, are the run lengths of prediction,
-    target and ignored pixels."""
+    shares it. `masks`, kept on request, are the run lengths of prediction, target and ignored pixels."""
 
     id: str
     image: str

@@ -74,7 +74,7 @@ class Streamed:
 
     def fingerprint(self) -> str:
         datasets = [[dataset.name, len(dataset)] for dataset in self.mixed.datasets]
-        return _hash([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.parts.key()])
+        return _hash([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.parts.key])
 
 
 def _hash(made: Any) -> str:

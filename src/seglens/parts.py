@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ class Parts:
         backbone, decoder = (Origin.of(name, revision or hub_commit(name)) for name, revision in named)
         return backbone, decoder
 
+    @cached_property
     def key(self) -> dict[str, Any]:
-        """All that decides what the parts say of a sample, as plain values: the key of cached features."""
+        """All that decides what the parts say of a sample, as plain values: the key of cached features. Reads
+        every byte of weights that lie in a folder, once."""
         mllm, sam = self.backbone, self.decoder
         return {
             "backbone": identity(mllm.signature(), mllm.name, hub_commit(mllm.name)),
@@ -69,7 +72,7 @@ class Parts:
 
     def live(self, data: Dataset, name: str) -> Live:
         """A dataset, read whenever it is asked for."""
-        return Live(data, self.backbone, self.decoder, name)
+        return Live(data, self.backbone, self.decoder, name, self.key)
 
     def cached(
         self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto",
@@ -77,7 +80,7 @@ class Parts:
     ) -> Cache:  # fmt: skip
         """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
         together. Raises CacheError when the folder holds something else."""
-        manifest = Manifest(self.key(), name, len(data), data.trainable, dtype)
+        manifest = Manifest(self.key, name, len(data), data.trainable, dtype)
         build(data, self.read, folder, manifest, Share.here(), tick)
         _wait(self.decoder.device)
         return Cache.open(folder, manifest.key, name)

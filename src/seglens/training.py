@@ -42,9 +42,7 @@ class TrainConfig:
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
-    schedule: Literal["linear", "constant"] = (
-        "linear"  # after the warm-up: down to zero (LISA's WarmupDecayLR), or flat
-    )
+    schedule: Literal["linear", "constant"] = "linear"  # after warm-up: to zero (LISA's WarmupDecayLR), or flat
     warmup: int = 100  # steps
     clip: float | None = 1.0
     mixed_precision: Precision = "bf16"  # autocast; the weights and the optimiser stay fp32

@@ -84,6 +84,16 @@ class QuestionRows:
     mask: Bool[Tensor, "1 q t"]
 
 
+def tower(model: Any, pixels: Float[Tensor, "3 s s"]) -> Any:
+    """What the vision tower and projector of a LLaVA-like model say of one canvas, by the layer its config names: a
+    tensor of "1 i d", or a list with one of "i d"."""
+    config = model.config
+    return model.get_image_features(
+        pixels[None], vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+    ).pooler_output  # fmt: skip
+
+
 @dataclass(frozen=True)
 class OpenImage:
     """An image the backbone has seen: its prefix at the read layer, and the keys and values below it."""

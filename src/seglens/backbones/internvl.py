@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen, fixed_size
+from seglens.backbones.base import Backbone, Layout, Seen, fixed_size, tower
 from seglens.backbones.positions import in_line
 
 
@@ -25,12 +25,7 @@ class InternVLBackbone(Backbone):
         return Layout(fixed_size(config, height, image_size), (cells, cells))
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
-        config = self.model.config
-        found = self.model.get_image_features(
-            pixels[None], vision_feature_layer=config.vision_feature_layer,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
-        )  # fmt: skip
-        return Seen(found.pooler_output)
+        return Seen(tower(self.model, pixels))
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
         return in_line(before, self.grid)

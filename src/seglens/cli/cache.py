@@ -143,5 +143,5 @@ class Reading:
         asked |= {"dtype": dtype, "shard": shard}
         said = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
         command = " ".join(["seglens cache build", *said])
-        made = Manifest(parts.key(), self.data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
+        made = Manifest(parts.key, self.data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
         return samples, parts.read, made

@@ -132,7 +132,7 @@ def frozen_parts(weights: Path, layer: int = LAYER) -> Parts:
 
 def features(parts: Parts, data: WorldData, out: Path) -> Cache:
     """The frozen features of training data, kept in `out` for as long as data and weights are the same."""
-    made = hashlib.sha256(json.dumps([repr(data), parts.key()], sort_keys=True).encode()).hexdigest()
+    made = hashlib.sha256(json.dumps([repr(data), parts.key], sort_keys=True).encode()).hexdigest()
     return parts.cached(data, repr(data), out / f"features_{made[:12]}", "fp16")
 
 
