@@ -71,13 +71,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """All that is needed to rebuild a head: its method with its settings, and the frozen parts it was trained on."""
+    """All that is needed to rebuild a head: its method with its settings, and the parts it was trained on, which stay
+    as they are."""
 
     method: str
     settings: dict[str, Any]
     backbone: Origin
-    layer: int
-    decoder: Origin
+    layer: int | None = None  # at which a frozen MLLM is read; None where the method reads it to its end
+    decoder: Origin | None = None  # None where the method draws its masks itself
     image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     presence_threshold: float = 0.5
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
@@ -108,7 +109,8 @@ def read_config(folder: str | Path) -> HeadConfig:
     the weights depend on was changed."""
     raw = _read(Path(folder))
     del raw[SEAL]
-    backbone, decoder = (Origin(**raw.pop(key)) for key in ("backbone", "decoder"))
+    backbone, decoder = (None if given is None else Origin(**given) for given in map(raw.pop, ("backbone", "decoder")))
+    assert backbone is not None
     return HeadConfig(backbone=backbone, decoder=decoder, **raw)
 
 
@@ -143,19 +145,22 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
     unknown = raw.keys() - {SEAL, *(field.name for field in fields(HeadConfig))}
     if unknown:
         return f"has unknown entries: {', '.join(sorted(unknown))}"
-    kinds = {"method": str, "settings": dict, "backbone": dict, "layer": int, "decoder": dict, SEAL: dict}
-    for key, kind in kinds.items():
-        if not isinstance(raw.get(key), kind) or isinstance(raw[key], bool):
-            return f"has {key}={json.dumps(raw.get(key))[:60]}, needs a value of type {kind.__name__}"
+    kinds = {"method": str, "settings": dict, "backbone": dict, SEAL: dict}
+    optional = {"layer": int, "decoder": dict, "image_size": int}
+    for key, kind in (kinds | optional).items():
+        value = raw.get(key)
+        if isinstance(value, bool) or not isinstance(value, kind | None if key in optional else kind):
+            return f"has {key}={json.dumps(value)[:60]}, needs a value of type {kind.__name__}" + (
+                " or null" if key in optional else ""
+            )
     for key in ("backbone", "decoder"):
+        if raw[key] is None:
+            continue
         name, revision = raw[key].get("name"), raw[key].get("revision")
         if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
     if raw[SEAL].keys() != {"weights", "config"} or not all(isinstance(sum, str) for sum in raw[SEAL].values()):
         return f"has {SEAL}={json.dumps(raw[SEAL])[:60]}, needs the checksums of weights and config"
-    size = raw.get("image_size")
-    if not isinstance(size, int | None) or isinstance(size, bool):
-        return f"has image_size={json.dumps(size)[:60]}, needs a whole number or null"
     threshold = raw.get("presence_threshold", 0.5)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"

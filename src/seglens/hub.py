@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig, embedded_folder
+from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig, Origin, embedded_folder
 from seglens.files import write_atomic
 
 CARD = "README.md"
@@ -47,7 +47,7 @@ def push_folder(
 
     Raises CheckpointError when the head names a frozen part that only this machine has, or the hub refuses."""
     for part in (config.backbone, config.decoder):
-        if part.name.startswith((".", "/")):
+        if part is not None and part.name.startswith((".", "/")):
             raise CheckpointError(
                 f"the head names {part.name!r}, a folder that nobody else has; "
                 "train on a hub id, or publish that folder and name it in config.json"
@@ -74,10 +74,9 @@ def push_folder(
 
 def model_card(config: HeadConfig, name: str) -> str:
     """What a reader of the hub needs: what the head belongs to, how it was trained, and the lines that load it."""
-    backbone, decoder = (
-        f"{part.name}" + (f" (revision {part.revision})" if part.revision else "")
-        for part in (config.backbone, config.decoder)
-    )
+    backbone = _named(config.backbone)
+    reads = "read to its end through an adapter" if config.layer is None else f"read at layer {config.layer}"
+    draws = "" if config.decoder is None else f", drawn by {_named(config.decoder)}"
     trained = "".join(f"- {key}: {value}\n" for key, value in (config.trained or {}).items())
     return f"""---
 library_name: seglens
@@ -87,8 +86,8 @@ base_model: {config.backbone.name}
 
 # {name}
 
-A {config.method.upper()} head: masks for the frozen multimodal LLM {backbone},
-read at layer {config.layer}, drawn by {decoder}. The MLLM itself is not changed by one weight.
+A {config.method.upper()} head: masks for the multimodal LLM {backbone},
+{reads}{draws}. The MLLM itself is not changed by one weight.
 
 ```python
 from seglens import Segmenter
@@ -98,3 +97,7 @@ segmenter.segment("photo.jpg", "the thing I could sit on").save("out")
 ```
 
 {trained}"""
+
+
+def _named(part: Origin) -> str:
+    return part.name + (f" (revision {part.revision})" if part.revision else "")

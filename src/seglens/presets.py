@@ -36,9 +36,10 @@ LENS: dict[str, LensConfig] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A head, how it is trained and, where a publication says so, on what: `rates` are the shares of LISA's mixture."""
+    """A method with its settings, how it is trained and, where a publication says so, on what: `rates` are the shares
+    of LISA's mixture."""
 
-    lens: LensConfig
+    method: Any  # a config of seglens.methods
     training: TrainConfig
     backbone: str | None = None
     decoder: str | None = None
@@ -49,24 +50,27 @@ class Recipe:
 LLAVA_SAM: dict[str, Any] = {
     "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
 }  # fmt: skip
-RECIPES: dict[str, Recipe] = {
-    "default": Recipe(LENS["default"], TrainConfig()),
-    # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
-    "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
-    # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 "epochs" of 100 steps
-    "authors": Recipe(
-        LENS["authors"],
-        TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
-        rates="authors",
-        **LLAVA_SAM,
-    ),
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "lens": {
+        "default": Recipe(LENS["default"], TrainConfig()),
+        # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
+        "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
+        # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 x 100 steps
+        "authors": Recipe(
+            LENS["authors"],
+            TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
+            rates="authors",
+            **LLAVA_SAM,
+        ),
+    },
 }
 
 
-def recipe(name: str) -> Recipe:
-    """The preset of that name. Raises ValueError with the nearest name on a typo."""
-    check_name(name, RECIPES, "preset")
-    return RECIPES[name]
+def recipe(name: str, method: str = "lens") -> Recipe:
+    """The preset of that name for a method. Raises ValueError with the nearest name on a typo."""
+    check_name(method, RECIPES, "method")
+    check_name(name, RECIPES[method], f"preset of {method}")
+    return RECIPES[method][name]
 
 
 def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
@@ -77,7 +81,7 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"got the setting {text!r}; write name=value, as in lr=1e-4")
-        parts = {field.name: part for part in ("lens", "training") for field in fields(getattr(made, part))}
+        parts = {field.name: part for part in ("method", "training") for field in fields(getattr(made, part))}
         check_name(name.strip(), parts, "setting")
         part = parts[name.strip()]
         config: Any = getattr(made, part)

@@ -34,6 +34,11 @@ class Target:
     def present(self) -> bool:
         return bool(self.mask.any())
 
+    @property
+    def spoken(self) -> bool:
+        """Is it a question to be answered in words, with no mask?"""
+        return self.kind == "vqa"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -91,6 +96,18 @@ class Speech:
 
 # Who sees whom besides the earlier rows: nobody; image tokens each other; and image tokens the segmentation token too
 Attention = Literal["causal", "images", "dual"]
+# How every patch of the vision tower gets a row of its own: not at all; from itself alone; from its neighbourhood
+Refill = Literal["none", "replicate", "scan"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A question with its answer as an MLLM that is tuned reads them, from behind the image on."""
+
+    ids: tuple[int, ...]  # new tokens are numbered on from the width of the model's output layer
+    learnt: tuple[bool, ...]  # the answer's tokens
+    places: tuple[int, ...]  # of the segmentation tokens (all at the refusal's, in a refusal; void in a spoken answer)
+    spoken: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +132,7 @@ class Reading:
 
     patches: Float[Tensor, "b f v"]  # of the vision tower's last layer, in raster order, before pixel-shuffle
     given: Float[Tensor, "b i d"]  # image tokens as the language model was given them (F_V1 of SELF1E)
-    refilled: Float[Tensor, "b f d"] | None  # every patch replicated and projected alone (F_V1^HQ), where asked for
+    refilled: Float[Tensor, "b f d"] | None  # every patch projected (F_V1^HQ), by the `Refill` asked for
     image: Float[
         Tensor, "b r i d"
     ]  # image tokens behind the last layer (F_IMG); r is q where questions change it, or 1
@@ -171,9 +188,9 @@ class Totals:
     """How many masks, questions and answers a loss is averaged over: those of a whole optimiser step, on all
     devices."""
 
-    present: float
-    valid: float
-    answered: float  # in tokens or in words
+    present: float | int
+    valid: float | int
+    answered: float | int  # in tokens or in words
 
 
 @dataclass(frozen=True)

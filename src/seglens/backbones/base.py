@@ -23,7 +23,7 @@ from seglens.backbones.processors import load_processor, processor_hash, text_ha
 from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
-from seglens.types import Readout
+from seglens.types import Attention, Readout, Refill, Speech, Tuning
 
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
@@ -296,6 +296,12 @@ class Backbone(ABC):
         if tokens > most:
             raise QuestionError(f"got a question of {tokens} tokens with its image; the model takes {most}; shorten it")
         return dict(inputs.to(self.device, self.model.dtype))
+
+    def adapt(self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none") -> Any:
+        """This MLLM with an adapter, in a copy that shares every weight with it: it stays as it is."""
+        from seglens.backbones.adapt import Adapted
+
+        return Adapted(self, tuning, speech, attention, refill)
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""

@@ -74,7 +74,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     row = ROWS[name]
     parts, config = frozen_parts(weights, row.layer), row.config()
     torch.manual_seed(row.seed)
-    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
+    head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
     made = HeadConfig("lens", asdict(config), Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
     fit(head, lessons(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)

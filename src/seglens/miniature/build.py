@@ -62,7 +62,7 @@ class StageError(RuntimeError):
 
 def lens_config(preset: str = "default") -> LensConfig:
     """A preset at the miniature's sizes."""
-    return replace(recipe(preset).lens, descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
+    return replace(recipe(preset).method, descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
 
 
 def _pupil() -> Pupil:
@@ -145,7 +145,7 @@ def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> Drawn:
 def stage_head(out: Path, weights: Path) -> None:
     parts, config = frozen_parts(weights), lens_config()
     torch.manual_seed(0)
-    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
+    head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     note = {"data": asdict(HEAD_DATA), "training": asdict(HEAD_TRAINING)}
     made = HeadConfig("lens", asdict(config), Origin("../mllm"), LAYER, Origin("../sam"), trained=note)
     fit(head, lessons(parts, HEAD_DATA, out), HEAD_TRAINING, made, out / "head")
