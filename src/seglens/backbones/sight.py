@@ -96,7 +96,7 @@ def tower_layers(model: Any) -> Sequence[nn.Module]:
     """The layers of the vision tower up to the last that its config names: those behind it change nothing."""
     count = model.config.vision_config.num_hidden_layers
     lists = (m for m in model.model.vision_tower.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
-    return next(lists)[: max(n % (count + 1) for n in _chosen(model.config))]
+    return list(next(lists))[: max(n % (count + 1) for n in _chosen(model.config))]
 
 
 def _chosen(config: PreTrainedConfig) -> Sequence[int]:
