@@ -92,6 +92,9 @@ class Speech:
 # Who sees whom besides the earlier rows: nobody; image tokens each other; and image tokens the segmentation token too
 Attention = Literal["causal", "images", "dual"]
 
+# How every patch of the vision tower gets a row of its own: not at all; from itself alone; from its neighbourhood
+Refill = Literal["none", "replicate", "scan"]
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -115,7 +118,7 @@ class Reading:
 
     patches: Float[Tensor, "b f v"]  # of the vision tower's last layer, in raster order, before pixel-shuffle
     given: Float[Tensor, "b i d"]  # image tokens as the language model was given them (F_V1 of SELF1E)
-    refilled: Float[Tensor, "b f d"] | None  # every patch replicated and projected alone (F_V1^HQ), where asked for
+    refilled: Float[Tensor, "b f d"] | None  # every patch projected (F_V1^HQ), by the `Refill` asked for
     image: Float[
         Tensor, "b r i d"
     ]  # image tokens behind the last layer (F_IMG); r is q where questions change it, or 1

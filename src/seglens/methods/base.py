@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from seglens.geometry import Frame
-from seglens.types import Attention, Embedding, MethodOutput, Reading, Shown, Speech, Totals, Truth, Tuning
+from seglens.types import Attention, Embedding, MethodOutput, Reading, Refill, Shown, Speech, Totals, Truth, Tuning
 
 
 @runtime_checkable
@@ -115,7 +115,9 @@ class Source(Protocol):
     feed_forward: int
 
     def clone_layers(self, count: int = 2) -> list: ...
-    def adapt(self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: bool = False) -> Any: ...
+    def adapt(
+        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
+    ) -> Any: ...
 
 
 def check_choices(config: Any, name: str) -> None:
