@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up import SOME, WIDTH, B, Q, Silent, reading, taught
+from readings import SOME, WIDTH, B, Q, Silent, reading, taught
 from torch import Tensor
 
 from seglens.data.prompts import apply
