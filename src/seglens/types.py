@@ -141,6 +141,7 @@ class Reading:
     shuffle: int
     choice: Float[Tensor, "b q a"]  # logits over all words and new tokens, in the state that predicts the first of them
     text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answer, mean over its tokens; in training
+    before: Float[Tensor, "b d"] | None = None  # the state of the token in front of the image, as `image` is taken
 
     @property
     def fine_grid(self) -> tuple[int, int]:
