@@ -8,7 +8,7 @@ f patches of its vision tower, v their width, k segmentation tokens of one answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,8 @@ class Target:
     """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits.
 
     Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
-    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out."""
+    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out.
+    `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
@@ -29,6 +30,13 @@ class Target:
     ignore: Bool[np.ndarray, "h w"] | None = None
     answer: str | None = None
     id: str | None = None
+    spoken: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spoken and (not self.answer or self.mask.any()):
+            raise ValueError(
+                f"{self.query!r} is answered in words alone; it needs an answer, and a mask without pixels"
+            )
 
     @property
     def present(self) -> bool:
@@ -47,6 +55,11 @@ class Sample:
     id: str
     image: UInt8[np.ndarray, "h w 3"]
     targets: tuple[Target, ...]
+
+    def drawn(self) -> Sample:
+        """Without the queries that are answered in words alone: for all that knows masks only."""
+        kept = tuple(target for target in self.targets if not target.spoken)
+        return self if len(kept) == len(self.targets) else replace(self, targets=kept)
 
 
 @dataclass(frozen=True)
