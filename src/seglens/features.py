@@ -187,7 +187,8 @@ class Live:
     def _sample(self, image: int) -> Sample | None:
         """None for one that the data leaves out."""
         if self._last[0] != image:
-            self._last = image, usable(self.samples, image)[0]
+            sample = usable(self.samples, image)[0]
+            self._last = image, None if sample is None else sample.drawn()
         return self._last[1]
 
     def questions(self, image: int) -> int:

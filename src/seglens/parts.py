@@ -80,8 +80,8 @@ class Parts:
         }
 
     def read(self, sample: Sample) -> Features:
-        """What they say of a sample."""
-        return extract(sample, self.backbone, self.sam())
+        """What they say of a sample and of the questions about it that ask for masks."""
+        return extract(sample.drawn(), self.backbone, self.sam())
 
     def live(self, data: Dataset, name: str) -> Live:
         """A dataset, read whenever it is asked for."""

@@ -42,12 +42,6 @@ class Target:
     def present(self) -> bool:
         return bool(self.mask.any())
 
-    @property
-    def spoken(self) -> bool:
-        """Is it a question to be answered in words, with no mask?"""
-        return self.kind == "vqa"
-
-
 @dataclass(frozen=True)
 class Sample:
     """An image with all the queries about it: the unit of data, because the image is what costs."""

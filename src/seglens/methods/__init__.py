@@ -9,6 +9,7 @@ from typing import Any
 from seglens.methods.base import Method, PromptDecoder, Source
 from seglens.methods.lens import Lens, LensConfig, build_lens
 from seglens.methods.lisa import LisaConfig, build_lisa
+from seglens.methods.mllmseg import MLLMSegConfig, build_mllmseg
 from seglens.methods.self1e import Self1eConfig, build_self1e
 from seglens.names import check_name
 
@@ -26,6 +27,7 @@ class Kind:
 
 METHODS: dict[str, Kind] = {
     "lens": Kind(LensConfig, build_lens, tuned=False, needs_decoder=True),
+    "mllmseg": Kind(MLLMSegConfig, build_mllmseg, tuned=True, needs_decoder=False),
     "self1e": Kind(Self1eConfig, build_self1e, tuned=True, needs_decoder=False),
     "lisa": Kind(LisaConfig, build_lisa, tuned=True, needs_decoder=True),
 }
