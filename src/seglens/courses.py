@@ -127,8 +127,7 @@ def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
 
     Raises ValueError when it is kept for tests."""
     if text.partition(":")[0] in MIXTURES:
-        given = {"rates": recipe.rates, "seed": recipe.training.seed}
-        return load_mixture(",".join([text, *(f"{k}={v}" for k, v in given.items() if f"{k}=" not in text)]))
+        return load_mixture(text, rates=recipe.rates, seed=recipe.training.seed)
     data = load_data(text)
     if not data.trainable:
         raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")

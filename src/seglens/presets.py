@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from seglens.methods import lisa, mllmseg, self1e
 from seglens.methods.lens import LensConfig
 from seglens.names import check_name
 from seglens.training import TrainConfig
@@ -47,6 +48,11 @@ class Recipe:
     rates: str = "paper"
 
 
+MLLMSEG_TRAINING = TrainConfig(
+    steps=50_000, images=32, micro=4, lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, schedule="cosine", warmup=1500
+)
+# 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg"
+SELF1E_TRAINING = TrainConfig(steps=15_000, images=160, micro=5, lr=1e-4, schedule="cosine")
 LLAVA_SAM: dict[str, Any] = {
     "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
 }  # fmt: skip
@@ -61,6 +67,28 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
             rates="authors",
             **LLAVA_SAM,
+        ),
+    },
+    "mllmseg": {
+        "default": Recipe(mllmseg.PRESETS["default"], TrainConfig(lr=4e-5)),
+        # both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
+        **{name: Recipe(mllmseg.PRESETS[name], MLLMSEG_TRAINING) for name in ("paper", "authors")},
+    },
+    "self1e": {
+        "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine")),
+        **{
+            name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf")
+            for name in ("paper", "authors")
+        },
+        "authors-8b": Recipe(
+            self1e.PRESETS["authors-8b"], replace(SELF1E_TRAINING, lr=6e-5), backbone="OpenGVLab/InternVL3-8B-hf"
+        ),
+    },
+    "lisa": {
+        "default": Recipe(lisa.PRESETS["default"], TrainConfig(lr=3e-4)),
+        # train_ds.py: 10 x 500 steps of 160 images
+        "authors": Recipe(
+            lisa.PRESETS["authors"], TrainConfig(steps=5000, images=160, micro=2, lr=3e-4), rates="lisa", **LLAVA_SAM
         ),
     },
 }
