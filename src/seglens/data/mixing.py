@@ -71,7 +71,7 @@ def parse_rates(text: str) -> dict[str, float]:
     return dict(zip(GROUPS, map(float, rates), strict=True))
 
 
-def found_in(root: Path, wanted: Mapping[str, Place], bad: Bad = "refuse") -> dict[str, Place]:
+def found_in(root: Path, whose: str, wanted: Mapping[str, Place], bad: Bad = "refuse") -> dict[str, Place]:
     """Those of the wanted datasets that lie below `root`.
 
     Raises DataError that names every missing folder at once; with bad="skip" datasets that lack any are left out, but
@@ -81,7 +81,9 @@ def found_in(root: Path, wanted: Mapping[str, Place], bad: Bad = "refuse") -> di
     lost = {name: gone for name, place in wanted.items() if (gone := missing(root, place.needs))}
     if lost and bad == "refuse":
         said = "; ".join(f"{name}: {', '.join(gone)}" for name, gone in lost.items())
-        raise DataError(f"the data in {str(root)!r} is not complete ({said}); fetch it, or go without it by bad=skip")
+        raise DataError(
+            f"{whose}'s data in {str(root)!r} is not complete ({said}); fetch it, or go without it by bad=skip"
+        )
     found = {name: place for name, place in wanted.items() if name not in lost}
     bare = sorted({place.group for place in wanted.values()} - {place.group for place in found.values()})
     if bare:
@@ -107,7 +109,7 @@ def lisa(
 ) -> Mixed:  # fmt: skip
     """LISA's datasets in LISA's shares; rates=lisa are those with questions answered in words (LLaVA-150k)."""
     shares = parse_rates(rates)
-    places = found_in(root, {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
+    places = found_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
     datasets = opened(root, places, bad, held_out)
     sources = tuple(Source(places[name].group, len(data), data.count) for name, data in datasets.items())
     return Mixed(list(datasets.values()), Mixture(sources, shares, seed, queries), prompt)
@@ -118,7 +120,8 @@ def mllmseg(
     bad: Bad = "refuse", held_out: Answer = "no",
 ) -> Mixed:  # fmt: skip
     """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
-    datasets = opened(root, found_in(root, {name: TREE[name] for name in MLLMSEG[stage]}, bad), bad, held_out)
+    places = found_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
+    datasets = opened(root, places, bad, held_out)
     sources = tuple(Source("refer_seg", len(data), data.count) for data in datasets.values())
     return Mixed(list(datasets.values()), Mixture(sources, {"refer_seg": 1}, seed, queries), prompt)
 
@@ -136,7 +139,9 @@ def _self1e(variant: str) -> Callable[..., Mixed]:
     ) -> Mixed:  # fmt: skip
         """Images (of VQA: records) drawn alike from all datasets, each repeated as often as its group is."""
         wanted = {name: TREE[name] for name in (*SELF1E, *(["refclef"] if refclef == "yes" else []))}
-        places = found_in(root, {k: place for k, place in wanted.items() if vqa == "yes" or place.group != VQA}, bad)
+        places = found_in(
+            root, "SELF1E", {k: place for k, place in wanted.items() if vqa == "yes" or place.group != VQA}, bad
+        )
         datasets = opened(root, places, bad, held_out)
         weights = self1e_weights(variant, {name: len(data) for name, data in datasets.items()})
         sources = tuple(
