@@ -225,9 +225,8 @@ def test_any_unicode_is_answered_or_refused(opened: OpenedImage, query: str) -> 
         assert np.isfinite(said.mask_logits).all()
 
 
-def test_chat_is_the_bare_model_to_the_last_bit(segmenter: Segmenter, scene: Sample) -> None:
-    folder = Path(segmenter.backbone.name)
-    bare = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+def test_chat_is_the_bare_model_to_the_last_bit(segmenter: Segmenter, scene: Sample, plain: Path) -> None:
+    bare = LlavaForConditionalGeneration.from_pretrained(plain / "mllm", dtype=torch.float32).eval()
     inputs = segmenter.backbone.chat_inputs(scene.image, "how many things are there?")
     segmenter.segment(scene.image, QUERIES)  # the head has been at work
     with torch.no_grad():
