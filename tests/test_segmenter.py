@@ -92,11 +92,11 @@ def test_every_kind_of_source_is_the_same_image(segmenter: Segmenter, scene: Sam
     assert isinstance(segmenter.ask(path, "what do you see?", max_new_tokens=3), str)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 def test_saved_and_loaded_it_says_the_same(
     segmenter: Segmenter, opened: OpenedImage, scene: Sample, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    segmenter.save(tmp_path / "head", dtype)  # exact in half precision too: the embedded weights are halves
+    segmenter.save(tmp_path / "head", dtype)  # exact in int8 too: the embedded weights were packed before
     loaded = Segmenter.from_pretrained(tmp_path / "head")
     np.testing.assert_array_equal(
         loaded.segment(scene.image, QUERIES[0]).mask_logits, opened.segment(QUERIES[0]).mask_logits
