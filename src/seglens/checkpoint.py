@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from seglens.files import write_atomic, write_json
+from seglens.packed import PackedError, pack, unpack
 
 FORMAT, VERSION = "seglens-head", 1
 EMBEDDED = "embedded"  # the default model that the package carries
@@ -87,12 +88,16 @@ class HeadConfig:
 def save_head(
     folder: str | Path, config: HeadConfig, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last.
+    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last. With int8 for
+    `dtype` the weights are packed (`seglens.packed`).
 
     The config holds a seal: `weights`, the SHA-256 of the file of weights, and `config`, one of that and of `SETTLED`.
     """
     folder = Path(folder)
-    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
+    if dtype is torch.int8:
+        state = pack(state)
+    else:
+        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
     data, made = save(state, metadata={"format": "pt"}), asdict(config)
     write_atomic(folder / WEIGHTS, data)
     seal = _seal(made, hashlib.sha256(data).hexdigest())
@@ -174,8 +179,8 @@ def load_state(folder: str | Path, head: nn.Module) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path} is needed and {_why_missing(path.parent)}; save the head again with seglens")
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
+        state = unpack(load_file(path))
+    except (SafetensorError, PackedError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or save it again") from error
     _refuse_misfit(path, state, head.state_dict())  # first: it says more than a checksum can
     with path.open("rb") as file:
@@ -185,7 +190,7 @@ def load_state(folder: str | Path, head: nn.Module) -> None:
             f"{path} was changed or damaged after it was saved: its SHA-256 is not that in {CONFIG}; "
             "copy or save it again"
         )
-    head.load_state_dict({k: v.float() for k, v in state.items()})
+    head.load_state_dict(state)
 
 
 def _why_missing(folder: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
 from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
@@ -142,7 +142,7 @@ class Backbone(ABC):
         if segmentation_only:
             depth.shorten(config)
         model = load_strict(
-            AutoModelForImageTextToText.from_pretrained, name, config=config, revision=revision,
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], name, config=config, revision=revision,
             needless=depth.beyond if segmentation_only else lambda key: False, trust_remote_code=False, **loading,
         )  # fmt: skip
         attention = model.config.get_text_config()._attn_implementation

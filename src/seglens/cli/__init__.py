@@ -14,7 +14,7 @@ from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
-from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
 from seglens.cli.probe import probe
 from seglens.cli.score import score
@@ -41,8 +41,8 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
-        "Train the embedded models from nothing.",
-        {"build": miniature_build, "ablate": miniature_ablate},
+        "Train the embedded models from nothing, or write them out.",
+        {"build": miniature_build, "ablate": miniature_ablate, "unpack": miniature_unpack},
     ),
 }
 

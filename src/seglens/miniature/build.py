@@ -27,7 +27,7 @@ from seglens.lessons import Drawn
 from seglens.methods import build_lens
 from seglens.methods.lens import LensConfig
 from seglens.miniature.lessons import Oracle, Pupil, train_alignment, train_joint, train_language
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, make_llava, make_processor, make_sam, save_half
+from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, make_llava, make_processor, make_sam, save_packed
 from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
 from seglens.miniature.vision import train_vision
@@ -106,7 +106,7 @@ def stage_joint(out: Path, weights: Path) -> None:
     _adopt(out, "language", language=pupil.language, oracle=pupil.oracle)
     _adopt(out, "alignment", vit=pupil.model.model.vision_tower, projector=pupil.model.model.multi_modal_projector)
     train_joint(pupil, BUDGETS["joint"], out)
-    save_half(pupil.model, weights / "mllm")
+    save_packed(pupil.model, weights / "mllm")
     make_processor().save_pretrained(weights / "mllm")
 
 
@@ -114,7 +114,7 @@ def stage_sam(out: Path, weights: Path) -> None:
     torch.manual_seed(0)
     sam = make_sam()
     train_sam(sam, BUDGETS["sam"], out)
-    save_half(sam, weights / "sam")
+    save_packed(sam, weights / "sam")
     side = {"longest_edge": sam.config.vision_config.image_size}
     pad = {"height": side["longest_edge"], "width": side["longest_edge"]}
     SamImageProcessorPil(size=side, pad_size=pad, image_mean=IMAGE_MEAN, image_std=IMAGE_STD).save_pretrained(
@@ -149,7 +149,7 @@ def stage_head(out: Path, weights: Path) -> None:
     note = {"data": asdict(HEAD_DATA), "training": asdict(HEAD_TRAINING)}
     made = HeadConfig("lens", asdict(config), Origin("../mllm"), LAYER, Origin("../sam"), trained=note)
     fit(head, lessons(parts, HEAD_DATA, out), HEAD_TRAINING, made, out / "head")
-    save_head(weights / "lens", made, head.state_dict(), torch.float16)
+    save_head(weights / "lens", made, head.state_dict(), torch.int8)
 
 
 RUN: dict[str, Callable[[Path, Path], None]] = {

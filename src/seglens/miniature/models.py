@@ -24,6 +24,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.processing_llava import LlavaProcessor
 
 from seglens.miniature.language import vocabulary
+from seglens.packed import pack_folder
 
 GRID, PATCH = 12, 16
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -105,10 +106,7 @@ def make_sam(attention: str = "eager") -> SamModel:
     return sam
 
 
-def save_half(model: PreTrainedModel, folder: Path) -> None:
-    """Write a transformers model as fp16 safetensors, without touching the one in memory."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)  # the same tensor as the embeddings; halving made it a second one
-    model.save_pretrained(folder, state_dict=state)
-    (folder / "model.safetensors").chmod(0o644)  # written 0600, which no other user of an installed package could read
+def save_packed(model: PreTrainedModel, folder: Path) -> None:
+    """Write a transformers model in int8, without touching the one in memory."""
+    model.save_pretrained(folder)
+    pack_folder(folder)
