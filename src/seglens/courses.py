@@ -100,6 +100,11 @@ def prepare(
         )
     recipe.training.passes(Share.here().world)
     opened = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
+    if isinstance(opened, Mixed) and opened.spoken and not kind.tuned:
+        raise ValueError(
+            f"{data!r} holds questions that are answered in words, and {name} leaves the MLLM frozen: it learns masks "
+            "alone; take rates without them (rates=paper), or a method that tunes the MLLM (lisa)"
+        )
     examined = None if exam is None else load_data(exam)
     parts = Parts.load(
         Origin.of(recipe.backbone), Origin.of(recipe.decoder) if kind.needs_decoder and recipe.decoder else None,

@@ -42,6 +42,7 @@ class Target:
     def present(self) -> bool:
         return bool(self.mask.any())
 
+
 @dataclass(frozen=True)
 class Sample:
     """An image with all the queries about it: the unit of data, because the image is what costs."""
