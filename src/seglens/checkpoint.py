@@ -19,7 +19,9 @@ from seglens.files import write_atomic, write_json
 
 FORMAT, VERSION = "seglens-head", 1
 EMBEDDED = "embedded"  # the default model that the package carries
-EMBEDDED_PARTS = {"embedded/mllm": "mllm", "embedded/sam": "sam"}  # its frozen parts, for heads of one's own
+EMBEDDED_PARTS = {  # its frozen parts, for heads of one's own
+    "embedded/mllm": "mllm", "embedded/internvl": "internvl", "embedded/sam": "sam",
+}  # fmt: skip
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
