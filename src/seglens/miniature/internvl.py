@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -86,7 +88,7 @@ def transplant(llava: LlavaForConditionalGeneration, internvl: InternVLForCondit
     internvl.model.language_model.load_state_dict(state)
 
 
-def _pairs(layer: nn.Module, new: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+def _pairs(layer: Any, new: Any) -> list[tuple[nn.Module, nn.Module]]:
     """The parts of a CLIP layer with their places in an InternViT layer."""
     old, into = layer.self_attn, new.attention
     return [
@@ -96,7 +98,7 @@ def _pairs(layer: nn.Module, new: nn.Module) -> list[tuple[nn.Module, nn.Module]
     ]  # fmt: skip
 
 
-def _embeddings(eye: nn.Module, new_eye: nn.Module, seen: Float[Tensor, "b 3 s s"]) -> None:
+def _embeddings(eye: Any, new_eye: Any, seen: Float[Tensor, "b 3 s s"]) -> None:
     old, new, norm = eye.embeddings, new_eye.embeddings, eye.pre_layrnorm
     positions = old.position_embedding.weight
     spread = rearrange(positions[1:], "(h w) c -> 1 c h w", h=LLAVA.patches)
