@@ -52,7 +52,7 @@ BUDGETS: dict[str, Budget] = {
     "alignment": Budget(steps=1000, batch=16, lr=1e-3, seed=3),
     "joint": Budget(steps=2200, batch=8, lr=8e-4, seed=4),
     "internvl_alignment": Budget(steps=300, batch=16, lr=1e-3, seed=13),
-    "internvl": Budget(steps=1500, batch=8, lr=8e-4, seed=14),
+    "internvl": Budget(steps=1100, batch=8, lr=8e-4, hold=0.45, seed=14),
     "sam": Budget(steps=6500, batch=8, lr=1e-3, seed=5),
 }
 PATCHES = 0.3  # weight of what single patches show, in the InternVL's stages

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA
+from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, Sight
 from seglens.miniature.recipe import Budget, Stage, batches, half_precision, here
 from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.miniature.world import Scene, World
@@ -63,14 +63,15 @@ def patch_terms(said: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tens
     }
 
 
-def evaluator(vit: nn.Module, readout: PatchReadout) -> Callable[[], Mapping[str, float]]:
+def evaluator(vit: nn.Module, readout: PatchReadout, sight: Sight) -> Callable[[], Mapping[str, float]]:
+    """Shares of the patches with a thing whose kind, colour and part are read right, and the error of its centre."""
     world = World("test", 2)
     scenes = [world.scene(i) for i in range(100)]
 
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
-        truth = symbols(scenes, LLAVA.patches)
-        said = readout(patch_features(vit, pixels(scenes, LLAVA.side)))
+        truth = symbols(scenes, sight.patches)
+        said = readout(patch_features(vit, pixels(scenes, sight.side)))
         shown = truth.concept.flatten(1) > 0
         right = lambda k, t: (said[k].argmax(-1) == t.flatten(1))[shown].float().mean().item()  # noqa: E731
         drift = (said[3][..., :2] / 4 - truth.geometry.flatten(1, 2)[..., :2])[shown].abs().mean().item()
@@ -95,4 +96,4 @@ def train_vision(vit: nn.Module, budget: Budget, out: Path) -> None:
         scenes = [world.scene(i) for i in batches(step, budget.batch)]
         return patch_terms(readout(patch_features(vit, pixels(scenes, LLAVA.side))), scenes)
 
-    stage.run(terms_of, evaluator(vit, readout), evaluate_every=400)
+    stage.run(terms_of, evaluator(vit, readout, LLAVA), evaluate_every=400)
