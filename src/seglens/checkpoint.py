@@ -20,7 +20,15 @@ from seglens.packed import PackedError, pack, unpack
 
 FORMAT, VERSION = "seglens-head", 1
 EMBEDDED = "embedded"  # the default model that the package carries
-EMBEDDED_PARTS = {"embedded/mllm": "mllm", "embedded/sam": "sam"}  # its frozen parts, for heads of one's own
+EMBEDDED_HEADS = {
+    "embedded": "lens",
+    "embedded/mllmseg": "mllmseg",
+    "embedded/self1e": "self1e",
+    "embedded/lisa": "lisa",
+}
+EMBEDDED_PARTS = {  # its frozen parts, for heads of one's own
+    "embedded/mllm": "mllm", "embedded/internvl": "internvl", "embedded/sam": "sam",
+}  # fmt: skip
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
@@ -33,8 +41,8 @@ class CheckpointError(ValueError):
 
 
 def embedded_folder(name: str) -> Path:
-    """Where the package keeps its own model ("embedded") or one of its parts ("embedded/mllm")."""
-    return (Path(str(files("seglens"))) / "weights" / EMBEDDED_PARTS.get(name, "lens")).resolve()
+    """Where the package keeps one of its own heads ("embedded") or of their parts ("embedded/mllm")."""
+    return (Path(str(files("seglens"))) / "weights" / (EMBEDDED_HEADS | EMBEDDED_PARTS)[name]).resolve()
 
 
 @dataclass(frozen=True)

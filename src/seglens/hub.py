@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig, Origin, embedded_folder
+from seglens.checkpoint import CONFIG, EMBEDDED_HEADS, WEIGHTS, CheckpointError, HeadConfig, Origin, embedded_folder
 from seglens.files import write_atomic
 
 CARD = "README.md"
@@ -19,14 +19,14 @@ def hub_commit(name: str) -> str | None:
 
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
-    if name == EMBEDDED:
-        return embedded_folder(EMBEDDED)
+    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id."""
+    if name in EMBEDDED_HEADS:
+        return embedded_folder(str(name))
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(
-            f"got {str(name)!r} for a model; need {EMBEDDED!r}, a folder with {CONFIG} and {WEIGHTS}, "
+            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, a folder with {CONFIG} and {WEIGHTS}, "
             "or a hub id such as org/name"
         )
     from huggingface_hub import snapshot_download

@@ -142,8 +142,9 @@ def slow(model: Self1e, read: Reading, i: int, q: int) -> tuple[np.ndarray, np.n
         size = (max(base.shape[0], residual.shape[0]), max(base.shape[1], residual.shape[1]))
         fused = slow_bilinear(base, size) + slow_bilinear(residual, size)  # Eq. 3, 5
     if c.combine:
-        fused = np.array([[slow_mlp(model.combine, cell) for cell in row] for row in fused])
-        f_seg = slow_mlp(model.combine, f_seg)
+        third = nn.Sequential(model.combine.first, nn.GELU(), model.combine.second)
+        fused = np.array([[slow_mlp(third, cell) for cell in row] for row in fused])
+        f_seg = slow_mlp(third, f_seg)
     logits = np.full(fused.shape[:2], np.nan)
     for y, x in np.ndindex(*logits.shape):
         logits[y, x] = sum(a * b for a, b in zip(fused[y, x], f_seg, strict=True)) / math.sqrt(f_seg.size)  # Eq. 1
@@ -152,7 +153,7 @@ def slow(model: Self1e, read: Reading, i: int, q: int) -> tuple[np.ndarray, np.n
 
 @torch.no_grad()
 @pytest.mark.parametrize(("features", "amplifiers"), ALL)
-@pytest.mark.parametrize(("combine", "shuffle", "r"), [(True, 2, 3), (False, 1, 3), (False, 2, 1)])
+@pytest.mark.parametrize(("combine", "shuffle", "r"), [(True, 2, 3), (True, 1, 1), (False, 2, 3), (False, 2, 1)])
 def test_every_row_of_the_ablations_is_its_equations(
     features: Any, amplifiers: Any, combine: bool, shuffle: int, r: int
 ) -> None:
@@ -188,7 +189,7 @@ def test_every_row_of_the_ablations_is_its_equations(
 def test_the_resolution_of_a_mask(settings: dict[str, Any], shuffle: int, side: int) -> None:
     model, read = make(replace(TINY, **settings)), reading(grid=(2, 2), shuffle=shuffle)
     image = model._amplify("image", read.image.reshape(2, 3, 2, 2, 6))
-    assert model._fuse(model.look(read), image).shape[2:4] == (side, side)
+    assert max(part.shape[2:4] for part in model._parts(model.look(read), image)) == (side, side)
 
 
 @torch.no_grad()
@@ -248,7 +249,7 @@ def test_half_precision() -> None:
         cast = model.decode(read).mask_logits
     assert half.dtype == cast.dtype == torch.float32
     assert error(half, whole) < 0.002  # measured: 0.0003
-    assert error(cast, whole) < 0.01  # measured: 0.0024
+    assert error(cast, whole) < 0.01  # measured: 0.0032
     assert cast.unique().numel() > 0.9 * cast.numel()  # rounded to bf16, 2 % of them would differ; 93 % do in fp32
 
 
@@ -339,7 +340,7 @@ def test_it_learns() -> None:
 def truth(seed: int = 0) -> Truth:
     """Two images of three questions: a target, an absent one and a void place; two targets and an answer in words."""
     generator = torch.Generator().manual_seed(seed)
-    present = torch.tensor([[True, False, False], [True, True, False]])
+    present = torch.tensor([[True, False, True], [True, True, False]])  # a void place may hold anything
     masks = torch.rand(2, 3, 24, 24, generator=generator) * present[..., None, None]
     return Truth(
         masks, torch.zeros(2, 3, 2, 3), present, valid=torch.tensor([[True, True, False], [True, True, False]]),
@@ -479,6 +480,7 @@ def test_paper_and_code_differ() -> None:
         ({"coarse_weight": float("nan")}, "coarse_weight=nan"),
         ({"dice_weight": "much"}, "dice_weight='much'"),
         ({"rank": -1}, "rank=-1"),
+        ({"rank": None}, "rank=None"),
         ({"vision_rank": 2.5}, "vision_rank=2.5"),
         ({"dropout": 1.5}, "dropout=1.5"),
         ({"request": "Segment it."}, "request='Segment it.'"),

@@ -7,6 +7,7 @@ paper's.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,17 +80,19 @@ class Self1eConfig:
                 f"SELF1E got amplifiers='residual' with features={self.features!r}, which have no residual; "
                 "choose features='fused', or other amplifiers"
             )
-        if not (isinstance(self.mask_side, int) and self.mask_side > 0):
-            raise ValueError(f"SELF1E got mask_side={self.mask_side!r}; it must be a whole number above 0")
-        for name in ("rank", "vision_rank"):
-            if getattr(self, name) is not None and not (
-                isinstance(getattr(self, name), int) and getattr(self, name) >= 0
-            ):
-                raise ValueError(f"SELF1E got {name}={getattr(self, name)!r}; it must be a whole number from 0 up")
+        self._check_numbers()
+        self._check_words()
+
+    def _check_numbers(self) -> None:
+        ranks = {"rank": 0} if self.vision_rank is None else {"rank": 0, "vision_rank": 0}
+        for name, least in {"mask_side": 1, **ranks}.items():
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= least):
+                raise ValueError(
+                    f"SELF1E got {name}={getattr(self, name)!r}; it must be a whole number from {least} up"
+                )
         for name, most in LIMITS.items():
             if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= most):
                 raise ValueError(f"SELF1E got {name}={getattr(self, name)!r}; it must be a number from 0 to {most:g}")
-        self._check_words()
 
     def _check_words(self) -> None:
         if self.request.count("{}") != 1:
@@ -141,6 +144,22 @@ class Amplifier(nn.Module):
         return pixel_unshuffle(self.mlp(x), ALPHA)
 
 
+class Combine(nn.Module):
+    """The authors' third MLP, W_2 GELU(W_1 x + b_1) + b_2, and what becomes of Eq. 1 behind it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
+        return self.second(F.gelu(self.first(segment)))
+
+    def dot(self, hidden: Float[Tensor, "b r h w d"], segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q h w"]:
+        """Eq. 1 of W_2 hidden + b_2 and the token, with W_2 on the side of the token, which is one."""
+        product = dot(hidden, segment @ self.second.weight)
+        return product + (segment @ self.second.bias / segment.shape[-1] ** 0.5)[..., None, None]
+
+
 class Self1e(TunedMethod):
     """What SELF1E adds to the adapter of an MLLM: two MLPs, or three. `mllm` must give `Reading.refilled` where F_V1^HQ
     is used, and one segmentation token."""
@@ -153,7 +172,7 @@ class Self1e(TunedMethod):
         sharing = SHARING[config.amplifiers]
         self._by = {name: sharing[name] for name in USED[config.features] if name in sharing}
         self.amplifiers = nn.ModuleDict({name: Amplifier(mllm.width) for name in dict.fromkeys(self._by.values())})
-        self.combine = mlp(mllm.width, mllm.width) if config.combine else nn.Identity()
+        self.combine = Combine(mllm.width) if config.combine else None
 
     @property
     def mask_side(self) -> int:
@@ -167,32 +186,43 @@ class Self1e(TunedMethod):
             return Kept(None, None)
         if read.refilled is None:
             raise ValueError("SELF1E got a reading without refilled patches; adapt the MLLM with refill='replicate'")
-        refilled = self._amplify("refilled", as_map(read.refilled[:, None], read.fine_grid))
+        refilled = self._enter(self._amplify("refilled", as_map(read.refilled[:, None], read.fine_grid)))
         if self.config.features == "refilled":
             return Kept(refilled, None)
         return Kept(refilled, self._amplify("given", as_map(read.given[:, None], read.grid)))
 
     def decode(self, read: Reading, embedding: Embedding | None = None, seen: Kept | None = None) -> MethodOutput:
-        seen = self.look(read) if seen is None else seen
         image = self._amplify("image", as_map(read.image, read.grid))
         # Eq. 6; without f'_PUS a mean over one
         states = self._amplify("image", as_map(read.segment[:, :, :1], (1, 1)))
         segment = reduce(states, "b q h w d -> b q d", "mean")
-        logits = dot(self.combine(self._fuse(seen, image)), self.combine(segment))
+        logits = self._dot(self._parts(self.look(read) if seen is None else seen, image), segment)
         logits = resize(logits, (self.mask_side, self.mask_side))
         coarse = dot(image, segment) if self.config.coarse else None
         return MethodOutput(logits, coarse_logits=coarse, text_loss=read.text_loss)
 
-    def _fuse(self, seen: Kept, image: Float[Tensor, "b r h w d"]) -> Float[Tensor, "b _ _ _ d"]:
-        """F'_IMG."""
+    def _parts(self, seen: Kept, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
+        """The terms of F'_IMG in Eq. 3 or 5, before up-sampling."""
         if seen.refilled is None:
-            return image
+            return [self._enter(image)]
         if seen.given is None:
-            return seen.refilled
+            return [seen.refilled]
         residual = self._amplify("residual", image - seen.given)  # Eq. 2, or 4
-        height, width = max(seen.refilled.shape[2:4], residual.shape[2:4])  # one is a multiple of the other
-        size = (height, width)
-        return enlarge(seen.refilled, size) + enlarge(residual, size)  # Eq. 3, or 5
+        return [seen.refilled, self._enter(residual, bias=False)]
+
+    def _dot(self, parts: list[Tensor], segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q _ _"]:
+        """Eq. 3 or 5, and Eq. 1. What is linear changes places with up-sampling: fewer pixels, or a plane for d."""
+        size = max((part.shape[2], part.shape[3]) for part in parts)  # one is a multiple of the other
+        if self.combine is None:
+            return functools.reduce(torch.add, (resize(dot(part, segment), size) for part in parts))
+        fused = functools.reduce(torch.add, (enlarge(part, size) for part in parts))
+        return self.combine.dot(F.gelu(fused), self.combine(segment))
+
+    def _enter(self, x: Float[Tensor, "b r h w d"], bias: bool = True) -> Float[Tensor, "b r h w d"]:
+        """W_1 of the third MLP, whose bias goes to one term only."""
+        if self.combine is None:
+            return x
+        return F.linear(x, self.combine.first.weight, self.combine.first.bias if bias else None)
 
     def _amplify(self, name: str, x: Float[Tensor, "b r h w d"]) -> Float[Tensor, "b r _ _ d"]:
         return self.amplifiers[self._by[name]](x) if name in self._by else x
