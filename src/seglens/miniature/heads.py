@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from seglens.methods import METHODS, kind_of
+from seglens.methods import kind_of
 from seglens.methods.lens import LensConfig
 from seglens.presets import recipe
 from seglens.training import TrainConfig
