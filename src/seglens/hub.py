@@ -26,8 +26,8 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
         return Path(name)
     if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(
-            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, a folder with {CONFIG} and {WEIGHTS}, "
-            "or a hub id such as org/name"
+            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, "
+            f"a folder with {CONFIG} and {WEIGHTS}, or a hub id such as org/name"
         )
     from huggingface_hub import snapshot_download
 
