@@ -76,8 +76,8 @@ class HeadConfig:
     method: str
     settings: dict[str, Any]
     backbone: Origin
-    layer: int
-    decoder: Origin
+    layer: int | None = None  # that it reads; None of a head that reads its MLLM behind the last
+    decoder: Origin | None = None  # None of a head that draws by itself
     image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     presence_threshold: float = 0.5
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
