@@ -11,6 +11,7 @@ from seglens.methods.lens import Lens, LensConfig, build_lens
 from seglens.methods.lisa import LisaConfig, build_lisa
 from seglens.methods.mllmseg import MLLMSegConfig, build_mllmseg
 from seglens.methods.self1e import Self1eConfig, build_self1e
+from seglens.methods.ufo import UfoConfig, build_ufo
 from seglens.names import check_name
 
 
@@ -30,6 +31,7 @@ METHODS: dict[str, Kind] = {
     "mllmseg": Kind(MLLMSegConfig, build_mllmseg, tuned=True, needs_decoder=False),
     "self1e": Kind(Self1eConfig, build_self1e, tuned=True, needs_decoder=False),
     "lisa": Kind(LisaConfig, build_lisa, tuned=True, needs_decoder=True),
+    "ufo": Kind(UfoConfig, build_ufo, tuned=True, needs_decoder=False),
 }
 
 
