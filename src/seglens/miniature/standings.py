@@ -60,7 +60,7 @@ class Finished:
         """By the name of each number that all seeds have."""
         each = [_numbers(report) for report in self.reports]
         shared = [name for name in each[0] if all(one.get(name) is not None for one in each)]
-        return {name: Mean.of([one[name] for one in each]) for name in shared}
+        return {name: Mean.of([float(one[name]) for one in each]) for name in shared}
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -308,9 +308,14 @@ def _standings(bench: Bench, tables: Mapping[str, tuple[str, ...]], rows: list[s
     )  # fmt: skip
 
 
+def work(given: str) -> None:
+    """One unit, as `tabulate` asks for it."""
+    asked = json.loads(given)
+    bench = Bench(Plan(**asked["plan"]), Path(asked["out"]), Path(asked["weights"]))
+    run_unit(bench, asked["name"], asked["seed"])
+
+
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
     torch.set_num_threads(int(sys.argv[2]))
     hide_loading_bars()
-    place = Bench(Plan(**asked["plan"]), Path(asked["out"]), Path(asked["weights"]))
-    run_unit(place, asked["name"], asked["seed"])
+    work(sys.argv[1])

@@ -69,3 +69,4 @@ def side_by_side(
     finally:
         for process, _ in running.values():
             process.terminate()
+            process.wait()
