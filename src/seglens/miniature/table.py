@@ -94,7 +94,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 class Plan:
     """What every row is given, and what it is examined on."""
 
-    steps: int = 240
+    steps: int = 200
     images: int = 4  # of a step; none is seen twice
     queries: int = 3  # of an image, for masks
     talk: int = 1  # questions about an image that are answered in words; a method on a frozen MLLM has no use for them
