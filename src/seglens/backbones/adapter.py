@@ -113,6 +113,11 @@ def _copy_projectors(tuned: Backbone, adapter: Adapter) -> None:
 @torch.no_grad()
 def _extend_vocabulary(model: Any, tuning: Tuning, adapter: Adapter, dtype: torch.dtype) -> None:
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if len(words.weight) != len(head.weight):
+        raise ValueError(
+            f"the model reads {len(words.weight)} words and writes {len(head.weight)}, so that no new token has one id "
+            "for both; choose another model"
+        )
     tied = head.weight is words.weight
     rows = [
         nn.Parameter(part.weight.mean(0, dtype=torch.float32).repeat(len(tuning.tokens), 1)) for part in (words, head)
