@@ -118,7 +118,14 @@ class Adapted:
         return self._read(image.seen, image.begun, _asked(said, self.device))
 
     def teach(self, shown: Shown) -> Reading:
-        """With gradients, and with `text_loss`."""
+        """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
+        if self.device.type == "cpu" and any(
+            type(part).__name__ == "Linear4bit" for part in self._tuned.model.modules()
+        ):
+            raise ValueError(
+                "a model that bitsandbytes packed in 4 bits passes no gradients on a CPU; "
+                "tune it on a GPU, or load it without quantisation"
+            )
         seen = self._see(shown.pixels.to(self.device, self._dtype))
         words, mask, places, spoken, learnt = (
             v.to(self.device) for v in (shown.words, shown.mask, shown.places, shown.spoken, shown.learnt)

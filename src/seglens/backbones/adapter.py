@@ -91,6 +91,10 @@ def attach(backbone: Backbone, tuning: Tuning) -> tuple[Backbone, Adapter]:
     """The backbone over a copy of its model, and the adapter in that copy.
 
     Raises ImportError without peft, and ValueError when the model lacks what is to be tuned."""
+    if not all(tuning.tokens) or not 0 < len({*tuning.tokens}) == len(tuning.tokens):
+        raise ValueError(
+            f"got the new tokens {list(tuning.tokens)}; give each new token a name of its own, at least one"
+        )
     tuned, adapter = copy.copy(backbone), Adapter()
     tuned.model = shared_copy(backbone.model)
     if tuning.projector:
