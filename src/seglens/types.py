@@ -8,7 +8,7 @@ f patches of its vision tower, v their width, k segmentation tokens of one answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,8 @@ class Target:
     """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits.
 
     Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
-    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out."""
+    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out.
+    `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
@@ -29,6 +30,13 @@ class Target:
     ignore: Bool[np.ndarray, "h w"] | None = None
     answer: str | None = None
     id: str | None = None
+    spoken: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spoken and (not self.answer or self.mask.any()):
+            raise ValueError(
+                f"{self.query!r} is answered in words alone; it needs an answer, and a mask without pixels"
+            )
 
     @property
     def present(self) -> bool:
@@ -42,6 +50,11 @@ class Sample:
     id: str
     image: UInt8[np.ndarray, "h w 3"]
     targets: tuple[Target, ...]
+
+    def drawn(self) -> Sample:
+        """Without the queries that are answered in words alone: for all that knows masks only."""
+        kept = tuple(target for target in self.targets if not target.spoken)
+        return self if len(kept) == len(self.targets) else replace(self, targets=kept)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,18 @@ class Speech:
 
 # Who sees whom besides the earlier rows: nobody; image tokens each other; and image tokens the segmentation token too
 Attention = Literal["causal", "images", "dual"]
+# How every patch of the vision tower gets a row of its own: not at all; from itself alone; from its neighbourhood
+Refill = Literal["none", "replicate", "scan"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A question with its answer as an MLLM that is tuned reads them, from behind the image on."""
+
+    ids: tuple[int, ...]  # new tokens are numbered on from the width of the model's output layer
+    learnt: tuple[bool, ...]  # the answer's tokens
+    places: tuple[int, ...]  # of the segmentation tokens (all at the refusal's, in a refusal; void in a spoken answer)
+    spoken: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class Reading:
 
     patches: Float[Tensor, "b f v"]  # of the vision tower's last layer, in raster order, before pixel-shuffle
     given: Float[Tensor, "b i d"]  # image tokens as the language model was given them (F_V1 of SELF1E)
-    refilled: Float[Tensor, "b f d"] | None  # every patch replicated and projected alone (F_V1^HQ), where asked for
+    refilled: Float[Tensor, "b f d"] | None  # every patch projected (F_V1^HQ), by the `Refill` asked for
     image: Float[
         Tensor, "b r i d"
     ]  # image tokens behind the last layer (F_IMG); r is q where questions change it, or 1
@@ -124,6 +149,7 @@ class Reading:
     shuffle: int
     choice: Float[Tensor, "b q a"]  # logits over all words and new tokens, in the state that predicts the first of them
     text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answer, mean over its tokens; in training
+    before: Float[Tensor, "b d"] | None = None  # the state of the token in front of the image, as `image` is taken
 
     @property
     def fine_grid(self) -> tuple[int, int]:
@@ -171,9 +197,9 @@ class Totals:
     """How many masks, questions and answers a loss is averaged over: those of a whole optimiser step, on all
     devices."""
 
-    present: float
-    valid: float
-    answered: float  # in tokens or in words
+    present: float | int
+    valid: float | int
+    answered: float | int  # in tokens or in words
 
 
 @dataclass(frozen=True)

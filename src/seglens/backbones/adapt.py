@@ -19,9 +19,9 @@ from seglens.backbones.base import Backbone
 from seglens.backbones.depth import whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, sight_mask
 from seglens.backbones.positions import after
-from seglens.backbones.script import Script, Words
+from seglens.backbones.script import Script
 from seglens.geometry import Frame
-from seglens.types import Attention, Reading, Shown, Speech, Tuning
+from seglens.types import Attention, Reading, Refill, Shown, Speech, Tuning, Words
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ class Adapted:
     that does not see all, or when `tuning` and `speech` do not fit it; ImportError without peft."""
 
     def __init__(
-        self, backbone: Backbone, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: bool = False
-    ):
+        self, backbone: Backbone, tuning: Tuning, speech: Speech, attention: Attention = "causal",
+        refill: Refill = "none",
+    ):  # fmt: skip
         _check(backbone)
         self._tuned, adapter = attach(backbone, tuning)
         self.adapter: nn.Module = adapter
@@ -136,7 +137,7 @@ class Adapted:
     def _see(self, pixels: Float[Tensor, "b 3 n n"]) -> Seen:
         patches = self._tuned.patches(pixels)
         merged = patches.merged(self.grid, self.shuffle)
-        given = [merged, patches.replicated(self.shuffle)] if self.refill else [merged]
+        given = [merged] if self.refill == "none" else [merged, patches.refilled(self.grid, self.shuffle, self.refill)]
         given, *refilled = self._tuned.project(torch.cat(given, 1)).split([part.shape[1] for part in given], 1)
         before = torch.tensor([self._tuned.prompts.before()], dtype=torch.long, device=self.device)
         words = self._tuned.model.get_input_embeddings()(before).expand(len(pixels), -1, -1)

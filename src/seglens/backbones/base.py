@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
 from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
@@ -24,7 +24,7 @@ from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.backbones.sight import Layout, Patches, Seen
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
-from seglens.types import Attention, Readout, Speech, Tuning
+from seglens.types import Attention, Readout, Refill, Speech, Tuning
 
 if TYPE_CHECKING:
     from seglens.backbones.adapt import Adapted
@@ -142,7 +142,7 @@ class Backbone(ABC):
         if segmentation_only:
             depth.shorten(config)
         model = load_strict(
-            AutoModelForImageTextToText.from_pretrained, name, config=config, revision=revision,
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], name, config=config, revision=revision,
             needless=depth.beyond if segmentation_only else lambda key: False, trust_remote_code=False, **loading,
         )  # fmt: skip
         attention = model.config.get_text_config()._attn_implementation
@@ -284,7 +284,9 @@ class Backbone(ABC):
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
         return clone_layers(self._language.layers[self.layer : self.layer + count], self._language.rotary_emb)
 
-    def adapt(self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: bool = False) -> Adapted:
+    def adapt(
+        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
+    ) -> Adapted:
         """This MLLM with a new adapter, in a copy that shares every weight: nothing here is touched, or slower.
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""

@@ -8,20 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seglens.backbones.prompts import LONGEST_QUESTION, Prompts, QuestionError
-from seglens.types import Speech
+from seglens.types import Speech, Words
 
 QUERY = "{}"  # stands for the query in a request or an answer
-
-
-@dataclass(frozen=True)
-class Words:
-    """What stands behind the image: a question and its answer. `learnt` are the answer's tokens; `places` say where the
-    segmentation tokens stand, void where the answer was `spoken` in words alone."""
-
-    ids: tuple[int, ...]
-    learnt: tuple[bool, ...]
-    places: tuple[int, ...]
-    spoken: bool = False
 
 
 @dataclass(frozen=True)

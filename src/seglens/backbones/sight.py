@@ -12,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from seglens.shuffle import pixel_shuffle, replicate, scan
+from seglens.types import Refill
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -45,13 +48,15 @@ class Patches:
 
     def merged(self, grid: tuple[int, int], shuffle: int) -> Float[Tensor, "b i sv"]:
         """Pixel-shuffle: the shuffle x shuffle patches of each image token side by side, row by row."""
-        return rearrange(
-            self.rows, "b (h y w x) v -> b (h w) (y x v)", h=grid[0], w=grid[1], y=shuffle, x=shuffle
-        )  # fmt: skip
+        return rearrange(pixel_shuffle(self._map(grid, shuffle), shuffle), "b h w v -> b (h w) v")
 
-    def replicated(self, shuffle: int) -> Float[Tensor, "b f sv"]:
-        """Every patch in the places of all that an image token is made of."""
-        return self.rows.repeat(1, 1, shuffle**2)
+    def refilled(self, grid: tuple[int, int], shuffle: int, by: Refill) -> Float[Tensor, "b f sv"]:
+        """Every patch as wide as a merged one: from itself alone, or from the block whose first it is."""
+        widen = {"replicate": replicate, "scan": scan}[by]
+        return rearrange(widen(self._map(grid, shuffle), shuffle), "b h w v -> b (h w) v")
+
+    def _map(self, grid: tuple[int, int], shuffle: int) -> Float[Tensor, "b _ _ v"]:
+        return rearrange(self.rows, "b (h w) v -> b h w v", h=grid[0] * shuffle)
 
 
 def fixed_size(config: PreTrainedConfig, own: int, asked: int | None) -> int:

@@ -1,4 +1,4 @@
-"""`seglens world sample`, `seglens miniature build` and `seglens miniature ablate`."""
+"""`seglens world sample` and `seglens miniature build`, `ablate` and `unpack`."""
 
 from __future__ import annotations
 
@@ -45,3 +45,13 @@ def miniature_ablate(
     from seglens.miniature.ablate import ablate
 
     print(ablate(out, weights, steps, jobs))
+
+
+def miniature_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
+    """Write the embedded models as plain folders in fp32, for bare transformers. Prints each folder."""
+    from seglens.checkpoint import EMBEDDED, embedded_folder
+    from seglens.packed import PACKED, unpack_folder
+
+    for packed in sorted(embedded_folder(EMBEDDED).parent.glob(f"*/{PACKED}")):
+        unpack_folder(packed.parent, out / packed.parent.name)
+        print(out / packed.parent.name)

@@ -8,11 +8,23 @@ from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from seglens.geometry import Frame
-from seglens.types import Attention, Embedding, MethodOutput, Reading, Shown, Speech, Totals, Truth, Tuning
+from seglens.types import (
+    Attention,
+    Embedding,
+    MethodOutput,
+    Reading,
+    Refill,
+    Shown,
+    Speech,
+    Totals,
+    Truth,
+    Tuning,
+    Words,
+)
 
 
 @runtime_checkable
@@ -20,8 +32,9 @@ class PromptDecoder(Protocol):
     """The mask decoder as a method sees it."""
 
     width: int
-    mask_side: int
 
+    @property
+    def mask_side(self) -> int: ...
     def positions(self, points: Tensor) -> Tensor: ...
     def trainable_decoder(self) -> nn.Module: ...
     def decode(
@@ -56,6 +69,12 @@ class TunedReader(Protocol):
 
     def teach(self, shown: Shown) -> Reading:
         """With gradients, and with `text_loss`."""
+
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
+        """The normalised canvas."""
+
+    def words(self, query: str, answer: str | None, present: bool) -> Words:
+        """A query with its answer in tokens or its refusal; with `answer`, a question that is answered so."""
 
 
 class Method(nn.Module, ABC):
@@ -115,7 +134,9 @@ class Source(Protocol):
     feed_forward: int
 
     def clone_layers(self, count: int = 2) -> list: ...
-    def adapt(self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: bool = False) -> Any: ...
+    def adapt(
+        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
+    ) -> Any: ...
 
 
 def check_choices(config: Any, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from seglens.cache.key import content
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
@@ -74,7 +74,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     row = ROWS[name]
     parts, config = frozen_parts(weights, row.layer), row.config()
     torch.manual_seed(row.seed)
-    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
+    head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
     made = HeadConfig("lens", asdict(config), Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
     fit(head, lessons(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
@@ -88,10 +88,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
 def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
     """All that a row's numbers depend on: when any of it changes, the row is run again."""
     row = ROWS[name]
-    parts = {
-        part: hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
-        for part in ("mllm", "sam")
-    }
+    parts = {part: content(weights / part) for part in ("mllm", "sam")}
     made = {
         "config": asdict(row.config()),
         "layer": row.layer,
