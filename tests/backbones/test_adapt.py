@@ -157,6 +157,10 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
         states, image = there.hidden_states[-1][0], ids[0] == either.bare.model.config.image_token_id
         assert error(reading.image[0, 0], states[image]) < either.tolerance  # measured: 2.9e-6 and .016
         assert error(reading.segment[0, q, 0], states[-1]) < either.tolerance
+        start = int(image.nonzero()[0])
+        assert (reading.before is None) == (start == 0)
+        if reading.before is not None:
+            assert error(reading.before[0], states[start - 1]) < either.tolerance
         logits = there.logits[0, -1]
         assert error(reading.choice[0, q, : len(logits)], logits) < either.tolerance
 
@@ -164,7 +168,7 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
 @torch.no_grad()
 def test_patches_become_the_image_tokens(either: Case) -> None:
     backbone = either.backbone
-    adapted = backbone.adapt(LISA, SPEECH, refill=True)
+    adapted = backbone.adapt(LISA, SPEECH, refill="replicate")
     reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.see(adapted.pixels(IMAGE))
     fine = reading.fine_grid[0] * reading.fine_grid[1]
     assert reading.patches.shape == (1, fine, adapted.patch_width)
@@ -225,7 +229,7 @@ def test_the_model_chats_and_is_read_as_before(either: Case) -> None:
         assert torch.equal(again.prefix, readout.prefix)
         either.untouched()
 
-    adapted = backbone.adapt(ALL, SPEECH, "dual", refill=True)
+    adapted = backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
     as_before()
     train(adapted)
     as_before()
@@ -257,14 +261,14 @@ def test_gradients_reach_exactly_the_adapter(case: Case, attention: Attention) -
 
 
 def test_what_was_trained_comes_back(case: Case) -> None:
-    adapted = case.backbone.adapt(ALL, SPEECH, "dual", refill=True)
+    adapted = case.backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
     fresh = adapted.read(adapted.open(IMAGE), QUERIES)
     train(adapted)
     state = {name: value.clone() for name, value in adapted.adapter.state_dict().items()}
     trained = adapted.read(adapted.open(IMAGE), QUERIES)
     for name in ("patches", "given", "refilled", "image", "segment", "choice"):
         assert not torch.equal(getattr(fresh, name), getattr(trained, name)), name
-    other = case.backbone.adapt(ALL, SPEECH, "dual", refill=True)
+    other = case.backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
     before = {id(p) for p in other.adapter.parameters()}
     other.adapter.load_state_dict(state)
     assert {id(p) for p in other.adapter.parameters()} == before
@@ -296,7 +300,7 @@ def test_text_loss_is_that_of_transformers(case: Case) -> None:
 
 def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
     for attention in ("causal", "dual"):
-        adapted = either.backbone.adapt(LISA, SPEECH, attention, refill=True)
+        adapted = either.backbone.adapt(LISA, SPEECH, attention, refill="replicate")
         both = adapted.teach(shown(adapted, IMAGES, LESSON))
         for n, image in enumerate(IMAGES):
             for q, ask in enumerate(LESSON):
@@ -318,7 +322,7 @@ def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
 @pytest.mark.parametrize("attention", ["causal", "dual"])
 def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
     """An answer's end changes nothing before it."""
-    adapted = case.backbone.adapt(LISA, SPEECH, attention, refill=True)
+    adapted = case.backbone.adapt(LISA, SPEECH, attention, refill="replicate")
     train(adapted)
     taught = adapted.teach(shown(adapted, [IMAGE], [(query, None, True) for query in QUERIES]))
     read = adapted.read(adapted.open(IMAGE), QUERIES)
@@ -326,7 +330,7 @@ def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
     assert read.text_loss is None
     assert taught.segment.requires_grad
     assert not read.segment.requires_grad
-    for name in ("patches", "given", "refilled", "image", "segment", "choice"):
+    for name in ("patches", "given", "refilled", "image", "segment", "choice", "before"):
         assert error(getattr(read, name), getattr(taught, name)) < case.tolerance, name  # measured: 3.2e-6
 
 

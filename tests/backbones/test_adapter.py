@@ -133,7 +133,7 @@ def test_mixed_precision(internvl: Path) -> None:
     """As training runs: parameters in fp32, products in bfloat16, over a model of either type."""
     for dtype in (torch.float32, torch.bfloat16):
         backbone = load_backbone(internvl, dtype=dtype, attn_implementation="sdpa")
-        adapted = backbone.adapt(ALL, SPEECH, "dual", refill=True)
+        adapted = backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
         given = shown(adapted, IMAGES, LESSON)
         expected = adapted.teach(given)
         with torch.autocast("cpu", torch.bfloat16):
