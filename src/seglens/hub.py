@@ -8,6 +8,7 @@ from seglens.checkpoint import CONFIG, EMBEDDED_HEADS, WEIGHTS, CheckpointError,
 from seglens.files import write_atomic
 
 CARD = "README.md"
+DESCRIBING = ["*.json", "*.txt", "*.jinja", "*.model"]  # of a model: its config, tokenizer and processor
 
 
 def hub_commit(name: str) -> str | None:
@@ -26,14 +27,33 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
         return Path(name)
     if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(
-            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, a folder with {CONFIG} and {WEIGHTS}, "
-            "or a hub id such as org/name"
+            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, "
+            f"a folder with {CONFIG} and {WEIGHTS}, or a hub id such as org/name"
         )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
+            "check the name or the network"
+        ) from error
+
+
+def without_weights(name: str) -> Path:
+    """A folder as it is, or all that a hub id holds beside its weights.
+
+    Raises CheckpointError when it is neither."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(f"got {name!r} for a model; need a folder, or a hub id such as org/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DESCRIBING))
+    except Exception as error:  # as above: dozens of types
         raise CheckpointError(
             f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
             "check the name or the network"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from seglens.methods import lisa, mllmseg, self1e
+from seglens.methods import lisa, mllmseg, self1e, ufo
 from seglens.methods.lens import LensConfig
 from seglens.names import check_name
 from seglens.training import TrainConfig
@@ -91,6 +91,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             lisa.PRESETS["authors"], TrainConfig(steps=5000, images=160, micro=2, lr=3e-4), rates="lisa", **LLAVA_SAM
         ),
     },
+    "ufo": {"default": Recipe(ufo.PRESETS["default"], TrainConfig(lr=3e-4))},
 }
 
 

@@ -204,7 +204,7 @@ def test_overfits_one_scene(system: System) -> None:
     system, sample = fresh(system), scene()
     batch, truth = system.batch(sample), torch.tensor(np.stack([t.mask for t in sample.targets]))
     start, losses, worst, step = time.process_time(), list[float](), 0.0, 0
-    for step, (loss, output) in enumerate(system.steps(batch, 600, rate=5e-3), 1):
+    for step, (loss, output) in enumerate(system.steps(batch, 600, rate=3e-3), 1):
         losses.append(loss)
         if step % 10 == 0:
             found = Frame(48, 64).to_image_logits(output.mask_logits[0].detach()) > 0
@@ -336,15 +336,16 @@ def test_saved_and_loaded_says_the_same(system: System, tmp_path: Path) -> None:
 
 @on(PAIRS_OF_TWO)
 def test_half_precision_is_bounded(system: System) -> None:
+    """Autocast, as in training; the loss itself is reckoned in float32."""
     batch = system.batch(scene())
     with torch.no_grad():
         exact = system.forward(batch)
         with torch.autocast("cpu", torch.bfloat16):
             rough = system.forward(batch)
-    assert rough.mask_logits.dtype == torch.float32
-    found = error(rough.mask_logits, exact.mask_logits)
-    print(f"{system.name}: {found:.4f}")
-    assert found < 0.1
+        terms = system.method.losses(rough, batch.truth)
+    print(f"{system.name}: {error(rough.mask_logits, exact.mask_logits):.4f}")
+    assert error(rough.mask_logits, exact.mask_logits) < 0.1
+    assert {term.dtype for term in terms.values()} == {torch.float32}
 
 
 # ------------------------------------------------------------------ what a method leaves alone

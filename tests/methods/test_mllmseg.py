@@ -120,7 +120,7 @@ def library_block(block: Block) -> nn.TransformerDecoder:
 
 @torch.no_grad()
 def test_blocks_are_torchs_decoder_layers() -> None:
-    block = make().condition
+    block = make().decoder.condition
     for parameter in block.norms.parameters():
         parameter.normal_()
     x, memory = torch.randn(2, 7, 16), torch.randn(2, 3, 16)
@@ -148,7 +148,8 @@ def test_the_head_draws_each_patchs_pixels(norm: Any) -> None:
 def by_hand(made: MLLMSeg, read: Reading) -> Tensor:
     """Question by question as in the released code: everything anew for each."""
     out = torch.zeros(*read.segment.shape[:2], made.mask_side, made.mask_side)
-    fuse, side = made.fuse, read.grid[0]
+    decoder, side = made.decoder, read.grid[0]
+    fuse = decoder.fuse
     for b in range(out.shape[0]):
         for q in range(out.shape[1]):
             raw, image = read.patches[b, None], F.linear(read.image[b, :1], fuse.image.weight, fuse.image.bias)
@@ -156,8 +157,8 @@ def by_hand(made: MLLMSeg, read: Reading) -> Tensor:
             coarse = image.transpose(1, 2).reshape(1, -1, side, side)
             fine = fuse.upsample(coarse).flatten(2).transpose(1, 2)
             fused = fuse.join(torch.cat([enhanced, raw, fine], -1))
-            x = library_block(made.condition)(fused, made.segment(read.segment[b, q, None]))
-            out[b, q] = made.head(x.transpose(1, 2).reshape(1, -1, 2 * side, 2 * side))[0]
+            x = library_block(decoder.condition)(fused, decoder.segment(read.segment[b, q, None]))
+            out[b, q] = decoder.head(x.transpose(1, 2).reshape(1, -1, 2 * side, 2 * side))[0]
     return out
 
 
@@ -195,7 +196,7 @@ def test_questions_do_not_see_each_other(norm: Any, r: int) -> None:
             assert error(made.decode(alone, None).mask_logits[0, 0], together[b, q]) < TOLERANCE
 
 
-SWITCHES = {"detail": ("fuse.enhance",), "raw": (), "semantic": ("fuse.upsample",)}
+SWITCHES = {"detail": ("decoder.fuse.enhance",), "raw": (), "semantic": ("decoder.fuse.upsample",)}
 
 
 @torch.no_grad()
@@ -204,13 +205,15 @@ def test_a_source_that_is_off_is_left_out(off: str) -> None:
     made, less = make(), make(replace(TINY, **{off: False}))  # type: ignore[arg-type]
     gone = made.state_dict().keys() - less.state_dict().keys()
     assert gone == {name for name in made.state_dict() if name.startswith(SWITCHES[off] or "none")}
-    assert less.fuse.join.in_features == 2 * 16
+    assert less.decoder.fuse.join.in_features == 2 * 16
     # with the weights of the whole, it is the whole with zeros in that source's place
     state = made.state_dict()
     columns = [k for k, name in enumerate(("detail", "raw", "semantic")) if name != off]
-    state["fuse.join.weight"] = torch.cat([state["fuse.join.weight"].chunk(3, 1)[k] for k in columns], 1)
+    state["decoder.fuse.join.weight"] = torch.cat(
+        [state["decoder.fuse.join.weight"].chunk(3, 1)[k] for k in columns], 1
+    )
     less.load_state_dict({name: state[name] for name in less.state_dict()})
-    made.fuse.join.weight.chunk(3, 1)[("detail", "raw", "semantic").index(off)].zero_()
+    made.decoder.fuse.join.weight.chunk(3, 1)[("detail", "raw", "semantic").index(off)].zero_()
     read = reading()
     assert error(less.decode(read, None).mask_logits, made.decode(read, None).mask_logits) < TOLERANCE
 
@@ -223,23 +226,23 @@ def test_one_source_is_enough() -> None:
         moved = replace(read, image=read.image + 1)
         changed = not torch.equal(made.decode(read, None).mask_logits, made.decode(moved, None).mask_logits)
         assert changed == (name != "raw")
-        assert ("fuse.image.weight" in made.state_dict()) == (name != "raw")
+        assert ("decoder.fuse.image.weight" in made.state_dict()) == (name != "raw")
 
 
 @torch.no_grad()
 def test_without_pixel_shuffle_nothing_is_up_sampled() -> None:
     reader = Reader(grid=(4, 4), shuffle=1)
     made, read = make(reader=reader), reading(reader=reader)
-    assert not any(name.startswith("fuse.upsample") for name in made.state_dict())
+    assert not any(name.startswith("decoder.fuse.upsample") for name in made.state_dict())
     assert made.decode(read, None).mask_logits.shape == (2, 3, 16, 16)
 
 
 @torch.no_grad()
 def test_patches_of_another_width_are_projected() -> None:
-    assert "fuse.patches.weight" not in make().state_dict()
+    assert "decoder.fuse.patches.weight" not in make().state_dict()
     reader = Reader(patch_width=10)
     made = make(reader=reader)
-    assert made.fuse.patches.weight.shape == (16, 10)
+    assert made.decoder.fuse.patches.weight.shape == (16, 10)
     assert made.decode(reading(reader=reader), None).mask_logits.shape == (2, 3, 24, 24)
 
 
@@ -379,7 +382,7 @@ def test_gradients_reach_what_is_trained(config: MLLMSegConfig, autocast: bool) 
             assert p.grad is not None, name
             assert p.grad.isfinite().all(), name
             # what stands before a norm and adds the same everywhere changes nothing
-            assert p.grad.abs().max() > 0 or name == "head.conv.bias", name
+            assert p.grad.abs().max() > 0 or name == "decoder.head.conv.bias", name
     for name, state in states.items():
         assert state.grad is not None, name
         assert state.grad.abs().sum() > 0, name

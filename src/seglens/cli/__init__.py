@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
+from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
@@ -39,6 +40,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
         "Frozen features on disk, computed once.",
         {"build": cache_build, "check": cache_check, "estimate": cache_estimate},
     ),
+    "convert": ("Other people's trained models as head folders.", {"mllmseg": convert_mllmseg}),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing, or write them out.",

@@ -155,17 +155,17 @@ class MaskHead(nn.Module):
 
 
 class Fusion(nn.Module):
-    """DSFF, detail-enhanced and semantic-consistent feature fusion.
+    """DSFF, detail-enhanced and semantic-consistent feature fusion, of states `d` wide and patches `v` wide.
 
-    In the paper it is as wide as the vision tower; where it is not, a linear layer takes the patches to its width."""
+    In the paper it is as wide as the patches; where it is not, a linear layer takes them to its width."""
 
-    def __init__(self, config: MLLMSegConfig, mllm: TunedReader):
+    def __init__(self, config: MLLMSegConfig, d: int, v: int, shuffle: int):
         super().__init__()
-        c, said = config.width, config.detail or config.semantic
-        self.image = nn.Linear(mllm.width, c) if said else None
-        self.patches = nn.Linear(mllm.patch_width, c) if mllm.patch_width != c else nn.Identity()
+        c = config.width
+        self.image = nn.Linear(d, c) if config.detail or config.semantic else None
+        self.patches = nn.Linear(v, c) if v != c else nn.Identity()
         self.enhance = make_block(config) if config.detail else None
-        self.upsample = self._upsample(config, mllm.shuffle) if config.semantic else None
+        self.upsample = self._upsample(config, shuffle) if config.semantic else None
         self.raw = config.raw
         self.join = nn.Linear(len(config.sources) * c, c)
 
@@ -188,6 +188,40 @@ class Fusion(nn.Module):
         return self.join(torch.cat(sources, -1))
 
 
+class LightDecoder(nn.Module):
+    """The mask decoder, 34 M parameters at the widths of InternVL2.5-8B."""
+
+    def __init__(self, config: MLLMSegConfig, d: int, v: int, shuffle: int):
+        super().__init__()
+        self.fuse = Fusion(config, d, v, shuffle)
+        self.segment = nn.Linear(d, config.width)
+        self.condition = make_block(config)
+        self.head = MaskHead(config.width, config.subpixels, config.norm)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def look(
+        self, patches: Float[Tensor, "b f v"], image: Float[Tensor, "b r i d"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b r f c"]:
+        """The fused patches, and what they say to each other in step C."""
+        dtype, r = self.segment.weight.dtype, image.shape[1]
+        patches = repeat(patches.to(dtype), "b f v -> (b r) f v", r=r)
+        fused = self.fuse(patches, rearrange(image, "b r i d -> (b r) i d").to(dtype), grid)
+        return rearrange(self.condition.among(fused), "(b r) f c -> b r f c", r=r)
+
+    def forward(
+        self, seen: Float[Tensor, "b r f c"], segment: Float[Tensor, "b q k d"], rows: int
+    ) -> Float[Tensor, "b q s s"]:
+        """Mask logits of patches in `rows` rows; r is q or 1."""
+        b, q = segment.shape[:2]
+        patches = rearrange(seen.expand(-1, q, -1, -1), "b q f c -> (b q) f c")
+        memory = self.segment(rearrange(segment, "b q k d -> (b q) k d").to(seen.dtype))
+        patches = self.condition.shown(patches, memory)  # step C
+        logits = self.head(rearrange(patches, "n (h w) c -> n c h w", h=rows))
+        return rearrange(logits, "(b q) h w -> b q h w", b=b)
+
+
 class MLLMSeg(TunedMethod):
     """The mask decoder and the MLLM's adapter."""
 
@@ -198,14 +232,7 @@ class MLLMSeg(TunedMethod):
         if rows != columns:
             raise ValueError(f"MLLMSeg got an MLLM of {rows} x {columns} patches; it draws on square grids only")
         self._mask_side = rows * config.subpixels
-        self.fuse = Fusion(config, mllm)
-        self.segment = nn.Linear(mllm.width, config.width)
-        self.condition = make_block(config)
-        self.head = MaskHead(config.width, config.subpixels, config.norm)
-        for part in (self.fuse, self.segment, self.condition, self.head):
-            for parameter in part.parameters():
-                if parameter.dim() > 1:
-                    nn.init.xavier_uniform_(parameter)
+        self.decoder = LightDecoder(config, mllm.width, mllm.patch_width, mllm.shuffle)
 
     @property
     def mask_side(self) -> int:
@@ -214,12 +241,8 @@ class MLLMSeg(TunedMethod):
     # ---------------------------------------------------------------- forward
 
     def look(self, read: Reading) -> Float[Tensor, "b r f c"]:
-        """The fused patches, and what they say to each other in step C: once per image."""
-        image = self._image(read)
-        patches = repeat(read.patches, "b f v -> (b r) f v", r=image.shape[1])
-        dtype = self.segment.weight.dtype
-        fused = self.fuse(patches.to(dtype), rearrange(image, "b r i d -> (b r) i d").to(dtype), read.grid)
-        return rearrange(self.condition.among(fused), "(b r) f c -> b r f c", b=len(image))
+        """All of the decoder that no question changes: once per image."""
+        return self.decoder.look(read.patches, self._image(read), read.grid)
 
     def _image(self, read: Reading) -> Float[Tensor, "b r i d"]:
         """The image's states, on request those of one token earlier (authors): the first is that of no image token."""
@@ -227,7 +250,8 @@ class MLLMSeg(TunedMethod):
             return read.image
         if read.before is None:
             raise ValueError(
-                "shift_image_tokens=true needs the state in front of the image, which this MLLM does not give"
+                "shift_image_tokens=true needs the state in front of the image, and this MLLM does not give it; "
+                "set shift_image_tokens=false"
             )
         first = repeat(read.before, "b d -> b r 1 d", r=read.image.shape[1])
         return torch.cat([first, read.image[:, :, :-1]], 2)
@@ -237,12 +261,7 @@ class MLLMSeg(TunedMethod):
     ) -> MethodOutput:
         """Masks for all questions of all images. `seen` is a kept result of `look`."""
         seen = self.look(read) if seen is None else seen
-        (b, q), rows = read.segment.shape[:2], read.fine_grid[0]
-        patches = rearrange(seen.expand(-1, q, -1, -1), "b q f c -> (b q) f c")
-        segment = rearrange(read.segment, "b q k d -> (b q) k d").to(seen.dtype)
-        patches = self.condition.shown(patches, self.segment(segment))  # step C
-        logits = self.head(rearrange(patches, "n (h w) c -> n c h w", h=rows))
-        logits = rearrange(logits, "(b q) h w -> b q h w", b=b)
+        logits = self.decoder(seen, read.segment, read.fine_grid[0])
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
 
     def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:
