@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -50,7 +50,9 @@ def test_the_truth_table_of_sight() -> None:
     causal = ["x......", "xx.....", "xxx....", "xxxx...", "xxxxx..", "xxxxxx.", "xxxxxxx"]
     images = ["x......", "xxx....", "xxx....", "xxxx...", "xxxxx..", "xxxxxx.", "xxxxxxx"]
     dual = ["x......", "xxx.x..", "xxx.x..", "xxxx...", "xxxxx..", "xxxxxx.", "xxxxxxx"]
-    for attention, expected in zip(ATTENTIONS, (causal, images, dual), strict=True):
+    text = ["x......", "xxxxxx.", "xxxxxx.", "xxxx...", "xxxxx..", "xxxxxx.", "xxxxxxx"]
+    full = ["xxxxxx."] * 6 + ["xxxxxxx"]
+    for attention, expected in zip(get_args(Attention), (causal, images, dual, text, full), strict=True):
         assert table(attention, spoken) == expected
         assert table(attention, ~spoken) == causal
 

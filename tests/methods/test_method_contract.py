@@ -78,7 +78,9 @@ def scene(height: int = 48, width: int = 64, absent: tuple[int, ...] = (), spoke
             image[rows, columns] = [(220, 30, 30), (30, 200, 60), (40, 60, 230)][q]
     targets = [Target(query, mask) for query, mask in zip(QUERIES, masks, strict=True)]
     if spoken:
-        targets.append(Target("what is this ?", np.zeros((height, width), bool), "vqa", answer="a red cup"))
+        targets.append(
+            Target("what is this ?", np.zeros((height, width), bool), "vqa", answer="a red cup", spoken=True)
+        )
     return Sample(f"{height}x{width}", image, tuple(targets))
 
 
