@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,16 +24,16 @@ from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.lessons import Drawn
 from seglens.methods import build_lens
-from seglens.methods.lens import LensConfig
+from seglens.miniature.heads import lens_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
 from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
 from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
+from seglens.miniature.units import side_by_side
 from seglens.miniature.vision import PatchReadout, pixels, train_vision
 from seglens.miniature.world import World
 from seglens.parts import Parts
-from seglens.presets import recipe
 from seglens.training import TrainConfig, fit
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -59,16 +58,6 @@ PATCHES = 0.3  # weight of what single patches show, in the InternVL's stages
 LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
 HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
-DESCRIPTOR_WIDTH, ENCODER_WIDTH = 128, 256  # narrow, so that all weights stay under 25 MB
-
-
-class StageError(RuntimeError):
-    """A stage or a row that ran in a process of its own ended with an error."""
-
-
-def lens_config(preset: str = "default") -> LensConfig:
-    """A preset at the miniature's sizes."""
-    return replace(recipe(preset).method, descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
 
 
 def _pupil() -> Pupil:
@@ -200,26 +189,8 @@ def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: 
             raise ValueError(f"there is no stage {stage!r}; choose from {', '.join(NEEDS)}")
     if len(stages) == 1:
         return run_stage(stages[0], out, weights)
-    waiting, done = list(stages), {s for s in NEEDS if s not in stages}
-    running: dict[str, subprocess.Popen] = {}
-    threads = max(1, torch.get_num_threads() // jobs)
-    while waiting or running:
-        ready = [s for s in waiting if done.issuperset(NEEDS[s])]
-        for stage in ready[: jobs - len(running)]:
-            waiting.remove(stage)
-            command = [sys.executable, "-m", "seglens.miniature.build", stage, str(out), str(weights), str(threads)]
-            running[stage] = subprocess.Popen(command)
-        for stage, process in list(running.items()):
-            try:
-                code = process.wait(timeout=0.5)
-            except subprocess.TimeoutExpired:
-                continue
-            del running[stage]
-            if code:
-                for other in running.values():
-                    other.terminate()
-                raise StageError(f"stage {stage!r} failed with exit code {code}; the same command resumes it")
-            done.add(stage)
+    work = {stage: ("seglens.miniature.build", stage, str(out), str(weights)) for stage in stages}
+    side_by_side(work, jobs, NEEDS)
 
 
 if __name__ == "__main__":
