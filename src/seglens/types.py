@@ -102,8 +102,9 @@ class Speech:
     refusal: str | None = None
 
 
-# Who sees whom besides the earlier rows: nobody; image tokens each other; and image tokens the segmentation token too
-Attention = Literal["causal", "images", "dual"]
+# Who sees whom besides the earlier rows: nobody; image tokens each other; these the segmentation tokens too; these all
+# words behind the image; everybody everybody
+Attention = Literal["causal", "images", "dual", "text", "full"]
 # How every patch of the vision tower gets a row of its own: not at all; from itself alone; from its neighbourhood
 Refill = Literal["none", "replicate", "scan"]
 

@@ -96,9 +96,9 @@ def test_losses_are_means_over_what_is_taught(absent: str) -> None:
     terms = make(absent=absent, focal_weight=3.0).losses(MethodOutput(said, text_loss=text), SOME)
     pairs = [(said[at], SOME.masks[at]) for at in taught(absent)]
     naive = [1 - (2 * (s.sigmoid() * t).sum() + 1e-3) / (s.sigmoid().sum() + t.sum() + 1e-3) for s, t in pairs]
-    focal = [focal(s[None], t[None]) for s, t in pairs]
+    focused = [focal(s[None], t[None]) for s, t in pairs]
     assert terms["dice"].item() == pytest.approx(sum(naive).item() / len(pairs))
-    assert terms["focal"].item() == pytest.approx(3 * sum(focal).item() / len(pairs))
+    assert terms["focal"].item() == pytest.approx(3 * sum(focused).item() / len(pairs))
     assert terms["text"].item() == pytest.approx((0 + 1 + 2 + 3 + 4) / 5)  # the last is neither asked nor spoken
 
 

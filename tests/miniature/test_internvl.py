@@ -315,11 +315,11 @@ def embedded() -> Backbone:
 def test_the_embedded_one_answers(embedded: Backbone) -> None:
     said = vqa(embedded, WorldData(n=12, seed=1))
     assert said["questions"] > 40
-    assert said["accuracy"] > 0.75
+    assert said["accuracy"] > 0.85  # measured: .957
 
 
 def test_patches_of_the_embedded_one_tell_what_they_show(embedded: Backbone) -> None:
-    """A linear readout of single patches, fitted on some scenes, names what patches of other scenes show."""
+    """A line through single patches, fitted on some scenes, tells in others which of them show a thing."""
     world = World("test", 12)
     shown = [world.scene(i) for i in range(60)]
     with torch.no_grad():
@@ -328,4 +328,4 @@ def test_patches_of_the_embedded_one_tell_what_they_show(embedded: Backbone) -> 
     rows = torch.cat([rows, torch.ones(*rows.shape[:2], 1)], -1)
     fit = torch.linalg.lstsq(rows[:40].flatten(0, 1), thing[:40].flatten()[:, None]).solution
     right = ((rows[40:] @ fit)[..., 0] > 0.5) == (thing[40:] > 0)
-    assert right.float().mean() > 0.9
+    assert right.float().mean() > 0.97  # measured: .992, and .900 with random weights

@@ -38,10 +38,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Begun:
-    """A prefix read causally, once for all questions: its image tokens behind the last layer, and the keys and values
-    of every layer."""
+    """A prefix read causally, once for all questions: its image tokens behind the last layer and the token in front of
+    them, and the keys and values of every layer."""
 
     image: Float[Tensor, "b i d"]
+    before: Float[Tensor, "b d"] | None
     memory: Sequence[Pair]
 
 
@@ -119,7 +120,14 @@ class Adapted:
         return self._read(image.seen, image.begun, _asked(said, self.device))
 
     def teach(self, shown: Shown) -> Reading:
-        """With gradients, and with `text_loss`."""
+        """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
+        if self.device.type == "cpu" and any(
+            type(part).__name__ == "Linear4bit" for part in self._tuned.model.modules()
+        ):
+            raise ValueError(
+                "a model that bitsandbytes packed in 4 bits passes no gradients on a CPU; "
+                "tune it on a GPU, or load it without quantisation"
+            )
         seen = self._see(shown.pixels.to(self.device, self._dtype))
         words, mask, places, spoken, learnt = (
             v.to(self.device) for v in (shown.words, shown.mask, shown.places, shown.spoken, shown.learnt)
@@ -142,36 +150,38 @@ class Adapted:
 
     def _begin(self, seen: Seen) -> Begun:
         rows, memory = self._layers.prefix(seen.rows, seen.positions, seen.later)
-        return Begun(self._norm(rows[:, -seen.given.shape[1] :]).to(self.device), memory)
+        states, first = self._norm(rows).to(self.device), rows.shape[1] - seen.given.shape[1]
+        return Begun(states[:, first:], states[:, first - 1] if first else None, memory)
 
     def _read(self, seen: Seen, begun: Begun | None, asked: Asked, learnt: Tensor | None = None) -> Reading:
         words = self._tuned.model.get_input_embeddings()(asked.words)
         positions = after(seen.positions, *asked.words.shape[1:])
         if begun is not None:
             states = self._norm(self._layers.questions(words, positions, asked.mask, begun.memory)).to(self.device)
-            image = begun.image[:, None]
+            image, before = begun.image[:, None], begun.before
         else:
-            image, states = self._run_whole(seen, words, positions, asked)
+            image, states, before = self._run_whole(seen, words, positions, asked)
         segment = _pick(states, (asked.places - 1).clamp(min=0))
         head = self._tuned.model.get_output_embeddings()
         return Reading(
             patches=seen.patches, given=seen.given, refilled=seen.refilled, image=image, segment=segment,
             grid=self.grid, shuffle=self.shuffle, choice=head(segment[:, :, 0]).to(self.device),
-            text_loss=None if learnt is None else _text_loss(states, head, asked.words, learnt),
+            text_loss=None if learnt is None else _text_loss(states, head, asked.words, learnt), before=before,
         )  # fmt: skip
 
     def _run_whole(
         self, seen: Seen, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: Asked
-    ) -> tuple[Float[Tensor, "b q i d"], Float[Tensor, "b q t d"]]:
+    ) -> tuple[Float[Tensor, "b q i d"], Float[Tensor, "b q t d"], Float[Tensor, "b d"] | None]:
         """Every question behind a prefix of its own, which it changes."""
         (_, p, _), i, q = seen.rows.shape, seen.given.shape[1], words.shape[1]
         rows = torch.cat([repeat(seen.rows, "b p d -> b q p d", q=q), words], 2).flatten(0, 1)
         places = torch.cat([repeat(seen.positions, "b p ... -> b q p ...", q=q), positions], 2).flatten(0, 1)
         sees = sight_mask(self.attention, p, i, asked.mask, asked.places, asked.spoken)
         later = [repeat(added, "b i d -> (b q) i d", q=q) for added in seen.later]
-        states = self._norm(self._layers.whole(rows, places, sees, later, p)[:, p - i :]).to(self.device)
+        states = self._norm(self._layers.whole(rows, places, sees, later, p)).to(self.device)
         states = rearrange(states, "(b q) l d -> b q l d", q=q)
-        return states[:, :, :i], states[:, :, i:]
+        before = states[:, 0, p - i - 1] if p > i else None  # no question changes what comes before the image
+        return states[:, :, p - i : p], states[:, :, p:], before
 
     # ---------------------------------------------------------------- chatting
 

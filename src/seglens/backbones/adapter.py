@@ -91,6 +91,10 @@ def attach(backbone: Backbone, tuning: Tuning) -> tuple[Backbone, Adapter]:
     """The backbone over a copy of its model, and the adapter in that copy.
 
     Raises ImportError without peft, and ValueError when the model lacks what is to be tuned."""
+    if not all(tuning.tokens) or not 0 < len({*tuning.tokens}) == len(tuning.tokens):
+        raise ValueError(
+            f"got the new tokens {list(tuning.tokens)}; give each new token a name of its own, at least one"
+        )
     tuned, adapter = copy.copy(backbone), Adapter()
     tuned.model = shared_copy(backbone.model)
     if tuning.projector:
@@ -113,6 +117,11 @@ def _copy_projectors(tuned: Backbone, adapter: Adapter) -> None:
 @torch.no_grad()
 def _extend_vocabulary(model: Any, tuning: Tuning, adapter: Adapter, dtype: torch.dtype) -> None:
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if len(words.weight) != len(head.weight):
+        raise ValueError(
+            f"the model reads {len(words.weight)} words and writes {len(head.weight)}, so that no new token has one id "
+            "for both; choose another model"
+        )
     tied = head.weight is words.weight
     rows = [
         nn.Parameter(part.weight.mean(0, dtype=torch.float32).repeat(len(tuning.tokens), 1)) for part in (words, head)

@@ -153,18 +153,20 @@ def sight_mask(
     spoken: Bool[Tensor, "b q"],
 ) -> Bool[Tensor, "bq l l"]:  # fmt: skip
     """Who sees whom when each question stands behind a prefix of its own, whose last `image` rows are image tokens
-    (SELF1E, section 3.5): all that came before; image tokens each other ("images", "dual"); image tokens the
-    segmentation tokens ("dual"). Questions answered in words alone are read causally."""
+    (SELF1E, section 3.5 and Table 7): all that came before; image tokens each other ("images"); and the segmentation
+    tokens ("dual"); and all words ("text"); or everybody everybody ("full"). Questions answered in words alone are read
+    causally."""
     whole = torch.cat([mask.new_ones(*mask.shape[:2], prefix), mask], 2).flatten(0, 1)
     n, length = whole.shape
     sees = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()[None]
     if attention != "causal":
         row = torch.arange(length, device=mask.device)
         inside = (row >= prefix - image) & (row < prefix)
-        shown = inside.expand(n, -1)
+        looks = torch.ones_like(inside) if attention == "full" else inside
+        shown = {"text": row >= prefix - image, "full": torch.ones_like(inside)}.get(attention, inside).expand(n, -1)
         if attention == "dual":
             shown = shown.scatter(1, places.flatten(0, 1) + prefix, True)
-        sees = sees | (inside[:, None] & shown[:, None] & ~spoken.flatten()[:, None, None])
+        sees = sees | (looks[:, None] & shown[:, None] & ~spoken.flatten()[:, None, None])
     itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty soft-max
     return (sees & whole[:, None]) | itself
 

@@ -47,7 +47,7 @@ class Qwen2VLBackbone(Backbone):
 
     @property
     def tower_layers(self) -> Sequence[nn.Module]:
-        return self.model.model.visual.blocks
+        return list(self.model.model.visual.blocks)
 
     @property
     def projectors(self) -> Sequence[str]:

@@ -46,7 +46,7 @@ class Qwen3VLBackbone(Backbone):
 
     @property
     def tower_layers(self) -> Sequence[nn.Module]:
-        return self.model.model.visual.blocks
+        return list(self.model.model.visual.blocks)
 
     @property
     def projectors(self) -> Sequence[str]:

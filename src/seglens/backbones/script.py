@@ -32,10 +32,9 @@ class Script:
     def __init__(self, prompts: Prompts, speech: Speech, names: Mapping[str, int], end: int | None):
         self.prompts, self.speech, self._names = prompts, speech, names
         self._end = [] if end is None else [end]
-        unknown = sorted({*speech.tokens} - {*names})
-        if unknown or not speech.tokens or not speech.answers:
+        if not speech.tokens or not speech.answers or {*speech.tokens} - {*names}:
             raise ValueError(
-                f"a speech needs answers and tokens that are trained; got {len(speech.answers)} answers, tokens "
+                f"a speech needs answers, and tokens that are trained; got {len(speech.answers)} answers, tokens "
                 f"{', '.join(speech.tokens) or 'none'}, trained {', '.join(names) or 'none'}: name them alike"
             )
         self._answers = [self._line(answer) for answer in speech.answers]

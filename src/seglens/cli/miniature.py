@@ -30,7 +30,7 @@ def miniature_build(
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages, in order; default all.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages side by side; each gets its share of the cores.")] = 2,
 ) -> None:
-    """Train the MLLM, SAM and the head from nothing: vision, language, alignment, joint, sam, head."""
+    """Train the embedded models from nothing: two MLLMs, SAM, and a head for each method."""
     from seglens.miniature.build import NEEDS, build
 
     build(out, weights, stage or tuple(NEEDS), jobs)

@@ -261,7 +261,7 @@ class MLLMSeg(TunedMethod):
     ) -> MethodOutput:
         """Masks for all questions of all images. `seen` is a kept result of `look`."""
         seen = self.look(read) if seen is None else seen
-        logits = self.decoder(seen, read.segment, read.fine_grid[0])
+        logits = self.decoder(seen, read.segment, read.fine_grid[0]).float()
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
 
     def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:
@@ -279,7 +279,7 @@ class MLLMSeg(TunedMethod):
         config, totals = self.config, totals or truth.totals()
         empty = config.absent == "empty"
         taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
-        drawn, wanted = output.mask_logits[taught].float(), truth.masks[taught]
+        drawn, wanted = output.mask_logits[taught], truth.masks[taught]
         hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
         return {
             "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),

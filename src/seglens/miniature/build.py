@@ -1,8 +1,9 @@
-"""The recipe as a command: seven stages, each resumable, from nothing to the weights that the package carries.
+"""The recipe as a command: ten stages, each resumable, from nothing to the weights that the package carries.
 
-vision ----+--> alignment --> joint --+--> internvl
-language --+                          +--> head
-sam ----------------------------------+
+vision ----+--> alignment --> joint --+--> internvl --+--> mllmseg, self1e
+language --+                          |               +--> lisa
+sam ----------------------------------+--> head       |
+                                      +---------------+
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,11 +22,14 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head
+from seglens.courses import practise
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
+from seglens.exercises import Examiner
 from seglens.lessons import Drawn
-from seglens.methods import build_lens
-from seglens.miniature.heads import lens_config
+from seglens.methods import METHODS, build_lens, build_method
+from seglens.methods.base import TunedMethod
+from seglens.miniature.heads import RATES, lens_config, miniature_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
 from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
@@ -44,6 +49,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "sam": (),
     "internvl": ("joint",),
     "head": ("joint", "sam"),
+    "mllmseg": ("internvl",),
+    "self1e": ("internvl",),
+    "lisa": ("internvl", "sam"),
 }
 BUDGETS: dict[str, Budget] = {
     "vision": Budget(steps=5200, batch=16, lr=1.5e-3, seed=1),
@@ -56,6 +64,18 @@ BUDGETS: dict[str, Budget] = {
 }
 PATCHES = 0.3  # weight of what single patches show, in the InternVL's stages
 LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What a head that tunes its MLLM learns from: steps, images of a step, queries about an image."""
+
+    steps: int
+    images: int
+    queries: int
+
+
+TUNED = {"mllmseg": Lot(1500, 8, 8), "self1e": Lot(1600, 4, 4), "lisa": Lot(500, 8, 8)}
 HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
 
@@ -163,6 +183,29 @@ def stage_head(out: Path, weights: Path) -> None:
     save_head(weights / "lens", made, head.state_dict(), torch.int8)
 
 
+def stage_tuned(method: str, out: Path, weights: Path) -> None:
+    """A head that tunes the InternVL: what is kept is its adapter and its own parts."""
+    budget, needs_sam = TUNED[method], METHODS[method].needs_decoder
+    parts = Parts.load(
+        Origin(str(weights / "internvl")), Origin(str(weights / "sam")) if needs_sam else None,
+        device="cuda" if torch.cuda.is_available() else "cpu", segmentation_only=False, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = miniature_config(method)
+    head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
+    assert isinstance(head, TunedMethod)
+    data = WorldData(n=8000, seed=6, split="train", queries=budget.queries)
+    training = TrainConfig(
+        steps=budget.steps, images=budget.images, lr=RATES[method], weight_decay=0.02, warmup=50, seed=0, save_every=100
+    )
+    note = {"data": asdict(data), "training": asdict(training)}
+    origins = Origin("../internvl"), None, Origin("../sam") if needs_sam else None
+    made = HeadConfig(method, asdict(config), *origins, trained=note)
+    shown = practise(parts, data, repr(data), Examiner(head.mllm, parts.decoder, head.mask_side), training.seed)
+    fit(head, shown, training, made, out / method)
+    save_head(weights / method, made, head.state_dict(), torch.int8)
+
+
 RUN: dict[str, Callable[[Path, Path], None]] = {
     "vision": stage_vision,
     "language": stage_language,
@@ -171,12 +214,13 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
     "internvl": stage_internvl,
     "sam": stage_sam,
     "head": stage_head,
+    **{method: partial(stage_tuned, method) for method in TUNED},
 }
 
 
 def run_stage(stage: str, out: Path, weights: Path) -> None:
     """One stage in this process, on the GPU if there is one."""
-    if stage != "head" and torch.cuda.is_available():  # the head is placed with the frozen parts
+    if stage not in ("head", *TUNED) and torch.cuda.is_available():  # heads are placed with the parts they read
         torch.set_default_device("cuda")
     RUN[stage](out, weights)
     torch.set_default_device(None)

@@ -167,7 +167,12 @@ class Standings:
 
     def _self1e(self) -> str:
         names = [name for name in self.tables["self1e"] if name in self.finished]
-        note = "The paper's numbers are its SELF1E-2B's cIoU on RefCOCO / RefCOCO+ / RefCOCOg, as far as its text goes."
+        note = (
+            "Every row starts from the adapter of the package's own SELF1E head, with all else fresh: what differs is "
+            "how masks are read from an MLLM that answers in [SEG] already, under the attention that it learned with "
+            "(SELF1E's own). The paper's numbers are its SELF1E-2B's cIoU on RefCOCO / RefCOCO+ / RefCOCOg, each "
+            "trained in full, as far as its text goes."
+        )
         told = {name: published.SELF1E.get(name, NONE) for name in names}
         return f"## SELF1E, one change at a time\n\n{self._rows(names, ABLATED, {'paper': told})}\n\n{note}"
 

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from seglens.backbones import hide_loading_bars
 from seglens.cache.key import content
-from seglens.checkpoint import HeadConfig, Origin
+from seglens.checkpoint import HeadConfig, Origin, load_adapter
 from seglens.courses import practise
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
@@ -61,21 +61,28 @@ class Row:
 
     method: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    tuned: bool = False  # start from the adapter of the head that `weights` holds, with all else fresh
 
     def config(self) -> Any:
         return miniature_config(self.method, **self.changes)
 
 
 SELF1E: dict[str, Row] = {
-    "F_IMG alone": Row("self1e", {"features": "image"}),
-    "F_V1^HQ alone": Row("self1e", {"features": "refilled"}),
-    "no un-shuffle": Row("self1e", {"amplifiers": "none"}),
-    "un-shuffle of the residual alone": Row("self1e", {"amplifiers": "residual"}),
-    "one MLP for all": Row("self1e", {"amplifiers": "shared"}),
-    "three MLPs": Row("self1e", {"amplifiers": "three"}),
-    "causal attention": Row("self1e", {"attention": "causal"}),
-    "images see each other": Row("self1e", {"attention": "images"}),
-    "scanning": Row("self1e", {"refill_by": "scan"}),
+    name: Row("self1e", changes, tuned=True)
+    for name, changes in {
+        "SELF1E": {},
+        "F_IMG alone": {"features": "image"},
+        "F_V1^HQ alone": {"features": "refilled"},
+        "no un-shuffle": {"amplifiers": "none"},
+        "un-shuffle of the residual alone": {"amplifiers": "residual"},
+        "one MLP for all": {"amplifiers": "shared"},
+        "three MLPs": {"amplifiers": "three"},
+        "causal attention": {"attention": "causal"},
+        "images see each other": {"attention": "images"},
+        "images see all words": {"attention": "text"},
+        "everybody sees everybody": {"attention": "full"},
+        "scanning": {"refill_by": "scan"},
+    }.items()
 }
 MLLMSEG: dict[str, Row] = {
     "without step A (detail)": Row("mllmseg", {"detail": False}),
@@ -86,7 +93,7 @@ ROWS: dict[str, Row] = {**{name: Row(name) for name in METHODS}, **MLLMSEG, **SE
 TABLES: dict[str, tuple[str, ...]] = {
     "methods": tuple(METHODS),
     "mllmseg": ("mllmseg", *MLLMSEG),
-    "self1e": ("self1e", *SELF1E),
+    "self1e": tuple(SELF1E),
 }
 
 
@@ -144,6 +151,8 @@ class Bench:
             return {**made, "data": repr(plan.data)}
         training = miniature_training(ROWS[name].method, plan.steps, plan.images, seed)
         row = {"config": asdict(ROWS[name].config()), "training": asdict(training), "data": repr(plan.data)}
+        if ROWS[name].tuned:
+            row["adapter"] = content(self.weights / ROWS[name].method)
         return {**made, **row, "timed": [TIMED, ASKED]}
 
     def report(self, name: str, seed: int = 0) -> Any | None:
@@ -186,6 +195,8 @@ def _row(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     parts, config = bench.parts(row.method), row.config()
     torch.manual_seed(seed)
     head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
+    if row.tuned:
+        load_adapter(bench.weights / row.method, head)
     lessons = _lessons(bench, parts, head, seed)
     training, (backbone, decoder) = miniature_training(row.method, plan.steps, plan.images, seed), parts.origins()
     made = HeadConfig(row.method, asdict(config), backbone, None if METHODS[row.method].tuned else LAYER, decoder)
