@@ -29,8 +29,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "ufo": {**SPOKEN, **EMPTY, "answers": ("<MASK>.",), "targets": LINEAR},
 }  # fmt: skip
 # Short searches of 120 steps of 4 images with 4 queries, all new; mean IoU of the targets of the last 30 steps: mllmseg
-# 1e-3 0.232, 3e-3 0.008; self1e, its vision tower and projector trained too, 1e-3 0.000, and 2e-3 with a dice weight of 2
-# 0.157.
+# 1e-3 0.232, 3e-3 0.008; self1e, with vision tower and projector trained too, 1e-3 0.000, and 2e-3 with a dice weight
+# of 2 0.157.
 RATES = {"lens": 1e-3, "mllmseg": 1.5e-3, "self1e": 1e-3, "lisa": 1e-3, "ufo": 1e-3}
 
 
