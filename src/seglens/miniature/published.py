@@ -19,8 +19,6 @@ SELF1E: dict[str, str] = {
     "images see each other": "causal +0.5 (Table 7)",
     "images see all words": f"above causal, {UNKNOWN} (Table 7)",
     "everybody sees everybody": f"above causal, {UNKNOWN} (Table 7)",
-    "images see all words": f"{UNKNOWN} (Table 7)",
-    "everybody sees everybody": f"{UNKNOWN} (Table 7)",
     "scanning": "replication -0.6 / -0.2 / not told (Table 11)",
 }
 
