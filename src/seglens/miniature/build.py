@@ -29,7 +29,7 @@ from seglens.exercises import Examiner
 from seglens.lessons import Drawn
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.base import TunedMethod
-from seglens.miniature.heads import RATES, lens_config, miniature_config
+from seglens.miniature.heads import lens_config, miniature_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
 from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
@@ -68,14 +68,15 @@ LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
 
 @dataclass(frozen=True)
 class Lot:
-    """What a head that tunes its MLLM learns from: steps, images of a step, queries about an image."""
+    """What a head that tunes its MLLM learns from: steps, images of a step, queries about an image; and how fast."""
 
     steps: int
     images: int
     queries: int
+    rate: float
 
 
-TUNED = {"mllmseg": Lot(1500, 8, 8), "self1e": Lot(1600, 4, 4), "lisa": Lot(500, 8, 8)}
+TUNED = {"mllmseg": Lot(1500, 8, 8, 1.5e-3), "self1e": Lot(1600, 4, 4, 1e-3), "lisa": Lot(500, 8, 8, 1e-3)}
 HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
 
@@ -196,7 +197,7 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
     assert isinstance(head, TunedMethod)
     data = WorldData(n=8000, seed=6, split="train", queries=budget.queries)
     training = TrainConfig(
-        steps=budget.steps, images=budget.images, lr=RATES[method], weight_decay=0.02, warmup=50, seed=0, save_every=100
+        steps=budget.steps, images=budget.images, lr=budget.rate, weight_decay=0.02, warmup=50, seed=0, save_every=100
     )
     note = {"data": asdict(data), "training": asdict(training)}
     origins = Origin("../internvl"), None, Origin("../sam") if needs_sam else None
