@@ -37,8 +37,13 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="exists already") as caught, whole_folder(made):
         pytest.fail("it was opened")
     assert caught.value.filename == str(made)
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "other") as folder:
-        (folder / "a").write_text("1")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "other") as folder:
+            (folder / "a").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in made.parent.iterdir()] == ["made"]
