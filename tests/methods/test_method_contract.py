@@ -60,6 +60,7 @@ QUERIES = ("the red cup", "what keeps you dry when it rains ?", "dog")
 QUESTION = "what is in the picture ?"
 SIZES = ((48, 64), (64, 40), (1, 70), (70, 1))
 EXACT = {"dtype": torch.float32}
+SAME = 5e-6  # measured: up to 8e-7
 
 
 # ------------------------------------------------------------------ what is tried
@@ -271,7 +272,7 @@ def test_a_step_cut_into_passes_has_the_same_loss(system: System) -> None:
     whole, parts = system.batch(*samples), [system.batch(sample) for sample in samples]
     totals = whole.truth.totals()
     expected = system.loss(whole).item()
-    assert sum(system.loss(part, totals).item() for part in parts) == pytest.approx(expected, rel=1e-4)
+    assert sum(system.loss(part, totals).item() for part in parts) == pytest.approx(expected, rel=SAME)
 
 
 @on(PAIRS_OF_TWO)
@@ -311,7 +312,7 @@ def test_training_and_segmenting_say_the_same(system: System) -> None:
     sample = scene()
     with torch.no_grad():
         taught = Frame(48, 64).to_image_logits(system.forward(system.batch(sample)).mask_logits[0])
-    assert error(logits(system.segmenter(), sample.image), taught) < 1e-4
+    assert error(logits(system.segmenter(), sample.image), taught) < SAME
 
 
 @on(PAIRS)
@@ -322,7 +323,7 @@ def test_many_questions_equal_single_ones(system: System) -> None:
     assert len(together) == 24
     for k in (0, 7, 23):
         alone = opened.segment(queries[k])
-        assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < 1e-4
+        assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < SAME
 
 
 @on(PAIRS_OF_TWO)
@@ -331,7 +332,7 @@ def test_batches_equal_single_images(system: System) -> None:
     with torch.no_grad():
         together = system.forward(system.batch(*samples)).mask_logits
         for b, sample in enumerate(samples):
-            assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < 1e-4
+            assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < SAME
 
 
 @on(PAIRS_OF_TWO)
@@ -352,8 +353,7 @@ def test_half_precision_is_bounded(system: System) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = system.forward(batch)
         terms = system.method.losses(rough, batch.truth)
-    print(f"{system.name}: {error(rough.mask_logits, exact.mask_logits):.4f}")
-    assert error(rough.mask_logits, exact.mask_logits) < 0.1
+    assert error(rough.mask_logits, exact.mask_logits) < 0.06  # measured: .003 to .020
     assert {term.dtype for term in terms.values()} == {torch.float32}
 
 
