@@ -21,8 +21,8 @@ from command import Run
 from seglens.cli.segment import _names
 from seglens.data.maskfile import load_mask
 from seglens.data.masks import decode_rle
-from seglens.miniature.build import StageError
 from seglens.miniature.language import VQA_KINDS
+from seglens.miniature.units import StageError
 from seglens.miniature.world import World
 
 SEGLENS = Path(sys.executable).with_name("seglens")
@@ -224,7 +224,7 @@ def test_demo(seglens: Run, tmp_path: Path) -> None:
     [
         (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("demo",), ("world",),
         ("world", "sample"), ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
-        ("miniature", "unpack"),
+        ("miniature", "table"), ("miniature", "unpack"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_written(seglens: Run, world: Path, tmp_path: Pa
 
 
 def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
-    for command in ("build", "ablate"):
+    for command in ("build", "ablate", "table"):
         for jobs in (0, -1):
             code, out, err = seglens("miniature", command, "--jobs", jobs, "--out", tmp_path)
             assert (code, out) == (2, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
@@ -180,14 +180,16 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
     return None
 
 
-def load_state(folder: str | Path, head: nn.Module) -> None:
-    """Load the weights into `head`, strictly. Raises CheckpointError naming every tensor that does not fit, or when a
-    byte of them is not as it was saved."""
+def load_state(
+    folder: str | Path, head: nn.Module, needless: Callable[[str], bool] = lambda name: False
+) -> None:  # fmt: skip
+    """Load the weights into `head`, strictly; `needless` says which tensors of the file may stay unused. Raises
+    CheckpointError naming every tensor that does not fit, or when a byte of them is not as it was saved."""
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is needed and {_why_missing(path.parent)}; save the head again with seglens")
     try:
-        state = unpack(load_file(path))
+        state = {name: tensor for name, tensor in unpack(load_file(path)).items() if not needless(name)}
     except (SafetensorError, PackedError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or save it again") from error
     _refuse_misfit(path, state, head.state_dict())  # first: it says more than a checksum can
@@ -199,6 +201,13 @@ def load_state(folder: str | Path, head: nn.Module) -> None:
             "copy or save it again"
         )
     head.load_state_dict(state)
+
+
+def load_adapter(folder: str | Path, head: nn.Module) -> None:
+    """Load the adapter of a saved head into another, whose own parts stay as they are. Raises as `load_state` does."""
+    adapter = nn.Module()
+    adapter.adapter = head.get_submodule("adapter")
+    load_state(folder, adapter, needless=lambda name: not name.startswith("adapter."))
 
 
 def _why_missing(folder: Path) -> str:

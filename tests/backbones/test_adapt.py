@@ -136,7 +136,7 @@ def test_a_new_adapter_says_what_the_model_says(either: Case) -> None:
         assert torch.equal(ours[..., :first], logits)
         assert adapted.generate(IMAGE, question, 5) == answer
     else:  # copies compute in fp32
-        assert error(ours[..., :first], logits) < either.tolerance
+        assert error(ours[..., :first], logits) < either.tolerance  # measured: .027
     frozen = either.backbone.adapt(LISA, SPEECH)
     assert torch.equal(frozen._tuned.model(**either.backbone.chat_inputs(IMAGE, question)).logits[..., :first], logits)
     assert frozen.generate(IMAGE, question, 5) == answer
@@ -155,7 +155,7 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
             **either.bare.kind.canvas(either.bare.model, either.bare.processor, canvas, ids), output_hidden_states=True
         )
         states, image = there.hidden_states[-1][0], ids[0] == either.bare.model.config.image_token_id
-        assert error(reading.image[0, 0], states[image]) < either.tolerance  # measured: 2.9e-6 and .016
+        assert error(reading.image[0, 0], states[image]) < either.tolerance  # measured: 8.7e-7 and .022
         assert error(reading.segment[0, q, 0], states[-1]) < either.tolerance
         start = int(image.nonzero()[0])
         assert (reading.before is None) == (start == 0)
@@ -215,9 +215,9 @@ def test_only_the_adapter_is_new(case: Case) -> None:
     case.untouched()
 
 
-def test_the_model_chats_and_is_read_as_before(either: Case) -> None:
-    backbone, question = either.backbone, "what is this ?"
-    answer, logits = either.bare.talk(IMAGE, question, 5)
+def test_the_model_chats_and_is_read_as_before(case: Case) -> None:
+    backbone, question = case.backbone, "what is this ?"
+    answer, logits = case.bare.talk(IMAGE, question, 5)
     readout = backbone.read(backbone.open(IMAGE), QUERIES)
 
     def as_before() -> None:
@@ -227,7 +227,7 @@ def test_the_model_chats_and_is_read_as_before(either: Case) -> None:
         again = backbone.read(backbone.open(IMAGE), QUERIES)
         assert torch.equal(again.question, readout.question)
         assert torch.equal(again.prefix, readout.prefix)
-        either.untouched()
+        case.untouched()
 
     adapted = backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
     as_before()
@@ -240,23 +240,22 @@ def test_the_model_chats_and_is_read_as_before(either: Case) -> None:
 # ------------------------------------------------------------------ training
 
 
-@pytest.mark.parametrize("attention", ["causal", "dual"])
-def test_gradients_reach_exactly_the_adapter(case: Case, attention: Attention) -> None:
-    for tuning in (LISA, ALL):
-        adapted = case.backbone.adapt(tuning, SPEECH, attention)
-        train(adapted, 1, 1.0)  # B is 0 at first, and A then has no gradient
-        reading = adapted.teach(shown(adapted, IMAGES, LESSON))
-        assert reading.text_loss is not None
-        (reading.text_loss.sum() + reading.segment.square().sum()).backward()
-        for name, parameter in adapted.adapter.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().max() > 0, name
-        trained = {id(p) for p in adapted.adapter.parameters()}
-        assert not any(p.requires_grad for p in adapted._tuned.model.parameters() if id(p) not in trained)
-        if tuning is LISA:
-            assert not reading.given.requires_grad  # no graph through the vision side
-            assert not reading.patches.requires_grad
+@pytest.mark.parametrize(("tuning", "attention"), [(LISA, "causal"), (ALL, "dual")], ids=["some", "all"])
+def test_gradients_reach_exactly_the_adapter(case: Case, tuning: Tuning, attention: Attention) -> None:
+    adapted = case.backbone.adapt(tuning, SPEECH, attention)
+    train(adapted, 1, 1.0)  # B is 0 at first, and A then has no gradient
+    reading = adapted.teach(shown(adapted, IMAGES, LESSON))
+    assert reading.text_loss is not None
+    (reading.text_loss.sum() + reading.segment.square().sum()).backward()
+    for name, parameter in adapted.adapter.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+    trained = {id(p) for p in adapted.adapter.parameters()}
+    assert not any(p.requires_grad for p in adapted._tuned.model.parameters() if id(p) not in trained)
+    if tuning is LISA:
+        assert not reading.given.requires_grad  # no graph through the vision side
+        assert not reading.patches.requires_grad
     case.untouched()
 
 
@@ -279,10 +278,9 @@ def test_what_was_trained_comes_back(case: Case) -> None:
 def test_text_loss_is_that_of_transformers(case: Case) -> None:
     """transformers' own forward pass of the copy over the whole sequence, with the answer's tokens as labels."""
     adapted = case.backbone.adapt(ALL, SPEECH)
-    found = train(adapted, 2)[-1].text_loss
+    train(adapted, 1, 1.0)
+    found = adapted.teach(shown(adapted, IMAGES[:1], LESSON)).text_loss
     assert found is not None
-    fresh = adapted.teach(shown(adapted, IMAGES[:1], LESSON)).text_loss
-    assert fresh is not None
     model = Bare(adapted._tuned.model, case.bare.processor, case.bare.kind)
     canvas = case.bare.canvas(IMAGE, case.backbone.image_size)
     for q, ask in enumerate(LESSON):
@@ -295,28 +293,26 @@ def test_text_loss_is_that_of_transformers(case: Case) -> None:
         with torch.no_grad():
             logits = model.model(**case.bare.kind.canvas(model.model, model.processor, canvas, ids)).logits
         expected = torch.nn.functional.cross_entropy(logits[0, -n - 1 : -1], answer[0])
-        assert error(fresh[0, q], expected) < 1e-5  # measured: 1.4e-6
+        assert error(found[0, q], expected) < 1e-5  # measured: 3.1e-7
 
 
 def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
-    for attention in ("causal", "dual"):
-        adapted = either.backbone.adapt(LISA, SPEECH, attention, refill="replicate")
-        both = adapted.teach(shown(adapted, IMAGES, LESSON))
-        for n, image in enumerate(IMAGES):
-            for q, ask in enumerate(LESSON):
-                alone = adapted.teach(shown(adapted, [image], [ask]))
-                pairs = [
-                    (both.segment[n, q], alone.segment[0, 0]), (both.choice[n, q], alone.choice[0, 0]),
-                    (both.image[n, q if attention == "dual" else 0], alone.image[0, 0]),
-                    (both.given[n], alone.given[0]), (both.patches[n], alone.patches[0]),
-                ]  # fmt: skip
-                if LESSON[q][1] is not None:
-                    pairs = pairs[2:]  # places are void
-                for found, expected in pairs:
-                    assert error(found, expected) < either.tolerance  # measured: 2.4e-6 and .02
-                assert both.text_loss is not None
-                assert alone.text_loss is not None
-                assert error(both.text_loss[n, q], alone.text_loss[0, 0]) < either.tolerance
+    attention: Attention = "dual" if either.bare.model.dtype == torch.float32 else "causal"
+    adapted = either.backbone.adapt(LISA, SPEECH, attention, refill="replicate")
+    both = adapted.teach(shown(adapted, IMAGES, LESSON))
+    assert both.text_loss is not None
+    for n, image in enumerate(IMAGES):
+        for q, ask in enumerate(LESSON):
+            alone = adapted.teach(shown(adapted, [image], [ask]))
+            assert alone.text_loss is not None
+            pairs = [
+                (both.image[n, q if attention == "dual" else 0], alone.image[0, 0]), (both.given[n], alone.given[0]),
+                (both.patches[n], alone.patches[0]), (both.text_loss[n, q], alone.text_loss[0, 0]),
+            ]  # fmt: skip
+            if ask[1] is None:  # else places are void
+                pairs += [(both.segment[n, q], alone.segment[0, 0]), (both.choice[n, q], alone.choice[0, 0])]
+            for found, expected in pairs:
+                assert error(found, expected) < either.tolerance  # measured: 3.9e-7 and .014
 
 
 @pytest.mark.parametrize("attention", ["causal", "dual"])
@@ -331,7 +327,7 @@ def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
     assert taught.segment.requires_grad
     assert not read.segment.requires_grad
     for name in ("patches", "given", "refilled", "image", "segment", "choice", "before"):
-        assert error(getattr(read, name), getattr(taught, name)) < case.tolerance, name  # measured: 3.2e-6
+        assert error(getattr(read, name), getattr(taught, name)) < case.tolerance, name  # measured: 6.0e-7
 
 
 # ------------------------------------------------------------------ who sees whom
@@ -339,13 +335,12 @@ def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
 
 def test_kinds_of_attention_agree(case: Case, family: Path) -> None:
     other = make(family, {**EXACT, "attn_implementation": "sdpa"})
-    for attention in ("causal", "dual"):
-        one, two = (c.backbone.adapt(LISA, SPEECH, attention) for c in (case, other))
-        train(one)
-        two.adapter.load_state_dict(one.adapter.state_dict())
-        ours, theirs = (a.teach(shown(a, IMAGES, LESSON)) for a in (one, two))
-        for name in ("image", "segment", "choice", "text_loss"):
-            assert error(getattr(ours, name), getattr(theirs, name)) < 1e-5, name  # measured: 3.9e-6
+    one, two = (c.backbone.adapt(LISA, SPEECH, "dual") for c in (case, other))
+    train(one, 1, 1.0)
+    two.adapter.load_state_dict(one.adapter.state_dict())
+    ours, theirs = (a.teach(shown(a, IMAGES, LESSON)) for a in (one, two))
+    for name in ("image", "segment", "choice", "text_loss"):
+        assert error(getattr(ours, name), getattr(theirs, name)) < 1e-5, name  # measured: 1.0e-6
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ def test_sight_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
         there = model(input_ids=ids, pixel_values=given.pixels, attention_mask=added, output_hidden_states=True)
         reading = adapted.teach(given)
         states, place = there.hidden_states[-1][0], start + int(given.places[0, 0, 0])
-        assert error(reading.image[0, 0], states[start - cells : start]) < 5e-6  # measured: 1.1e-6
+        assert error(reading.image[0, 0], states[start - cells : start]) < 5e-6  # measured: 5.0e-7
         assert error(reading.segment[0, 0, 0], states[place - 1]) < 5e-6
         assert error(reading.choice[0, 0], there.logits[0, place - 1]) < 5e-6
 
@@ -111,7 +111,7 @@ def test_it_learns_what_to_say(backbone: Backbone) -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.mean().item())
-    assert losses[-1] < 0.03 * losses[0]  # measured: .005
+    assert losses[-1] < 0.03 * losses[0]  # measured: .0032
     said = [adapted.generate(image, f"find {thing}", 8) for thing in ("cup", "lamp")]
     assert said == ["the cup :[SEG].", "the lamp :[REJ]."]
     first = backbone.module.get_output_embeddings().weight.shape[0]  # new tokens stand behind all words
@@ -142,7 +142,7 @@ def test_mixed_precision(internvl: Path) -> None:
             reading = adapted.teach(given)
         for name in ("image", "segment", "choice", "refilled", "text_loss"):
             found, there = getattr(reading, name), getattr(expected, name)
-            assert error(found.detach(), there.detach()) < 0.05, name  # measured: .027
+            assert error(found.detach(), there.detach()) < 0.05, name  # measured: .017
         assert reading.text_loss is not None
         reading.text_loss.sum().backward()
         assert {p.dtype for p in adapted.adapter.parameters()} == {torch.float32}

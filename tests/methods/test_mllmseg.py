@@ -11,48 +11,36 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from readings import Silent
 from torch import Tensor, nn
 
 from seglens.losses import focal, smooth_dice
 from seglens.methods.mllmseg import PRESETS, Block, MaskHead, MLLMSeg, MLLMSegConfig
-from seglens.types import MethodOutput, Reading, Shown, Totals, Truth
+from seglens.types import MethodOutput, Reading, Totals, Truth
 
 TINY = MLLMSegConfig(width=16, heads=2, feed_forward=24, groups=2, subpixels=4)
 WORDS, D, V = 30, 20, 16
 TOLERANCE = 1e-5  # of the largest value; measured: 4.2e-7
 
 
-class Reader:
-    """The sizes of an MLLM and its adapter: all that a decoder is made from."""
-
-    def __init__(self, width: int = D, patch_width: int = V, grid: tuple[int, int] = (3, 3), shuffle: int = 2):
-        self.width, self.patch_width, self.grid, self.shuffle = width, patch_width, grid, shuffle
-        self.adapter: nn.Module = nn.Linear(2, 2)
-
-    def open(self, image: np.ndarray) -> Any:
-        raise NotImplementedError
-
-    def read(self, image: Any, questions: Any) -> Reading:
-        raise NotImplementedError
-
-    def teach(self, shown: Shown) -> Reading:
-        raise NotImplementedError
+def reader(width: int = D, patch_width: int = V, grid: tuple[int, int] = (3, 3), shuffle: int = 2) -> Silent:
+    return Silent(width=width, patch_width=patch_width, grid=grid, shuffle=shuffle)
 
 
-def make(config: MLLMSegConfig = TINY, reader: Reader | None = None, seed: int = 0) -> MLLMSeg:
+def make(config: MLLMSegConfig = TINY, mllm: Silent | None = None, seed: int = 0) -> MLLMSeg:
     torch.manual_seed(seed)
-    return MLLMSeg(config, reader or Reader()).eval()
+    return MLLMSeg(config, mllm or reader()).eval()
 
 
-def reading(b: int = 2, q: int = 3, reader: Reader | None = None, r: int = 1, seed: int = 0) -> Reading:
+def reading(b: int = 2, q: int = 3, mllm: Silent | None = None, r: int = 1, seed: int = 0) -> Reading:
     """Random states; new words last, as an adapter adds them."""
-    reader, dice = reader or Reader(), torch.Generator().manual_seed(seed)
+    mllm, dice = mllm or reader(), torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=dice)  # noqa: E731
-    i = reader.grid[0] * reader.grid[1]
+    i = mllm.grid[0] * mllm.grid[1]
     return Reading(
-        patches=draw(b, i * reader.shuffle**2, reader.patch_width), given=draw(b, i, reader.width), refilled=None,
-        image=draw(b, r, i, reader.width), segment=draw(b, q, 1, reader.width), grid=reader.grid,
-        shuffle=reader.shuffle, choice=draw(b, q, WORDS + 2), text_loss=draw(b, q).abs(), before=draw(b, reader.width),
+        patches=draw(b, i * mllm.shuffle**2, mllm.patch_width), given=draw(b, i, mllm.width), refilled=None,
+        image=draw(b, r, i, mllm.width), segment=draw(b, q, 1, mllm.width), grid=mllm.grid,
+        shuffle=mllm.shuffle, choice=draw(b, q, WORDS + 2), text_loss=draw(b, q).abs(), before=draw(b, mllm.width),
     )  # fmt: skip
 
 
@@ -68,7 +56,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 def test_as_many_parameters_as_published(width: int, millions: float) -> None:
     """34 M of InternVL2.5-8B; the paper gives no figure for 2B and 4B (2048 wide) and 1B (896)."""
     with torch.device("meta"):
-        made = MLLMSeg(PRESETS["authors"], Reader(width, 1024, (16, 16)))
+        made = MLLMSeg(PRESETS["authors"], reader(width, 1024, (16, 16)))
     decoder = sum(p.numel() for name, p in made.named_parameters() if not name.startswith("adapter."))
     assert decoder / 1e6 == pytest.approx(millions, abs=0.005)
     assert made.mask_side == 448
@@ -98,7 +86,7 @@ def test_shapes() -> None:
 
 def test_square_grids_only() -> None:
     with pytest.raises(ValueError, match="4 x 6 patches; it draws on square grids only"):
-        make(reader=Reader(grid=(2, 3)))
+        make(mllm=reader(grid=(2, 3)))
 
 
 # ---------------------------------------------------------------- the steps
@@ -231,8 +219,8 @@ def test_one_source_is_enough() -> None:
 
 @torch.no_grad()
 def test_without_pixel_shuffle_nothing_is_up_sampled() -> None:
-    reader = Reader(grid=(4, 4), shuffle=1)
-    made, read = make(reader=reader), reading(reader=reader)
+    mllm = reader(grid=(4, 4), shuffle=1)
+    made, read = make(mllm=mllm), reading(mllm=mllm)
     assert not any(name.startswith("decoder.fuse.upsample") for name in made.state_dict())
     assert made.decode(read, None).mask_logits.shape == (2, 3, 16, 16)
 
@@ -240,10 +228,10 @@ def test_without_pixel_shuffle_nothing_is_up_sampled() -> None:
 @torch.no_grad()
 def test_patches_of_another_width_are_projected() -> None:
     assert "decoder.fuse.patches.weight" not in make().state_dict()
-    reader = Reader(patch_width=10)
-    made = make(reader=reader)
+    mllm = reader(patch_width=10)
+    made = make(mllm=mllm)
     assert made.decoder.fuse.patches.weight.shape == (16, 10)
-    assert made.decode(reading(reader=reader), None).mask_logits.shape == (2, 3, 24, 24)
+    assert made.decode(reading(mllm=mllm), None).mask_logits.shape == (2, 3, 24, 24)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
-from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_unpack, world_sample
+from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
 from seglens.cli.probe import probe
 from seglens.cli.score import score
@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
         "Train the embedded models from nothing, or write them out.",
-        {"build": miniature_build, "ablate": miniature_ablate, "unpack": miniature_unpack},
+        {"build": miniature_build, "ablate": miniature_ablate, "table": miniature_table, "unpack": miniature_unpack},
     ),
 }
 
@@ -83,7 +83,7 @@ def _mendable(error: RuntimeError) -> str:
     """A line on a failed stage or a full device; any other error is a mistake of ours and is raised again."""
     import torch  # only now: imports would slow the start of every command
 
-    from seglens.miniature.build import StageError
+    from seglens.miniature.units import StageError
 
     if isinstance(error, StageError):
         return _line(error)

@@ -39,6 +39,9 @@ class MLLMSegConfig:
     groups: int = 4  # of channels that DySample moves together
     subpixels: int = 14  # a side of what the head draws for each patch
     norm: Literal["group", "batch"] = "group"  # batch (authors) depends on what else is in a pass, padding included
+    # ours: the last filter starts positive, so that what is drawn is where channels are active. With random signs
+    # (authors) it depends on the seed, and where it is not, a bias alone must lift masks above 0, at one rate a step
+    upright: bool = True
     detail: bool = True  # step A among the sources of DSFF; False is an ablation, as in the next two
     raw: bool = True  # the vision tower's own patches
     semantic: bool = True  # step B
@@ -200,6 +203,9 @@ class LightDecoder(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        if config.upright:
+            with torch.no_grad():
+                self.head.smooth.weight.abs_()
 
     def look(
         self, patches: Float[Tensor, "b f v"], image: Float[Tensor, "b r i d"], grid: tuple[int, int]
@@ -261,7 +267,7 @@ class MLLMSeg(TunedMethod):
     ) -> MethodOutput:
         """Masks for all questions of all images. `seen` is a kept result of `look`."""
         seen = self.look(read) if seen is None else seen
-        logits = self.decoder(seen, read.segment, read.fine_grid[0])
+        logits = self.decoder(seen, read.segment, read.fine_grid[0]).float()
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
 
     def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:
@@ -279,7 +285,7 @@ class MLLMSeg(TunedMethod):
         config, totals = self.config, totals or truth.totals()
         empty = config.absent == "empty"
         taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
-        drawn, wanted = output.mask_logits[taught].float(), truth.masks[taught]
+        drawn, wanted = output.mask_logits[taught], truth.masks[taught]
         hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
         return {
             "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
@@ -296,11 +302,11 @@ def build_mllmseg(config: MLLMSegConfig, backbone: Source, decoder: None = None)
 PRESETS: dict[str, MLLMSegConfig] = {
     "default": MLLMSegConfig(),
     # what the publication says of its architecture and its losses, with its own norm
-    "paper": MLLMSegConfig(norm="batch"),
+    "paper": MLLMSegConfig(norm="batch", upright=False),
     # the released code: image states one token early, two sigmoids in the focal term, and the words, without the space
     # that belongs there, in which its evaluation asks and answers
     "authors": MLLMSegConfig(
-        norm="batch", shift_image_tokens=True, double_sigmoid=True, vocabulary=True,
+        norm="batch", upright=False, shift_image_tokens=True, double_sigmoid=True, vocabulary=True,
         request=" What are {}in this image? Please output segmentation masks.", answers=("Sure,{}:[SEG].",),
         refusal="Sure,{}:[REJ].",
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +15,10 @@ from seglens.cache.key import content
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
-from seglens.files import write_json
 from seglens.methods import LensConfig, build_lens
-from seglens.miniature.build import HEAD_TRAINING, LAYER, StageError, features, frozen_parts, lens_config, lessons
+from seglens.miniature.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
+from seglens.miniature.heads import lens_config
+from seglens.miniature.units import keep_report, kept_report, side_by_side
 from seglens.prediction import slug
 from seglens.segmenter import Segmenter
 from seglens.training import fit
@@ -82,7 +81,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     for label, off in {name: {}, **row.at_test}.items():
         head.config = replace(config, **off)
         reports[label] = summarise(run(Segmenter(parts.backbone, parts.decoder, head, made), EXAM))
-    write_json(_folder(out, name) / "report.json", {"made": _made(name, weights, steps), "reports": reports})
+    keep_report(_folder(out, name), _made(name, weights, steps), reports)
 
 
 def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
@@ -105,18 +104,8 @@ def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
     waiting = [name for name in ROWS if _reports(out, name, weights, steps) is None]
     for layer in sorted({ROWS[n].layer for n in waiting}):
         features(frozen_parts(weights, layer), DATA, out)
-    running: list[tuple[str, subprocess.Popen[bytes]]] = []
-    threads = max(1, torch.get_num_threads() // jobs)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name = waiting.pop(0)
-            arguments = (name, str(out), str(weights), str(steps), str(threads))
-            running.append((name, subprocess.Popen([sys.executable, "-m", "seglens.miniature.ablate", *arguments])))
-        name, process = running.pop(0)
-        if process.wait():
-            for _, other in running:
-                other.terminate()
-            raise StageError(f"the row {name!r} failed; its output is above, and the same command resumes")
+    module = "seglens.miniature.ablate"
+    side_by_side({name: (module, name, str(out), str(weights), str(steps)) for name in waiting}, jobs)
     return _table(out, weights, steps)
 
 
@@ -126,11 +115,7 @@ def _folder(out: Path, name: str) -> Path:
 
 def _reports(out: Path, name: str, weights: Path, steps: int) -> dict[str, Any] | None:
     """The finished reports of a row by label, or None when it has not been run as it now stands."""
-    path = _folder(out, name) / "report.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())
-    return found["reports"] if found["made"] == _made(name, weights, steps) else None
+    return kept_report(_folder(out, name), _made(name, weights, steps))
 
 
 def _table(out: Path, weights: Path, steps: int) -> str:

@@ -1,18 +1,19 @@
-"""The recipe as a command: seven stages, each resumable, from nothing to the weights that the package carries.
+"""The recipe as a command: ten stages, each resumable, from nothing to the weights that the package carries.
 
-vision ----+--> alignment --> joint --+--> internvl
-language --+                          +--> head
-sam ----------------------------------+
+vision ----+--> alignment --> joint --+--> internvl --+--> mllmseg, self1e
+language --+                          |               +--> lisa
+sam ----------------------------------+--> head       |
+                                      +---------------+
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,20 +22,23 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head
+from seglens.courses import practise
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
+from seglens.exercises import Examiner
 from seglens.lessons import Drawn
-from seglens.methods import build_lens
-from seglens.methods.lens import LensConfig
+from seglens.methods import METHODS, build_lens, build_method
+from seglens.methods.base import TunedMethod
+from seglens.miniature.heads import lens_config, miniature_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
 from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
 from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
+from seglens.miniature.units import side_by_side
 from seglens.miniature.vision import PatchReadout, pixels, train_vision
 from seglens.miniature.world import World
 from seglens.parts import Parts
-from seglens.presets import recipe
 from seglens.training import TrainConfig, fit
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -45,6 +49,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "sam": (),
     "internvl": ("joint",),
     "head": ("joint", "sam"),
+    "mllmseg": ("internvl",),
+    "self1e": ("internvl",),
+    "lisa": ("internvl", "sam"),
 }
 BUDGETS: dict[str, Budget] = {
     "vision": Budget(steps=5200, batch=16, lr=1.5e-3, seed=1),
@@ -57,18 +64,21 @@ BUDGETS: dict[str, Budget] = {
 }
 PATCHES = 0.3  # weight of what single patches show, in the InternVL's stages
 LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What a head that tunes its MLLM learns from: steps, images of a step, queries about an image; and how fast."""
+
+    steps: int
+    images: int
+    queries: int
+    rate: float
+
+
+TUNED = {"mllmseg": Lot(1500, 8, 8, 1.5e-3), "self1e": Lot(1600, 4, 4, 1e-3), "lisa": Lot(500, 8, 8, 1e-3)}
 HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
-DESCRIPTOR_WIDTH, ENCODER_WIDTH = 128, 256  # narrow, so that all weights stay under 25 MB
-
-
-class StageError(RuntimeError):
-    """A stage or a row that ran in a process of its own ended with an error."""
-
-
-def lens_config(preset: str = "default") -> LensConfig:
-    """A preset at the miniature's sizes."""
-    return replace(recipe(preset).method, descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
 
 
 def _pupil() -> Pupil:
@@ -174,6 +184,29 @@ def stage_head(out: Path, weights: Path) -> None:
     save_head(weights / "lens", made, head.state_dict(), torch.int8)
 
 
+def stage_tuned(method: str, out: Path, weights: Path) -> None:
+    """A head that tunes the InternVL: what is kept is its adapter and its own parts."""
+    budget, needs_sam = TUNED[method], METHODS[method].needs_decoder
+    parts = Parts.load(
+        Origin(str(weights / "internvl")), Origin(str(weights / "sam")) if needs_sam else None,
+        device="cuda" if torch.cuda.is_available() else "cpu", segmentation_only=False, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = miniature_config(method)
+    head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
+    assert isinstance(head, TunedMethod)
+    data = WorldData(n=8000, seed=6, split="train", queries=budget.queries)
+    training = TrainConfig(
+        steps=budget.steps, images=budget.images, lr=budget.rate, weight_decay=0.02, warmup=50, seed=0, save_every=100
+    )
+    note = {"data": asdict(data), "training": asdict(training)}
+    origins = Origin("../internvl"), None, Origin("../sam") if needs_sam else None
+    made = HeadConfig(method, asdict(config), *origins, trained=note)
+    shown = practise(parts, data, repr(data), Examiner(head.mllm, parts.decoder, head.mask_side), training.seed)
+    fit(head, shown, training, made, out / method)
+    save_head(weights / method, made, head.state_dict(), torch.int8)
+
+
 RUN: dict[str, Callable[[Path, Path], None]] = {
     "vision": stage_vision,
     "language": stage_language,
@@ -182,12 +215,13 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
     "internvl": stage_internvl,
     "sam": stage_sam,
     "head": stage_head,
+    **{method: partial(stage_tuned, method) for method in TUNED},
 }
 
 
 def run_stage(stage: str, out: Path, weights: Path) -> None:
     """One stage in this process, on the GPU if there is one."""
-    if stage != "head" and torch.cuda.is_available():  # the head is placed with the frozen parts
+    if stage not in ("head", *TUNED) and torch.cuda.is_available():  # heads are placed with the parts they read
         torch.set_default_device("cuda")
     RUN[stage](out, weights)
     torch.set_default_device(None)
@@ -200,26 +234,8 @@ def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: 
             raise ValueError(f"there is no stage {stage!r}; choose from {', '.join(NEEDS)}")
     if len(stages) == 1:
         return run_stage(stages[0], out, weights)
-    waiting, done = list(stages), {s for s in NEEDS if s not in stages}
-    running: dict[str, subprocess.Popen] = {}
-    threads = max(1, torch.get_num_threads() // jobs)
-    while waiting or running:
-        ready = [s for s in waiting if done.issuperset(NEEDS[s])]
-        for stage in ready[: jobs - len(running)]:
-            waiting.remove(stage)
-            command = [sys.executable, "-m", "seglens.miniature.build", stage, str(out), str(weights), str(threads)]
-            running[stage] = subprocess.Popen(command)
-        for stage, process in list(running.items()):
-            try:
-                code = process.wait(timeout=0.5)
-            except subprocess.TimeoutExpired:
-                continue
-            del running[stage]
-            if code:
-                for other in running.values():
-                    other.terminate()
-                raise StageError(f"stage {stage!r} failed with exit code {code}; the same command resumes it")
-            done.add(stage)
+    work = {stage: ("seglens.miniature.build", stage, str(out), str(weights)) for stage in stages}
+    side_by_side(work, jobs, NEEDS)
 
 
 if __name__ == "__main__":
