@@ -87,8 +87,7 @@ def scene(height: int = 48, width: int = 64, absent: tuple[int, ...] = (), spoke
 
 @dataclass(frozen=True)
 class System:
-    """A method on the parts that it needs, and how they were when it was built: the digests of what is frozen, and
-    what is trained."""
+    """A method on the parts that it needs; the digests of these before it was built, and its parameters after."""
 
     name: str
     backbone: Backbone
@@ -175,18 +174,11 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def build(name: str, backbone: Backbone, decoder: MaskDecoder | None) -> System:
+    frozen = [digest(part.module) for part in (backbone, decoder) if part is not None]
     torch.manual_seed(0)
-    made = System(
-        name,
-        backbone,
-        decoder,
-        build_method(method_settings(name, METHOD_CASES[name]), backbone, decoder).eval(),
-        [],
-        {},
-    )
-    made.frozen.extend(map(digest, made.parts))
-    made.start.update({name: p.detach().clone() for name, p in made.trained.items()})
-    return made
+    method = build_method(method_settings(name, METHOD_CASES[name]), backbone, decoder).eval()
+    start = {name: p.detach().clone() for name, p in method.named_parameters()}
+    return System(name, backbone, decoder, method, frozen, start)
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +252,7 @@ def gradients(system: System, batch: Batch) -> dict[str, Tensor]:
 
 
 @on(PAIRS_OF_TWO)
-def test_the_state_is_exactly_what_is_trained(system: System) -> None:
-    """No tensor of it is the MLLM's or the image encoder's."""
+def test_no_tensor_of_the_state_is_the_frozen_parts_own(system: System) -> None:
     theirs = {p.data_ptr() for part in system.parts for p in (*part.parameters(), *part.buffers())}
     assert not theirs & {tensor.data_ptr() for tensor in system.method.state_dict().values()}
 
