@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.bare import Bare, digest, error
 from seglens.backbones import Backbone, load_backbone
@@ -50,16 +50,17 @@ TWO = ("llava-1.5", "internvl")
 PAIRS = [(name, kind) for name in METHOD_CASES for kind in KINDS if name in EVERYWHERE or kind in TWO]
 PAIRS_OF_TWO = [(name, kind) for name, kind in PAIRS if kind in TWO]
 LEARNT = [  # each takes seconds
-    ("lens", "internvl"), ("lisa", "llava-1.5"), ("ufo", "llava-1.5"), ("mllmseg", "internvl"), ("self1e", "internvl"),
+    ("lens", "internvl"), ("lisa", "llava-1.5"), ("ufo", "internvl"), ("mllmseg", "internvl"), ("self1e", "llava-1.5"),
 ]  # fmt: skip
 
-# where F_V1^HQ is F_V1, because an image token is one patch, what SELF1E adds and takes away of both is the same
-IDLE = {("self1e", "llava-1.5"): ("amplifiers.given.",)}
+# where an image token is one patch, F_V1^HQ is F_V1, and what SELF1E adds of the one it takes away of the other
+IDLE = {("self1e", "llava-1.5"): "amplifiers.given."}
 
 QUERIES = ("the red cup", "what keeps you dry when it rains ?", "dog")
 QUESTION = "what is in the picture ?"
 SIZES = ((48, 64), (64, 40), (1, 70), (70, 1))
 EXACT = {"dtype": torch.float32}
+SAME = 5e-6  # measured: up to 8e-7
 
 
 # ------------------------------------------------------------------ what is tried
@@ -86,12 +87,14 @@ def scene(height: int = 48, width: int = 64, absent: tuple[int, ...] = (), spoke
 
 @dataclass(frozen=True)
 class System:
-    """A method that was just built, on the parts that it needs."""
+    """A method on the parts that it needs; the digests of these before it was built, and its parameters after."""
 
     name: str
     backbone: Backbone
     decoder: MaskDecoder | None
     method: Method
+    frozen: list[str]
+    start: dict[str, Tensor]
 
     @property
     def kind(self) -> str:
@@ -102,7 +105,11 @@ class System:
         return isinstance(self.method, TunedMethod)
 
     @property
-    def trained(self) -> dict[str, torch.nn.Parameter]:
+    def parts(self) -> list[nn.Module]:
+        return [part.module for part in (self.backbone, self.decoder) if part is not None]
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.method.named_parameters() if p.requires_grad}
 
     @property
@@ -167,9 +174,11 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def build(name: str, backbone: Backbone, decoder: MaskDecoder | None) -> System:
+    frozen = [digest(part.module) for part in (backbone, decoder) if part is not None]
     torch.manual_seed(0)
-    method = build_method(method_settings(name, METHOD_CASES[name]), backbone, decoder)
-    return System(name, backbone, decoder, method.eval())
+    method = build_method(method_settings(name, METHOD_CASES[name]), backbone, decoder).eval()
+    start = {name: p.detach().clone() for name, p in method.named_parameters()}
+    return System(name, backbone, decoder, method, frozen, start)
 
 
 @pytest.fixture(scope="module")
@@ -177,14 +186,18 @@ def system(request: pytest.FixtureRequest, load: Load, decoder: MaskDecoder) -> 
     """Two steps away from where it began, where an adapter still says nothing. For reading alone."""
     name, kind = request.param
     made = build(name, load(kind), decoder if METHODS[name].needs_decoder else None)
-    for _ in made.steps(made.batch(scene()), 2, rate=1e-2):
-        pass
+    assert all(math.isfinite(loss) for loss, _ in made.steps(every_question(made), 2, rate=5e-3))
     return made
 
 
-def fresh(system: System) -> System:
-    """For training."""
-    return build(system.name, system.backbone, system.decoder)
+def every_question(system: System) -> Batch:
+    """About a target that is not there, one answered in words, and images with different numbers of questions."""
+    many, few = scene(absent=(1,), spoken=system.tuned), scene(64, 40, absent=(0,))
+    batch = system.batch(many, replace(few, targets=few.targets[:1]))
+    spoken = [False] * (len(many.targets) - 3)
+    assert batch.truth.valid.tolist() == [[True, True, True, *spoken], [True, False, False, *spoken]]
+    assert batch.truth.present.tolist() == [[True, False, True, *spoken], [False, False, False, *spoken]]
+    return batch
 
 
 def on(pairs: list[tuple[str, str]]) -> pytest.MarkDecorator:
@@ -201,14 +214,15 @@ def test_every_method_has_a_case() -> None:
 @on(LEARNT)
 def test_overfits_one_scene(system: System) -> None:
     """Three questions about one image, learned in seconds: everything that must carry a gradient carries it."""
-    system, sample = fresh(system), scene()
-    batch, truth = system.batch(sample), torch.tensor(np.stack([t.mask for t in sample.targets]))
+    system = build(system.name, system.backbone, system.decoder)
+    batch = system.batch(scene())
+    truth = batch.truth.masks > 0.5
     start, losses, worst, step = time.process_time(), list[float](), 0.0, 0
-    for step, (loss, output) in enumerate(system.steps(batch, 600, rate=3e-3), 1):
+    for step, (loss, output) in enumerate(system.steps(batch, 600, rate=4e-3), 1):
         losses.append(loss)
         if step % 10 == 0:
-            found = Frame(48, 64).to_image_logits(output.mask_logits[0].detach()) > 0
-            worst = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2))).min().item()
+            found = output.mask_logits > 0
+            worst = ((found & truth).sum((2, 3)) / (found | truth).sum((2, 3))).min().item()
             if worst > 0.9 or time.process_time() - start > 15:
                 break
     print(f"{step} steps, {time.process_time() - start:.1f} s, IoU {worst:.3f}, loss {losses[-1] / losses[0]:.3f}")
@@ -218,25 +232,14 @@ def test_overfits_one_scene(system: System) -> None:
 
 @on(PAIRS)
 def test_gradients_reach_what_is_trained_and_nothing_else(system: System) -> None:
-    """Of a batch with every kind of question: a target that is not there, one answered in words, and images with
-    different numbers of questions."""
-    system = fresh(system)
-    frozen = [part.module for part in (system.backbone, system.decoder) if part is not None]
-    before, start = list(map(digest, frozen)), {name: p.detach().clone() for name, p in system.trained.items()}
-    many, few = scene(absent=(1,), spoken=system.tuned), scene(64, 40, absent=(0,))
-    batch = system.batch(many, replace(few, targets=few.targets[:1]))
-    spoken = [False] * (len(many.targets) - 3)
-    assert batch.truth.valid.tolist() == [[True, True, True, *spoken], [True, False, False, *spoken]]
-    assert batch.truth.present.tolist() == [[True, False, True, *spoken], [False, False, False, *spoken]]
-    assert all(math.isfinite(loss) for loss, _ in system.steps(batch, 2))
-    still = {name for name, p in system.trained.items() if torch.equal(p, start[name])}
-    assert still == {name for name in system.trained if name.startswith(IDLE.get((system.name, system.kind), ("-",)))}
-    found = gradients(system, batch)
+    still = {name for name, p in system.trained.items() if torch.equal(p, system.start[name])}
+    assert all(name.startswith(IDLE.get((system.name, system.kind), ())) for name in still), still
+    found = gradients(system, every_question(system))
     assert found.keys() == system.trained.keys()
     assert all(grad.isfinite().all() for grad in found.values())
     assert all(p.grad is None for p in system.method.parameters() if not p.requires_grad)
-    assert all(p.grad is None and not p.requires_grad for module in frozen for p in module.parameters())
-    assert list(map(digest, frozen)) == before
+    assert all(p.grad is None and not p.requires_grad for part in system.parts for p in part.parameters())
+    assert list(map(digest, system.parts)) == system.frozen
 
 
 def gradients(system: System, batch: Batch) -> dict[str, Tensor]:
@@ -249,10 +252,8 @@ def gradients(system: System, batch: Batch) -> dict[str, Tensor]:
 
 
 @on(PAIRS_OF_TWO)
-def test_the_state_is_exactly_what_is_trained(system: System) -> None:
-    """No tensor of it is the MLLM's or the image encoder's."""
-    frozen = [part.module for part in (system.backbone, system.decoder) if part is not None]
-    theirs = {p.data_ptr() for module in frozen for p in (*module.parameters(), *module.buffers())}
+def test_no_tensor_of_the_state_is_the_frozen_parts_own(system: System) -> None:
+    theirs = {p.data_ptr() for part in system.parts for p in (*part.parameters(), *part.buffers())}
     assert not theirs & {tensor.data_ptr() for tensor in system.method.state_dict().values()}
 
 
@@ -262,7 +263,7 @@ def test_a_step_cut_into_passes_has_the_same_loss(system: System) -> None:
     whole, parts = system.batch(*samples), [system.batch(sample) for sample in samples]
     totals = whole.truth.totals()
     expected = system.loss(whole).item()
-    assert sum(system.loss(part, totals).item() for part in parts) == pytest.approx(expected, rel=1e-4)
+    assert sum(system.loss(part, totals).item() for part in parts) == pytest.approx(expected, rel=SAME)
 
 
 @on(PAIRS_OF_TWO)
@@ -302,7 +303,7 @@ def test_training_and_segmenting_say_the_same(system: System) -> None:
     sample = scene()
     with torch.no_grad():
         taught = Frame(48, 64).to_image_logits(system.forward(system.batch(sample)).mask_logits[0])
-    assert error(logits(system.segmenter(), sample.image), taught) < 1e-4
+    assert error(logits(system.segmenter(), sample.image), taught) < SAME
 
 
 @on(PAIRS)
@@ -313,7 +314,7 @@ def test_many_questions_equal_single_ones(system: System) -> None:
     assert len(together) == 24
     for k in (0, 7, 23):
         alone = opened.segment(queries[k])
-        assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < 1e-4
+        assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < SAME
 
 
 @on(PAIRS_OF_TWO)
@@ -322,7 +323,7 @@ def test_batches_equal_single_images(system: System) -> None:
     with torch.no_grad():
         together = system.forward(system.batch(*samples)).mask_logits
         for b, sample in enumerate(samples):
-            assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < 1e-4
+            assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < SAME
 
 
 @on(PAIRS_OF_TWO)
@@ -343,8 +344,7 @@ def test_half_precision_is_bounded(system: System) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = system.forward(batch)
         terms = system.method.losses(rough, batch.truth)
-    print(f"{system.name}: {error(rough.mask_logits, exact.mask_logits):.4f}")
-    assert error(rough.mask_logits, exact.mask_logits) < 0.1
+    assert error(rough.mask_logits, exact.mask_logits) < 0.06  # measured: .003 to .020
     assert {term.dtype for term in terms.values()} == {torch.float32}
 
 

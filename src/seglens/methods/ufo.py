@@ -2,7 +2,7 @@
 
 No mask decoder: the MLLM answers with a run of <MASK> tokens, and each of them, multiplied with the image tokens, gives
 the map of one sub-pixel of every cell. Facts are those of the authors' code. There the question stands before the image
-and the last norm is trained as well; here the image comes first, and all questions share what was said of it.
+and the last norm is trained as well; here the image comes first, and no question changes what is said of it.
 """
 
 from __future__ import annotations
