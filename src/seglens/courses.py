@@ -132,7 +132,8 @@ def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
 
     Raises ValueError when it is kept for tests."""
     if text.partition(":")[0] in MIXTURES:
-        return load_mixture(text, rates=recipe.rates, seed=recipe.training.seed)
+        wanted = {} if recipe.prompt is None else {"prompt": recipe.prompt}
+        return load_mixture(text, rates=recipe.rates, seed=recipe.training.seed, **wanted)
     data = load_data(text)
     if not data.trainable:
         raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")

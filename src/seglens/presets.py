@@ -38,7 +38,7 @@ LENS: dict[str, LensConfig] = {
 @dataclass(frozen=True)
 class Recipe:
     """A method with its settings, how it is trained and, where a publication says so, on what: `rates` are the shares
-    of LISA's mixture."""
+    of LISA's mixture, and `prompt` is what its queries are put in."""
 
     method: Any  # a config of seglens.methods
     training: TrainConfig
@@ -46,6 +46,7 @@ class Recipe:
     decoder: str | None = None
     layer: int | None = None
     rates: str = "paper"
+    prompt: str | None = None  # in which a mixture's queries are put, unless it says otherwise; None is its own choice
 
 
 MLLMSEG_TRAINING = TrainConfig(
@@ -70,28 +71,42 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         ),
     },
     "mllmseg": {
-        "default": Recipe(mllmseg.PRESETS["default"], TrainConfig(lr=4e-5)),
+        "default": Recipe(mllmseg.PRESETS["default"], TrainConfig(lr=4e-5), prompt="none"),
         # both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
-        **{name: Recipe(mllmseg.PRESETS[name], MLLMSEG_TRAINING) for name in ("paper", "authors")},
+        **{name: Recipe(mllmseg.PRESETS[name], MLLMSEG_TRAINING, prompt="none") for name in ("paper", "authors")},
     },
     "self1e": {
-        "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine")),
+        "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
         **{
-            name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf")
+            name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf", prompt="lisa")
             for name in ("paper", "authors")
         },
         "authors-8b": Recipe(
-            self1e.PRESETS["authors-8b"], replace(SELF1E_TRAINING, lr=6e-5), backbone="OpenGVLab/InternVL3-8B-hf"
+            self1e.PRESETS["authors-8b"],
+            replace(SELF1E_TRAINING, lr=6e-5),
+            backbone="OpenGVLab/InternVL3-8B-hf",
+            prompt="lisa",
         ),
     },
     "lisa": {
         "default": Recipe(lisa.PRESETS["default"], TrainConfig(lr=3e-4)),
         # train_ds.py: 10 x 500 steps of 160 images
         "authors": Recipe(
-            lisa.PRESETS["authors"], TrainConfig(steps=5000, images=160, micro=2, lr=3e-4), rates="lisa", **LLAVA_SAM
+            lisa.PRESETS["authors"],
+            TrainConfig(steps=5000, images=160, micro=2, lr=3e-4),
+            rates="lisa",
+            prompt="lisa",
+            **LLAVA_SAM,
         ),
     },
-    "ufo": {"default": Recipe(ufo.PRESETS["default"], TrainConfig(lr=3e-4))},
+    "ufo": {
+        "default": Recipe(ufo.PRESETS["default"], TrainConfig(lr=2e-4)),
+        # 20,000 passes of 4 images, 16 to a step, a twentieth of them warm-up; on how many devices is not told: 8 here
+        "authors": Recipe(
+            ufo.PRESETS["authors"],
+            TrainConfig(steps=1250, images=512, micro=4, lr=2e-4, weight_decay=0.01, schedule="cosine", warmup=62),
+        ),
+    },
 }
 
 

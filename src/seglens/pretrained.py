@@ -27,7 +27,7 @@ def load_strict(
     source: str | Path | None = name
     folder = Path(name)
     try:
-        with _quiet():
+        with quiet("transformers"):  # it logs a table of what does not fit and goes on; we say it in one line and stop
             if (folder / PACKED).is_file():  # transformers takes a folder or a state dict, not both
                 source = None
                 loading = {"config": made.config_class.from_pretrained(folder), "state_dict": _state(folder), **loading}
@@ -73,9 +73,9 @@ def _some(keys: list[str], shown: int = 3) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers logs a table of what does not fit and goes on; we say it in one line and stop."""
-    logger = logging.getLogger("transformers")
+def quiet(name: str) -> Iterator[None]:
+    """Keep a library's warnings off the terminal."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -109,7 +109,8 @@ class Adapted:
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenedImage:
         """See an image once."""
         seen = self._see(self.pixels(image)[None])
-        begun = self._begin(seen) if self.attention == "causal" else None
+        # no question that is read here changes the prefix; one that is taught may be spoken, which is read causally
+        begun = self._begin(seen) if self.attention in ("causal", "images") else None
         return OpenedImage(Frame(*image.shape[:2]), seen, begun)
 
     @torch.no_grad()
@@ -149,7 +150,8 @@ class Adapted:
         )  # fmt: skip
 
     def _begin(self, seen: Seen) -> Begun:
-        rows, memory = self._layers.prefix(seen.rows, seen.positions, seen.later)
+        image = seen.given.shape[1] if self.attention == "images" else 0
+        rows, memory = self._layers.prefix(seen.rows, seen.positions, seen.later, image)
         states, first = self._norm(rows).to(self.device), rows.shape[1] - seen.given.shape[1]
         return Begun(states[:, first:], states[:, first - 1] if first else None, memory)
 

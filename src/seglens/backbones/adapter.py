@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seglens.backbones.plain import plain_copy, shared_copy
+from seglens.pretrained import quiet
 from seglens.types import Tuning
 
 if TYPE_CHECKING:
@@ -143,8 +144,9 @@ def _extend_vocabulary(model: Any, tuning: Tuning, adapter: Adapter, dtype: torc
 
 def _inject(tuned: Backbone, tuning: Tuning, adapter: Adapter) -> None:
     try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
+        with quiet("bitsandbytes"):  # which peft imports where it is installed, and which misses a kernel on CPUs
+            from peft import LoraConfig, inject_adapter_in_model
+            from peft.tuners.lora import LoraLayer
     except ImportError as error:
         raise ImportError(f"tuning an MLLM needs peft ({error}); run: pip install 'seglens[tune]'") from error
     language, vision = _language_targets(tuned, tuning), _vision_targets(tuned, tuning)

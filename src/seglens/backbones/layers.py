@@ -83,13 +83,15 @@ class DecoderLayers(nn.Module):
 
     def prefix(
         self, hidden: Float[Tensor, "b p d"], positions: Int[Tensor, "b p ..."],
-        later: Sequence[Float[Tensor, "b i d"]] = (),
+        later: Sequence[Float[Tensor, "b i d"]] = (), image: int = 0,
     ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:  # fmt: skip
-        """Run the prefix under a causal mask. Returns its rows and every layer's keys and values.
+        """Run the prefix under a causal mask, but for its last `image` rows, which see each other. Returns its rows and
+        every layer's keys and values.
 
         `later[n]` is added to the last i rows, those of the image, behind layer n of this run."""
         n = hidden.shape[1]
         sees = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
+        sees[..., n - image :, n - image :] = True
         recorders = [Recorder() for _ in self.layers]
         out = self._run(hidden, positions, sees, recorders, later=later, image_end=n)
         return out, [r.pair for r in recorders if r.pair is not None]
