@@ -52,6 +52,10 @@ class AllPrompts:
     def __init__(self, decoder: SamDecoder):
         self.decoder, self.width = decoder, decoder.width
 
+    @property
+    def mask_side(self) -> int:
+        return self.decoder.mask_side
+
     def positions(self, points: Tensor) -> Tensor:
         return self.decoder.positions(points)
 

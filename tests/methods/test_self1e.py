@@ -496,7 +496,7 @@ def test_paper_and_code_differ() -> None:
     ("settings", "match"),
     [
         ({"features": "both"}, "features='both'.*'image', 'refilled', 'fused'"),
-        ({"attention": "full"}, "attention='full'"),
+        ({"attention": "all"}, "attention='all'"),
         ({"refill_by": "none"}, "refill_by='none'"),
         ({"amplifiers": "residual", "features": "refilled"}, "have no residual"),
         ({"mask_side": 0}, "mask_side=0"),

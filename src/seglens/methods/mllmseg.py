@@ -24,6 +24,7 @@ from seglens.methods.dysample import DySample
 from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 
 SEG, REJ = "[SEG]", "[REJ]"
+EMPTY = -0.5  # logit of a pixel whose channels are silent, where the last filter starts upright
 COUNTS = ("width", "heads", "feed_forward", "subpixels", "groups")
 SHARES = ("dropout", "decoder_dropout", "focal_alpha")
 
@@ -151,6 +152,12 @@ class MaskHead(nn.Module):
         )
         self.smooth = nn.Conv2d(1, 1, 5, padding=2)
 
+    def upright(self) -> None:
+        """Start from an empty mask, and draw where channels are active."""
+        with torch.no_grad():
+            self.smooth.weight.abs_()
+            self.smooth.bias.copy_(torch.tensor([EMPTY]))  # type: ignore[union-attr]
+
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n s s"]:
         x = F.relu(self.norm(self.conv(x)))
         pixels = rearrange(x, "n (i j) h w -> n 1 (h i) (w j)", i=self.subpixels, j=self.subpixels)
@@ -204,8 +211,7 @@ class LightDecoder(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         if config.upright:
-            with torch.no_grad():
-                self.head.smooth.weight.abs_()
+            self.head.upright()
 
     def look(
         self, patches: Float[Tensor, "b f v"], image: Float[Tensor, "b r i d"], grid: tuple[int, int]
