@@ -18,7 +18,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import models
@@ -37,6 +36,7 @@ from seglens.backbones.llava import LlavaBackbone
 from seglens.decoders.sam import SamDecoder
 from seglens.losses import bce, mask_terms
 from seglens.methods import Lens, build_lens
+from seglens.miniature.gauge import Resident
 from seglens.training import TrainConfig
 from seglens.types import Embedding, Readout
 
@@ -51,6 +51,10 @@ class AllPrompts:
 
     def __init__(self, decoder: SamDecoder):
         self.decoder, self.width = decoder, decoder.width
+
+    @property
+    def mask_side(self) -> int:
+        return self.decoder.mask_side
 
     def positions(self, points: Tensor) -> Tensor:
         return self.decoder.positions(points)
@@ -268,28 +272,6 @@ def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
     resting = torch.cuda.memory_allocated(device)
     update(ready.loss(device), stepper)
     return Peak(resting, torch.cuda.max_memory_allocated(device))
-
-
-class Resident:
-    """Memory of this process as Linux counts it, in bytes."""
-
-    @staticmethod
-    def forget() -> None:
-        """Of the highest so far."""
-        Path("/proc/self/clear_refs").write_text("5")
-
-    @staticmethod
-    def now() -> int:
-        return Resident._read("VmRSS")
-
-    @staticmethod
-    def most() -> int:
-        return Resident._read("VmHWM")
-
-    @staticmethod
-    def _read(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def in_a_process(way: str, size: str, threads: int) -> Peak:

@@ -23,7 +23,7 @@ from seglens.backbones.depth import Depth
 from seglens.backbones.llava import LlavaBackbone
 from seglens.decoders.sam import SamDecoder
 from seglens.methods import Lens, build_lens
-from seglens.types import Embedding
+from seglens.types import Embedding, Readout
 
 TERA = 1e12
 
@@ -66,6 +66,8 @@ def parts(size: Size, backbone: LlavaBackbone, decoder: SamDecoder, head: Lens) 
         return torch.randn(1, n, size.width).bfloat16()
 
     _, memory = below.prefix(words(p), at[:, :p])
+    asked = words(BEHIND)[None].float(), at[None, :, p:], mask
+    readout = Readout(prefix, at[:, :p], *asked, image_tokens=at[0, BEFORE:p], grid=grid)
     return {
         "CLIP and projector": tera(lambda: backbone.see(pixels)),
         "all layers, image and question": tera(lambda: language(inputs_embeds=words(p + BEHIND), use_cache=False)),
@@ -76,7 +78,7 @@ def parts(size: Size, backbone: LlavaBackbone, decoder: SamDecoder, head: Lens) 
         "all layers, a written token": tera(lambda: language(inputs_embeds=words(1), use_cache=False)),
         "SAM's image encoder": tera(lambda: decoder._embed(canvas)),
         "SAM's mask decoder": tera(lambda: decoder.decode(seen, prompts)),
-        "head, image": tera(lambda: head.look(prefix, at[:, :p], at[0, BEFORE:p], grid)),
+        "head, image": tera(lambda: head.look(readout)),
     }
 
 

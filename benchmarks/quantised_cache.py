@@ -57,7 +57,7 @@ def scores(head: Lens, source: Cache) -> Float[Tensor, "n 2"]:
     for image in range(len(source)):
         batch = collate([source.features(Pick(image, tuple(range(source.questions(image)))))], head.cls.device)
         asked = batch.truth.present & batch.truth.valid
-        drawn = head(batch.readout, batch.embedding).mask_logits[asked] > 0
+        drawn = head(batch.given, batch.embedding).mask_logits[asked] > 0
         found = iou(overlap(drawn, batch.truth.masks[asked] > 0.5)).cpu()
         rows.append(torch.stack([found, torch.full_like(found, image)], 1))
     return torch.cat(rows)

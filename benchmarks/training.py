@@ -60,9 +60,9 @@ class Step:
 
     def __call__(self, found: Sequence[Features]) -> None:
         batch = collate(found, self.device)
-        local = self.head.draw_local(batch.truth.valid.shape, torch.Generator().manual_seed(0)).to(self.device)
+        local = self.head.chance(batch.truth.valid.shape, torch.Generator().manual_seed(0))["local"].to(self.device)
         with autocast(self.device, self.config):
-            output = self.head(batch.readout, batch.embedding, local=local)
+            output = self.head(batch.given, batch.embedding, local=local)
         sum(self.head.losses(output, batch.truth).values(), torch.zeros((), device=self.device)).backward()
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip)

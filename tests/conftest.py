@@ -11,8 +11,10 @@ import torch
 from command import Run, in_process
 from decoders.tiny import save_sam
 from seglens.backbones import Backbone, load_backbone
+from seglens.checkpoint import embedded_folder
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
+from seglens.packed import unpack_folder
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Sample
 from tiny import KINDS
@@ -74,6 +76,15 @@ def picture() -> np.ndarray:
 def segmenter() -> Segmenter:
     """The embedded model, as a user gets it."""
     return Segmenter.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedded MLLM and SAM, as bare transformers reads them."""
+    folder = tmp_path_factory.mktemp("plain")
+    for part in ("mllm", "sam"):
+        unpack_folder(embedded_folder(f"embedded/{part}"), folder / part)
+    return folder
 
 
 @pytest.fixture(scope="session")

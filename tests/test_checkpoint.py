@@ -21,6 +21,7 @@ from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, 
 from seglens.decoders import MaskDecoder
 from seglens.hub import resolve_folder
 from seglens.methods import Lens, LensConfig, build_lens
+from seglens.packed import pack, unpack
 from seglens.segmenter import Segmenter
 
 SETTINGS = {"descriptor_width": 16, "encoder_width": 16}
@@ -68,6 +69,30 @@ def test_round_trip(
     for (name, saved), loaded in zip(head.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(saved.to(dtype).float(), loaded), name
     assert {tensor.dtype for tensor in again.state_dict().values()} == {torch.float32}
+
+
+def test_a_packed_head(
+    head: Lens, config: HeadConfig, backbone: Backbone, decoder: MaskDecoder, tmp_path: Path
+) -> None:
+    """Half as large as in fp16; strict and sealed as any other."""
+    file, again = tmp_path / "head.safetensors", fresh(backbone, decoder)
+    save_head(tmp_path, config, head.state_dict(), torch.float16)
+    half = file.stat().st_size
+    save_head(tmp_path, config, head.state_dict(), torch.int8)
+    assert file.stat().st_size < 0.65 * half  # small matrices, names and scales are a part of so small a head
+    load_state(tmp_path, again)
+    expected = unpack(pack(head.state_dict()))
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "head.safetensors was changed or damaged" in refusal(tmp_path)
+    state = load_file(file)
+    name = next(name for name in state if name.endswith(".scale"))
+    save_file({k: v for k, v in state.items() if k != name}, file)
+    assert f"{name.removesuffix('.scale')} is packed, and {name} does not hold" in refusal(tmp_path)
+    save_file({k: v for k, v in state.items() if not k.startswith(name.removesuffix(".scale"))}, file)
+    assert f"missing {name.removesuffix('.scale')}" in refusal(tmp_path)
 
 
 def reseal(folder: Path) -> None:

@@ -21,8 +21,8 @@ from command import Run
 from seglens.cli.segment import _names
 from seglens.data.maskfile import load_mask
 from seglens.data.masks import decode_rle
-from seglens.miniature.build import StageError
 from seglens.miniature.language import VQA_KINDS
+from seglens.miniature.units import StageError
 from seglens.miniature.world import World
 
 SEGLENS = Path(sys.executable).with_name("seglens")
@@ -175,11 +175,11 @@ def test_a_head_that_cannot_judge_presence_says_none(seglens: Run, world: Path, 
 
 
 @pytest.mark.slow
-def test_a_hub_id_is_remembered_with_its_commit(tmp_path: Path) -> None:
+def test_a_hub_id_is_remembered_with_its_commit(plain: Path, tmp_path: Path) -> None:
     """From a cache as the hub's client leaves it, without network: the head names the commit; another is refused."""
     for part in ("mllm", "sam"):
         for commit in ("a" * 40, "b" * 40):
-            shutil.copytree(WEIGHTS / part, tmp_path / "hub" / f"models--org--{part}" / "snapshots" / commit)
+            shutil.copytree(plain / part, tmp_path / "hub" / f"models--org--{part}" / "snapshots" / commit)
         (tmp_path / "hub" / f"models--org--{part}" / "refs").mkdir()
 
     def train(commit: str) -> subprocess.CompletedProcess[str]:
@@ -224,6 +224,7 @@ def test_demo(seglens: Run, tmp_path: Path) -> None:
     [
         (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("demo",), ("world",),
         ("world", "sample"), ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
+        ("miniature", "table"), ("miniature", "unpack"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -311,7 +312,7 @@ def test_a_folder_that_cannot_be_written(seglens: Run, world: Path, tmp_path: Pa
 
 
 def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
-    for command in ("build", "ablate"):
+    for command in ("build", "ablate", "table"):
         for jobs in (0, -1):
             code, out, err = seglens("miniature", command, "--jobs", jobs, "--out", tmp_path)
             assert (code, out) == (2, "")

@@ -71,8 +71,8 @@ def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -
     """A preset as published, but for the sizes of its models and of its steps: read anew, and from caches."""
     published = recipe(name)
     training = replace(published.training, steps=3, images=8, micro=2, warmup=1, save_every=3, mixed_precision="no")
-    small = replace(published.lens, descriptor_width=16, encoder_width=16)
-    tiny = replace(published, lens=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
+    small = replace(published.method, descriptor_width=16, encoder_width=16)
+    tiny = replace(published, method=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
     data = f"lisa:root={write_lisa(tmp_path / 'data')}"
     live = prepare(tiny, data, tmp_path / "live")
     assert isinstance(live.lessons, Streamed)
@@ -101,7 +101,7 @@ def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: 
     data = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
-    found = [collate([source.features(Pick(1, (2, 0)))]).readout.question for source in (cache, live)]
+    found = [collate([source.features(Pick(1, (2, 0)))]).given.question for source in (cache, live)]
     # measured: 1.9e-6 of values up to 4.3
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
@@ -114,7 +114,7 @@ def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sa
     live, head = parts.live(data, DATA), fresh(parts.backbone, parts.decoder).eval()
     one, two = live.features(Pick(0, (0,))), live.features(Pick(1, (0, 1, 2)))
     with torch.no_grad():
-        alone, beside = (head(b.readout, b.embedding) for b in (collate([one]), collate([one, two])))
+        alone, beside = (head(b.given, b.embedding) for b in (collate([one]), collate([one, two])))
     torch.testing.assert_close(beside.mask_logits[:1, :1], alone.mask_logits, rtol=0, atol=2e-5)
     truth = collate([one, two]).truth
     terms = head.losses(beside, truth)
@@ -176,7 +176,7 @@ def test_recipes() -> None:
     assert paper.training.passes(8) == (10, 2)
     assert authors.training.passes(8) == (4, 8)
     assert authors.training.rate(999) == 1
-    with pytest.raises(ValueError, match=r"there is no preset 'papers'.*did you mean 'paper'"):
+    with pytest.raises(ValueError, match=r"there is no preset of lens 'papers'.*did you mean 'paper'"):
         recipe("papers")
 
 
@@ -213,14 +213,14 @@ PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and conf
 def test_presets_have_the_published_numbers(setting: str) -> None:
     for name, expected in zip(("paper", "authors"), PUBLISHED[setting], strict=True):
         made = recipe(name)
-        assert ({**vars(made), **vars(made.training), **vars(made.lens)})[setting] == expected, name
+        assert ({**vars(made), **vars(made.training), **vars(made.method)})[setting] == expected, name
 
 
 def test_settings() -> None:
     said = ("lr=1e-3", "micro=none", "newton=false", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
-    made = adjusted(RECIPES["paper"], said)
+    made = adjusted(RECIPES["lens"]["paper"], said)
     assert (made.training.lr, made.training.micro, made.training.betas) == (1e-3, None, (0.8, 0.9))
-    assert (made.lens.newton, made.lens.map_size, made.lens.aggregate) == (False, 64, "mean")
+    assert (made.method.newton, made.method.map_size, made.method.aggregate) == (False, 64, "mean")
     assert made.training.clip is None
     for text, expected in (
         ("learning=1", "no setting 'learning'"), ("stepz=1", "did you mean 'steps'"), ("lr", "name=value"),
@@ -229,7 +229,7 @@ def test_settings() -> None:
         ("mixed_precision=fp16", "no value of mixed_precision 'fp16'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=expected):
-            adjusted(RECIPES["paper"], [text])
+            adjusted(RECIPES["lens"]["paper"], [text])
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -36,12 +36,12 @@ def test_features_are_what_is_read(
         seen = backbone.open(sample.image)
         readout, n, longest = backbone.read(seen, [t.query for t in targets]), len(targets), 0
         longest = readout.question.shape[2]
-        assert torch.equal(batch.readout.prefix[row], readout.prefix[0])
-        assert torch.equal(batch.readout.prefix_positions[row], readout.prefix_positions[0])
+        assert torch.equal(batch.given.prefix[row], readout.prefix[0])
+        assert torch.equal(batch.given.prefix_positions[row], readout.prefix_positions[0])
         mask = readout.question_mask[0]
-        assert torch.equal(batch.readout.question_mask[row, :n, :longest], mask)
+        assert torch.equal(batch.given.question_mask[row, :n, :longest], mask)
         for name in ("question", "question_positions"):
-            mine, theirs = getattr(batch.readout, name)[row, :n, :longest], getattr(readout, name)[0]
+            mine, theirs = getattr(batch.given, name)[row, :n, :longest], getattr(readout, name)[0]
             assert torch.equal(mine[mask], theirs[mask])
         assert torch.equal(batch.embedding.coarse[row], decoder.encode(sample.image, seen.frame).coarse[0])
         truth = torch.from_numpy(np.stack([t.mask for t in targets]))
@@ -51,8 +51,8 @@ def test_features_are_what_is_read(
             batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
         )
         assert batch.truth.present[row, :n].tolist() == [t.present for t in targets]
-    assert batch.readout.grid == backbone.grid
-    assert torch.equal(batch.readout.image_tokens, readout.image_tokens)
+    assert batch.given.grid == backbone.grid
+    assert torch.equal(batch.given.image_tokens, readout.image_tokens)
 
 
 def test_void_questions_are_marked(both: list[Features]) -> None:
@@ -70,8 +70,8 @@ def test_what_is_half_becomes_whole(both: list[Features]) -> None:
         return Features(f.prefix.bfloat16(), f.prefix_positions, f.image_tokens, f.grid, f.embedding, asked)
 
     batch, half = collate(both), collate([halved(f) for f in both])
-    assert half.readout.question.dtype == half.readout.prefix.dtype == torch.float32
-    torch.testing.assert_close(half.readout.prefix, batch.readout.prefix, rtol=2**-8, atol=0)
+    assert half.given.question.dtype == half.given.prefix.dtype == torch.float32
+    torch.testing.assert_close(half.given.prefix, batch.given.prefix, rtol=2**-8, atol=0)
 
 
 def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seglens.files import write_atomic, write_together
+from seglens.files import whole_folder, write_atomic, write_together
 
 
 def test_a_full_disk_is_told_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +26,24 @@ def test_a_full_disk_is_told_of_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert (caught.value.filename, list(tmp_path.iterdir())) == (str(tmp_path / "b"), [])
     write_atomic(tmp_path / "a", b"3")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"3"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    made = tmp_path / "deep" / "made"
+    with whole_folder(made) as folder:
+        (folder / "a").write_text("1")
+        assert not made.exists()
+    assert (made / "a").read_text() == "1"
+    with pytest.raises(FileExistsError, match="exists already") as caught, whole_folder(made):
+        pytest.fail("it was opened")
+    assert caught.value.filename == str(made)
+
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "other") as folder:
+            (folder / "a").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert [path.name for path in made.parent.iterdir()] == ["made"]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from hub_server import Hub, serving
 from seglens.checkpoint import CheckpointError, Origin
 from seglens.hub import push_folder, resolve_folder
 from seglens.segmenter import Segmenter
-
-WEIGHTS = Path(str(files("seglens") / "weights"))
 
 PUBLISH = """
 import sys
@@ -54,10 +51,10 @@ def run(code: str, hub: Hub, cache: Path, *arguments: str, **variables: str) -> 
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+def hub(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     root = tmp_path_factory.mktemp("hub")
     for part in ("mllm", "sam"):
-        shutil.copytree(WEIGHTS / part, root / "org" / part)
+        shutil.copytree(plain / part, root / "org" / part)
     with serving(root) as hub:
         yield hub
 

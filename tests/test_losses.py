@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seglens.losses import bce, bce_with_logits, dice, mask_terms
+from seglens.losses import bce, bce_with_logits, dice, focal, mask_terms, smooth_dice
 
 
 def batch(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +45,13 @@ def test_dice_of_perfect_and_empty_masks() -> None:
 @given(st.integers(1, 4), st.integers(0, 2**31 - 1))
 def test_each_mask_is_on_its_own(n: int, seed: int) -> None:
     logits, target = batch(n, seed)
-    for loss, prediction in ((bce_with_logits, logits), (dice, logits), (bce, logits.sigmoid())):
+    for loss, prediction in (
+        (bce_with_logits, logits),
+        (dice, logits),
+        (bce, logits.sigmoid()),
+        (focal, logits),
+        (smooth_dice, logits),
+    ):
         whole = loss(prediction, target)
         assert whole.shape == (n,)
         assert whole.isfinite().all()
@@ -80,6 +86,38 @@ def test_bce_pulls_up_attention_that_is_almost_zero() -> None:
     assert scores.grad[0, 2] < -0.3
 
 
+def test_focal_by_hand() -> None:
+    logits, target = torch.tensor([[0.0, math.log(3)], [-math.log(3), 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    first = (0.25 * 0.5**2 * math.log(2) + 0.75 * 0.75**2 * math.log(4)) / 2
+    second = (0.75 * 0.25**2 * math.log(4 / 3) + 0.75 * 0.5**2 * math.log(2)) / 2
+    assert focal(logits, target).tolist() == pytest.approx([first, second])
+    assert torch.allclose(2 * focal(logits, target, alpha=0.5, gamma=0.0), bce_with_logits(logits, target))
+
+
+def test_focal_of_two_sigmoids_by_hand() -> None:
+    # sigmoid(0) = 1/2 weighs as before; the cross-entropy is that of a logit of 1/2
+    loss = focal(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), double_sigmoid=True)
+    expected = 0.25 * (0.25 * math.log1p(math.exp(-0.5)) + 0.75 * math.log1p(math.exp(0.5))) / 2
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_focal_is_finite_where_it_is_certain() -> None:
+    logits = torch.tensor([[200.0, -200.0, 200.0, -200.0]], requires_grad=True)
+    loss = focal(logits, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx((0.75 + 0.25) * 200 / 4)
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_smooth_dice_by_hand() -> None:
+    logits, target = torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)
+    target[0, 0] = 1
+    assert smooth_dice(logits, target).tolist() == pytest.approx([1 - (2 * 1 + 1) / (2 + 2 + 1), 1 - 1 / (2 + 1)])
+    assert smooth_dice(logits, target, smooth=0.0).tolist() == pytest.approx([0.5, 1])
+    assert smooth_dice(torch.full((1, 2, 2), -50.0), target[1:]).item() == pytest.approx(0, abs=1e-6)
+
+
 def test_terms_are_named() -> None:
     logits, target = batch(2)
     terms = mask_terms(logits, target)
@@ -90,4 +128,4 @@ def test_terms_are_named() -> None:
 
 def test_no_masks_give_no_losses() -> None:
     nothing = torch.zeros(0, 4, 4)
-    assert all(loss(nothing, nothing).shape == (0,) for loss in (bce, bce_with_logits, dice))
+    assert all(loss(nothing, nothing).shape == (0,) for loss in (bce, bce_with_logits, dice, focal, smooth_dice))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 
+from seglens.backbones import OpenImage
+from seglens.data.prompts import Prompted
 from seglens.data.records import DataError
 from seglens.open_vocabulary import (
     ClassTable,
@@ -18,7 +21,7 @@ from seglens.open_vocabulary import (
 )
 from seglens.ranks import Ranks
 from seglens.segmenter import OpenedImage, Segmenter
-from seglens.types import Sample, Target
+from seglens.types import Readout, Sample, Target
 
 CLASSES = ("cat", "dog", "umbrella", "bus", "tree")
 
@@ -32,6 +35,66 @@ def test_the_loudest_of_all_however_many_at_once(
     label = loudest(opened, CLASSES)
     chosen = np.take_along_axis(logits, label.numpy()[None], 0)[0]
     assert np.allclose(chosen, logits.max(0), atol=1e-4)  # other company, other rounding: 2e-5 measured at most
+
+
+@pytest.fixture(scope="module")
+def silent(segmenter: Segmenter) -> Segmenter:
+    """The embedded model without its word on whether a target is there."""
+    method = copy.deepcopy(segmenter.method)
+    method.presence = None
+    return Segmenter(segmenter.backbone, segmenter.decoder, method, segmenter.config)
+
+
+def test_one_question_per_class_and_the_loudest_logit_of_each_pixel(
+    segmenter: Segmenter, silent: Segmenter, scene: Sample
+) -> None:
+    """Section 4.2.4 of SELF1E, one class and one pixel at a time; a method's word on what is there changes nothing,
+    nor is there need of one. A pixel that no class of the list holds counts nowhere."""
+    left, right = halves(scene)
+    left[:, :6] = right[:, -5:] = False  # background
+    data = Listed([labelled(scene, Target("dog", left), Target("bus", right))])
+    said = [silent.segment(scene.image, name) for name in CLASSES]
+    assert all(one.presence is None for one in said)
+    assert all(one.mask_logits.shape == scene.image.shape[:2] for one in said)
+    counts = [[0, 0, 0] for _ in CLASSES]
+    for y, x in np.ndindex(*left.shape):
+        if left[y, x] or right[y, x]:
+            heard = [float(one.mask_logits[y, x]) for one in said]
+            predicted, actual = heard.index(max(heard)), 1 if left[y, x] else 3
+            for number, count in enumerate(counts):
+                count[0] += predicted == number == actual
+                count[1] += number in (predicted, actual)
+                count[2] += number == actual
+    for model in (silent, segmenter):
+        found = run_open_vocabulary(model, data, CLASSES, Ranks())
+        assert found is not None
+        difference = (found[0].counts[0] - torch.tensor(counts)).abs().max().item()
+        assert difference <= 2  # pixels whose loudest two tie to rounding; measured: 0
+
+
+@pytest.mark.parametrize("preset", ["lisa-eval", "none"])
+def test_classes_are_asked_for_in_the_templates_of_the_data(
+    segmenter: Segmenter, scene: Sample, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SELF1E's appendix 9.2: "What is ... in this image? Please output segmentation mask."; the truth stays by name."""
+    asked: list[str] = []
+    read = segmenter.backbone.read
+
+    def listen(image: OpenImage, questions: Sequence[str]) -> Readout:
+        asked.extend(questions)
+        return read(image, questions)
+
+    monkeypatch.setattr(segmenter.backbone, "read", listen)
+    left, right = halves(scene)
+    data = Listed([labelled(scene, Target("Dog.", left), Target("bus", right))])
+    found = run_open_vocabulary(segmenter, Prompted(data, preset), CLASSES, Ranks())
+    assert found is not None
+    table, faults = found
+    assert faults == []
+    assert table.classes == CLASSES
+    assert table.counts[0, :, 2].tolist() == [0, left.sum(), 0, right.sum(), 0]
+    form = " What is {} in this image? Please output segmentation mask." if preset == "lisa-eval" else "{}"
+    assert asked == [form.format(name) for name in CLASSES]
 
 
 def labelled(sample: Sample, *targets: Target) -> Sample:

@@ -47,7 +47,7 @@ def straight(files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -
 def loss(head: Lens, data: WorldData, backbone: Backbone, decoder: MaskDecoder) -> float:
     batch = collate([extract(sample, backbone, decoder) for sample in data])
     with torch.no_grad():
-        output = head.eval()(batch.readout, batch.embedding)
+        output = head.eval()(batch.given, batch.embedding)
         return float(sum(head.losses(output, batch.truth).values()))
 
 
@@ -276,7 +276,7 @@ def test_what_is_trained_runs_in_its_own_precision(
     loaded.load_state_dict(straight[0].state_dict())
     batch = collate([extract(LESSONS[i], backbone, decoder) for i in (0, 1)])
     with torch.no_grad():
-        mine, theirs = (head(batch.readout, batch.embedding).mask_logits for head in (straight[0], loaded))
+        mine, theirs = (head(batch.given, batch.embedding).mask_logits for head in (straight[0], loaded))
     assert not straight[0].training
     assert torch.equal(mine, theirs)
 

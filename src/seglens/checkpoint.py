@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +16,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from seglens.files import write_atomic, write_json
+from seglens.packed import PackedError, pack, unpack
 
 FORMAT, VERSION = "seglens-head", 1
 EMBEDDED = "embedded"  # the default model that the package carries
-EMBEDDED_PARTS = {"embedded/mllm": "mllm", "embedded/sam": "sam"}  # its frozen parts, for heads of one's own
+EMBEDDED_HEADS = {
+    "embedded": "lens",
+    "embedded/mllmseg": "mllmseg",
+    "embedded/self1e": "self1e",
+    "embedded/lisa": "lisa",
+}
+EMBEDDED_PARTS = {  # its frozen parts, for heads of one's own
+    "embedded/mllm": "mllm", "embedded/internvl": "internvl", "embedded/sam": "sam",
+}  # fmt: skip
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
@@ -32,8 +41,8 @@ class CheckpointError(ValueError):
 
 
 def embedded_folder(name: str) -> Path:
-    """Where the package keeps its own model ("embedded") or one of its parts ("embedded/mllm")."""
-    return (Path(str(files("seglens"))) / "weights" / EMBEDDED_PARTS.get(name, "lens")).resolve()
+    """Where the package keeps one of its own heads ("embedded") or of their parts ("embedded/mllm")."""
+    return (Path(str(files("seglens"))) / "weights" / (EMBEDDED_HEADS | EMBEDDED_PARTS)[name]).resolve()
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """All that is needed to rebuild a head: its method with its settings, and the frozen parts it was trained on."""
+    """All that is needed to rebuild a head: its method with its settings, and the parts it was trained on, which stay
+    as they are."""
 
     method: str
     settings: dict[str, Any]
     backbone: Origin
-    layer: int
-    decoder: Origin
+    layer: int | None = None  # at which a frozen MLLM is read; None where the method reads it to its end
+    decoder: Origin | None = None  # None where the method draws its masks itself
     image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     presence_threshold: float = 0.5
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
@@ -86,12 +96,16 @@ class HeadConfig:
 def save_head(
     folder: str | Path, config: HeadConfig, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last.
+    """Write the checkpoint from a head's state dict; each file is whole or absent, the config last. With int8 for
+    `dtype` the weights are packed (`seglens.packed`).
 
     The config holds a seal: `weights`, the SHA-256 of the file of weights, and `config`, one of that and of `SETTLED`.
     """
     folder = Path(folder)
-    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
+    if dtype is torch.int8:
+        state = pack(state)
+    else:
+        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
     data, made = save(state, metadata={"format": "pt"}), asdict(config)
     write_atomic(folder / WEIGHTS, data)
     seal = _seal(made, hashlib.sha256(data).hexdigest())
@@ -108,7 +122,8 @@ def read_config(folder: str | Path) -> HeadConfig:
     the weights depend on was changed."""
     raw = _read(Path(folder))
     del raw[SEAL]
-    backbone, decoder = (Origin(**raw.pop(key)) for key in ("backbone", "decoder"))
+    backbone, decoder = (None if given is None else Origin(**given) for given in map(raw.pop, ("backbone", "decoder")))
+    assert backbone is not None
     return HeadConfig(backbone=backbone, decoder=decoder, **raw)
 
 
@@ -143,34 +158,39 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
     unknown = raw.keys() - {SEAL, *(field.name for field in fields(HeadConfig))}
     if unknown:
         return f"has unknown entries: {', '.join(sorted(unknown))}"
-    kinds = {"method": str, "settings": dict, "backbone": dict, "layer": int, "decoder": dict, SEAL: dict}
-    for key, kind in kinds.items():
-        if not isinstance(raw.get(key), kind) or isinstance(raw[key], bool):
-            return f"has {key}={json.dumps(raw.get(key))[:60]}, needs a value of type {kind.__name__}"
+    kinds = {"method": str, "settings": dict, "backbone": dict, SEAL: dict}
+    optional = {"layer": int, "decoder": dict, "image_size": int}
+    for key, kind in (kinds | optional).items():
+        value = raw.get(key)
+        if isinstance(value, bool) or not isinstance(value, kind | None if key in optional else kind):
+            return f"has {key}={json.dumps(value)[:60]}, needs a value of type {kind.__name__}" + (
+                " or null" if key in optional else ""
+            )
     for key in ("backbone", "decoder"):
+        if raw[key] is None:
+            continue
         name, revision = raw[key].get("name"), raw[key].get("revision")
         if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
     if raw[SEAL].keys() != {"weights", "config"} or not all(isinstance(sum, str) for sum in raw[SEAL].values()):
         return f"has {SEAL}={json.dumps(raw[SEAL])[:60]}, needs the checksums of weights and config"
-    size = raw.get("image_size")
-    if not isinstance(size, int | None) or isinstance(size, bool):
-        return f"has image_size={json.dumps(size)[:60]}, needs a whole number or null"
     threshold = raw.get("presence_threshold", 0.5)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"
     return None
 
 
-def load_state(folder: str | Path, head: nn.Module) -> None:
-    """Load the weights into `head`, strictly. Raises CheckpointError naming every tensor that does not fit, or when a
-    byte of them is not as it was saved."""
+def load_state(
+    folder: str | Path, head: nn.Module, needless: Callable[[str], bool] = lambda name: False
+) -> None:  # fmt: skip
+    """Load the weights into `head`, strictly; `needless` says which tensors of the file may stay unused. Raises
+    CheckpointError naming every tensor that does not fit, or when a byte of them is not as it was saved."""
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} is needed and {_why_missing(path.parent)}; save the head again with seglens")
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
+        state = {name: tensor for name, tensor in unpack(load_file(path)).items() if not needless(name)}
+    except (SafetensorError, PackedError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}); copy or save it again") from error
     _refuse_misfit(path, state, head.state_dict())  # first: it says more than a checksum can
     with path.open("rb") as file:
@@ -180,7 +200,14 @@ def load_state(folder: str | Path, head: nn.Module) -> None:
             f"{path} was changed or damaged after it was saved: its SHA-256 is not that in {CONFIG}; "
             "copy or save it again"
         )
-    head.load_state_dict({k: v.float() for k, v in state.items()})
+    head.load_state_dict(state)
+
+
+def load_adapter(folder: str | Path, head: nn.Module) -> None:
+    """Load the adapter of a saved head into another, whose own parts stay as they are. Raises as `load_state` does."""
+    adapter = nn.Module()
+    adapter.adapter = head.get_submodule("adapter")
+    load_state(folder, adapter, needless=lambda name: not name.startswith("adapter."))
 
 
 def _why_missing(folder: Path) -> str:

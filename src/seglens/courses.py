@@ -13,11 +13,12 @@ from seglens.data import Dataset, load_data
 from seglens.data.dataset import faults_of
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
 from seglens.data.prompts import Prompted
+from seglens.exercises import Examiner, Pictures
 from seglens.features import FeatureSource
 from seglens.launch import need_extras
 from seglens.lessons import Drawn, Lessons, Streamed
-from seglens.methods import build_lens
-from seglens.methods.lens import Lens
+from seglens.methods import METHODS, Method, build_method, name_of
+from seglens.methods.base import TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import slug
 from seglens.presets import Recipe
@@ -57,7 +58,7 @@ class Course:
     """A fresh head with its config, what it learns from and, if there is one, what it is examined on meanwhile."""
 
     recipe: Recipe
-    head: Lens
+    head: Method
     config: HeadConfig
     lessons: Lessons
     exam: FeatureSource | None
@@ -85,20 +86,43 @@ def prepare(
 
     Raises ValueError when the data is kept for tests, a part cannot be had, or `cache` holds something else."""
     need_extras(recipe.training.trackers)
-    if recipe.backbone is None or recipe.decoder is None:
-        raise ValueError("this preset names no MLLM and no mask decoder; give --backbone and --decoder")
+    name = name_of(recipe.method)
+    kind = METHODS[name]
+    if recipe.backbone is None or (recipe.decoder is None and kind.needs_decoder):
+        needed = "no MLLM and no mask decoder; give --backbone and --decoder" if kind.needs_decoder else (
+            "no MLLM; give --backbone"
+        )  # fmt: skip
+        raise ValueError(f"this preset names {needed}")
+    if kind.tuned and cache is not None:
+        raise ValueError(
+            f"{name} trains an adapter inside the MLLM, so that what the MLLM says changes with every step and no "
+            f"cache of it holds ({cache}); leave out --cache, or train a method that leaves the MLLM frozen (lens)"
+        )
     recipe.training.passes(Share.here().world)
     opened = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
+    if isinstance(opened, Mixed) and opened.spoken and not kind.tuned:
+        raise ValueError(
+            f"{data!r} holds questions that are answered in words, and {name} leaves the MLLM frozen: it learns masks "
+            "alone; take rates without them (rates=paper), or a method that tunes the MLLM (lisa)"
+        )
     examined = None if exam is None else load_data(exam)
     parts = Parts.load(
-        Origin.of(recipe.backbone), Origin.of(recipe.decoder), layer=recipe.layer, image_size=image_size, device=device
-    )
-    features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
-    lessons = teach(parts, opened, data, features, recipe.training.seed)
+        Origin.of(recipe.backbone), Origin.of(recipe.decoder) if kind.needs_decoder and recipe.decoder else None,
+        layer=recipe.layer, image_size=image_size, device=device, segmentation_only=not kind.tuned,
+    )  # fmt: skip
     torch.manual_seed(recipe.training.seed)
-    head = build_lens(recipe.lens, parts.backbone, parts.decoder).to(parts.decoder.device)
-    examiner = FeatureStorage(out / "features", live)
-    asked = None if examined is None or exam is None else examiner.source(parts, examined, exam)
+    head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
+    asked: FeatureSource | None = None
+    if isinstance(head, TunedMethod):
+        examiner = Examiner(head.mllm, parts.decoder, head.mask_side)
+        lessons = practise(parts, opened, data, examiner, recipe.training.seed)
+        if examined is not None and exam is not None:
+            asked = Pictures(examined, examiner, exam, parts.key)
+    else:
+        features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
+        lessons = teach(parts, opened, data, features, recipe.training.seed)
+        kept = FeatureStorage(out / "features", live)
+        asked = None if examined is None or exam is None else kept.source(parts, examined, exam)
     config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)))
     return Course(recipe, head, config, lessons, asked, opened)
 
@@ -108,21 +132,29 @@ def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
 
     Raises ValueError when it is kept for tests."""
     if text.partition(":")[0] in MIXTURES:
-        given = {"rates": recipe.rates, "seed": recipe.training.seed}
-        return load_mixture(",".join([text, *(f"{k}={v}" for k, v in given.items() if f"{k}=" not in text)]))
+        wanted = {} if recipe.prompt is None else {"prompt": recipe.prompt}
+        return load_mixture(text, rates=recipe.rates, seed=recipe.training.seed, **wanted)
     data = load_data(text)
     if not data.trainable:
         raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")
     return data
 
 
+def practise(parts: Parts, data: Dataset | Mixed, name: str, examiner: Examiner, seed: int) -> Lessons:
+    """The stream that a method which tunes its MLLM learns from: pictures and words."""
+    if isinstance(data, Mixed):
+        return Streamed(data, examiner.exercise, parts.key)
+    source = Pictures(data, examiner, name, parts.key)
+    return Drawn([source], Epochs(len(source), source.questions, seed))
+
+
 def teach(parts: Parts, data: Dataset | Mixed, name: str, features: FeatureStorage, seed: int) -> Lessons:
-    """The stream that a head learns from."""
+    """The stream that a head on frozen parts learns from."""
     if not isinstance(data, Mixed):
         source = features.source(parts, data, name)
         return Drawn([source], Epochs(len(source), source.questions, seed))
     if features.live:
-        return Streamed(data, parts)
+        return Streamed(data, parts.read, parts.key)
     each = [
         features.source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}")
         for dataset in data.datasets
@@ -141,6 +173,7 @@ def _left_out(data: Dataset | Mixed, lessons: Lessons) -> list[str]:
 def _head_config(recipe: Recipe, parts: Parts, data: str, lacks: int) -> HeadConfig:
     backbone, decoder = parts.origins()
     note = {"data": data, "left_out": lacks, "training": asdict(recipe.training)}
-    return HeadConfig(
-        "lens", asdict(recipe.lens), backbone, parts.backbone.layer, decoder, parts.backbone.image_size, trained=note
-    )
+    name = name_of(recipe.method)
+    layer = None if METHODS[name].tuned else parts.backbone.layer
+    settings = asdict(recipe.method)
+    return HeadConfig(name, settings, backbone, layer, decoder, parts.backbone.image_size, trained=note)

@@ -110,6 +110,7 @@ def samples_of(data: Dataset, ranks: Ranks, faults: list[Fault]) -> Iterator[tup
 
 
 def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
+    sample = sample.drawn()
     predictions = segmenter.open(sample.image).segment([t.query for t in sample.targets])
     pairs = zip(sample.targets, predictions, strict=True)
     records = [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]

@@ -19,7 +19,7 @@ from seglens.data import Dataset
 from seglens.data.dataset import usable
 from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
-from seglens.types import Embedding, Readout, Sample, Target, Truth
+from seglens.types import Embedding, Readout, Sample, Shown, Target, Totals, Truth
 
 FULL = 255  # a cell of a stored area that is wholly covered
 
@@ -35,6 +35,19 @@ class Asked:
     present: bool
 
 
+@runtime_checkable
+class Lesson(Protocol):
+    """One image with some questions about it, as a method learns from it: `Features` of frozen parts, or an `Exercise`
+    for a method that tunes its MLLM."""
+
+    def tally(self) -> Totals:
+        """How many masks, questions and answers it has."""
+
+    @staticmethod
+    def batch(found: Sequence[Any], device: torch.device | str = "cpu") -> Batch:
+        """Several of them on the device of the method."""
+
+
 @dataclass(frozen=True)
 class Features:
     """What the frozen parts say of one image and of some questions about it, in the precision they said it."""
@@ -45,6 +58,13 @@ class Features:
     grid: tuple[int, int]
     embedding: Embedding  # of a single image: b is 1
     asked: tuple[Asked, ...]
+
+    def tally(self) -> Totals:
+        return Totals(sum(a.present for a in self.asked), len(self.asked), len(self.asked))
+
+    @staticmethod
+    def batch(found: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
+        return collate(found, device)
 
 
 @dataclass(frozen=True)
@@ -57,14 +77,14 @@ class Pick:
 
 @runtime_checkable
 class FeatureSource(Protocol):
-    """Frozen features by number, computed when asked for or read from disk; the same numbers either way."""
+    """Lessons by number. Frozen features are computed when asked for or read from disk; the same numbers either way."""
 
     def __len__(self) -> int: ...
 
     def questions(self, image: int) -> int:
         """How many questions there are about an image."""
 
-    def features(self, pick: Pick) -> Features: ...
+    def features(self, pick: Pick) -> Lesson: ...
 
     def fingerprint(self) -> str:
         """Tells one source from another: a hash of all that decides its features."""
@@ -74,8 +94,8 @@ class FeatureSource(Protocol):
 class Batch:
     """Images with their questions, ready for a method, in fp32. Void questions fill up images that have fewer."""
 
-    readout: Readout
-    embedding: Embedding
+    given: Readout | Shown  # of a frozen MLLM, or for one that is tuned
+    embedding: Embedding | None
     truth: Truth
 
 
@@ -87,7 +107,7 @@ def extract(
     opened = backbone.open(sample.image)
     readout = backbone.read(opened, [t.query for t in targets])
     lengths = readout.question_mask[0].sum(-1).tolist()
-    masks, cells = (_areas(targets, opened.frame, size) for size in (decoder.mask_side, readout.grid[0]))
+    masks, cells = (areas(targets, opened.frame, size) for size in (decoder.mask_side, readout.grid[0]))
     asked = [
         Asked(
             readout.question[0, q, :n].cpu(), readout.question_positions[0, q, :n].cpu(), masks[q], cells[q], t.present
@@ -101,7 +121,8 @@ def extract(
     )  # fmt: skip
 
 
-def _areas(targets: Sequence[Target], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
+def areas(targets: Sequence[Target], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
+    """The share of every cell of a canvas of `size` cells that each target covers."""
     truth = torch.stack([torch.from_numpy(t.mask) for t in targets])
     return (FULL * frame.to_canvas_mask(truth, size)).round().to(torch.uint8)
 
@@ -137,7 +158,8 @@ def collate(found: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     embedding = Embedding(here(torch.cat([f.embedding.coarse for f in found])), tuple(map(here, map(torch.cat, fine))))
     masks, cells = (split(torch.stack(x)).float() / FULL for x in ([a.mask for a in asked], [a.cells for a in asked]))
     present, valid = torch.tensor([a.present for a in asked]), torch.arange(q) < _counts(found)[:, None]
-    return Batch(readout, embedding, Truth(masks, cells, split(present), here(valid)))
+    truth = Truth(masks, cells, split(present), here(valid), here(torch.zeros_like(valid)))
+    return Batch(readout, embedding, truth)
 
 
 def _counts(found: Sequence[Features]) -> Int[Tensor, " b"]:
@@ -165,7 +187,8 @@ class Live:
     def _sample(self, image: int) -> Sample | None:
         """None for one that the data leaves out."""
         if self._last[0] != image:
-            self._last = image, usable(self.samples, image)[0]
+            sample = usable(self.samples, image)[0]
+            self._last = image, None if sample is None else sample.drawn()
         return self._last[1]
 
     def questions(self, image: int) -> int:

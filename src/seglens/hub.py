@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seglens.checkpoint import CONFIG, EMBEDDED, WEIGHTS, CheckpointError, HeadConfig, embedded_folder
+from seglens.checkpoint import CONFIG, EMBEDDED_HEADS, WEIGHTS, CheckpointError, HeadConfig, Origin, embedded_folder
 from seglens.files import write_atomic
 
 CARD = "README.md"
+DESCRIBING = ["*.json", "*.txt", "*.jinja", "*.model"]  # of a model: its config, tokenizer and processor
 
 
 def hub_commit(name: str) -> str | None:
@@ -19,21 +20,40 @@ def hub_commit(name: str) -> str | None:
 
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a head: the embedded one, a folder on disk, or a snapshot of a hub id."""
-    if name == EMBEDDED:
-        return embedded_folder(EMBEDDED)
+    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id."""
+    if name in EMBEDDED_HEADS:
+        return embedded_folder(str(name))
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(
-            f"got {str(name)!r} for a model; need {EMBEDDED!r}, a folder with {CONFIG} and {WEIGHTS}, "
-            "or a hub id such as org/name"
+            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, "
+            f"a folder with {CONFIG} and {WEIGHTS}, or a hub id such as org/name"
         )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
+            "check the name or the network"
+        ) from error
+
+
+def without_weights(name: str) -> Path:
+    """A folder as it is, or all that a hub id holds beside its weights.
+
+    Raises CheckpointError when it is neither."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(f"got {name!r} for a model; need a folder, or a hub id such as org/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DESCRIBING))
+    except Exception as error:  # as above: dozens of types
         raise CheckpointError(
             f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
             "check the name or the network"
@@ -47,7 +67,7 @@ def push_folder(
 
     Raises CheckpointError when the head names a frozen part that only this machine has, or the hub refuses."""
     for part in (config.backbone, config.decoder):
-        if part.name.startswith((".", "/")):
+        if part is not None and part.name.startswith((".", "/")):
             raise CheckpointError(
                 f"the head names {part.name!r}, a folder that nobody else has; "
                 "train on a hub id, or publish that folder and name it in config.json"
@@ -74,10 +94,9 @@ def push_folder(
 
 def model_card(config: HeadConfig, name: str) -> str:
     """What a reader of the hub needs: what the head belongs to, how it was trained, and the lines that load it."""
-    backbone, decoder = (
-        f"{part.name}" + (f" (revision {part.revision})" if part.revision else "")
-        for part in (config.backbone, config.decoder)
-    )
+    backbone = _named(config.backbone)
+    reads = "read to its end through an adapter" if config.layer is None else f"read at layer {config.layer}"
+    draws = "" if config.decoder is None else f", drawn by {_named(config.decoder)}"
     trained = "".join(f"- {key}: {value}\n" for key, value in (config.trained or {}).items())
     return f"""---
 library_name: seglens
@@ -87,8 +106,8 @@ base_model: {config.backbone.name}
 
 # {name}
 
-A {config.method.upper()} head: masks for the frozen multimodal LLM {backbone},
-read at layer {config.layer}, drawn by {decoder}. The MLLM itself is not changed by one weight.
+A {config.method.upper()} head: masks for the multimodal LLM {backbone},
+{reads}{draws}. The MLLM itself is not changed by one weight.
 
 ```python
 from seglens import Segmenter
@@ -98,3 +117,7 @@ segmenter.segment("photo.jpg", "the thing I could sit on").save("out")
 ```
 
 {trained}"""
+
+
+def _named(part: Origin) -> str:
+    return part.name + (f" (revision {part.revision})" if part.revision else "")

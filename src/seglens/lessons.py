@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from seglens.data.mixing import ATTEMPTS, Draw, Mixed
-from seglens.features import Features, FeatureSource, Pick
-from seglens.parts import Parts
+from seglens.features import FeatureSource, Lesson, Pick
+from seglens.types import Sample
 
 
 @runtime_checkable
 class Lessons(Protocol):
     """Image n of the stream with the questions put about it, through the frozen parts."""
 
-    def lesson(self, number: int) -> Features: ...
+    def lesson(self, number: int) -> Lesson: ...
 
     def name(self, number: int) -> str:
         """Where image n comes from, for a person."""
@@ -40,7 +40,7 @@ class Drawn:
     sources: Sequence[FeatureSource]
     order: Order
 
-    def lesson(self, number: int) -> Features:
+    def lesson(self, number: int) -> Lesson:
         draw = self._draw(number)
         return self.sources[draw.source].features(Pick(draw.image, draw.questions))
 
@@ -61,20 +61,22 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Streamed:
-    """From a mixture of datasets as they lie, in fresh prompts at every draw, read when it is their turn."""
+    """From a mixture of datasets as they lie, in fresh prompts at every draw, read when it is their turn. `key` is all
+    that decides what `read` gives."""
 
     mixed: Mixed
-    parts: Parts
+    read: Callable[[Sample], Lesson]
+    key: Mapping[str, Any]
 
-    def lesson(self, number: int) -> Features:
-        return self.parts.read(self.mixed.sample(number))
+    def lesson(self, number: int) -> Lesson:
+        return self.read(self.mixed.sample(number))
 
     def name(self, number: int) -> str:
         return self.mixed.sample(number).id
 
     def fingerprint(self) -> str:
         datasets = [[dataset.name, len(dataset)] for dataset in self.mixed.datasets]
-        return _hash([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.parts.key])
+        return _hash([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.key])
 
 
 def _hash(made: Any) -> str:

@@ -43,6 +43,34 @@ def bce(probability: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"
     return reduce(-(target * log_p + (1 - target) * log_q), "n ... -> n", "mean")
 
 
+def focal(
+    logits: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"], alpha: float = 0.25, gamma: float = 2.0,
+    double_sigmoid: bool = False,
+) -> Float[Tensor, " n"]:  # fmt: skip
+    """Focal loss (arXiv 1708.02002, Eq. 5): cross-entropy in nats times alpha_t (1 - p_t)^gamma, mean over each mask.
+
+    `double_sigmoid` takes the cross-entropy, and nothing else, of sigmoid(logits) as if that were a logit: what the
+    released code of MLLMSeg does (arXiv 2508.04107, its `utils/losses.py`)."""
+    p = logits.sigmoid()
+    missed = p * (1 - target) + (1 - p) * target  # 1 - p_t, without the cancellation
+    alpha_t = alpha * target + (1 - alpha) * (1 - target)
+    ce = F.binary_cross_entropy_with_logits(p if double_sigmoid else logits, target, reduction="none")
+    return reduce(alpha_t * missed**gamma * ce, "n ... -> n", "mean")
+
+
+def smooth_dice(
+    logits: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"], smooth: float = 1.0
+) -> Float[Tensor, " n"]:
+    """Soft dice loss of each mask, in [0, 1], as MLLMSeg computes it (arXiv 2508.04107, its `utils/losses.py`).
+
+    1 - (2 sum(s t) + smooth) / (sum(s) + sum(t) + smooth), where s = sigmoid(logits). `smooth` is in pixels: an empty
+    mask can be learnt from it, and it counts for more the smaller a mask is."""
+    s = logits.sigmoid()
+    shared = reduce(s * target, "n ... -> n", "sum")
+    total = reduce(s, "n ... -> n", "sum") + reduce(target, "n ... -> n", "sum")
+    return 1 - (2 * shared + smooth) / (total + smooth)
+
+
 def mask_terms(logits: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"]) -> dict[str, Float[Tensor, " n"]]:
     """The two terms that every method's mask loss weighs, by name, one value per mask."""
     return {"bce": bce_with_logits(logits, target), "dice": dice(logits, target)}

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float32, Int64
 
 from seglens.data import Dataset
+from seglens.data.chance import words
+from seglens.data.prompts import Prompted, apply
 from seglens.data.records import DataError, Fault
 from seglens.evaluation import samples_of
 from seglens.metrics import bootstrap, class_counts, miou
@@ -38,12 +40,14 @@ def run_open_vocabulary(
     """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
     holds. What is returned, and to whom, as by `evaluation.run_shared`.
 
-    Names are compared without case and final dots. Raises ValueError on a class list that is empty or names a class
-    twice, DataError on a target that is not in it or on two classes that claim a pixel."""
+    Names are compared without case and final dots, and asked for in the templates of data that has some (`prompt=`).
+    Raises ValueError on a class list that is empty or names a class twice, DataError on a target that is not in it or
+    on two classes that claim a pixel."""
     numbers = _numbers(classes)
+    data, questions = _bare(data, classes)
     mine, faults = {}, list[Fault]()
     for index, sample in samples_of(data, ranks, faults):
-        mine[index] = _count(segmenter, sample, tuple(classes), numbers)
+        mine[index] = _count(segmenter, sample, questions, numbers)
         tick()
     given = ranks.gather((mine, faults))
     if given is None:
@@ -71,6 +75,14 @@ def class_report(table: ClassTable) -> dict[str, Any]:
     }
 
 
+def _bare(data: Dataset, classes: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+    """The data with the names of its classes for queries, and how each class is asked for."""
+    if not isinstance(data, Prompted):
+        return data, tuple(classes)
+    keys = (words(1, "prompt", data.seed, name)[0] for name in classes)
+    return data.inner, tuple(apply(data.preset, name, "class", key) for name, key in zip(classes, keys, strict=True))
+
+
 def _numbers(classes: Sequence[str]) -> dict[str, int]:
     numbers = {_plain(name): number for number, name in enumerate(classes)}
     if not classes or len(numbers) < len(classes) or "" in numbers:
@@ -86,15 +98,17 @@ def _plain(name: str) -> str:
 
 
 def _count(
-    segmenter: Segmenter, sample: Sample, classes: tuple[str, ...], numbers: dict[str, int]
+    segmenter: Segmenter, sample: Sample, questions: tuple[str, ...], numbers: dict[str, int]
 ) -> Int64[torch.Tensor, "k 3"]:
     actual = _label_map(sample, numbers)
-    predicted = loudest(segmenter.open(sample.image), classes)
-    return class_counts(predicted.reshape(-1), torch.from_numpy(actual).reshape(-1), len(classes))
+    predicted = loudest(segmenter.open(sample.image), questions)
+    return class_counts(predicted.reshape(-1), torch.from_numpy(actual).reshape(-1), len(questions))
 
 
 def loudest(opened: OpenedImage, classes: Sequence[str]) -> Int64[torch.Tensor, "h w"]:
-    """The class with the highest mask logit at every pixel of the image; the first of equals."""
+    """The number of the class with the highest mask logit at every pixel of the image; the first of equals.
+
+    Whether the method believes that a class is there counts for nothing."""
     best: Float32[torch.Tensor, "h w"] | None = None
     label = torch.zeros(opened.image.shape[:2], dtype=torch.int64)
     for start in range(0, len(classes), CLASSES_AT_ONCE):

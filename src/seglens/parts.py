@@ -1,4 +1,5 @@
-"""The frozen parts of a system together: an MLLM that reads images and questions, and a decoder that draws masks."""
+"""The frozen parts of a system together: an MLLM that reads images and questions and, for the methods that need one, a
+decoder that draws masks."""
 
 from __future__ import annotations
 
@@ -23,15 +24,15 @@ from seglens.types import Sample
 
 @dataclass(frozen=True)
 class Parts:
-    """A backbone and a mask decoder, loaded and in place."""
+    """A backbone and perhaps a mask decoder, loaded and in place."""
 
     backbone: Backbone
-    decoder: MaskDecoder
+    decoder: MaskDecoder | None
 
     @classmethod
     def load(
-        cls, backbone: Origin, decoder: Origin, *, device: str | torch.device = "cpu", segmentation_only: bool = True,
-        **loading: Any,
+        cls, backbone: Origin, decoder: Origin | None, *, device: str | torch.device = "cpu",
+        segmentation_only: bool = True, **loading: Any,
     ) -> Parts:  # fmt: skip
         """Both from folders or hub ids; `loading` goes to the backbone (`layer`, `dtype`, ...). The mask decoder is
         always in fp32, and on a CPU so is the backbone unless `dtype` says otherwise: half precision is slow and coarse
@@ -44,35 +45,47 @@ class Parts:
         mllm = load_backbone(
             backbone.resolve(), revision=backbone.revision, segmentation_only=segmentation_only, **loading
         )
-        sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32)
         if "device_map" not in loading:
             mllm.module.to(device)
+        if decoder is None:
+            return cls(mllm, None)
+        sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32)
         sam.module.to(device)
         return cls(mllm, sam)
 
-    def origins(self) -> tuple[Origin, Origin]:
+    @property
+    def device(self) -> torch.device:
+        """Where a method goes: beside the mask decoder, if there is one, because there it gives its prompts."""
+        return self.backbone.device if self.decoder is None else self.decoder.device
+
+    def sam(self) -> MaskDecoder:
+        """The mask decoder. Raises ValueError when there is none."""
+        if self.decoder is None:
+            raise ValueError("this needs a SAM or SAM 2 decoder, and none was named; name one")
+        return self.decoder
+
+    def origins(self) -> tuple[Origin, Origin | None]:
         """Where both come from: a folder, or a hub id with the commit that it meant when it was loaded."""
-        named = ((part.name, part.revision) for part in (self.backbone, self.decoder))
-        backbone, decoder = (Origin.of(name, revision or hub_commit(name)) for name, revision in named)
-        return backbone, decoder
+        return _origin(self.backbone), None if self.decoder is None else _origin(self.decoder)
 
     @cached_property
     def key(self) -> dict[str, Any]:
         """All that decides what the parts say of a sample, as plain values: the key of cached features. Reads
         every byte of weights that lie in a folder, once."""
-        mllm, sam = self.backbone, self.decoder
+        named: dict[str, Backbone | MaskDecoder | None] = {"backbone": self.backbone, "decoder": self.decoder}
         return {
-            "backbone": identity(mllm.signature(), mllm.name, hub_commit(mllm.name)),
-            "decoder": identity(sam.signature(), sam.name, hub_commit(sam.name)),
+            name: identity(part.signature(), part.name, hub_commit(part.name))
+            for name, part in named.items()
+            if part is not None
         }
 
     def read(self, sample: Sample) -> Features:
-        """What they say of a sample."""
-        return extract(sample, self.backbone, self.decoder)
+        """What they say of a sample and of the questions about it that ask for masks."""
+        return extract(sample.drawn(), self.backbone, self.sam())
 
     def live(self, data: Dataset, name: str) -> Live:
         """A dataset, read whenever it is asked for."""
-        return Live(data, self.backbone, self.decoder, name, self.key)
+        return Live(data, self.backbone, self.sam(), name, self.key)
 
     def cached(
         self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto",
@@ -82,8 +95,12 @@ class Parts:
         together. Raises CacheError when the folder holds something else."""
         manifest = Manifest(self.key, name, len(data), data.trainable, dtype)
         build(data, self.read, folder, manifest, Share.here(), tick)
-        _wait(self.decoder.device)
+        _wait(self.device)
         return Cache.open(folder, manifest.key, name)
+
+
+def _origin(part: Backbone | MaskDecoder) -> Origin:
+    return Origin.of(part.name, part.revision or hub_commit(part.name))
 
 
 def _wait(device: torch.device) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from seglens.methods import lisa, mllmseg, self1e, ufo
 from seglens.methods.lens import LensConfig
 from seglens.names import check_name
 from seglens.training import TrainConfig
@@ -36,37 +37,84 @@ LENS: dict[str, LensConfig] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A head, how it is trained and, where a publication says so, on what: `rates` are the shares of LISA's mixture."""
+    """A method with its settings, how it is trained and, where a publication says so, on what: `rates` are the shares
+    of LISA's mixture, and `prompt` is what its queries are put in."""
 
-    lens: LensConfig
+    method: Any  # a config of seglens.methods
     training: TrainConfig
     backbone: str | None = None
     decoder: str | None = None
     layer: int | None = None
     rates: str = "paper"
+    prompt: str | None = None  # in which a mixture's queries are put, unless it says otherwise; None is its own choice
 
 
+MLLMSEG_TRAINING = TrainConfig(
+    steps=50_000, images=32, micro=4, lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, schedule="cosine", warmup=1500
+)
+# 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg"
+SELF1E_TRAINING = TrainConfig(steps=15_000, images=160, micro=5, lr=1e-4, schedule="cosine")
 LLAVA_SAM: dict[str, Any] = {
     "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
 }  # fmt: skip
-RECIPES: dict[str, Recipe] = {
-    "default": Recipe(LENS["default"], TrainConfig()),
-    # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
-    "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
-    # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 "epochs" of 100 steps
-    "authors": Recipe(
-        LENS["authors"],
-        TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
-        rates="authors",
-        **LLAVA_SAM,
-    ),
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "lens": {
+        "default": Recipe(LENS["default"], TrainConfig()),
+        # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
+        "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
+        # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 x 100 steps
+        "authors": Recipe(
+            LENS["authors"],
+            TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
+            rates="authors",
+            **LLAVA_SAM,
+        ),
+    },
+    "mllmseg": {
+        "default": Recipe(mllmseg.PRESETS["default"], TrainConfig(lr=4e-5), prompt="none"),
+        # both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
+        **{name: Recipe(mllmseg.PRESETS[name], MLLMSEG_TRAINING, prompt="none") for name in ("paper", "authors")},
+    },
+    "self1e": {
+        "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
+        **{
+            name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf", prompt="lisa")
+            for name in ("paper", "authors")
+        },
+        "authors-8b": Recipe(
+            self1e.PRESETS["authors-8b"],
+            replace(SELF1E_TRAINING, lr=6e-5),
+            backbone="OpenGVLab/InternVL3-8B-hf",
+            prompt="lisa",
+        ),
+    },
+    "lisa": {
+        "default": Recipe(lisa.PRESETS["default"], TrainConfig(lr=3e-4)),
+        # train_ds.py: 10 x 500 steps of 160 images
+        "authors": Recipe(
+            lisa.PRESETS["authors"],
+            TrainConfig(steps=5000, images=160, micro=2, lr=3e-4),
+            rates="lisa",
+            prompt="lisa",
+            **LLAVA_SAM,
+        ),
+    },
+    "ufo": {
+        "default": Recipe(ufo.PRESETS["default"], TrainConfig(lr=2e-4)),
+        # 20,000 passes of 4 images, 16 to a step, a twentieth of them warm-up; on how many devices is not told: 8 here
+        "authors": Recipe(
+            ufo.PRESETS["authors"],
+            TrainConfig(steps=1250, images=512, micro=4, lr=2e-4, weight_decay=0.01, schedule="cosine", warmup=62),
+        ),
+    },
 }
 
 
-def recipe(name: str) -> Recipe:
-    """The preset of that name. Raises ValueError with the nearest name on a typo."""
-    check_name(name, RECIPES, "preset")
-    return RECIPES[name]
+def recipe(name: str, method: str = "lens") -> Recipe:
+    """The preset of that name for a method. Raises ValueError with the nearest name on a typo."""
+    check_name(method, RECIPES, "method")
+    check_name(name, RECIPES[method], f"preset of {method}")
+    return RECIPES[method][name]
 
 
 def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
@@ -77,7 +125,7 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"got the setting {text!r}; write name=value, as in lr=1e-4")
-        parts = {field.name: part for part in ("lens", "training") for field in fields(getattr(made, part))}
+        parts = {field.name: part for part in ("method", "training") for field in fields(getattr(made, part))}
         check_name(name.strip(), parts, "setting")
         part = parts[name.strip()]
         config: Any = getattr(made, part)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from seglens.backbones import Backbone, OpenImage
+from seglens.backbones import Backbone
 from seglens.checkpoint import (
     EMBEDDED,
     CheckpointError,
@@ -27,8 +27,9 @@ from seglens.checkpoint import (
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.hub import push_folder, resolve_folder
-from seglens.methods import build_method
-from seglens.methods.lens import HeadPrefix, Lens
+from seglens.methods import Method, build_method, kind_of, method_settings
+from seglens.methods.base import OpenedImage as SeenImage
+from seglens.methods.base import TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
 from seglens.types import Embedding, MethodOutput
@@ -40,13 +41,16 @@ Queries = list[str] | tuple[str, ...]  # not Sequence: a str is one, of its lett
 
 
 class Segmenter:
-    """A frozen MLLM, a frozen image encoder of SAM or SAM 2 and a trained head behind one `segment()`."""
+    """An MLLM that stays as it is, a trained method and, if the method needs it, SAM or SAM 2 behind one `segment()`.
+
+    A method that tunes (MLLMSeg, SELF1E, LISA, UFO) reads through its own adapter, which chat never meets."""
 
     def __init__(
-        self, backbone: Backbone, decoder: MaskDecoder, method: Lens, config: HeadConfig,
+        self, backbone: Backbone, decoder: MaskDecoder | None, method: Method, config: HeadConfig,
         mask_threshold: float = MASK_THRESHOLD,
     ):  # fmt: skip
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
+        self.reader: Any = method.mllm if isinstance(method, TunedMethod) else backbone
         self.mask_threshold, self.presence_threshold = mask_threshold, config.presence_threshold
 
     @classmethod
@@ -57,18 +61,23 @@ class Segmenter:
         """Load a head and the frozen parts it names: a folder, a hub id, or "embedded" for the model in the package.
 
         A pixel belongs to the mask when its logit is above `mask_threshold`. `loading` goes to the backbone (`dtype`,
-        `attn_implementation`, ...). No network is used unless a name is a hub id that is not yet on disk. Raises
+        `attn_implementation`, ...). No network is used unless a name is a hub id that is not yet on disk.
+        `segmentation_only` leaves out the layers that a frozen method does not read; a tuned one reads them all. Raises
         CheckpointError or ValueError when anything is missing, extra or of another shape."""
         folder = resolve_folder(name, revision)
         config = read_config(folder)
-        origins = (Origin(o.resolve(folder), o.revision) for o in (config.backbone, config.decoder))
+        settings, tuned = _settings(config, folder)
+        backbone, decoder = (
+            None if o is None else Origin(o.resolve(folder), o.revision) for o in (config.backbone, config.decoder)
+        )
+        assert backbone is not None
         parts = Parts.load(
-            *origins, layer=config.layer, image_size=config.image_size, device=device,
-            segmentation_only=segmentation_only, **loading,
+            backbone, decoder, layer=config.layer, image_size=config.image_size, device=device,
+            segmentation_only=segmentation_only and not tuned, **loading,
         )  # fmt: skip
-        method = _build(config, folder, parts)
+        method = build_method(settings, parts.backbone, parts.decoder)
         load_state(folder, method)
-        return cls(parts.backbone, parts.decoder, method.to(parts.decoder.device), config, mask_threshold)
+        return cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the head; the frozen parts stay where they are and are named: folders by absolute paths, hub ids with
@@ -117,11 +126,12 @@ class OpenedImage:
     """An image that the MLLM and SAM have seen. Ask it as often as you like, from any thread."""
 
     def __init__(self, segmenter: Segmenter, image: np.ndarray):
-        clock = _Clock(segmenter.decoder.device)
+        clock = _Clock(segmenter.backbone.device)
         self.segmenter, self.image = segmenter, image
-        self.seen: OpenImage = segmenter.backbone.open(image)
-        self.embedding: Embedding = segmenter.decoder.encode(image, self.seen.frame)
-        self.head: HeadPrefix | None = None  # filled by the first question, which brings the token layout
+        self.seen: SeenImage = segmenter.reader.open(image)
+        decoder = segmenter.decoder
+        self.embedding: Embedding | None = None if decoder is None else decoder.encode(image, self.seen.frame)
+        self.kept: Any = None  # what the method keeps of the image; filled by the first question
         clock.lap("open")
         self.opening = clock.laps["open"]
 
@@ -135,15 +145,13 @@ class OpenedImage:
         queries = [query] if isinstance(query, str) else list(query)
         if not queries:
             return []
-        clock = _Clock(self.segmenter.decoder.device, open=self.opening)
-        readout = self.segmenter.backbone.read(self.seen, queries)
+        clock = _Clock(self.segmenter.backbone.device, open=self.opening)
+        read = self.segmenter.reader.read(self.seen, queries)
         clock.lap("read")
         method = self.segmenter.method
-        if self.head is None:
-            self.head = method.look(
-                readout.prefix.float(), readout.prefix_positions, readout.image_tokens, readout.grid
-            )
-        output = method(readout, self.embedding, self.head)
+        if self.kept is None:
+            self.kept = method.look(read)
+        output = method.decode(read, self.embedding, self.kept)
         clock.lap("head")
         logits = self.seen.frame.to_image_logits(output.mask_logits[0])
         clock.lap("upsample")
@@ -191,8 +199,9 @@ class _Clock:
         return time.perf_counter()
 
 
-def _build(config: HeadConfig, folder: Path, parts: Parts) -> Lens:
+def _settings(config: HeadConfig, folder: Path) -> tuple[Any, bool]:
+    """The method's own config, and whether it tunes its MLLM."""
     try:
-        return build_method(config.method, config.settings, parts.backbone, parts.decoder)
+        return method_settings(config.method, config.settings), kind_of(config.method).tuned
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be built: {error}") from error

@@ -1,4 +1,5 @@
-"""Training a head on frozen features: the loop is one page, and the same on one device or on many.
+"""Training a method, on frozen features or through its own adapter: the loop is one page, and the same on one device
+or on many.
 
 A step is a number of images, whatever the number of devices and however few of them fit on one at a time: losses are
 averaged over all masks of the step, and every random number is a function of the seed, the step and the part of it. So
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,10 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from seglens.checkpoint import HeadConfig
-from seglens.features import Features, FeatureSource, collate
+from seglens.features import FeatureSource, Lesson
 from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_curves, halting, precise
 from seglens.lessons import Lessons
-from seglens.methods.lens import Lens
+from seglens.methods.base import Method
 from seglens.runs import LAST, Reached, RunError, RunFolder, claim
 from seglens.types import Totals
 from seglens.validation import validate
@@ -42,7 +43,7 @@ class TrainConfig:
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
-    schedule: Literal["linear", "constant"] = "linear"  # after warm-up: to zero (LISA's WarmupDecayLR), or flat
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up: to zero (linear is LISA's), or flat
     warmup: int = 100  # steps
     clip: float | None = 1.0
     mixed_precision: Precision = "bf16"  # autocast; the weights and the optimiser stay fp32
@@ -67,8 +68,9 @@ class TrainConfig:
 
     def rate(self, step: int) -> float:
         """Share of `lr` at this step."""
-        falling = (self.steps - step) / max(1, self.steps - self.warmup) if self.schedule == "linear" else 1.0
-        return min((step + 1) / max(1, self.warmup), max(0.0, falling), 1.0)
+        left = min(1.0, max(0.0, (self.steps - step) / max(1, self.steps - self.warmup)))
+        falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.schedule]
+        return min((step + 1) / max(1, self.warmup), falling)
 
     def passes(self, devices: int) -> tuple[int, int]:
         """How a step is cut: passes of each device, and images of a pass. Raises ValueError when it does not come out
@@ -91,7 +93,7 @@ class Terminated(SystemExit):
 
 
 def fit(
-    method: Lens, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path,
+    method: Method, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path,
     exam: FeatureSource | None = None, quiet: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """Train `method` in place, where it lies. Checkpoints, curves and heads go to `out`: `head` is that of the last
@@ -121,7 +123,7 @@ def fit(
         """The lessons of a part of a step."""
         return range(at * config.images + part * micro, at * config.images + (part + 1) * micro)
 
-    def read(at: int) -> list[list[Features]]:
+    def read(at: int) -> list[list[Lesson]]:
         """This device's parts of a step."""
         return [list(map(lessons.lesson, numbers(at, part))) for part in parts]
 
@@ -137,11 +139,12 @@ def fit(
             totals = _totals(accelerator, shown)
             said = []
             for part, found in zip(parts, shown, strict=True):
-                batch = collate(found, accelerator.device)
-                local = method.draw_local(batch.truth.valid.shape, _seeded(config.seed, step, part))
+                batch = type(found[0]).batch(found, accelerator.device)
+                drawn = method.chance(batch.truth.valid.shape, _seeded(config.seed, step, part))
+                drawn = {name: value.to(accelerator.device) for name, value in drawn.items()}
                 with accelerator.accumulate(model):
                     with precise(accelerator.device, config.mixed_precision):
-                        output = model(batch.readout, batch.embedding, local=local.to(accelerator.device))
+                        output = model(batch.given, batch.embedding, **drawn)
                     losses = method.losses(output, batch.truth, totals)
                     # accelerate averages over passes and devices; the totals have seen to that already
                     accelerator.backward(passes * accelerator.num_processes * sum(losses.values()))
@@ -192,11 +195,10 @@ def _ahead(read: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
             yield found
 
 
-def _totals(accelerator: Any, shown: Sequence[Sequence[Features]]) -> Totals:
-    asked = [a for found in shown for f in found for a in f.asked]
-    counts = torch.tensor([sum(a.present for a in asked), len(asked)], dtype=torch.float32, device=accelerator.device)
-    present, valid = accelerator.reduce(counts, "sum").tolist()
-    return Totals(present, valid)
+def _totals(accelerator: Any, shown: Sequence[Sequence[Lesson]]) -> Totals:
+    tallies = [astuple(lesson.tally()) for found in shown for lesson in found]
+    counts = torch.tensor(tallies, dtype=torch.float32, device=accelerator.device).sum(0)
+    return Totals(*accelerator.reduce(counts, "sum").tolist())
 
 
 def _summed(accelerator: Any, said: Sequence[Mapping[str, Tensor]], halt: bool) -> tuple[dict[str, float], bool]:

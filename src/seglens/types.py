@@ -2,12 +2,14 @@
 
 Axes, the same letters everywhere: b images, q questions of one image, t tokens of one question, p tokens of the prefix
 (everything up to and including the image), i image tokens, d hidden width, h w rows and columns, m keypoints,
-c width of the mask decoder, s side of its square canvas.
+c width of the mask decoder, s side of its square canvas. Of an MLLM that is tuned: n side of the canvas that it sees,
+f patches of its vision tower, v their width, k segmentation tokens of one answer, a words of the vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -19,7 +21,8 @@ class Target:
     """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits.
 
     Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
-    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out."""
+    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out.
+    `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
@@ -27,6 +30,13 @@ class Target:
     ignore: Bool[np.ndarray, "h w"] | None = None
     answer: str | None = None
     id: str | None = None
+    spoken: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spoken and (not self.answer or self.mask.any()):
+            raise ValueError(
+                f"{self.query!r} is answered in words alone; it needs an answer, and a mask without pixels"
+            )
 
     @property
     def present(self) -> bool:
@@ -40,6 +50,11 @@ class Sample:
     id: str
     image: UInt8[np.ndarray, "h w 3"]
     targets: tuple[Target, ...]
+
+    def drawn(self) -> Sample:
+        """Without the queries that are answered in words alone: for all that knows masks only."""
+        kept = tuple(target for target in self.targets if not target.spoken)
+        return self if len(kept) == len(self.targets) else replace(self, targets=kept)
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,89 @@ class Readout:
     question_mask: Bool[Tensor, "b q t"]
     image_tokens: Int[Tensor, " i"]  # rows of the prefix that are image tokens, in raster order
     grid: tuple[int, int]  # h, w with h * w == i
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What of an MLLM is trained, all of it kept apart from the MLLM: low-rank adapters (LoRA) on linear layers chosen
+    by name, rows for the new `tokens` and, on request, copies of whole parts."""
+
+    tokens: tuple[str, ...]
+    rank: int = 8  # of the language model's adapters; 0 is none
+    alpha: float = 16.0  # an adapter adds alpha / rank * B A x
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    vision_rank: int = 0  # of adapters on all linear layers of the vision tower, with alpha = 2 rank
+    projector: bool = False  # a trained copy of what stands between vision tower and language model
+    vocabulary: bool = False  # trained copies of the word embedding and the output layer
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What is said to an MLLM that answers in segmentation tokens; "{}" stands for the query.
+
+    Of several `answers` a query is taught one; segmenting puts the first into its mouth. `refusal` answers a query that
+    nothing in the image fits; without one every query is answered by the tokens."""
+
+    tokens: tuple[str, ...]  # in the order in which they stand in an answer
+    request: str = "{} Please output segmentation mask."
+    answers: tuple[str, ...] = ("[SEG].",)
+    refusal: str | None = None
+
+
+# Who sees whom besides the earlier rows: nobody; image tokens each other; these the segmentation tokens too; these all
+# words behind the image; everybody everybody
+Attention = Literal["causal", "images", "dual", "text", "full"]
+# How every patch of the vision tower gets a row of its own: not at all; from itself alone; from its neighbourhood
+Refill = Literal["none", "replicate", "scan"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A question with its answer as an MLLM that is tuned reads them, from behind the image on."""
+
+    ids: tuple[int, ...]  # new tokens are numbered on from the width of the model's output layer
+    learnt: tuple[bool, ...]  # the answer's tokens
+    places: tuple[int, ...]  # of the segmentation tokens (all at the refusal's, in a refusal; void in a spoken answer)
+    spoken: bool
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`b` images with what is said about them, as an MLLM that is tuned takes it: q questions each, t tokens of a
+    question with its answer, padded on the right."""
+
+    pixels: Float[Tensor, "b 3 n n"]  # the normalised canvas
+    words: Int[Tensor, "b q t"]
+    mask: Bool[Tensor, "b q t"]  # false where padding stands
+    learnt: Bool[Tensor, "b q t"]  # the answer's tokens
+    places: Int[Tensor, "b q k"]  # where in t the segmentation tokens stand (all at the refusal's, in a refusal)
+    spoken: Bool[Tensor, "b q"]  # answered in words alone: no mask is asked for, `places` are void
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a tuned MLLM says of `Shown`: states behind its last layer and final norm, and what they came from.
+
+    The vision tower's patches may be finer than the image tokens: h w = shuffle * grid, and an image token was made of
+    shuffle x shuffle of them (InternVL's pixel-shuffle: 2; LLaVA: 1)."""
+
+    patches: Float[Tensor, "b f v"]  # of the vision tower's last layer, in raster order, before pixel-shuffle
+    given: Float[Tensor, "b i d"]  # image tokens as the language model was given them (F_V1 of SELF1E)
+    refilled: Float[Tensor, "b f d"] | None  # every patch projected (F_V1^HQ), by the `Refill` asked for
+    image: Float[
+        Tensor, "b r i d"
+    ]  # image tokens behind the last layer (F_IMG); r is q where questions change it, or 1
+    segment: Float[Tensor, "b q k d"]  # the states that predict the segmentation tokens
+    grid: tuple[int, int]  # of image tokens
+    shuffle: int
+    choice: Float[Tensor, "b q a"]  # logits over all words and new tokens, in the state that predicts the first of them
+    text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answer, mean over its tokens; in training
+    before: Float[Tensor, "b d"] | None = None  # the state of the token in front of the image, as `image` is taken
+
+    @property
+    def fine_grid(self) -> tuple[int, int]:
+        return self.grid[0] * self.shuffle, self.grid[1] * self.shuffle
 
 
 @dataclass(frozen=True)
@@ -84,28 +182,34 @@ class Truth:
     Where `valid` is false there is no question (images of a batch may have different numbers of them); where `present`
     is false the target is not in the image."""
 
-    masks: Float[Tensor, "b q s s"]  # on the mask decoder's canvas
+    masks: Float[Tensor, "b q s s"]  # on the canvas of the method's mask logits
     cells: Float[Tensor, "b q h w"]  # on the backbone's grid
     present: Bool[Tensor, "b q"]
     valid: Bool[Tensor, "b q"]
+    spoken: Bool[Tensor, "b q"]  # a question to be answered in words alone: it has no mask, and is not `valid`
 
     def totals(self) -> Totals:
-        return Totals(float((self.present & self.valid).sum()), float(self.valid.sum()))
+        counted = (self.present & self.valid, self.valid, self.valid | self.spoken)
+        return Totals(*(float(mask.sum()) for mask in counted))
 
 
 @dataclass(frozen=True)
 class Totals:
-    """How many masks and questions a loss is averaged over: those of a whole optimiser step, on all devices."""
+    """How many masks, questions and answers a loss is averaged over: those of a whole optimiser step, on all
+    devices."""
 
-    present: float
-    valid: float
+    present: float | int
+    valid: float | int
+    answered: float | int  # in tokens or in words
 
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """What a method says of `b` images with `q` questions each. Logits live on the mask decoder's square canvas."""
+    """What a method says of `b` images with `q` questions each. Logits live on the method's square canvas."""
 
     mask_logits: Float[Tensor, "b q s s"]
     heat_map: Float[Tensor, "b q h w"] | None = None
     keypoints: Keypoints | None = None
     presence_logits: Float[Tensor, "b q"] | None = None
+    coarse_logits: Float[Tensor, "b q _ _"] | None = None  # a first, coarser mask that is taught too (SELF1E)
+    text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answers, of a method that tunes its MLLM

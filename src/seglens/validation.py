@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from seglens.features import FeatureSource, Pick, collate
+from seglens.features import FeatureSource, Pick
 from seglens.metrics import giou, overlap
 
 
@@ -24,8 +24,9 @@ def validate(accelerator: Any, model: nn.Module, exam: FeatureSource, images: in
     # as many passes as the first process has: a model that is cut over devices answers only to all of them
     for start in range(0, -(-len(exam) // accelerator.num_processes), images):
         chosen = [image for image in mine[start : start + images] if exam.questions(image)]
-        batch = collate([exam.features(_everything(exam, i)) for i in chosen or [0]], accelerator.device)
-        output = model(batch.readout, batch.embedding)
+        found = [exam.features(_everything(exam, i)) for i in chosen or [0]]
+        batch = type(found[0]).batch(found, accelerator.device)
+        output = model(batch.given, batch.embedding)
         if chosen:
             truth = batch.truth
             sums += _sums(output.mask_logits > 0, truth.masks > 0.5, truth.present & truth.valid)

@@ -18,7 +18,8 @@ SIGNATURE = {"type": "sam", "name": "here", "revision": None, "dtype": "float32"
 
 def model(folder: Path) -> Path:
     folder.mkdir()
-    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "chat_template.jinja", "README.md"):
+    names = ("model.int8.safetensors", "config.json", "preprocessor_config.json", "chat_template.jinja", "README.md")
+    for name in names:
         (folder / name).write_bytes(name.encode())
     return folder
 
@@ -32,7 +33,7 @@ def test_a_folder_is_what_is_in_it(tmp_path: Path) -> None:
     assert made == identity(SIGNATURE, str(there))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "preprocessor_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("name", ["model.int8.safetensors", "preprocessor_config.json", "chat_template.jinja"])
 def test_every_file_that_decides_counts(tmp_path: Path, name: str) -> None:
     folder = model(tmp_path / "model")
     before = identity(SIGNATURE, str(folder))

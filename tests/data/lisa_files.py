@@ -107,3 +107,39 @@ def write_pascal_part(root: Path) -> Path:
     }
     (folder / "train.json").write_text(json.dumps(content))
     return root
+
+
+def write_llava(root: Path, *names: str) -> Path:
+    """LLaVA-150k: for each photograph, named by COCO's number, a conversation of two turns."""
+    records = []
+    for name in names:
+        photograph(root / f"coco/train2017/{name}.jpg")
+        said = ["<image>\nWhat is it?", "Noise.", "Is it grey?", "No."]
+        turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(said)]
+        records.append({"id": name, "image": f"{name}.jpg", "conversations": turns})
+    file = root / "llava_dataset/llava_instruct_150k.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(records))
+    return root
+
+
+# The questions of InternVL's folder: the file of each, and where its photographs lie
+VQA = {
+    "vqav2": ("vqav2_train.jsonl", "train2014"),
+    "okvqa": ("okvqa_train.jsonl", "train2014"),
+    "textvqa": ("textvqa_train.jsonl", "train_images"),
+    "vizwiz": ("vizwiz_train.jsonl", "train"),
+    "gqa": ("train_balanced.jsonl", "images"),
+}
+
+
+def write_vqa(root: Path, name: str, *questions: str, image: str = "COCO_train2014_000000000009.jpg") -> Path:
+    """One of InternVL's data/<name>, all its questions about one photograph."""
+    file, folder = VQA[name]
+    photograph(root / f"data/{name}/{folder}/{image}")
+    lines = [
+        {"image": f"data/{name}/{folder}/{image}", "question": question, "question_id": number, "answer": "noise"}
+        for number, question in enumerate(questions)
+    ]
+    (root / f"data/{name}/{file}").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root

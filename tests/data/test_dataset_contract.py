@@ -10,13 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lisa_files import coco_json, stripes, write_ade20k, write_cocostuff, write_mapillary, write_paco, write_pascal_part
+from lisa_files import (
+    coco_json,
+    stripes,
+    write_ade20k,
+    write_cocostuff,
+    write_llava,
+    write_mapillary,
+    write_paco,
+    write_pascal_part,
+)
 from make_refer import coco_name, ref, refs, save, save_image, save_reason, sentence
 
 from own_data import write_coco, write_folder, write_jsonl, write_yolo
 from seglens.data import DATASETS, load_data
 from seglens.data.dataset import Dataset, classes_of, faults_of, usable
-from seglens.data.layout import LISA_TREE
+from seglens.data.layout import TREE
 from seglens.data.records import DataError, Records
 from seglens.data.refer import FORMS
 from seglens.types import Sample, Target
@@ -30,6 +39,12 @@ class Kind:
     write: Callable[[Path], str]
     text: str | None = None
     held: str = "val"
+
+
+def conversations(folder: Path) -> str:
+    root = write_llava(folder, "000000000101", "000000000009")
+    file, images = root / "llava_dataset/llava_instruct_150k.json", root / "coco/train2017"
+    return f"conversations:file={file},images={images}"
 
 
 def own(write: Callable[[Path, list[Sample]], str], folder: Path) -> str:
@@ -76,6 +91,7 @@ KINDS: dict[str, Kind] = {
     "yolo": Kind(partial(own, write_yolo), "data.yaml"),
     "folder": Kind(partial(own, write_folder)),
     "jsonl": Kind(partial(own, write_jsonl), "data.jsonl"),
+    "conversations": Kind(conversations, "llava_dataset/llava_instruct_150k.json"),
     "ade20k": Kind(partial(maps, write_ade20k, "ade20k")),
     "cocostuff": Kind(partial(maps, write_cocostuff, "cocostuff")),
     "mapillary": Kind(mapillary, "mapillary/config_v2.0.json"),
@@ -130,7 +146,8 @@ def same(one: Sample, other: Sample) -> bool:
 
 def test_every_dataset_is_tried() -> None:
     assert set(KINDS) == set(DATASETS)
-    assert set(LISA_TREE) <= set(DATASETS)
+    opened = {place.spec(name, Path("/"), "refuse").partition(":")[0] for name, place in TREE.items()}
+    assert opened <= set(DATASETS)
 
 
 def test_samples(name: str, spec: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 
@@ -53,6 +54,33 @@ def test_training_never_says_the_held_out_phrasings() -> None:
     assert not any("held out" in t.kind for sample in WorldData(n=20, seed=1, split="train") for t in sample.targets)
 
 
+def test_questions_beside_the_requests() -> None:
+    plain, asked = (WorldData(n=4, seed=6, split="train", vqa=vqa) for vqa in (0, 3))
+    for index, (one, other) in enumerate(zip(plain, asked, strict=True)):
+        requests, questions = other.targets[:-3], other.targets[-3:]
+        assert one.id == other.id
+        np.testing.assert_array_equal(one.image, other.image)
+        assert not any(target.spoken for target in requests)
+        for a, b in zip(one.targets, requests, strict=True):
+            assert (a.query, a.kind, a.answer, a.id) == (b.query, b.kind, b.answer, b.id)
+            np.testing.assert_array_equal(a.mask, b.mask)
+        assert other.drawn().targets == requests
+        says = speaker(World("train", 6), index)
+        says.queries(6)
+        assert [(t.query, t.answer) for t in questions] == [(q.text, q.answer) for q in says.questions(3)]
+        assert all(t.spoken and t.kind == "vqa" and t.mask.shape == one.image.shape[:2] for t in questions)
+
+
+def test_the_world_of_before_there_were_questions() -> None:
+    """Queries, masks and pixels of two scenes as they were then, by their hash."""
+    found = hashlib.sha256()
+    for sample in WorldData(n=2, seed=4, queries=5):
+        found.update(sample.id.encode() + sample.image.tobytes())
+        for target in sample.targets:
+            found.update(f"{target.query}|{target.kind}".encode() + np.packbits(target.mask).tobytes())
+    assert found.hexdigest()[:16] == "def4047a4d9e6c54"
+
+
 def test_only_its_own_scenes() -> None:
     for index in (3, -1):
         with pytest.raises(IndexError, match="this world has 3"):
@@ -77,6 +105,7 @@ def test_by_name() -> None:
         ("world:n=0", "at least 1"),
         ("world:queries=-1", "at least 1"),
         ("world:seed=-1", "0 or more"),
+        ("world:vqa=-1", "vqa=-1; it must be 0 or more"),
         ("world:split=dev", "choose from train, test"),
     ],
 )

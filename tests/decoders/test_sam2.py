@@ -147,7 +147,7 @@ def loss(lens: Lens, given: tuple[Readout, Embedding], truth: Tensor) -> tuple[T
     masks = frame.to_canvas_mask(truth, output.mask_logits.shape[-1])[None]
     cells = frame.to_canvas_mask(truth, given[0].grid[0])[None]
     asked = torch.ones(1, len(truth), dtype=torch.bool)
-    terms = lens.losses(output, Truth(masks, cells, asked, asked))
+    terms = lens.losses(output, Truth(masks, cells, asked, asked, ~asked))
     return sum(terms.values(), torch.zeros(())), output.mask_logits
 
 

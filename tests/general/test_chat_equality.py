@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -24,9 +26,9 @@ def questions() -> list[tuple[str, Question]]:
 
 
 @pytest.fixture(scope="module")
-def bare(segmenter: Segmenter, questions: list[tuple[str, Question]]) -> dict[str, str]:
+def bare(plain: Path, questions: list[tuple[str, Question]]) -> dict[str, str]:
     """What plain transformers says: its own class, its own processor, its own `generate`."""
-    name = segmenter.backbone.name
+    name = plain / "mllm"
     model = LlavaForConditionalGeneration.from_pretrained(name, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(name, backend="pil")
     said = {}

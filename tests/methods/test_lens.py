@@ -105,7 +105,7 @@ def test_questions_do_not_see_each_other(
 
 @torch.no_grad()
 def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding: Embedding) -> None:
-    seen = lens.look(readout.prefix.float(), readout.prefix_positions, readout.image_tokens, readout.grid)
+    seen = lens.look(readout)
     for _ in range(2):  # and it may be used again
         one, other = lens(readout, embedding, seen), lens(readout, embedding)
         assert torch.equal(one.mask_logits, other.mask_logits)
@@ -169,9 +169,7 @@ def test_descriptions_read_the_cells_around_their_points(
     hook = lens.descriptor.register_forward_pre_hook(lambda _, args: seen.append(args))
     heat = lens(readout, embedding).heat_map
     hook.remove()
-    (h, w), features = readout.grid, lens.look(
-        readout.prefix, readout.prefix_positions, readout.image_tokens, readout.grid
-    ).features  # fmt: skip
+    (h, w), features = readout.grid, lens.look(readout).features
     cells = suppress(heat.flatten(0, 1), 5, TINY.radius * w)[0].long().unflatten(0, (2, -1))
     near = seen[0][1].unflatten(0, (2, -1))
     for tap, (dy, dx) in enumerate((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
@@ -262,7 +260,7 @@ def test_without_local_descriptions_only_the_global_token_is_used(
 
 def asked(masks: Tensor, cells: Tensor, present: Tensor) -> Truth:
     """Of a batch in which every question was asked."""
-    return Truth(masks, cells, present, torch.ones_like(present))
+    return Truth(masks, cells, present, torch.ones_like(present), torch.zeros_like(present))
 
 
 def losses(lens: Lens, readout: Readout, embedding: Embedding) -> Tensor:
@@ -339,9 +337,9 @@ def test_state_moves_to_another_head(
 
 def test_which_samples_lose_their_keypoints(backbone: Backbone, decoder: MaskDecoder) -> None:
     def share(seed: int = 0, **changes: Any) -> float:
-        drawn = make(backbone, decoder, replace(TINY, **changes)).draw_local(
-            (40, 50), torch.Generator().manual_seed(seed)
-        )
+        drawn = make(backbone, decoder, replace(TINY, **changes)).chance((40, 50), torch.Generator().manual_seed(seed))[
+            "local"
+        ]
         assert drawn.shape == (40, 50)
         return drawn.float().mean().item()
 

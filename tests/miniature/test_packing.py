@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seglens.miniature.language import Question, lesson, speaker
-from seglens.miniature.models import GRID, make_llava, make_tokenizer
+from seglens.miniature.models import LLAVA, make_llava, make_tokenizer
 from seglens.miniature.packing import IGNORED, LENGTH_POWER, pack
 from seglens.miniature.world import World
 
@@ -22,15 +22,15 @@ def tokenizer():
 
 def test_packed_questions_do_not_see_each_other(tokenizer) -> None:
     torch.manual_seed(0)
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    image_token = tokenizer.convert_tokens_to_ids(LLAVA.image)
     language = make_llava(len(tokenizer), image_token).model.language_model.eval()
-    picture = torch.randn(len(SAID), GRID**2, 256)
+    picture = torch.randn(len(SAID), LLAVA.tokens**2, 256)
 
     def embed(ids: Tensor, image: Tensor, first: int) -> Tensor:
         words = language.embed_tokens(ids)
-        return torch.cat([words[:, :first], image, words[:, first + GRID**2 :]], 1)
+        return torch.cat([words[:, :first], image, words[:, first + LLAVA.tokens**2 :]], 1)
 
-    packed = pack(tokenizer, SAID)
+    packed = pack(tokenizer, SAID, LLAVA)
     with torch.no_grad():
         embedded = embed(packed.ids, picture, packed.first_image)
         hidden = language(
@@ -40,11 +40,11 @@ def test_packed_questions_do_not_see_each_other(tokenizer) -> None:
         for b, said in enumerate(SAID):
             for question, (_, start, length) in zip(said, packed.spans[b], strict=True):
                 # alone it is a plain causal sequence: neither our mask nor our positions
-                alone = pack(tokenizer, [[question]])
+                alone = pack(tokenizer, [[question]], LLAVA)
                 plain = language(
                     inputs_embeds=embed(alone.ids, picture[b : b + 1], alone.first_image), use_cache=False
                 ).last_hidden_state[0]
-                asked = plain.shape[0] - (alone.first_image + GRID**2)
+                asked = plain.shape[0] - (alone.first_image + LLAVA.tokens**2)
                 here = hidden[b, start + length - asked : start + length]
                 worst = max(worst, (here - plain[-asked:]).abs().max().item())
     assert hidden.std() > 0.5
@@ -52,7 +52,7 @@ def test_packed_questions_do_not_see_each_other(tokenizer) -> None:
 
 
 def test_labels_are_the_answers(tokenizer) -> None:
-    packed = pack(tokenizer, SAID)
+    packed = pack(tokenizer, SAID, LLAVA)
     for b, said in enumerate(SAID):
         assert [kind for kind, _, _ in packed.spans[b]] == [q.kind for q in said]
         labelled = torch.zeros_like(packed.labels[b], dtype=torch.bool)
@@ -69,6 +69,6 @@ def test_labels_are_the_answers(tokenizer) -> None:
 
 def test_every_row_sees_something(tokenizer) -> None:
     """Padding sees itself: a row without a key would be NaN."""
-    packed = pack(tokenizer, [SAID[0], [Question("count", "count the cats.", "0")]])
+    packed = pack(tokenizer, [SAID[0], [Question("count", "count the cats.", "0")]], LLAVA)
     assert ((packed.mask == 0).sum(-1) >= 1).all()
     assert (packed.labels[1, packed.spans[1][-1][1] + packed.spans[1][-1][2] :] == IGNORED).all()

@@ -7,62 +7,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
 from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
 from seglens.backbones.prompts import PROBES, Prompts, QuestionError
+from seglens.backbones.sight import Layout, Patches, Seen
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
-from seglens.types import Readout
+from seglens.types import Attention, Readout, Refill, Speech, Tuning
+
+if TYPE_CHECKING:
+    from seglens.backbones.adapt import Adapted
 
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a model sees the square canvas: its side in pixels, the rows and columns of its image tokens, and the first
-    layer whose states say all that was seen."""
-
-    image_size: int
-    grid: tuple[int, int]
-    first_layer: int = 1
-
-
-def fixed_size(config: PreTrainedConfig, own: int, asked: int | None) -> int:
-    """The one size at which a model sees. Raises ValueError when another was asked for."""
-    if asked not in (None, own):
-        raise ValueError(
-            f"image_size={asked} cannot be had: a {config.model_type!r} model sees its images at {own} pixels; "
-            "leave image_size out"
-        )
-    return own
-
-
-def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:
-    """Of a model with one image token per patch of a tower of one size (CLIP, SigLIP)."""
-    vision = config.vision_config
-    side = vision.image_size // vision.patch_size
-    return Layout(fixed_size(config, vision.image_size, image_size), (side, side))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a model's vision side says of a canvas: rows in place of the image tokens, in raster order, and rows to be
-    added to these after the first, second, ... decoder layer (Qwen3-VL's deepstack)."""
-
-    rows: Float[Tensor, "1 i d"]
-    later: tuple[Float[Tensor, "1 i d"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,16 +50,6 @@ class QuestionRows:
     rows: Float[Tensor, "1 q t d"]
     positions: Int[Tensor, "1 q t ..."]
     mask: Bool[Tensor, "1 q t"]
-
-
-def tower(model: Any, pixels: Float[Tensor, "3 s s"]) -> Any:
-    """What the vision tower and projector of a LLaVA-like model say of one canvas, by the layer its config names: a
-    tensor of "1 i d", or a list with one of "i d"."""
-    config = model.config
-    return model.get_image_features(
-        pixels[None], vision_feature_layer=config.vision_feature_layer,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-    ).pooler_output  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,6 +90,24 @@ class Backbone(ABC):
     def image_text(processor: Any) -> str:
         """What the processor puts in place of an image, with a single image token for all of them."""
 
+    @abstractmethod
+    def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
+        """What the vision tower says of normalised canvases, where `see` goes on to the image tokens."""
+
+    @abstractmethod
+    def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
+        """Image tokens of merged patches: `project(patches(pixels).merged(grid, shuffle))` is what `see` says."""
+
+    @property
+    @abstractmethod
+    def tower_layers(self) -> Sequence[nn.Module]:
+        """The layers of the vision tower that `patches` come through."""
+
+    @property
+    @abstractmethod
+    def projectors(self) -> Sequence[str]:
+        """Names, in the model, of what stands between the vision tower and the language model."""
+
     # ---------------------------------------------------------------- loading
 
     def __init__(
@@ -143,6 +119,7 @@ class Backbone(ABC):
         self.layer, self.depth = depth.layer, depth.whole  # hidden_states[layer] is what it reads
         layout, text = self.layout(model.config, image_size), model.config.get_text_config()
         self.image_size, self.grid, self._first_layer = layout.image_size, layout.grid, layout.first_layer
+        self.patch_width, self.shuffle = layout.patch_width, layout.shuffle
         self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
         self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
         self.prompts = Prompts(processor, self.image_text(processor), name)
@@ -165,7 +142,7 @@ class Backbone(ABC):
         if segmentation_only:
             depth.shorten(config)
         model = load_strict(
-            AutoModelForImageTextToText.from_pretrained, name, config=config, revision=revision,
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], name, config=config, revision=revision,
             needless=depth.beyond if segmentation_only else lambda key: False, trust_remote_code=False, **loading,
         )  # fmt: skip
         attention = model.config.get_text_config()._attn_implementation
@@ -272,11 +249,17 @@ class Backbone(ABC):
         positions = after(prefix_positions, len(asked), longest)
         return QuestionRows(self.model.get_input_embeddings()(ids)[None], positions, mask)
 
-    # ---------------------------------------------------------------- chatting and copying
+    # ---------------------------------------------------------------- chatting, copying and tuning
 
     @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's own answer, through its own processor, greedy."""
+        said = self.say(image, question, max_new_tokens)
+        return self.processor.decode(said, skip_special_tokens=True).strip()
+
+    @torch.no_grad()
+    def say(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> Int[Tensor, " n"]:
+        """The token ids of `generate`."""
         if not self.can_chat:
             raise ValueError(
                 "this backbone was loaded with segmentation_only=True, without the layers that talk; "
@@ -284,7 +267,7 @@ class Backbone(ABC):
             )
         inputs = self.chat_inputs(image, question)
         said = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        return self.processor.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        return said[0, inputs["input_ids"].shape[1] :]
 
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
         """What the model's own processor makes of an image and a question: the chat path adds nothing to it.
@@ -300,3 +283,13 @@ class Backbone(ABC):
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
         return clone_layers(self._language.layers[self.layer : self.layer + count], self._language.rotary_emb)
+
+    def adapt(
+        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
+    ) -> Adapted:
+        """This MLLM with a new adapter, in a copy that shares every weight: nothing here is touched, or slower.
+
+        Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
+        from seglens.backbones.adapt import Adapted
+
+        return Adapted(self, tuning, speech, attention, refill)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from seglens.backbones.base import Layout
 from seglens.backbones.depth import COPIED, Depth
+from seglens.backbones.sight import Layout
 
 PACKED_BITS = 4.5  # of NF4 as bitsandbytes packs by default: 4, and a 32-bit scale for every 64 weights
 

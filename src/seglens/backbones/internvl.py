@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen, fixed_size, tower
+from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
+from seglens.backbones.sight import Layout, Patches, Seen, fixed_size, tower, tower_layers
 
 
 class InternVLBackbone(Backbone):
@@ -21,11 +23,29 @@ class InternVLBackbone(Backbone):
         (height, width), (patch, _) = vision.image_size, vision.patch_size
         if height != width:
             raise ValueError(f"the model sees tiles of {height} x {width} pixels; only square ones can be read")
-        cells = int(height // patch * config.downsample_ratio)
-        return Layout(fixed_size(config, height, image_size), (cells, cells))
+        cells, shuffle = int(height // patch * config.downsample_ratio), round(1 / config.downsample_ratio)
+        size = fixed_size(config, height, image_size)
+        return Layout(size, (cells, cells), vision.hidden_size, shuffle=shuffle)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         return Seen(tower(self.model, pixels))
+
+    def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
+        found = self.model.model.vision_tower(pixels, output_hidden_states=True)
+        chosen = self.model.config.vision_feature_layer
+        rows = found.last_hidden_state if chosen == -1 else found.hidden_states[chosen]
+        return Patches(rows[:, 1:] if self.model.config.vision_feature_select_strategy == "default" else rows)
+
+    def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
+        return self.model.model.multi_modal_projector(merged)
+
+    @property
+    def tower_layers(self) -> Sequence[nn.Module]:
+        return tower_layers(self.model)
+
+    @property
+    def projectors(self) -> Sequence[str]:
+        return ("model.multi_modal_projector",)
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
         return in_line(before, self.grid)

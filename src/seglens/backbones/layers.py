@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -13,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from seglens.backbones.plain import plain_copy
+from seglens.backbones.plain import plain_copy, shared_copy
+from seglens.types import Attention
 
 Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
 VISIBLE = "seglens_visible"  # name of the attention function of cloned layers
@@ -84,15 +83,17 @@ class DecoderLayers(nn.Module):
 
     def prefix(
         self, hidden: Float[Tensor, "b p d"], positions: Int[Tensor, "b p ..."],
-        later: Sequence[Float[Tensor, "b i d"]] = (),
+        later: Sequence[Float[Tensor, "b i d"]] = (), image: int = 0,
     ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:  # fmt: skip
-        """Run the prefix under a causal mask. Returns its rows and every layer's keys and values.
+        """Run the prefix under a causal mask, but for its last `image` rows, which see each other. Returns its rows and
+        every layer's keys and values.
 
         `later[n]` is added to the last i rows, those of the image, behind layer n of this run."""
         n = hidden.shape[1]
         sees = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
+        sees[..., n - image :, n - image :] = True
         recorders = [Recorder() for _ in self.layers]
-        out = self._run(hidden, positions, sees, recorders, later=later)
+        out = self._run(hidden, positions, sees, recorders, later=later, image_end=n)
         return out, [r.pair for r in recorders if r.pair is not None]
 
     def questions(
@@ -107,9 +108,18 @@ class DecoderLayers(nn.Module):
         out = self._run(flat, row, sees, list(map(Memory, memory)), rows)
         return rearrange(out, "b (q t) d -> b q t d", q=q)
 
+    def whole(
+        self, hidden: Float[Tensor, "n l d"], positions: Int[Tensor, "n l ..."], sees: Bool[Tensor, "n l l"],
+        later: Sequence[Float[Tensor, "n i d"]] = (), image_end: int = 0,
+    ) -> Float[Tensor, "n l d"]:  # fmt: skip
+        """Run whole sequences, with who sees whom given row by row. The image of `later` ends before row
+        `image_end`."""
+        caches = [None] * len(self.layers)
+        return self._run(hidden, positions, sees[:, None], caches, later=later, image_end=image_end)
+
     def _run(
-        self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[Recorder | Memory],
-        rows: Rows | None = None, later: Sequence[Tensor] = (),
+        self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[Recorder | Memory | None],
+        rows: Rows | None = None, later: Sequence[Tensor] = (), image_end: int = 0,
     ) -> Tensor:  # fmt: skip
         blocked = torch.finfo(hidden.dtype).min
         mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~sees, blocked)
@@ -119,11 +129,13 @@ class DecoderLayers(nn.Module):
         asked = {} if rows is None else {"rows": rows}
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(
-                hidden, attention_mask=mask, past_key_values=cache, use_cache=True, position_embeddings=rotary, **asked
-            )
+                hidden, attention_mask=mask, past_key_values=cache, use_cache=cache is not None,
+                position_embeddings=rotary, **asked,
+            )  # fmt: skip
             if n < len(later):
-                image = later[n].shape[1]
-                hidden = torch.cat([hidden[:, :-image], hidden[:, -image:] + later[n].to(hidden)], 1)
+                first = image_end - later[n].shape[1]
+                image = hidden[:, first:image_end] + later[n].to(hidden)
+                hidden = torch.cat([hidden[:, :first], image, hidden[:, image_end:]], 1)
         return hidden
 
 
@@ -138,12 +150,34 @@ def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1
     return torch.cat([before, own], 2)[:, None]
 
 
+def sight_mask(
+    attention: Attention, prefix: int, image: int, mask: Bool[Tensor, "b q t"], places: Int[Tensor, "b q k"],
+    spoken: Bool[Tensor, "b q"],
+) -> Bool[Tensor, "bq l l"]:  # fmt: skip
+    """Who sees whom when each question stands behind a prefix of its own, whose last `image` rows are image tokens
+    (SELF1E, section 3.5 and Table 7): all that came before; image tokens each other ("images"); and the segmentation
+    tokens ("dual"); and all words ("text"); or everybody everybody ("full"). Questions answered in words alone are read
+    causally."""
+    whole = torch.cat([mask.new_ones(*mask.shape[:2], prefix), mask], 2).flatten(0, 1)
+    n, length = whole.shape
+    sees = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()[None]
+    if attention != "causal":
+        row = torch.arange(length, device=mask.device)
+        inside = (row >= prefix - image) & (row < prefix)
+        looks = torch.ones_like(inside) if attention == "full" else inside
+        shown = {"text": row >= prefix - image, "full": torch.ones_like(inside)}.get(attention, inside).expand(n, -1)
+        if attention == "dual":
+            shown = shown.scatter(1, places.flatten(0, 1) + prefix, True)
+        sees = sees | (looks[:, None] & shown[:, None] & ~spoken.flatten()[:, None, None])
+    itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty soft-max
+    return (sees & whole[:, None]) | itself
+
+
 def watched_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
     """Single layers that share every weight with those given, and whose attention can be watched."""
     watched = []
     for source in layers:
-        weights: dict[int, Any] = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
-        layer: Any = copy.deepcopy(source, weights)  # what stands in this memo is shared, all else copied
+        layer = shared_copy(source)
         layer.self_attn.config._attn_implementation = VISIBLE
         watched.append(DecoderLayers([layer], rotary))
     return watched

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen, patchwise, tower
+from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
+from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_rows
 
 
 class LlavaBackbone(Backbone):
@@ -21,6 +23,20 @@ class LlavaBackbone(Backbone):
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         return Seen(tower(self.model, pixels)[0][None])
+
+    def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
+        return Patches(tower_rows(self.model, pixels))
+
+    def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
+        return self.model.model.multi_modal_projector(merged)
+
+    @property
+    def tower_layers(self) -> Sequence[nn.Module]:
+        return tower_layers(self.model)
+
+    @property
+    def projectors(self) -> Sequence[str]:
+        return ("model.multi_modal_projector",)
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
         return in_line(before, self.grid)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen, patchwise
+from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
+from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower_layers, tower_rows
 
 
 class LlavaOnevisionBackbone(Backbone):
@@ -23,13 +24,21 @@ class LlavaOnevisionBackbone(Backbone):
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         # transformers' own get_image_features knows no image without tiles
-        config, model = self.model.config, self.model.model
-        states = model.vision_tower(pixels[None], output_hidden_states=True).hidden_states
-        chosen = config.vision_feature_layer
-        features = states[chosen] if isinstance(chosen, int) else torch.cat([states[n] for n in chosen], -1)
-        if config.vision_feature_select_strategy == "default":
-            features = features[:, 1:]  # without the class token
-        return Seen(model.multi_modal_projector(features))
+        return Seen(self.project(tower_rows(self.model, pixels[None])))
+
+    def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
+        return Patches(tower_rows(self.model, pixels))
+
+    def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
+        return self.model.model.multi_modal_projector(merged)
+
+    @property
+    def tower_layers(self) -> Sequence[nn.Module]:
+        return tower_layers(self.model)
+
+    @property
+    def projectors(self) -> Sequence[str]:
+        return ("model.multi_modal_projector",)
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
         return in_line(before, self.grid)

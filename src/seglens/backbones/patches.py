@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -27,13 +27,18 @@ def square(vision: Any, image_size: int | None) -> tuple[int, tuple[int, int]]:
     return side, (side // cell, side // cell)
 
 
-def patches(pixels: Float[Tensor, "3 s s"], vision: Any) -> Float[Tensor, "n c"]:
-    """The canvas as the tower takes it: a row per patch, cell by cell; a still image fills every frame."""
+def cut(pixels: Float[Tensor, "b 3 s s"], vision: Any) -> Float[Tensor, "n c"]:
+    """Canvases as the tower takes them: a row per patch, cell by cell; a still image fills every frame."""
     size, merge = vision.patch_size, vision.spatial_merge_size
     return repeat(
-        pixels, "c (y my py) (x mx px) -> (y x my mx) (c t py px)",
+        pixels, "b c (y my py) (x mx px) -> (b y x my mx) (c t py px)",
         my=merge, mx=merge, py=size, px=size, t=vision.temporal_patch_size,
     )  # fmt: skip
+
+
+def raster(rows: Float[Tensor, "n v"], grid: tuple[int, int], merge: int) -> Float[Tensor, "b f v"]:
+    """What the tower says of patches cell by cell, in raster order."""
+    return rearrange(rows, "(b y x my mx) v -> b (y my x mx) v", y=grid[0], x=grid[1], my=merge, mx=merge)
 
 
 def counts(grid: tuple[int, int], vision: Any) -> Int[Tensor, "1 3"]:

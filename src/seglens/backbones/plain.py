@@ -1,4 +1,4 @@
-"""Copies of layers that were loaded in a special way: packed in few bits, or spread over devices."""
+"""Copies of layers, also of those that were loaded in a special way: packed in few bits, or spread over devices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import torch
 from torch import nn
 
 CHUNK = 1024  # unit vectors at a time
+
+
+def shared_copy(module: nn.Module) -> Any:
+    """A copy of the modules alone: it shares every weight, and what the library that packed it keeps beside it."""
+    kept: list[Any] = [*module.parameters(), *module.buffers()]
+    kept += [vars(part)["state"] for part in module.modules() if _is_packed(part) and "state" in vars(part)]
+    return copy.deepcopy(module, {id(thing): thing for thing in kept})  # what stands in this memo is shared
 
 
 def plain_copy(layer: nn.Module) -> Any:

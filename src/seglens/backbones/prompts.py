@@ -10,7 +10,7 @@ PROBES = ("the red cup", "?")  # questions that show a template's layout
 
 
 class QuestionError(ValueError):
-    """A question that cannot be read: empty, or too long."""
+    """A question, or an answer to it, that cannot be read: empty, or too long."""
 
 
 class Prompts:
@@ -45,29 +45,51 @@ class Prompts:
         """Token ids behind the image: the question, up to the start of the answer.
 
         Raises QuestionError for a question that is empty, not Unicode, or that stands for an image."""
+        self.check(question)
+        ids = self._split(question)[1]
+        self._refuse_placeholders(question, ids, "a question")
+        return ids
+
+    def said(self, text: str) -> list[int]:
+        """Token ids of a piece of an answer. Raises QuestionError for one that is not Unicode or stands for an
+        image."""
+        self._refuse_other_than_unicode(text, "an answer")
+        ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        self._refuse_placeholders(text, ids, "an answer")
+        return ids
+
+    def check(self, question: str) -> None:
+        """Raises QuestionError for a question that is empty or not Unicode."""
         if not question.strip():
             raise QuestionError("got an empty question; say in words what to look for, such as 'the red cup'")
+        self._refuse_other_than_unicode(question, "a question")
+
+    @staticmethod
+    def _refuse_other_than_unicode(text: str, what: str) -> None:
         try:
-            question.encode()
+            text.encode()
         except UnicodeEncodeError as error:
-            raise QuestionError(
-                f"got a question that is not valid Unicode ({error.reason}); check its encoding"
-            ) from None
-        ids = self._split(question)[1]
+            raise QuestionError(f"got {what} that is not valid Unicode ({error.reason}); check its encoding") from None
+
+    def _refuse_placeholders(self, text: str, ids: list[int], what: str) -> None:
         for kind, token in self._placeholders.items():
             # by text for the processor, by id for a tokenizer that spells it in other ways too
-            if token in question or self._id(token) in ids:
+            if token in text or self._id(token) in ids:
                 raise QuestionError(
-                    f"got a question that contains {token!r}, which stands for the {kind} itself; leave it out"
+                    f"got {what} that contains {token!r}, which stands for the {kind} itself; leave it out"
                 )
-        return ids
+
+    @staticmethod
+    def refuse_none(questions: Sequence[str]) -> None:
+        """Raises QuestionError for no question."""
+        if not questions:
+            raise QuestionError("got no question; ask at least one")
 
     def to_read(self, questions: Sequence[str]) -> list[list[int]]:
         """What stands behind the image for each of the questions.
 
         Raises QuestionError as `after` does, for no question, and for one that is too long."""
-        if not questions:
-            raise QuestionError("got no question; ask at least one")
+        self.refuse_none(questions)
         asked = [self.after(question) for question in questions]
         longest = max(map(len, asked))
         if longest > LONGEST_QUESTION:

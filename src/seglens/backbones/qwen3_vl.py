@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from seglens.backbones.base import Backbone, Layout, Seen
-from seglens.backbones.patches import counts, patches, square
+from seglens.backbones.base import Backbone
+from seglens.backbones.patches import counts, cut, raster, square
 from seglens.backbones.positions import in_space
+from seglens.backbones.sight import Layout, Patches, Seen
 
 
 class Qwen3VLBackbone(Backbone):
@@ -20,13 +24,34 @@ class Qwen3VLBackbone(Backbone):
     @staticmethod
     def layout(config: PreTrainedConfig, image_size: int | None) -> Layout:
         vision = config.vision_config
-        return Layout(*square(vision, image_size), first_layer=max(1, len(vision.deepstack_visual_indexes)))
+        first = max(1, len(vision.deepstack_visual_indexes))
+        return Layout(*square(vision, image_size), vision.hidden_size, first, vision.spatial_merge_size)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         vision = self.model.config.vision_config
         grid = counts(self.grid, vision).to(pixels.device)
-        found = self.model.get_image_features(patches(pixels, vision), grid)
+        found = self.model.get_image_features(cut(pixels[None], vision), grid)
         return Seen(found.pooler_output[0][None], tuple(rows[0][None] for rows in found.deepstack_features))
+
+    def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
+        vision = self.model.config.vision_config
+        grid = counts(self.grid, vision).expand(len(pixels), -1).to(pixels.device)
+        found = self.model.get_image_features(cut(pixels, vision), grid)
+        later = tuple(torch.stack(rows) for rows in found.deepstack_features)
+        return Patches(raster(found.last_hidden_state, self.grid, self.shuffle), later)
+
+    def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
+        rows = rearrange(merged, "b i (s v) -> (b i s) v", v=self.patch_width)
+        return rearrange(self.model.model.visual.merger(rows), "(b i) d -> b i d", b=len(merged))
+
+    @property
+    def tower_layers(self) -> Sequence[nn.Module]:
+        return list(self.model.model.visual.blocks)
+
+    @property
+    def projectors(self) -> Sequence[str]:
+        depths = range(len(self.model.config.vision_config.deepstack_visual_indexes))
+        return ("model.visual.merger", *(f"model.visual.deepstack_merger_list.{n}" for n in depths))
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
         return in_space(before, self.grid)

@@ -132,6 +132,9 @@ def read(
             return None, why or f"sample {index} has nothing to ask about"
         if not sample.targets:
             raise ValueError(f"{sample.id!r} has no question")
+        sample = sample.drawn()
+        if not sample.targets:
+            return None, why or f"sample {index} is asked about in words alone"
         features = extract(sample)
     except ValueError as error:
         said = " ".join(str(error).split())

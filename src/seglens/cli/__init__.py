@@ -10,11 +10,12 @@ from typing import Any
 import typer
 
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
+from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import demo, doctor
-from seglens.cli.miniature import miniature_ablate, miniature_build, world_sample
+from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
 from seglens.cli.probe import probe
 from seglens.cli.score import score
@@ -39,10 +40,11 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
         "Frozen features on disk, computed once.",
         {"build": cache_build, "check": cache_check, "estimate": cache_estimate},
     ),
+    "convert": ("Other people's trained models as head folders.", {"mllmseg": convert_mllmseg}),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (
-        "Train the embedded models from nothing.",
-        {"build": miniature_build, "ablate": miniature_ablate},
+        "Train the embedded models from nothing, or write them out.",
+        {"build": miniature_build, "ablate": miniature_ablate, "table": miniature_table, "unpack": miniature_unpack},
     ),
 }
 
@@ -81,7 +83,7 @@ def _mendable(error: RuntimeError) -> str:
     """A line on a failed stage or a full device; any other error is a mistake of ours and is raised again."""
     import torch  # only now: imports would slow the start of every command
 
-    from seglens.miniature.build import StageError
+    from seglens.miniature.units import StageError
 
     if isinstance(error, StageError):
         return _line(error)

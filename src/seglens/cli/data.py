@@ -50,13 +50,16 @@ def data_check(
             print(f"{type(one).__name__.lower()}: {one}", flush=True)
     faults = [one for one in found if isinstance(one, Fault)]
     notes = [one for one in found if isinstance(one, Note)]
-    counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent")}
+    counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent", "spoken")}
     kinds = dict(Counter(fault.kind for fault in faults))
     if as_json:
         lists = {"faults": list(map(asdict, faults)), "notes": list(map(asdict, notes))}
         emit({"data": spec, **counts, "faults_by_kind": kinds, **lists})
     else:
-        print(f"{counts['images']} usable images, {counts['queries']} queries ({counts['absent']} of them absent)")
+        asked = f"{counts['absent']} of them absent" + (
+            f", {counts['spoken']} answered in words" * bool(counts["spoken"])
+        )
+        print(f"{counts['images']} usable images, {counts['queries']} queries ({asked})")
         told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
         print(f"{len(faults)} faults{f' ({told})' if told else ''}, {len(notes)} notes")
     if faults:
@@ -68,7 +71,8 @@ def data_show(
     n: Annotated[int, typer.Option(min=1, help="Number of samples, spread over the dataset.")] = 4,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/data"),
 ) -> None:
-    """Write one picture per sample: the image, then each query with its mask. Bad records are left out and named."""
+    """Write one picture per sample: the image, then each query with its mask or answer. Bad records are left out, and
+    named."""
     from seglens.data.sheet import sheet
     from seglens.files import write_atomic
     from seglens.prediction import png_bytes, slug
@@ -80,7 +84,8 @@ def data_show(
             continue
         path = out / f"{index:06d}_{slug(Path(sample.id).stem)}.png"
         write_atomic(path, png_bytes(sheet(sample)))
-        print(f"{path}: {'; '.join(target.query for target in sample.targets)}")
+        asked = (f"{one.query} -> {one.answer}" if one.spoken else one.query for one in sample.targets)
+        print(f"{path}: {'; '.join(asked)}")
         shown += 1
     if not shown:
         raise ValueError(f"none of the chosen samples of {spec!r} can be shown; see `seglens data check`")

@@ -141,4 +141,7 @@ def _world_report(segmenter: Segmenter, samples: Dataset) -> dict[str, Any]:
 
     if not isinstance(samples, WorldData):
         return {}
-    return {"vqa": vqa(segmenter.backbone, samples), "sam": prompts(segmenter.decoder, samples)}
+    return {
+        "vqa": vqa(segmenter.backbone, samples),
+        "sam": None if segmenter.decoder is None else prompts(segmenter.decoder, samples),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ def bench(
     root: Annotated[str, typer.Option(help="The benchmark's folder or file; for world-vqa such as n=50,seed=1.")] = "",
     model: Model = "embedded",
     backbone: Annotated[str | None, typer.Option(help="Ask this bare MLLM (folder or hub id), without a head.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Answer through a tuned method's adapter.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only so many questions, and those judged with them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write answers here as they come; go on where it stopped.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Score these answers; no model is asked.")] = None,
@@ -27,7 +28,8 @@ def bench(
     as_json: AsJson = False,
     device: Device = "cpu",
 ) -> None:
-    """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule."""
+    """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule. With --adapter
+    it answers as a method that tunes it would leave it, if chat ran through the adapter too."""
     from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take
     from seglens.general.mmbench import check_submission
     from seglens.names import check_name
@@ -49,11 +51,17 @@ def bench(
     asked = (
         {"answers": str(answers)} if answers is not None else {"backbone": backbone} if backbone else {"model": model}
     )
+    if adapter and "model" not in asked:
+        raise BenchmarkError(
+            "--adapter needs a head that has one; name it with --model, without --backbone or --answers"
+        )
+    asked |= {"adapter": "on"} if adapter else {}
     if answers is not None:
         said: Mapping[str, str] = read_answers(answers, every)
     else:
         tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
-        said = _ask(model, backbone, device, questions, tokens, out, {"benchmark": name, **asked}, as_json)
+        speaker = partial(_speaker, model, backbone, device, adapter)
+        said = _ask(speaker, questions, tokens, out, {"benchmark": name, **asked}, as_json)
     report: dict[str, Any] = {"benchmark": name, "root": root, **asked, "asked": len(questions)}
     report["first_image_only"] = sum(len(question.images) > 1 for question in questions)
     if submission is not None and benchmark.submit is not None:
@@ -65,8 +73,8 @@ def bench(
 
 
 def _ask(
-    model: str, backbone: str | None, device: str, questions: Any, tokens: int, out: Path | None,
-    settings: dict[str, Any], quiet: bool,
+    speaker: Callable[[], Callable[..., str]], questions: Any, tokens: int, out: Path | None, settings: dict[str, Any],
+    quiet: bool,
 ) -> dict[str, str]:  # fmt: skip
     from rich.console import Console
     from rich.progress import track
@@ -78,8 +86,21 @@ def _ask(
     for question in questions:
         question.check()  # before a large model is loaded
     bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
-    mllm = load_mllm(backbone, device) if backbone else load_segmenter(model, device).backbone
-    return run(mllm.generate, questions, tokens, out, settings, bar)
+    return run(speaker(), questions, tokens, out, settings, bar)
+
+
+def _speaker(model: str, backbone: str | None, device: str, adapter: bool) -> Callable[..., str]:
+    """Who answers: a bare MLLM, or that of a head, with its adapter off or on."""
+    if backbone:
+        return load_mllm(backbone, device).generate
+    segmenter = load_segmenter(model, device)
+    if not adapter:
+        return segmenter.backbone.generate
+    if segmenter.reader is segmenter.backbone:
+        raise ValueError(
+            f"{model} is a {segmenter.config.method} head, which leaves its MLLM frozen; leave out --adapter"
+        )
+    return segmenter.reader.generate
 
 
 def _print(report: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`seglens world sample`, `seglens miniature build` and `seglens miniature ablate`."""
+"""`seglens world sample` and `seglens miniature build`, `ablate`, `table` and `unpack`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from seglens.cli.shared import AsJson, emit
 
 
 def world_sample(
@@ -28,7 +30,7 @@ def miniature_build(
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages, in order; default all.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages side by side; each gets its share of the cores.")] = 2,
 ) -> None:
-    """Train the MLLM, SAM and the head from nothing: vision, language, alignment, joint, sam, head."""
+    """Train the embedded models from nothing: two MLLMs, SAM, and a head for each method."""
     from seglens.miniature.build import NEEDS, build
 
     build(out, weights, stage or tuple(NEEDS), jobs)
@@ -45,3 +47,42 @@ def miniature_ablate(
     from seglens.miniature.ablate import ablate
 
     print(ablate(out, weights, steps, jobs))
+
+
+def miniature_table(
+    out: Annotated[Path, typer.Option(help="Folder for reports and tables; finished rows are kept.")] = Path(
+        "runs/table"
+    ),
+    weights: Annotated[Path | None, typer.Option(help="A folder with internvl/ and sam/; default our own.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps per row.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Queries for masks per image.")] = None,
+    talk: Annotated[int | None, typer.Option(help="Questions per image that are answered in words.")] = None,
+    scenes: Annotated[int | None, typer.Option(help="Scenes of the exam.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of every row.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
+    only: Annotated[str | None, typer.Option(help="One table: methods, mllmseg or self1e.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Run nothing; print what is finished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """All methods on one MLLM, one data and one budget, and the ablations of MLLMSeg and SELF1E. Prints the tables in
+    Markdown; they are also kept in the folder, with table.json."""
+    from seglens.miniature.table import Plan, tabulate
+
+    given = {"steps": steps, "images": images, "queries": queries, "talk": talk, "scenes": scenes}
+    plan = Plan(**{name: value for name, value in given.items() if value is not None})
+    found = tabulate(out, weights, plan, seeds, jobs, only, show)
+    if as_json:
+        emit(found.to_dict())
+    else:
+        print(found.markdown())
+
+
+def miniature_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
+    """Write the embedded models as plain folders in fp32, for bare transformers. Prints each folder."""
+    from seglens.checkpoint import EMBEDDED, embedded_folder
+    from seglens.packed import PACKED, unpack_folder
+
+    for packed in sorted(embedded_folder(EMBEDDED).parent.glob(f"*/{PACKED}")):
+        unpack_folder(packed.parent, out / packed.parent.name)
+        print(out / packed.parent.name)

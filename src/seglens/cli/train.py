@@ -14,6 +14,7 @@ from seglens.cli.shared import Device, say, say_left_out
 def train(
     data: Annotated[str, typer.Option(help="A dataset (world:n=4000,split=train) or a mixture (lisa:root=/data).")],
     out: Annotated[Path, typer.Option(help="Folder for curves, checkpoints and heads; the same command resumes.")],
+    method: Annotated[str, typer.Option(help="lens, mllmseg, self1e, lisa or ufo.")] = "lens",
     preset: Annotated[str, typer.Option(help="default, paper or authors.")] = "default",
     backbone: Annotated[str | None, typer.Option(help="The MLLM: a folder or hub id; default the preset's.")] = None,
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
@@ -28,7 +29,7 @@ def train(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a head on a frozen MLLM, on one device or, under torchrun or accelerate launch, on many."""
+    """Train a method for an MLLM that stays as it is: one device or, under torchrun or accelerate launch, many."""
     from dataclasses import replace
 
     from seglens.backbones import hide_loading_bars
@@ -41,7 +42,7 @@ def train(
     hide_loading_bars()
     rank = int(os.environ.get("RANK", "0"))
     with first_to_speak(rank):
-        recipe = adjusted(named(preset), setting or ())
+        recipe = adjusted(named(preset, method), setting or ())
         if probe is not None:
             backbone, layer, image_size = _probed(probe, backbone, layer, image_size)
         if backbone is not None:

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seglens.data.coco import coco_data
+from seglens.data.conversations import conversations_data
 from seglens.data.dataset import Dataset as Dataset
 from seglens.data.folder import folder_data
 from seglens.data.jsonl import jsonl_data
@@ -28,6 +29,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "yolo": yolo_data,
     "folder": folder_data,
     "jsonl": jsonl_data,
+    "conversations": conversations_data,
     "ade20k": ade20k,
     "cocostuff": cocostuff,
     "mapillary": mapillary,

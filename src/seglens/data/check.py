@@ -21,7 +21,7 @@ class Check:
     def __init__(self, records: Records, limit: int | None = None, duplicates: bool = False):
         self.records, self.duplicates = records, duplicates
         self.total = len(records) if limit is None else min(limit, len(records))
-        self.images = self.queries = self.absent = 0  # usable ones
+        self.images = self.queries = self.absent = self.spoken = 0  # usable ones
 
     def __iter__(self) -> Iterator[Fault | Note]:
         yield from self.records.faults
@@ -35,11 +35,13 @@ class Check:
             if sample is not None:
                 self.images += 1
                 self.queries += len(sample.targets)
-                self.absent += sum(not target.present for target in sample.targets)
+                self.spoken += sum(target.spoken for target in sample.targets)
+                self.absent += sum(not target.present for target in sample.drawn().targets)
                 yield from _notes(entry, sample)
             if self.duplicates and entry.image.is_file():
                 twin = files.setdefault(_content(entry.image), entry)
-                if twin is not entry:
+                only_talk = sample is not None and not sample.drawn().targets  # of which an image may have many records
+                if twin is not entry and not (only_talk and twin.image == entry.image):
                     says = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
                     yield Fault(entry.file, entry.id, says, "duplicate image")
         if self.total == len(self.records):
@@ -51,10 +53,11 @@ def _notes(entry: Entry, sample: Sample) -> Iterator[Note]:
     if turned > 1:
         says = f"has EXIF orientation {turned} and is turned upright; make sure that its masks were drawn upright too"
         yield Note(entry.file, entry.id, says)
-    for target in sample.targets:
+    drawn = sample.drawn().targets
+    for target in drawn:
         if target.mask.all():
             yield Note(entry.file, entry.id, f"the mask of {target.query!r} covers the whole image")
-    for query, times in Counter(target.query for target in sample.targets).items():
+    for query, times in Counter(target.query for target in drawn).items():
         if times > 1:
             says = f"{query!r} is asked {times} times; the same words with different masks cannot all be right"
             yield Note(entry.file, entry.id, says)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seglens.data.lines import objects
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, Runs
-from seglens.data.reading import Split, need_folder, read_json
+from seglens.data.reading import Split, need_folder
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
 
 MASKS = ("mask", "polygons", "rle")
@@ -72,7 +72,7 @@ class _Gathered:
         self.ids: dict[str, str] = {}  # to the record that first has it
 
     def found(self) -> Iterator[Entry | Fault | Note]:
-        for record, value in self._values():
+        for record, value in objects(self.file, "image and text"):
             if isinstance(value, Fault):
                 yield value
                 continue
@@ -88,30 +88,6 @@ class _Gathered:
         for key, picture in self.pictures.items():
             if picture.asks:
                 yield Entry(key, picture.path, str(self.file), tuple(picture.asks))
-
-    def _values(self) -> Iterator[tuple[str, Any]]:
-        """What the lines hold, or a Fault for one that cannot be used. A file of such lines alone is one Fault."""
-        unread, any_read = list[tuple[str, Fault]](), False
-        for record, line in _records(self.file):
-            try:
-                value = _value(line) if isinstance(line, bytes) else line
-                if not isinstance(value, dict):
-                    raise ValueError(f"is {type(value).__name__}; it needs an object with image and text")
-            except ValueError as error:
-                value = Fault(str(self.file), record, str(error))
-                if not any_read:
-                    unread.append((record, value))
-                    continue
-            if not any_read:
-                any_read = True
-                yield from unread
-                unread = []
-            yield record, value
-        if len(unread) > 1:
-            record, first = unread[0]
-            says = f"none of its {len(unread)} lines is an object with image and text; {record} {first.says}"
-            unread = [(record, Fault(str(self.file), "the whole file", says))]
-        yield from unread
 
     def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
@@ -147,32 +123,6 @@ class _LineError(ValueError):
     def __init__(self, says: str, kind: str):
         super().__init__(says)
         self.kind = kind
-
-
-def _records(file: Path) -> Iterator[tuple[str, Any]]:
-    """Lines as bytes, or the items of one JSON list, with the name that a fault gives them."""
-    with file.open("rb") as stream:
-        first = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not first.startswith(b"["):
-            stream.seek(0)
-            for number, line in enumerate(stream, 1):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if text.strip():
-                    yield f"line {number}", text
-            return
-    for number, value in enumerate(read_json(file), 1):
-        yield f"item {number}", value
-
-
-def _value(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 (byte {error.start}); save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error.msg}, column {error.colno}); one whole object per line") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply; it needs an object with image and text") from None
 
 
 def _check_keys(value: dict[str, Any]) -> None:

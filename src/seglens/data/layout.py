@@ -1,4 +1,11 @@
-"""Where datasets lie on disk: LISA's folder tree, and what is missing of it."""
+"""Where datasets lie on disk: LISA's folder tree with what SELF1E and MLLMSeg add to it, and what is missing of it.
+
+ROOT/ade20k, cocostuff, coco/train2017, vlpart, mapillary, refer_seg, reason_seg      as LISA's README has them
+ROOT/llava_dataset/llava_instruct_150k.json                                           its photographs: coco/train2017
+ROOT/refer_seg/grefcoco/{grefs(unc).json,instances.json}                              its photographs: train2014
+ROOT/data/{vqav2,okvqa,textvqa,vizwiz,gqa}                                            InternVL's folder of VQA, whose
+                                                                                      lines name data/vqav2/...
+"""
 
 from __future__ import annotations
 
@@ -11,21 +18,32 @@ from seglens.data.records import DataError
 
 @dataclass(frozen=True)
 class Place:
-    """A dataset of LISA's training data: its group, what it needs below LISA's root, and the folder there that is the
-    dataset's own root."""
+    """A dataset of published training data: its group, what it needs below the tree's root, the folder there that is
+    the dataset's own root, and how it is opened, where {name} and {root} (its own) do not say it all: {tree} is the
+    tree's root."""
 
     group: str
     needs: tuple[str, ...]
     root: str = ""
+    text: str = "{name}:root={root}"
+
+    def spec(self, name: str, tree: Path, bad: str) -> str:
+        """The dataset with its options, for training."""
+        return f"{self.text.format(name=name, root=tree / self.root, tree=tree)},split=train,bad={bad}"
 
 
-def _refer(name: str, by: str, images: str) -> Place:
-    files = f"refer_seg/{name}/refs({by}).p", f"refer_seg/{name}/instances.json"
+def _refer(name: str, refs: str, images: str) -> Place:
+    files = f"refer_seg/{name}/{refs}", f"refer_seg/{name}/instances.json"
     return Place("refer_seg", (*files, f"refer_seg/images/{images}"), "refer_seg")
 
 
+def _talk(file: str, needs: str, images: str = "", **options: str | int) -> Place:
+    said = "".join(f",{key}={value}" for key, value in options.items())
+    return Place("vqa", (file, needs), text=f"conversations:file={{tree}}/{file},images={{tree}}/{images}{said}")
+
+
 _MSCOCO = "mscoco/images/train2014"
-# By the names of `seglens.data.DATASETS`, in LISA's order.
+# By the names of `seglens.data.DATASETS` (those of questions and answers are all `conversations`), in LISA's order.
 LISA_TREE: dict[str, Place] = {
     "ade20k": Place("sem_seg", ("ade20k/images/training", "ade20k/annotations/training")),
     "cocostuff": Place("sem_seg", ("cocostuff/train2017", "coco/train2017")),
@@ -36,11 +54,23 @@ LISA_TREE: dict[str, Place] = {
     "mapillary": Place(
         "sem_seg", ("mapillary/config_v2.0.json", "mapillary/training/images", "mapillary/training/v2.0/labels")
     ),
-    "refclef": _refer("refclef", "unc", "saiapr_tc-12"),
-    "refcoco": _refer("refcoco", "unc", _MSCOCO),
-    "refcoco+": _refer("refcoco+", "unc", _MSCOCO),
-    "refcocog": _refer("refcocog", "umd", _MSCOCO),
+    "refclef": _refer("refclef", "refs(unc).p", "saiapr_tc-12"),
+    "refcoco": _refer("refcoco", "refs(unc).p", _MSCOCO),
+    "refcoco+": _refer("refcoco+", "refs(unc).p", _MSCOCO),
+    "refcocog": _refer("refcocog", "refs(umd).p", _MSCOCO),
+    "llava_150k": _talk("llava_dataset/llava_instruct_150k.json", "coco/train2017", "coco/train2017"),
     "reasonseg": Place("reason_seg", ("reason_seg/ReasonSeg/train",), "reason_seg"),
+}
+# SELF1E's code reads at most 100,000 lines of each, and asks for short answers
+_MOST = 100_000
+TREE: dict[str, Place] = {
+    **LISA_TREE,
+    "grefcoco": _refer("grefcoco", "grefs(unc).json", _MSCOCO),
+    "vqav2": _talk("data/vqav2/vqav2_train.jsonl", "data/vqav2/train2014", asked="brief", most=_MOST),
+    "okvqa": _talk("data/okvqa/okvqa_train.jsonl", "data/okvqa/train2014", asked="brief", most=_MOST),
+    "textvqa": _talk("data/textvqa/textvqa_train.jsonl", "data/textvqa/train_images", asked="brief", most=_MOST),
+    "vizwiz": _talk("data/vizwiz/vizwiz_train.jsonl", "data/vizwiz/train", asked="brief-or-none", most=_MOST),
+    "gqa": _talk("data/gqa/train_balanced.jsonl", "data/gqa/images", asked="brief", most=_MOST),
 }
 
 

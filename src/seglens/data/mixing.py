@@ -1,31 +1,37 @@
-"""Which images and questions a training step sees, as pure functions of the seed and the step.
+"""The published mixtures of training data by name: which datasets, in which shares. (What drawing is: `draws`.)
 
-Nothing is remembered: a resumed run, another number of workers or of processes sees the same stream. `Mixture` draws as
-LISA does (with replacement, by group, then dataset, then image, then questions); `Epochs` shows every image of one
-dataset once per epoch.
+    lisa:root=/data,rates=lisa          LISA, LENS (rates=paper): a dataset of a group drawn as often as any other
+    mllmseg:root=/data                  MLLMSeg (arXiv 2508.04107): RefCLEF, RefCOCO, + and g; stage=gres: gRefCOCO
+    self1e:root=/data                   SELF1E (arXiv 2603.19026, table 8): every dataset as often as it is large
+    self1e-seg:root=/data               the same, what has masks repeated
+
+All lie in LISA's folders (see `layout`), where SELF1E adds InternVL's `data/`. Queries come bare unless `prompt` says
+otherwise, except in `lisa`, which is asked in LENS's templates: methods that tune their MLLM have a request of their
+own. `held_out=yes` leaves out every photograph that a val or test set of RefCOCO, + or g below `root` shows: their
+training sets hold some of each other's. (GQA names its photographs otherwise; what it shares with COCO is not seen.)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from pathlib import Path
-from typing import cast
-
-import torch
+from typing import Literal, cast
 
 from seglens.data import build, load_data
-from seglens.data.chance import below, pick, words
-from seglens.data.layout import LISA_TREE, missing
-from seglens.data.prompts import PROMPTS, prompted
+from seglens.data.draws import ATTEMPTS as ATTEMPTS
+from seglens.data.draws import VQA, Mixture, Source
+from seglens.data.draws import Draw as Draw
+from seglens.data.draws import Epochs as Epochs
+from seglens.data.draws import Mixed as Mixed
+from seglens.data.layout import LISA_TREE, TREE, Place, missing
+from seglens.data.overlap import image_key, to_hold_out
 from seglens.data.records import Bad, DataError, Records
+from seglens.data.refer import parts
 from seglens.names import check_name
-from seglens.types import Sample
 
-GROUPS = ("sem_seg", "refer_seg", "vqa", "reason_seg")
+GROUPS = ("sem_seg", "refer_seg", VQA, "reason_seg")
 # In the order of GROUPS. LENS's paper follows LISA without questions and answers; its released code has three others.
 RATES: dict[str, tuple[float | int, ...]] = {
     "lisa": (9, 3, 3, 1),
@@ -34,146 +40,23 @@ RATES: dict[str, tuple[float | int, ...]] = {
     "authors-dataclass": (3, 3, 0, 1),  # lens/config.py
     "authors-variants": (9, 1, 0, 1),  # other backbones and sizes of SAM
 }
-ATTEMPTS = 100
-Count = Callable[[int], int]  # the questions of an image
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One image of a batch and the questions put about it, all as indices."""
-
-    source: int
-    image: int
-    questions: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset as far as drawing goes: its group, its images, and how many questions each of them has."""
-
-    group: str
-    images: int
-    count: Count = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Draws by sample rates: a group by its rate, a dataset of it and an image of that uniformly, all with replacement;
-    then up to `queries` of its questions without replacement.
-
-    `rates` are per group and need not add up to one. Raises ValueError when a group with a rate has no dataset (its
-    share would silently go elsewhere), or a dataset has no images or a group of unknown rate."""
-
-    sources: tuple[Source, ...]
-    rates: Mapping[str, float | int]
-    seed: int = 0
-    queries: int = 3
-
-    def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise ValueError(f"the mixture got queries={self.queries}; it must be at least 1")
-        if any(not 0 <= rate < float("inf") for rate in self.rates.values()) or not sum(self.rates.values()):
-            raise ValueError(f"the mixture got the rates {dict(self.rates)}; need numbers from 0 up, one above 0")
-        for source in self.sources:
-            check_name(source.group, self.rates, "group")
-            if source.images < 1:
-                raise ValueError(f"a dataset of {source.group} has no images; leave it out")
-        empty = [group for group, _, members in self._groups if not members]
-        if empty:
-            raise ValueError(f"the mixture has no dataset of {', '.join(empty)}; give one, or the rate 0")
-
-    @cached_property
-    def _groups(self) -> list[tuple[str, int, list[int]]]:
-        """The groups that have a rate: the name, the end of its share of the 64-bit words, its sources."""
-        used = [(group, rate) for group, rate in self.rates.items() if rate]
-        ends = list(accumulate(rate for _, rate in used))
-        return [
-            (group, round(2**64 * (end / ends[-1])), [at for at, one in enumerate(self.sources) if one.group == group])
-            for (group, _), end in zip(used, ends, strict=True)
-        ]
-
-    def place(self, number: int, attempt: int = 0) -> tuple[int, int]:
-        """The source and image of draw `number`, before its questions are known."""
-        which, where, image = words(3, "place", self.seed, number, attempt)
-        members = next(members for _, end, members in self._groups if which < end)
-        source = members[below(where, len(members))]
-        return source, below(image, self.sources[source].images)
-
-    def pick(self, number: int, count: int, attempt: int = 0) -> tuple[int, ...]:
-        """The questions of draw `number` when its image has `count`: all of them, in order, if these are not more than
-        `queries`."""
-        return _pick(self.queries, count, "pick", self.seed, number, attempt)
-
-    def draw(self, number: int) -> Draw:
-        """Draw `number` of an endless stream. An image without questions is drawn again."""
-        for attempt in range(ATTEMPTS):
-            source, image = self.place(number, attempt)
-            questions = self.pick(number, self.sources[source].count(image), attempt)
-            if questions:
-                return Draw(source, image, questions)
-        raise ValueError(f"draw {number} met {ATTEMPTS} images with nothing to ask about; check the datasets")
-
-    def batch(self, step: int, size: int) -> tuple[Draw, ...]:
-        """The global batch of a step; process r of n takes `[r::n]` of it."""
-        return tuple(map(self.draw, range(step * size, (step + 1) * size)))
-
-
-@dataclass(frozen=True)
-class Epochs:
-    """Every image of one dataset once per epoch, in an order of the epoch's own; all its questions, or `queries` of
-    them, others in each epoch. A batch may end one epoch and begin the next."""
-
-    images: int
-    count: Count = field(repr=False)
-    seed: int = 0
-    queries: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.images < 1 or (self.queries is not None and self.queries < 1):
-            raise ValueError(f"epochs got images={self.images}, queries={self.queries}; both must be at least 1")
-
-    def draw(self, number: int) -> Draw:
-        """Draw `number` of an endless stream."""
-        epoch, at = divmod(number, self.images)
-        image = _shuffled(self.seed, epoch, self.images)[at]
-        return Draw(0, image, _pick(self.queries, self.count(image), "epochs", self.seed, epoch, image))
-
-    def batch(self, step: int, size: int) -> tuple[Draw, ...]:
-        """The global batch of a step; process r of n takes `[r::n]` of it."""
-        return tuple(map(self.draw, range(step * size, (step + 1) * size)))
-
-
-def _pick(most: int | None, count: int, *key: int | str) -> tuple[int, ...]:
-    return tuple(range(count)) if most is None or count <= most else pick(words(most, *key), count)
-
-
-@lru_cache(maxsize=4)  # milliseconds for a large dataset, and the next draw asks for the same epoch
-def _shuffled(seed: int, epoch: int, total: int) -> tuple[int, ...]:
-    return tuple(torch.randperm(total, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist())
-
-
-class Mixed:
-    """The samples of a mixture: only the masks of the chosen questions are decoded, prompts are new with each draw."""
-
-    def __init__(self, datasets: Sequence[Records], mixture: Mixture, prompt: str = "none"):
-        check_name(prompt, PROMPTS, "prompt")
-        if [len(dataset) for dataset in datasets] != [source.images for source in mixture.sources]:
-            raise ValueError("the mixture was made for other datasets; it needs their lengths, in their order")
-        kept = [dataset.name for dataset in datasets if not dataset.trainable]
-        if kept:
-            raise ValueError(f"{', '.join(kept)} is kept for tests and cannot be trained on; give split=train")
-        self.datasets, self.mixture, self.prompt = datasets, mixture, prompt
-
-    def sample(self, number: int) -> Sample:
-        """The image of draw `number` with its chosen questions. One with nothing to ask, or left out with bad=skip, is
-        drawn again; with bad=refuse it raises DataError."""
-        for attempt in range(ATTEMPTS):
-            source, image = self.mixture.place(number, attempt)
-            choose = partial(self.mixture.pick, number, attempt=attempt)
-            sample = self.datasets[source].take(image, choose)
-            if sample is not None:
-                return prompted(sample, self.prompt, self.mixture.seed * 1_000_003 + number)
-        raise DataError(f"draw {number} met {ATTEMPTS} images that cannot be used; run a check of the datasets")
+MLLMSEG: dict[str, tuple[str, ...]] = {
+    "res": ("refclef", "refcoco", "refcoco+", "refcocog"),
+    "gres": ("grefcoco",),
+}
+# Table 8 of SELF1E, without Mapillary and, though the released code lists it, without RefCLEF
+SELF1E = (
+    "ade20k", "cocostuff", "pascal_part", "paco", "refcoco", "refcoco+", "refcocog", "reasonseg", "llava_150k", "vqav2",
+    "okvqa", "textvqa", "vizwiz", "gqa",
+)  # fmt: skip
+# How many images count at most: the table has fewer of these two than there are
+SELF1E_MOST = {"cocostuff": 30_000, "paco": 30_000}
+SELF1E_REPEATS: dict[str, Mapping[str, int]] = {
+    "self1e": {"sem_seg": 1, "refer_seg": 1, VQA: 1, "reason_seg": 1},
+    "self1e-seg": {"sem_seg": 6, "refer_seg": 20, VQA: 1, "reason_seg": 6},
+}
+Answer = Literal["no", "yes"]
+HELD_OUT = ("refcoco", "refcoco+", "refcocog")  # whose val and test sets are kept from training with held_out=yes
 
 
 def parse_rates(text: str) -> dict[str, float]:
@@ -188,48 +71,108 @@ def parse_rates(text: str) -> dict[str, float]:
     return dict(zip(GROUPS, map(float, rates), strict=True))
 
 
-def lisa_mixture(root: Path, rates: str = "paper", bad: Bad = "refuse") -> list[tuple[str, str]]:
-    """LISA's training data below `root`, laid out as LISA's README has it: (group, dataset with its options) each.
+def found_in(root: Path, whose: str, wanted: Mapping[str, Place], bad: Bad = "refuse") -> dict[str, Place]:
+    """Those of the wanted datasets that lie below `root`.
 
-    Groups of rate 0 are left out. Raises DataError that names every missing folder at once; with bad="skip" datasets
-    that lack any are left out, but not a whole group."""
-    wanted = {group for group, rate in parse_rates(rates).items() if rate}
-    if "vqa" in wanted:
-        raise ValueError(f"rates={rates} asks for vqa, which has no masks to learn from; take rates=paper, without it")
+    Raises DataError that names every missing folder at once; with bad="skip" datasets that lack any are left out, but
+    not a whole group."""
     if "," in str(root):
         raise ValueError(f"got root={str(root)!r}; a folder in a dataset's text cannot have a comma: link or rename it")
-    lost = {
-        name: gone
-        for name, place in LISA_TREE.items()
-        if place.group in wanted and (gone := missing(root, place.needs))
-    }
+    lost = {name: gone for name, place in wanted.items() if (gone := missing(root, place.needs))}
     if lost and bad == "refuse":
         said = "; ".join(f"{name}: {', '.join(gone)}" for name, gone in lost.items())
         raise DataError(
-            f"LISA's data in {str(root)!r} is not complete ({said}); fetch it, or go without it by bad=skip"
+            f"{whose}'s data in {str(root)!r} is not complete ({said}); fetch it, or go without it by bad=skip"
         )
-    found = {name: place.group for name, place in LISA_TREE.items() if place.group in wanted and name not in lost}
-    bare = sorted(wanted - set(found.values()))
+    found = {name: place for name, place in wanted.items() if name not in lost}
+    bare = sorted({place.group for place in wanted.values()} - {place.group for place in found.values()})
     if bare:
-        raise DataError(f"{str(root)!r} holds no dataset of {', '.join(bare)}; fetch one, or give rates without it")
-    return [
-        (group, f"{name}:root={root / LISA_TREE[name].root},split=train,bad={bad}") for name, group in found.items()
-    ]
+        raise DataError(f"{str(root)!r} holds no dataset of {', '.join(bare)}; fetch one, or do without them")
+    return found
+
+
+def opened(root: Path, places: Mapping[str, Place], bad: Bad, held_out: Answer) -> dict[str, Records]:
+    """The datasets by their names, without the photographs that are kept for tests if `held_out` is "yes"."""
+    datasets = {name: cast(Records, load_data(place.spec(name, root, bad))) for name, place in places.items()}
+    if held_out == "no":
+        return datasets
+    kept = [part for part in parts(root / "refer_seg") if part.name.partition("(")[0] in HELD_OUT]
+    keys = frozenset(to_hold_out(kept))
+    if not keys:
+        raise DataError(f"{str(root / 'refer_seg')!r} has no val or test set of {', '.join(HELD_OUT)} to hold out")
+    return {name: data.without(lambda entry: image_key(entry.image) in keys) for name, data in datasets.items()}
 
 
 def lisa(
-    root: Path, rates: str = "paper", prompt: str = "lens", queries: int = 3, seed: int = 0, bad: Bad = "refuse"
-) -> Mixed:
-    """The datasets of `lisa_mixture`, opened, in LISA's shares."""
-    specs = lisa_mixture(root, rates, bad)
-    datasets = [cast(Records, load_data(spec)) for _, spec in specs]
-    sources = tuple(Source(group, len(data), data.count) for (group, _), data in zip(specs, datasets, strict=True))
-    return Mixed(datasets, Mixture(sources, parse_rates(rates), seed, queries), prompt)
+    root: Path, rates: str = "paper", prompt: str = "lens", queries: int = 3, seed: int = 0, bad: Bad = "refuse",
+    held_out: Answer = "no",
+) -> Mixed:  # fmt: skip
+    """LISA's datasets in LISA's shares; rates=lisa are those with questions answered in words (LLaVA-150k)."""
+    shares = parse_rates(rates)
+    places = found_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
+    datasets = opened(root, places, bad, held_out)
+    sources = tuple(Source(places[name].group, len(data), data.count) for name, data in datasets.items())
+    return Mixed(list(datasets.values()), Mixture(sources, shares, seed, queries), prompt)
 
 
-MIXTURES: dict[str, Callable[..., Mixed]] = {"lisa": lisa}
+def mllmseg(
+    root: Path, stage: Literal["res", "gres"] = "res", prompt: str = "none", queries: int = 5, seed: int = 0,
+    bad: Bad = "refuse", held_out: Answer = "no",
+) -> Mixed:  # fmt: skip
+    """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
+    places = found_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
+    datasets = opened(root, places, bad, held_out)
+    sources = tuple(Source("refer_seg", len(data), data.count) for data in datasets.values())
+    return Mixed(list(datasets.values()), Mixture(sources, {"refer_seg": 1}, seed, queries), prompt)
 
 
-def load_mixture(text: str) -> Mixed:
-    """A mixture from its name and options: "lisa:root=/data,rates=paper". Raises ValueError as `load_data` does."""
-    return build(text, MIXTURES, "mixture")
+def self1e_weights(variant: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How often each dataset of so many images (of VQA: records) is drawn, relative to the others: table 8."""
+    counted = {name: min(size, SELF1E_MOST.get(name, size)) for name, size in sizes.items()}
+    return {name: SELF1E_REPEATS[variant][TREE[name].group] * size for name, size in counted.items()}
+
+
+def _self1e(variant: str) -> Callable[..., Mixed]:
+    def build(
+        root: Path, refclef: Answer = "no", vqa: Answer = "yes", prompt: str = "none", queries: int = 3, seed: int = 0,
+        bad: Bad = "refuse", held_out: Answer = "no",
+    ) -> Mixed:  # fmt: skip
+        """Images (of VQA: records) drawn alike from all datasets, each repeated as often as its group is."""
+        wanted = {name: TREE[name] for name in (*SELF1E, *(["refclef"] if refclef == "yes" else []))}
+        places = found_in(
+            root, "SELF1E", {k: place for k, place in wanted.items() if vqa == "yes" or place.group != VQA}, bad
+        )
+        datasets = opened(root, places, bad, held_out)
+        weights = self1e_weights(variant, {name: len(data) for name, data in datasets.items()})
+        sources = tuple(
+            Source(places[name].group, len(data), data.count, weights[name]) for name, data in datasets.items()
+        )
+        return Mixed(list(datasets.values()), Mixture(sources, _by_size(sources), seed, queries), prompt)
+
+    return build
+
+
+def _by_size(sources: Iterable[Source]) -> dict[str, float]:
+    """Rates under which every dataset of every group is drawn by its weight."""
+    rates = dict[str, float]()
+    for source in sources:
+        rates[source.group] = rates.get(source.group, 0.0) + source.weight
+    return rates
+
+
+MIXTURES: dict[str, Callable[..., Mixed]] = {
+    "lisa": lisa,
+    "mllmseg": mllmseg,
+    **{name: _self1e(name) for name in SELF1E_REPEATS},
+}
+
+
+def load_mixture(text: str, **usual: object) -> Mixed:
+    """A mixture from its name and options: "lisa:root=/data,rates=paper". Raises ValueError as `load_data` does.
+
+    `usual` are options that a mixture which has them takes where `text` does not say otherwise."""
+    name, _, rest = text.partition(":")
+    said = {item.partition("=")[0].strip() for item in rest.split(",")}
+    known = signature(MIXTURES[name]).parameters if name in MIXTURES else {}
+    more = [f"{key}={value}" for key, value in usual.items() if key in known and key not in said]
+    return build(",".join([text, *more]) if rest else f"{name}:{','.join(more)}", MIXTURES, "mixture")

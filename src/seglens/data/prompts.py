@@ -34,7 +34,7 @@ _WHAT = "What is {query} in this image?"
 _RESPOND, _OUTPUT = " Please respond with segmentation mask.", " Please output segmentation mask."
 
 PROMPTS: dict[str, Prompts] = {
-    "none": Prompts(("{query}",), ("{query}",)),
+    "none": Prompts(("{query}",), ("{query}",)),  # bare, for methods that have a request of their own to put it in
     "lisa": Prompts(
         (*_ASK, _WHAT + _RESPOND, _WHAT + _OUTPUT),
         ("{query}" + _RESPOND, "{query}" + _OUTPUT),
@@ -70,13 +70,16 @@ def prompted(sample: Sample, preset: str, seed: int = 0) -> Sample:
     """The sample with its queries in templates, chosen by its id, the number of the target, and the seed.
 
     Where a target has an answer in words, half of the prompts ask for it (LISA's shares are 45 % with mask and words,
-    45 % with the mask, and 10 % without a mask, which has no place here)."""
+    45 % with the mask, and 10 % without a mask, which has no place here). What is answered in words alone is asked as
+    it is."""
     return replace(
         sample, targets=tuple(_put(sample.id, number, t, preset, seed) for number, t in enumerate(sample.targets))
     )
 
 
 def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Target:
+    if target.spoken:
+        return target
     key, coin = words(2, "prompt", seed, sample, number)
     try:
         query = apply(preset, target.query, target.kind, key, target.answer is not None and below(coin, 2) == 1)

@@ -6,6 +6,7 @@ A dataset family is one function that turns its files into `Entry`s and `Fault`s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -89,7 +90,7 @@ class MaskSource(Protocol):
 class Ask:
     """One query of an annotation file. `record` is where it stands there; `kind` says what sort of words it is: phrase,
     class, part, sentence. `id` is what its results are found by, if that is not `record`. `size` is the (height, width)
-    that the record names, where records of one image may differ."""
+    that the record names, where records of one image may differ. `spoken`: `answer` is all that is asked for."""
 
     query: str
     mask: MaskSource
@@ -98,6 +99,7 @@ class Ask:
     answer: str | None = None
     id: str | None = None
     size: tuple[int, int] | None = None
+    spoken: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,14 @@ class Records:
             raise DataError(
                 f"{name} holds no usable image{why}; check the folder, the split and `seglens data check`", self.faults
             )
+
+    def without(self, leave: Callable[[Entry], bool]) -> Records:
+        """The same data without some of its images. Raises DataError when none is left."""
+        kept = copy(self)
+        kept.entries = [entry for entry in self.entries if not leave(entry)]
+        if not kept.entries:
+            raise DataError(f"{self.name} has no image that is not to be left out; do without this dataset")
+        return kept
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -288,7 +298,7 @@ def _target(entry: Entry, ask: Ask, size: tuple[int, int]) -> Target | list[Faul
     counted = drawn.mask if drawn.ignore is None else drawn.mask & ~drawn.ignore
     if drawn.absent == bool(counted.any()):
         return [Fault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")]
-    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer, ask.id or ask.record)
+    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer, ask.id or ask.record, ask.spoken)
 
 
 def _wrongly_empty(ask: Ask, drawn: Drawn) -> str:

@@ -37,6 +37,8 @@ def sheet(sample: Sample) -> Image.Image:
 
 
 def _words(target: Target) -> str:
+    if target.spoken:
+        return f"{target.query} [{target.kind}] {target.answer}"
     return f"{target.query} [{target.kind}]" + ("" if target.present else " (absent)")
 
 

@@ -15,14 +15,17 @@ from seglens.types import Sample, Target
 
 @dataclass(frozen=True)
 class WorldData:
-    """`n` scenes of the test (or train) split from `seed`, `queries` requests each."""
+    """`n` scenes of the test (or train) split from `seed`, `queries` requests and `vqa` questions with answers each."""
 
     n: int = 500
     seed: int = 1
     split: str = "test"
     queries: int = 6
+    vqa: int = 0
 
     def __post_init__(self) -> None:
+        if self.vqa < 0:
+            raise ValueError(f"world data got vqa={self.vqa}; it must be 0 or more")
         if self.n < 1 or self.queries < 1:
             raise ValueError(f"world data got n={self.n}, queries={self.queries}; both must be at least 1")
         if self.seed < 0:
@@ -45,9 +48,11 @@ class WorldData:
             raise IndexError(f"there is no scene {index}; this world has {self.n}")
         world = World(self.split, self.seed)
         scene = world.scene(index)
-        asked = speaker(world, index, scene).queries(self.queries)
-        targets = tuple(Target(q.text, union(scene, q), kind_of(q)) for q in asked)
-        return Sample(f"{self.split}-{self.seed}-{index}", scene.image, targets)
+        says = speaker(world, index, scene)
+        drawn = [Target(q.text, union(scene, q), kind_of(q)) for q in says.queries(self.queries)]
+        nothing = np.zeros(scene.ids.shape, bool)
+        talk = [Target(q.text, nothing, "vqa", answer=q.answer, spoken=True) for q in says.questions(self.vqa)]
+        return Sample(f"{self.split}-{self.seed}-{index}", scene.image, (*drawn, *talk))
 
 
 def kind_of(query: Query) -> str:

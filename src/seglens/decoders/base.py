@@ -57,7 +57,7 @@ class MaskDecoder(ABC):
         """Load from a folder or a hub id; safetensors only. `loading` goes to transformers (`dtype`, ...).
 
         Raises ValueError when a tensor is missing, extra or of another shape, OSError when there is no such file."""
-        module = load_strict(cls.model.from_pretrained, name, revision=revision, **loading)
+        module = load_strict(cls.model, name, revision=revision, **loading)
         return cls(module, *_statistics(name, revision), str(name), revision)
 
     @property

@@ -2,42 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
-from seglens.methods.lens import Lens, LensConfig, PromptDecoder
+from seglens.methods.base import Method, PromptDecoder, Source
+from seglens.methods.lens import Lens, LensConfig, build_lens
+from seglens.methods.lisa import LisaConfig, build_lisa
+from seglens.methods.mllmseg import MLLMSegConfig, build_mllmseg
+from seglens.methods.self1e import Self1eConfig, build_self1e
+from seglens.methods.ufo import UfoConfig, build_ufo
 from seglens.names import check_name
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A backbone as the builder of a method sees it."""
+@dataclass(frozen=True)
+class Kind:
+    """A method: its settings, how it is built, whether it trains an adapter of the MLLM instead of reading it frozen,
+    and whether it needs a promptable mask decoder (SAM)."""
 
-    width: int
-    heads: int
-    feed_forward: int
-
-    def clone_layers(self, count: int = 2) -> list: ...
-
-
-def build_lens(config: LensConfig, backbone: Source, decoder: PromptDecoder) -> Lens:
-    """A fresh LENS head: its two layers continue the backbone exactly, the rest is new."""
-    return Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)
+    config: type
+    build: Callable[..., Method]
+    tuned: bool
+    needs_decoder: bool
 
 
-METHODS = {"lens": (LensConfig, build_lens)}
+METHODS: dict[str, Kind] = {
+    "lens": Kind(LensConfig, build_lens, tuned=False, needs_decoder=True),
+    "mllmseg": Kind(MLLMSegConfig, build_mllmseg, tuned=True, needs_decoder=False),
+    "self1e": Kind(Self1eConfig, build_self1e, tuned=True, needs_decoder=False),
+    "lisa": Kind(LisaConfig, build_lisa, tuned=True, needs_decoder=True),
+    "ufo": Kind(UfoConfig, build_ufo, tuned=True, needs_decoder=False),
+}
 
 
-def build_method(name: str, settings: dict[str, Any], backbone: Source, decoder: PromptDecoder) -> Lens:
-    """The method of that name with these settings. Raises ValueError on an unknown name or setting."""
+def kind_of(name: str) -> Kind:
+    """Raises ValueError with the nearest name on a typo."""
     check_name(name, METHODS, "method")
-    config, build = METHODS[name]
+    return METHODS[name]
+
+
+def method_settings(name: str, settings: dict[str, Any]) -> Any:
+    """The config of that method with these settings, as a checkpoint holds them.
+
+    Raises ValueError on an unknown name or setting."""
+    config = kind_of(name).config
     unknown = settings.keys() - {f.name for f in fields(config)}
     if unknown:
         raise ValueError(
             f"{name} has no setting {', '.join(sorted(unknown))}; it was saved by another version of seglens"
         )
-    return build(config(**settings), backbone, decoder)
+    # JSON has no tuples
+    return config(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
 
 
-__all__ = ["METHODS", "Lens", "LensConfig", "build_lens", "build_method"]
+def build_method(config: Any, backbone: Source, decoder: PromptDecoder | None) -> Method:
+    """A fresh method of the kind that `config` is of. Raises ValueError when it needs a mask decoder and has none."""
+    name = name_of(config)
+    if METHODS[name].needs_decoder and decoder is None:
+        raise ValueError(f"{name} draws its masks with a SAM or SAM 2 decoder and was given none; name one")
+    return METHODS[name].build(config, backbone, decoder)
+
+
+def name_of(config: Any) -> str:
+    """The method whose settings these are."""
+    return next(name for name, kind in METHODS.items() if type(config) is kind.config)
+
+
+__all__ = [
+    "METHODS",
+    "Kind",
+    "Lens",
+    "LensConfig",
+    "Method",
+    "build_lens",
+    "build_method",
+    "kind_of",
+    "method_settings",
+    "name_of",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from seglens.geometry import Frame
 from seglens.losses import bce, mask_terms
+from seglens.methods.base import Method, PromptDecoder, Source, check_choices, spread
 from seglens.methods.keypoints import refine, suppress
 from seglens.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
 
@@ -47,29 +48,13 @@ class LensConfig:
     presence_weight: float = 0.5  # ours: the paper has no notion of an absent target; 0 leaves it out
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            allowed, value = get_args(hint), getattr(self, name)
-            if get_origin(hint) is Literal and value not in allowed:
-                raise ValueError(f"LENS got {name}={value!r}; it must be one of {', '.join(map(repr, allowed))}")
+        check_choices(self, "LENS")
         for name in ("keypoints", "radius", "neighbourhood", "encoder_width"):
             if not (isinstance(getattr(self, name), int | float) and getattr(self, name) > 0):
                 raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number above 0")
         for name in ("threshold", "drop"):
             if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
                 raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
-
-
-@runtime_checkable
-class PromptDecoder(Protocol):
-    """The mask decoder as a method sees it."""
-
-    width: int
-
-    def positions(self, points: Tensor) -> Tensor: ...
-    def trainable_decoder(self) -> nn.Module: ...
-    def decode(
-        self, embedding: Embedding, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
-    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -105,8 +90,11 @@ class Descriptor(nn.Module):
         return self.project(self.mix(tokens, src_key_padding_mask=void))
 
 
-class Lens(nn.Module):
-    """The trainable head. It never owns the MLLM or the image encoder: its state is exactly what was trained."""
+class Lens(Method):
+    """The trainable head. It never owns the MLLM or the image encoder."""
+
+    tuned: ClassVar[bool] = False
+    config: LensConfig
 
     def __init__(
         self, config: LensConfig, layers: Sequence[nn.Module], width: int, heads: int, feed_forward: int,
@@ -127,6 +115,10 @@ class Lens(nn.Module):
         return self._decoder[0]
 
     @property
+    def mask_side(self) -> int:
+        return self.decoder.mask_side
+
+    @property
     def _copies(self) -> tuple[Any, Any]:
         """The two copied layers; their class belongs to the backbone."""
         first, second = self.layers
@@ -134,13 +126,17 @@ class Lens(nn.Module):
 
     # ---------------------------------------------------------------- forward
 
-    def look(self, prefix: Tensor, positions: Tensor, image_tokens: Tensor, grid: tuple[int, int]) -> HeadPrefix:
+    def look(self, read: Readout) -> HeadPrefix:
         """The part of the head that no question changes (attention is causal): once per image."""
         first, second = self._copies
-        hidden, memory_1 = first.prefix(prefix, positions)
-        hidden, memory_2 = second.prefix(hidden, positions)
-        features = self.norm(hidden[:, image_tokens].float())  # F_i^2
-        return HeadPrefix((memory_1, memory_2), rearrange(features, "b (h w) d -> b d h w", h=grid[0]))
+        hidden, memory_1 = first.prefix(read.prefix.float(), read.prefix_positions)
+        hidden, memory_2 = second.prefix(hidden, read.prefix_positions)
+        features = self.norm(hidden[:, read.image_tokens].float())  # F_i^2
+        return HeadPrefix((memory_1, memory_2), rearrange(features, "b (h w) d -> b d h w", h=read.grid[0]))
+
+    def decode(self, read: Readout, embedding: Embedding | None, seen: HeadPrefix | None = None) -> MethodOutput:
+        assert embedding is not None
+        return self(read, embedding, seen)
 
     def forward(
         self, readout: Readout, embedding: Embedding, seen: HeadPrefix | None = None,
@@ -148,8 +144,7 @@ class Lens(nn.Module):
     ) -> MethodOutput:  # fmt: skip
         """Masks for all questions of all images. `seen` is a kept result of `look`; `local` switches the keypoints of
         single questions off (S1.4)."""
-        if seen is None:
-            seen = self.look(readout.prefix.float(), readout.prefix_positions, readout.image_tokens, readout.grid)
+        seen = self.look(readout) if seen is None else seen
         heat, f_s = self._attend(readout, seen)
         keypoints = self._keypoints(heat)
         near = self._neighbours(seen.features, keypoints.points)
@@ -215,11 +210,11 @@ class Lens(nn.Module):
 
     # ---------------------------------------------------------------- loss
 
-    def draw_local(self, shape: Sequence[int], generator: torch.Generator) -> Bool[Tensor, "b q"]:
+    def chance(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """S1.4: which samples of a training batch use their keypoints."""
         if not (self.config.global_description and self.config.local_descriptions):
-            return torch.ones(shape, dtype=torch.bool)
-        return torch.rand(shape, generator=generator) >= self.config.drop
+            return {"local": torch.ones(shape, dtype=torch.bool)}
+        return {"local": torch.rand(shape, generator=generator) >= self.config.drop}
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
         """Eq. 5 to 7 as named, weighted terms, averaged over the masks (and questions) of this batch, or over `totals`.
@@ -230,16 +225,15 @@ class Lens(nn.Module):
         config, masks, cells = self.config, truth.masks[asked], truth.cells[asked]
         mask = mask_terms(output.mask_logits[asked], masks)
         attention = self._attention_loss(output.heat_map[asked], masks, cells)
-        mean = lambda values, n: values.sum() / max(n, 1)  # noqa: E731  a batch may hold absent targets only
         terms = {
-            "dice": config.dice_weight * mean(mask["dice"], totals.present),
-            "bce": config.bce_weight * mean(mask["bce"], totals.present),
-            "attention": config.attention_weight * mean(attention, totals.present),
+            "dice": config.dice_weight * spread(mask["dice"], totals.present),
+            "bce": config.bce_weight * spread(mask["bce"], totals.present),
+            "attention": config.attention_weight * spread(attention, totals.present),
         }
         if output.presence_logits is not None:
             logits, present = output.presence_logits[truth.valid], truth.present[truth.valid].float()
             absence = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-            terms["presence"] = config.presence_weight * mean(absence, totals.valid)
+            terms["presence"] = config.presence_weight * spread(absence, totals.valid)
         return terms
 
     def _attention_loss(
@@ -253,3 +247,8 @@ class Lens(nn.Module):
         size = (self.config.map_size,) * 2
         fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
+
+
+def build_lens(config: LensConfig, backbone: Source, decoder: PromptDecoder) -> Lens:
+    """A fresh LENS head: its two layers continue the backbone exactly, the rest is new."""
+    return Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,12 +11,14 @@ from typing import Any
 
 import torch
 
+from seglens.cache.key import content
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
-from seglens.files import write_json
 from seglens.methods import LensConfig, build_lens
-from seglens.miniature.build import HEAD_TRAINING, LAYER, StageError, features, frozen_parts, lens_config, lessons
+from seglens.miniature.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
+from seglens.miniature.heads import lens_config
+from seglens.miniature.units import keep_report, kept_report, side_by_side
 from seglens.prediction import slug
 from seglens.segmenter import Segmenter
 from seglens.training import fit
@@ -74,7 +73,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     row = ROWS[name]
     parts, config = frozen_parts(weights, row.layer), row.config()
     torch.manual_seed(row.seed)
-    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
+    head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
     made = HeadConfig("lens", asdict(config), Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
     fit(head, lessons(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
@@ -82,16 +81,13 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     for label, off in {name: {}, **row.at_test}.items():
         head.config = replace(config, **off)
         reports[label] = summarise(run(Segmenter(parts.backbone, parts.decoder, head, made), EXAM))
-    write_json(_folder(out, name) / "report.json", {"made": _made(name, weights, steps), "reports": reports})
+    keep_report(_folder(out, name), _made(name, weights, steps), reports)
 
 
 def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
     """All that a row's numbers depend on: when any of it changes, the row is run again."""
     row = ROWS[name]
-    parts = {
-        part: hashlib.sha256((weights / part / "model.safetensors").read_bytes()).hexdigest()
-        for part in ("mllm", "sam")
-    }
+    parts = {part: content(weights / part) for part in ("mllm", "sam")}
     made = {
         "config": asdict(row.config()),
         "layer": row.layer,
@@ -108,18 +104,8 @@ def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
     waiting = [name for name in ROWS if _reports(out, name, weights, steps) is None]
     for layer in sorted({ROWS[n].layer for n in waiting}):
         features(frozen_parts(weights, layer), DATA, out)
-    running: list[tuple[str, subprocess.Popen[bytes]]] = []
-    threads = max(1, torch.get_num_threads() // jobs)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name = waiting.pop(0)
-            arguments = (name, str(out), str(weights), str(steps), str(threads))
-            running.append((name, subprocess.Popen([sys.executable, "-m", "seglens.miniature.ablate", *arguments])))
-        name, process = running.pop(0)
-        if process.wait():
-            for _, other in running:
-                other.terminate()
-            raise StageError(f"the row {name!r} failed; its output is above, and the same command resumes")
+    module = "seglens.miniature.ablate"
+    side_by_side({name: (module, name, str(out), str(weights), str(steps)) for name in waiting}, jobs)
     return _table(out, weights, steps)
 
 
@@ -129,11 +115,7 @@ def _folder(out: Path, name: str) -> Path:
 
 def _reports(out: Path, name: str, weights: Path, steps: int) -> dict[str, Any] | None:
     """The finished reports of a row by label, or None when it has not been run as it now stands."""
-    path = _folder(out, name) / "report.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())
-    return found["reports"] if found["made"] == _made(name, weights, steps) else None
+    return kept_report(_folder(out, name), _made(name, weights, steps))
 
 
 def _table(out: Path, weights: Path, steps: int) -> str:

@@ -1,18 +1,19 @@
-"""The recipe as a command: six stages, each resumable, from nothing to the weights that the package carries.
+"""The recipe as a command: ten stages, each resumable, from nothing to the weights that the package carries.
 
-vision ----+--> alignment --> joint --+
-language --+                          +--> head
-sam ----------------------------------+
+vision ----+--> alignment --> joint --+--> internvl --+--> mllmseg, self1e
+language --+                          |               +--> lisa
+sam ----------------------------------+--> head       |
+                                      +---------------+
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,18 +22,23 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head
+from seglens.courses import practise
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
+from seglens.exercises import Examiner
 from seglens.lessons import Drawn
-from seglens.methods import build_lens
-from seglens.methods.lens import LensConfig
-from seglens.miniature.lessons import Oracle, Pupil, train_alignment, train_joint, train_language
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, make_llava, make_processor, make_sam, save_half
+from seglens.methods import METHODS, build_lens, build_method
+from seglens.methods.base import TunedMethod
+from seglens.miniature.heads import lens_config, miniature_config
+from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
+from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
+from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
 from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
-from seglens.miniature.vision import train_vision
+from seglens.miniature.units import side_by_side
+from seglens.miniature.vision import PatchReadout, pixels, train_vision
+from seglens.miniature.world import World
 from seglens.parts import Parts
-from seglens.presets import recipe
 from seglens.training import TrainConfig, fit
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -41,35 +47,45 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "alignment": ("vision", "language"),
     "joint": ("alignment",),
     "sam": (),
+    "internvl": ("joint",),
     "head": ("joint", "sam"),
+    "mllmseg": ("internvl",),
+    "self1e": ("internvl",),
+    "lisa": ("internvl", "sam"),
 }
 BUDGETS: dict[str, Budget] = {
     "vision": Budget(steps=5200, batch=16, lr=1.5e-3, seed=1),
     "language": Budget(steps=3000, batch=8, lr=1.5e-3, seed=2),
     "alignment": Budget(steps=1000, batch=16, lr=1e-3, seed=3),
     "joint": Budget(steps=2200, batch=8, lr=8e-4, seed=4),
+    "internvl_alignment": Budget(steps=300, batch=16, lr=1e-3, seed=13),
+    "internvl": Budget(steps=1100, batch=8, lr=8e-4, hold=0.45, seed=14),
     "sam": Budget(steps=6500, batch=8, lr=1e-3, seed=5),
 }
+PATCHES = 0.3  # weight of what single patches show, in the InternVL's stages
 LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What a head that tunes its MLLM learns from: steps, images of a step, queries about an image; and how fast."""
+
+    steps: int
+    images: int
+    queries: int
+    rate: float
+
+
+TUNED = {"mllmseg": Lot(1500, 8, 8, 1.5e-3), "self1e": Lot(1600, 4, 4, 1e-3), "lisa": Lot(500, 8, 8, 1e-3)}
 HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
-DESCRIPTOR_WIDTH, ENCODER_WIDTH = 128, 256  # narrow, so that all weights stay under 25 MB
-
-
-class StageError(RuntimeError):
-    """A stage or a row that ran in a process of its own ended with an error."""
-
-
-def lens_config(preset: str = "default") -> LensConfig:
-    """A preset at the miniature's sizes."""
-    return replace(recipe(preset).lens, descriptor_width=DESCRIPTOR_WIDTH, encoder_width=ENCODER_WIDTH)
 
 
 def _pupil() -> Pupil:
     torch.manual_seed(0)
     tokenizer = make_processor().tokenizer
-    model = make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
-    return Pupil(model, tokenizer, Oracle(model.config.text_config.hidden_size, tokenizer))
+    model = make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids(LLAVA.image))
+    return Pupil(model, tokenizer, Oracle(model.config.text_config.hidden_size, tokenizer), LLAVA)
 
 
 def _adopt(out: Path, stage: str, **modules: nn.Module) -> None:
@@ -106,15 +122,31 @@ def stage_joint(out: Path, weights: Path) -> None:
     _adopt(out, "language", language=pupil.language, oracle=pupil.oracle)
     _adopt(out, "alignment", vit=pupil.model.model.vision_tower, projector=pupil.model.model.multi_modal_projector)
     train_joint(pupil, BUDGETS["joint"], out)
-    save_half(pupil.model, weights / "mllm")
+    save_packed(pupil.model, weights / "mllm")
     make_processor().save_pretrained(weights / "mllm")
+
+
+def stage_internvl(out: Path, weights: Path) -> None:
+    """The InternVL starts from the trained LLaVA and its oracle, is aligned to this, and learns end to end."""
+    llava, processor = _pupil(), make_internvl_processor()
+    _adopt(out, "joint", model=llava.model)
+    _adopt(out, "language", oracle=llava.oracle)
+    model = make_internvl(len(processor.tokenizer), processor.image_token_id)
+    transplant(llava.model, model, pixels([World("train", 0).scene(i) for i in range(16)], INTERNVL.side))
+    readout = PatchReadout(model.config.vision_config.hidden_size)
+    _adopt(out, "vision", readout=readout)
+    pupil, dense = Pupil(model, processor.tokenizer, llava.oracle, INTERNVL), Dense(readout, PATCHES)
+    train_alignment(pupil, BUDGETS["internvl_alignment"], out, "internvl_alignment", dense)
+    train_joint(pupil, BUDGETS["internvl"], out, "internvl", dense)
+    save_packed(model, weights / "internvl")
+    processor.save_pretrained(weights / "internvl")
 
 
 def stage_sam(out: Path, weights: Path) -> None:
     torch.manual_seed(0)
     sam = make_sam()
     train_sam(sam, BUDGETS["sam"], out)
-    save_half(sam, weights / "sam")
+    save_packed(sam, weights / "sam")
     side = {"longest_edge": sam.config.vision_config.image_size}
     pad = {"height": side["longest_edge"], "width": side["longest_edge"]}
     SamImageProcessorPil(size=side, pad_size=pad, image_mean=IMAGE_MEAN, image_std=IMAGE_STD).save_pretrained(
@@ -122,11 +154,11 @@ def stage_sam(out: Path, weights: Path) -> None:
     )
 
 
-def frozen_parts(weights: Path, layer: int = LAYER) -> Parts:
-    """The exported MLLM and SAM as a user loads them, on the GPU if there is one; on a CPU, training is fastest with
-    eager attention."""
+def frozen_parts(weights: Path, layer: int = LAYER, mllm: str = "mllm") -> Parts:
+    """An exported MLLM ("mllm" or "internvl") and SAM as a user loads them, on the GPU if there is one; on a CPU,
+    training is fastest with eager attention."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    origins = (Origin(str(weights / name)) for name in ("mllm", "sam"))
+    origins = (Origin(str(weights / name)) for name in (mllm, "sam"))
     return Parts.load(*origins, layer=layer, device=device, dtype=torch.float32, attn_implementation="eager")
 
 
@@ -145,11 +177,34 @@ def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> Drawn:
 def stage_head(out: Path, weights: Path) -> None:
     parts, config = frozen_parts(weights), lens_config()
     torch.manual_seed(0)
-    head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
+    head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     note = {"data": asdict(HEAD_DATA), "training": asdict(HEAD_TRAINING)}
     made = HeadConfig("lens", asdict(config), Origin("../mllm"), LAYER, Origin("../sam"), trained=note)
     fit(head, lessons(parts, HEAD_DATA, out), HEAD_TRAINING, made, out / "head")
-    save_head(weights / "lens", made, head.state_dict(), torch.float16)
+    save_head(weights / "lens", made, head.state_dict(), torch.int8)
+
+
+def stage_tuned(method: str, out: Path, weights: Path) -> None:
+    """A head that tunes the InternVL: what is kept is its adapter and its own parts."""
+    budget, needs_sam = TUNED[method], METHODS[method].needs_decoder
+    parts = Parts.load(
+        Origin(str(weights / "internvl")), Origin(str(weights / "sam")) if needs_sam else None,
+        device="cuda" if torch.cuda.is_available() else "cpu", segmentation_only=False, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = miniature_config(method)
+    head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
+    assert isinstance(head, TunedMethod)
+    data = WorldData(n=8000, seed=6, split="train", queries=budget.queries)
+    training = TrainConfig(
+        steps=budget.steps, images=budget.images, lr=budget.rate, weight_decay=0.02, warmup=50, seed=0, save_every=100
+    )
+    note = {"data": asdict(data), "training": asdict(training)}
+    origins = Origin("../internvl"), None, Origin("../sam") if needs_sam else None
+    made = HeadConfig(method, asdict(config), *origins, trained=note)
+    shown = practise(parts, data, repr(data), Examiner(head.mllm, parts.decoder, head.mask_side), training.seed)
+    fit(head, shown, training, made, out / method)
+    save_head(weights / method, made, head.state_dict(), torch.int8)
 
 
 RUN: dict[str, Callable[[Path, Path], None]] = {
@@ -157,14 +212,16 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
     "language": stage_language,
     "alignment": stage_alignment,
     "joint": stage_joint,
+    "internvl": stage_internvl,
     "sam": stage_sam,
     "head": stage_head,
+    **{method: partial(stage_tuned, method) for method in TUNED},
 }
 
 
 def run_stage(stage: str, out: Path, weights: Path) -> None:
     """One stage in this process, on the GPU if there is one."""
-    if stage != "head" and torch.cuda.is_available():  # the head is placed with the frozen parts
+    if stage not in ("head", *TUNED) and torch.cuda.is_available():  # heads are placed with the parts they read
         torch.set_default_device("cuda")
     RUN[stage](out, weights)
     torch.set_default_device(None)
@@ -177,26 +234,8 @@ def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: 
             raise ValueError(f"there is no stage {stage!r}; choose from {', '.join(NEEDS)}")
     if len(stages) == 1:
         return run_stage(stages[0], out, weights)
-    waiting, done = list(stages), {s for s in NEEDS if s not in stages}
-    running: dict[str, subprocess.Popen] = {}
-    threads = max(1, torch.get_num_threads() // jobs)
-    while waiting or running:
-        ready = [s for s in waiting if done.issuperset(NEEDS[s])]
-        for stage in ready[: jobs - len(running)]:
-            waiting.remove(stage)
-            command = [sys.executable, "-m", "seglens.miniature.build", stage, str(out), str(weights), str(threads)]
-            running[stage] = subprocess.Popen(command)
-        for stage, process in list(running.items()):
-            try:
-                code = process.wait(timeout=0.5)
-            except subprocess.TimeoutExpired:
-                continue
-            del running[stage]
-            if code:
-                for other in running.values():
-                    other.terminate()
-                raise StageError(f"stage {stage!r} failed with exit code {code}; the same command resumes it")
-            done.add(stage)
+    work = {stage: ("seglens.miniature.build", stage, str(out), str(weights)) for stage in stages}
+    side_by_side(work, jobs, NEEDS)
 
 
 if __name__ == "__main__":

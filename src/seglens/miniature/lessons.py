@@ -9,18 +9,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from seglens.miniature.concepts import CONCEPTS, PART_NAMES
 from seglens.miniature.draw import PALETTE
 from seglens.miniature.language import VQA_KINDS, lesson, speaker
-from seglens.miniature.models import GRID
+from seglens.miniature.models import Sight
 from seglens.miniature.packing import IGNORED, Packed, pack
 from seglens.miniature.recipe import Budget, Stage, batches, half_precision
 from seglens.miniature.symbols import Symbols, symbols
-from seglens.miniature.vision import patch_features, pixels
+from seglens.miniature.vision import PatchReadout, patch_features, patch_terms, pixels
 from seglens.miniature.world import Scene, World
 
 QUESTIONS = 12  # per scene
@@ -43,7 +44,8 @@ class Oracle(nn.Module):
         self.place = nn.Linear(6 * 8, width)
 
     def forward(self, shown: Symbols, words: Float[Tensor, "v d"]) -> Float[Tensor, "b n d"]:
-        centres = (torch.arange(GRID) + 0.5) / GRID
+        grid = shown.concept.shape[-1]
+        centres = (torch.arange(grid) + 0.5) / grid
         here = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(*shown.concept.shape, 2)
         is_thing = (shown.concept > 0).float()[..., None]
         where = torch.cat([here, (here + shown.geometry[..., :2]) * is_thing, shown.geometry[..., 2:]], -1)
@@ -59,8 +61,11 @@ class Oracle(nn.Module):
 class Pupil:
     """The MLLM with its oracle: everything that the language stages share."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, oracle: Oracle):
-        self.model, self.tokenizer, self.oracle = model, tokenizer, oracle
+    def __init__(
+        self, model: LlavaForConditionalGeneration | InternVLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast, oracle: Oracle, sight: Sight,
+    ):  # fmt: skip
+        self.model, self.tokenizer, self.oracle, self.sight = model, tokenizer, oracle, sight
         self.language = model.model.language_model
         self.words = self.language.embed_tokens.weight
 
@@ -70,17 +75,30 @@ class Pupil:
         for index in indices:
             scenes.append(scene := world.scene(index, most))
             said.append(lesson(speaker(world, index, scene), QUESTIONS))
-        return scenes, pack(self.tokenizer, said)
+        return scenes, pack(self.tokenizer, said, self.sight)
 
     def see(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
         """Image tokens through the ViT and the projector."""
-        features = patch_features(self.model.model.vision_tower, pixels(scenes))
+        return self.project(self.look(scenes))
+
+    def look(self, scenes: list[Scene]) -> Float[Tensor, "b p c"]:
+        """Patches through the ViT."""
+        return patch_features(self.model.model.vision_tower, pixels(scenes, self.sight.side))
+
+    def project(self, patches: Float[Tensor, "b p c"]) -> Float[Tensor, "b n d"]:
+        """Image tokens of the patches."""
+        fold, tokens = self.sight.fold, self.sight.tokens
+        folded = rearrange(patches, "b (h y w x) c -> b (h w) (y x c)", h=tokens, w=tokens, y=fold, x=fold)
         with half_precision():
-            return self.model.model.multi_modal_projector(features).float()
+            return self.model.model.multi_modal_projector(folded).float()
+
+    def symbols(self, scenes: list[Scene]) -> Symbols:
+        """What every image token shows."""
+        return symbols(scenes, self.sight.tokens)
 
     def imagine(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
         """Image tokens as the oracle gives them."""
-        return self.oracle(symbols(scenes, GRID), self.words)
+        return self.oracle(self.symbols(scenes), self.words)
 
     def listen(self, image: Tensor, packed: Packed) -> Float[Tensor, "b t d"]:
         """Final hidden states of the packed sequences."""
@@ -131,6 +149,23 @@ class Pupil:
         return evaluate
 
 
+class Dense:
+    """Keeps single patches telling what they show, where an image token folds several. Without a readout: nothing."""
+
+    def __init__(self, readout: PatchReadout | None = None, weight: float = 0.0):
+        self._readout, self._weight = readout, weight
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {} if self._readout is None else {"readout": self._readout}
+
+    def terms(self, patches: Float[Tensor, "b p c"], scenes: list[Scene]) -> dict[str, Tensor]:
+        if self._readout is None:
+            return {}
+        said = patch_terms(self._readout(patches), scenes)
+        return {f"patch_{name}": self._weight * term for name, term in said.items()}
+
+
 def train_language(pupil: Pupil, budget: Budget, out: Path) -> None:
     """The LLM alone, on symbols. Equal query and key weights let look-up circuits form early."""
     with torch.no_grad():
@@ -149,39 +184,52 @@ def train_language(pupil: Pupil, budget: Budget, out: Path) -> None:
     stage.run(terms_of, pupil.examiner(pupil.imagine), evaluate_every=250)
 
 
-def train_alignment(pupil: Pupil, budget: Budget, out: Path) -> None:
+def train_alignment(
+    pupil: Pupil, budget: Budget, out: Path, name: str = "alignment", dense: Dense | None = None
+) -> None:
     """ViT and projector learn to give the oracle's tokens; the language side stands still."""
+    dense = dense or Dense()
     seeing = {"vit": pupil.model.model.vision_tower, "projector": pupil.model.model.multi_modal_projector}
-    stage = Stage("alignment", seeing, budget, out, gains={"vit": 0.5})
+    stage = Stage(name, {**seeing, **dense.modules}, budget, out, gains={"vit": 0.5})
     stage.resume()
     world = World("train", budget.seed)
 
     def terms_of(step: int) -> Mapping[str, Tensor]:
         scenes = [world.scene(i) for i in batches(step, budget.batch)]
-        shown = symbols(scenes, GRID)
+        shown = pupil.symbols(scenes)
         with torch.no_grad():
             wanted = pupil.oracle(shown, pupil.words)
-        image = pupil.see(scenes)
+        patches = pupil.look(scenes)
+        image = pupil.project(patches)
         error = ((image - wanted) ** 2).sum(-1)
         thing = shown.concept.flatten(1) > 0
         naming = pupil.naming(image, shown)
-        return {"thing": error[thing].mean(), "rest": 0.3 * error[~thing].mean(), "naming": 0.5 * naming}
+        return {
+            "thing": error[thing].mean(),
+            "rest": 0.3 * error[~thing].mean(),
+            "naming": 0.5 * naming,
+            **dense.terms(patches, scenes),
+        }
 
     stage.run(terms_of, pupil.examiner(pupil.see), evaluate_every=400)
 
 
-def train_joint(pupil: Pupil, budget: Budget, out: Path) -> None:
+def train_joint(pupil: Pupil, budget: Budget, out: Path, name: str = "joint", dense: Dense | None = None) -> None:
     """Everything end to end on pictures; vision at a third of the rate."""
-    stage = Stage("joint", {"model": pupil.model}, budget, out, gains={"model.model.vision_tower": 0.3})
+    dense = dense or Dense()
+    trained = {"model": pupil.model, **dense.modules}
+    stage = Stage(name, trained, budget, out, gains={"model.model.vision_tower": 0.3})
     stage.resume()
     world = World("train", budget.seed)
 
     def terms_of(step: int) -> Mapping[str, Tensor]:
         scenes, packed = pupil.teach(world, batches(step, budget.batch))
-        image = pupil.see(scenes)
+        patches = pupil.look(scenes)
+        image = pupil.project(patches)
         return {
             "answer": pupil.loss(pupil.listen(image, packed), packed),
-            "naming": 0.2 * pupil.naming(image, symbols(scenes, GRID)),
+            "naming": 0.2 * pupil.naming(image, pupil.symbols(scenes)),
+            **dense.terms(patches, scenes),
         }
 
     stage.run(terms_of, pupil.examiner(pupil.see), evaluate_every=250)

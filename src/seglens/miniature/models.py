@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,10 +26,15 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.processing_llava import LlavaProcessor
 
 from seglens.miniature.language import vocabulary
+from seglens.packed import pack_folder
 
-GRID, PATCH = 12, 16
+PATCH = 16
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "<unk>")
+VISION = {
+    "hidden_size": 192, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 6,
+    "hidden_act": "gelu_pytorch_tanh",
+}  # fmt: skip
 # The same conversation as LLaVA-1.5's own template
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
@@ -37,24 +44,51 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word of the world; everything else is `<unk>`."""
-    vocab = {word: i for i, word in enumerate([*SPECIAL, *vocabulary()])}
+@dataclass(frozen=True)
+class Sight:
+    """How a miniature sees: the patches and the image tokens along a side of its square canvas, and its image in words:
+    an image token, and what stands before and behind them."""
+
+    patches: int
+    tokens: int
+    image: str
+    before: str = ""
+    behind: str = ""
+
+    @property
+    def side(self) -> int:
+        """Of the canvas, in pixels."""
+        return self.patches * PATCH
+
+    @property
+    def fold(self) -> int:
+        """Patches along a side of an image token."""
+        return self.patches // self.tokens
+
+
+LLAVA = Sight(patches=12, tokens=12, image="<image>")
+LLAVA_TOKENS = {"image_token": LLAVA.image}
+
+
+def make_tokenizer(named: Mapping[str, str] = LLAVA_TOKENS) -> PreTrainedTokenizerFast:
+    """One token per word of the world; everything else is `<unk>`. `named` are special tokens by the name under which
+    a processor looks for them; those that are not `SPECIAL` come last."""
+    more = [token for token in named.values() if token not in SPECIAL]
+    vocab = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(), *more])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*SPECIAL, *more)])
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"}, padding_side="left",
+        extra_special_tokens=dict(named), padding_side="left",
     )  # fmt: skip
 
 
 def make_processor() -> LlavaProcessor:
-    side = GRID * PATCH
     images = CLIPImageProcessorPil(
-        size={"height": side, "width": side}, do_center_crop=False, resample=2,
+        size={"height": LLAVA.side, "width": LLAVA.side}, do_center_crop=False, resample=2,
         image_mean=IMAGE_MEAN, image_std=IMAGE_STD,
     )  # fmt: skip
     return LlavaProcessor(
@@ -63,20 +97,22 @@ def make_processor() -> LlavaProcessor:
     )  # fmt: skip
 
 
-def make_llava(vocabulary_size: int, image_token: int, attention: str = "eager") -> LlavaForConditionalGeneration:
-    """LLaVA with a 192-wide, 6-layer CLIP ViT on 12 x 12 patches and a 256-wide, 6-layer LLaMA."""
-    vision = CLIPVisionConfig(
-        hidden_size=192, intermediate_size=640, num_hidden_layers=6, num_attention_heads=6, image_size=GRID * PATCH,
-        patch_size=PATCH, hidden_act="gelu_pytorch_tanh",
-    )  # fmt: skip
-    text = LlamaConfig(
+def text_config(vocabulary_size: int) -> LlamaConfig:
+    """The 256-wide, 6-layer LLaMA that speaks in every miniature."""
+    return LlamaConfig(
         vocab_size=vocabulary_size, hidden_size=256, intermediate_size=512, num_hidden_layers=6,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
+
+
+def make_llava(vocabulary_size: int, image_token: int, attention: str = "eager") -> LlavaForConditionalGeneration:
+    """LLaVA with a 192-wide, 6-layer CLIP ViT on 12 x 12 patches and a 256-wide, 6-layer LLaMA."""
+    vision = CLIPVisionConfig(**VISION, image_size=LLAVA.side, patch_size=PATCH)
+    text = text_config(vocabulary_size)
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=image_token, vision_feature_layer=-1,
-        vision_feature_select_strategy="default", image_seq_length=GRID * GRID, tie_word_embeddings=True,
+        vision_feature_select_strategy="default", image_seq_length=LLAVA.tokens**2, tie_word_embeddings=True,
     )  # fmt: skip
     return LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
 
@@ -105,10 +141,7 @@ def make_sam(attention: str = "eager") -> SamModel:
     return sam
 
 
-def save_half(model: PreTrainedModel, folder: Path) -> None:
-    """Write a transformers model as fp16 safetensors, without touching the one in memory."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)  # the same tensor as the embeddings; halving made it a second one
-    model.save_pretrained(folder, state_dict=state)
-    (folder / "model.safetensors").chmod(0o644)  # written 0600, which no other user of an installed package could read
+def save_packed(model: PreTrainedModel, folder: Path) -> None:
+    """Write a transformers model in int8, without touching the one in memory."""
+    model.save_pretrained(folder)
+    pack_folder(folder)

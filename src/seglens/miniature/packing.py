@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from seglens.miniature.language import Question
-from seglens.miniature.models import GRID
+from seglens.miniature.models import Sight
 
 IGNORED = -100
 LENGTH_POWER = -0.7  # an answer of n tokens weighs n^-0.7 a token: captions must not drown the one-word answers
@@ -30,13 +30,15 @@ class Packed:
     first_image: int
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]]) -> Packed:
-    """Pack the questions of several scenes; position ids restart after the image for each question."""
+def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]], sight: Sight) -> Packed:
+    """Pack the questions of several scenes, each behind its image as `sight` says; position ids restart after the image
+    for each question."""
     flat = [q for one in said for q in one]
     encode = lambda texts: tokenizer(texts, add_special_tokens=False).input_ids  # noqa: E731
     asked, answered = encode([f"{q.text} ASSISTANT:" for q in flat]), encode([q.answer for q in flat])
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    prefix = encode(["<s>USER:"])[0] + [image] * GRID**2
+    image = tokenizer.convert_tokens_to_ids(sight.image)
+    before, behind = encode([f"<s>USER:{sight.before}", sight.behind])
+    prefix = [*before, *[image] * sight.tokens**2, *behind]
     rows, at = [], 0
     for one in said:
         rows.append(_row(prefix, one, asked[at : at + len(one)], answered[at : at + len(one)], tokenizer.eos_token_id))

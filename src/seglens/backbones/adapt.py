@@ -1,0 +1,248 @@
+"""An MLLM with an adapter: it answers in segmentation tokens, and is read behind its last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from seglens.backbones.adapter import attach
+from seglens.backbones.base import Backbone
+from seglens.backbones.depth import whole_sight
+from seglens.backbones.layers import DecoderLayers, Pair, sight_mask
+from seglens.backbones.positions import after
+from seglens.backbones.script import Script
+from seglens.geometry import Frame
+from seglens.types import Attention, Reading, Refill, Shown, Speech, Tuning, Words
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the vision side says of canvases, and the prefix as the first decoder layer is given it."""
+
+    patches: Float[Tensor, "b f v"]
+    given: Float[Tensor, "b i d"]
+    refilled: Float[Tensor, "b f d"] | None
+    later: tuple[Float[Tensor, "b i d"], ...]
+    rows: Float[Tensor, "b p d"]
+    positions: Int[Tensor, "b p ..."]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prefix read causally, once for all questions: its image tokens behind the last layer and the token in front of
+    them, and the keys and values of every layer."""
+
+    image: Float[Tensor, "b i d"]
+    before: Float[Tensor, "b d"] | None
+    memory: Sequence[Pair]
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image that was seen once; `begun` where no question changes the prefix."""
+
+    frame: Frame
+    seen: Seen
+    begun: Begun | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions with their answers, as in `Shown`."""
+
+    words: Int[Tensor, "b q t"]
+    mask: Bool[Tensor, "b q t"]
+    places: Int[Tensor, "b q k"]
+    spoken: Bool[Tensor, "b q"]
+
+
+class Adapted:
+    """A `TunedReader`: a backbone's MLLM, read in full through an adapter of its own.
+
+    Raises ValueError when the backbone was loaded without the layers that talk, with a layer left on disk or with one
+    that does not see all, or when `tuning` and `speech` do not fit it; ImportError without peft."""
+
+    def __init__(
+        self, backbone: Backbone, tuning: Tuning, speech: Speech, attention: Attention = "causal",
+        refill: Refill = "none",
+    ):  # fmt: skip
+        _check(backbone)
+        self._tuned, adapter = attach(backbone, tuning)
+        self.adapter: nn.Module = adapter
+        self.attention, self.refill = attention, refill
+        self.width, self.patch_width = backbone.width, backbone.patch_width
+        self.grid, self.shuffle, self.image_size = backbone.grid, backbone.shuffle, backbone.image_size
+        self._dtype = backbone.model.dtype
+        self._first = backbone.model.get_output_embeddings().weight.shape[0]  # the id of the first new token
+        self._names = tuning.tokens
+        language = self._tuned.model.get_decoder()
+        self._layers, self._norm = DecoderLayers(language.layers, language.rotary_emb), language.norm
+        names = {name: self._first + n for n, name in enumerate(tuning.tokens)}
+        self.script = Script(backbone.prompts, speech, names, _end(backbone))
+
+    @property
+    def device(self) -> torch.device:
+        return self._tuned.device
+
+    # ---------------------------------------------------------------- what it is shown
+
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
+        """The normalised canvas."""
+        return self._tuned._pixels(image, Frame(*image.shape[:2]))
+
+    def words(self, query: str, answer: str | None = None, present: bool = True) -> Words:
+        """As `Script.lesson`."""
+        return self.script.lesson(query, answer, present)
+
+    # ---------------------------------------------------------------- reading
+
+    @torch.no_grad()
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenedImage:
+        """See an image once."""
+        seen = self._see(self.pixels(image)[None])
+        # no question that is read here changes the prefix; one that is taught may be spoken, which is read causally
+        begun = self._begin(seen) if self.attention in ("causal", "images") else None
+        return OpenedImage(Frame(*image.shape[:2]), seen, begun)
+
+    @torch.no_grad()
+    def read(self, image: OpenedImage, questions: Sequence[str]) -> Reading:
+        """All questions about an opened image in one pass. Raises QuestionError as `Prompts.to_read` does."""
+        self.script.prompts.refuse_none(questions)
+        said = [self.script.question(question) for question in questions]
+        return self._read(image.seen, image.begun, _asked(said, self.device))
+
+    def teach(self, shown: Shown) -> Reading:
+        """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
+        if self.device.type == "cpu" and any(
+            type(part).__name__ == "Linear4bit" for part in self._tuned.model.modules()
+        ):
+            raise ValueError(
+                "a model that bitsandbytes packed in 4 bits passes no gradients on a CPU; "
+                "tune it on a GPU, or load it without quantisation"
+            )
+        seen = self._see(shown.pixels.to(self.device, self._dtype))
+        words, mask, places, spoken, learnt = (
+            v.to(self.device) for v in (shown.words, shown.mask, shown.places, shown.spoken, shown.learnt)
+        )
+        begun = self._begin(seen) if self.attention == "causal" else None
+        return self._read(seen, begun, Asked(words, mask, places, spoken), learnt)
+
+    def _see(self, pixels: Float[Tensor, "b 3 n n"]) -> Seen:
+        patches = self._tuned.patches(pixels)
+        merged = patches.merged(self.grid, self.shuffle)
+        given = [merged] if self.refill == "none" else [merged, patches.refilled(self.grid, self.shuffle, self.refill)]
+        given, *refilled = self._tuned.project(torch.cat(given, 1)).split([part.shape[1] for part in given], 1)
+        before = torch.tensor([self._tuned.prompts.before()], dtype=torch.long, device=self.device)
+        words = self._tuned.model.get_input_embeddings()(before).expand(len(pixels), -1, -1)
+        positions = self._tuned.prefix_positions(before.shape[1])[None].to(self.device)
+        return Seen(
+            patches.rows, given, refilled[0] if refilled else None, patches.later,
+            torch.cat([words, given.to(words)], 1), positions.expand(len(pixels), *positions.shape[1:]),
+        )  # fmt: skip
+
+    def _begin(self, seen: Seen) -> Begun:
+        image = seen.given.shape[1] if self.attention == "images" else 0
+        rows, memory = self._layers.prefix(seen.rows, seen.positions, seen.later, image)
+        states, first = self._norm(rows).to(self.device), rows.shape[1] - seen.given.shape[1]
+        return Begun(states[:, first:], states[:, first - 1] if first else None, memory)
+
+    def _read(self, seen: Seen, begun: Begun | None, asked: Asked, learnt: Tensor | None = None) -> Reading:
+        words = self._tuned.model.get_input_embeddings()(asked.words)
+        positions = after(seen.positions, *asked.words.shape[1:])
+        if begun is not None:
+            states = self._norm(self._layers.questions(words, positions, asked.mask, begun.memory)).to(self.device)
+            image, before = begun.image[:, None], begun.before
+        else:
+            image, states, before = self._run_whole(seen, words, positions, asked)
+        segment = _pick(states, (asked.places - 1).clamp(min=0))
+        head = self._tuned.model.get_output_embeddings()
+        return Reading(
+            patches=seen.patches, given=seen.given, refilled=seen.refilled, image=image, segment=segment,
+            grid=self.grid, shuffle=self.shuffle, choice=head(segment[:, :, 0]).to(self.device),
+            text_loss=None if learnt is None else _text_loss(states, head, asked.words, learnt), before=before,
+        )  # fmt: skip
+
+    def _run_whole(
+        self, seen: Seen, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: Asked
+    ) -> tuple[Float[Tensor, "b q i d"], Float[Tensor, "b q t d"], Float[Tensor, "b d"] | None]:
+        """Every question behind a prefix of its own, which it changes."""
+        (_, p, _), i, q = seen.rows.shape, seen.given.shape[1], words.shape[1]
+        rows = torch.cat([repeat(seen.rows, "b p d -> b q p d", q=q), words], 2).flatten(0, 1)
+        places = torch.cat([repeat(seen.positions, "b p ... -> b q p ...", q=q), positions], 2).flatten(0, 1)
+        sees = sight_mask(self.attention, p, i, asked.mask, asked.places, asked.spoken)
+        later = [repeat(added, "b i d -> (b q) i d", q=q) for added in seen.later]
+        states = self._norm(self._layers.whole(rows, places, sees, later, p)).to(self.device)
+        states = rearrange(states, "(b q) l d -> b q l d", q=q)
+        before = states[:, 0, p - i - 1] if p > i else None  # no question changes what comes before the image
+        return states[:, :, p - i : p], states[:, :, p:], before
+
+    # ---------------------------------------------------------------- chatting
+
+    @torch.no_grad()
+    def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
+        """The answer of the MLLM with its adapter, through its own processor, greedy; new tokens by their names."""
+        said = self._tuned.say(image, question, max_new_tokens).tolist()
+        pieces = []
+        for new, ids in groupby(said, lambda token: token >= self._first):
+            if new:
+                pieces += [self._names[token - self._first] for token in ids]
+            else:
+                pieces.append(self._tuned.processor.decode([*ids], skip_special_tokens=True))
+        return "".join(pieces).strip()
+
+
+def _asked(said: Sequence[Words], device: torch.device) -> Asked:
+    """Questions about one image, padded on the right."""
+    rows = [torch.tensor(words.ids, device=device) for words in said]
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
+    places = torch.tensor([words.places for words in said], device=device)
+    spoken = torch.tensor([words.spoken for words in said], device=device)
+    return Asked(pad_sequence(rows, batch_first=True)[None], mask[None], places[None], spoken[None])
+
+
+def _pick(states: Float[Tensor, "b q t d"], places: Int[Tensor, "b q k"]) -> Float[Tensor, "b q k d"]:
+    return states.gather(2, places[..., None].expand(-1, -1, -1, states.shape[-1]))
+
+
+def _text_loss(
+    states: Float[Tensor, "b q t d"], head: nn.Module, words: Int[Tensor, "b q t"], learnt: Bool[Tensor, "b q t"]
+) -> Float[Tensor, "b q"]:
+    """Cross-entropy of each learnt token in the state before it, mean over those of a question; 0 where none is."""
+    b, q, t = (learnt[:, :, 1:]).nonzero(as_tuple=True)  # words over all of the vocabulary only where they are learnt
+    logits = head(states[b, q, t]).to(states.device)
+    losses = F.cross_entropy(logits.float(), words[b, q, t + 1], reduction="none")
+    total = losses.new_zeros(learnt.shape[:2]).index_put((b, q), losses, accumulate=True)
+    return total / learnt[:, :, 1:].sum(-1).clamp(min=1)
+
+
+def _end(backbone: Backbone) -> int | None:
+    """The id that ends an answer: the tokenizer's own, if the model stops there."""
+    stops = backbone.model.generation_config.eos_token_id
+    stops = [stops] if isinstance(stops, int) else stops or []
+    own = backbone.processor.tokenizer.eos_token_id
+    return own if own in stops or not stops else stops[0]
+
+
+def _check(backbone: Backbone) -> None:
+    model = backbone.model
+    if not backbone.can_chat:
+        raise ValueError(
+            "this backbone was loaded with segmentation_only=True, without the layers that answer; "
+            "load it again without"
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("layers that were left on disk cannot be tuned; give every layer a device in device_map")
+    if whole_sight(model.config) < backbone.depth:
+        raise ValueError(
+            f"decoder layer {whole_sight(model.config)} has a sliding window, and every layer must see all that came "
+            "before; choose another model"
+        )

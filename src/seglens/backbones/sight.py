@@ -1,0 +1,109 @@
+"""How a model sees the canvas: its size, the grid of its image tokens, and the patches that these are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from seglens.shuffle import pixel_shuffle, replicate, scan
+from seglens.types import Refill
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model sees the square canvas: its side in pixels, the rows and columns of its image tokens, the width of
+    its vision tower's patches, the first layer whose states say all that was seen, and how many patches per side an
+    image token is made of."""
+
+    image_size: int
+    grid: tuple[int, int]
+    patch_width: int
+    first_layer: int = 1
+    shuffle: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model's vision side says of a canvas: rows in place of the image tokens, in raster order, and rows to be
+    added to these after the first, second, ... decoder layer (Qwen3-VL's deepstack)."""
+
+    rows: Float[Tensor, "1 i d"]
+    later: tuple[Float[Tensor, "1 i d"], ...] = ()
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What the vision tower says of canvases, in raster order, before patches are merged into image tokens; `later` as
+    in `Seen`."""
+
+    rows: Float[Tensor, "b f v"]
+    later: tuple[Float[Tensor, "b i d"], ...] = ()
+
+    def merged(self, grid: tuple[int, int], shuffle: int) -> Float[Tensor, "b i sv"]:
+        """Pixel-shuffle: the shuffle x shuffle patches of each image token side by side, row by row."""
+        return rearrange(pixel_shuffle(self._map(grid, shuffle), shuffle), "b h w v -> b (h w) v")
+
+    def refilled(self, grid: tuple[int, int], shuffle: int, by: Refill) -> Float[Tensor, "b f sv"]:
+        """Every patch as wide as a merged one: from itself alone, or from the block whose first it is."""
+        widen = {"replicate": replicate, "scan": scan}[by]
+        return rearrange(widen(self._map(grid, shuffle), shuffle), "b h w v -> b (h w) v")
+
+    def _map(self, grid: tuple[int, int], shuffle: int) -> Float[Tensor, "b _ _ v"]:
+        return rearrange(self.rows, "b (h w) v -> b h w v", h=grid[0] * shuffle)
+
+
+def fixed_size(config: PreTrainedConfig, own: int, asked: int | None) -> int:
+    """The one size at which a model sees. Raises ValueError when another was asked for."""
+    if asked not in (None, own):
+        raise ValueError(
+            f"image_size={asked} cannot be had: a {config.model_type!r} model sees its images at {own} pixels; "
+            "leave image_size out"
+        )
+    return own
+
+
+# ---------------------------------------------------------------- models built like LLaVA
+
+
+def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:
+    """Of a model with one image token per patch of a tower of one size (CLIP, SigLIP)."""
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    size = fixed_size(config, vision.image_size, image_size)
+    return Layout(size, (side, side), vision.hidden_size * len(_chosen(config)))
+
+
+def tower(model: Any, pixels: Float[Tensor, "3 s s"]) -> Any:
+    """What the vision tower and projector of a LLaVA-like model say of one canvas, by the layer its config names: a
+    tensor of "1 i d", or a list with one of "i d"."""
+    config = model.config
+    return model.get_image_features(
+        pixels[None], vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+    ).pooler_output  # fmt: skip
+
+
+def tower_rows(model: Any, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b f v"]:
+    """What the vision tower alone says, by the layers its config names, without the class token."""
+    states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    rows = torch.cat([states[n] for n in _chosen(model.config)], -1)
+    return rows[:, 1:] if model.config.vision_feature_select_strategy == "default" else rows
+
+
+def tower_layers(model: Any) -> Sequence[nn.Module]:
+    """The layers of the vision tower up to the last that its config names: those behind it change nothing."""
+    count = model.config.vision_config.num_hidden_layers
+    lists = (m for m in model.model.vision_tower.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    return list(next(lists))[: max(n % (count + 1) for n in _chosen(model.config))]
+
+
+def _chosen(config: PreTrainedConfig) -> Sequence[int]:
+    layers = config.vision_feature_layer
+    return (layers,) if isinstance(layers, int) else layers

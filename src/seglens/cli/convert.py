@@ -1,0 +1,43 @@
+"""`seglens convert`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seglens.cli.shared import AsJson, emit, say
+
+
+def convert_mllmseg(
+    source: Annotated[Path, typer.Argument(help="The checkpoint's folder, as downloaded, with all of its files.")],
+    out: Annotated[Path, typer.Argument(help="The head folder to make; it takes as much room as the checkpoint.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            help="InternVL of the same size in transformers' own form, a folder or a hub id, as in "
+            "OpenGVLab/InternVL2_5-8B-MPO-hf: for its config, tokenizer and processor; its weights are not read."
+        ),
+    ],
+    gres: Annotated[
+        bool, typer.Option("--gres", help="It was trained on gRefCOCO, to refuse what is not there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A head folder from a published checkpoint of MLLMSeg: its InternVL, with the updates added, and its decoder."""
+    from seglens.backbones import hide_loading_bars
+    from seglens.convert.mllmseg import convert_mllmseg
+    from seglens.hub import without_weights
+
+    hide_loading_bars()
+    made = convert_mllmseg(source, out, without_weights(base), gres)
+    if as_json:
+        emit(asdict(made))
+    else:
+        print(
+            f"{made.folder}: {made.mllm_tensors} tensors of the MLLM ({made.updates_added} with an update added), a "
+            f"decoder of {made.decoder_parameters / 1e6:.1f} M parameters"
+        )
+    say("its authors squash images to a square; here they are padded, so that masks may differ from theirs")

@@ -1,0 +1,1 @@
+"""Other people's trained models as head folders."""

@@ -1,0 +1,189 @@
+"""The published checkpoints of MLLMSeg (arXiv 2508.04107) as head folders.
+
+One of them holds a whole InternVL with its updates, added or not, and `res_decoder`. What comes of it: the InternVL in
+transformers' own form, `mllm` inside the head's folder, which becomes the head's MLLM; and a head of the mask decoder
+and of the rows of the new tokens, without updates of its own. Names are those of the released code at commit a8fceda.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seglens.backbones.skeleton import Skeleton
+from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
+from seglens.convert.internvl import OUTPUT, WORDS, check_facts, mllm_pieces
+from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
+from seglens.files import whole_folder, write_json
+from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
+
+SCALE = 2.0  # the released code's alpha is twice the rank, whatever the rank
+IMAGE = "<IMG_CONTEXT>"
+MLLM, START = "mllm", "res_decoder."
+INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
+BLOCK = {
+    r"layers\.0\.self_attn": "own",
+    r"layers\.0\.multihead_attn": "other",
+    r"layers\.0\.linear1": "expand",
+    r"layers\.0\.linear2": "shrink",
+    r"layers\.0\.norm1": "norms.0",
+    r"layers\.0\.norm2": "norms.1",
+    r"layers\.0\.norm3": "norms.2",
+    r"norm": "norms.3",
+}
+DECODER = {
+    r"img_llm_down": "fuse.image",
+    r"text_down": "segment",
+    r"text_out_adapter": "fuse.join",
+    r"upsample_adapter_l\.offset": "fuse.upsample.offset",
+    **{rf"ca_layer_v2l\.decoder\.{theirs}": f"fuse.enhance.{ours}" for theirs, ours in BLOCK.items()},
+    **{rf"ca_layer_vl\.decoder\.{theirs}": f"condition.{ours}" for theirs, ours in BLOCK.items()},
+    r"conv1\.0": "head.conv",
+    r"conv1\.1": "head.norm",
+    r"conv2": "head.smooth",
+}
+POINTS = "res_decoder.upsample_adapter_l.init_pos"  # where DySample reads before points are moved: saved, never trained
+LEFT = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.py", "*.md", "*.msgpack", "*.h5", ".*")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was made, for people: tensors of the MLLM, updates added to it, parameters of the decoder."""
+
+    folder: str
+    mllm_tensors: int
+    updates_added: int
+    decoder_parameters: int
+
+
+def convert_mllmseg(
+    source: Path, out: Path, base: Path, refuses: bool = False, settings: MLLMSegConfig = PRESETS["authors"]
+) -> Converted:
+    """A head folder `out` from the checkpoint in `source`. `base` is an InternVL of the same size in transformers' own
+    form: its config, tokenizer and processor are taken, not its weights. `refuses`: it was trained to answer [REJ].
+
+    Raises CheckpointError that names every tensor that is missing, left over or of another shape, and every fact in
+    which the two models differ; FileExistsError when there is something at `out`. Nothing half-written is left."""
+    settings = replace(settings, rank=0, vocabulary=False, refusal=settings.refusal if refuses else None)
+    skeleton, config = Skeleton.draw(base), _read_json(source / "config.json")
+    check_facts(config, skeleton, str(source / "config.json"))
+    first = _first_new_token(source, skeleton)
+    weights = Weights(source, SCALE)
+    _check_rank(config, weights, source)
+    shapes = {name: weights.shape(name) for name in weights.names if not name.startswith(START)}
+    mllm = mllm_pieces(shapes, skeleton)
+    rows = _without_new_rows(mllm, first, len(settings.tokens), source)
+    head = _decoder_pieces(weights, settings, skeleton.shuffle)
+    with torch.device("meta"):
+        decoder = LightDecoder(settings, skeleton.width, skeleton.patch_width, skeleton.shuffle)
+    refuse_misfit(mllm, skeleton.shapes, source)
+    refuse_misfit(head, {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}, source)
+    with whole_folder(out) as folder:
+        _copy_base(base, folder / MLLM)
+        write_model(folder / MLLM, mllm, weights)
+        state = {f"decoder.{name}": piece.made(weights) for name, piece in head.items()}
+        state |= {name: piece.made(weights) for name, piece in rows.items()}
+        made = {"converted from": source.resolve().name, "base": base.resolve().name}
+        save_head(folder, HeadConfig("mllmseg", asdict(settings), Origin(f"./{MLLM}"), None, None, trained=made), state)
+    return Converted(str(out), len(mllm), weights.updated, sum(p.numel() for p in decoder.parameters()))
+
+
+def _first_new_token(source: Path, skeleton: Skeleton) -> int:
+    """The number of [SEG], behind all words of the base model; [REJ] follows."""
+    numbers = _token_numbers(source)
+    wanted = {SEG: skeleton.words, REJ: skeleton.words + 1, IMAGE: skeleton.image_token}
+    for token, number in wanted.items():
+        if numbers.get(token) != number:
+            raise CheckpointError(
+                f"{source} numbers {token} {numbers.get(token)}, and with this base model it must be {number}; give "
+                "the base model of the same size and generation"
+            )
+    return skeleton.words
+
+
+def _token_numbers(source: Path) -> dict[str, int]:
+    """Of added tokens, as either of the tokenizer's files tells them."""
+    added, whole = source / "added_tokens.json", source / "tokenizer_config.json"
+    if added.is_file():
+        return dict(_read_json(added))
+    if whole.is_file():
+        return {token["content"]: int(n) for n, token in _read_json(whole).get("added_tokens_decoder", {}).items()}
+    raise CheckpointError(
+        f"{source} needs {added.name} or {whole.name}, which number {SEG} and {REJ}; copy its tokenizer"
+    )
+
+
+def _check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:
+    """What is not yet added must be what the config speaks of."""
+    told = {config.get(key, 0) for key in ("use_llm_lora", "use_backbone_lora")} - {0}
+    if weights.ranks() != told:
+        raise CheckpointError(
+            f"{source / 'config.json'} tells of low-rank updates of rank {sorted(told) or 0}, and the weights hold "
+            f"those of rank {sorted(weights.ranks()) or 0}; the files are of two checkpoints: copy them again"
+        )
+
+
+def _without_new_rows(mllm: dict[str, Piece], first: int, tokens: int, source: Path) -> dict[str, Piece]:
+    """Cuts the rows of new tokens off the word embedding and the output layer; gives those that the head keeps."""
+    rows = dict[str, Piece]()
+    for name, kept in ((WORDS, INPUT_ROWS), (OUTPUT, OUTPUT_ROWS)):
+        if name not in mllm:
+            continue  # which is told with all that is missing
+        whole = mllm[name]
+        if whole.shape[0] != first + 2:
+            raise CheckpointError(
+                f"{source} has {whole.shape[0]} words in {whole.source}, and the base model's {first} with {SEG} and "
+                f"{REJ} are {first + 2}; give the base model of the same size and generation"
+            )
+        mllm[name] = Piece((first, *whole.shape[1:]), whole.source, lambda tensor: tensor[:first])
+        rows[kept] = Piece((tokens, *whole.shape[1:]), whole.source, lambda tensor: tensor[first : first + tokens])
+    return rows
+
+
+def _decoder_pieces(weights: Weights, settings: MLLMSegConfig, shuffle: int) -> dict[str, Piece]:
+    """The decoder's tensors by the names of this package; a name that is not the authors' keeps its own."""
+    pieces = dict[str, Piece]()
+    for source in weights.names:
+        if not source.startswith(START):
+            continue
+        if source == POINTS:
+            _check_points(weights.read(source), settings.groups, shuffle)
+            continue
+        name = source.removeprefix(START)
+        found = (re.sub(f"^{theirs}(?=\\.)", ours, name) for theirs, ours in DECODER.items())
+        pieces[next((ours for ours in found if ours != name), source)] = Piece(weights.shape(source), source)
+    return pieces
+
+
+def _check_points(saved: Tensor, groups: int, shuffle: int) -> None:
+    """The centres of the fine cells of a coarse one, across and down, the same for every group."""
+    along = (torch.arange(shuffle) - (shuffle - 1) / 2) / shuffle
+    across, down = torch.meshgrid(along, along, indexing="xy")
+    expected = torch.cat([across.flatten().repeat(groups), down.flatten().repeat(groups)])
+    if saved.numel() != expected.numel() or (saved.flatten().float() - expected).abs().max() > 1e-3:
+        raise CheckpointError(f"{POINTS} holds other points than DySample's; this decoder up-samples in another way")
+
+
+def _copy_base(base: Path, folder: Path) -> None:
+    """All that says how to use the model, and its config, in which word embedding and output layer are two."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*LEFT))
+    config = _read_json(folder / "config.json")
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    write_json(folder / "config.json", config)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is needed; copy all files of the checkpoint") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); copy it again") from error

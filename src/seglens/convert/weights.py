@@ -1,0 +1,166 @@
+"""Weights of any size, from folder to folder, a tensor at a time."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seglens.checkpoint import FAULTS_SHOWN, PICKLES, CheckpointError
+from seglens.files import write_json
+
+SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
+PEFT = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")
+REPACK = (
+    "import torch, safetensors.torch as s; "
+    "s.save_file({k: v.contiguous() for k, v in torch.load('FILE', weights_only=True).items()}, 'model.safetensors')"
+)
+
+
+class Weights:
+    """The tensors of a folder's safetensors files. Low-rank updates as peft writes them are added to what they update,
+    `scale` times, and its names left out.
+
+    Raises CheckpointError when there is no such file, one is damaged, or a tensor stands in two of them."""
+
+    def __init__(self, folder: Path, scale: float):
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{folder} holds no .safetensors file{_pickled(folder)}")
+        self.folder, self._scale = folder, scale
+        self._files = {path: _opened(path) for path in files}
+        held = [(key, path) for path, file in self._files.items() for key in file.keys()]  # noqa: SIM118  no dict
+        twice = [key for key, count in Counter(key for key, _ in held).items() if count > 1]
+        if twice:
+            raise CheckpointError(f"{folder} holds {twice[0]} in more than one file; remove the files of another model")
+        self._where = dict(held)
+        self._plain = {_plain(key): key for key in self._where if not PEFT.fullmatch(key)}
+        self._updates = self._paired()
+
+    def _paired(self) -> dict[str, dict[str, str]]:
+        """By the plain name of what is updated: the names of A and B."""
+        found = dict[str, dict[str, str]]()
+        for key in self._where:
+            match = PEFT.fullmatch(key)
+            if match:
+                found.setdefault(_plain(f"{match[1]}.weight"), {})[match[2]] = key
+        for name, pair in found.items():
+            if pair.keys() != {"A", "B"} or name not in self._plain:
+                raise CheckpointError(
+                    f"{self.folder} holds a part of the low-rank update of {name} only; copy all of its files"
+                )
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._plain)
+
+    @property
+    def updated(self) -> int:
+        """How many tensors have a low-rank update."""
+        return len(self._updates)
+
+    def ranks(self) -> set[int]:
+        return {self._shape(pair["A"])[0] for pair in self._updates.values()}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shape(self._plain[name])
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._files[self._where[key]].get_slice(key).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """With its update, in its own type."""
+        tensor = self._read(self._plain[name])
+        pair = self._updates.get(name)
+        if pair is None:
+            return tensor
+        update = self._read(pair["B"]).float() @ self._read(pair["A"]).float()
+        return (tensor.float() + self._scale * update).to(tensor.dtype)
+
+    def _read(self, key: str) -> Tensor:
+        return self._files[self._where[key]].get_tensor(key)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor to be written: its shape, the tensor that it comes from and what is taken of that."""
+
+    shape: tuple[int, ...]
+    source: str
+    take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+    def made(self, weights: Weights) -> Tensor:
+        return self.take(weights.read(self.source)).contiguous()
+
+
+def write_model(folder: Path, pieces: Mapping[str, Piece], weights: Weights) -> None:
+    """As a model's files are laid out on the hub: in shards, with an index where there are several."""
+    shards, size = _shards(pieces), 0
+    where = dict[str, str]()
+    for n, shard in enumerate(shards):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{n + 1:05}-of-{len(shards):05}.safetensors"
+        tensors = {name: pieces[name].made(weights) for name in shard}
+        save_file(tensors, folder / file, {"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+        size += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": where})
+
+
+def _shards(pieces: Mapping[str, Piece]) -> list[list[str]]:
+    shards, used = [list[str]()], 0
+    for name, piece in pieces.items():
+        size = 4 * torch.Size(piece.shape).numel()  # bytes at most
+        if shards[-1] and used + size > SHARD:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def refuse_misfit(pieces: Mapping[str, Piece], needed: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Raises CheckpointError that names what is missing, left over or of another shape."""
+    faults = [f"missing {name}" for name in sorted(needed.keys() - pieces.keys())]
+    faults += [f"extra {pieces[name].source}" for name in sorted(pieces.keys() - needed.keys())]
+    faults += [
+        f"{pieces[name].source} makes {name} {pieces[name].shape}, needs {needed[name]}"
+        for name in sorted(pieces.keys() & needed.keys())
+        if pieces[name].shape != needed[name]
+    ]
+    if faults:
+        hidden = len(faults) - FAULTS_SHOWN
+        said = "; ".join(faults[:FAULTS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
+        raise CheckpointError(f"{where} does not fit: {said}; copy all of its files, or give another base model")
+
+
+def _plain(key: str) -> str:
+    """The name without what peft adds to it."""
+    return key.replace(".base_model.model.", ".", 1).replace(".base_layer.", ".")
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy it again") from error
+
+
+def _pickled(folder: Path) -> str:
+    found: Sequence[Path] = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
+    if not found:
+        return "; give the folder of a model with its weights"
+    command = REPACK.replace("FILE", found[0].name)
+    return (
+        f", only {found[0].name}, and pickled weights are not read here because loading them can run code; "
+        f'repack them in that folder, where nothing but tensors is unpacked: python -c "{command}"'
+    )

@@ -1,0 +1,138 @@
+"""Questions about photographs with answers in words: LLaVA's and InternVL's chat files, and VQA in lines of Qwen-VL.
+
+    {"id": ..., "image": "000000033471.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"},
+                                                               {"from": "gpt", "value": "..."}, ...]}
+    {"image": "data/vqav2/train2014/COCO_train2014_000000458752.jpg", "question": "What ...?", "question_id": 458752000,
+     "answer": "net"}
+
+as JSON lines or one JSON list: llava_instruct_150k.json is of the first form; vqav2_train.jsonl, okvqa_train.jsonl,
+textvqa_train.jsonl, vizwiz_train.jsonl and gqa's train_balanced.jsonl, which InternVL and SELF1E read, are of the
+second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from seglens.data.lines import objects
+from seglens.data.masks import Nothing
+from seglens.data.reading import Split, need_folder
+from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Records
+
+PLACEHOLDER = "<image>"
+KIND = "vqa"
+NEED = "image and conversations, or image, question and answer"
+HUMAN, MACHINE = "human", "gpt"
+Asked = Literal["plain", "brief", "brief-or-none"]
+# What LLaVA-1.5 and InternVL say after a question of VQA, so that the answer is as short as in the data
+_BRIEF = "Answer the question using a single word or phrase."
+ASKED: dict[str, str] = {
+    "plain": "",
+    "brief": f" {_BRIEF}",
+    "brief-or-none": f" When the provided information is insufficient, respond with 'Unanswerable'. {_BRIEF}",
+}
+
+
+def conversations_data(
+    file: Path,
+    images: Path | None = None,
+    split: Split = "train",
+    asked: Asked = "plain",
+    most: int | None = None,
+    bad: Bad = "refuse",
+) -> Records:
+    """A sample per record: VQA's authors draw and count records, of which an image may have several.
+
+    Every turn of a conversation is a query of its own, asked without the turns before it, since all queries about an
+    image are asked independently of each other; to keep the first alone would lose two thirds of LLaVA's answers. Only
+    a later turn that points back by a pronoun is the poorer for it.
+
+    `images` is the folder that `image` counts from, else that of `file`. `asked` is what is said after each question.
+    `most` is how many records are read: of more, as many chosen by chance, always the same. Only `split=train` may
+    train. Raises DataError on a file that cannot be read, and where Records does."""
+    if not file.is_file():
+        raise DataError(f"there is no file {str(file)!r}; file= names a JSON or JSONL of conversations: check the path")
+    if most is not None and most < 1:
+        raise DataError(f"got most={most}; it must be at least 1")
+    root = need_folder(images, "images= names the folder that image counts from") if images else file.parent
+    found = _Found(file, root, ASKED[asked], most).entries()
+    return Records(f"conversations {file}", found, trainable=split == "train", bad=bad)
+
+
+@dataclass
+class _Found:
+    file: Path
+    root: Path
+    after: str
+    most: int | None
+    there: dict[str, Path | None] = field(default_factory=dict)  # photographs by what records call them
+
+    def entries(self) -> Iterator[Entry | Fault]:
+        for record, value in objects(self.file, NEED, self.most):
+            if isinstance(value, Fault):
+                yield value
+                continue
+            own = value.get("id", value.get("question_id"))
+            name = record if own is None else f"{record} (id {own})"
+            try:
+                said, image = _turns(value), self._image(value)
+                path = self._path(image)
+            except ValueError as error:
+                yield Fault(str(self.file), name, str(error))
+                continue
+            if path is None:
+                yield Fault(str(self.file), name, f"there is no file {str(self.root / image)!r}", "image")
+                continue
+            yield Entry(f"{image} {record}", path, str(self.file), self._asks(name, said))
+
+    def _asks(self, name: str, said: list[tuple[str, str]]) -> tuple[Ask, ...]:
+        names = [name] if len(said) == 1 else [f"{name} turn {number}" for number in range(1, len(said) + 1)]
+        return tuple(
+            Ask(question + self.after, Nothing(), one, KIND, answer, spoken=True)
+            for one, (question, answer) in zip(names, said, strict=True)
+        )
+
+    def _image(self, value: dict[str, Any]) -> str:
+        image = value.get("image")
+        if not isinstance(image, str) or not image or "\0" in image:
+            raise ValueError(f"has image {str(image)[:60]!r}; it needs the path of one image")
+        return image
+
+    def _path(self, image: str) -> Path | None:
+        if image not in self.there:
+            path = self.root / image
+            self.there[image] = path if path.is_file() else None
+        return self.there[image]
+
+
+def _turns(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """Questions with their answers."""
+    if "conversations" not in value:
+        if "question" not in value or "answer" not in value:
+            raise ValueError(f"has no {'answer' if 'question' in value else 'conversations'}; it needs {NEED}")
+        return [(_words(value["question"], "question"), _words(value["answer"], "answer"))]
+    turns = value["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError("has conversations that are no list of objects with from and value")
+    # A conversation may begin with what the system, or the machine, says unasked; LISA leaves that out too
+    while turns and turns[0].get("from") in ("system", MACHINE):
+        turns = turns[1:]
+    if not turns or len(turns) % 2:
+        raise ValueError(f"has {len(turns)} turns; it needs a question of {HUMAN} and an answer of {MACHINE}, in turn")
+    for number, turn in enumerate(turns):
+        if turn.get("from") != (HUMAN, MACHINE)[number % 2]:
+            raise ValueError(f"has a turn from {str(turn.get('from'))[:40]!r}; {HUMAN} and {MACHINE} speak in turn")
+    if sum(str(turn.get("value")).count(PLACEHOLDER) for turn in turns) > 1:
+        raise ValueError(f"has {PLACEHOLDER} more than once; only conversations about one image are read")
+    said = [_words(turn.get("value"), "value") for turn in turns]
+    return list(zip(said[::2], said[1::2], strict=True))
+
+
+def _words(said: Any, key: str) -> str:
+    words = said.replace(PLACEHOLDER, "").strip() if isinstance(said, str) else ""
+    if not words:
+        raise ValueError(f"has {key} {str(said)[:60]!r}; it needs words")
+    return words

@@ -1,0 +1,149 @@
+"""What a method that tunes its MLLM learns from: pictures and words. Their features change with every step, so that
+nothing of them is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from seglens.data import Dataset
+from seglens.data.dataset import usable
+from seglens.decoders import MaskDecoder
+from seglens.features import FULL, Batch, Pick, areas
+from seglens.geometry import Frame
+from seglens.methods.base import TunedReader
+from seglens.types import Embedding, Sample, Shown, Target, Totals, Truth, Words
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One image with questions and their answers, as an MLLM that is tuned takes them, and the truth as covered area
+    (255 is all)."""
+
+    pixels: Float[Tensor, "3 n n"]
+    said: tuple[Words, ...]
+    masks: UInt8[Tensor, "q s s"]  # on the canvas of the method's masks
+    cells: UInt8[Tensor, "q h w"]  # on the backbone's grid
+    present: tuple[bool, ...]
+    embedding: Embedding | None  # of the mask decoder, if the method has one; b is 1
+
+    def tally(self) -> Totals:
+        spoken = sum(words.spoken for words in self.said)
+        return Totals(sum(self.present), len(self.said) - spoken, len(self.said))
+
+    @staticmethod
+    def batch(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:
+        return gather(found, device)
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Makes exercises for one method: `mllm` tokenises, `decoder` (if the method has one) sees the image too, and masks
+    have `mask_side` cells a side."""
+
+    mllm: TunedReader
+    decoder: MaskDecoder | None
+    mask_side: int
+
+    def exercise(self, sample: Sample, questions: Iterable[int] | None = None) -> Exercise:
+        """Of some questions about an image (default all), those that are answered in words among them."""
+        targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
+        frame = Frame(*sample.image.shape[:2])
+        masks, cells = (areas(targets, frame, size) for size in (self.mask_side, self.mllm.grid[0]))
+        seen = None if self.decoder is None else self.decoder.encode(sample.image, frame)
+        return Exercise(
+            self.mllm.pixels(sample.image).cpu(), tuple(map(self._words, targets)), masks, cells,
+            tuple(t.present for t in targets),
+            None if seen is None else Embedding(seen.coarse.cpu(), tuple(fine.cpu() for fine in seen.fine)),
+        )  # fmt: skip
+
+    def _words(self, target: Target) -> Words:
+        return self.mllm.words(target.query, target.answer if target.spoken else None, target.present)
+
+
+def gather(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:
+    """One batch of several images. Void questions, masked out everywhere, fill up images that have fewer."""
+    q = max(len(e.said) for e in found)
+    void = [q - len(e.said) for e in found]
+    words = [w for e, n in zip(found, void, strict=True) for w in (*e.said, *[_blank(found[0])] * n)]
+
+    def split(tensor: Tensor) -> Tensor:
+        return rearrange(tensor.to(device, non_blocking=True), "(b q) ... -> b q ...", q=q)
+
+    ids, learnt = (
+        split(pad_sequence([torch.tensor(x) for x in rows], batch_first=True))
+        for rows in ([w.ids for w in words], [w.learnt for w in words])
+    )
+    lengths = split(torch.tensor([len(w.ids) for w in words]))
+    asked = torch.arange(q, device=device) < torch.tensor([[len(e.said)] for e in found], device=device)
+    spoken = split(torch.tensor([w.spoken for w in words])) & asked
+    shown = Shown(
+        pixels=torch.stack([e.pixels for e in found]).to(device), words=ids, learnt=learnt & asked[..., None],
+        mask=torch.arange(ids.shape[-1], device=device) < lengths[..., None],
+        places=split(torch.tensor([w.places for w in words])), spoken=spoken,
+    )  # fmt: skip
+    masks, cells = (
+        torch.stack([_filled(x, n) for x, n in zip(each, void, strict=True)]).to(device).float() / FULL
+        for each in ([e.masks for e in found], [e.cells for e in found])
+    )
+    present = torch.tensor([[*e.present, *[False] * n] for e, n in zip(found, void, strict=True)], device=device)
+    return Batch(shown, _embedding(found, device), Truth(masks, cells, present, asked & ~spoken, spoken))
+
+
+def _filled(areas: UInt8[Tensor, "q _ _"], void: int) -> UInt8[Tensor, "_ _ _"]:
+    return torch.cat([areas, areas.new_zeros(void, *areas.shape[1:])])
+
+
+def _blank(like: Exercise) -> Words:
+    """Words that nobody says, to fill up a batch: nothing of them is learnt."""
+    one = like.said[0]
+    return Words(one.ids, (False,) * len(one.ids), one.places, spoken=False)
+
+
+def _embedding(found: Sequence[Exercise], device: torch.device | str) -> Embedding | None:
+    seen = [e.embedding for e in found if e.embedding is not None]
+    if not seen:
+        return None
+    fine = zip(*(e.fine for e in seen), strict=True)
+    here = lambda tensors: torch.cat(tensors).to(device, torch.float32)  # noqa: E731
+    return Embedding(here([e.coarse for e in seen]), tuple(map(here, fine)))
+
+
+class Pictures:
+    """A dataset as exercises. `name` is how the user named the data, and `key` what the parts are."""
+
+    def __init__(self, samples: Dataset, examiner: Examiner, name: str, key: Mapping[str, Any]):
+        self.samples, self.examiner, self.name, self.key = samples, examiner, name, key
+        self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _sample(self, image: int) -> Sample | None:
+        """None for one that the data leaves out."""
+        if self._last[0] != image:
+            self._last = image, usable(self.samples, image)[0]
+        return self._last[1]
+
+    def questions(self, image: int) -> int:
+        sample = self._sample(image)
+        return 0 if sample is None else len(sample.targets)
+
+    def features(self, pick: Pick) -> Exercise:
+        sample = self._sample(pick.image)
+        if sample is None:
+            raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")
+        return self.examiner.exercise(sample, pick.questions)
+
+    def fingerprint(self) -> str:
+        made = [self.name, len(self), self.key]
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,152 @@
+"""What every method is: a trainable module that turns what an MLLM says into masks, and knows no MLLM by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from seglens.geometry import Frame
+from seglens.types import (
+    Attention,
+    Embedding,
+    MethodOutput,
+    Reading,
+    Refill,
+    Shown,
+    Speech,
+    Totals,
+    Truth,
+    Tuning,
+    Words,
+)
+
+
+@runtime_checkable
+class PromptDecoder(Protocol):
+    """The mask decoder as a method sees it."""
+
+    width: int
+
+    @property
+    def mask_side(self) -> int: ...
+    def positions(self, points: Tensor) -> Tensor: ...
+    def trainable_decoder(self) -> nn.Module: ...
+    def decode(
+        self, embedding: Embedding, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class OpenedImage(Protocol):
+    """An image that was seen once."""
+
+    @property
+    def frame(self) -> Frame: ...
+
+
+@runtime_checkable
+class TunedReader(Protocol):
+    """An MLLM with an adapter, as a method sees it. The MLLM itself is never touched: the adapter lives in a copy that
+    shares every weight with it."""
+
+    adapter: nn.Module  # all that is trained, by itself
+    width: int  # d
+    patch_width: int  # v
+    grid: tuple[int, int]
+    shuffle: int
+
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenedImage:
+        """See an image once, without gradients."""
+
+    def read(self, image: Any, questions: Sequence[str]) -> Reading:
+        """All questions about an opened image in one pass, without gradients; b is 1."""
+
+    def teach(self, shown: Shown) -> Reading:
+        """With gradients, and with `text_loss`."""
+
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
+        """The normalised canvas."""
+
+    def words(self, query: str, answer: str | None, present: bool) -> Words:
+        """A query with its answer in tokens or its refusal; with `answer`, a question that is answered so."""
+
+
+class Method(nn.Module, ABC):
+    """A trainable head. Its state is exactly what was trained."""
+
+    tuned: ClassVar[bool]  # trains an adapter of the MLLM: reads through it, learns from pictures and not from features
+    config: Any
+
+    @property
+    @abstractmethod
+    def mask_side(self) -> int:
+        """Side of the square canvas of its mask logits."""
+
+    def look(self, read: Any) -> Any:
+        """What no question about an image changes, kept between questions: once per image. None where there is nothing
+        to keep."""
+        return None
+
+    @abstractmethod
+    def decode(self, read: Any, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
+        """Masks for all questions of all images. `seen` is a kept result of `look`."""
+
+    def chance(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """What `forward` draws at random in training for "b q" questions, other than dropout, by name."""
+        return {}
+
+    @abstractmethod
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> Mapping[str, Tensor]:
+        """Named, weighted terms whose sum is the loss, averaged over this batch, or over `totals`."""
+
+
+class TunedMethod(Method):
+    """A method that trains an adapter of the MLLM along with its own parts. `mllm` reads through that adapter."""
+
+    tuned: ClassVar[bool] = True
+
+    def __init__(self, mllm: TunedReader):
+        super().__init__()
+        self.adapter = mllm.adapter
+        self._mllm = (mllm,)  # in a tuple: the MLLM is not a submodule
+
+    @property
+    def mllm(self) -> TunedReader:
+        return self._mllm[0]
+
+    def forward(self, given: Shown, embedding: Embedding | None) -> MethodOutput:
+        """One training pass: read with gradients, then decode."""
+        return self.decode(self.mllm.teach(given), embedding)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A backbone as the builder of a method sees it."""
+
+    width: int
+    heads: int
+    feed_forward: int
+
+    def clone_layers(self, count: int = 2) -> list: ...
+    def adapt(
+        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
+    ) -> Any: ...
+
+
+def check_choices(config: Any, name: str) -> None:
+    """Raises ValueError when a setting whose type lists its values has another."""
+    for setting, hint in get_type_hints(type(config)).items():
+        allowed, value = get_args(hint), getattr(config, setting)
+        if str(get_origin(hint)) == "typing.Literal" and value not in allowed:
+            raise ValueError(f"{name} got {setting}={value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def spread(values: Tensor, total: float) -> Tensor:
+    """The mean of a term's values over `total` masks, questions or answers of a whole step."""
+    return values.sum() / max(total, 1)

@@ -1,0 +1,111 @@
+"""LISA: reasoning segmentation via a large language model (arXiv 2308.00692), the yardstick of those that came after.
+
+The MLLM answers with [SEG]; the state that predicts it, projected, is the one prompt of SAM's mask decoder. Adapters of
+the MLLM, the projection and the mask decoder are trained. LISA has no notion of a target that is not there: it draws
+something for every query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seglens.losses import mask_terms
+from seglens.methods.base import PromptDecoder, Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+
+TOKEN = "[SEG]"
+
+
+@dataclass(frozen=True)
+class LisaConfig:
+    """Every choice of LISA's; its values are those of its released code unless a comment says otherwise.
+
+    `request` completes a query, and data that comes in templates must not be completed twice. As it stands it goes with
+    bare queries, and with `prompt=lens` and `prompt=lens-eval`, which are LISA's templates without their last sentence:
+    what comes out in evaluation is LISA's own wording, for phrases and for sentences. With `prompt=lisa` and
+    `prompt=lisa-eval`, which hold whole requests, it is "{}" (the preset "authors")."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    vocabulary: bool = False  # also train word embedding and output layer (LISA does), not just the row of [SEG]
+    train_mask_decoder: bool = True
+    request: str = "{} Please output segmentation mask."
+    answers: tuple[str, ...] = (  # the first is LISA's in validation
+        "[SEG].", "It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].", "Sure, the segmentation result is [SEG].",
+    )  # fmt: skip
+    absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
+    text_weight: float = 1.0
+    bce_weight: float = 2.0
+    dice_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_choices(self, "LISA")
+        if not self.answers or any(answer.count(TOKEN) != 1 for answer in self.answers):
+            raise ValueError(f"LISA got answers={list(self.answers)}; it needs one or more, each with one {TOKEN}")
+        if self.request.count("{}") != 1:
+            raise ValueError(f"LISA got request={self.request!r}; it needs one {{}} where the query goes")
+
+    def tuning(self) -> Tuning:
+        """What of the MLLM is trained."""
+        return Tuning((TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
+
+    def speech(self) -> Speech:
+        """What is said to it and by it."""
+        return Speech((TOKEN,), self.request, self.answers)
+
+
+class Lisa(TunedMethod):
+    """The trainable parts; the mask decoder is a trained copy unless it stays frozen."""
+
+    def __init__(self, config: LisaConfig, mllm: TunedReader, decoder: PromptDecoder):
+        super().__init__(mllm)
+        self.config, self._decoder = config, (decoder,)  # in a tuple: not a submodule
+        d = mllm.width
+        self.project = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, decoder.width))  # gamma
+        self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
+
+    @property
+    def decoder(self) -> PromptDecoder:
+        return self._decoder[0]
+
+    @property
+    def mask_side(self) -> int:
+        return self.decoder.mask_side
+
+    def decode(self, read: Reading, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
+        """M = F_dec(h_seg, f), where h_seg = gamma(h) and h is the state that predicts [SEG]."""
+        assert embedding is not None
+        prompts: Float[Tensor, "b q 1 c"] = self.project(read.segment.float())
+        logits = self.decoder.decode(embedding, prompts, None, self.mask_decoder)
+        return MethodOutput(logits, text_loss=read.text_loss)
+
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
+        """CE, BCE and dice as named, weighted terms: masks and answers are averaged each over their own number."""
+        assert output.text_loss is not None
+        config, totals = self.config, totals or truth.totals()
+        empty = config.absent == "empty"
+        taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        mask = mask_terms(output.mask_logits[taught], truth.masks[taught])
+        return {
+            "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
+            "bce": config.bce_weight * spread(mask["bce"], masks),
+            "dice": config.dice_weight * spread(mask["dice"], masks),
+        }
+
+
+def build_lisa(config: LisaConfig, backbone: Source, decoder: PromptDecoder) -> Lisa:
+    """A fresh LISA on an MLLM that stays as it is."""
+    return Lisa(config, backbone.adapt(config.tuning(), config.speech()), decoder)
+
+
+PRESETS: dict[str, LisaConfig] = {
+    "default": LisaConfig(),
+    # the released code; train and evaluate with prompt=lisa and prompt=lisa-eval, and ask in whole requests
+    "authors": LisaConfig(vocabulary=True, request="{}"),
+}

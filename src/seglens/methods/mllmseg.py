@@ -1,0 +1,319 @@
+"""MLLMSeg: referring segmentation with a light mask decoder and no second vision tower (arXiv 2508.04107).
+
+The MLLM answers with [SEG], or with [REJ] where nothing fits. DSFF fuses three maps of the image: the vision tower's
+patches, the same enhanced by the language model's image states (step A), and those states up-sampled (step B). The
+fused patches attend to the state that predicts [SEG] (step C); a head draws each patch's pixels. What the paper leaves
+open follows its released code, or says that it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seglens.losses import focal, smooth_dice
+from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.methods.dysample import DySample
+from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+
+SEG, REJ = "[SEG]", "[REJ]"
+EMPTY = -0.5  # logit of a pixel whose channels are silent, where the last filter starts upright
+COUNTS = ("width", "heads", "feed_forward", "subpixels", "groups")
+SHARES = ("dropout", "decoder_dropout", "focal_alpha")
+
+
+@dataclass(frozen=True)
+class MLLMSegConfig:
+    """Every choice of MLLMSeg that the paper or its released code makes."""
+
+    width: int = 1024  # of the decoder
+    heads: int = 8
+    feed_forward: int = 1024
+    decoder_dropout: float = 0.1
+    groups: int = 4  # of channels that DySample moves together
+    subpixels: int = 14  # a side of what the head draws for each patch
+    norm: Literal["group", "batch"] = "group"  # batch (authors) depends on what else is in a pass, padding included
+    # ours: the last filter starts positive, so that what is drawn is where channels are active. With random signs
+    # (authors) it depends on the seed, and where it is not, a bias alone must lift masks above 0, at one rate a step
+    upright: bool = True
+    detail: bool = True  # step A among the sources of DSFF; False is an ablation, as in the next two
+    raw: bool = True  # the vision tower's own patches
+    semantic: bool = True  # step B
+    shift_image_tokens: bool = False  # image states one token early, as in the authors' code and weights
+    refusal_by: Literal["argmax", "two-way"] = "argmax"  # [REJ] against every word, or against [SEG] alone
+    absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
+    rank: int = 64  # of the language model's adapters, and the next three
+    alpha: float = 128.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    vocabulary: bool = False  # also train word embedding and output layer (authors, on InternLM2), not just new rows
+    request: str = "What are {} in this image? Please output segmentation masks."
+    answers: tuple[str, ...] = ("Sure, {}:[SEG].",)
+    refusal: str | None = "Sure, {}:[REJ]."  # None: every query gets a mask
+    text_weight: float = 1.0
+    focal_weight: float = 1.0
+    dice_weight: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    double_sigmoid: bool = False  # in the focal term's cross-entropy, as in the authors' code
+
+    def __post_init__(self) -> None:
+        check_choices(self, "MLLMSeg")
+        for name in ("targets", "answers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON makes lists of them
+        for name in COUNTS:
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
+                raise ValueError(f"MLLMSeg got {name}={getattr(self, name)!r}; it must be a whole number above 0")
+        for name in SHARES:
+            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
+                raise ValueError(f"MLLMSeg got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
+        for name in ("heads", "groups"):
+            if self.width % getattr(self, name):
+                raise ValueError(
+                    f"MLLMSeg got width={self.width}; it must be a multiple of {name}={getattr(self, name)}"
+                )
+        if not self.sources:
+            raise ValueError("MLLMSeg got detail, raw and semantic switched off; leave at least one of them on")
+        self._check_words()
+
+    def _check_words(self) -> None:
+        if self.request.count("{}") != 1:
+            raise ValueError(f"MLLMSeg got request={self.request!r}; it needs one {{}} where the query goes")
+        if not self.answers or any(said.count(SEG) != 1 or REJ in said for said in self.answers):
+            raise ValueError(f"MLLMSeg got answers={list(self.answers)}; it needs one or more, each with one {SEG}")
+        if self.refusal is not None and (self.refusal.count(REJ) != 1 or SEG in self.refusal):
+            raise ValueError(f"MLLMSeg got refusal={self.refusal!r}; it needs one {REJ} and no {SEG}, or None")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The maps that DSFF fuses, in the order in which they are joined."""
+        return tuple(name for name in ("detail", "raw", "semantic") if getattr(self, name))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return (SEG,) if self.refusal is None else (SEG, REJ)
+
+    def tuning(self) -> Tuning:
+        """What of the MLLM is trained."""
+        return Tuning(self.tokens, self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
+
+    def speech(self) -> Speech:
+        """What is said to it and by it."""
+        return Speech((SEG,), self.request, self.answers, self.refusal)
+
+
+class Block(nn.Module):
+    """A transformer decoder layer, norms behind each part, without positions, and a last norm.
+
+    In two steps, because what the tokens say to each other does not depend on what they are shown."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float):
+        super().__init__()
+        self.own = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.other = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.expand, self.shrink = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.dropout = nn.Dropout(dropout)
+        for part in (self.expand, self.shrink):
+            nn.init.zeros_(part.bias)
+
+    def among(self, x: Float[Tensor, "n f c"]) -> Float[Tensor, "n f c"]:
+        """Tokens attend to each other."""
+        return self.norms[0](x + self.dropout(self.own(x, x, x, need_weights=False)[0]))
+
+    def shown(self, x: Float[Tensor, "n f c"], memory: Float[Tensor, "n m c"]) -> Float[Tensor, "n f c"]:
+        """Tokens, after `among`, attend to `memory`."""
+        x = self.norms[1](x + self.dropout(self.other(x, memory, memory, need_weights=False)[0]))
+        x = self.norms[2](x + self.dropout(self.shrink(self.dropout(F.relu(self.expand(x))))))
+        return self.norms[3](x)
+
+
+def make_block(config: MLLMSegConfig) -> Block:
+    return Block(config.width, config.heads, config.feed_forward, config.decoder_dropout)
+
+
+class MaskHead(nn.Module):
+    """Each patch's pixels from its channels, then one filter across the seams."""
+
+    def __init__(self, width: int, subpixels: int, norm: str):
+        super().__init__()
+        channels = subpixels**2
+        self.subpixels = subpixels
+        self.conv = nn.Conv2d(width, channels, 3, padding=1)
+        self.norm = (
+            nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(subpixels * gcd(2, subpixels), channels)
+        )
+        self.smooth = nn.Conv2d(1, 1, 5, padding=2)
+
+    def upright(self) -> None:
+        """Start from an empty mask, and draw where channels are active."""
+        with torch.no_grad():
+            self.smooth.weight.abs_()
+            self.smooth.bias.copy_(torch.tensor([EMPTY]))  # type: ignore[union-attr]
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n s s"]:
+        x = F.relu(self.norm(self.conv(x)))
+        pixels = rearrange(x, "n (i j) h w -> n 1 (h i) (w j)", i=self.subpixels, j=self.subpixels)
+        return self.smooth(pixels)[:, 0]
+
+
+class Fusion(nn.Module):
+    """DSFF, detail-enhanced and semantic-consistent feature fusion, of states `d` wide and patches `v` wide.
+
+    In the paper it is as wide as the patches; where it is not, a linear layer takes them to its width."""
+
+    def __init__(self, config: MLLMSegConfig, d: int, v: int, shuffle: int):
+        super().__init__()
+        c = config.width
+        self.image = nn.Linear(d, c) if config.detail or config.semantic else None
+        self.patches = nn.Linear(v, c) if v != c else nn.Identity()
+        self.enhance = make_block(config) if config.detail else None
+        self.upsample = self._upsample(config, shuffle) if config.semantic else None
+        self.raw = config.raw
+        self.join = nn.Linear(len(config.sources) * c, c)
+
+    @staticmethod
+    def _upsample(config: MLLMSegConfig, shuffle: int) -> nn.Module:
+        return DySample(config.width, shuffle, config.groups) if shuffle > 1 else nn.Identity()
+
+    def forward(
+        self, patches: Float[Tensor, "n f v"], image: Float[Tensor, "n i d"], grid: tuple[int, int]
+    ) -> Float[Tensor, "n f c"]:
+        patches, sources = self.patches(patches), list[Tensor]()
+        image = image if self.image is None else self.image(image)
+        if self.enhance is not None:  # step A
+            sources.append(self.enhance.shown(self.enhance.among(patches), image))
+        if self.raw:
+            sources.append(patches)
+        if self.upsample is not None:  # step B
+            fine = self.upsample(rearrange(image, "n (h w) c -> n c h w", h=grid[0]))
+            sources.append(rearrange(fine, "n c h w -> n (h w) c"))
+        return self.join(torch.cat(sources, -1))
+
+
+class LightDecoder(nn.Module):
+    """The mask decoder, 34 M parameters at the widths of InternVL2.5-8B."""
+
+    def __init__(self, config: MLLMSegConfig, d: int, v: int, shuffle: int):
+        super().__init__()
+        self.fuse = Fusion(config, d, v, shuffle)
+        self.segment = nn.Linear(d, config.width)
+        self.condition = make_block(config)
+        self.head = MaskHead(config.width, config.subpixels, config.norm)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        if config.upright:
+            self.head.upright()
+
+    def look(
+        self, patches: Float[Tensor, "b f v"], image: Float[Tensor, "b r i d"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b r f c"]:
+        """The fused patches, and what they say to each other in step C."""
+        dtype, r = self.segment.weight.dtype, image.shape[1]
+        patches = repeat(patches.to(dtype), "b f v -> (b r) f v", r=r)
+        fused = self.fuse(patches, rearrange(image, "b r i d -> (b r) i d").to(dtype), grid)
+        return rearrange(self.condition.among(fused), "(b r) f c -> b r f c", r=r)
+
+    def forward(
+        self, seen: Float[Tensor, "b r f c"], segment: Float[Tensor, "b q k d"], rows: int
+    ) -> Float[Tensor, "b q s s"]:
+        """Mask logits of patches in `rows` rows; r is q or 1."""
+        b, q = segment.shape[:2]
+        patches = rearrange(seen.expand(-1, q, -1, -1), "b q f c -> (b q) f c")
+        memory = self.segment(rearrange(segment, "b q k d -> (b q) k d").to(seen.dtype))
+        patches = self.condition.shown(patches, memory)  # step C
+        logits = self.head(rearrange(patches, "n (h w) c -> n c h w", h=rows))
+        return rearrange(logits, "(b q) h w -> b q h w", b=b)
+
+
+class MLLMSeg(TunedMethod):
+    """The mask decoder and the MLLM's adapter."""
+
+    def __init__(self, config: MLLMSegConfig, mllm: TunedReader):
+        super().__init__(mllm)
+        self.config = config
+        rows, columns = (side * mllm.shuffle for side in mllm.grid)
+        if rows != columns:
+            raise ValueError(f"MLLMSeg got an MLLM of {rows} x {columns} patches; it draws on square grids only")
+        self._mask_side = rows * config.subpixels
+        self.decoder = LightDecoder(config, mllm.width, mllm.patch_width, mllm.shuffle)
+
+    @property
+    def mask_side(self) -> int:
+        return self._mask_side
+
+    # ---------------------------------------------------------------- forward
+
+    def look(self, read: Reading) -> Float[Tensor, "b r f c"]:
+        """All of the decoder that no question changes: once per image."""
+        return self.decoder.look(read.patches, self._image(read), read.grid)
+
+    def _image(self, read: Reading) -> Float[Tensor, "b r i d"]:
+        """The image's states, on request those of one token earlier (authors): the first is that of no image token."""
+        if not self.config.shift_image_tokens:
+            return read.image
+        if read.before is None:
+            raise ValueError(
+                "shift_image_tokens=true needs the state in front of the image, and this MLLM does not give it; "
+                "set shift_image_tokens=false"
+            )
+        first = repeat(read.before, "b d -> b r 1 d", r=read.image.shape[1])
+        return torch.cat([first, read.image[:, :, :-1]], 2)
+
+    def decode(
+        self, read: Reading, embedding: Embedding | None = None, seen: Float[Tensor, "b r f c"] | None = None
+    ) -> MethodOutput:
+        """Masks for all questions of all images. `seen` is a kept result of `look`."""
+        seen = self.look(read) if seen is None else seen
+        logits = self.decoder(seen, read.segment, read.fine_grid[0]).float()
+        return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
+
+    def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:
+        """By how much another word is likelier than [REJ], in nats: above 0 there is something to draw."""
+        if self.config.refusal is None:
+            return None
+        segment, reject = choice[..., -2].float(), choice[..., -1].float()  # new tokens come last, in their order
+        return (segment if self.config.refusal_by == "two-way" else choice[..., :-1].amax(-1).float()) - reject
+
+    # ---------------------------------------------------------------- loss
+
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
+        """CE, focal and dice as named, weighted terms: masks and answers are averaged each over their own number."""
+        assert output.text_loss is not None
+        config, totals = self.config, totals or truth.totals()
+        empty = config.absent == "empty"
+        taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        drawn, wanted = output.mask_logits[taught], truth.masks[taught]
+        hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
+        return {
+            "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
+            "focal": config.focal_weight * spread(hard, masks),
+            "dice": config.dice_weight * spread(smooth_dice(drawn, wanted), masks),
+        }
+
+
+def build_mllmseg(config: MLLMSegConfig, backbone: Source, decoder: None = None) -> MLLMSeg:
+    """A fresh MLLMSeg on an MLLM that stays as it is; it draws by itself, without another mask decoder."""
+    return MLLMSeg(config, backbone.adapt(config.tuning(), config.speech()))
+
+
+PRESETS: dict[str, MLLMSegConfig] = {
+    "default": MLLMSegConfig(),
+    # what the publication says of its architecture and its losses, with its own norm
+    "paper": MLLMSegConfig(norm="batch", upright=False),
+    # the released code: image states one token early, two sigmoids in the focal term, and the words, without the space
+    # that belongs there, in which its evaluation asks and answers
+    "authors": MLLMSegConfig(
+        norm="batch", upright=False, shift_image_tokens=True, double_sigmoid=True, vocabulary=True,
+        request=" What are {}in this image? Please output segmentation masks.", answers=("Sure,{}:[SEG].",),
+        refusal="Sure,{}:[REJ].",
+    ),
+}  # fmt: skip

@@ -1,0 +1,297 @@
+"""SELF1E: an MLLM that segments by itself, with one token and no mask decoder (arXiv 2603.19026).
+
+A mask is the dot product of the [SEG] token's state with image features: the vision tower's own, at their full
+resolution, refilled with what the language model made of the compressed ones. Symbols and equation numbers are the
+paper's.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange, reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seglens.losses import mask_terms
+from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.shuffle import pixel_unshuffle
+from seglens.types import Attention, Embedding, MethodOutput, Reading, Refill, Speech, Totals, Truth, Tuning
+
+TOKEN = "[SEG]"
+ALPHA = 2  # a side of the block of pixels that a feature is un-shuffled to
+
+# Table 6: whose MLP f_PUS amplifies F_V1^HQ, F_V1, F_IMG (and F_SEG with it) and the residual. What is not named stays
+# as it is, so that Eq. 4 to 6 become Eq. 2 and 3.
+SHARING: dict[str, dict[str, str]] = {
+    "none": {},
+    "residual": {"residual": "residual"},
+    "shared": {"refilled": "image", "given": "image", "image": "image"},
+    "two": {"refilled": "given", "given": "given", "image": "image"},
+    "three": {"refilled": "refilled", "given": "given", "image": "image"},
+}
+# Table 5: which of these a mask is made of
+USED = {"image": ("image",), "refilled": ("refilled", "image"), "fused": ("refilled", "given", "image", "residual")}
+
+LIMITS = {"dropout": 1, "coarse_weight": 1e6, "text_weight": 1e6, "bce_weight": 1e6, "dice_weight": 1e6}
+
+
+@dataclass(frozen=True)
+class Self1eConfig:
+    """Every choice of SELF1E that the paper, its ablations or the authors' code makes.
+
+    `request` completes a bare query: a name or a phrase. Data in templates that are whole requests (`prompt=lisa`, also
+    SELF1E's own, and `prompt=lisa-eval`) goes with "{}", as in the presets "authors" and "paper"."""
+
+    features: Literal["image", "refilled", "fused"] = "fused"  # F'_IMG: F_IMG (Eq. 1), F_V1^HQ, or both (Table 5)
+    amplifiers: Literal["none", "residual", "shared", "two", "three"] = "two"  # MLPs with pixel-unshuffle (Table 6)
+    attention: Attention = "dual"  # Table 7
+    refill_by: Literal["replicate", "scan"] = "replicate"  # Table 11
+    combine: bool = True  # authors: a third MLP on the fused map and on F'_SEG
+    coarse_weight: float = 1.0  # authors: the mask by f'_PUS(F_IMG) alone is taught too, at this share; 0 leaves it out
+    mask_side: int = 128  # where masks are compared
+    absent: Literal["skip", "empty"] = "empty"  # a target that is not in the image teaches nothing, or an empty mask
+    text_weight: float = 1.0
+    bce_weight: float = 2.0
+    dice_weight: float = 0.5
+    rank: int = 128
+    alpha: float | None = None  # None is twice the rank
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    vision_rank: int | None = None  # None is the rank
+    projector: bool = True
+    vocabulary: bool = True
+    # the blank is the authors' own, behind the line break of the chat template
+    request: str = " What is {} in this image? Please output segmentation mask."
+    answers: tuple[str, ...] = (
+        "[SEG].", "It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].", "Sure, the segmentation result is [SEG].",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_choices(self, "SELF1E")
+        for name in ("targets", "answers"):  # a list, where it was read from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.amplifiers == "residual" and self.features != "fused":
+            raise ValueError(
+                f"SELF1E got amplifiers='residual' with features={self.features!r}, which have no residual; "
+                "choose features='fused', or other amplifiers"
+            )
+        self._check_numbers()
+        self._check_words()
+
+    def _check_numbers(self) -> None:
+        ranks = {"rank": 0} if self.vision_rank is None else {"rank": 0, "vision_rank": 0}
+        for name, least in {"mask_side": 1, **ranks}.items():
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= least):
+                raise ValueError(
+                    f"SELF1E got {name}={getattr(self, name)!r}; it must be a whole number from {least} up"
+                )
+        for name, most in LIMITS.items():
+            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= most):
+                raise ValueError(f"SELF1E got {name}={getattr(self, name)!r}; it must be a number from 0 to {most:g}")
+
+    def _check_words(self) -> None:
+        if self.request.count("{}") != 1:
+            raise ValueError(f"SELF1E got request={self.request!r}; it needs one {{}} where the query goes")
+        if not self.answers or any(answer.count(TOKEN) != 1 for answer in self.answers):
+            raise ValueError(f"SELF1E got answers={list(self.answers)}; it needs one or more, each with one {TOKEN}")
+
+    @property
+    def coarse(self) -> bool:
+        """Whether there is a coarse mask: F_IMG alone has no other."""
+        return self.coarse_weight > 0 and self.features != "image"
+
+    @property
+    def refill(self) -> Refill:
+        return "none" if self.features == "image" else self.refill_by
+
+    def tuning(self) -> Tuning:
+        return Tuning(
+            tokens=(TOKEN,),
+            rank=self.rank,
+            alpha=2.0 * self.rank if self.alpha is None else self.alpha,
+            dropout=self.dropout,
+            targets=self.targets,
+            vision_rank=self.rank if self.vision_rank is None else self.vision_rank,
+            projector=self.projector,
+            vocabulary=self.vocabulary,
+        )
+
+    def speech(self) -> Speech:
+        return Speech(tokens=(TOKEN,), request=self.request, answers=self.answers)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a mask no question changes: F_V1^HQ and F_V1, amplified; None where a mask is not made of them."""
+
+    refilled: Float[Tensor, "b 1 h w d"] | None
+    given: Float[Tensor, "b 1 _ _ d"] | None
+
+
+class Amplifier(nn.Module):
+    """f_PUS: an MLP whose output is un-shuffled, so that a feature becomes a block of as wide ones."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = mlp(width, ALPHA**2 * width)
+
+    def forward(self, x: Float[Tensor, "*b h w d"]) -> Float[Tensor, "*b _ _ d"]:
+        return pixel_unshuffle(self.mlp(x), ALPHA)
+
+
+class Combine(nn.Module):
+    """The authors' third MLP, W_2 GELU(W_1 x + b_1) + b_2, and what becomes of Eq. 1 behind it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
+        return self.second(F.gelu(self.first(segment)))
+
+    def dot(self, hidden: Float[Tensor, "b r h w d"], segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q h w"]:
+        """Eq. 1 of W_2 hidden + b_2 and the token, with W_2 on the side of the token, which is one."""
+        product = dot(hidden, segment @ self.second.weight)
+        return product + (segment @ self.second.bias / segment.shape[-1] ** 0.5)[..., None, None]
+
+
+class Self1e(TunedMethod):
+    """What SELF1E adds to the adapter of an MLLM: two MLPs, or three. `mllm` must give `Reading.refilled` where F_V1^HQ
+    is used, and one segmentation token."""
+
+    config: Self1eConfig
+
+    def __init__(self, config: Self1eConfig, mllm: TunedReader):
+        super().__init__(mllm)
+        self.config = config
+        sharing = SHARING[config.amplifiers]
+        self._by = {name: sharing[name] for name in USED[config.features] if name in sharing}
+        self.amplifiers = nn.ModuleDict({name: Amplifier(mllm.width) for name in dict.fromkeys(self._by.values())})
+        self.combine = Combine(mllm.width) if config.combine else None
+
+    @property
+    def mask_side(self) -> int:
+        return self.config.mask_side
+
+    # ---------------------------------------------------------------- forward
+
+    def look(self, read: Reading) -> Kept:
+        """F_V1^HQ and F_V1 come from the vision tower, before any word."""
+        if self.config.features == "image":
+            return Kept(None, None)
+        if read.refilled is None:
+            raise ValueError("SELF1E got a reading without refilled patches; adapt the MLLM with refill='replicate'")
+        refilled = self._enter(self._amplify("refilled", as_map(read.refilled[:, None], read.fine_grid)))
+        if self.config.features == "refilled":
+            return Kept(refilled, None)
+        return Kept(refilled, self._amplify("given", as_map(read.given[:, None], read.grid)))
+
+    def decode(self, read: Reading, embedding: Embedding | None = None, seen: Kept | None = None) -> MethodOutput:
+        image = self._amplify("image", as_map(read.image, read.grid))
+        # Eq. 6; without f'_PUS a mean over one
+        states = self._amplify("image", as_map(read.segment[:, :, :1], (1, 1)))
+        segment = reduce(states, "b q h w d -> b q d", "mean")
+        logits = self._dot(self._parts(self.look(read) if seen is None else seen, image), segment)
+        logits = resize(logits, (self.mask_side, self.mask_side))
+        coarse = dot(image, segment) if self.config.coarse else None
+        return MethodOutput(logits, coarse_logits=coarse, text_loss=read.text_loss)
+
+    def _parts(self, seen: Kept, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
+        """The terms of F'_IMG in Eq. 3 or 5, before up-sampling."""
+        if seen.refilled is None:
+            return [self._enter(image)]
+        if seen.given is None:
+            return [seen.refilled]
+        residual = self._amplify("residual", image - seen.given)  # Eq. 2, or 4
+        return [seen.refilled, self._enter(residual, bias=False)]
+
+    def _dot(self, parts: list[Tensor], segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q _ _"]:
+        """Eq. 3 or 5, and Eq. 1. What is linear changes places with up-sampling: fewer pixels, or a plane for d."""
+        size = max((part.shape[2], part.shape[3]) for part in parts)  # one is a multiple of the other
+        if self.combine is None:
+            return functools.reduce(torch.add, (resize(dot(part, segment), size) for part in parts))
+        fused = functools.reduce(torch.add, (enlarge(part, size) for part in parts))
+        return self.combine.dot(F.gelu(fused), self.combine(segment))
+
+    def _enter(self, x: Float[Tensor, "b r h w d"], bias: bool = True) -> Float[Tensor, "b r h w d"]:
+        """W_1 of the third MLP, whose bias goes to one term only."""
+        if self.combine is None:
+            return x
+        return F.linear(x, self.combine.first.weight, self.combine.first.bias if bias else None)
+
+    def _amplify(self, name: str, x: Float[Tensor, "b r h w d"]) -> Float[Tensor, "b r _ _ d"]:
+        return self.amplifiers[self._by[name]](x) if name in self._by else x
+
+    # ---------------------------------------------------------------- loss
+
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
+        """Section 3.6 as named, weighted terms, averaged over the masks and answers of this batch, or over `totals`."""
+        totals, empty = totals or truth.totals(), self.config.absent == "empty"
+        asked, total = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        terms = self._mask_terms(output.mask_logits[asked], truth.masks[asked], total)
+        if output.coarse_logits is not None:
+            fine = resize(output.coarse_logits, (self.mask_side, self.mask_side))
+            coarse = self._mask_terms(fine[asked], truth.masks[asked], total)
+            terms |= {f"coarse_{name}": self.config.coarse_weight * term for name, term in coarse.items()}
+        if output.text_loss is not None:
+            said = output.text_loss[truth.valid | truth.spoken]
+            terms["text"] = self.config.text_weight * spread(said, totals.answered)
+        return terms
+
+    def _mask_terms(
+        self, logits: Float[Tensor, "n s s"], masks: Float[Tensor, "n s s"], total: float
+    ) -> dict[str, Tensor]:
+        terms = mask_terms(logits, masks)
+        weights = {"bce": self.config.bce_weight, "dice": self.config.dice_weight}
+        return {name: weight * spread(terms[name], total) for name, weight in weights.items()}
+
+
+def mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))
+
+
+def precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def as_map(tokens: Float[Tensor, "b r i d"], grid: tuple[int, int]) -> Float[Tensor, "b r h w d"]:
+    return precise(rearrange(tokens, "b r (h w) d -> b r h w d", h=grid[0]))
+
+
+def dot(image: Float[Tensor, "b r h w d"], segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q h w"]:
+    """Eq. 1; r is q or 1. Autocast would round the logits to half precision."""
+    with torch.autocast(image.device.type, enabled=False):
+        product = einsum(precise(image), precise(segment), "b q h w d, b q d -> b q h w")
+    return product / image.shape[-1] ** 0.5
+
+
+def resize(maps: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c _ _"]:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def enlarge(features: Float[Tensor, "b r _ _ d"], size: tuple[int, int]) -> Float[Tensor, "b r _ _ d"]:
+    if features.shape[2:4] == size:
+        return features
+    planes = resize(rearrange(features, "b r h w d -> b (r d) h w"), size)
+    return rearrange(planes, "b (r d) h w -> b r h w d", d=features.shape[-1])
+
+
+def build_self1e(config: Self1eConfig, backbone: Source, decoder: None = None) -> Self1e:
+    """A fresh SELF1E on a fresh adapter of the backbone. It needs no mask decoder."""
+    return Self1e(config, backbone.adapt(config.tuning(), config.speech(), config.attention, config.refill))
+
+
+_WORDS = "{}"  # for data that comes in whole requests
+PRESETS: dict[str, Self1eConfig] = {
+    "default": Self1eConfig(),
+    # the released code, for InternVL3-2B and for InternVL3-8B; trained with prompt=lisa, asked with prompt=lisa-eval
+    "authors": Self1eConfig(request=_WORDS),
+    "authors-8b": Self1eConfig(request=_WORDS, rank=64),
+    # the text: Eq. 1 to 6, and a plain sum of three losses
+    "paper": Self1eConfig(request=_WORDS, combine=False, coarse_weight=0.0, bce_weight=1.0, dice_weight=1.0),
+}

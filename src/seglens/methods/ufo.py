@@ -1,0 +1,111 @@
+"""UFO: fine-grained perception through an open-ended language interface (arXiv 2503.01342), its segmentation.
+
+No mask decoder: the MLLM answers with a run of <MASK> tokens, and each of them, multiplied with the image tokens, gives
+the map of one sub-pixel of every cell. Facts are those of the authors' code. There the question stands before the image
+and the last norm is trained as well; here the image comes first, and no question changes what is said of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from seglens.losses import focal, smooth_dice
+from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+
+TOKEN = "<MASK>"
+SMOOTH = 1e-3  # of its dice
+
+
+@dataclass(frozen=True)
+class UfoConfig:
+    """Every choice of UFO's; its values are those of its released code unless a comment says otherwise.
+
+    `request` is as LISA's: it completes a bare query, or one in the templates of `prompt=lens`, which then are UFO's
+    own; for data of whole requests (`prompt=lisa`) it is "{}"."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    vocabulary: bool = False  # also train word embedding and output layer (UFO does), not just the row of <MASK>
+    attention: Literal["causal", "images"] = "images"  # whether image tokens see all others of the image
+    scale: int = 4  # sub-pixels of a cell along each side, one <MASK> each
+    mask_side: int = 128  # at which masks are compared and drawn; UFO compares at the size of its input
+    request: str = "{} Please output segmentation mask."
+    answers: tuple[str, ...] = (  # <MASK> stands for the run of them
+        "<MASK>.", "It is <MASK>.", "Sure, <MASK>.", "Sure, it is <MASK>.", "Sure, the segmentation result is <MASK>.",
+    )  # fmt: skip
+    absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
+    text_weight: float = 1.0
+    focal_weight: float = 1.0
+    dice_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choices(self, "UFO")
+        if not self.answers or any(answer.count(TOKEN) != 1 for answer in self.answers):
+            raise ValueError(f"UFO got answers={list(self.answers)}; it needs one or more, each with one {TOKEN}")
+        if self.request.count("{}") != 1:
+            raise ValueError(f"UFO got request={self.request!r}; it needs one {{}} where the query goes")
+        for name in ("scale", "mask_side"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"UFO got {name}={getattr(self, name)}; it must be 1 or more")
+
+    def tuning(self) -> Tuning:
+        """What of the MLLM is trained."""
+        return Tuning((TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
+
+    def speech(self) -> Speech:
+        """What is said to it and by it: one new word, said `scale` x `scale` times."""
+        run = self.scale**2
+        return Speech((TOKEN,) * run, self.request, tuple(a.replace(TOKEN, TOKEN * run) for a in self.answers))
+
+
+class Ufo(TunedMethod):
+    """Nothing is trained but the MLLM's adapter."""
+
+    def __init__(self, config: UfoConfig, mllm: TunedReader):
+        super().__init__(mllm)
+        self.config = config
+
+    @property
+    def mask_side(self) -> int:
+        return self.config.mask_side
+
+    def decode(self, read: Reading, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
+        """A map for each <MASK>, the state that predicts it with every image token; the maps lie between each other."""
+        with torch.autocast(read.segment.device.type, enabled=False):  # half precision would draw steps
+            segment, image = read.segment.float(), read.image.float()
+            maps: Float[Tensor, "b q k i"] = segment @ image.mT / segment.shape[-1] ** 0.5
+            fine = rearrange(
+                maps, "b q (y x) (h w) -> b q (h y) (w x)", y=self.config.scale, x=self.config.scale, h=read.grid[0]
+            )
+            return MethodOutput(F.interpolate(fine, (self.mask_side,) * 2, mode="bilinear"), text_loss=read.text_loss)
+
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
+        """Named, weighted terms: masks and answers are averaged each over their own number."""
+        assert output.text_loss is not None
+        config, totals = self.config, totals or truth.totals()
+        empty = config.absent == "empty"
+        taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        logits, target = output.mask_logits[taught], truth.masks[taught]
+        return {
+            "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
+            "focal": config.focal_weight * spread(focal(logits, target), masks),
+            "dice": config.dice_weight * spread(smooth_dice(logits, target, SMOOTH), masks),
+        }
+
+
+def build_ufo(config: UfoConfig, backbone: Source, decoder: None = None) -> Ufo:
+    """A fresh UFO on an MLLM that stays as it is; it needs no mask decoder."""
+    return Ufo(config, backbone.adapt(config.tuning(), config.speech(), config.attention))
+
+
+PRESETS: dict[str, UfoConfig] = {"default": UfoConfig(), "authors": UfoConfig(vocabulary=True)}

@@ -1,0 +1,134 @@
+"""LISA's own arithmetic on made-up readings; what it shares with every method is in test_contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from readings import SOME, WIDTH, B, Q, Silent, reading, taught
+from torch import Tensor
+
+from seglens.data.prompts import apply
+from seglens.decoders import MaskDecoder
+from seglens.geometry import Frame
+from seglens.losses import bce_with_logits, dice
+from seglens.methods.lisa import PRESETS, Lisa, LisaConfig
+from seglens.types import Embedding, MethodOutput, Totals, Truth
+
+
+@pytest.fixture(scope="module")
+def embedding(decoder: MaskDecoder) -> Embedding:
+    noise = np.random.default_rng(0).integers(0, 256, (B, 50, 90, 3), dtype=np.uint8)
+    return Embedding(torch.cat([decoder.encode(image, Frame(50, 90)).coarse for image in noise]))
+
+
+def make(decoder: MaskDecoder, **settings: Any) -> Lisa:
+    torch.manual_seed(0)
+    return Lisa(LisaConfig(**settings), Silent(), decoder)
+
+
+# ------------------------------------------------------------------ configuration
+
+
+def test_what_is_tuned_and_said() -> None:
+    config = LisaConfig()
+    tuning, speech = config.tuning(), config.speech()
+    assert (tuning.rank, tuning.alpha, tuning.dropout, tuning.targets) == (8, 16.0, 0.05, ("q_proj", "v_proj"))
+    assert (tuning.tokens, tuning.vision_rank, tuning.projector, tuning.vocabulary) == (("[SEG]",), 0, False, False)
+    assert (speech.tokens, speech.refusal, len(speech.answers)) == (("[SEG]",), None, 5)
+    assert speech.answers[0] == "[SEG]."
+    assert PRESETS["authors"].tuning().vocabulary
+
+
+@pytest.mark.parametrize("kind", ["phrase", "sentence"])
+def test_no_request_is_said_twice(kind: str) -> None:
+    """LISA's own words in evaluation, whichever of the two ways they come."""
+    query = "the red cup" if kind == "phrase" else "what would you drink from ?"
+    said = {
+        name: PRESETS[name].request.replace("{}", apply(prompt, query, kind, 0)).strip()
+        for name, prompt in (("default", "lens-eval"), ("authors", "lisa-eval"))
+    }
+    expected = f"What is {query} in this image?" if kind == "phrase" else query
+    assert set(said.values()) == {f"{expected} Please output segmentation mask."}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"answers": ()}, r"LISA got answers=\[\]; it needs one or more, each with one \[SEG\]"),
+        ({"answers": ("Sure.",)}, "needs one or more, each with one"),
+        ({"answers": ("[SEG][SEG]",)}, "needs one or more, each with one"),
+        ({"request": "the cup"}, "LISA got request='the cup'; it needs one {} where the query goes"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        LisaConfig(**settings)
+
+
+# ------------------------------------------------------------------ forward
+
+
+@torch.no_grad()
+def test_the_projected_state_is_the_only_prompt(decoder: MaskDecoder, embedding: Embedding) -> None:
+    lisa, read = make(decoder), reading()
+    first, _, second = lisa.project
+    prompts = torch.relu(read.segment @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    out = lisa.decode(read, embedding)
+    assert prompts.shape == (B, Q, 1, decoder.width)
+    assert torch.allclose(out.mask_logits, decoder.decode(embedding, prompts, None, lisa.mask_decoder), atol=1e-5)
+    assert out.mask_logits.shape == (B, Q, lisa.mask_side, lisa.mask_side)
+    assert out.presence_logits is None
+    assert out.text_loss is read.text_loss
+
+
+def test_the_state_is_what_is_trained(decoder: MaskDecoder) -> None:
+    whole, frozen = make(decoder), make(decoder, train_mask_decoder=False)
+    assert {name.split(".")[0] for name in whole.state_dict()} == {"adapter", "project", "mask_decoder"}
+    assert {name.split(".")[0] for name in frozen.state_dict()} == {"adapter", "project"}
+    shapes = [tuple(parameter.shape) for parameter in whole.project.parameters()]
+    assert shapes == [(WIDTH, WIDTH), (WIDTH,), (decoder.width, WIDTH), (decoder.width,)]
+
+
+# ------------------------------------------------------------------ losses
+
+
+def logits(side: int = 32) -> Tensor:
+    return 4 * torch.randn(B, Q, side, side, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("absent", ["skip", "empty"])
+def test_losses_are_means_over_what_is_taught(decoder: MaskDecoder, absent: str) -> None:
+    """LISA divides the sum over all masks of a batch by their number."""
+    said, text = logits(), torch.arange(6.0).reshape(B, Q)
+    terms = make(decoder, absent=absent).losses(MethodOutput(said, text_loss=text), SOME)
+    pairs = [(said[at][None], SOME.masks[at][None]) for at in taught(absent)]
+    assert terms["bce"].item() == pytest.approx(2 * sum(bce_with_logits(*p).item() for p in pairs) / len(pairs))
+    assert terms["dice"].item() == pytest.approx(0.5 * sum(dice(*p).item() for p in pairs) / len(pairs))
+    assert terms["text"].item() == pytest.approx((0 + 1 + 2 + 3 + 4) / 5)  # the last is neither asked nor spoken
+
+
+def test_a_step_cut_in_two_has_the_same_loss(decoder: MaskDecoder) -> None:
+    lisa, said, text = make(decoder), logits(), torch.rand(B, Q)
+    whole = lisa.losses(MethodOutput(said, text_loss=text), SOME)
+
+    def part(b: int) -> dict[str, Tensor]:
+        cut = Truth(**{name: getattr(SOME, name)[b : b + 1] for name in vars(SOME)})
+        return lisa.losses(MethodOutput(said[b : b + 1], text_loss=text[b : b + 1]), cut, SOME.totals())
+
+    for name, value in whole.items():
+        assert value.item() == pytest.approx(sum(part(b)[name].item() for b in range(B)), rel=1e-6)
+
+
+def test_nothing_taught_is_no_loss(decoder: MaskDecoder) -> None:
+    nothing = torch.zeros(B, Q, dtype=torch.bool)
+    void = replace(SOME, present=nothing, valid=nothing, spoken=nothing)
+    said = logits().requires_grad_()
+    terms = make(decoder).losses(MethodOutput(said, text_loss=torch.rand(B, Q)), void, Totals(0.0, 0.0, 0.0))
+    assert [term.item() for term in terms.values()] == [0, 0, 0]
+    sum(terms.values(), torch.zeros(())).backward()
+    assert said.grad is not None
+    assert (said.grad == 0).all()

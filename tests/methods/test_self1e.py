@@ -1,0 +1,532 @@
+"""SELF1E on readings of made-up numbers: every equation beside a second computation, pixel by pixel."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from readings import Silent
+from torch import Tensor, nn
+
+from seglens.backbones import load_backbone
+from seglens.exercises import Examiner, Exercise
+from seglens.losses import mask_terms
+from seglens.methods.base import TunedReader
+from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
+from seglens.types import MethodOutput, Reading, Sample, Speech, Target, Totals, Truth, Tuning
+from tiny import KINDS
+
+TINY = Self1eConfig(mask_side=24)
+ALL = [
+    (features, amplifiers)
+    for features, amplifiers in itertools.product(("image", "refilled", "fused"), SHARING)
+    if amplifiers != "residual" or features == "fused"
+]
+EXACT = 1e-12  # in double precision, of the largest value; measured: 1.6e-15
+SINGLE = 2e-6  # in single precision; measured: 2.2e-7
+
+
+def make(config: Self1eConfig = TINY, width: int = 6, seed: int = 0) -> Self1e:
+    torch.manual_seed(seed)
+    return Self1e(config, Silent(width=width)).eval()
+
+
+def reading(
+    b: int = 2, q: int = 3, r: int = 3, grid: tuple[int, int] = (2, 3), shuffle: int = 2, d: int = 6, seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Reading:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    tokens = grid[0] * grid[1]
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
+    return Reading(
+        patches=draw(b, tokens * shuffle**2, 3), given=draw(b, tokens, d), refilled=draw(b, tokens * shuffle**2, d),
+        image=draw(b, r, tokens, d), segment=draw(b, q, 1, d), grid=grid, shuffle=shuffle, choice=draw(b, q, 5),
+        text_loss=draw(b, q).abs(),
+    )  # fmt: skip
+
+
+def error(found: Tensor, expected: Any) -> float:
+    expected = torch.as_tensor(np.asarray(expected))
+    assert found.shape == expected.shape
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+# ---------------------------------------------------------------- the paper again, slowly
+
+
+def slow_mlp(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
+    first, _, second = layers
+    weight = lambda layer: (layer.weight.detach().numpy(), layer.bias.detach().numpy())  # noqa: E731
+    (w1, b1), (w2, b2) = weight(first), weight(second)
+    hidden = w1 @ x + b1
+    hidden = np.array([0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in hidden])
+    return w2 @ hidden + b2
+
+
+def slow_pus(layers: nn.Sequential, features: np.ndarray) -> np.ndarray:
+    """f_PUS: quarter k of what the MLP says of (y, x) is pixel (2y + k // 2, 2x + k % 2)."""
+    h, w, d = features.shape
+    out = np.full((2 * h, 2 * w, d), np.nan)
+    for y, x in np.ndindex(h, w):
+        said = slow_mlp(layers, features[y, x])
+        for k in range(4):
+            out[2 * y + k // 2, 2 * x + k % 2] = said[k * d : (k + 1) * d]
+    return out
+
+
+def slow_bilinear(features: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixel centres at i + 1/2, the border repeated."""
+    h, w = features.shape[:2]
+    out = np.full((*size, *features.shape[2:]), np.nan)
+    for y, x in np.ndindex(*size):
+        v = min(max((y + 0.5) * h / size[0] - 0.5, 0), h - 1)
+        u = min(max((x + 0.5) * w / size[1] - 0.5, 0), w - 1)
+        top, left = int(v), int(u)
+        low, right = min(top + 1, h - 1), min(left + 1, w - 1)
+        above = features[top, left] * (left + 1 - u) + features[top, right] * (u - left)
+        below = features[low, left] * (left + 1 - u) + features[low, right] * (u - left)
+        out[y, x] = above * (top + 1 - v) + below * (v - top)
+    return out
+
+
+def slow(model: Self1e, read: Reading, i: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits at the features' own resolution, and the coarse ones, of question q about image i."""
+    c = model.config
+    mlps = {name: amplifier.mlp for name, amplifier in model.amplifiers.items()}
+
+    def f(name: str, features: np.ndarray) -> np.ndarray:
+        chosen = {
+            "none": None,
+            "residual": mlps.get("residual") if name == "residual" else None,
+            "shared": mlps.get("image") if name != "residual" else None,
+            "two": mlps.get("image" if name == "image" else "given") if name != "residual" else None,
+            "three": mlps.get(name),
+        }[c.amplifiers]
+        return features if chosen is None else slow_pus(chosen, features)
+
+    shape = lambda tokens, grid: tokens.numpy().reshape(*grid, -1)  # noqa: E731
+    f_v1, f_img = (
+        shape(read.given[i], read.grid),
+        shape(read.image[i, q if read.image.shape[1] > 1 else 0], read.grid),
+    )
+    f_hq = shape(read.refilled[i], read.fine_grid)
+    f_seg = f("image", read.segment[i, q].numpy()[None])
+    f_seg = sum(f_seg[y, x] for y, x in np.ndindex(*f_seg.shape[:2])) / (f_seg.shape[0] * f_seg.shape[1])  # Eq. 6
+    coarse = f("image", f_img) @ f_seg / math.sqrt(f_seg.size)
+    if c.features == "image":
+        fused = f("image", f_img)
+    elif c.features == "refilled":
+        fused = f("refilled", f_hq)
+    else:
+        residual = f("residual", f("image", f_img) - f("given", f_v1))  # Eq. 2, 4
+        base = f("refilled", f_hq)
+        size = (max(base.shape[0], residual.shape[0]), max(base.shape[1], residual.shape[1]))
+        fused = slow_bilinear(base, size) + slow_bilinear(residual, size)  # Eq. 3, 5
+    if c.combine:
+        third = nn.Sequential(model.combine.first, nn.GELU(), model.combine.second)
+        fused = np.array([[slow_mlp(third, cell) for cell in row] for row in fused])
+        f_seg = slow_mlp(third, f_seg)
+    logits = np.full(fused.shape[:2], np.nan)
+    for y, x in np.ndindex(*logits.shape):
+        logits[y, x] = sum(a * b for a, b in zip(fused[y, x], f_seg, strict=True)) / math.sqrt(f_seg.size)  # Eq. 1
+    return logits, coarse
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("features", "amplifiers"), ALL)
+@pytest.mark.parametrize(("combine", "shuffle", "r"), [(True, 2, 3), (True, 1, 1), (False, 2, 3), (False, 2, 1)])
+def test_every_row_of_the_ablations_is_its_equations(
+    features: Any, amplifiers: Any, combine: bool, shuffle: int, r: int
+) -> None:
+    """Tables 5 and 6, with the authors' third MLP and without, on towers that are finer than the tokens and that are
+    not, with image states that a question changes and that none changes."""
+    config = replace(TINY, features=features, amplifiers=amplifiers, combine=combine)
+    model, read = make(config).double(), reading(r=r, shuffle=shuffle, dtype=torch.float64)
+    out = model.decode(read)
+    assert out.mask_logits.dtype == torch.float64
+    for i, q in itertools.product(range(2), range(3)):
+        logits, coarse = slow(model, read, i, q)
+        assert error(out.mask_logits[i, q], slow_bilinear(logits, (24, 24))) < EXACT
+        if features == "image":  # the mask itself is as coarse
+            assert out.coarse_logits is None
+        else:
+            assert error(out.coarse_logits[i, q], coarse) < EXACT
+    assert torch.equal(out.text_loss, read.text_loss)
+    assert out.presence_logits is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "shuffle", "side"),
+    [
+        ({}, 2, 8),  # 32 x 32 patches of InternVL to 64 x 64
+        ({}, 1, 4),  # LLaVA: an image token for every patch
+        ({"amplifiers": "residual"}, 2, 4),
+        ({"amplifiers": "residual"}, 1, 4),
+        ({"amplifiers": "none"}, 2, 4),
+        ({"features": "image"}, 2, 4),
+        ({"features": "image", "amplifiers": "none"}, 2, 2),
+    ],
+)
+def test_the_resolution_of_a_mask(settings: dict[str, Any], shuffle: int, side: int) -> None:
+    model, read = make(replace(TINY, **settings)), reading(grid=(2, 2), shuffle=shuffle)
+    image = model._amplify("image", read.image.reshape(2, 3, 2, 2, 6))
+    assert max(part.shape[2:4] for part in model._parts(model.look(read), image)) == (side, side)
+
+
+@torch.no_grad()
+def test_a_cell_of_the_tower_lies_where_the_canvas_has_it() -> None:
+    """Patch (5, 2) of 8 x 8, the only one that answers, is drawn around ((2 + 1/2) / 8, (5 + 1/2) / 8)."""
+    config = replace(TINY, features="refilled", amplifiers="none", combine=False, mask_side=64)
+    read = reading(b=1, q=1, r=1, grid=(4, 4))
+    refilled = torch.zeros(1, 64, 6)
+    refilled[0, 5 * 8 + 2] = read.segment[0, 0, 0]
+    logits = make(config).decode(replace(read, refilled=refilled)).mask_logits[0, 0].clamp(min=0)
+    y, x = (
+        ((torch.arange(64) + 0.5) / 64 * logits.sum(1 - axis)).sum().item() / logits.sum().item() for axis in (0, 1)
+    )
+    assert (y, x) == pytest.approx((5.5 / 8, 2.5 / 8), abs=1e-6)  # measured: 1.2e-8
+
+
+# ---------------------------------------------------------------- one image, many questions
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("r", [1, 3])
+def test_questions_together_are_questions_one_by_one(name: str, r: int) -> None:
+    model, read = make(replace(PRESETS[name], mask_side=24)), reading(r=r)
+    together = model.decode(read)
+    for i, q in itertools.product(range(2), range(3)):
+        one, asked = slice(i, i + 1), slice(q, q + 1)
+        alone = replace(
+            read, patches=read.patches[one], given=read.given[one], refilled=read.refilled[one],
+            image=read.image[one, asked] if r > 1 else read.image[one], segment=read.segment[one, asked],
+            choice=read.choice[one, asked], text_loss=None,
+        )  # fmt: skip
+        assert error(model.decode(alone).mask_logits[0, 0], together.mask_logits[i, q]) < SINGLE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("features", "amplifiers"), ALL)
+def test_what_is_kept_of_an_image_serves_every_question(features: Any, amplifiers: Any) -> None:
+    model = make(replace(TINY, features=features, amplifiers=amplifiers))
+    read, other = reading(seed=1), reading(seed=1)
+    fresh = model.decode(read)
+    seen = model.look(replace(other, image=other.image * 0, segment=other.segment * 0))  # no question in it
+    for _ in range(2):  # and it may be used again
+        kept = model.decode(read, None, seen)
+        assert torch.equal(kept.mask_logits, fresh.mask_logits)
+        assert features == "image" or torch.equal(kept.coarse_logits, fresh.coarse_logits)
+
+
+@torch.no_grad()
+def test_half_precision() -> None:
+    """An MLLM in bf16 hands out bf16 states; weights, Eq. 1 and logits stay in single precision. Under autocast the
+    MLPs are in half precision, Eq. 1 is not."""
+    model, read = make(width=32), reading(d=32)
+    whole = model.decode(read).mask_logits
+    half = model.decode(reading(d=32, dtype=torch.bfloat16)).mask_logits
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.decode(read).mask_logits
+    assert half.dtype == cast.dtype == torch.float32
+    assert error(half, whole) < 0.002  # measured: 0.0003
+    assert error(cast, whole) < 0.01  # measured: 0.0032
+    assert cast.unique().numel() > 0.9 * cast.numel()  # rounded to bf16, 2 % of them would differ; 93 % do in fp32
+
+
+# ---------------------------------------------------------------- what is trained
+
+
+@pytest.mark.parametrize(
+    ("features", "amplifiers", "expected"),
+    [
+        ("fused", "two", {"given", "image"}),
+        ("fused", "shared", {"image"}),
+        ("fused", "three", {"refilled", "given", "image"}),
+        ("fused", "residual", {"residual"}),
+        ("fused", "none", set()),
+        ("refilled", "two", {"given", "image"}),
+        ("refilled", "shared", {"image"}),
+        ("image", "two", {"image"}),
+        ("image", "three", {"image"}),
+        ("image", "none", set()),
+    ],
+)
+@pytest.mark.parametrize("coarse", [0.0, 1.0])
+def test_gradients_reach_all_that_there_is(features: Any, amplifiers: Any, expected: set[str], coarse: float) -> None:
+    model = make(replace(TINY, features=features, amplifiers=amplifiers, coarse_weight=coarse)).train()
+    assert set(model.amplifiers) == expected
+    read = reading()
+    states = {
+        name: getattr(read, name).clone().requires_grad_()
+        for name in ("given", "refilled", "image", "segment", "text_loss")
+    }
+    terms = model.losses(model.decode(replace(read, **states)), truth())
+    sum(terms.values()).backward()
+    for name, weight in model.named_parameters():
+        if not name.startswith("adapter."):
+            assert weight.grad is not None, name
+            assert weight.grad.isfinite().all()
+            assert weight.grad.abs().max() > 0, name
+    reached = {name for name, state in states.items() if state.grad is not None and state.grad.abs().max() > 0}
+    used = {
+        "image": {"image"},
+        "refilled": {"refilled"} | ({"image"} if coarse else set()),
+        "fused": {"refilled", "given", "image"},
+    }
+    assert reached == used[features] | {"segment", "text_loss"}
+
+
+def test_the_state_is_what_was_trained() -> None:
+    names = {name.split(".")[0] for name in make().state_dict()}
+    assert names == {"adapter", "amplifiers", "combine"}
+    assert {name.split(".")[0] for name in make(replace(TINY, combine=False)).state_dict()} == {"adapter", "amplifiers"}
+    copy = make(seed=1)
+    read = reading()
+    assert not torch.equal(copy.decode(read).mask_logits, make().decode(read).mask_logits)
+    copy.load_state_dict(make().state_dict())
+    assert torch.equal(copy.decode(read).mask_logits, make().decode(read).mask_logits)
+
+
+@pytest.mark.parametrize(("width", "millions"), [(1536, 28.3), (3584, 154)])
+def test_extra_parameters(width: int, millions: float) -> None:
+    """Of InternVL3-2B and -8B, as counted for the authors' code."""
+    with torch.device("meta"):
+        model = make(PRESETS["authors"], width)
+    extra = sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("adapter."))
+    assert extra / 1e6 == pytest.approx(millions, rel=0.002)
+
+
+def test_it_learns() -> None:
+    """Two questions about one image, whose states differ, and two masks."""
+    model, read = make(replace(TINY, coarse_weight=0.5), width=16).train(), reading(1, 2, 2, (4, 4), d=16)
+    masks = torch.zeros(1, 2, 24, 24)
+    masks[0, 0, 3:15, 2:10], masks[0, 1, 12:21, 9:21] = 1, 1
+    yes = torch.ones(1, 2, dtype=torch.bool)
+    wanted = Truth(masks, torch.zeros(1, 2, 4, 4), yes, yes, ~yes)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        terms = model.losses(model.decode(read), wanted)
+        sum(value for name, value in terms.items() if name != "text").backward()
+        optimiser.step()
+    drawn = model.decode(read).mask_logits > 0
+    iou = (drawn & (masks > 0)).sum((-2, -1)) / (drawn | (masks > 0)).sum((-2, -1))
+    assert iou.min() > 0.9  # measured: 1
+
+
+def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
+    """From a picture and words to masks and back: nothing that is trained is out of reach, and two queries about one
+    picture are learnt."""
+    KINDS["internvl"].save(tmp_path)
+    backbone = load_backbone(tmp_path)
+    config = replace(TINY, rank=4, dropout=0.0, request="{}", answers=("[SEG].",))
+    torch.manual_seed(0)
+    model = build_self1e(config, backbone, None)
+    left, right = np.zeros((2, 60, 90), bool)
+    left[10:50, 5:35] = right[20:60, 50:90] = True
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    sample = Sample("1", image, (Target("dog", left), Target("red cup", right)))
+    batch = Exercise.batch([Examiner(model.mllm, None, model.mask_side).exercise(sample)])
+    optimiser = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        sum(model.losses(model(batch.given, batch.embedding), batch.truth).values()).backward()
+        missed = [name for name, weight in model.named_parameters() if weight.grad is None]
+        assert not missed
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        opened = model.mllm.open(image)
+        reads = [model.mllm.read(opened, asked) for asked in (["dog", "red cup"], ["dog"])]
+        both, one = (model.decode(read, None, model.look(reads[0])).mask_logits for read in reads)
+    assert reads[0].fine_grid == (8, 8)
+    assert reads[0].image.shape[1] == 2  # each question has image states of its own
+    assert error(one[0, 0], both[0, 0]) < 1e-5  # measured: 1.1e-7
+    drawn = opened.frame.to_image_logits(both[0]) > 0
+    for mask, wanted in zip(drawn.numpy(), (left, right), strict=True):
+        assert (mask & wanted).sum() / (mask | wanted).sum() > 0.7  # measured: 0.87 and 0.92
+
+
+# ---------------------------------------------------------------- loss
+
+
+def truth(seed: int = 0) -> Truth:
+    """Two images of three questions: a target, an absent one and a void place; two targets and an answer in words."""
+    generator = torch.Generator().manual_seed(seed)
+    present = torch.tensor([[True, False, True], [True, True, False]])  # a void place may hold anything
+    masks = torch.rand(2, 3, 24, 24, generator=generator) * present[..., None, None]
+    return Truth(
+        masks, torch.zeros(2, 3, 2, 3), present, valid=torch.tensor([[True, True, False], [True, True, False]]),
+        spoken=torch.tensor([[False, False, False], [False, False, True]]),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("absent", ["skip", "empty"])
+def test_losses(absent: Any) -> None:
+    config = replace(TINY, absent=absent, bce_weight=3.0, dice_weight=0.25, text_weight=0.5, coarse_weight=0.1)
+    model = make(config)
+    out, wanted = model.decode(reading()), truth()
+    found = model.losses(out, wanted)
+    asked = [(0, 0), (1, 0), (1, 1)] + ([(0, 1)] if absent == "empty" else [])
+    expected = dict.fromkeys(("bce", "dice", "coarse_bce", "coarse_dice"), 0.0)
+    for i, q in asked:
+        coarse = torch.as_tensor(slow_bilinear(out.coarse_logits[i, q].numpy(), (24, 24))).float()
+        for prefix, logits in (("", out.mask_logits[i, q]), ("coarse_", coarse)):
+            for name, value in mask_terms(logits[None], wanted.masks[i, q][None]).items():
+                expected[prefix + name] += value.item() / len(asked)
+    weights = {"bce": 3.0, "dice": 0.25, "coarse_bce": 0.3, "coarse_dice": 0.025}
+    expected = {name: weights[name] * value for name, value in expected.items()}
+    heard = out.text_loss[[0, 0, 1, 1, 1], [0, 1, 0, 1, 2]]  # all but the void place
+    expected["text"] = 0.5 * heard.mean().item()
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_step_in_two_passes_has_the_loss_of_one() -> None:
+    model, out, wanted = make(), make().decode(reading()), truth()
+    whole, totals = model.losses(out, wanted), wanted.totals()
+    parts = []
+    for i in range(2):
+        piece = MethodOutput(
+            out.mask_logits[i : i + 1],
+            coarse_logits=out.coarse_logits[i : i + 1],
+            text_loss=out.text_loss[i : i + 1],
+        )
+        half = Truth(*(getattr(wanted, name)[i : i + 1] for name in ("masks", "cells", "present", "valid", "spoken")))
+        parts.append(model.losses(piece, half, totals))
+    for name, value in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_a_batch_without_a_mask_teaches_words_alone() -> None:
+    model, wanted = make(), truth()
+    none = torch.zeros_like(wanted.valid)
+    spoken = replace(wanted, present=none, valid=none, spoken=~none)
+    out = model.decode(reading())
+    terms = model.losses(out, spoken)
+    assert {name for name, value in terms.items() if value.item() != 0} == {"text"}
+    sum(terms.values()).backward()
+    assert all(w.grad.isfinite().all() for n, w in model.named_parameters() if not n.startswith("adapter."))
+    assert all(value.isfinite() for value in model.losses(out, spoken, Totals(0.0, 0.0, 0.0)).values())
+
+
+def test_no_text_loss_outside_training() -> None:
+    model = make(replace(TINY, coarse_weight=0.0))
+    out = model.decode(replace(reading(), text_loss=None))
+    assert out.coarse_logits is None
+    assert set(model.losses(out, truth())) == {"bce", "dice"}
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_the_authors_adapter_and_words() -> None:
+    tuning = PRESETS["authors"].tuning()
+    linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert tuning == Tuning(("[SEG]",), 128, 256.0, 0.05, linear, vision_rank=128, projector=True, vocabulary=True)
+    large = PRESETS["authors-8b"].tuning()
+    assert (large.rank, large.alpha, large.vision_rank) == (64, 128, 64)
+    chosen = Self1eConfig(rank=4, alpha=4.0, vision_rank=0).tuning()
+    assert (chosen.rank, chosen.alpha, chosen.vision_rank) == (4, 4, 0)
+    speech = PRESETS["default"].speech()
+    assert speech.request.format("the cat") == " What is the cat in this image? Please output segmentation mask."
+    assert speech.answers[0] == "[SEG]."  # what segmenting says
+    assert all(answer.count("[SEG]") == 1 for answer in speech.answers)
+    assert (speech.tokens, speech.refusal) == (("[SEG]",), None)
+
+
+def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Bare:
+        width, heads, feed_forward = 6, 2, 12
+
+        def clone_layers(self, count: int = 2) -> list:
+            return []
+
+        def adapt(self, tuning: Tuning, speech: Speech, attention: str = "causal", refill: str = "none") -> Silent:
+            asked.append((tuning, speech, attention, refill))
+            return Silent(width=6)
+
+    model = build_self1e(TINY, Bare(), None)
+    assert isinstance(model.mllm, TunedReader)
+    assert model.mask_side == 24
+    build_self1e(replace(TINY, attention="images", refill_by="scan"), Bare(), None)
+    build_self1e(replace(TINY, features="image", attention="causal"), Bare(), None)
+    assert asked[0] == (TINY.tuning(), TINY.speech(), "dual", "replicate")
+    assert [row[2:] for row in asked[1:]] == [("images", "scan"), ("causal", "none")]
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users run it: without the test run's own checks of types."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    assert Self1eConfig(**json.loads(json.dumps(asdict(PRESETS[name])))) == PRESETS[name]
+
+
+def test_paper_and_code_differ() -> None:
+    paper, authors = (PRESETS[name] for name in ("paper", "authors"))
+    assert PRESETS["default"] == replace(authors, request=PRESETS["default"].request)
+    assert (authors.combine, authors.coarse_weight, authors.bce_weight, authors.dice_weight) == (True, 1.0, 2.0, 0.5)
+    assert (paper.combine, paper.coarse_weight, paper.bce_weight, paper.dice_weight) == (False, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"features": "both"}, "features='both'.*'image', 'refilled', 'fused'"),
+        ({"attention": "all"}, "attention='all'"),
+        ({"refill_by": "none"}, "refill_by='none'"),
+        ({"amplifiers": "residual", "features": "refilled"}, "have no residual"),
+        ({"mask_side": 0}, "mask_side=0"),
+        ({"mask_side": 12.5}, "mask_side=12.5"),
+        ({"bce_weight": -1.0}, "bce_weight=-1.0"),
+        ({"coarse_weight": float("nan")}, "coarse_weight=nan"),
+        ({"dice_weight": "much"}, "dice_weight='much'"),
+        ({"rank": -1}, "rank=-1"),
+        ({"rank": None}, "rank=None"),
+        ({"vision_rank": 2.5}, "vision_rank=2.5"),
+        ({"dropout": 1.5}, "dropout=1.5"),
+        ({"request": "Segment it."}, "request='Segment it.'"),
+        ({"answers": ()}, "answers"),
+        ({"answers": ("Sure.",)}, "answers"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Self1eConfig(**settings)
+
+
+def test_a_reading_without_refilled_patches() -> None:
+    with pytest.raises(ValueError, match="refill='replicate'"):
+        make().decode(replace(reading(), refilled=None))
+
+
+def test_logits_are_resized_as_the_library_does() -> None:
+    """The last step alone: bilinear, centres at i + 1/2."""
+    model = make(replace(TINY, features="image", amplifiers="none", combine=False, mask_side=7))
+    read = reading(grid=(3, 3), dtype=torch.float64)
+    raw = torch.einsum("bqid,bqkd->bqi", read.image, read.segment).reshape(2, 3, 3, 3) / 6**0.5
+    expected = F.interpolate(raw, (7, 7), mode="bilinear", align_corners=False)
+    assert error(model.decode(read).mask_logits, expected) < EXACT
