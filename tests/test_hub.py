@@ -94,3 +94,9 @@ def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter, tmp_path: 
 def test_a_name_that_is_nothing() -> None:
     with pytest.raises(CheckpointError, match="hub id such as org/name"):
         resolve_folder("nosuch")
+
+
+def test_the_heads_of_the_package() -> None:
+    assert resolve_folder("embedded/mllmseg").name == "mllmseg"
+    with pytest.raises(ValueError, match=r"no head of the package 'embedded/mlmseg'.*did you mean 'embedded/mllmseg'"):
+        resolve_folder("embedded/mlmseg")

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seglens.checkpoint import CONFIG, EMBEDDED_HEADS, WEIGHTS, CheckpointError, HeadConfig, Origin, embedded_folder
+from seglens.checkpoint import (
+    CONFIG,
+    EMBEDDED,
+    EMBEDDED_HEADS,
+    WEIGHTS,
+    CheckpointError,
+    HeadConfig,
+    Origin,
+    embedded_folder,
+)
 from seglens.files import write_atomic
+from seglens.names import check_name
 
 CARD = "README.md"
 DESCRIBING = ["*.json", "*.txt", "*.jinja", "*.model"]  # of a model: its config, tokenizer and processor
@@ -21,7 +31,8 @@ def hub_commit(name: str) -> str | None:
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id."""
-    if name in EMBEDDED_HEADS:
+    if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
+        check_name(str(name), EMBEDDED_HEADS, "head of the package")
         return embedded_folder(str(name))
     if Path(name).is_dir():
         return Path(name)

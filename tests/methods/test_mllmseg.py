@@ -464,6 +464,7 @@ def test_what_is_tuned_and_said() -> None:
         ({"answers": ()}, "needs one or more"),
         ({"answers": ("It is there.",)}, "each with one [SEG]"),
         ({"refusal": "Nothing."}, "needs one [REJ] and no [SEG]"),
+        ({"refusal": "There is none: [REJ]."}, "they must begin alike"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any], said: str) -> None:

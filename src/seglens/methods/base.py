@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from seglens.geometry import Frame
@@ -150,3 +150,11 @@ def check_choices(config: Any, name: str) -> None:
 def spread(values: Tensor, total: float) -> Tensor:
     """The mean of a term's values over `total` masks, questions or answers of a whole step."""
     return values.sum() / max(total, 1)
+
+
+def masked(truth: Truth, totals: Totals, absent: str) -> tuple[Bool[Tensor, "b q"], float]:
+    """Which questions are taught a mask, and over how many that is averaged: those with a target and, with "empty",
+    also those without, whose mask is then empty."""
+    if absent == "empty":
+        return truth.valid, totals.valid
+    return truth.present & truth.valid, totals.present

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.losses import mask_terms
-from seglens.methods.base import PromptDecoder, Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.methods.base import PromptDecoder, Source, TunedMethod, TunedReader, check_choices, masked, spread
 from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 
 TOKEN = "[SEG]"
@@ -89,8 +89,7 @@ class Lisa(TunedMethod):
         """CE, BCE and dice as named, weighted terms: masks and answers are averaged each over their own number."""
         assert output.text_loss is not None
         config, totals = self.config, totals or truth.totals()
-        empty = config.absent == "empty"
-        taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        taught, masks = masked(truth, totals, config.absent)
         mask = mask_terms(output.mask_logits[taught], truth.masks[taught])
         return {
             "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.losses import focal, smooth_dice
-from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, masked, spread
 from seglens.methods.dysample import DySample
 from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 
@@ -90,6 +90,11 @@ class MLLMSegConfig:
             raise ValueError(f"MLLMSeg got answers={list(self.answers)}; it needs one or more, each with one {SEG}")
         if self.refusal is not None and (self.refusal.count(REJ) != 1 or SEG in self.refusal):
             raise ValueError(f"MLLMSeg got refusal={self.refusal!r}; it needs one {REJ} and no {SEG}, or None")
+        if self.refusal is not None and self.refusal.partition(REJ)[0] != self.answers[0].partition(SEG)[0]:
+            raise ValueError(
+                f"MLLMSeg got refusal={self.refusal!r} and answers[0]={self.answers[0]!r}; they must begin alike, "
+                f"because behind that beginning {SEG} or {REJ} is chosen"
+            )
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -289,8 +294,7 @@ class MLLMSeg(TunedMethod):
         """CE, focal and dice as named, weighted terms: masks and answers are averaged each over their own number."""
         assert output.text_loss is not None
         config, totals = self.config, totals or truth.totals()
-        empty = config.absent == "empty"
-        taught, masks = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        taught, masks = masked(truth, totals, config.absent)
         drawn, wanted = output.mask_logits[taught], truth.masks[taught]
         hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
         return {

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.losses import mask_terms
-from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, spread
+from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, masked, spread
 from seglens.shuffle import pixel_unshuffle
 from seglens.types import Attention, Embedding, MethodOutput, Reading, Refill, Speech, Totals, Truth, Tuning
 
@@ -231,8 +231,8 @@ class Self1e(TunedMethod):
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
         """Section 3.6 as named, weighted terms, averaged over the masks and answers of this batch, or over `totals`."""
-        totals, empty = totals or truth.totals(), self.config.absent == "empty"
-        asked, total = (truth.valid, totals.valid) if empty else (truth.present & truth.valid, totals.present)
+        totals = totals or truth.totals()
+        asked, total = masked(truth, totals, self.config.absent)
         terms = self._mask_terms(output.mask_logits[asked], truth.masks[asked], total)
         if output.coarse_logits is not None:
             fine = resize(output.coarse_logits, (self.mask_side, self.mask_side))
