@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
@@ -217,6 +217,12 @@ def _why_missing(folder: Path) -> str:
     return f"the folder holds {pickled[0]}, and pickled weights are refused because loading them can run code"
 
 
+def few(faults: Sequence[str]) -> str:
+    """The first of them in words, and how many more there are."""
+    hidden = len(faults) - FAULTS_SHOWN
+    return "; ".join(faults[:FAULTS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
+
+
 def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:
     faults = [f"missing {k}" for k in needed.keys() - found.keys()]
     faults += [f"extra {k}" for k in found.keys() - needed.keys()]
@@ -226,8 +232,7 @@ def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str,
         if found[k].shape != needed[k].shape
     ]
     if faults:
-        hidden = len(faults) - FAULTS_SHOWN
-        said = "; ".join(sorted(faults)[:FAULTS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
         raise CheckpointError(
-            f"{path} does not fit its config: {said}; the head was trained with other settings or another backbone"
+            f"{path} does not fit its config: {few(sorted(faults))}; the head was trained with other settings or "
+            "another backbone"
         )

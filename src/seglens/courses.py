@@ -13,8 +13,8 @@ from seglens.data import Dataset, load_data
 from seglens.data.dataset import faults_of
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
 from seglens.data.prompts import Prompted
-from seglens.exercises import Examiner, Pictures
-from seglens.features import FeatureSource
+from seglens.exercises import Examiner
+from seglens.features import FeatureSource, Live
 from seglens.launch import need_extras
 from seglens.lessons import Drawn, Lessons, Streamed
 from seglens.methods import METHODS, Method, build_method, name_of
@@ -117,7 +117,7 @@ def prepare(
         examiner = Examiner(head.mllm, parts.decoder, head.mask_side)
         lessons = practise(parts, opened, data, examiner, recipe.training.seed)
         if examined is not None and exam is not None:
-            asked = Pictures(examined, examiner, exam, parts.key)
+            asked = Live(examined, examiner.exercise, exam, parts.key)
     else:
         features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
         lessons = teach(parts, opened, data, features, recipe.training.seed)
@@ -144,7 +144,7 @@ def practise(parts: Parts, data: Dataset | Mixed, name: str, examiner: Examiner,
     """The stream that a method which tunes its MLLM learns from: pictures and words."""
     if isinstance(data, Mixed):
         return Streamed(data, examiner.exercise, parts.key)
-    source = Pictures(data, examiner, name, parts.key)
+    source = Live(data, examiner.exercise, name, parts.key)
     return Drawn([source], Epochs(len(source), source.questions, seed))
 
 

@@ -3,11 +3,8 @@ nothing of them is kept."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -15,10 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from seglens.data import Dataset
-from seglens.data.dataset import usable
 from seglens.decoders import MaskDecoder
-from seglens.features import FULL, Batch, Pick, areas
+from seglens.features import FULL, Batch, areas
 from seglens.geometry import Frame
 from seglens.methods.base import TunedReader
 from seglens.types import Embedding, Sample, Shown, Target, Totals, Truth, Words
@@ -63,7 +58,7 @@ class Examiner:
         return Exercise(
             self.mllm.pixels(sample.image).cpu(), tuple(map(self._words, targets)), masks, cells,
             tuple(t.present for t in targets),
-            None if seen is None else Embedding(seen.coarse.cpu(), tuple(fine.cpu() for fine in seen.fine)),
+            None if seen is None else seen.each(Tensor.cpu),
         )  # fmt: skip
 
     def _words(self, target: Target) -> Words:
@@ -96,7 +91,9 @@ def gather(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Bat
         for each in ([e.masks for e in found], [e.cells for e in found])
     )
     present = torch.tensor([[*e.present, *[False] * n] for e, n in zip(found, void, strict=True)], device=device)
-    return Batch(shown, _embedding(found, device), Truth(masks, cells, present, asked & ~spoken, spoken))
+    seen = [e.embedding for e in found if e.embedding is not None]
+    embedding = Embedding.joined(seen).each(lambda tensor: tensor.to(device)) if seen else None
+    return Batch(shown, embedding, Truth(masks, cells, present, asked & ~spoken, spoken))
 
 
 def _filled(areas: UInt8[Tensor, "q _ _"], void: int) -> UInt8[Tensor, "_ _ _"]:
@@ -107,43 +104,3 @@ def _blank(like: Exercise) -> Words:
     """Words that nobody says, to fill up a batch: nothing of them is learnt."""
     one = like.said[0]
     return Words(one.ids, (False,) * len(one.ids), one.places, spoken=False)
-
-
-def _embedding(found: Sequence[Exercise], device: torch.device | str) -> Embedding | None:
-    seen = [e.embedding for e in found if e.embedding is not None]
-    if not seen:
-        return None
-    fine = zip(*(e.fine for e in seen), strict=True)
-    here = lambda tensors: torch.cat(tensors).to(device, torch.float32)  # noqa: E731
-    return Embedding(here([e.coarse for e in seen]), tuple(map(here, fine)))
-
-
-class Pictures:
-    """A dataset as exercises. `name` is how the user named the data, and `key` what the parts are."""
-
-    def __init__(self, samples: Dataset, examiner: Examiner, name: str, key: Mapping[str, Any]):
-        self.samples, self.examiner, self.name, self.key = samples, examiner, name, key
-        self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def _sample(self, image: int) -> Sample | None:
-        """None for one that the data leaves out."""
-        if self._last[0] != image:
-            self._last = image, usable(self.samples, image)[0]
-        return self._last[1]
-
-    def questions(self, image: int) -> int:
-        sample = self._sample(image)
-        return 0 if sample is None else len(sample.targets)
-
-    def features(self, pick: Pick) -> Exercise:
-        sample = self._sample(pick.image)
-        if sample is None:
-            raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")
-        return self.examiner.exercise(sample, pick.questions)
-
-    def fingerprint(self) -> str:
-        made = [self.name, len(self), self.key]
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,10 +114,9 @@ def extract(
         )
         for q, (t, n) in enumerate(zip(targets, lengths, strict=True))
     ]
-    seen = decoder.encode(sample.image, opened.frame)
     return Features(
         readout.prefix[0].cpu(), readout.prefix_positions[0].cpu(), readout.image_tokens.cpu(), readout.grid,
-        Embedding(seen.coarse.cpu(), tuple(fine.cpu() for fine in seen.fine)), tuple(asked),
+        decoder.encode(sample.image, opened.frame).each(Tensor.cpu), tuple(asked),
     )  # fmt: skip
 
 
@@ -154,8 +153,7 @@ def collate(found: Sequence[Features], device: torch.device | str = "cpu") -> Ba
         question_mask=split(torch.arange(rows.shape[1]) < lengths[:, None]),
         image_tokens=here(found[0].image_tokens), grid=found[0].grid,
     )  # fmt: skip
-    fine = zip(*(f.embedding.fine for f in found), strict=True)
-    embedding = Embedding(here(torch.cat([f.embedding.coarse for f in found])), tuple(map(here, map(torch.cat, fine))))
+    embedding = Embedding.joined([f.embedding for f in found]).each(here)
     masks, cells = (split(torch.stack(x)).float() / FULL for x in ([a.mask for a in asked], [a.cells for a in asked]))
     present, valid = torch.tensor([a.present for a in asked]), torch.arange(q) < _counts(found)[:, None]
     truth = Truth(masks, cells, split(present), here(valid), here(torch.zeros_like(valid)))
@@ -174,11 +172,15 @@ def _void(like: Features) -> Asked:
 
 
 class Live:
-    """A dataset through the frozen parts, computed whenever it is asked for. `name` is how the user named the data, and
-    `key` what the parts are, their weights included."""
+    """A dataset as lessons, made by `read` of a sample and the numbers of some questions about it whenever they are
+    asked for. `name` is how the user named the data, `key` what the parts are, their weights included, and `keep`
+    leaves of a sample the questions that can be learnt."""
 
-    def __init__(self, samples: Dataset, backbone: Backbone, decoder: MaskDecoder, name: str, key: Mapping[str, Any]):
-        self.samples, self.backbone, self.decoder, self.name, self.key = samples, backbone, decoder, name, key
+    def __init__(
+        self, samples: Dataset, read: Callable[[Sample, Sequence[int]], Lesson], name: str, key: Mapping[str, Any],
+        keep: Callable[[Sample], Sample] = lambda sample: sample,
+    ):  # fmt: skip
+        self.samples, self.read, self.name, self.key, self.keep = samples, read, name, key, keep
         self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once
 
     def __len__(self) -> int:
@@ -188,18 +190,18 @@ class Live:
         """None for one that the data leaves out."""
         if self._last[0] != image:
             sample = usable(self.samples, image)[0]
-            self._last = image, None if sample is None else sample.drawn()
+            self._last = image, None if sample is None else self.keep(sample)
         return self._last[1]
 
     def questions(self, image: int) -> int:
         sample = self._sample(image)
         return 0 if sample is None else len(sample.targets)
 
-    def features(self, pick: Pick) -> Features:
+    def features(self, pick: Pick) -> Lesson:
         sample = self._sample(pick.image)
         if sample is None:
             raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")
-        return extract(sample, self.backbone, self.decoder, pick.questions)
+        return self.read(sample, pick.questions)
 
     def fingerprint(self) -> str:
         made = [self.name, len(self), self.key]

@@ -4,7 +4,7 @@ decoder that draws masks."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,13 +79,14 @@ class Parts:
             if part is not None
         }
 
-    def read(self, sample: Sample) -> Features:
-        """What they say of a sample and of the questions about it that ask for masks."""
-        return extract(sample.drawn(), self.backbone, self.sam())
+    def read(self, sample: Sample, questions: Sequence[int] | None = None) -> Features:
+        """What they say of a sample and of questions about it, by number among those that ask for masks (default
+        all)."""
+        return extract(sample.drawn(), self.backbone, self.sam(), questions)
 
     def live(self, data: Dataset, name: str) -> Live:
         """A dataset, read whenever it is asked for."""
-        return Live(data, self.backbone, self.sam(), name, self.key)
+        return Live(data, self.read, name, self.key, Sample.drawn)
 
     def cached(
         self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto",

@@ -28,8 +28,7 @@ from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.hub import push_folder, resolve_folder
 from seglens.methods import Method, build_method, kind_of, method_settings
-from seglens.methods.base import OpenedImage as SeenImage
-from seglens.methods.base import TunedMethod
+from seglens.methods.base import SeenImage, TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
 from seglens.types import Embedding, MethodOutput

@@ -8,10 +8,12 @@ f patches of its vision tower, v their width, k segmentation tokens of one answe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -164,6 +166,16 @@ class Embedding:
 
     coarse: Float[Tensor, "b c e e"]
     fine: tuple[Float[Tensor, "b _ _ _"], ...] = ()
+
+    @staticmethod
+    def joined(found: Sequence[Embedding]) -> Embedding:
+        """Of the images of all of them, in order."""
+        fine = zip(*(one.fine for one in found), strict=True)
+        return Embedding(torch.cat([one.coarse for one in found]), tuple(map(torch.cat, fine)))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
+        """With every map changed: moved, or made another type."""
+        return Embedding(change(self.coarse), tuple(map(change, self.fine)))
 
 
 @dataclass(frozen=True)

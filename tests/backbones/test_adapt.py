@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.backbones.adapt import Adapted
-from seglens.methods.base import OpenedImage, TunedReader
+from seglens.methods.base import SeenImage, TunedReader
 from seglens.types import Attention, Reading, Shown, Speech, Tuning
 from tiny import KINDS
 
@@ -120,7 +120,7 @@ def same(one: Reading, other: Reading) -> None:
 def test_it_is_what_methods_read(case: Case) -> None:
     adapted = case.backbone.adapt(LISA, SPEECH)
     assert isinstance(adapted, TunedReader)
-    assert isinstance(adapted.open(IMAGE), OpenedImage)
+    assert isinstance(adapted.open(IMAGE), SeenImage)
 
 
 @torch.no_grad()

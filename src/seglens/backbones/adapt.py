@@ -25,7 +25,7 @@ from seglens.types import Attention, Reading, Refill, Shown, Speech, Tuning, Wor
 
 
 @dataclass(frozen=True)
-class Seen:
+class Vision:
     """What the vision side says of canvases, and the prefix as the first decoder layer is given it."""
 
     patches: Float[Tensor, "b f v"]
@@ -38,8 +38,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Begun:
-    """A prefix read causally, once for all questions: its image tokens behind the last layer and the token in front of
-    them, and the keys and values of every layer."""
+    """A prefix that no question changes, read once for all of them: its image tokens behind the last layer and the
+    token in front of them, and the keys and values of every layer."""
 
     image: Float[Tensor, "b i d"]
     before: Float[Tensor, "b d"] | None
@@ -47,16 +47,16 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class OpenedImage:
+class SeenImage:
     """An image that was seen once; `begun` where no question changes the prefix."""
 
     frame: Frame
-    seen: Seen
+    seen: Vision
     begun: Begun | None
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questions:
     """Questions with their answers, as in `Shown`."""
 
     words: Int[Tensor, "b q t"]
@@ -82,6 +82,7 @@ class Adapted:
         self.width, self.patch_width = backbone.width, backbone.patch_width
         self.grid, self.shuffle, self.image_size = backbone.grid, backbone.shuffle, backbone.image_size
         self._dtype = backbone.model.dtype
+        self._packed = any(type(part).__name__ == "Linear4bit" for part in backbone.model.modules())
         self._first = backbone.model.get_output_embeddings().weight.shape[0]  # the id of the first new token
         self._names = tuning.tokens
         language = self._tuned.model.get_decoder()
@@ -106,15 +107,14 @@ class Adapted:
     # ---------------------------------------------------------------- reading
 
     @torch.no_grad()
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenedImage:
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
         """See an image once."""
         seen = self._see(self.pixels(image)[None])
-        # no question that is read here changes the prefix; one that is taught may be spoken, which is read causally
         begun = self._begin(seen) if self.attention in ("causal", "images") else None
-        return OpenedImage(Frame(*image.shape[:2]), seen, begun)
+        return SeenImage(Frame(*image.shape[:2]), seen, begun)
 
     @torch.no_grad()
-    def read(self, image: OpenedImage, questions: Sequence[str]) -> Reading:
+    def read(self, image: SeenImage, questions: Sequence[str]) -> Reading:
         """All questions about an opened image in one pass. Raises QuestionError as `Prompts.to_read` does."""
         self.script.prompts.refuse_none(questions)
         said = [self.script.question(question) for question in questions]
@@ -122,9 +122,7 @@ class Adapted:
 
     def teach(self, shown: Shown) -> Reading:
         """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
-        if self.device.type == "cpu" and any(
-            type(part).__name__ == "Linear4bit" for part in self._tuned.model.modules()
-        ):
+        if self._packed and self.device.type == "cpu":
             raise ValueError(
                 "a model that bitsandbytes packed in 4 bits passes no gradients on a CPU; "
                 "tune it on a GPU, or load it without quantisation"
@@ -133,10 +131,12 @@ class Adapted:
         words, mask, places, spoken, learnt = (
             v.to(self.device) for v in (shown.words, shown.mask, shown.places, shown.spoken, shown.learnt)
         )
-        begun = self._begin(seen) if self.attention == "causal" else None
-        return self._read(seen, begun, Asked(words, mask, places, spoken), learnt)
+        # spoken questions are read causally, whatever the attention
+        alone = self.attention == "causal" or (self.attention == "images" and not bool(spoken.any()))
+        begun = self._begin(seen) if alone else None
+        return self._read(seen, begun, Questions(words, mask, places, spoken), learnt)
 
-    def _see(self, pixels: Float[Tensor, "b 3 n n"]) -> Seen:
+    def _see(self, pixels: Float[Tensor, "b 3 n n"]) -> Vision:
         patches = self._tuned.patches(pixels)
         merged = patches.merged(self.grid, self.shuffle)
         given = [merged] if self.refill == "none" else [merged, patches.refilled(self.grid, self.shuffle, self.refill)]
@@ -144,18 +144,18 @@ class Adapted:
         before = torch.tensor([self._tuned.prompts.before()], dtype=torch.long, device=self.device)
         words = self._tuned.model.get_input_embeddings()(before).expand(len(pixels), -1, -1)
         positions = self._tuned.prefix_positions(before.shape[1])[None].to(self.device)
-        return Seen(
+        return Vision(
             patches.rows, given, refilled[0] if refilled else None, patches.later,
             torch.cat([words, given.to(words)], 1), positions.expand(len(pixels), *positions.shape[1:]),
         )  # fmt: skip
 
-    def _begin(self, seen: Seen) -> Begun:
+    def _begin(self, seen: Vision) -> Begun:
         image = seen.given.shape[1] if self.attention == "images" else 0
         rows, memory = self._layers.prefix(seen.rows, seen.positions, seen.later, image)
         states, first = self._norm(rows).to(self.device), rows.shape[1] - seen.given.shape[1]
         return Begun(states[:, first:], states[:, first - 1] if first else None, memory)
 
-    def _read(self, seen: Seen, begun: Begun | None, asked: Asked, learnt: Tensor | None = None) -> Reading:
+    def _read(self, seen: Vision, begun: Begun | None, asked: Questions, learnt: Tensor | None = None) -> Reading:
         words = self._tuned.model.get_input_embeddings()(asked.words)
         positions = after(seen.positions, *asked.words.shape[1:])
         if begun is not None:
@@ -172,7 +172,7 @@ class Adapted:
         )  # fmt: skip
 
     def _run_whole(
-        self, seen: Seen, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: Asked
+        self, seen: Vision, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: Questions
     ) -> tuple[Float[Tensor, "b q i d"], Float[Tensor, "b q t d"], Float[Tensor, "b d"] | None]:
         """Every question behind a prefix of its own, which it changes."""
         (_, p, _), i, q = seen.rows.shape, seen.given.shape[1], words.shape[1]
@@ -200,13 +200,13 @@ class Adapted:
         return "".join(pieces).strip()
 
 
-def _asked(said: Sequence[Words], device: torch.device) -> Asked:
+def _asked(said: Sequence[Words], device: torch.device) -> Questions:
     """Questions about one image, padded on the right."""
     rows = [torch.tensor(words.ids, device=device) for words in said]
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
     places = torch.tensor([words.places for words in said], device=device)
     spoken = torch.tensor([words.spoken for words in said], device=device)
-    return Asked(pad_sequence(rows, batch_first=True)[None], mask[None], places[None], spoken[None])
+    return Questions(pad_sequence(rows, batch_first=True)[None], mask[None], places[None], spoken[None])
 
 
 def _pick(states: Float[Tensor, "b q t d"], places: Int[Tensor, "b q k"]) -> Float[Tensor, "b q k d"]:

@@ -82,5 +82,5 @@ def _other(samples: Samples, entry: Entry) -> bool:
 
 def _changed(samples: Samples, entry: Entry) -> list[str]:
     """Raises ValueError when the sample cannot be read."""
-    now = Entry.of(entry.index, samples[entry.index], entry.layout)
+    now = Entry.of(entry.index, samples[entry.index].drawn(), entry.layout)
     return [words for name, words in SAID.items() if getattr(now, name) != getattr(entry, name)]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seglens.checkpoint import FAULTS_SHOWN, PICKLES, CheckpointError
+from seglens.checkpoint import PICKLES, CheckpointError, few
 from seglens.files import write_json
 
 SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
@@ -138,9 +138,7 @@ def refuse_misfit(pieces: Mapping[str, Piece], needed: Mapping[str, tuple[int, .
         if pieces[name].shape != needed[name]
     ]
     if faults:
-        hidden = len(faults) - FAULTS_SHOWN
-        said = "; ".join(faults[:FAULTS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
-        raise CheckpointError(f"{where} does not fit: {said}; copy all of its files, or give another base model")
+        raise CheckpointError(f"{where} does not fit: {few(faults)}; copy all of its files, or give another base model")
 
 
 def _plain(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class PromptDecoder(Protocol):
 
 
 @runtime_checkable
-class OpenedImage(Protocol):
+class SeenImage(Protocol):
     """An image that was seen once."""
 
     @property
@@ -61,7 +61,7 @@ class TunedReader(Protocol):
     grid: tuple[int, int]
     shuffle: int
 
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenedImage:
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
         """See an image once, without gradients."""
 
     def read(self, image: Any, questions: Sequence[str]) -> Reading:
@@ -80,7 +80,6 @@ class TunedReader(Protocol):
 class Method(nn.Module, ABC):
     """A trainable head. Its state is exactly what was trained."""
 
-    tuned: ClassVar[bool]  # trains an adapter of the MLLM: reads through it, learns from pictures and not from features
     config: Any
 
     @property
@@ -108,8 +107,6 @@ class Method(nn.Module, ABC):
 
 class TunedMethod(Method):
     """A method that trains an adapter of the MLLM along with its own parts. `mllm` reads through that adapter."""
-
-    tuned: ClassVar[bool] = True
 
     def __init__(self, mllm: TunedReader):
         super().__init__()

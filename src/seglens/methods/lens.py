@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,6 @@ class Descriptor(nn.Module):
 class Lens(Method):
     """The trainable head. It never owns the MLLM or the image encoder."""
 
-    tuned: ClassVar[bool] = False
     config: LensConfig
 
     def __init__(

@@ -159,9 +159,10 @@ class MaskHead(nn.Module):
 
     def upright(self) -> None:
         """Start from an empty mask, and draw where channels are active."""
+        assert self.smooth.bias is not None
         with torch.no_grad():
             self.smooth.weight.abs_()
-            self.smooth.bias.copy_(torch.tensor([EMPTY]))  # type: ignore[union-attr]
+            self.smooth.bias.fill_(EMPTY)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n s s"]:
         x = F.relu(self.norm(self.conv(x)))

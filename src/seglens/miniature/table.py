@@ -61,14 +61,14 @@ class Row:
 
     method: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    tuned: bool = False  # start from the adapter of the head that `weights` holds, with all else fresh
+    warm: bool = False  # start from the adapter of the head that `weights` holds, with all else fresh
 
     def config(self) -> Any:
         return miniature_config(self.method, **self.changes)
 
 
 SELF1E: dict[str, Row] = {
-    name: Row("self1e", changes, tuned=True)
+    name: Row("self1e", changes, warm=True)
     for name, changes in {
         "SELF1E": {},
         "F_IMG alone": {"features": "image"},
@@ -151,7 +151,7 @@ class Bench:
             return {**made, "data": repr(plan.data)}
         training = miniature_training(ROWS[name].method, plan.steps, plan.images, seed)
         row = {"config": asdict(ROWS[name].config()), "training": asdict(training), "data": repr(plan.data)}
-        if ROWS[name].tuned:
+        if ROWS[name].warm:
             row["adapter"] = content(self.weights / ROWS[name].method)
         return {**made, **row, "timed": [TIMED, ASKED]}
 
@@ -195,7 +195,7 @@ def _row(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     parts, config = bench.parts(row.method), row.config()
     torch.manual_seed(seed)
     head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
-    if row.tuned:
+    if row.warm:
         load_adapter(bench.weights / row.method, head)
     lessons = _lessons(bench, parts, head, seed)
     training, (backbone, decoder) = miniature_training(row.method, plan.steps, plan.images, seed), parts.origins()
