@@ -38,7 +38,7 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@ $(USER_STAMP)
 
 demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
-	$(BIN)/seglens demo
+	$(BIN)/seglens tour
 
 test: setup ## the whole test suite
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)

@@ -209,8 +209,8 @@ def test_doctor(seglens: Run) -> None:
     assert (code, report["ok"]) == (0, True)
 
 
-def test_demo(seglens: Run, tmp_path: Path) -> None:
-    code, out, err = seglens("demo", "--out", tmp_path)
+def test_tour(seglens: Run, tmp_path: Path) -> None:
+    code, out, err = seglens("tour", "--out", tmp_path)
     assert (code, err) == (0, "")
     assert str(tmp_path) in out
     made = sorted(p.name for p in tmp_path.glob("*.png"))
@@ -222,7 +222,7 @@ def test_demo(seglens: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("demo",), ("world",),
+        (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("tour",), ("world",),
         ("world", "sample"), ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
         ("miniature", "table"), ("miniature", "unpack"),
     ],

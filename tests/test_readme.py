@@ -38,8 +38,8 @@ def seglens(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 def test_from_the_first_line_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test, because what comes first writes the files that come next."""
     monkeypatch.chdir(tmp_path)
-    assert "$(BIN)/seglens demo" in MAKEFILE
-    assert seglens(["demo"], monkeypatch) == 0
+    assert "$(BIN)/seglens tour" in MAKEFILE
+    assert seglens(["tour"], monkeypatch) == 0
     assert blocks("python")
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})

@@ -16,9 +16,25 @@ from PIL import Image, ImageDraw
 from seglens.data.masks import encode_rle
 from seglens.files import write_together
 from seglens.geometry import Frame
+from seglens.schema import Answer, InstanceAnswer, Keypoint, RunLengths
 
 MASK_COLOUR = (255, 64, 96)
 INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the target, as in the paper's Figure 3
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One of several things that a query means."""
+
+    mask: Bool[np.ndarray, "h w"]
+    score: float  # mean foreground probability over the mask, in [0, 1]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the mask (x1, y1 exclusive)."""
+        found = box_of(self.mask)
+        assert found is not None, "an instance has at least one pixel"
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +56,18 @@ class Prediction:
     keypoints: Float[np.ndarray, "n 2"]
     keypoint_scores: Float[np.ndarray, " n"]
     keypoint_labels: Bool[np.ndarray, " n"]
+    instances: tuple[Instance, ...] = ()  # one mask each, best first; empty unless they were asked for
     timing: dict[str, float] = field(default_factory=dict)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
-        rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
-        if not len(rows):
-            return None
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        return box_of(self.mask)
+
+    @property
+    def things(self) -> tuple[Instance, ...]:
+        """What other tools take as objects: the instances, or else the mask itself; nothing when nothing was found."""
+        return self.instances or ((Instance(self.mask, self.score),) if self.mask.any() else ())
 
     def overlay(self, heat: bool = True) -> Image.Image:
         """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
@@ -71,22 +90,27 @@ class Prediction:
         heat = torch.from_numpy(self.heat_map / max(float(self.heat_map.max()), 1e-12))
         return Frame(*self.image.shape[:2]).to_image_logits(heat.float()[None])[0].numpy()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but pixels, ready for JSON; the mask as COCO run-length encoding."""
-        return {
-            "query": self.query,
-            "found": self.found,
-            "presence": None if self.presence is None else round(self.presence, 4),
-            "score": round(self.score, 4),
-            "box": self.box,
-            "area": int(self.mask.sum()),
-            "segmentation": encode_rle(self.mask),
-            "keypoints": [
-                {"x": round(float(x), 2), "y": round(float(y), 2), "score": round(float(s), 5), "on_target": bool(on)}
+    def answer(self) -> Answer:
+        """Everything but pixels, as the schema has it; masks as COCO run-length encoding."""
+        return Answer(
+            query=self.query, found=self.found, presence=None if self.presence is None else round(self.presence, 4),
+            score=round(self.score, 4), box=self.box, area=int(self.mask.sum()), segmentation=_runs(self.mask),
+            instances=[
+                InstanceAnswer(
+                    score=round(one.score, 4), box=one.box, area=int(one.mask.sum()), segmentation=_runs(one.mask)
+                )
+                for one in self.instances
+            ],
+            keypoints=[
+                Keypoint(x=round(float(x), 2), y=round(float(y), 2), score=round(float(s), 5), on_target=bool(on))
                 for (x, y), s, on in zip(self.keypoints, self.keypoint_scores, self.keypoint_labels, strict=True)
             ],
-            "milliseconds": {k: round(v, 2) for k, v in self.timing.items()},
-        }
+            milliseconds={k: round(v, 2) for k, v in self.timing.items()},
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """`answer`, ready for JSON."""
+        return self.answer().model_dump(mode="json")
 
     def save(self, folder: str | Path, name: str = "prediction") -> dict[str, Path]:
         """Write `NAME_mask.png` (lossless, 0 and 255) and `NAME_overlay.png` into `folder`, both or neither.
@@ -96,6 +120,18 @@ class Prediction:
         mask = Image.fromarray(self.mask.astype(np.uint8) * 255)
         write_together({paths["mask"]: png_bytes(mask), paths["overlay"]: png_bytes(self.overlay())})
         return paths
+
+
+def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _runs(mask: Bool[np.ndarray, "h w"]) -> RunLengths:
+    return RunLengths.model_validate(encode_rle(mask))
 
 
 def on_mask(mask: Bool[np.ndarray, "h w"], points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:

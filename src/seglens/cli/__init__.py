@@ -14,7 +14,7 @@ from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
-from seglens.cli.machine import demo, doctor
+from seglens.cli.machine import doctor, tour
 from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
 from seglens.cli.probe import probe
@@ -32,7 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "probe": probe,
     "doctor": doctor,
-    "demo": demo,
+    "tour": tour,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),

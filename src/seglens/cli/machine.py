@@ -1,4 +1,4 @@
-"""`seglens doctor` and `seglens demo`."""
+"""`seglens doctor` and `seglens tour`."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def _tell_costs(models: Sequence[str], layer: int | None, image_size: int | None
         print(table(costs))
 
 
-def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo")) -> None:
+def tour(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo")) -> None:
     """A scene, queries of several kinds, a question: pictures on disk in seconds."""
     from seglens.backbones import hide_loading_bars
-    from seglens.demo import show
+    from seglens.tour import show
 
     hide_loading_bars()
     show(out)
