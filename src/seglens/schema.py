@@ -71,3 +71,21 @@ class Answer(Said):
     instances: list[InstanceAnswer] = Field(description="One mask each; empty unless they were asked for.")
     keypoints: list[Keypoint]
     milliseconds: dict[str, float] = Field(description="Of each lap; `open` is shared by all queries about an image.")
+
+
+class Segmented(Said):
+    """Answers about one image, which stays open."""
+
+    image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
+    width: int
+    height: int
+    answers: list[Answer] = Field(description="One per query, in their order.")
+
+
+class Told(Said):
+    """What the MLLM says of one image, which stays open."""
+
+    image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
+    width: int
+    height: int
+    text: str
