@@ -1,7 +1,7 @@
-"""Several things that one query means, each with a mask of its own: which words ask for them, and how a mask is split.
+"""Several things that one query means, each with a mask of its own: which words ask for them, and the split.
 
-The grammar, in English: "each" as the first determiner ("each cup", "segment each of the cups"; not "the cups beside each
-other", nor "a man with a cup in each hand"), or a closing "separately", "individually" or "one by one".
+The grammar, in English: "each" as the first determiner ("each cup", "segment each of the cups"; not "the cups beside
+each other", nor "a man with a cup in each hand"), or a closing "separately", "individually" or "one by one".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Asked:
 
 
 def asked(query: str) -> Asked:
-    """"each of the cups" asks for "all the cups", one by one; "every cup separately" for "every cup", one by one."""
+    """ "each of the cups" asks for "all the cups", one by one; "every cup separately" for "every cup", one by one."""
     words = _APART.sub(r"\g<end>", query)
     found = _EACH.match(words)
     if found and found["of"]:

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Int
 def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
     """The number of each pixel's region, 1 and on in raster order of first pixels; 0 outside the mask.
 
-    Pixels that touch, by a corner too, belong together. Rows are cut into runs; runs of neighbouring rows that touch are
-    joined by hooking and pointer jumping (Shiloach and Vishkin 1982): a few rounds over arrays, whatever the shape."""
+    Pixels that touch, by a corner too, belong together. Rows are cut into runs; runs of neighbouring rows that touch
+    are joined by hooking and pointer jumping (Shiloach and Vishkin 1982): a few rounds over arrays, whatever the
+    shape."""
     row, start, end = _runs(mask)
     upper, lower = _touching(row, start, end, mask.shape[1] + 2)
     root = np.arange(len(row))
