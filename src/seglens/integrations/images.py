@@ -93,7 +93,7 @@ class OpenImages:
     def _name(self, pixels: UInt8[np.ndarray, "h w 3"]) -> str:
         digest = hashlib.blake2b(key=self._key, digest_size=8)
         digest.update(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(np.ascontiguousarray(pixels).data)
         return f"image-{digest.hexdigest()}"
 
 
