@@ -5,6 +5,7 @@ Coordinates are (x, y) in pixels of the image as it is shown, its EXIF rotation 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +39,17 @@ class Box(Said):
     y0: float
     x1: float
     y1: float
+
+
+class Corrections(Said):
+    """All that a user has shown of a target so far."""
+
+    clicks: tuple[Click, ...] = ()
+    box: Box | None = None
+
+    def joined(self, clicks: Sequence[Click], box: Box | None) -> Corrections:
+        """These and then more clicks; a new box takes the place of the old one."""
+        return Corrections(clicks=(*self.clicks, *clicks), box=box or self.box)
 
 
 class Keypoint(Said):
