@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seglens.agent.conversation import Conversation
-from seglens.agent.router import Router, RoutePrompt
+from seglens.agent.router import RoutePrompt, Router
 from seglens.segmenter import ImageSource, Segmenter
 
 LONGEST_ANSWER = 128  # tokens

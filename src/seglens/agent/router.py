@@ -52,7 +52,9 @@ class RoutePrompt:
 
     def __post_init__(self) -> None:
         if self.text.count("{}") != 1:
-            raise ValueError(f"the prompt of a router has {self.text.count('{}')} times {{}}; the instruction needs one")
+            raise ValueError(
+                f"the prompt of a router has {self.text.count('{}')} times {{}}; the instruction needs one"
+            )
         if len({*self.labels} - {""}) != len(INTENTS):
             raise ValueError(f"got the labels {self.labels}; need {len(INTENTS)} different ones, none of them empty")
 
@@ -93,7 +95,7 @@ class Router:
     def route(
         self, image: UInt8[np.ndarray, "h w 3"] | Heard, instruction: str, among: Collection[Intent] = INTENTS
     ) -> Route:
-        """The likeliest intent among those given. Raises QuestionError for an instruction that is empty or not Unicode."""
+        """The likeliest intent among those given. Raises QuestionError for an empty instruction, or one not Unicode."""
         self.backbone.prompts.check(instruction)
         found = self.backbone.likelihoods(image, self.prompt.ask(instruction), self.prompt.labels)
         scores = dict(zip(INTENTS, found.double().softmax(0).tolist(), strict=True))
