@@ -8,6 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,23 +40,30 @@ class ImageError(ValueError):
     """An image that cannot be used: one line with what came, what is needed and what to do."""
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray | bytes) -> UInt8[np.ndarray, "h w 3"]:
+class ImageTooLargeError(ImageError):
+    """An image of more pixels, or more bytes, than are allowed."""
+
+
+def load_image(
+    source: str | Path | Image.Image | np.ndarray | bytes, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """RGB pixels, 0..255, of a file, its bytes, a PIL image or a uint8 array ("h w", "h w 3" or "h w 4").
 
     The result is the caller's own copy: turned upright by EXIF, transparency over white, the first frame of an
     animation (a PIL image: the frame it is at), 16-bit gray divided by 256, wider integers by their range.
 
-    Raises ``ImageError``, and nothing else, on what is missing, damaged, empty, not an image, over ``MAX_PIXELS``
+    Raises ``ImageError``, and nothing else, on what is missing, damaged, empty, not an image, over ``max_pixels``
     (told by the header, before decoding), of unknown scale (floats), or on the network.
     """
+    decode = partial(_decode, max_pixels=min(max_pixels, MAX_PIXELS))
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, decode)
     if isinstance(source, Image.Image):
-        return _decode(source, "the PIL image")
+        return decode(source, "the PIL image")
     if isinstance(source, bytes):
-        return _open(io.BytesIO(source), f"the image of {len(source)} bytes", _decode)
+        return _open(io.BytesIO(source), f"the image of {len(source)} bytes", decode)
     if isinstance(source, str | Path):
-        return _from_path(source, _decode)
+        return _from_path(source, decode)
     raise ImageError(
         f"got {type(source).__name__} for an image; need a path, a PIL image, a uint8 array or the bytes of a file"
     )
@@ -73,7 +81,7 @@ def orientation(path: str | Path) -> int:
     return _from_path(path, lambda image, name: _orientation(image))
 
 
-def _from_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def _from_array(array: np.ndarray, decode: Callable[[Image.Image, str], T]) -> T:
     name = f"the {array.dtype} array of shape {array.shape}"
     if array.dtype != np.uint8:
         raise ImageError(
@@ -84,7 +92,7 @@ def _from_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
             f"{name} is not an image; need (h, w), (h, w, 3) or (h, w, 4): put channels last, drop the batch"
         )
     _check_size(array.shape[1], array.shape[0], name)
-    return _decode(Image.fromarray(np.ascontiguousarray(array)), name)
+    return decode(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
 def _from_path(source: str | Path, then: Callable[[Image.Image, str], T]) -> T:
@@ -117,8 +125,8 @@ def _open(file: io.BufferedReader | io.BytesIO, name: str, then: Callable[[Image
         return then(image, name)
 
 
-def _decode(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    _check_size(*image.size, name)
+def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+    _check_size(*image.size, name, max_pixels)
     with _refusals(name), _quiet():
         image.load()
         return np.array(_to_rgb(_upright(image), name))
@@ -166,12 +174,12 @@ def _to_bytes(pixels: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     return ((pixels.astype(np.float64) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
     if min(width, height) < 1:
         raise ImageError(f"{name} is empty ({width} x {height} pixels); need at least 1 x 1: export it again")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} has {width} x {height} pixels; need at most {MAX_PIXELS} in all: make it smaller first"
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"{name} has {width} x {height} pixels; need at most {max_pixels} in all: make it smaller first"
         )
 
 
@@ -187,7 +195,9 @@ def _refusals(name: str) -> Iterator[None]:
             f"{name} is not an image; need {', '.join(FORMATS)}: check the file, or save it as PNG"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large; need at most {MAX_PIXELS} pixels: make it smaller first") from error
+        raise ImageTooLargeError(
+            f"{name} is too large; need at most {MAX_PIXELS} pixels: make it smaller first"
+        ) from error
     except Exception as error:  # decoders raise dozens of types on damaged files; each means the same to the user
         raise ImageError(
             f"{name} is cut short or damaged ({_line(error)}); need a whole image: download or export it again"
