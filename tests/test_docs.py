@@ -22,9 +22,7 @@ RUN = {"python", "bash", "text"}
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name not in RECORDS])
-def test_a_page_from_top_to_bottom(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seglens: Run
-) -> None:
+def test_a_page_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seglens: Run) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     for block in blocks(page):
         assert block.title or block.language in RUN, f"nobody runs {block.text!r}"

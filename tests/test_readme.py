@@ -16,9 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_from_the_first_line_to_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seglens: Run
-) -> None:
+def test_from_the_first_line_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seglens: Run) -> None:
     """One test, because what comes first writes the files that come next. Of lines that cannot run here, each option
     must exist, and each dataset that they name."""
     monkeypatch.chdir(tmp_path)
