@@ -64,10 +64,11 @@ def obey(
     wanted = np.where((wanted > threshold) == (found > threshold), found, wanted)
     if not (wanted != found).any():
         return logits
-    between = np.exp(-np.linalg.norm(at[:, None] - at[None], axis=-1) / reach)
+    apart = (at[:, None] - at[None]).astype(float)
+    between = np.exp(-np.hypot(apart[..., 0], apart[..., 1]) / reach)
     weight = np.linalg.solve(between, wanted - found)
-    rows, columns = np.indices(logits.shape)
-    away = np.hypot(rows[None] - at[:, 0, None, None], columns[None] - at[:, 1, None, None])
+    rows, columns = np.arange(logits.shape[0])[:, None], np.arange(logits.shape[1])
+    away = np.hypot(rows - at[:, 0, None, None], columns - at[:, 1, None, None])
     return logits + np.tensordot(weight, np.exp(-away / reach), 1).astype(logits.dtype)
 
 
