@@ -34,7 +34,8 @@ EXAMPLES = (
     ),
     Example(
         15, "four snowmen and a black cat",
-        ("segment each of the snowmen.", "how many snowmen are there?", "segment the purple snowman.", "find the hat of the snowman."),
+        ("segment each of the snowmen.", "how many snowmen are there?", "segment the purple snowman.",
+         "segment the cat."),
     ),
     Example(
         20, "three buses and a mushroom",

@@ -17,7 +17,7 @@ from seglens.page.limits import Limits
 from seglens.page.takeaway import takeaway
 from seglens.page.view import view_of
 from seglens.page.visit import Gesture, Line, Mode, Visit
-from seglens.page.widgets import ROUTE_NAMES, Widgets, place
+from seglens.page.widgets import ROUTE_NAMES, Widgets
 
 MENDABLE = (ValueError, OSError)  # told in words; anything else is a mistake of ours
 

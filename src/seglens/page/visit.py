@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from seglens.agent import Agent, Conversation, Reply, Route
+from seglens.agent import Agent, Conversation, Route
 from seglens.schema import Box, Click, Said
 
 Mode = Literal["add", "remove", "box"]
@@ -22,6 +22,13 @@ class Gesture(Said):
 
     def click(self, mode: Mode) -> Click:
         return Click(x=self.end[0], y=self.end[1], label=0 if mode == "remove" else 1)
+
+    def says(self, mode: Mode) -> str:
+        """The gesture in words."""
+        spot = "({:.0f}, {:.0f})".format
+        if mode == "box":
+            return f"It lies in the box from {spot(*self.start)} to {spot(*self.end)}."
+        return f"{spot(*self.end)} {'does not belong' if mode == 'remove' else 'belongs'} to it."
 
     def box(self) -> Box:
         (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(self.start, self.end, strict=True))
@@ -54,17 +61,17 @@ class Visit:
 
     def answer(self, text: str, route: str | None) -> None:
         """Answer it. Raises ValueError without a picture, and where the agent does."""
-        self._note(self._talking().say(text, route=route))
+        reply = self._talking().say(text, route=route)
+        self.lines.append(Line("assistant", reply.text, reply.route))
 
     def correct(self, gesture: Gesture, mode: Mode) -> None:
         """Refine the last mask. Raises ValueError without one, and where the gesture cannot be used."""
         talk = self._talking()
         if not talk.predictions:
             raise ValueError("there is no mask to correct yet; ask for one first, as in “segment the cup”")
-        if mode == "box":
-            self._note(talk.refine(box=gesture.box()))
-        else:
-            self._note(talk.refine(clicks=[gesture.click(mode)]))
+        self.hear(gesture.says(mode))
+        reply = talk.refine(box=gesture.box()) if mode == "box" else talk.refine(clicks=[gesture.click(mode)])
+        self.lines.append(Line("assistant", reply.text))
 
     def complain(self, error: str) -> None:
         """Note what went wrong, where the visitor reads it."""
@@ -74,6 +81,3 @@ class Visit:
         if self.talk is None:
             raise ValueError("there is no picture (or it was forgotten after a long pause); choose or upload one first")
         return self.talk
-
-    def _note(self, reply: Reply) -> None:
-        self.lines.append(Line("assistant", reply.text, reply.route))

@@ -15,10 +15,10 @@ from seglens.page.limits import Limits
 
 TITLE = """# SegLens
 Ask a multimodal LLM about a picture and see what it means, pixel by pixel."""
-ABOUT_EMBEDDED = """**You are talking to the miniature**, a model of a few million parameters that travels in the package.
-It has only ever seen drawn scenes like the examples: it knows some fifty things, their colours and parts, and nothing of
-photographs. For those, add masks to an MLLM you run and open this page with `seglens demo --model FOLDER_OR_HUB_ID`
-([how](https://github.com/seglens/seglens#readme))."""
+ABOUT_EMBEDDED = """**You are talking to the miniature**, a tiny model that travels inside the package. It has only ever
+seen drawn scenes like the examples: it knows a few dozen things, their parts and colours, and nothing of photographs; and
+it errs now and then. For photographs, add masks to an MLLM that you run (the README says how) and open this page with
+`seglens demo --model FOLDER_OR_HUB_ID`."""
 ABOUT_OTHER = "The model on this page is **{}**."
 LAYERS = [("Mask", "mask"), ("Heat map", "heat"), ("Keypoints", "keypoints")]
 ROUTES = [
@@ -29,7 +29,7 @@ ROUTES_HELP = (
     "Dialogue answers in words, segmentation draws a mask, follow-up speaks of the last mask. "
     "Automatic: the model itself decides."
 )
-MODES = [("＋ belongs to it", "add"), ("− does not", "remove"), ("▭ drag a box around it", "box")]
+MODES = [("belongs to it", "add"), ("does not", "remove"), ("box around it", "box")]
 SHOW_LAYERS = """(shown) => { for (const layer of ["mask", "heat", "keypoints"])
   document.querySelector("#stage").classList.toggle("no-" + layer, !shown.includes(layer)); }"""
 SHOW_MODE = '(mode) => { document.querySelector("#stage").classList.toggle("box", mode === "box"); }'
@@ -69,11 +69,12 @@ def place(limits: Limits, model: str, can_refine: bool) -> Widgets:
 
 def _pictures() -> tuple[gr.HTML, gr.UploadButton]:
     thumbnails = [{"picture": data_uri(picture(one.image, 128)), "says": one.says} for one in EXAMPLES]
-    examples = gr.HTML(
-        thumbnails, elem_id="examples", html_template=asset("examples.html"), js_on_load=asset("examples.js"),
-        apply_default_css=False,
-    )  # fmt: skip
-    upload = gr.UploadButton("Upload a picture", type="binary", file_types=["image"], elem_id="upload", size="md")
+    with gr.Row(elem_id="pictures"):
+        examples = gr.HTML(
+            thumbnails, elem_id="examples", html_template=asset("examples.html"), js_on_load=asset("examples.js"),
+            apply_default_css=False,
+        )  # fmt: skip
+        upload = gr.UploadButton("Upload a picture", type="binary", file_types=["image"], elem_id="upload", size="md")
     return examples, upload
 
 
@@ -86,7 +87,7 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
             LAYERS, value=[value for _, value in LAYERS], label="Layers", elem_id="layers", min_width=240
         )
         mode = gr.Radio(
-            MODES, value="add", label="Correct the mask: the spot that I click", elem_id="mode", min_width=280,
+            MODES, value="add", label="Correct the mask: what I click", elem_id="mode", min_width=280,
             visible=can_refine,
         )  # fmt: skip
     downloads = gr.HTML(None, elem_id="files", html_template=asset("files.html"), apply_default_css=False)
@@ -98,10 +99,11 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
 def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
     chat = gr.Chatbot(
         [], label="Conversation", elem_id="chat", height=360, render_markdown=False, latex_delimiters=[], buttons=[],
+        show_label=False, group_consecutive_messages=False,
         placeholder="Choose a picture, then ask a question or say what to segment.",
     )  # fmt: skip
     words = gr.Textbox(
-        label="Your message", placeholder="segment the cup …  what colour is it? …", elem_id="words", lines=1,
+        label="Your message", placeholder="segment the cup", elem_id="words", lines=1,
         max_length=limits.words, submit_btn="Send",
     )  # fmt: skip
     tries = gr.Dataset(
