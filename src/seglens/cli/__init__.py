@@ -20,6 +20,7 @@ from seglens.cli.overlap import overlap
 from seglens.cli.probe import probe
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
+from seglens.cli.serve import PASSED_ON, serve
 from seglens.cli.shared import say
 from seglens.cli.train import train
 
@@ -57,6 +58,7 @@ def _group(words: str, commands: dict[str, Callable[..., Any]]) -> typer.Typer:
 
 
 app = _group("Pixel-level sight for any multimodal LLM, without changing one of its weights.", COMMANDS)
+app.command("serve", context_settings=PASSED_ON)(serve)
 for _name, _made in GROUPS.items():
     app.add_typer(_group(*_made), name=_name)
 
