@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from seglens.data.masks import encode_rle
 from seglens.files import write_together
 from seglens.geometry import Frame
-from seglens.schema import Answer, InstanceAnswer, Keypoint, RunLengths
+from seglens.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
 
 MASK_COLOUR = (255, 64, 96)
 INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the target, as in the paper's Figure 3
@@ -57,6 +57,8 @@ class Prediction:
     keypoint_scores: Float[np.ndarray, " n"]
     keypoint_labels: Bool[np.ndarray, " n"]
     instances: tuple[Instance, ...] = ()  # one mask each, best first; empty unless they were asked for
+    corrections: Corrections = field(default_factory=Corrections)  # what the user has shown so far
+    canvas_logits: Float[np.ndarray, "s s"] | None = None  # what `mask_logits` were read from, on the square canvas
     timing: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -5,6 +5,7 @@ Coordinates are (x, y) in pixels of the image as it is shown, its EXIF rotation 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +46,17 @@ class Box(Said):
     y1: float
 
 
+class Corrections(Said):
+    """All that a user has shown of a target so far."""
+
+    clicks: tuple[Click, ...] = ()
+    box: Box | None = None
+
+    def joined(self, clicks: Sequence[Click], box: Box | None) -> Corrections:
+        """These and then more clicks; a new box takes the place of the old one."""
+        return Corrections(clicks=(*self.clicks, *clicks), box=box or self.box)
+
+
 class Keypoint(Said):
     """Where the MLLM looked."""
 
@@ -76,6 +88,24 @@ class Answer(Said):
     instances: list[InstanceAnswer] = Field(description="One mask each; empty unless they were asked for.")
     keypoints: list[Keypoint]
     milliseconds: dict[str, float] = Field(description="Of each lap; `open` is shared by all queries about an image.")
+
+
+class Segmented(Said):
+    """Answers about one image, which stays open."""
+
+    image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
+    width: int
+    height: int
+    answers: list[Answer] = Field(description="One per query, in their order.")
+
+
+class Told(Said):
+    """What the MLLM says of one image, which stays open."""
+
+    image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
+    width: int
+    height: int
+    text: str
 
 
 # ---------------------------------------------------------------- what the server is asked, and what it says
@@ -110,10 +140,9 @@ class SegmentRequest(Said):
     heat_map: bool = Field(False, description="Say also where the MLLM looked.")
 
 
-class SegmentAnswer(Said):
-    """One answer per query, in order."""
+class SegmentAnswer(Segmented):
+    """One answer per query, and where the MLLM looked."""
 
-    answers: list[Answer]
     heat_maps: list[list[list[float]] | None] | None = Field(
         None, description="Rows of the attention map over the square canvas, per query; null: not asked for, or none."
     )

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -27,10 +28,13 @@ from seglens.checkpoint import (
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.hub import push_folder, resolve_folder
+from seglens.instances import asked, split
 from seglens.methods import Method, build_method, kind_of, method_settings
 from seglens.methods.base import SeenImage, TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
+from seglens.refinement import check_corrections, obey, prompted
+from seglens.schema import Box, Click
 from seglens.types import Embedding, MethodOutput
 
 MASK_THRESHOLD = 0.0  # logits (LISA's protocol); the authors of LENS used a probability of 0.6
@@ -97,24 +101,31 @@ class Segmenter:
         return OpenedImage(self, load_image(image))
 
     @overload
-    def segment(self, image: ImageSource, query: str) -> Prediction: ...
+    def segment(self, image: ImageSource, query: str, each: bool | None = None) -> Prediction: ...
     @overload
-    def segment(self, image: ImageSource, query: Queries) -> list[Prediction]: ...
+    def segment(self, image: ImageSource, query: Queries, each: bool | None = None) -> list[Prediction]: ...
     @overload
-    def segment(self, image: list[Any] | tuple[Any, ...], query: str | Sequence[Any]) -> list[Any]: ...
-    def segment(self, image: Any, query: Any) -> Any:
-        """Masks for one query or for many in one pass.
+    def segment(
+        self, image: list[Any] | tuple[Any, ...], query: str | Sequence[Any], each: bool | None = None
+    ) -> list[Any]: ...
+    def segment(self, image: Any, query: Any, each: bool | None = None) -> Any:
+        """Masks for one query or for many in one pass; `each` as in `OpenedImage.segment`.
 
         One image and a string: a Prediction. One image and a list: a list. A list of images: a list with an entry per
         image; the query is then one for all, or a list with one entry (a string or a list) per image."""
         if not isinstance(image, list | tuple):
-            return self.open(image).segment(query)
-        each = [query] * len(image) if isinstance(query, str) else list(query)
-        if len(each) != len(image):
+            return self.open(image).segment(query, each)
+        queries = [query] * len(image) if isinstance(query, str) else list(query)
+        if len(queries) != len(image):
             raise ValueError(
-                f"got {len(image)} images and {len(each)} queries; give one query for all, or one per image"
+                f"got {len(image)} images and {len(queries)} queries; give one query for all, or one per image"
             )
-        return [self.open(one).segment(asked) for one, asked in zip(image, each, strict=True)]
+        return [self.open(one).segment(said, each) for one, said in zip(image, queries, strict=True)]
+
+    @property
+    def can_refine(self) -> bool:
+        """Whether `OpenedImage.refine` works: it needs a promptable mask decoder (SAM, SAM 2)."""
+        return self.decoder is not None
 
     def ask(self, image: ImageSource, question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's answer."""
@@ -135,17 +146,21 @@ class OpenedImage:
         self.opening = clock.laps["open"]
 
     @overload
-    def segment(self, query: str) -> Prediction: ...
+    def segment(self, query: str, each: bool | None = None) -> Prediction: ...
     @overload
-    def segment(self, query: Queries) -> list[Prediction]: ...
+    def segment(self, query: Queries, each: bool | None = None) -> list[Prediction]: ...
     @torch.no_grad()
-    def segment(self, query: str | Queries) -> Prediction | list[Prediction]:
-        """One query: a Prediction. A list of queries: all in one pass."""
+    def segment(self, query: str | Queries, each: bool | None = None) -> Prediction | list[Prediction]:
+        """One query: a Prediction. A list of queries: all in one pass.
+
+        `each` asks for several things with a mask each, in `Prediction.instances`; by default the words decide
+        (`seglens.instances`: "each of the cups", "every cup separately")."""
         queries = [query] if isinstance(query, str) else list(query)
         if not queries:
             return []
         clock = _Clock(self.segmenter.backbone.device, open=self.opening)
-        read = self.segmenter.reader.read(self.seen, queries)
+        meant = [asked(q) for q in queries]
+        read = self.segmenter.reader.read(self.seen, [m.words for m in meant])
         clock.lap("read")
         method = self.segmenter.method
         if self.kept is None:
@@ -155,7 +170,55 @@ class OpenedImage:
         logits = self.seen.frame.to_image_logits(output.mask_logits[0])
         clock.lap("upsample")
         made = [self._prediction(q, k, output, logits[k], clock.laps) for k, q in enumerate(queries)]
+        made = [self._divided(p) if (m.each if each is None else each) else p for p, m in zip(made, meant, strict=True)]
         return made[0] if isinstance(query, str) else made
+
+    @torch.no_grad()
+    def refine(self, prediction: Prediction, clicks: Sequence[Click] = (), box: Box | None = None) -> Prediction:
+        """The same query with its mask corrected by clicks and a box, through the mask decoder's own prompts.
+
+        They add to those of earlier refinements (a new box takes the place of the old one). A positive click ends
+        inside the mask and a negative one outside. Nothing is asked of the MLLM: this takes milliseconds.
+
+        Raises ValueError when the method has no promptable mask decoder, when the prediction is of another image, and
+        when a click or the box lies outside the image."""
+        decoder, frame = self._promptable(), self.seen.frame
+        self._check_own(prediction)
+        corrections = prediction.corrections.joined(clicks, box)
+        check_corrections(corrections, frame)
+        clock = _Clock(self.segmenter.backbone.device, open=self.opening)
+        assert self.embedding is not None
+        canvas = prompted(decoder, self.embedding, frame, corrections)
+        clock.lap("refine")
+        threshold = self.segmenter.mask_threshold
+        logits = obey(
+            frame.to_image_logits(canvas[None])[0].cpu().numpy(), corrections.clicks, threshold,
+            reach=frame.side / decoder.mask_side,
+        )  # fmt: skip
+        mask = logits > threshold
+        clock.lap("upsample")
+        return replace(
+            prediction, mask=mask, mask_logits=logits, score=_certainty(logits, mask), found=bool(mask.any()),
+            keypoint_labels=on_mask(mask, prediction.keypoints), instances=(), corrections=corrections,
+            canvas_logits=canvas.cpu().numpy(), timing=dict(clock.laps),
+        )  # fmt: skip
+
+    def _promptable(self) -> MaskDecoder:
+        if self.segmenter.decoder is None:
+            raise ValueError(
+                f"{self.segmenter.config.method} draws its masks without SAM, so that nothing here takes clicks or "
+                "boxes; load a method with a mask decoder (lens or lisa) to refine"
+            )
+        return self.segmenter.decoder
+
+    def _check_own(self, prediction: Prediction) -> None:
+        if prediction.image is not self.image and not np.array_equal(prediction.image, self.image):
+            raise ValueError("the prediction is of another image; refine it on the image that was segmented")
+
+    def _divided(self, prediction: Prediction) -> Prediction:
+        """The prediction with its mask split into the things that it is of."""
+        chance = 1 / (1 + np.exp(-prediction.mask_logits))
+        return replace(prediction, instances=split(prediction.mask, chance))
 
     def _prediction(
         self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float]
@@ -170,7 +233,8 @@ class OpenedImage:
             query=query, image=self.image, mask=mask, mask_logits=logits.cpu().numpy(),
             score=float(logits.sigmoid()[drawn].mean()) if bool(drawn.any()) else 0.0, presence=presence, found=found,
             heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
-            keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points), timing=dict(timing),
+            keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points),
+            canvas_logits=output.mask_logits[0, k].cpu().numpy(), timing=dict(timing),
         )  # fmt: skip
 
     def _keypoints(self, k: int, output: MethodOutput) -> tuple[np.ndarray, np.ndarray]:
@@ -196,6 +260,11 @@ class _Clock:
         if self.device.type != "cpu":  # a GPU is still at work when Python goes on
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
+
+
+def _certainty(logits: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> float:
+    """Mean foreground probability over the mask; 0 when it is empty."""
+    return float(torch.from_numpy(logits[mask]).sigmoid().mean()) if mask.any() else 0.0
 
 
 def _settings(config: HeadConfig, folder: Path) -> tuple[Any, bool]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
 from seglens.backbones.depth import COPIED, Depth, whole_sight
+from seglens.backbones.heard import Heard, continuations, hear
 from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
@@ -249,7 +250,7 @@ class Backbone(ABC):
         positions = after(prefix_positions, len(asked), longest)
         return QuestionRows(self.model.get_input_embeddings()(ids)[None], positions, mask)
 
-    # ---------------------------------------------------------------- chatting, copying and tuning
+    # ---------------------------------------------------------------- chatting
 
     @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
@@ -260,11 +261,7 @@ class Backbone(ABC):
     @torch.no_grad()
     def say(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> Int[Tensor, " n"]:
         """The token ids of `generate`."""
-        if not self.can_chat:
-            raise ValueError(
-                "this backbone was loaded with segmentation_only=True, without the layers that talk; "
-                "load it again without"
-            )
+        self.check_can_chat()
         inputs = self.chat_inputs(image, question)
         said = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return said[0, inputs["input_ids"].shape[1] :]
@@ -279,6 +276,62 @@ class Backbone(ABC):
         if tokens > most:
             raise QuestionError(f"got a question of {tokens} tokens with its image; the model takes {most}; shorten it")
         return dict(inputs.to(self.device, self.model.dtype))
+
+    def check_can_chat(self) -> None:
+        """Raises ValueError for a model without the layers that talk."""
+        if not self.can_chat:
+            raise ValueError(
+                "this backbone was loaded with segmentation_only=True, without the layers that talk; "
+                "load it again without"
+            )
+
+    # ---------------------------------------------------------------- judging answers
+
+    @torch.no_grad()
+    def hear(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> Heard:
+        """A question in the chat, up to where the answer begins: what follows, and other questions that begin alike,
+        then costs only its own words. Raises as `say` does, and for a model with a sliding window."""
+        self.check_can_chat()
+        if whole_sight(self.model.config) < self.depth:
+            raise ValueError(
+                f"decoder layer {whole_sight(self.model.config)} has a sliding window, and every layer must see all "
+                "that came before; choose another model"
+            )
+        inputs = self.chat_inputs(image, question)
+        return hear(self.model, inputs, self.chat_positions(inputs), self.prompts.after(question))
+
+    @torch.no_grad()
+    def likelihoods(
+        self, image: UInt8[np.ndarray, "h w 3"] | Heard, question: str, answers: Sequence[str]
+    ) -> Float[Tensor, " a"]:
+        """Log-likelihood of each answer to a question in the chat: the sum over its tokens, given those before.
+
+        All answers take one pass. The image may be one in which another question was heard: how it began is then not
+        run again. Raises as `hear` does, and QuestionError for no answer and for an empty one."""
+        said = [self.prompts.said(answer) for answer in answers]
+        if not said or not all(said):
+            raise QuestionError(f"got the answers {list(answers)}; give at least one, none of them empty")
+        heard = image if isinstance(image, Heard) else self.hear(image, question)
+        asked = self.prompts.after(question)
+        begun = heard.shared(asked)
+        left = asked[begun:]
+        rows = list(dict.fromkeys((*left, *answer[:-1]) for answer in said))
+        positions, memory = heard.cut(begun)
+        chances = continuations(
+            DecoderLayers(self._language.layers, self._language.rotary_emb), self._language.norm,
+            self.model.get_input_embeddings(), self.model.get_output_embeddings(), rows,
+            after(positions, 1, max(map(len, rows)))[0], memory,
+        )  # fmt: skip
+        row = [rows.index((*left, *answer[:-1])) for answer in said]
+        return torch.stack(
+            [chances[r, len(left) - 1 + torch.arange(len(a)), a].sum() for r, a in zip(row, said, strict=True)]
+        )
+
+    def chat_positions(self, inputs: dict[str, Tensor]) -> Int[Tensor, "1 n ..."]:
+        """Rotary positions of `chat_inputs`."""
+        return torch.arange(inputs["input_ids"].shape[1], device=self.device)[None]
+
+    # ---------------------------------------------------------------- copying and tuning
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Int
@@ -28,3 +31,9 @@ def after(prefix: Int[Tensor, "b p ..."], questions: int, tokens: int) -> Int[Te
     axes = prefix.shape[2:]
     shape = (len(prefix), questions, tokens, *axes)
     return steps.reshape(len(prefix), 1, tokens, *[1] * len(axes)).expand(shape)
+
+
+def of_chat(model: Any, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n 3"]:
+    """Those that a model with M-RoPE gives to a chat; unlike its own forward pass it keeps nothing."""
+    asked = {key: inputs[key] for key in ("input_ids", "image_grid_thw", "mm_token_type_ids")}
+    return rearrange(model.model.get_rope_index(**asked)[0], "a b n -> b n a")

@@ -13,7 +13,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.patches import counts, cut, raster, square
-from seglens.backbones.positions import in_space
+from seglens.backbones.positions import in_space, of_chat
 from seglens.backbones.sight import Layout, Patches, Seen
 
 
@@ -55,6 +55,9 @@ class Qwen2VLBackbone(Backbone):
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
         return in_space(before, self.grid)
+
+    def chat_positions(self, inputs: dict[str, Tensor]) -> Int[Tensor, "1 n 3"]:
+        return of_chat(self.model, inputs)
 
     @staticmethod
     def image_text(processor: Any) -> str:

@@ -15,6 +15,7 @@ from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.general import bench
 from seglens.cli.machine import doctor, tour
+from seglens.cli.mcp import mcp
 from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
 from seglens.cli.probe import probe
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "bench": bench,
     "train": train,
+    "mcp": mcp,
     "probe": probe,
     "doctor": doctor,
     "tour": tour,

@@ -62,13 +62,13 @@ class Images:
             return self._said(held)
 
     @contextmanager
-    def use(self, id: str) -> Iterator[OpenedImage]:
+    def use(self, id: str) -> Iterator[Held]:
         """The image, for as long as a request needs it. Raises a Refusal (404) when it is not, or no longer, held."""
         with self._lock:
             held = self._find(id)
             held.users += 1
         try:
-            yield held.opened
+            yield held
         finally:
             self._release(held)
 

@@ -46,19 +46,23 @@ def question_routes(service: Service) -> APIRouter:
 
     @router.post("/segment", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Segment what words mean")
     async def segment(asked: SegmentRequest, request: Request) -> Response:
-        with await service.shown(asked.image, request.receive) as opened:
-            predictions = await service.segment(opened, asked.queries, asked.each, request.receive)
+        with await service.shown(asked.image, request.receive) as held:
+            predictions = await service.segment(held.opened, asked.queries, asked.each, request.receive)
         return Response(
-            await service.by_hand(partial(_written, predictions, asked.heat_map)), media_type="application/json"
+            await service.by_hand(partial(_written, held.id, predictions, asked.heat_map)),
+            media_type="application/json",
         )
 
     return router
 
 
-def _written(predictions: list[Prediction], heat_map: bool) -> bytes:
+def _written(image: str, predictions: list[Prediction], heat_map: bool) -> bytes:
     """The answer as JSON; run lengths are encoded here, off the event loop."""
     maps = [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in predictions] if heat_map else None
-    answer = SegmentAnswer(answers=[p.answer() for p in predictions], heat_maps=maps)
+    height, width = predictions[0].image.shape[:2]
+    answer = SegmentAnswer(
+        image=image, width=width, height=height, answers=[p.answer() for p in predictions], heat_maps=maps
+    )
     return answer.model_dump_json().encode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from seglens.prediction import Prediction
 from seglens.schema import ImageAnswer
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.server.batcher import Batcher, Job
-from seglens.server.images import PREFIX, Images
+from seglens.server.images import PREFIX, Held, Images
 from seglens.server.metrics import Metrics
 from seglens.server.refusals import Refusal
 from seglens.server.settings import Settings
@@ -58,11 +58,11 @@ class Service:
         pixels = await self.by_hand(partial(decode, image, self.settings.limits))  # type: ignore[arg-type]
         return (await self.wait(Job([pixels], self._open), receive))[0]
 
-    async def shown(self, image: str, receive: Receive) -> AbstractContextManager[OpenedImage]:
-        """The image that a request is about: held under its id, or the image itself, opened for this request."""
-        if image.startswith(PREFIX):
-            return self.images.use(image)
-        return nullcontext(await self.open(image, receive))
+    async def shown(self, image: str, receive: Receive) -> AbstractContextManager[Held]:
+        """The image that a request is about, for as long as it needs it: told by its id, or itself, to be opened."""
+        if not image.startswith(PREFIX):
+            image = (await self.keep(image, receive)).id
+        return self.images.use(image)
 
     def _open(self, images: Sequence[np.ndarray]) -> list[OpenedImage]:
         with self.metrics.opening.time():
@@ -106,7 +106,7 @@ class Service:
         made = list[Prediction]()
         with self.metrics.asking.time():
             for start in range(0, len(queries), at_once):
-                made += opened.segment(list(queries[start : start + at_once]))
+                made += opened.segment(list(queries[start : start + at_once]), each)
         return made
 
     # ---------------------------------------------------------------- waiting

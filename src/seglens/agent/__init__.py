@@ -1,0 +1,10 @@
+"""An agent for people: the frozen MLLM itself decides whether an instruction wants words, a mask, or words about the
+last mask (LENS, arXiv 2510.16785, section S2 and Algorithm S1)."""
+
+from __future__ import annotations
+
+from seglens.agent.agent import Agent
+from seglens.agent.conversation import Conversation, Reply, Turn
+from seglens.agent.router import INTENTS, Intent, Route, RoutePrompt, Router
+
+__all__ = ["INTENTS", "Agent", "Conversation", "Intent", "Reply", "Route", "RoutePrompt", "Router", "Turn"]

@@ -1,0 +1,143 @@
+"""Algorithm S1 of LENS: one conversation about an image, with its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from seglens.agent.router import INTENTS, Route, Router, given_route
+from seglens.prediction import Prediction
+from seglens.schema import Box, Click
+from seglens.segmenter import ImageSource, OpenedImage, Segmenter
+
+GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
+ABSENT = "Nothing in the image fits {!r}, so nothing is segmented."
+REFINED = "Sure, the segmentation result is refined."
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What comes back: words, the way they came and, of a segmentation, the masks."""
+
+    text: str
+    route: Route
+    predictions: tuple[Prediction, ...] = ()
+
+    @property
+    def overlay(self) -> Image.Image | None:
+        """The image with what was found; None where nothing was looked for."""
+        return self.predictions[0].overlay() if self.predictions else None
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """An instruction and the reply to it."""
+
+    instruction: str
+    reply: Reply
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """M.last: an open image and what was segmented in it last."""
+
+    opened: OpenedImage
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not any(prediction.mask.any() for prediction in self.predictions)
+
+
+class Conversation:
+    """One visitor's talk: the image, the last masks and all turns. Threads may share it: they wait for each other."""
+
+    def __init__(self, segmenter: Segmenter, router: Router, image: ImageSource, max_new_tokens: int):
+        self._segmenter, self._router, self._max_new_tokens = segmenter, router, max_new_tokens
+        self._lock, self._turns = Lock(), list[Turn]()
+        self._last: Memory | None = None
+        self._look_at(image)
+
+    def _look_at(self, image: ImageSource) -> None:
+        self._opened = self._segmenter.open(image)
+        self._heard = self._router.hear(self._opened.image)
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        return self._opened.image
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """What was segmented last."""
+        return self._last.predictions if self._last is not None else ()
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple(self._turns)
+
+    def show(self, image: ImageSource) -> None:
+        """Go on with another image. The last masks stay those of the image they were found in, until the next."""
+        with self._lock:
+            self._look_at(image)
+
+    def say(self, instruction: str, route: str | None = None) -> Reply:
+        """Answer one instruction, by the route that the MLLM finds likeliest or by the one given.
+
+        Raises QuestionError for an instruction that is empty, too long or not Unicode."""
+        with self._lock:
+            reply = self._follow(instruction, self._route(instruction, route))
+            self._turns.append(Turn(instruction, reply))
+            return reply
+
+    def refine(self, clicks: Sequence[Click] = (), box: Box | None = None) -> Reply:
+        """Refine the last mask by clicks or a box, in its open image. The memory then holds the refined one.
+
+        Raises ValueError when there is no mask to refine, or the method has none that clicks refine."""
+        with self._lock:
+            if self._last is None:
+                raise ValueError("there is no mask to refine yet; segment something first")
+            opened: Any = self._last.opened
+            found = opened.refine(self._last.predictions[0], clicks, box)
+            self._last = replace(self._last, predictions=(found,))
+            return Reply(REFINED, Route("segmentation", {}, given=True), (found,))
+
+    def _route(self, instruction: str, name: str | None) -> Route:
+        """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
+        letter it would never come back, so that the second time a follow-up is no choice."""
+        route = self._router.route(self._heard, instruction) if name is None else given_route(name)
+        if route.intent != "followup" or not (self._last is None or self._last.empty):
+            return route
+        others = [intent for intent in INTENTS if intent != "followup"]
+        return self._router.route(self._heard, instruction, others)
+
+    def _follow(self, instruction: str, route: Route) -> Reply:
+        if route.intent == "segmentation":  # lines 2 to 7
+            return self._segment(instruction, route)
+        if route.intent == "followup":  # lines 8, 9, 12 to 14
+            assert self._last is not None
+            return Reply(self._ask(side_by_side(self._last), instruction), route)
+        return Reply(self._ask(self.image, instruction), route)
+
+    def _segment(self, instruction: str, route: Route) -> Reply:
+        found = self._opened.segment(instruction)  # lines 4 and 5
+        self._last = Memory(self._opened, (found,))  # line 6
+        return Reply(GENERATED if found.found else ABSENT.format(instruction), route, (found,))
+
+    def _ask(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> str:
+        return self._segmenter.ask(image, question, self._max_new_tokens)
+
+
+def side_by_side(memory: Memory) -> UInt8[np.ndarray, "h ww 3"]:
+    """Line 12: the original, and to its right the same with the mask laid over it."""
+    first = memory.predictions[0]
+    nowhere = np.zeros((0, 2), np.float32)
+    masked = replace(
+        first, keypoints=nowhere, keypoint_scores=np.zeros(0, np.float32), keypoint_labels=np.zeros(0, bool)
+    )
+    return np.concatenate([first.image, np.asarray(masked.overlay(heat=False))], 1)

@@ -1,0 +1,108 @@
+"""Which way an instruction goes: the untouched MLLM finds one of three labels likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+
+from seglens.backbones import Backbone
+from seglens.backbones.heard import Heard
+from seglens.checkpoint import EMBEDDED_PARTS, Origin
+from seglens.miniature.language import INTENT
+from seglens.names import check_name
+
+Intent = Literal["dialogue", "segmentation", "followup"]
+INTENTS: tuple[Intent, ...] = get_args(Intent)
+
+FEW_SHOT = """\
+Sort the user's instruction about the image into one of three intents.
+dialogue: a question or a remark that words answer.
+segmentation: the user wants something in the image cut out, marked, outlined or shown as a mask, even if the \
+instruction also asks something else.
+followup: a question about what was segmented just before.
+
+Instruction: What is the weather like in this picture?
+Intent: dialogue
+Instruction: Please segment the dog on the left.
+Intent: segmentation
+Instruction: Why did you choose that one?
+Intent: followup
+Instruction: How many people can you see?
+Intent: dialogue
+Instruction: Which of these could I open a bottle with? Mark it.
+Intent: segmentation
+Instruction: What colour is the thing you marked?
+Intent: followup
+Instruction: {}
+Answer with the intent only."""
+
+
+@dataclass(frozen=True)
+class RoutePrompt:
+    """How an MLLM is asked for the intent of an instruction, which stands for "{}"; and what it may answer.
+
+    Raises ValueError when `text` has not exactly one place for the instruction."""
+
+    text: str
+    labels: tuple[str, str, str] = ("dialogue", "segmentation", "followup")  # in the order of `INTENTS`
+
+    def __post_init__(self) -> None:
+        if self.text.count("{}") != 1:
+            raise ValueError(
+                f"the prompt of a router has {self.text.count('{}')} times {{}}; the instruction needs one"
+            )
+        if len({*self.labels} - {""}) != len(INTENTS):
+            raise ValueError(f"got the labels {self.labels}; need {len(INTENTS)} different ones, none of them empty")
+
+    def ask(self, instruction: str) -> str:
+        return self.text.replace("{}", instruction)
+
+
+PROMPTS = {"few-shot": RoutePrompt(FEW_SHOT), "miniature": RoutePrompt(INTENT)}
+
+
+def prompt_of(backbone: Backbone) -> RoutePrompt:
+    """The package's own MLLMs were taught one sentence for it; all others are shown examples."""
+    taught = Origin.of(backbone.name).name in EMBEDDED_PARTS
+    return PROMPTS["miniature" if taught else "few-shot"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way an instruction went, and the probability of each; none was asked for where the caller chose."""
+
+    intent: Intent
+    scores: dict[str, float]
+    given: bool = False
+
+
+class Router:
+    """Asks a frozen MLLM, with the image before it, for the intent of an instruction."""
+
+    def __init__(self, backbone: Backbone, prompt: RoutePrompt | None = None):
+        backbone.check_can_chat()
+        self.backbone = backbone
+        self.prompt = prompt_of(backbone) if prompt is None else prompt
+
+    def hear(self, image: UInt8[np.ndarray, "h w 3"]) -> Heard:
+        """An image with the prompt up to the instruction: routes of several instructions share it."""
+        return self.backbone.hear(image, self.prompt.text)
+
+    def route(
+        self, image: UInt8[np.ndarray, "h w 3"] | Heard, instruction: str, among: Collection[Intent] = INTENTS
+    ) -> Route:
+        """The likeliest intent among those given. Raises QuestionError for an empty instruction, or one not Unicode."""
+        self.backbone.prompts.check(instruction)
+        found = self.backbone.likelihoods(image, self.prompt.ask(instruction), self.prompt.labels)
+        scores = dict(zip(INTENTS, found.double().softmax(0).tolist(), strict=True))
+        return Route(max(among, key=lambda intent: scores[intent]), {**scores})
+
+
+def given_route(name: str) -> Route:
+    """The route that a caller names. Raises ValueError for a name that is none."""
+    check_name(name, INTENTS, "route")
+    return Route(cast(Intent, name), {}, given=True)
