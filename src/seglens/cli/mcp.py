@@ -1,0 +1,57 @@
+"""`seglens mcp`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seglens.cli.shared import Device, Model, load_segmenter, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from seglens.incoming import Limits
+
+
+def mcp(
+    http: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP here (a PORT alone: for this machine only).")
+    ] = "",
+    allow_host: Annotated[list[str] | None, typer.Option(help="A name by which others reach it over HTTP.")] = None,
+    allow_urls: Annotated[bool, typer.Option(help="Fetch images from public https addresses.")] = False,
+    open_images: Annotated[int, typer.Option(help="Images that stay open for further questions.")] = 8,
+    model: Model = "embedded",
+    device: Device = "cpu",
+) -> None:
+    """Give an agent eyes: an MCP server on standard input and output, or over HTTP."""
+    import anyio
+
+    from seglens.incoming import Limits
+    from seglens.integrations.desk import Desk
+    from seglens.integrations.images import Doors
+    from seglens.integrations.mcp import build_server
+    from seglens.integrations.mcp_http import parse_address, security, serve_http
+
+    limits, names = Limits(), allow_host or []
+    host, port = parse_address(http) if http else ("", 0)
+    if http:
+        security(host, names)  # before the model is loaded: a wrong address is told at once
+    fetch = _fetch(limits) if allow_urls else None
+    with redirect_stdout(sys.stderr):  # which belongs to the protocol
+        segmenter = load_segmenter(model, device)
+    server = build_server(Desk(segmenter, Doors(limits, files=not http), open_images), fetch)
+    if http:
+        max_body = limits.bytes * 4 // 3 + 2**20  # base64, and the words around it
+        anyio.run(serve_http, server, host, port, names, max_body, lambda url: say(f"seglens: MCP at {url}"))
+    else:
+        anyio.run(server.run_stdio_async)
+
+
+def _fetch(limits: Limits) -> Callable[[str], Awaitable[np.ndarray]]:
+    from seglens.server.fetch import Fetcher
+
+    return Fetcher(limits).image

@@ -1,0 +1,102 @@
+"""The verbs that other people's agents are given, whatever protocol they speak."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seglens.integrations.images import MOST_OPEN, Doors, OpenImages, is_id
+from seglens.prediction import Prediction
+from seglens.schema import Box, Click, Segmented, Told
+from seglens.segmenter import OpenedImage, Segmenter
+
+DESCRIBE = "What is in the picture?"
+MOST_QUERIES = 32  # of one call; each brings a mask of the image's size
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was found in one image: for programs the `answer`, for eyes the `predictions` it was made of."""
+
+    answer: Segmented
+    predictions: tuple[Prediction, ...]
+
+    def words(self) -> str:
+        """For a language model: what and where, without a mask's thousands of characters."""
+        lines = [_line(prediction) for prediction in self.predictions]
+        return "\n".join([*lines, f"Ask more about this image under its id: {self.answer.image}"])
+
+
+class Desk:
+    """Segment, refine, ask and describe; an image is named by text, or by the id under which it is open.
+
+    From any thread, one at a time. Wrong images and wrong words raise ValueError or OSError in one line."""
+
+    def __init__(self, segmenter: Segmenter, doors: Doors, most_open: int = MOST_OPEN):
+        self.segmenter, self.doors = segmenter, doors
+        self.images = OpenImages(segmenter, most_open)
+        self._turn = threading.Lock()
+
+    def segment(self, image: str | np.ndarray, queries: Sequence[str], each: bool | None = None) -> Sight:
+        """A mask per query, in one pass. `each`: also one mask per instance; None: when the words ask for it."""
+        _check_queries(queries)
+        with self._turn:
+            name, opened = self._opened(image)
+            return _sight(name, opened, opened.segment(list(queries), each=each))
+
+    def refine(
+        self, image: str | np.ndarray, query: str, clicks: Sequence[Click] = (), box: Box | None = None
+    ) -> Sight:
+        """The query's mask, corrected by all the clicks and the box that are given."""
+        _check_queries([query])
+        with self._turn:
+            name, opened = self._opened(image)
+            return _sight(name, opened, [opened.refine(opened.segment(query, each=False), clicks, box)])
+
+    def ask(self, image: str | np.ndarray, question: str) -> Told:
+        """The untouched MLLM's answer in words."""
+        _check_queries([question])
+        with self._turn:
+            name, opened = self._opened(image)
+            height, width = opened.image.shape[:2]
+            return Told(image=name, width=width, height=height, text=self.segmenter.ask(opened.image, question))
+
+    def describe(self, image: str | np.ndarray) -> Told:
+        """What the MLLM sees."""
+        return self.ask(image, DESCRIBE)
+
+    def _opened(self, image: str | np.ndarray) -> tuple[str, OpenedImage]:
+        if isinstance(image, np.ndarray):
+            name = self.images.add(image)
+        else:
+            name = image.strip() if is_id(image.strip()) else self.images.add(self.doors.pixels(image))
+        return name, self.images.get(name)
+
+
+def _check_queries(queries: Sequence[str]) -> None:
+    if not 0 < len(queries) <= MOST_QUERIES:
+        raise ValueError(f"got {len(queries)} queries; need 1 to {MOST_QUERIES} in a call")
+    if not all(query.strip() for query in queries):
+        raise ValueError("got a query without words; say what to look for")
+
+
+def _sight(name: str, opened: OpenedImage, predictions: Sequence[Prediction]) -> Sight:
+    height, width = opened.image.shape[:2]
+    answers = [prediction.answer() for prediction in predictions]
+    return Sight(Segmented(image=name, width=width, height=height, answers=answers), tuple(predictions))
+
+
+def _line(found: Prediction) -> str:
+    if not found.found:
+        return f"{found.query!r}: not in the image"
+    share = 100 * found.mask.mean()
+    said = (
+        f"{found.query!r}: found, score {found.score:.2f}, box {found.box} (x0, y0, x1, y1), {share:.1f} % of the image"
+    )
+    if not found.instances:
+        return said
+    boxes = ", ".join(f"{one.box} (score {one.score:.2f})" for one in found.instances)
+    return f"{said}; {len(found.instances)} instances: {boxes}"

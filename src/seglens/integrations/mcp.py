@@ -1,0 +1,145 @@
+"""An MCP server: segment, refine, ask and describe_image for any agent that speaks the Model Context Protocol."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from seglens import __version__
+from seglens.integrations.desk import MOST_QUERIES, Desk, Sight
+from seglens.prediction import png_bytes
+from seglens.schema import Box, Click, Segmented, Told
+
+try:
+    import anyio
+    import anyio.to_thread
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
+except ImportError as error:
+    raise ImportError("the MCP server needs the library 'mcp': pip install 'seglens[tools]'") from error
+
+MOST_WAITING = 16  # calls; each holds its image's text
+OVERLAY_SIDE = 1024  # pixels: it is for eyes, and every client pays for it; the mask keeps the image's own size
+LONGEST_WORDS = 4000  # characters; the MLLM's own limit, in tokens, is told by an error of its own
+
+Fetch = Callable[[str], Awaitable[np.ndarray]]  # an image's address to its pixels
+ImageText = Annotated[str, Field(description="The image, or the id under which an earlier call left it open.")]
+Words = Annotated[str, Field(min_length=1, max_length=LONGEST_WORDS)]
+Query = Annotated[Words, Field(description="What to look for, in words; plain, or in need of thought.")]
+Queries = Annotated[
+    list[Words], Field(min_length=1, max_length=MOST_QUERIES, description="What to look for, in words; one mask each.")
+]
+Each = Annotated[
+    bool | None, Field(description="Whether several things get masks of their own; null: if the words say so.")
+]
+Overlay = Annotated[bool, Field(description="Whether to return the image with its masks drawn in.")]
+Clicks = Annotated[list[Click], Field(max_length=256, description="All points so far: on the target, or off it.")]
+
+T = TypeVar("T")
+_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+
+
+class Tools:
+    """The verbs of a desk as tools: the model works in one thread, off the event loop, and errors come in words."""
+
+    def __init__(self, desk: Desk, fetch: Fetch | None = None):
+        self.desk, self.fetch = desk, fetch
+        self._model = anyio.CapacityLimiter(1)
+
+    def taken(self) -> str:
+        """Which images are taken, in words."""
+        kinds = ["base64 or a data URI"]
+        if self.desk.doors.files:
+            kinds.append("a file path on this machine")
+        if self.fetch is not None:
+            kinds.append("an https address")
+        return f"The image is given as {', or '.join(kinds)}; or by the id that an earlier answer named."
+
+    async def segment(
+        self, image: ImageText, queries: Queries, each: Each = None, overlay: Overlay = True
+    ) -> Annotated[CallToolResult, Segmented]:
+        """Find what each query means in the image: pixel-exact masks as COCO run-lengths, boxes and scores, and whether
+        it is there at all."""
+        pixels = await self._image(image)
+        return await self._work(lambda: _shown(self.desk.segment(pixels, queries, each), overlay))
+
+    async def refine(
+        self, image: ImageText, query: Query, clicks: Clicks = [], box: Box | None = None, overlay: Overlay = True  # noqa: B006 (a schema's default)
+    ) -> Annotated[CallToolResult, Segmented]:  # fmt: skip
+        """Correct the mask of a query by points (label 1: belongs to it, 0: does not), by a box, or both, in pixels."""
+        pixels = await self._image(image)
+        return await self._work(lambda: _shown(self.desk.refine(pixels, query, clicks, box), overlay))
+
+    async def ask(
+        self, image: ImageText, question: Annotated[Words, Field(description="A question about the image.")]
+    ) -> Annotated[CallToolResult, Told]:
+        """Answer a question about the image in words."""
+        pixels = await self._image(image)
+        return await self._work(lambda: _said(self.desk.ask(pixels, question)))
+
+    async def describe_image(self, image: ImageText) -> Annotated[CallToolResult, Told]:
+        """Say what is in the image, and how large it is."""
+        pixels = await self._image(image)
+        return await self._work(lambda: _said(self.desk.describe(pixels)))
+
+    async def _image(self, text: str) -> str | np.ndarray:
+        """The text itself, unless it is an address and addresses are allowed: then what lies there."""
+        if self.fetch is None or not re.match(r"\s*https?:", text, re.IGNORECASE):
+            return text
+        try:
+            return await self.fetch(text.strip())
+        except (ValueError, OSError) as error:
+            raise ToolError(_line(error)) from error
+
+    async def _work(self, call: Callable[[], T]) -> T:
+        """A call that is cancelled while it waits never starts; one at work ends unheard, and the next one goes on."""
+        if self._model.statistics().tasks_waiting >= MOST_WAITING:
+            raise ToolError(f"{MOST_WAITING} calls are waiting already; ask again in a moment")
+        try:
+            return await anyio.to_thread.run_sync(call, limiter=self._model)
+        except (ValueError, OSError) as error:
+            raise ToolError(_line(error)) from error
+
+
+def build_server(desk: Desk, fetch: Fetch | None = None) -> MCPServer:
+    """The server, not yet listening. `fetch` opens https addresses; None: they are refused."""
+    tools = Tools(desk, fetch)
+    server: MCPServer = MCPServer(
+        "seglens", version=__version__, log_level="WARNING",
+        instructions="Pixel-level sight: name a thing in words and get its mask. Send an image once, then name it by "
+        "the id that every answer carries.",
+    )  # fmt: skip
+    for tool in (tools.segment, tools.refine, tools.ask, tools.describe_image):
+        server.add_tool(tool, description=f"{_line(tool.__doc__ or '')} {tools.taken()}", annotations=_READS)
+    return server
+
+
+def _shown(sight: Sight, overlay: bool) -> CallToolResult:
+    """Words for the model, a picture per query for eyes, the whole answer for programs."""
+    content: list[ContentBlock] = [TextContent(type="text", text=sight.words())]
+    if overlay:
+        content += [_picture(prediction.overlay(heat=False)) for prediction in sight.predictions]
+    return CallToolResult(content=content, structured_content=sight.answer.model_dump(mode="json"))
+
+
+def _said(told: Told) -> CallToolResult:
+    words = f"{told.text}\n({told.width} x {told.height} pixels. Ask more about this image under its id: {told.image})"
+    return CallToolResult(
+        content=[TextContent(type="text", text=words)], structured_content=told.model_dump(mode="json")
+    )
+
+
+def _picture(image: Image.Image) -> ImageContent:
+    image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    return ImageContent(type="image", data=base64.b64encode(png_bytes(image)).decode(), mime_type="image/png")
+
+
+def _line(said: object) -> str:
+    return " ".join(str(said).split())

@@ -1,0 +1,84 @@
+"""The MCP server over streamable HTTP: who may speak to it, and how it stops."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+
+import uvicorn
+from mcp.server import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+LOCALHOST = "127.0.0.1"
+PATH = "/mcp"
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_LAST_WORDS = 10  # seconds for running calls when the server is told to stop
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT", "[IPV6]:PORT", ":PORT" or "PORT"; without a host, this machine alone.
+
+    Raises ValueError on anything else."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or LOCALHOST
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"got {text!r} for an address; need HOST:PORT or PORT, as in 127.0.0.1:8000")
+    return host, int(port)
+
+
+def security(host: str, names: Sequence[str]) -> TransportSecuritySettings:
+    """Only requests that name this machine, or one of `names`, are answered: a web page that a browser shows cannot
+    reach the server by pointing a name of its own here (DNS rebinding).
+
+    Raises ValueError when the server listens to others and nobody said by which name they call it."""
+    if not names and not _is_local(host):
+        raise ValueError(
+            f"got {host!r} to listen on, which others can reach; say by which name: --allow-host NAME (and put "
+            "something before it that checks who they are: every caller may use the model)"
+        )
+    allowed = [*_LOOPBACK, *(f"[{name}]" if ":" in name else name for name in names)]
+    return TransportSecuritySettings(
+        enable_dns_rebinding_protection=True,
+        allowed_hosts=[entry for name in allowed for entry in (name, f"{name}:*")],
+        allowed_origins=[
+            entry
+            for name in allowed
+            for scheme in ("http", "https")
+            for entry in (f"{scheme}://{name}", f"{scheme}://{name}:*")
+        ],
+    )
+
+
+async def serve_http(
+    server: MCPServer, host: str, port: int, names: Sequence[str], max_body: int, ready: Callable[[str], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT; running calls are finished. `ready` is told the address.
+
+    `max_body` is in bytes. Raises OSError when the address is taken."""
+    app = server.streamable_http_app(
+        host=host, streamable_http_path=PATH, max_request_body_size=max_body, transport_security=security(host, names)
+    )
+    with _listening(host, port) as listener:
+        ready(f"http://{_shown(host)}:{listener.getsockname()[1]}{PATH}")
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_LAST_WORDS)
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --http") from error
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,84 @@
+"""Which addresses of the internet a stranger may make us call: public ones by https, and nothing near us."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+from seglens.data.images import ImageError
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("image addresses need the library 'httpx': pip install 'seglens[serve]'") from error
+
+LONGEST_URL = 4096  # characters
+_SHOWN = 100  # characters of an address that an error repeats
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+Address = IPv4Address | IPv6Address
+
+# Public by number, and yet an agent of the cloud that this machine may stand in (Azure's WireServer).
+_NEAR = frozenset({IPv4Address("168.63.129.16")})
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+# Inside it, but not hosts of their own: they carry an IPv4 address (Teredo, 6to4), or are of documents and tests.
+_WITHIN = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+
+
+class FetchError(ImageError):
+    """An address that must not be called, or that gave no image."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is a host of the open internet.
+
+    Not: private, loopback, link-local (metadata services), carrier-grade NAT, multicast, reserved; nor any IPv6 address
+    that stands for an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64), as those reach what IPv4 rules forbid."""
+    if isinstance(address, IPv4Address):
+        return address.is_global and not (address.is_multicast or address.is_reserved or address in _NEAR)
+    if address not in _GLOBAL_UNICAST or any(address in network for network in _WITHIN):
+        return False
+    return address.is_global and not address.is_multicast
+
+
+def parse_addresses(found: list[str]) -> tuple[Address, ...]:
+    """What a resolver said, in its order, each once. A scope ("fe80::1%eth0") is cut off: no such address is public."""
+    return tuple(dict.fromkeys(ip_address(text.partition("%")[0]) for text in found))
+
+
+def parse_url(text: str) -> httpx.URL:
+    """Raises FetchError for anything but https://host/..., the host a name or an address as it is usually written."""
+    if len(text) > LONGEST_URL:
+        raise FetchError(f"{short(text)} has {len(text)} characters; need an address of at most {LONGEST_URL}")
+    try:
+        url = httpx.URL(text)
+        host = host_of(url)
+    except (httpx.InvalidURL, ValueError, TypeError) as error:
+        raise FetchError(f"{short(text)} is not an address; need one as https://host/image.jpg") from error
+    if url.scheme != "https" or not (":" in host or _NAME.fullmatch(host)):
+        raise FetchError(f"{short(text)} is not called; need an address that begins with https://")
+    if url.userinfo:
+        raise FetchError("the address holds a user's name or password; need one without: send the image itself")
+    if _is_odd_number(host):
+        raise FetchError(f"{short(text)} names its host by a number in another notation; need its name")
+    return url
+
+
+def _is_odd_number(host: str) -> bool:
+    """Whether the system would take a host for an IPv4 address that is not written as four decimals: 2130706433,
+    0x7f.1, 0177.0.0.1 (https://url.spec.whatwg.org/#ends-in-a-number-checker)."""
+    last = host.rpartition(".")[2]
+    if ":" in host or not (last.isdigit() or last.startswith("0x")):
+        return False
+    parts = host.split(".")
+    return len(parts) != 4 or not all(part.isdigit() and str(int(part)) == part for part in parts)
+
+
+def host_of(url: httpx.URL) -> str:
+    """The name as it goes over the wire: ASCII, in lower case, without the dot that may end it."""
+    return url.raw_host.decode("ascii").lower().rstrip(".")
+
+
+def short(url: object) -> str:
+    text = str(url)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
