@@ -77,9 +77,10 @@ def keypoints(look: Look) -> list[Picture]:
     cells, _, some = suppress(heat[None], config.keypoints, config.radius * heat.shape[1])
     frame = look.opened.seen.frame
     peaks = frame.to_image(frame.cells_to_canvas(cells[0][some[0]], tuple(heat.shape))).numpy()
+    kept = look.said.keypoints
     return [
         (f"{len(peaks)} peaks, none near another", look.shown(look.said.heat_map, peaks)),
-        (f"{len(look.said.keypoints)} are strong: each moves to its top", look.shown(look.said.heat_map, look.said.keypoints)),
+        (f"{len(kept)} are strong: each moves to its top", look.shown(look.said.heat_map, kept)),
     ]
 
 
