@@ -6,7 +6,7 @@
     segment, ask = tools(Segmenter.from_pretrained())                      # the model names the image: path or base64
     segment, ask = tools(Segmenter.from_pretrained(), image="scene.png")   # about one image; the model only asks
 
-`segment.invoke(tool_call).artifact` is a `Sight`: `.predictions`, `.overlays()` and `.answer`, the schema of every surface.
+`segment.invoke(tool_call).artifact` is a `Sight`: `.predictions`, `.overlays()` and `.answer`, ready for JSON.
 """
 
 from __future__ import annotations
