@@ -23,6 +23,7 @@ from textwrap import dedent
 from time import monotonic, sleep
 from typing import IO, Any
 
+import seglens
 from command import Run
 from seglens.cli import GROUPS
 from seglens.data import DATASETS
@@ -118,7 +119,8 @@ class Reader:
         if line.startswith("curl "):
             return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
         assert line.startswith("seglens "), f"the page shows a line that nobody runs: {line}"
-        if stays := next((kind for kind in STAY if line.startswith(kind)), None):
+        stays = next((kind for kind in STAY if line.startswith(kind) and "--help" not in line), None)
+        if stays:
             self.moved[STAY[stays]] = self.servers.enter_context(staying(words(line)))
             return ""
         code, out, err = self.seglens(*words(line))
@@ -130,7 +132,8 @@ class Reader:
 def staying(arguments: list[str]) -> Iterator[str]:
     """A command that runs until it is told to stop, as a process of its own on a free port; its address."""
     command = [sys.executable, "-u", "-m", "seglens", *arguments]
-    environment = {**os.environ, "SEGLENS_PORT": "0"}
+    here = str(Path(seglens.__file__).parents[1])  # this very package, wherever the process starts
+    environment = {**os.environ, "SEGLENS_PORT": "0", "PYTHONPATH": here}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
