@@ -94,6 +94,8 @@ class Reader:
                 self.printed = "".join(map(self.line, block.lines))
             elif block.language == "text":
                 assert_shown(block.text, self.printed)
+        for value in self.names.values():  # as at the end of a script: clients of a server hang up
+            getattr(value, "close", lambda: None)()
 
     def python(self, block: Block) -> None:
         if block.elsewhere:
@@ -119,8 +121,7 @@ class Reader:
         if line.startswith("curl "):
             return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
         assert line.startswith("seglens "), f"the page shows a line that nobody runs: {line}"
-        stays = next((kind for kind in STAY if line.startswith(kind) and "--help" not in line), None)
-        if stays:
+        if stays := next((kind for kind in STAY if line.startswith(kind)), None):
             self.moved[STAY[stays]] = self.servers.enter_context(staying(words(line)))
             return ""
         code, out, err = self.seglens(*words(line))
