@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +12,7 @@ from PIL import Image
 
 from seglens.agent.router import INTENTS, Route, Router, given_route
 from seglens.prediction import Prediction
-from seglens.schema import Box, Click
+from seglens.schema import Box, Click, ReplyAnswer, RouteTaken
 from seglens.segmenter import ImageSource, OpenedImage, Segmenter
 
 GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
@@ -33,6 +32,11 @@ class Reply:
     def overlay(self) -> Image.Image | None:
         """The image with what was found; None where nothing was looked for."""
         return self.predictions[0].overlay() if self.predictions else None
+
+    def answer(self) -> ReplyAnswer:
+        """The same for a wire."""
+        route = RouteTaken(intent=self.route.intent, scores=self.route.scores, given=self.route.given)
+        return ReplyAnswer(text=self.text, route=route, answers=[found.answer() for found in self.predictions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +106,7 @@ class Conversation:
         with self._lock:
             if self._last is None:
                 raise ValueError("there is no mask to refine yet; segment something first")
-            opened: Any = self._last.opened
-            found = opened.refine(self._last.predictions[0], clicks, box)
+            found = self._last.opened.refine(self._last.predictions[0], clicks, box)
             self._last = replace(self._last, predictions=(found,))
             return Reply(REFINED, Route("segmentation", {}, given=True), (found,))
 
