@@ -69,8 +69,8 @@ class Conversation:
         self._look_at(image)
 
     def _look_at(self, image: ImageSource) -> None:
-        self._opened = self._segmenter.open(image)
-        self._heard = self._router.hear(self._opened.image)
+        opened = self._segmenter.open(image)
+        self._opened, self._heard = opened, self._router.hear(opened.image)
 
     @property
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -106,6 +106,8 @@ class Conversation:
         with self._lock:
             if self._last is None:
                 raise ValueError("there is no mask to refine yet; segment something first")
+            if self._last.opened is not self._opened:
+                raise ValueError("the last mask belongs to the image before; segment something in this one first")
             found = self._last.opened.refine(self._last.predictions[0], clicks, box)
             self._last = replace(self._last, predictions=(found,))
             return Reply(REFINED, Route("segmentation", {}, given=True), (found,))
@@ -124,7 +126,7 @@ class Conversation:
             return self._segment(instruction, route)
         if route.intent == "followup":  # lines 8, 9, 12 to 14
             assert self._last is not None
-            return Reply(self._ask(side_by_side(self._last), instruction), route)
+            return Reply(self._ask(side_by_side(self._last.predictions[0]), instruction), route)
         return Reply(self._ask(self.image, instruction), route)
 
     def _segment(self, instruction: str, route: Route) -> Reply:
@@ -136,11 +138,10 @@ class Conversation:
         return self._segmenter.ask(image, question, self._max_new_tokens)
 
 
-def side_by_side(memory: Memory) -> UInt8[np.ndarray, "h ww 3"]:
-    """Line 12: the original, and to its right the same with the mask laid over it."""
-    first = memory.predictions[0]
-    nowhere = np.zeros((0, 2), np.float32)
-    masked = replace(
-        first, keypoints=nowhere, keypoint_scores=np.zeros(0, np.float32), keypoint_labels=np.zeros(0, bool)
-    )
-    return np.concatenate([first.image, np.asarray(masked.overlay(heat=False))], 1)
+def side_by_side(found: Prediction) -> UInt8[np.ndarray, "h ww 3"]:
+    """Line 12: the original, and to its right the same with the mask alone laid over it."""
+    plain = replace(
+        found, keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
+        keypoint_labels=np.zeros(0, bool),
+    )  # fmt: skip
+    return np.concatenate([found.image, np.asarray(plain.overlay(heat=False))], 1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,20 +25,23 @@ HELP = """Type what you want to know, or what you want segmented. Commands:
 AUTO = "auto"
 
 
-class View(Protocol):
+class View(ABC):
     """Where a conversation is shown."""
 
+    @abstractmethod
     def note(self, text: str) -> None:
         """Something about the conversation itself."""
 
+    @abstractmethod
     def fault(self, text: str) -> None:
         """What was wrong with the last line."""
 
+    @abstractmethod
     def reply(self, reply: Reply, files: dict[str, str]) -> None:
         """A reply, and the files of what it segmented."""
 
 
-class Screen:
+class Screen(View):
     """For eyes: answers on standard output, all else on standard error."""
 
     def __init__(self) -> None:
@@ -60,7 +64,7 @@ class Screen:
             self.out.print(f"  {kind}: {path}", markup=False, soft_wrap=True)
 
 
-class Lines:
+class Lines(View):
     """For programs: a line of JSON per line that was read."""
 
     def _say(self, value: dict[str, object]) -> None:
