@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import pty
 import select
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +40,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter, seglens: Run) -
 
     def run(*words: object) -> tuple[int, str, str]:
         *options, lines = words
-        monkeypatch.setattr("seglens.cli.chat.load_segmenter", lambda *_: segmenter)
+        monkeypatch.setattr(sys.modules["seglens.cli.chat"], "load_segmenter", lambda *_: segmenter)
         monkeypatch.setattr(sys, "stdin", io.StringIO(str(lines)))
         return seglens("chat", *options)
 
@@ -129,12 +131,12 @@ class Terminal:
         command = [SEGLENS, *map(str, words)]
         self.process = Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
-            preexec_fn=lambda: os.set_blocking(0, True),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
         )  # fmt: skip
         os.close(theirs)
         self.seen = ""
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         start, until = len(self.seen), time.monotonic() + seconds
         while text not in self.seen[start:]:
             assert time.monotonic() < until, self.seen

@@ -191,7 +191,7 @@ def _typed(prompt: str) -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    import readline  # noqa: F401: `input` then knows the arrow keys
+    import readline  # noqa: F401  (`input` then knows the arrow keys)
 
     while True:
         try:
