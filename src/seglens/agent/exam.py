@@ -46,8 +46,8 @@ class Routed:
 
 
 def written(path: Path | None = None) -> list[Instruction]:
-    """The instructions of a file of JSON lines (`text`, `tier`, `route`, `part`, and the number of a `scene` or the path
-    of an `image`, beside the file), by default the package's own set. Raises BenchmarkError with file and line."""
+    """The instructions of a file of JSON lines, by default the package's own set: `text`, `tier`, `route`, `part`, and
+    the number of a `scene` or the path of an `image` beside the file. Raises BenchmarkError with file and line."""
     path = Path(str(files("seglens"))) / "agent" / "routing.jsonl" if path is None else path
     found = [_instruction(row, path, f"{path}:{number}") for number, row in json_lines(path)]
     if not found:
@@ -88,8 +88,8 @@ def route_all(router: Router, instructions: Sequence[Instruction]) -> Iterator[R
 
 
 def report(routed: Sequence[Routed]) -> dict[str, Any]:
-    """Shares from 0 to 1. `false_triggers`: of what wants words alone, how much is segmented; `missed_triggers`: of what
-    wants a mask, how much is not."""
+    """Shares from 0 to 1. `false_triggers`: how much of what wants words alone is segmented; `missed_triggers`: how
+    much of what wants a mask is not."""
     tiers = dict.fromkeys(one.asked.tier for one in routed)
     talk = [one for one in routed if one.asked.route == "dialogue"]
     masks = [one for one in routed if one.asked.route == "segmentation"]

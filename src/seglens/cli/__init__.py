@@ -19,6 +19,7 @@ from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
 from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
+from seglens.cli.page import demo
 from seglens.cli.probe import probe
 from seglens.cli.route import route
 from seglens.cli.score import score
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "probe": probe,
     "doctor": doctor,
     "tour": tour,
+    "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),
