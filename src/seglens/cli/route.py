@@ -49,8 +49,8 @@ def route(
         emit(found | ({"wrong": missed} if wrong else {}))
         return
     _print(found)
-    for one in missed if wrong else []:
-        print(f"{one['tier']} -> {one['route']}: {one['text']}")
+    for row in missed if wrong else []:
+        print(f"{row['tier']} -> {row['route']}: {row['text']}")
 
 
 def _print(found: Mapping[str, Any]) -> None:
