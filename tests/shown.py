@@ -95,7 +95,8 @@ class Reader:
             elif block.language == "text":
                 assert_shown(block.text, self.printed)
         for value in self.names.values():  # as at the end of a script: clients of a server hang up
-            getattr(value, "close", lambda: None)()
+            if not isinstance(value, type) and hasattr(value, "close"):
+                value.close()
 
     def python(self, block: Block) -> None:
         if block.elsewhere:
