@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from attacks import ATTACKS, IMAGES, Target
@@ -241,13 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hostile", type=float, default=0.1, help="share of the requests")
     parser.add_argument("--threads", type=int, default=2, help="of the server's CPU")
     parser.add_argument("--images-bytes", type=int, default=96 * 2**20, help="that the server keeps open")
+    parser.add_argument("--patience", type=float, help="seconds of the server with slow clients; default its own")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
+    patience = {} if asked.patience is None else dict.fromkeys(("body_seconds", "idle_seconds"), asked.patience)
     tally, seconds = attack_and_ask(
-        asked.clients, asked.requests, asked.hostile, threads=asked.threads, images_bytes=asked.images_bytes
+        asked.clients, asked.requests, asked.hostile, threads=asked.threads, images_bytes=asked.images_bytes, **patience
     )
     if asked.json:
-        print(json.dumps({**asdict(tally), "seconds": seconds}))
+        print(json.dumps({**vars(tally), "time": seconds}))
     else:
         print(f"{asked.clients} clients, {asked.requests} requests; {machine('cpu', asked.threads)}")
         print("\n".join(told(tally, seconds)))

@@ -33,6 +33,12 @@ class Server:
         """Its memory in MB of 10^6 bytes."""
         return self.process.memory_info().rss / 1e6
 
+    @property
+    def worked(self) -> float:
+        """Seconds of processor time, of all its threads."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
 
 @contextmanager
 def serving(threads: int = 2, **settings: object) -> Iterator[Server]:
