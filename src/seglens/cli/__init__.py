@@ -20,6 +20,7 @@ from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_t
 from seglens.cli.overlap import overlap
 from seglens.cli.page import demo
 from seglens.cli.probe import probe
+from seglens.cli.refine import refine
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.serve import PASSED_ON, serve
@@ -28,6 +29,7 @@ from seglens.cli.train import train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "segment": segment,
+    "refine": refine,
     "ask": ask,
     "eval": evaluate,
     "score": score,
