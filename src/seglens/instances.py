@@ -50,10 +50,10 @@ def asked(query: str) -> Asked:
 class Splitter:
     """Splits the mask of one open image into things.
 
-    With a promptable decoder, the deepest points of the mask are clicks on it, all in one pass. What it draws at a point
-    is a thing when enough of it lies on the mask; of two drawings of one thing the deeper point's is kept. A thing is
-    whole: it may reach beyond the mask, where the words saw a piece of it. What no thing explains (parts of things,
-    above all), and everything without such a decoder, is split into its connected regions."""
+    With a promptable decoder, the deepest points of the mask are clicks on it, all in one pass. What it draws at a
+    point is a thing when enough of it lies on the mask; of two drawings of one thing the deeper point's is kept. A
+    thing is whole: it may reach beyond the mask, where the words saw a piece of it. What no thing explains (parts of
+    things, above all), and everything without such a decoder, is split into its connected regions."""
 
     frame: Frame
     decoder: MaskDecoder | None

@@ -55,7 +55,7 @@ class Refiner:
 
     A user clicks in the middle of what is wrong. So of each reading the change is looked at in whose middle the click
     should lie; the reading where it lies most so wins, and where it lies so in none, the disc around the click that
-    reaches to the outline is corrected."""
+    reaches to the outline, or to the border of the image, is corrected."""
 
     decoder: MaskDecoder
     embedding: Embedding
@@ -75,11 +75,14 @@ class Refiner:
         at = self._cell(click)
         if mask[at] == bool(click.label):
             return before
-        reach = depth(mask == mask[at], border=False)[at]
-        if reach <= 1:
+        same = mask == mask[at]
+        if depth(same, border=False)[at] <= 1:
             return before
-        chosen = self._most_central(mask, drawn.clicks, self._readings(before, mask, drawn))
-        return self._flipped(before, at, reach) if chosen is None else chosen
+        readings = self._readings(before, mask, drawn)
+        if not mask.any():  # no outline yet: the click shows the thing itself
+            return readings[0]
+        chosen = self._most_central(mask, drawn.clicks, readings)
+        return self._flipped(before, at, int(depth(same)[at])) if chosen is None else chosen
 
     def _readings(
         self, before: Float[Tensor, "s s"], mask: Bool[np.ndarray, "h w"], drawn: Corrections
