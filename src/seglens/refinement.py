@@ -137,7 +137,9 @@ class Refiner:
         self, clicks: Sequence[Click], box: Float[Tensor, " 4"] | None = None, mask: Tensor | None = None
     ) -> Prompt:
         points = torch.tensor([[c.x, c.y] for c in clicks], dtype=torch.float).reshape(-1, 2)
-        return Prompt(self.frame.to_canvas(points), torch.tensor([c.label for c in clicks]), box, mask)
+        return Prompt(
+            self.frame.to_canvas(points), torch.tensor([c.label for c in clicks], dtype=torch.long), box, mask
+        )
 
     def _corners(self, box: Box) -> Float[Tensor, " 4"]:
         return self.frame.to_canvas(torch.tensor([[box.x0, box.y0], [box.x1, box.y1]])).flatten()
