@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,14 +182,14 @@ def test_obedience_is_local_and_exact() -> None:
 
 
 @pytest.fixture(params=TINY)
-def drawn_by(request: pytest.FixtureRequest, backbone: Backbone, tmp_path: Path) -> Iterator[Segmenter]:
+def drawn_by(request: pytest.FixtureRequest, backbone: Backbone, tmp_path: Path) -> Segmenter:
     """A head with random weights on each kind of mask decoder."""
     torch.manual_seed(0)
     TINY[request.param].save(tmp_path)
     decoder = load_decoder(tmp_path)
     head = build_lens(LensConfig(encoder_width=32), backbone, decoder)
     named = Origin.of("nowhere")
-    yield Segmenter(backbone, decoder, head, HeadConfig("lens", {}, named, backbone.layer, named))
+    return Segmenter(backbone, decoder, head, HeadConfig("lens", {}, named, backbone.layer, named))
 
 
 def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray) -> None:
