@@ -124,6 +124,22 @@ class Told(Said):
     text: str
 
 
+class RouteTaken(Said):
+    """The way an instruction went (LENS, Algorithm S1)."""
+
+    intent: Literal["dialogue", "segmentation", "followup"]
+    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
+    given: bool = Field(description="The asker chose.")
+
+
+class ReplyAnswer(Said):
+    """What an agent says to one instruction."""
+
+    text: str
+    route: RouteTaken
+    answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
+
+
 # ---------------------------------------------------------------- what the server is asked, and what it says
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +13,7 @@ from PIL import Image
 from seglens.agent.router import INTENTS, Route, Router, given_route
 from seglens.backbones.heard import Heard
 from seglens.prediction import Prediction
-from seglens.schema import Box, Click
+from seglens.schema import Box, Click, ReplyAnswer, RouteTaken
 from seglens.segmenter import ImageSource, OpenedImage, Segmenter
 
 GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
@@ -34,6 +33,11 @@ class Reply:
     def overlay(self) -> Image.Image | None:
         """The image with what was found; None where nothing was looked for."""
         return self.predictions[0].overlay() if self.predictions else None
+
+    def answer(self) -> ReplyAnswer:
+        """The same for a wire."""
+        route = RouteTaken(intent=self.route.intent, scores=self.route.scores, given=self.route.given)
+        return ReplyAnswer(text=self.text, route=route, answers=[found.answer() for found in self.predictions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +131,9 @@ class Conversation:
         with self._lock:
             if self._last is None:
                 raise ValueError("there is no mask to refine yet; segment something first")
-            opened: Any = self._last.opened
-            found = opened.refine(self._last.predictions[0], clicks, box)
+            if self._last.opened is not self._sight.opened:
+                raise ValueError("the last mask belongs to the image before; segment something in this one first")
+            found = self._last.opened.refine(self._last.predictions[0], clicks, box)
             self._last = replace(self._last, predictions=(found,))
             return Reply(REFINED, Route("segmentation", {}, given=True), (found,))
 
@@ -146,7 +151,7 @@ class Conversation:
             return self._segment(instruction, route)
         if route.intent == "followup":  # lines 8, 9, 12 to 14
             assert self._last is not None
-            return Reply(self._ask(side_by_side(self._last), instruction), route)
+            return Reply(self._ask(side_by_side(self._last.predictions[0]), instruction), route)
         return Reply(self._ask(self.image, instruction), route)
 
     def _segment(self, instruction: str, route: Route) -> Reply:
@@ -158,11 +163,10 @@ class Conversation:
         return self._segmenter.ask(image, question, self._max_new_tokens)
 
 
-def side_by_side(memory: Memory) -> UInt8[np.ndarray, "h ww 3"]:
-    """Line 12: the original, and to its right the same with the mask laid over it."""
-    first = memory.predictions[0]
-    nowhere = np.zeros((0, 2), np.float32)
-    masked = replace(
-        first, keypoints=nowhere, keypoint_scores=np.zeros(0, np.float32), keypoint_labels=np.zeros(0, bool)
-    )
-    return np.concatenate([first.image, np.asarray(masked.overlay(heat=False))], 1)
+def side_by_side(found: Prediction) -> UInt8[np.ndarray, "h ww 3"]:
+    """Line 12: the original, and to its right the same with the mask alone laid over it."""
+    plain = replace(
+        found, keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
+        keypoint_labels=np.zeros(0, bool),
+    )  # fmt: skip
+    return np.concatenate([found.image, np.asarray(plain.overlay(heat=False))], 1)
