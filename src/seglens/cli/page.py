@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -28,4 +29,7 @@ def demo(
     blocks = build(load_segmenter(model, device), model, limits)
     print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=browser)}", flush=True)
     say("Press Ctrl+C to stop.")
-    blocks.block_thread()
+    try:
+        Event().wait()
+    finally:
+        blocks.close(verbose=False)

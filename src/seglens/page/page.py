@@ -90,7 +90,7 @@ class Page:
         if visit.talk is not None:
             predictions = visit.talk.predictions
             shown[self.on.stage] = asdict(view_of(visit.talk.image, predictions, self.limits.side))
-            shown[self.on.files] = takeaway(predictions)
+            shown[self.on.files] = [asdict(file) for file in takeaway(predictions)]
         if tries is not None:
             shown[self.on.tries] = gr.Dataset(samples=[[text] for text in tries], visible=bool(tries))
         return shown
