@@ -108,6 +108,22 @@ class Told(Said):
     text: str
 
 
+class RouteTaken(Said):
+    """The way an instruction went (LENS, Algorithm S1)."""
+
+    intent: Literal["dialogue", "segmentation", "followup"]
+    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
+    given: bool = Field(description="The asker chose.")
+
+
+class ReplyAnswer(Said):
+    """What an agent says to one instruction."""
+
+    text: str
+    route: RouteTaken
+    answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
+
+
 # ---------------------------------------------------------------- what the server is asked, and what it says
 
 
@@ -146,6 +162,38 @@ class SegmentAnswer(Segmented):
     heat_maps: list[list[list[float]] | None] | None = Field(
         None, description="Rows of the attention map over the square canvas, per query; null: not asked for, or none."
     )
+
+
+class RefineRequest(Said):
+    """A query whose mask is corrected. Nothing is remembered: send all clicks so far."""
+
+    image: str = Field(
+        min_length=1, description="The id of an open image, or the image itself as in `/v1/images`.", examples=[_PIXEL]
+    )
+    query: str = Field(min_length=1, examples=["the red cup"])
+    clicks: list[Click] = Field([], max_length=100, examples=[[{"x": 0, "y": 0, "label": 1}]])
+    box: Box | None = None
+
+
+Intent = Literal["dialogue", "segmentation", "followup"]
+
+
+class TalkRequest(Said):
+    """What a chat may ask of us beyond OpenAI's fields."""
+
+    route: Intent | None = Field(default=None, description="Take this way; null: the MLLM decides.")
+    heat_map: bool = Field(default=False, description="Say also where the MLLM looked.")
+
+
+class TalkAnswer(Said):
+    """What a chat says of us beyond OpenAI's fields."""
+
+    route: Intent = Field(description="The way that was taken.")
+    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
+    given: bool = Field(description="Whether the asker chose.")
+    answers: list[Answer] = Field(description="The mask, when something was segmented; else empty.")
+    heat_maps: list[list[list[float]] | None] | None = None
+    ignored: list[str] = Field(description="What was sent and is not heeded: answers are greedy, one at a time.")
 
 
 class Fault(Said):

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
+from seglens.cli.chat import chat
 from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
@@ -20,6 +21,7 @@ from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_t
 from seglens.cli.overlap import overlap
 from seglens.cli.page import demo
 from seglens.cli.probe import probe
+from seglens.cli.route import route
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.serve import PASSED_ON, serve
@@ -33,6 +35,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "bench": bench,
     "train": train,
+    "chat": chat,
+    "route": route,
     "mcp": mcp,
     "probe": probe,
     "doctor": doctor,

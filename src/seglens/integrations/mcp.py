@@ -125,7 +125,7 @@ def _shown(sight: Sight, overlay: bool) -> CallToolResult:
     """Words for the model, a picture per query for eyes, the whole answer for programs."""
     content: list[ContentBlock] = [TextContent(type="text", text=sight.words())]
     if overlay:
-        content += [_picture(prediction.overlay(heat=False)) for prediction in sight.predictions]
+        content += map(_picture, sight.overlays())
     return CallToolResult(content=content, structured_content=sight.answer.model_dump(mode="json"))
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from fastapi import FastAPI
 
 import seglens
+from seglens.agent import Agent
 from seglens.segmenter import Segmenter
+from seglens.server.chat import chat_routes
 from seglens.server.errors import ANSWERS
 from seglens.server.gate import Bodies, Door, Guard, Recorder
 from seglens.server.metrics import Metrics
@@ -31,8 +33,14 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
         description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
         docs_url=None, redoc_url=None,  # both would fetch their scripts from a network
     )  # fmt: skip
+    agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)
     app.state.door = door = Door(settings.connections)
-    for router in (image_routes(service), question_routes(service), watch_routes(service, door)):
+    for router in (
+        image_routes(service),
+        question_routes(service),
+        chat_routes(service, agent),
+        watch_routes(service, door),
+    ):
         app.include_router(router)
     for kind, answer in ANSWERS.items():
         app.add_exception_handler(kind, answer)

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from seglens.backbones import QuestionError
 from seglens.data.images import ImageError, ImageTooLargeError
+from seglens.refinement import CorrectionError
 from seglens.server.refusals import Refusal, fault, of_fields
 
 
@@ -22,6 +23,10 @@ def of_image(error: ImageError) -> Refusal:
 
 def of_question(error: QuestionError) -> Refusal:
     return Refusal(400, "invalid_question", str(error))
+
+
+def of_correction(error: CorrectionError) -> Refusal:
+    return Refusal(400, "invalid_correction", str(error))
 
 
 def of_http(error: HTTPException) -> Refusal:
@@ -52,4 +57,5 @@ ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
     RequestValidationError: _answering(of_schema),
     ImageError: _answering(of_image),
     QuestionError: _answering(of_question),
+    CorrectionError: _answering(of_correction),
 }

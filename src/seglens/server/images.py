@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from seglens.agent import Sight
 from seglens.schema import ImageAnswer
 from seglens.segmenter import OpenedImage
 from seglens.server.metrics import Metrics
@@ -31,6 +32,8 @@ class Held:
     bytes: int
     last: float  # when it was last used
     users: int = 0
+    sight: Sight | None = None  # what talks begin with; made by the first
+    digest: str | None = None  # of the image as it was sent
     wanted: bool = True  # false: dropped as soon as nobody uses it
 
 
@@ -42,12 +45,15 @@ class Images:
     def __init__(self, most_bytes: int, ttl: float, metrics: Metrics, now: Callable[[], float] = monotonic):
         self.most_bytes, self.ttl, self.metrics, self._now = most_bytes, ttl, metrics, now
         self._held = OrderedDict[str, Held]()  # the longest unused first
+        self._known = dict[str, str]()  # digests to ids
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def put(self, opened: OpenedImage) -> ImageAnswer:
-        """Keep an image. Raises a Refusal when it is too large to be kept at all, or all others are in use."""
-        held = Held(PREFIX + secrets.token_urlsafe(24), opened, bytes_of(opened), self._now())
+    def put(self, opened: OpenedImage, digest: str | None = None) -> ImageAnswer:
+        """Keep an image; with a `digest`, `find` knows it again.
+
+        Raises a Refusal when it is too large to be kept at all, or all others are in use."""
+        held = Held(PREFIX + secrets.token_urlsafe(24), opened, bytes_of(opened), self._now(), digest=digest)
         if held.bytes > self.most_bytes:
             raise Refusal(
                 413, "image_too_large",
@@ -58,6 +64,8 @@ class Images:
             self._expire()
             self._make_room(held.bytes)
             self._held[held.id] = held
+            if digest is not None:
+                self._known[digest] = held.id
             self._count(held.bytes)
             return self._said(held)
 
@@ -71,6 +79,12 @@ class Images:
             yield held
         finally:
             self._release(held)
+
+    def find(self, digest: str) -> str | None:
+        """The id of an image that was put with this digest, while it is held."""
+        with self._lock:
+            self._expire()
+            return self._known.get(digest)
 
     def describe(self, id: str) -> ImageAnswer:
         """Its state; looking is no use of it. Raises as `use`."""
@@ -103,7 +117,7 @@ class Images:
             if held.wanted:
                 held.last = self._now()
                 self._held.move_to_end(held.id)
-                size = bytes_of(held.opened)  # the first question leaves something behind
+                size = bytes_of(held.opened, held.sight)  # the first question leaves something behind
                 self._count(size - held.bytes)
                 held.bytes = size
             elif not held.users:
@@ -126,6 +140,8 @@ class Images:
     def _remove(self, held: Held, reason: str) -> None:
         del self._held[held.id]
         held.wanted = False
+        if self._known.get(held.digest or "") == held.id:
+            del self._known[held.digest or ""]
         self.metrics.dropped.labels(reason).inc()
         self._count(0 if held.users else -held.bytes)
 
@@ -140,11 +156,11 @@ class Images:
         self.metrics.images_bytes.set(self._bytes)
 
 
-def bytes_of(opened: OpenedImage) -> int:
+def bytes_of(opened: OpenedImage, sight: Sight | None = None) -> int:
     """Memory of an open image's pixels, of what the MLLM and the mask decoder made of them, and of what the method
-    keeps; what they share is counted once."""
+    and the router keep; what they share is counted once."""
     seen = dict[int, int]()
-    for part in (opened.image, opened.seen, opened.embedding, opened.kept):
+    for part in (opened.image, opened.seen, opened.embedding, opened.kept, sight):
         _add(part, seen)
     return sum(seen.values())
 

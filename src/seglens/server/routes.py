@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -9,10 +10,10 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
 from seglens.prediction import Prediction
-from seglens.schema import ImageAnswer, SegmentAnswer, SegmentRequest
+from seglens.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest
 from seglens.server.refusals import DOCUMENTED, documented
 from seglens.server.service import Service
-from seglens.server.uploads import UPLOAD, read_upload
+from seglens.server.uploads import JSON, UPLOAD, read_upload
 
 ImageId = Annotated[str, Path(description="As `/v1/images` gave it.")]
 
@@ -53,12 +54,22 @@ def question_routes(service: Service) -> APIRouter:
             media_type="application/json",
         )
 
+    @router.post("/refine", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Correct a mask by clicks")
+    async def refine(asked: RefineRequest, request: Request) -> Response:
+        with await service.shown(asked.image, request.receive) as held:
+            predictions = [await service.refine(held.opened, asked, request.receive)]
+        return Response(await service.by_hand(partial(_written, held.id, predictions, False)), media_type=JSON)
+
     return router
+
+
+def heat_maps(predictions: Sequence[Prediction]) -> list[list[list[float]] | None]:
+    return [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in predictions]
 
 
 def _written(image: str, predictions: list[Prediction], heat_map: bool) -> bytes:
     """The answer as JSON; run lengths are encoded here, off the event loop."""
-    maps = [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in predictions] if heat_map else None
+    maps = heat_maps(predictions) if heat_map else None
     height, width = predictions[0].image.shape[:2]
     answer = SegmentAnswer(
         image=image, width=width, height=height, answers=[p.answer() for p in predictions], heat_maps=maps
@@ -68,4 +79,4 @@ def _written(image: str, predictions: list[Prediction], heat_map: bool) -> bytes
 
 def as_json(said: BaseModel, status: int = 200) -> Response:
     """Written once, by pydantic; FastAPI would check it again and walk through it in Python."""
-    return Response(said.model_dump_json(), status, media_type="application/json")
+    return Response(said.model_dump_json(), status, media_type=JSON)

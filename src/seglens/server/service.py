@@ -7,15 +7,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import numpy as np
 
 from seglens.incoming import decode_bytes, decode_data_uri
 from seglens.prediction import Prediction
-from seglens.schema import ImageAnswer
+from seglens.schema import ImageAnswer, RefineRequest
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.server.batcher import Batcher, Job
+from seglens.server.fetch import Fetcher
 from seglens.server.images import PREFIX, Held, Images
 from seglens.server.metrics import Metrics
 from seglens.server.refusals import Refusal
@@ -34,6 +36,7 @@ class Service:
         self.segmenter, self.settings, self.metrics = segmenter, settings, metrics
         self.batcher = Batcher(settings.queue, settings.together, metrics)
         self.images = Images(settings.images_bytes, settings.image_ttl, metrics)
+        self._fetcher = Fetcher(settings.limits) if settings.urls else None
         self._hands = ThreadPoolExecutor(DECODERS, thread_name_prefix="seglens-hand")
 
     def start(self) -> None:
@@ -54,6 +57,8 @@ class Service:
 
     async def open(self, image: str | bytes, receive: Receive) -> OpenedImage:
         """Raises ImageError for what is no image, and Refusals."""
+        if self._fetcher is not None and isinstance(image, str) and image[:8].lower() == "https://":
+            image = await self._fetcher.data(image)
         decode = decode_bytes if isinstance(image, bytes) else decode_data_uri
         pixels = await self.by_hand(partial(decode, image, self.settings.limits))  # type: ignore[arg-type]
         return (await self.wait(Job([pixels], self._open), receive))[0]
@@ -63,6 +68,15 @@ class Service:
         if not image.startswith(PREFIX):
             image = (await self.keep(image, receive)).id
         return self.images.use(image)
+
+    async def shown_before(self, image: str, receive: Receive) -> AbstractContextManager[Held]:
+        """As `shown`; an image that comes again and again, as in a chat, is opened once. Its id is told to nobody: who
+        knows an id may drop the image."""
+        if image.startswith(PREFIX):
+            return self.images.use(image)
+        digest = await self.by_hand(lambda: sha256(image.encode("utf-8", "surrogatepass")).hexdigest())
+        name = self.images.find(digest) or self.images.put(await self.open(image, receive), digest).id
+        return self.images.use(name)
 
     def _open(self, images: Sequence[np.ndarray]) -> list[OpenedImage]:
         with self.metrics.opening.time():
@@ -98,6 +112,21 @@ class Service:
 
     def _check_query(self, query: str) -> None:
         self.segmenter.backbone.prompts.to_read([query])
+
+    async def refine(self, opened: OpenedImage, asked: RefineRequest, receive: Receive) -> Prediction:
+        """Raises QuestionError, CorrectionError and Refusals."""
+        self.check_length(asked.query, "query")
+        if not self.segmenter.can_refine:
+            raise Refusal(
+                400,
+                "cannot_refine",
+                f"{self.segmenter.config.method} draws its masks without SAM: nothing takes clicks",
+            )
+        return (await self.wait(Job([asked], partial(self._refine, opened)), receive))[0]
+
+    def _refine(self, opened: OpenedImage, requests: Sequence[RefineRequest]) -> list[Prediction]:
+        with self.metrics.asking.time():
+            return [opened.refine(opened.segment(r.query, each=False), r.clicks, r.box) for r in requests]
 
     def _segment(self, opened: OpenedImage, each: bool | None, queries: Sequence[str]) -> list[Prediction]:
         """In passes of as many masks as memory allows."""

@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     queries: Count = Field(32, description="Queries in one request.")
     question_letters: Count = Field(2000, description="Letters of one question.")
     messages: Count = Field(64, description="Messages of one chat.")
+    chat_images: Count = Field(8, description="Images of one chat.")
+    urls: bool = Field(False, description="Fetch images by https from public hosts.")
     answer_tokens: Count = Field(256, description="Tokens of one spoken answer.")
 
     queue: Count = Field(256, description="Questions that may wait for the model; beyond them 503.")
@@ -49,6 +51,11 @@ class Settings(BaseSettings):
 
     image_ttl: Seconds = Field(600.0, description="Seconds that an open image is kept after its last use.")
     images_bytes: Count = Field(1024 * MIB, description="Bytes of all open images; the longest unused go first.")
+
+    @property
+    def model_name(self) -> str:
+        """As clients call it. Where a folder lies is nobody's business."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
 
     @property
     def limits(self) -> Limits:

@@ -32,6 +32,6 @@ def watch_routes(service: Service, door: Door) -> APIRouter:
 
     @router.get("/v1/models", responses=documented(401, 503), summary="The one model that is served")
     async def models() -> ModelsAnswer:
-        return ModelsAnswer(data=[ModelAnswer(id=service.settings.model)])
+        return ModelsAnswer(data=[ModelAnswer(id=service.settings.model_name)])
 
     return router
