@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from selenium import webdriver
 
 from page.visitor import CHROMIUM, DRIVER, Visitor, chromium
 
@@ -28,7 +29,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def driver() -> Iterator[object]:
+def driver() -> Iterator[webdriver.Chrome]:
     if not (CHROMIUM.exists() and DRIVER.exists()):
         pytest.skip(f"needs {CHROMIUM} and {DRIVER}; on Debian: apt-get install chromium chromium-driver")
     driver = chromium()
@@ -37,6 +38,20 @@ def driver() -> Iterator[object]:
 
 
 @pytest.fixture
-def visitor(driver: object, address: str) -> Visitor:
+def visit(driver: webdriver.Chrome, address: str) -> Iterator[Callable[[], Visitor]]:
+    """Opens the page, for as many visitors as you like."""
+    visitors = list[Visitor]()
+
+    def arrive() -> Visitor:
+        visitors.append(Visitor(driver, address))
+        return visitors[-1]
+
+    yield arrive
+    for visitor in visitors:
+        visitor.leave()
+
+
+@pytest.fixture
+def visitor(visit: Callable[[], Visitor]) -> Visitor:
     """Someone who has just opened the page."""
-    return Visitor(driver, address)
+    return visit()

@@ -50,6 +50,12 @@ class Visitor:
         """To this tab."""
         self.driver.switch_to.window(self.tab)
 
+    def leave(self) -> None:
+        """Close the tab: each holds a connection, and Chromium opens six to one host at most."""
+        self.come_back()
+        self.driver.close()
+        self.driver.switch_to.window(self.driver.window_handles[0])
+
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 

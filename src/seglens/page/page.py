@@ -68,7 +68,7 @@ class Page:
 
     def try_out(self, row: list[str], route: str, visit: Visit | None) -> Iterator[Shown]:
         """A suggestion was pressed."""
-        return self.say(row[0], route, visit)
+        yield from self.say(row[0], route, visit)
 
     def correct(self, mode: Mode, visit: Visit | None, event: gr.EventData) -> Shown:
         """The picture was clicked, or a box was drawn on it."""
@@ -112,7 +112,8 @@ def _talk(visit: Visit) -> list[dict[str, Any]]:
 
 
 def _message(line: Line) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": line.who, "content": line.text}
+    # Escaped, because the chat takes tags for HTML even where it renders no Markdown.
+    message: dict[str, Any] = {"role": line.who, "content": escape(line.text, quote=False)}
     return message if line.route is None else {**message, "metadata": {"title": _way(line.route)}}
 
 

@@ -35,7 +35,10 @@ def takeaway(predictions: Sequence[Prediction]) -> list[File]:
         (numbered,) = indexed(page).content.values()
         files.append(File("Numbered things (PNG)", "instances.png", embed("image/png", numbered)))
     book = json.dumps(to_coco([page]), ensure_ascii=False, allow_nan=False)
-    return [*files, File("COCO (JSON)", "coco.json", embed("application/json", book.encode("utf-8", "backslashreplace")))]
+    return [
+        *files,
+        File("COCO (JSON)", "coco.json", embed("application/json", book.encode("utf-8", "backslashreplace"))),
+    ]
 
 
 def _black_and_white(predictions: Sequence[Prediction]) -> bytes:
