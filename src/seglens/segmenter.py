@@ -149,7 +149,7 @@ class OpenedImage:
     def segment(self, query: str, each: bool | None = None) -> Prediction: ...
     @overload
     def segment(self, query: Queries, each: bool | None = None) -> list[Prediction]: ...
-    @torch.no_grad()
+    @torch.inference_mode()
     def segment(self, query: str | Queries, each: bool | None = None) -> Prediction | list[Prediction]:
         """One query: a Prediction. A list of queries: all in one pass.
 
@@ -173,7 +173,7 @@ class OpenedImage:
         made = [self._divided(p) if (m.each if each is None else each) else p for p, m in zip(made, meant, strict=True)]
         return made[0] if isinstance(query, str) else made
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def refine(self, prediction: Prediction, clicks: Sequence[Click] = (), box: Box | None = None) -> Prediction:
         """The same query with its mask corrected by clicks and a box, through the mask decoder's own prompts.
 
