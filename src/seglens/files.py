@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     written = list[tuple[Path, Path]]()
     try:
         for path, data in files.items():
-            written.append((_written(path, data), path))
+            written.append((_written(path, (data,)), path))
         for temporary, path in written:
             os.replace(temporary, path)
     finally:
@@ -35,7 +35,16 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _written(path: Path, data: bytes) -> Path:
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """As `write_atomic`, of data that comes in parts and need not fit in memory."""
+    temporary = _written(path, parts)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _written(path: Path, parts: Iterable[bytes]) -> Path:
     """A hidden file with the data, on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Same folder, because a rename is atomic only within one file system; opened by hand, because mkstemp's 0600 would
@@ -43,7 +52,7 @@ def _written(path: Path, data: bytes) -> Path:
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

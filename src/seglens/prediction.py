@@ -75,10 +75,10 @@ class Prediction:
         """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
         picture = self.image.astype(np.float32)
         if heat and self.heat_map is not None:
-            warm = self._heat_at_size()[..., None]
+            warm = self.heat_at_size()[..., None]
             picture = picture * (1 - 0.55 * warm) + np.array((255, 200, 40), np.float32) * 0.55 * warm
         picture = np.where(self.mask[..., None], 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32), picture)
-        picture[_outline(self.mask)] = MASK_COLOUR
+        picture[outline(self.mask)] = MASK_COLOUR
         image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
         draw = ImageDraw.Draw(image)
         r = max(2.0, max(image.size) / 110)
@@ -86,7 +86,7 @@ class Prediction:
             draw.ellipse([x - r, y - r, x + r, y + r], fill=INSIDE if inside else OUTSIDE, outline=(20, 20, 20))
         return image
 
-    def _heat_at_size(self) -> Float[np.ndarray, "h w"]:
+    def heat_at_size(self) -> Float[np.ndarray, "h w"]:
         """The heat map relative to its peak, at the image's size (the canvas's padding cut off)."""
         assert self.heat_map is not None
         heat = torch.from_numpy(self.heat_map / max(float(self.heat_map.max()), 1e-12))
@@ -156,8 +156,8 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the mask with a neighbour outside it."""
+def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels of the mask with a neighbour outside it, or beyond the border."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner

@@ -10,6 +10,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# One white pixel: an example that can be sent as it stands.
+_PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+
 
 class Said(BaseModel):
     """A value that crosses a wire: frozen, and a field that nobody knows is an error, never passed over."""
@@ -101,3 +106,125 @@ class Told(Said):
     width: int
     height: int
     text: str
+
+
+class RouteTaken(Said):
+    """The way an instruction went (LENS, Algorithm S1)."""
+
+    intent: Literal["dialogue", "segmentation", "followup"]
+    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
+    given: bool = Field(description="The asker chose.")
+
+
+class ReplyAnswer(Said):
+    """What an agent says to one instruction."""
+
+    text: str
+    route: RouteTaken
+    answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
+
+
+# ---------------------------------------------------------------- what the server is asked, and what it says
+
+
+class ImageRequest(Said):
+    """An image to be opened."""
+
+    image: str = Field(
+        min_length=1, description="A data URI ('data:image/png;base64,...') or bare base64.", examples=[_PIXEL]
+    )
+
+
+class ImageAnswer(Said):
+    """An open image: ask about it by its `id` until it expires. Every use puts the end off."""
+
+    id: str
+    width: int
+    height: int
+    bytes: int = Field(description="What it takes of the server's memory.")
+    expires_in: float = Field(description="Seconds until it is dropped if nobody asks about it.")
+
+
+class SegmentRequest(Said):
+    """Queries about one image."""
+
+    image: str = Field(
+        min_length=1, description="The id of an open image, or the image itself as in `/v1/images`.", examples=[_PIXEL]
+    )
+    queries: list[str] = Field(min_length=1, description="What to segment, in words.", examples=[["the red cup"]])
+    each: bool | None = Field(None, description="A mask for each thing that is meant; null: the words decide.")
+    heat_map: bool = Field(False, description="Say also where the MLLM looked.")
+
+
+class SegmentAnswer(Segmented):
+    """One answer per query, and where the MLLM looked."""
+
+    heat_maps: list[list[list[float]] | None] | None = Field(
+        None, description="Rows of the attention map over the square canvas, per query; null: not asked for, or none."
+    )
+
+
+class RefineRequest(Said):
+    """A query whose mask is corrected. Nothing is remembered: send all clicks so far."""
+
+    image: str = Field(
+        min_length=1, description="The id of an open image, or the image itself as in `/v1/images`.", examples=[_PIXEL]
+    )
+    query: str = Field(min_length=1, examples=["the red cup"])
+    clicks: list[Click] = Field([], max_length=100, examples=[[{"x": 0, "y": 0, "label": 1}]])
+    box: Box | None = None
+
+
+Intent = Literal["dialogue", "segmentation", "followup"]
+
+
+class TalkRequest(Said):
+    """What a chat may ask of us beyond OpenAI's fields."""
+
+    route: Intent | None = Field(default=None, description="Take this way; null: the MLLM decides.")
+    heat_map: bool = Field(default=False, description="Say also where the MLLM looked.")
+
+
+class TalkAnswer(Said):
+    """What a chat says of us beyond OpenAI's fields."""
+
+    route: Intent = Field(description="The way that was taken.")
+    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
+    given: bool = Field(description="Whether the asker chose.")
+    answers: list[Answer] = Field(description="The mask, when something was segmented; else empty.")
+    heat_maps: list[list[list[float]] | None] | None = None
+    ignored: list[str] = Field(description="What was sent and is not heeded: answers are greedy, one at a time.")
+
+
+class Fault(Said):
+    """What went wrong: what came, what is needed, what to do."""
+
+    message: str
+    type: str = Field(description="Whose fault it is: 'invalid_request_error' the asker's, 'server_error' ours.")
+    param: str | None = Field(description="The field at fault.")
+    code: str = Field(description="The same for the same fault, for programs.")
+    request_id: str
+
+
+class FaultAnswer(Said):
+    """Every error, in the form that OpenAI's clients read."""
+
+    error: Fault
+
+
+class Health(Said):
+    status: Literal["ok"]
+
+
+class ModelAnswer(Said):
+    """A model as OpenAI's clients list it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "seglens"
+
+
+class ModelsAnswer(Said):
+    object: Literal["list"] = "list"
+    data: list[ModelAnswer]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from threading import Thread
+
+import numpy as np
 import pytest
 
-from seglens.agent import Agent
-from seglens.agent.conversation import GENERATED
+from seglens.agent import Agent, Conversation
+from seglens.agent.conversation import ABSENT, GENERATED, REFINED, side_by_side
+from seglens.backbones import QuestionError
+from seglens.data.world import WorldData
+from seglens.schema import Box, Click
 from seglens.segmenter import Segmenter
 from seglens.types import Sample
+
+CUP, HOUSE = "mark the red cup.", "segment the house."  # one is in the scene, the other is not
+ABOUT = "what colour is it?"
 
 
 @pytest.fixture(scope="module")
@@ -15,14 +24,160 @@ def agent(segmenter: Segmenter) -> Agent:
     return Agent(segmenter)
 
 
-def test_three_routes(agent: Agent, scene: Sample) -> None:
-    talk = agent.start(scene.image)
+@pytest.fixture
+def talk(agent: Agent, scene: Sample) -> Conversation:
+    return agent.start(scene.image)
+
+
+def test_words_a_mask_and_words_about_the_mask(agent: Agent, talk: Conversation, scene: Sample) -> None:
     words = talk.say("how many things are there?")
     assert (words.route.intent, words.predictions, words.overlay) == ("dialogue", (), None)
-    mask = talk.say("where is the red cup?", route="segmentation")
-    assert mask.route.given
-    assert (mask.text, talk.predictions) == (GENERATED, mask.predictions)
+    assert words.text == agent.segmenter.ask(scene.image, "how many things are there?")
+    mask = talk.say(CUP)
+    assert (mask.route.intent, mask.text, talk.predictions) == ("segmentation", GENERATED, mask.predictions)
+    assert np.array_equal(mask.predictions[0].mask, agent.segmenter.segment(scene.image, CUP).mask)
     assert mask.overlay is not None
-    about = talk.say("what colour is it?")
-    assert about.route.intent == "followup"
-    assert [turn.reply for turn in talk.turns] == [words, mask, about]
+    assert mask.overlay.size == scene.image.shape[1::-1]
+    about = talk.say(ABOUT)
+    assert (about.route.intent, about.predictions) == ("followup", ())
+    assert [(turn.instruction, turn.reply) for turn in talk.turns] == [
+        ("how many things are there?", words), (CUP, mask), (ABOUT, about),
+    ]  # fmt: skip
+
+
+def test_scores_are_of_the_three_labels_and_sum_to_one(talk: Conversation) -> None:
+    route = talk.say(CUP).route
+    assert list(route.scores) == ["dialogue", "segmentation", "followup"]
+    assert sum(route.scores.values()) == pytest.approx(1)
+    assert route.scores["segmentation"] == max(route.scores.values()) > 0.9
+    assert not route.given
+
+
+def test_a_follow_up_is_answered_on_original_and_overlay(
+    agent: Agent, talk: Conversation, scene: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = list[np.ndarray]()
+    generate = agent.segmenter.backbone.generate
+
+    def watched(image: np.ndarray, *how: object) -> str:
+        shown.append(image)
+        return generate(image, *how)
+
+    monkeypatch.setattr(agent.segmenter.backbone, "generate", watched)
+    found = talk.say(CUP).predictions[0]
+    talk.say(ABOUT)
+    original, overlay = np.split(shown[0], 2, axis=1)
+    assert np.array_equal(original, scene.image)
+    changed = (overlay != scene.image).any(-1)
+    assert np.array_equal(changed, found.mask)  # the mask, without the heat map and keypoints of the other overlay
+
+
+@pytest.mark.parametrize("route", [None, "followup"])
+def test_a_follow_up_without_a_mask_is_no_choice(agent: Agent, talk: Conversation, route: str | None) -> None:
+    """Lines 10 and 11: at the start, and after a target that is not there."""
+    expected = agent.router.route(talk.image, ABOUT)
+    assert expected.intent == "followup"
+    first = talk.say(ABOUT, route).route
+    assert first.intent == max(("dialogue", "segmentation"), key=lambda intent: expected.scores[intent])
+    assert first.scores == pytest.approx(expected.scores, abs=1e-6)
+    assert not first.given
+    talk.say(HOUSE)
+    assert talk.say(ABOUT, route).route.intent == first.intent
+
+
+def test_what_is_absent_is_told(talk: Conversation) -> None:
+    reply = talk.say(HOUSE)
+    assert (reply.route.intent, reply.text) == ("segmentation", ABSENT.format(HOUSE))
+    assert not reply.predictions[0].found
+
+
+def test_the_caller_may_choose_the_route(talk: Conversation) -> None:
+    chosen = talk.say(CUP, route="dialogue")
+    assert (chosen.route.intent, chosen.route.given, chosen.route.scores) == ("dialogue", True, {})
+    assert not talk.predictions
+    assert talk.say("how many cups are there?", route="segmentation").predictions
+    assert talk.say(CUP, route="followup").route.given
+    with pytest.raises(ValueError, match="no route 'segment'; choose from dialogue, segmentation, followup; did you"):
+        talk.say(CUP, route="segment")
+
+
+def test_clicks_refine_the_last_mask(talk: Conversation) -> None:
+    with pytest.raises(ValueError, match="no mask to refine yet; segment something first"):
+        talk.refine([Click(x=1, y=1)])
+    first = talk.say(CUP).predictions[0]
+    assert first.box is not None
+    x0, y0, x1, y1 = first.box
+    point = Click(x=x0 // 2, y=y0 // 2)  # outside of the mask
+    reply = talk.refine([point])
+    assert (reply.text, reply.route.given, talk.predictions) == (REFINED, True, reply.predictions)
+    assert talk.predictions[0].mask[int(point.y), int(point.x)]
+    assert not first.mask[int(point.y), int(point.x)]
+    again = talk.refine(box=Box(x0=x0, y0=y0, x1=x1, y1=y1)).predictions[0]
+    assert again.query == CUP
+    assert not np.array_equal(again.mask, reply.predictions[0].mask)
+
+
+def test_another_image(agent: Agent, talk: Conversation, scene: Sample) -> None:
+    """Follow-ups speak of the last mask, in its own image, until something is segmented in the new one."""
+    old = talk.say(CUP).predictions
+    other = WorldData(n=2, seed=5)[1]
+    talk.show(other.image)
+    assert np.array_equal(talk.image, other.image)
+    assert talk.say(ABOUT).text == agent.segmenter.ask(side_by_side(old[0]), ABOUT)
+    with pytest.raises(ValueError, match="the last mask belongs to the image before"):
+        talk.refine([Click(x=1, y=1)])
+    new = talk.say(other.targets[0].query, route="segmentation")
+    assert np.array_equal(new.predictions[0].image, other.image)
+    with pytest.raises(ValueError, match="not an image"):
+        talk.show(b"")
+    assert np.array_equal(talk.image, other.image)  # a bad image changes nothing
+
+
+def test_a_bad_instruction_changes_nothing(talk: Conversation) -> None:
+    for text, said in (("  ", "empty"), ("\ud800", "Unicode"), ("<image>", "stands for the image")):
+        with pytest.raises(QuestionError, match=said):
+            talk.say(text)
+    assert not talk.turns
+    assert talk.say("{}", route=None).text  # braces are text like any other
+
+
+def test_two_conversations_never_mix(agent: Agent) -> None:
+    """Two threads on one agent: each hears what it would hear alone."""
+    scenes = [WorldData(n=4, seed=5)[k] for k in (1, 3)]
+    script = [("which colour has the thing?", None), ("the largest thing", "segmentation"), (ABOUT, "followup")]
+
+    def hold(image: np.ndarray) -> Conversation:
+        talk = agent.start(image)
+        for _ in range(2):
+            for text, route in script:
+                talk.say(text, route)
+        return talk
+
+    alone = [hold(sample.image) for sample in scenes]
+    beside = dict[int, Conversation]()
+    threads = [Thread(target=lambda k=k: beside.update({k: hold(scenes[k].image)})) for k in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, talk in enumerate(alone):
+        assert [t.reply.text for t in beside[k].turns] == [t.reply.text for t in talk.turns]
+        assert np.array_equal(beside[k].predictions[0].mask, talk.predictions[0].mask)
+        assert np.array_equal(beside[k].predictions[0].image, scenes[k].image)
+
+
+def test_an_image_is_opened_once(agent: Agent, scene: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[object]()
+    backbone = agent.segmenter.backbone
+    see, hear = backbone.open, backbone.hear
+    monkeypatch.setattr(backbone, "open", lambda *a: (opened.append("open"), see(*a))[1])
+    monkeypatch.setattr(backbone, "hear", lambda *a: (opened.append("hear"), hear(*a))[1])
+    talk = agent.start(scene.image)
+    for text in (CUP, HOUSE, ABOUT):
+        talk.say(text)
+    assert opened == ["open", "hear"]
+
+
+def test_a_segmenter_that_cannot_talk() -> None:
+    with pytest.raises(ValueError, match="segmentation_only=True"):
+        Agent(Segmenter.from_pretrained(segmentation_only=True))

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
+from seglens.cli.chat import chat
 from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
@@ -18,9 +19,12 @@ from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
 from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
+from seglens.cli.page import demo
 from seglens.cli.probe import probe
+from seglens.cli.route import route
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
+from seglens.cli.serve import PASSED_ON, serve
 from seglens.cli.shared import say
 from seglens.cli.train import train
 
@@ -31,10 +35,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "bench": bench,
     "train": train,
+    "chat": chat,
+    "route": route,
     "mcp": mcp,
     "probe": probe,
     "doctor": doctor,
     "tour": tour,
+    "demo": demo,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),
@@ -59,6 +66,7 @@ def _group(words: str, commands: dict[str, Callable[..., Any]]) -> typer.Typer:
 
 
 app = _group("Pixel-level sight for any multimodal LLM, without changing one of its weights.", COMMANDS)
+app.command("serve", context_settings=PASSED_ON)(serve)
 for _name, _made in GROUPS.items():
     app.add_typer(_group(*_made), name=_name)
 

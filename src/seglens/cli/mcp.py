@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout
@@ -33,7 +34,7 @@ def mcp(
     from seglens.incoming import Limits
     from seglens.integrations.desk import Desk
     from seglens.integrations.images import Doors
-    from seglens.integrations.mcp import build_server
+    from seglens.integrations.mcp import Tools, build_server
     from seglens.integrations.mcp_http import parse_address, security, serve_http
 
     limits, names = Limits(), allow_host or []
@@ -43,8 +44,9 @@ def mcp(
     fetch = _fetch(limits) if allow_urls else None
     with redirect_stdout(sys.stderr):  # which belongs to the protocol
         segmenter = load_segmenter(model, device)
-    server = build_server(Desk(segmenter, Doors(limits, files=not http), open_images), fetch)
+    server = build_server(Tools(Desk(segmenter, Doors(limits, files=not http), open_images), fetch))
     if http:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # heard while serving; when all is answered, it has been obeyed
         max_body = limits.bytes * 4 // 3 + 2**20  # base64, and the words around it
         anyio.run(serve_http, server, host, port, names, max_body, lambda url: say(f"seglens: MCP at {url}"))
     else:

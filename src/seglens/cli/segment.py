@@ -2,46 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter
+from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter, progress, say
 
-
-def _names(image: Path, queries: Sequence[str]) -> list[str]:
-    """File names, one per query; all numbered when two queries would share one."""
-    from seglens.prediction import slug
-
-    names = [f"{slug(image.stem)}_{slug(query)}" for query in queries]
-    return names if len(set(names)) == len(names) else [f"{name}_{number}" for number, name in enumerate(names)]
+if TYPE_CHECKING:
+    from seglens.exports import Page
+    from seglens.prediction import Prediction
+    from seglens.segmenter import Segmenter
+    from seglens.sources import BadImage, NamedImage, Sources
 
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    query: Annotated[list[str], typer.Argument(help="What to segment, in words; more queries cost little more.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC... QUERY...",
+            help="Images, folders of images, globs in quotes or videos; then what to segment, in words: more queries "
+            "cost little more. The first word is a source, and so is every further one at the front that ends as an "
+            "image, a video or a folder (/) does.",
+        ),
+    ],
     model: Model = "embedded",
-    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
-    as_json: AsJson = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="mask, overlay (these two by default), png (indexed), coco, coco-polygons, yolo, geojson, "
+            "labelstudio; several are parted by commas.",
+        ),
+    ] = None,
+    each: Annotated[
+        bool | None,
+        typer.Option("--each/--no-each", help="One mask per instance; else only where the words ask for it."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of a video: the first frame and every so manieth after it.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; of anything but one image: a line per query and image.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
-    """Segment what the words mean: writes a lossless mask and an overlay per query."""
-    from seglens.data.images import load_image
+    """Segment what the words mean: writes a lossless mask and an overlay per query, or the formats asked for.
 
-    pixels = load_image(image)  # before the model is loaded: a wrong name is told at once
-    predictions = load_segmenter(model, device, segmentation_only=True).segment(pixels, query)
-    answers = []
-    for name, p in zip(_names(image, query), predictions, strict=True):
-        files = p.save(out, name)
-        answers.append({"image": str(image), **p.to_dict(), "files": {k: str(v) for k, v in files.items()}})
-        if not as_json:
-            verdict = f"found, score {p.score:.2f}" if p.found else "not found"
-            presence = "" if p.presence is None else f" (presence {p.presence:.2f})"
-            print(f"{p.query}: {verdict}{presence}; {files['mask']}, {files['overlay']}")
-    if as_json:
-        emit(answers[0] if len(answers) == 1 else answers)
+    What cannot be read is listed at the end (exit code 1); all else is written."""
+    from seglens.exports import DEFAULT, Export
+    from seglens.sources import BadImage, Sources
+
+    named, queries = _parted(words)
+    sources = Sources.of(named, every, leave_out=out)
+    export = Export(out, _format_names(formats) or DEFAULT)
+    images = _checked(sources)  # before the model is loaded: a wrong name is told at once
+    segmenter = load_segmenter(model, device, segmentation_only=True)
+    told = _Told(sources.alone, as_json)
+    with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
+        for image in images:
+            page = _page(segmenter, image, queries, each, sources.root)
+            if isinstance(page, BadImage):
+                told.bad(page)
+            else:
+                told.answers(image.shown, page.predictions, export.add(page))
+            tick()
+    told.end()
+
+
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The sources and the queries."""
+    from seglens.sources import looks_like_a_source
+
+    more = list(itertools.takewhile(looks_like_a_source, words[1:]))
+    queries = list(words[1 + len(more) :])
+    if not queries:
+        raise ValueError(
+            f"got {' '.join(words)!r} and no query; say what to segment, as in: seglens segment SRC 'the cup'"
+        )
+    return [words[0], *more], queries
+
+
+def _format_names(given: Sequence[str] | None) -> list[str]:
+    names = [name.strip() for text in given or () for name in text.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _checked(sources: Sources) -> Iterator[NamedImage | BadImage]:
+    """All images, of which the first is read now."""
+    from seglens.data.images import ImageError
+    from seglens.sources import BadImage
+
+    images = iter(sources)
+    first = next(images)
+    if sources.alone and isinstance(first, BadImage):
+        raise ImageError(first.says)
+    return itertools.chain([first], images)
+
+
+def _page(
+    segmenter: Segmenter, image: NamedImage | BadImage, queries: list[str], each: bool | None, root: Path | None
+) -> Page | BadImage:
+    """What is found in an image; one that the model cannot open is a bad one too. A bad query is an error."""
+    from seglens.exports import Page
+    from seglens.sources import BadImage
+
+    if isinstance(image, BadImage):
+        return image
+    try:
+        opened = segmenter.open(image.pixels)
+    except ValueError as error:
+        return BadImage(image.shown, f"{image.shown!r}: {error}")
+    file = None if image.file is None or root is None else image.file.absolute().relative_to(root).as_posix()
+    return Page(image.name, opened.segment(queries, each), file)
+
+
+class _Told:
+    """What the user is told: answers on standard output as they come, what went wrong at the end."""
+
+    def __init__(self, alone: bool, as_json: bool):
+        self.alone, self.as_json = alone, as_json
+        self.images = 0
+        self.faults: list[BadImage] = []
+
+    def answers(self, image: str, predictions: Sequence[Prediction], files: Sequence[dict[str, Path]]) -> None:
+        self.images += 1
+        if not self.as_json:
+            for one, written in zip(predictions, files, strict=True):
+                print(("" if self.alone else f"{image}: ") + _line(one, written), flush=True)
+            return
+        said = [
+            {"image": image, **one.to_dict(), "files": {kind: str(path) for kind, path in written.items()}}
+            for one, written in zip(predictions, files, strict=True)
+        ]
+        if self.alone:
+            emit(said[0] if len(said) == 1 else said)
+        else:
+            self._lines(said)
+
+    def bad(self, one: BadImage) -> None:
+        self.images += 1
+        self.faults.append(one)
+        if self.as_json and not self.alone:
+            self._lines([{"image": one.shown, "error": one.says}])
+
+    def end(self) -> None:
+        """Raises typer.Exit when something went wrong."""
+        if self.faults:
+            say(f"seglens: {len(self.faults)} of {self.images} images could not be segmented:")
+            for one in self.faults:
+                say(f"  {' '.join(one.says.split())}")
+            raise typer.Exit(1)
+
+    @staticmethod
+    def _lines(values: Sequence[dict[str, Any]]) -> None:
+        for value in values:
+            print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _line(prediction: Prediction, files: dict[str, Path]) -> str:
+    verdict = f"found, score {prediction.score:.2f}" if prediction.found else "not found"
+    presence = "" if prediction.presence is None else f" (presence {prediction.presence:.2f})"
+    several = f", {len(prediction.instances)} instances" if prediction.instances else ""
+    return f"{prediction.query}: {verdict}{presence}{several}; {', '.join(map(str, dict.fromkeys(files.values())))}"
 
 
 def ask(

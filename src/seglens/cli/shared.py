@@ -35,13 +35,16 @@ def emit(value: Any) -> None:
 
 
 @contextmanager
-def progress(doing: str, total: int, hidden: bool) -> Iterator[Callable[..., None]]:
-    """A bar on standard error, and what moves it on: by one, or by as many as it is told."""
+def progress(doing: str, total: int | None, hidden: bool) -> Iterator[Callable[..., None]]:
+    """A bar on standard error, and what moves it on: by one, or by as many as it is told. None: nobody knows how many
+    there will be."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    # rich would send what is printed to the bar's own stream, and a pipe behind standard output would stay empty.
+    together = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, redirect_stdout=together) as bar:
         task = bar.add_task(doing, total=total)
         yield lambda done=1: bar.advance(task, done)
 

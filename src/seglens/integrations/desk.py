@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from seglens.integrations.images import MOST_OPEN, Doors, OpenImages, is_id
 from seglens.prediction import Prediction
@@ -23,6 +24,10 @@ class Sight:
 
     answer: Segmented
     predictions: tuple[Prediction, ...]
+
+    def overlays(self, heat: bool = False) -> list[Image.Image]:
+        """The image with the mask of each query drawn in, and the attention that led there with `heat`."""
+        return [prediction.overlay(heat) for prediction in self.predictions]
 
     def words(self) -> str:
         """For a language model: what and where, without a mask's thousands of characters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 from collections import OrderedDict
@@ -39,7 +40,7 @@ class Doors:
             return None
         if text.startswith("file:"):
             return Path(url2pathname(urlsplit(text).path))
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # Path's own raises on the home of nobody
         return path if _is_there(path) or not _is_base64(text) else None
 
 

@@ -47,11 +47,14 @@ _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent
 
 
 class Tools:
-    """The verbs of a desk as tools: the model works in one thread, off the event loop, and errors come in words."""
+    """The verbs of a desk as tools: the model works in one thread, off the event loop, and errors come in words.
 
-    def __init__(self, desk: Desk, fetch: Fetch | None = None):
-        self.desk, self.fetch = desk, fetch
+    `fetch` opens https addresses; None: they are refused."""
+
+    def __init__(self, desk: Desk, fetch: Fetch | None = None, most_waiting: int = MOST_WAITING):
+        self.desk, self.fetch, self.most_waiting = desk, fetch, most_waiting
         self._model = anyio.CapacityLimiter(1)
+        self._inside = 0  # calls at work or waiting
 
     def taken(self) -> str:
         """Which images are taken, in words."""
@@ -100,17 +103,19 @@ class Tools:
 
     async def _work(self, call: Callable[[], T]) -> T:
         """A call that is cancelled while it waits never starts; one at work ends unheard, and the next one goes on."""
-        if self._model.statistics().tasks_waiting >= MOST_WAITING:
-            raise ToolError(f"{MOST_WAITING} calls are waiting already; ask again in a moment")
+        if self._inside > self.most_waiting:
+            raise ToolError(f"{self.most_waiting} calls are waiting already; ask again in a moment")
+        self._inside += 1
         try:
             return await anyio.to_thread.run_sync(call, limiter=self._model)
         except (ValueError, OSError) as error:
             raise ToolError(_line(error)) from error
+        finally:
+            self._inside -= 1
 
 
-def build_server(desk: Desk, fetch: Fetch | None = None) -> MCPServer:
-    """The server, not yet listening. `fetch` opens https addresses; None: they are refused."""
-    tools = Tools(desk, fetch)
+def build_server(tools: Tools) -> MCPServer:
+    """The server, not yet listening."""
     server: MCPServer = MCPServer(
         "seglens", version=__version__, log_level="WARNING",
         instructions="Pixel-level sight: name a thing in words and get its mask. Send an image once, then name it by "
@@ -125,7 +130,7 @@ def _shown(sight: Sight, overlay: bool) -> CallToolResult:
     """Words for the model, a picture per query for eyes, the whole answer for programs."""
     content: list[ContentBlock] = [TextContent(type="text", text=sight.words())]
     if overlay:
-        content += [_picture(prediction.overlay(heat=False)) for prediction in sight.predictions]
+        content += map(_picture, sight.overlays())
     return CallToolResult(content=content, structured_content=sight.answer.model_dump(mode="json"))
 
 

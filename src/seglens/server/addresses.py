@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from seglens.data.images import ImageError
 
@@ -18,8 +18,16 @@ _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 Address = IPv4Address | IPv6Address
 
-# Public by number, and yet an agent of the cloud that this machine may stand in (Azure's WireServer).
-_NEAR = frozenset({IPv4Address("168.63.129.16")})
+# By IANA's registry of special addresses, and not by `is_global`, whose answers change with Python's version. Public by
+# number, and yet an agent of the cloud that this machine may stand in, is the last (Azure's WireServer).
+_NEAR = tuple(
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/3", "168.63.129.16/32",
+    )
+)  # fmt: skip
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # Inside it, but not hosts of their own: they carry an IPv4 address (Teredo, 6to4), or are of documents and tests.
 _WITHIN = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
@@ -35,10 +43,8 @@ def is_public(address: Address) -> bool:
     Not: private, loopback, link-local (metadata services), carrier-grade NAT, multicast, reserved; nor any IPv6 address
     that stands for an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64), as those reach what IPv4 rules forbid."""
     if isinstance(address, IPv4Address):
-        return address.is_global and not (address.is_multicast or address.is_reserved or address in _NEAR)
-    if address not in _GLOBAL_UNICAST or any(address in network for network in _WITHIN):
-        return False
-    return address.is_global and not address.is_multicast
+        return not any(address in network for network in _NEAR)
+    return address in _GLOBAL_UNICAST and not any(address in network for network in _WITHIN)
 
 
 def parse_addresses(found: list[str]) -> tuple[Address, ...]:

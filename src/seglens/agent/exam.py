@@ -1,0 +1,108 @@
+"""How well an MLLM routes: a written set of instructions, and what is counted on it.
+
+The package's own set was written by hand about scenes of the drawn world, in four tiers (plain chat, explicit, implicit
+reasoning, mixed) and follow-ups. Prompts may be chosen on its part "dev"; "test" is only measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+from seglens.agent.router import INTENTS, Intent, Route, Router
+from seglens.general.answers import mean
+from seglens.general.questions import BenchmarkError, FileImage, ImageSource, json_lines
+from seglens.general.world import SceneImage
+from seglens.names import check_name
+
+SEED = 7  # of the scenes that the written set is about
+PARTS = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What a person types about an image, and where it should go."""
+
+    text: str
+    tier: str
+    route: Intent
+    image: ImageSource
+    part: str = "test"
+
+
+@dataclass(frozen=True)
+class Routed:
+    """An instruction and where it went."""
+
+    asked: Instruction
+    route: Route
+
+    @property
+    def right(self) -> bool:
+        return self.route.intent == self.asked.route
+
+
+def written(path: Path | None = None) -> list[Instruction]:
+    """The instructions of a file of JSON lines, by default the package's own set: `text`, `tier`, `route`, `part`, and
+    the number of a `scene` or the path of an `image` beside the file. Raises BenchmarkError with file and line."""
+    path = Path(str(files("seglens"))) / "agent" / "routing.jsonl" if path is None else path
+    found = [_instruction(row, path, f"{path}:{number}") for number, row in json_lines(path)]
+    if not found:
+        raise BenchmarkError(f"{path} holds no instruction; write one JSON object per line")
+    return found
+
+
+def _instruction(row: Mapping[str, Any], path: Path, where: str) -> Instruction:
+    missing = [key for key in ("text", "tier", "route") if not isinstance(row.get(key), str) or not row[key].strip()]
+    if missing:
+        raise BenchmarkError(f"{where}: {', '.join(missing)} missing, empty or no text; need text, tier and route")
+    part = row.get("part", "test")
+    try:
+        check_name(row["route"], INTENTS, "route")
+        check_name(str(part), PARTS, "part")
+    except ValueError as error:
+        raise BenchmarkError(f"{where}: {error}") from None
+    return Instruction(row["text"], row["tier"], cast(Intent, row["route"]), _image(row, path, where), part)
+
+
+def _image(row: Mapping[str, Any], path: Path, where: str) -> ImageSource:
+    scene, image = row.get("scene"), row.get("image")
+    if isinstance(scene, int) and scene >= 0 and image is None:
+        return SceneImage("test", SEED, scene)
+    if isinstance(image, str) and scene is None:
+        return FileImage(path.parent / image)
+    raise BenchmarkError(f"{where}: got scene={scene!r} and image={image!r}; need one: a number from 0, or a path")
+
+
+def route_all(router: Router, instructions: Sequence[Instruction]) -> Iterator[Routed]:
+    """Each instruction with its route, as the three labels are in the middle of a conversation. Each image is seen
+    once."""
+    for image in dict.fromkeys(one.image for one in instructions):
+        heard = router.hear(image.load())
+        for one in instructions:
+            if one.image == image:
+                yield Routed(one, router.route(heard, one.text))
+
+
+def report(routed: Sequence[Routed]) -> dict[str, Any]:
+    """Shares from 0 to 1. `false_triggers`: how much of what wants words alone is segmented; `missed_triggers`: how
+    much of what wants a mask is not."""
+    tiers = dict.fromkeys(one.asked.tier for one in routed)
+    talk = [one for one in routed if one.asked.route == "dialogue"]
+    masks = [one for one in routed if one.asked.route == "segmentation"]
+    return {
+        "instructions": len(routed),
+        "accuracy": mean([one.right for one in routed]),
+        "false_triggers": mean([one.route.intent == "segmentation" for one in talk]),
+        "missed_triggers": mean([not one.right for one in masks]),
+        "tiers": {tier: _tier([one for one in routed if one.asked.tier == tier]) for tier in tiers},
+    }
+
+
+def _tier(routed: Sequence[Routed]) -> dict[str, Any]:
+    went = Counter(one.route.intent for one in routed)
+    shares = {"instructions": len(routed), "accuracy": mean([one.right for one in routed])}
+    return {**shares, "went": {intent: went[intent] for intent in INTENTS}}

@@ -1,0 +1,66 @@
+"""`seglens route`: how well an MLLM routes instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seglens.cli.shared import AsJson, Device, Model, emit, load_mllm, load_segmenter, progress
+
+
+def route(
+    file: Annotated[Path | None, typer.Argument(help="JSON lines of your own; by default the package's set.")] = None,
+    part: Annotated[str, typer.Option(help="test, dev or all.")] = "test",
+    model: Model = "embedded",
+    backbone: Annotated[str | None, typer.Option(help="A bare MLLM (folder or hub id), without a head.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="few-shot or miniature; by default the MLLM's own.")] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Also list what went the wrong way.")] = False,
+    as_json: AsJson = False,
+    device: Device = "cpu",
+) -> None:
+    """Measure the router of the agent: does the frozen MLLM send written instructions to words, to a mask, or to words
+    about the last mask, as a person would?"""
+    from seglens.agent.exam import PARTS, report, route_all, written
+    from seglens.agent.router import PROMPTS, Router
+    from seglens.names import check_name
+
+    check_name(part, (*PARTS, "all"), "part")
+    if prompt is not None:
+        check_name(prompt, PROMPTS, "prompt of a router")
+    asked = [one for one in written(file) if part in ("all", one.part)]
+    if not asked:
+        raise ValueError(f"{file} has no instruction of part {part!r}; try --part all")
+    mllm = load_mllm(backbone, device) if backbone else load_segmenter(model, device).backbone
+    router = Router(mllm, None if prompt is None else PROMPTS[prompt])
+    with progress("routing", len(asked), hidden=as_json) as advance:
+        routed = []
+        for one in route_all(router, asked):
+            routed.append(one)
+            advance()
+    found = {"model": backbone or model, "part": part, **report(routed)}
+    missed = [
+        {"text": one.asked.text, "tier": one.asked.tier, "route": one.route.intent, "scores": one.route.scores}
+        for one in routed if not one.right
+    ]  # fmt: skip
+    if as_json:
+        emit(found | ({"wrong": missed} if wrong else {}))
+        return
+    _print(found)
+    for row in missed if wrong else []:
+        print(f"{row['tier']} -> {row['route']}: {row['text']}")
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown: dict[str, Any] = found["tiers"]
+    table = Table("tier", "instructions", "right", *(f"to {intent}" for intent in next(iter(shown.values()))["went"]))
+    for tier, said in shown.items():
+        table.add_row(tier, str(said["instructions"]), f"{said['accuracy']:.1%}", *map(str, said["went"].values()))
+    Console().print(table)
+    print(f"{found['instructions']} instructions of {found['model']}: {found['accuracy']:.1%} right; ", end="")
+    print(f"false triggers {found['false_triggers']:.1%}, missed triggers {found['missed_triggers']:.1%}")

@@ -1,0 +1,59 @@
+"""YOLO segmentation: a text file per image, a line per object, and data.yaml, as ultralytics documents them.
+
+https://docs.ultralytics.com/datasets/segment/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import yaml
+
+from seglens.exports.base import Files, Format
+from seglens.exports.bridge import joined
+from seglens.exports.outline import outline
+from seglens.exports.page import Page, picture, things_of
+from seglens.prediction import Prediction
+
+YAML = "data.yaml"
+
+
+def to_yolo(predictions: Prediction | Iterable[Prediction], classes: Mapping[str, int]) -> str:
+    """The lines of a label file: `class x1 y1 x2 y2 ...` in shares of the image's sides; `classes` numbers the queries.
+
+    A line is one object and one polygon, so that holes and pieces are walked to over lines of no width, as
+    ultralytics' own converter from COCO joins pieces. Exact by the even-odd rule on the edges of pixels. Who rounds to
+    pixel centres and draws the outline, as ultralytics and supervision do with OpenCV, takes in up to one pixel more on
+    the right and at the bottom, and along the lines between pieces."""
+    lines = []
+    for thing in things_of(predictions):
+        mask = thing.instance.mask
+        shares = joined(outline(mask)) / np.array([mask.shape[1], mask.shape[0]])
+        lines.append(" ".join([str(classes[thing.query]), *(f"{share:.7g}" for share in shares.ravel().tolist())]))
+    return "".join(f"{line}\n" for line in lines)
+
+
+class YoloFolder(Format):
+    """`images/NAME.png`, `labels/NAME.txt` and `data.yaml`.
+
+    The images are written out, as a label is found by the place of its image: as PNG, upright, with the very pixels
+    that the masks were made on."""
+
+    def __init__(self) -> None:
+        self.classes: dict[str, int] = {}
+
+    def page(self, page: Page) -> Files:
+        for one in page.predictions:
+            self.classes.setdefault(one.query, len(self.classes))
+        label = f"labels/{page.name}.txt"
+        content = {
+            f"images/{page.name}.png": picture(page.image),
+            label: to_yolo(page.predictions, self.classes).encode(),
+        }
+        return Files(content, [label] * len(page.predictions))
+
+    def finish(self) -> dict[str, Iterable[bytes]]:
+        # No `path`: folders then count from data.yaml itself, where "." would be the folder that training starts in.
+        said = {"train": "images", "val": "images", "names": {number: name for name, number in self.classes.items()}}
+        return {YAML: [yaml.safe_dump(said, sort_keys=False, allow_unicode=True).encode()]}

@@ -1,0 +1,122 @@
+"""Tools for LangChain agents: words for the model, and the predictions as the message's artifact.
+
+    from seglens import Segmenter
+    from seglens.integrations.langchain import tools
+
+    segment, ask = tools(Segmenter.from_pretrained())                      # the model names the image: path or base64
+    segment, ask = tools(Segmenter.from_pretrained(), image="scene.png")   # about one image; the model only asks
+
+`segment.invoke(tool_call).artifact` is a `Sight`: `.predictions`, `.overlays()` and `.answer`, ready for JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from seglens.data.images import load_image
+from seglens.incoming import Limits
+from seglens.integrations.desk import MOST_QUERIES, Desk
+from seglens.integrations.images import Doors
+from seglens.segmenter import ImageSource, Segmenter
+
+try:
+    from langchain_core.tools import BaseTool, StructuredTool, ToolException
+except ImportError as error:
+    raise ImportError("a LangChain tool needs 'langchain-core': pip install 'seglens[tools]'") from error
+
+T = TypeVar("T")
+SEGMENT = (
+    "Find things in an image by words, plain or in need of thought ('the thing that keeps you dry'): says of each "
+    "whether it is there, where, and how sure that is, and keeps its pixel-exact mask."
+)
+ASK = "Answer a question about an image in words."
+
+
+class Queries(BaseModel):
+    """What is asked of an image that is known."""
+
+    queries: list[str] = Field(
+        min_length=1, max_length=MOST_QUERIES, description="What to look for, in words; one mask each."
+    )
+    each: bool | None = Field(
+        None, description="Whether several things get masks of their own; null: if the words say so."
+    )
+
+
+class Question(BaseModel):
+    """What is asked about an image that is known, to be answered in words."""
+
+    question: str = Field(description="A question about the image.")
+
+
+class Named(BaseModel):
+    """Which image."""
+
+    image: str = Field(description="A file path, base64, a data URI, or the id that an earlier answer named.")
+
+
+class NamedQueries(Queries, Named):
+    """What is asked of an image."""
+
+
+class NamedQuestion(Question, Named):
+    """What is asked about an image, to be answered in words."""
+
+
+def tools(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> list[BaseTool]:
+    """`segment_tool` and `ask_tool` over the same open images."""
+    desk = _desk(segmenter)
+    return [segment_tool(desk, image), ask_tool(desk, image)]
+
+
+def segment_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> BaseTool:
+    """A tool that segments: an image that the model names, or only `image`. Its artifact is a `Sight`.
+
+    What is wrong comes back to the model in words, as a ToolMessage of status "error"; with `handle_tool_error = False`
+    set on the tool, it is raised as ToolException. A Desk may be given to say which images are taken."""
+    desk, known = _desk(segmenter), _pixels(image)
+
+    def segment(queries: list[str], each: bool | None = None, image: str | np.ndarray | None = known) -> Any:
+        assert image is not None, "the schema asks for it"
+        sight = _in_words(lambda: desk.segment(image, queries, each))
+        return sight.words(), sight
+
+    return _tool(segment, SEGMENT, NamedQueries if known is None else Queries)
+
+
+def ask_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> BaseTool:
+    """A tool that asks the untouched MLLM. Its artifact is a `Told`; all else is as with `segment_tool`."""
+    desk, known = _desk(segmenter), _pixels(image)
+
+    def ask(question: str, image: str | np.ndarray | None = known) -> Any:
+        assert image is not None, "the schema asks for it"
+        told = _in_words(lambda: desk.ask(image, question))
+        return told.text, told
+
+    return _tool(ask, ASK, NamedQuestion if known is None else Question)
+
+
+def _tool(function: Callable[..., Any], description: str, args: type[BaseModel]) -> BaseTool:
+    return StructuredTool.from_function(
+        function, description=description, args_schema=args, response_format="content_and_artifact",
+        handle_tool_error=True, handle_validation_error=True,
+    )  # fmt: skip
+
+
+def _desk(given: Segmenter | Desk) -> Desk:
+    return given if isinstance(given, Desk) else Desk(given, Doors(Limits(), files=True))
+
+
+def _pixels(image: ImageSource | None) -> np.ndarray | None:
+    return None if image is None else load_image(image)
+
+
+def _in_words(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (ValueError, OSError) as error:
+        raise ToolException(" ".join(str(error).split())) from error

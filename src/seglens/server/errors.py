@@ -1,0 +1,61 @@
+"""How each kind of error becomes an answer. What is not here is an error of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from seglens.backbones import QuestionError
+from seglens.data.images import ImageError, ImageTooLargeError
+from seglens.refinement import CorrectionError
+from seglens.server.refusals import Refusal, fault, of_fields
+
+
+def of_image(error: ImageError) -> Refusal:
+    if isinstance(error, ImageTooLargeError):
+        return Refusal(413, "image_too_large", str(error), "image")
+    return Refusal(400, "invalid_image", str(error), "image")
+
+
+def of_question(error: QuestionError) -> Refusal:
+    return Refusal(400, "invalid_question", str(error))
+
+
+def of_correction(error: CorrectionError) -> Refusal:
+    return Refusal(400, "invalid_correction", str(error))
+
+
+def of_http(error: HTTPException) -> Refusal:
+    """What the framework itself refuses."""
+    if isinstance(error, Refusal):
+        return error
+    said = {404: "there is no such address; see /openapi.json", 405: "this address does not take that method"}
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    message = said.get(error.status_code, f"{error.detail}; see /openapi.json")
+    return Refusal(error.status_code, codes.get(error.status_code, "invalid_request"), message, headers=error.headers)
+
+
+def of_schema(error: RequestValidationError) -> Refusal:
+    return of_fields(error.errors())
+
+
+def _answering(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Exception], Any]:
+    async def answer(request: Request, error: Exception) -> Response:
+        refusal = refusal_of(error)
+        body = fault(refusal.status_code, refusal.code, refusal.message, request.state.request_id, refusal.param)
+        return Response(body, refusal.status_code, dict(refusal.headers or {}), "application/json")
+
+    return answer
+
+
+ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
+    HTTPException: _answering(of_http),
+    RequestValidationError: _answering(of_schema),
+    ImageError: _answering(of_image),
+    QuestionError: _answering(of_question),
+    CorrectionError: _answering(of_correction),
+}

@@ -1,0 +1,82 @@
+"""Images and questions about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel
+
+from seglens.prediction import Prediction
+from seglens.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest
+from seglens.server.refusals import DOCUMENTED, documented
+from seglens.server.service import Service
+from seglens.server.uploads import JSON, UPLOAD, read_upload
+
+ImageId = Annotated[str, Path(description="As `/v1/images` gave it.")]
+
+
+def image_routes(service: Service) -> APIRouter:
+    """Open images: pay for an image once, ask about it often."""
+    router = APIRouter(prefix="/v1/images", tags=["images"])
+    refusals = documented(401, 404, 503)
+
+    @router.post(
+        "", response_model=ImageAnswer, status_code=201, responses=DOCUMENTED, openapi_extra=UPLOAD,
+        summary="Open an image",
+    )  # fmt: skip
+    async def open_image(request: Request) -> Response:
+        return as_json(await service.keep(await read_upload(request), request.receive), 201)
+
+    @router.get("/{image_id}", response_model=ImageAnswer, responses=refusals, summary="Look at an open image")
+    async def describe_image(image_id: ImageId) -> Response:
+        return as_json(service.images.describe(image_id))
+
+    @router.delete("/{image_id}", status_code=204, responses=refusals, summary="Forget an open image")
+    async def drop_image(image_id: ImageId) -> None:
+        service.images.drop(image_id)
+
+    return router
+
+
+def question_routes(service: Service) -> APIRouter:
+    """Masks for words."""
+    router = APIRouter(prefix="/v1", tags=["questions"])
+
+    @router.post("/segment", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Segment what words mean")
+    async def segment(asked: SegmentRequest, request: Request) -> Response:
+        with await service.shown(asked.image, request.receive) as held:
+            predictions = await service.segment(held.opened, asked.queries, asked.each, request.receive)
+        return Response(
+            await service.by_hand(partial(_written, held.id, predictions, asked.heat_map)),
+            media_type="application/json",
+        )
+
+    @router.post("/refine", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Correct a mask by clicks")
+    async def refine(asked: RefineRequest, request: Request) -> Response:
+        with await service.shown(asked.image, request.receive) as held:
+            predictions = [await service.refine(held.opened, asked, request.receive)]
+        return Response(await service.by_hand(partial(_written, held.id, predictions, False)), media_type=JSON)
+
+    return router
+
+
+def heat_maps(predictions: Sequence[Prediction]) -> list[list[list[float]] | None]:
+    return [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in predictions]
+
+
+def _written(image: str, predictions: list[Prediction], heat_map: bool) -> bytes:
+    """The answer as JSON; run lengths are encoded here, off the event loop."""
+    maps = heat_maps(predictions) if heat_map else None
+    height, width = predictions[0].image.shape[:2]
+    answer = SegmentAnswer(
+        image=image, width=width, height=height, answers=[p.answer() for p in predictions], heat_maps=maps
+    )
+    return answer.model_dump_json().encode()
+
+
+def as_json(said: BaseModel, status: int = 200) -> Response:
+    """Written once, by pydantic; FastAPI would check it again and walk through it in Python."""
+    return Response(said.model_dump_json(), status, media_type=JSON)

@@ -1,0 +1,140 @@
+"""The written set, and what the miniature's router makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from command import Run
+from seglens.agent import INTENTS, Route, Router
+from seglens.agent.exam import Routed, report, route_all, written
+from seglens.agent.router import PROMPTS, RoutePrompt, prompt_of
+from seglens.backbones import Backbone
+from seglens.general import BenchmarkError
+from seglens.miniature.language import FOLLOW_UPS, speaker
+from seglens.miniature.world import World
+from seglens.segmenter import Segmenter
+
+TIERS = {"plain": "dialogue", "explicit": "segmentation", "reasoning": "segmentation", "mixed": "segmentation"}
+
+
+def test_the_set_is_large_and_says_nothing_twice() -> None:
+    found = written()
+    counts = Counter((one.part, one.tier) for one in found)
+    assert sum(count for (part, tier), count in counts.items() if part == "test" and tier in TIERS) >= 300
+    assert all(counts["test", tier] >= 75 for tier in TIERS)
+    assert counts["test", "followup"] >= 40
+    assert all(counts["dev", tier] >= 15 for tier in (*TIERS, "followup"))
+    assert len({one.text.lower() for one in found}) == len(found)
+    assert {(one.tier, one.route) for one in found} == {*TIERS.items(), ("followup", "followup")}
+
+
+def test_the_set_is_not_what_the_miniature_was_taught() -> None:
+    """Sentences that it could have met in training: only some short ones, that everybody says."""
+    taught = {text.rstrip(".?") for text in FOLLOW_UPS}
+    world = World("train", 0)
+    for index in range(20):
+        one = speaker(world, index)
+        taught |= {said.text.rstrip(".?") for said in (*one.queries(6), *one.questions(6))}
+    known = [one.text for one in written() if one.text.lower().rstrip(".?") in taught]
+    assert len(known) <= 0.03 * len(written()), known
+
+
+def test_part_of_it_measured_again(segmenter: Segmenter) -> None:
+    """Bounds just below what was measured (docs/agent.md)."""
+    every = [one for one in written() if one.part == "test" and getattr(one.image, "index", 99) < 5]
+    found = report(list(route_all(Router(segmenter.backbone), every)))
+    assert found["instructions"] == len(every)
+    assert found["tiers"]["reasoning"]["accuracy"] == 1
+    assert found["accuracy"] > 0.8
+
+
+def test_what_is_counted() -> None:
+    said = {one.tier: one for one in written()}
+    went = [("plain", "segmentation"), ("plain", "followup"), ("mixed", "segmentation"), ("explicit", "dialogue")]
+    routed = [Routed(said[tier], Route(intent, {})) for tier, intent in went]  # type: ignore[arg-type]
+    found = report(routed)
+    assert (found["accuracy"], found["false_triggers"], found["missed_triggers"]) == (0.25, 0.5, 0.5)
+    assert found["tiers"]["plain"] == {
+        "instructions": 2, "accuracy": 0, "went": {"dialogue": 0, "segmentation": 1, "followup": 1}
+    }  # fmt: skip
+
+
+def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
+    World("test", 1)
+    rows = [
+        {"text": "segment the cat.", "tier": "mine", "route": "segmentation", "scene": 0},
+        {"text": "how many things are there?", "tier": "mine", "route": "segmentation", "scene": 0},
+        {"text": "what is it?", "tier": "other", "route": "followup", "scene": 1, "part": "dev"},
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = seglens(
+        "route", file, "--part", "all", "--wrong", "--json", "--backbone", plain / "mllm", "--prompt", "miniature"
+    )
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["tiers"]["mine"] == {
+        "instructions": 2, "accuracy": 0.5, "went": {"dialogue": 1, "segmentation": 1, "followup": 0}
+    }  # fmt: skip
+    assert [one["text"] for one in found["wrong"]] == ["how many things are there?"]
+    code, out, _ = seglens("route", file, "--wrong")
+    assert "2 instructions of embedded: 50.0% right; false triggers 0.0%, missed triggers 50.0%\n" in out
+    assert out.splitlines()[-1] == "mine -> dialogue: how many things are there?"
+    for words, told in (
+        (("--part", "tests"), "did you mean 'test'"),
+        (("--prompt", "fewshot"), "did you mean 'few-shot'"),
+    ):
+        code, _, err = seglens("route", file, *words)
+        assert code == 2
+        assert told in err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"text": " "}, "text missing, empty"), ({"route": "segment"}, "no route 'segment'"),
+        ({"scene": None}, "need one"),
+        ({"image": "a.png"}, "need one"), ({"part": "train"}, "no part 'train'"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], told: str) -> None:
+    row = {"text": "a", "tier": "b", "route": "dialogue", "scene": 0}
+    file = tmp_path / "bad.jsonl"
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row | change))
+    with pytest.raises(BenchmarkError, match=f"bad.jsonl:2.*{told}"):
+        written(file)
+
+
+# ---------------------------------------------------------------- the router's prompts
+
+
+def test_each_mllm_is_asked_in_its_own_words(segmenter: Segmenter, backbone: Backbone) -> None:
+    assert prompt_of(segmenter.backbone) is PROMPTS["miniature"]
+    assert prompt_of(backbone) is PROMPTS["few-shot"]
+    for prompt in PROMPTS.values():
+        assert prompt.ask("{} and {}").count("{} and {}") == 1
+
+
+def test_every_label_may_be_anything(backbone: Backbone) -> None:
+    """Of several tokens, on an MLLM that was never taught: the scores still are a distribution over the three."""
+    prompt = RoutePrompt("which is it ? {}", ("a", "the red cup", "an old tree on the left"))
+    router = Router(backbone, prompt)
+    image = written()[0].image.load()
+    alone = router.route(image, "segment the cup")
+    assert sum(alone.scores.values()) == pytest.approx(1)
+    assert alone.scores == pytest.approx(router.route(router.hear(image), "segment the cup").scores, abs=1e-5)
+    best = max(INTENTS, key=lambda intent: alone.scores[intent])
+    assert alone.intent == best
+    others = [intent for intent in INTENTS if intent != best]
+    assert router.route(image, "segment the cup", others).intent == max(others, key=lambda i: alone.scores[i])
+
+
+def test_a_bad_prompt_is_told() -> None:
+    with pytest.raises(ValueError, match="has 0 times"):
+        RoutePrompt("what is this?")
+    with pytest.raises(ValueError, match="need 3 different ones"):
+        RoutePrompt("{}", ("yes", "yes", "no"))

@@ -1,0 +1,49 @@
+"""Real servers on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from seglens.prediction import png_bytes
+from seglens.segmenter import Segmenter
+from seglens.server.app import create_app
+from seglens.server.running import Running
+from seglens.server.settings import Settings
+
+
+@dataclass
+class Served:
+    """A server, and a client of it."""
+
+    running: Running
+    client: httpx.Client
+
+    @property
+    def address(self) -> str:
+        return self.running.address
+
+
+Serve = Callable[..., Served]
+
+
+@contextmanager
+def served(segmenter: Segmenter, **settings: object) -> Iterator[Served]:
+    chosen = Settings.model_validate({"port": 0, **settings})
+    running = Running(create_app(segmenter, chosen), chosen)
+    running.start()
+    try:
+        with httpx.Client(base_url=running.address, timeout=60, trust_env=False) as client:
+            yield Served(running, client)
+    finally:
+        running.stop()
+
+
+def noise(height: int, width: int, seed: int = 0) -> bytes:
+    """A PNG that no compression makes small."""
+    return png_bytes(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)))

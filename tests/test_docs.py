@@ -1,0 +1,76 @@
+"""Every page for users is followed as it is written, and the site is built of them without a warning."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from command import Run
+from shown import Reader, assert_shown, blocks
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+# Written for people who change the package: their commands take hours, and are told with what came out
+RECORDS = {"ablations.md", "benchmarks.md", "design.md", "log.md", "methods.md"}
+RUN = {"python", "bash", "text"}
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name not in RECORDS])
+def test_a_page_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seglens: Run) -> None:
+    page = (DOCS / name).read_text(encoding="utf-8")
+    for block in blocks(page):
+        assert block.title or block.language in RUN, f"nobody runs {block.text!r}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")  # no help text cuts an option
+    Reader(seglens).follow(page)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. --strict: a broken link, an unknown name in the reference or a page in no menu ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    # what the theme has to say of its own future is no fault of a page
+    done = subprocess.run(
+        build, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
+    built = {path.parent.name or "index" for path in site.rglob("index.html")}
+    assert {name.removesuffix(".md") for name in PAGES if name != "index.md"} <= built
+    assert {"contributing", "changelog"} <= built
+
+
+def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
+    """No script, style, font or picture of another server: it reads the same without a network."""
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|img|iframe)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\"' >]+", text), page
+        links = re.findall(r"<link\b[^>]*>", text)
+        assert not [x for x in links if "//" in x and not re.search(r"rel=[\"']?(canonical|edit)", x)], page
+    for style in site.rglob("*.css"):
+        assert not re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+def test_pictures_are_small() -> None:
+    for picture in (DOCS / "images").iterdir():
+        assert picture.stat().st_size < (150_000 if picture.name != "demo.png" else 200_000), picture
+
+
+def test_the_reader_notices() -> None:
+    """What a page shows and what is printed: a wrong word, number or line is told."""
+    assert_shown("found 3022 pixels in ...\n...\nend", "found  3023 pixels in 12 ms\none\ntwo\nend\n")
+    for shown in ("found 9 pixels", "lost 3022 pixels", "found 3022 pixels\nmore"):
+        with pytest.raises(AssertionError, match="the page shows"):
+            assert_shown(shown, "found 3022 pixels\n")
+    with pytest.raises(AssertionError, match="leaves out"):
+        assert_shown("one", "one\ntwo\n")
