@@ -310,8 +310,8 @@ def _run_all(bench: Bench, rows: list[str], seeds: int, jobs: int) -> None:
 
 
 def _standings(bench: Bench, tables: Mapping[str, tuple[str, ...]], rows: list[str], seeds: int) -> Standings:
-    found = {name: [bench.report(name, seed) for seed in range(seeds)] for name in rows}
-    finished = {name: [report for report in reports if report is not None] for name, reports in found.items()}
+    found = {name: {seed: bench.report(name, seed) for seed in range(seeds)} for name in rows}
+    finished = {name: {s: report for s, report in by.items() if report is not None} for name, by in found.items()}
     return Standings(
         tables=tables, seeds=seeds, plan=asdict(bench.plan),
         finished={name: Finished(ROWS[name].method, kept) for name, kept in finished.items() if kept},
