@@ -82,8 +82,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf", prompt="lisa")
             for name in ("paper", "authors")
         },
-        # the released code trains the vision side and the MLPs of 8B at 1e-4, and only the language model at 6e-5; there
-        # is one rate here
+        # the released code trains the vision side and the MLPs of 8B at 1e-4, and only the language model at 6e-5;
+        # there is one rate here
         "authors-8b": Recipe(
             self1e.PRESETS["authors-8b"],
             replace(SELF1E_TRAINING, lr=6e-5),
