@@ -28,7 +28,7 @@ def frames(path: Path, every: int = 1) -> Iterator[tuple[int, UInt8[np.ndarray, 
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
                     yield number, _upright(frame, path)
-    except _av().error.FFmpegError as error:
+    except (_av().error.FFmpegError, OSError) as error:
         where = f"behind frame {number}" if number >= 0 else "before its first frame"
         raise ImageError(
             f"{str(path)!r} is no video that can be read, or breaks {where} ({error.strerror}); export it again"
@@ -42,7 +42,7 @@ def count_frames(path: Path) -> int | None:
     try:
         with _opened(path) as (_, stream):
             return stream.frames or None
-    except (ImageError, _av().error.FFmpegError):
+    except (ImageError, _av().error.FFmpegError, OSError):
         return None
 
 

@@ -19,7 +19,7 @@ def blobs(seed: int, size: tuple[int, int] = (60, 90)) -> Bool[np.ndarray, "h w"
     """A mask as a model draws it: smooth shapes with holes and islands, some cut by the border."""
     noise = np.fft.fft2(np.random.default_rng(seed).standard_normal(size))
     far = np.add.outer(np.fft.fftfreq(size[0]) ** 2, np.fft.fftfreq(size[1]) ** 2)
-    smooth = np.fft.ifft2(noise * np.exp(-far * 800)).real
+    smooth = np.fft.ifft2(noise * np.exp(-far * 200)).real
     return smooth > smooth.std() * 0.3
 
 

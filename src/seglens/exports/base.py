@@ -29,7 +29,11 @@ class Format(ABC):
 
     @abstractmethod
     def page(self, page: Page) -> Files:
-        """The files of this page; what goes to the files of the whole run is noted."""
+        """The files of this page."""
+
+    @abstractmethod
+    def note(self, page: Page) -> None:
+        """What of a page goes to the files of the whole run; called when the page's own files are written."""
 
     @abstractmethod
     def finish(self) -> dict[str, Iterable[bytes]]:
@@ -44,6 +48,9 @@ class PerPage(Format):
 
     def page(self, page: Page) -> Files:
         return self.made(page)
+
+    def note(self, page: Page) -> None:
+        pass
 
     def finish(self) -> dict[str, Iterable[bytes]]:
         return {}

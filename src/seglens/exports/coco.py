@@ -40,11 +40,13 @@ class CocoFile(Format):
         self.images, self.annotations = Spool(folder), Spool(folder)
 
     def page(self, page: Page) -> Files:
+        content = {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
+        return Files(content, [self.name] * len(page.predictions))
+
+    def note(self, page: Page) -> None:
         self.images.add(self.book.image(page))
         for record in self.book.annotations(page):
             self.annotations.add(record)
-        content = {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
-        return Files(content, [self.name] * len(page.predictions))
 
     def finish(self) -> dict[str, Iterable[bytes]]:
         return {self.name: self._pieces()}

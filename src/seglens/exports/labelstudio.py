@@ -90,10 +90,12 @@ class LabelStudioFile(Format):
         self.tasks, self.queries = Spool(folder), dict[str, None]()
 
     def page(self, page: Page) -> Files:
-        self.queries |= dict.fromkeys(one.query for one in page.predictions)
-        self.tasks.add(to_label_studio(page))
         content = {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
         return Files(content, [TASKS] * len(page.predictions))
+
+    def note(self, page: Page) -> None:
+        self.queries |= dict.fromkeys(one.query for one in page.predictions)
+        self.tasks.add(to_label_studio(page))
 
     def finish(self) -> dict[str, Iterable[bytes]]:
         labels = "".join(f"    <Label value={quoteattr(query)}/>\n" for query in self.queries)

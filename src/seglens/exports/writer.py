@@ -33,6 +33,8 @@ class Export:
         made = {name: format.page(page) for name, format in self.formats.items()}
         content = {self.folder / path: data for files in made.values() for path, data in files.content.items()}
         write_together(content)
+        for format in self.formats.values():
+            format.note(page)
         self.used = True
         return [
             {name: self.folder / files.answers[k] for name, files in made.items()} for k in range(len(page.predictions))

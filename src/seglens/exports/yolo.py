@@ -53,6 +53,9 @@ class YoloFolder(Format):
         }
         return Files(content, [label] * len(page.predictions))
 
+    def note(self, page: Page) -> None:
+        pass  # its classes are numbered before its lines are written
+
     def finish(self) -> dict[str, Iterable[bytes]]:
         # No `path`: folders then count from data.yaml itself, where "." would be the folder that training starts in.
         said = {"train": "images", "val": "images", "names": {number: name for name, number in self.classes.items()}}

@@ -1,0 +1,107 @@
+"""Pages to files: whole ones, in flat memory, under names of their own."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exports.made import blobs, found, two_cups
+from seglens.data.maskfile import load_mask
+from seglens.exports import DEFAULT, FORMATS, Export, Page, write
+
+
+def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
+    assert DEFAULT == ("mask", "overlay")
+    with Export(tmp_path) as export:
+        (files,) = export.add(Page("In/A", [two_cups()]))
+    assert {kind: path.name for kind, path in files.items()} == {
+        "mask": "in_a_each_of_the_cups_mask.png", "overlay": "in_a_each_of_the_cups_overlay.png",
+    }  # fmt: skip
+    np.testing.assert_array_equal(load_mask(files["mask"]), two_cups().mask)
+    for number, one in enumerate(two_cups().instances, 1):
+        path = tmp_path / f"in_a_each_of_the_cups_{number}_mask.png"
+        np.testing.assert_array_equal(load_mask(path), one.mask)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_all_formats_at_once_and_every_answer_has_its_file(tmp_path: Path) -> None:
+    queries = [two_cups(), found("cat", blobs(1, (40, 60)))]
+    with Export(tmp_path, list(FORMATS)) as export:
+        answers = [export.add(Page(name, queries)) for name in ("a", "b")]
+    assert [list(files) for page in answers for files in page] == [list(FORMATS)] * 4
+    for files in (files for page in answers for files in page):
+        assert all(path.is_file() for path in files.values())
+    assert len({files["mask"] for page in answers for files in page}) == 4
+    assert len({files["png"] for page in answers for files in page}) == 2
+    assert not list(tmp_path.glob("**/.*"))
+
+
+def test_no_page_writes_over_another(tmp_path: Path) -> None:
+    """Names that are the same, that differ in what a file name leaves out, or that meet where a query begins."""
+    cup, left = np.zeros((2, 3, 4), bool)
+    pages = [
+        Page("a/x", [found("cup", cup)]), Page("a_x", [found("cup", cup)]), Page("A-X", [found("cup", cup)]),
+        Page("b", [found("left cup", left)]), Page("b_left", [found("cup", cup)]),
+    ]  # fmt: skip
+    write(pages, tmp_path, ["mask", "png", "yolo"])
+    assert len(list(tmp_path.glob("*_mask.png"))) == len(list(tmp_path.glob("*_indexed.png"))) == 5
+    assert len(list((tmp_path / "labels").iterdir())) == 5
+
+
+def test_an_error_on_the_way_leaves_whole_files_of_what_is_done(tmp_path: Path) -> None:
+    def stopping() -> Iterator[Page]:
+        yield Page("a", [two_cups()])
+        yield Page("b", [two_cups()])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(), tmp_path, list(FORMATS))
+    for name in ("coco.json", "coco_polygons.json", "labelstudio.json"):
+        said = json.loads((tmp_path / name).read_text())
+        assert len(said["images"] if "coco" in name else said) == 2
+    assert (tmp_path / "data.yaml").is_file()
+    assert not list(tmp_path.glob("**/.*"))
+
+
+def test_nothing_is_written_without_a_page(tmp_path: Path) -> None:
+    write([], tmp_path / "out", list(FORMATS))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_that_cannot_be_written_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "b_indexed.png").mkdir()  # where a file should be
+    pages = [Page("a", [two_cups()]), Page("b", [two_cups()])]
+    with pytest.raises(OSError, match="b_indexed"):
+        write(pages, tmp_path, ["coco", "png"])
+    assert [one["file_name"] for one in json.loads((tmp_path / "coco.json").read_text())["images"]] == ["a.png"]
+    assert not list(tmp_path.glob("**/.*"))
+
+
+def test_names_of_formats(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no format 'geojsn'; choose from mask, overlay, .* did you mean 'geojson'"):
+        Export(tmp_path, ["geojsn"])
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """Many images hold no more than a few, but for their names: what waits for the end waits on disk."""
+    masks = [blobs(seed, (100, 150)) for seed in range(4)]
+    formats = ["coco", "labelstudio"]
+
+    def held(count: int) -> int:
+        with Export(tmp_path / str(count), formats) as export:
+            tracemalloc.start()
+            for number in range(count):
+                export.add(Page(f"{number}", [found("cat", masks[number % 4])], f"{number}.png"))
+            size, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        return size
+
+    held(1)  # what the first call keeps once
+    few, many = held(4), held(16)
+    assert len(json.loads((tmp_path / "16" / "coco.json").read_text())["images"]) == 16
+    assert many - few < 12 * 1_000  # an image alone has 45,000 bytes

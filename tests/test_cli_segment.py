@@ -1,0 +1,213 @@
+"""`seglens segment` on a file, several, a folder, a glob and a video."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import Run
+from seglens.cli.segment import segment as command
+from seglens.data import load_data
+from seglens.data.images import load_labels
+from seglens.data.maskfile import load_mask
+from seglens.data.masks import decode_rle
+from seglens.exports import DEFAULT, FORMATS
+from seglens.schema import Answer
+from seglens.segmenter import Segmenter
+from seglens.types import Sample
+from test_video import write_video
+
+SEGLENS = Path(sys.executable).with_name("seglens")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, scene: Sample, monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter) -> Path:
+    """Two images at two depths with a bad one between them; the model is loaded once for all tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["seglens.cli.segment"], "load_segmenter", lambda *_, **__: segmenter)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.fromarray(scene.image).save("in/a.png")
+    Image.fromarray(scene.image[:, ::-1]).save("in/deep/a.png")
+    Path("in/bad.png").write_text("no image")
+    return Path("in")
+
+
+@pytest.fixture
+def query(scene: Sample) -> str:
+    return next(target.query for target in scene.targets if target.present)
+
+
+def test_a_folder(seglens: Run, folder: Path, query: str) -> None:
+    code, out, err = seglens("segment", "in", query, "the leftmost thing")
+    assert code == 1
+    assert [line.split(": ")[:2] for line in out.splitlines()] == [
+        [image, words] for image in ("in/a.png", "in/deep/a.png") for words in (query, "the leftmost thing")
+    ]
+    assert "3/3" in err
+    assert err.splitlines()[-2:] == [
+        "seglens: 1 of 3 images could not be segmented:",
+        "  'in/bad.png' is not an image; need JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, JPEG2000, AVIF: check the file, or "
+        "save it as PNG",
+    ]
+    assert len(list(Path("out").glob("*_mask.png"))) == len(list(Path("out").glob("*_overlay.png"))) == 4
+    assert not list(Path().glob("**/.*.tmp"))
+
+
+def test_json_lines(seglens: Run, folder: Path, query: str) -> None:
+    """A line for every query of every image, and one for a bad image; also when a folder holds one image only."""
+    code, out, _ = seglens("segment", "in", query, "each thing", "--json", "--format", "mask,png", "--format", "coco")
+    said = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert [one["image"] for one in said] == ["in/a.png", "in/a.png", "in/bad.png", "in/deep/a.png", "in/deep/a.png"]
+    assert set(said[2]) == {"image", "error"}
+    for one in said[:2] + said[3:]:
+        assert list(one["files"]) == ["mask", "png", "coco"]
+        np.testing.assert_array_equal(load_mask(one["files"]["mask"]), decode_rle(one["segmentation"]))
+        Answer.model_validate({key: value for key, value in one.items() if key not in ("image", "files")})
+    assert load_labels(said[0]["files"]["png"]).max() == len(said[1]["instances"]) + said[0]["found"]
+    code, out, _ = seglens("segment", "in/deep", query, "--json")
+    assert (code, len(out.splitlines())) == (0, 1)
+
+
+def test_what_is_written_can_be_read_as_data(seglens: Run, folder: Path, query: str) -> None:
+    code, out, _ = seglens("segment", "in/**/a.png", query, "--json", "--format", "coco,coco-polygons,yolo,mask")
+    assert code == 0
+    said = [json.loads(line) for line in out.splitlines()]
+    masks = [decode_rle(one["segmentation"]) for one in said if one["found"]]
+    assert masks
+    for data in (
+        "coco:images=in,annotations=out/coco.json", "coco:images=in,annotations=out/coco_polygons.json",
+        "yolo:data=out/data.yaml",
+    ):  # fmt: skip
+        read = list(load_data(data))
+        assert [sample.targets[0].query for sample in read] == [query] * len(masks)
+        for sample, mask in zip(read, masks, strict=True):
+            np.testing.assert_array_equal(sample.targets[0].mask, mask)
+    code, out, _ = seglens("eval", "--data", "coco:images=in,annotations=out/coco.json,split=val", "--json")
+    assert (code, json.loads(out)["queries"]) == (0, len(masks))
+
+
+def test_instances(seglens: Run, folder: Path) -> None:
+    code, out, _ = seglens("segment", "in/a.png", "the thing", "--each", "--json")
+    said = json.loads(out)
+    assert code == 0
+    for number, one in enumerate(said["instances"], 1):
+        file = Path(said["files"]["mask"].replace("_mask.png", f"_{number}_mask.png"))
+        np.testing.assert_array_equal(load_mask(file), decode_rle(one["segmentation"]))
+    assert said["instances"]
+    code, out, _ = seglens("segment", "in/a.png", "each thing", "--no-each", "--json")
+    assert (code, json.loads(out)["instances"]) == (0, [])
+
+
+def test_several_files_as_a_shell_writes_them(seglens: Run, folder: Path, query: str) -> None:
+    code, out, _ = seglens("segment", "in/a.png", "in/deep/a.png", "in/deep/", query)
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == ["in/a.png", "in/deep/a.png"]
+    assert {path.name for path in Path("out").glob("*_mask.png")} == {
+        path.name.replace("overlay", "mask") for path in Path("out").glob("*_overlay.png")
+    }
+
+
+def test_a_video(seglens: Run, folder: Path) -> None:
+    write_video(Path("clip.mp4"))
+    asked = ("segment", "clip.mp4", "the white corner", "--every", "3", "--json", "--format", "coco,mask")
+    code, out, err = seglens(*asked)
+    said = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert "3/3" in err
+    assert [one["image"] for one in said] == [f"clip.mp4 frame {number}" for number in (0, 3, 6)]
+    assert Path(said[1]["files"]["mask"]).name == "clip_000003_the_white_corner_mask.png"
+    names = [one["file_name"] for one in json.loads(Path("out/coco.json").read_text())["images"]]
+    assert names == [f"clip_{number:06d}.png" for number in (0, 3, 6)]
+    assert all(Path("out/images", name).is_file() for name in names)
+
+
+def test_results_below_the_folder_are_no_sources(seglens: Run, folder: Path, query: str) -> None:
+    for _ in range(2):
+        code, out, _ = seglens("segment", "in", query, "--out", "in/out")
+        assert (code, len(out.splitlines())) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("in/a.png", "cat", "--format", "cocoo"), "no format 'cocoo'; choose from mask, overlay,"),
+        (("in/a.png", "cat", "--format", "geo-json"), "did you mean 'geojson'?"),
+        (("in/a.png",), "and no query"),
+        (("in/a.png", "in/deep/a.png"), "and no query"),
+        (("nothing/*.png", "cat"), "'nothing/*.png' matches nothing"),
+        (("in/none.png", "cat"), "'in/none.png' does not exist"),
+        (("in", " "), "empty question"),
+    ],
+)
+def test_errors_in_one_line(seglens: Run, folder: Path, words: tuple[str, ...], says: str) -> None:
+    code, out, err = seglens("segment", *words)
+    assert (code, out) == (2, "")
+    assert says in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("seglens: ")
+    assert not Path("out").exists()
+
+
+def test_an_image_that_the_model_cannot_open_is_listed(
+    seglens: Run, folder: Path, query: str, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = segmenter.open
+    Image.new("RGB", (3, 2)).save("in/b.png")
+
+    def open_large(image: np.ndarray) -> object:
+        if image.shape == (2, 3, 3):
+            raise ValueError("too small for the model")
+        return whole(image)
+
+    monkeypatch.setattr(segmenter, "open", open_large)
+    code, out, err = seglens("segment", "in", query)
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert err.splitlines()[-2:-1] == ["  'in/b.png': too small for the model"]
+
+
+def test_the_help_names_every_format() -> None:
+    said = command.__annotations__["formats"]
+    assert all(name in said for name in FORMATS)
+    assert f"{', '.join(DEFAULT)} (these two by default)" in said
+
+
+def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, query: str) -> None:
+    """Answers go to a pipe while a terminal shows the bar; then the user presses Ctrl-C."""
+    Image.fromarray(scene.image).save(tmp_path / "000.png")
+    for number in range(1, 300):
+        (tmp_path / f"{number:03d}.png").symlink_to(tmp_path / "000.png")
+    asked = [SEGLENS, "segment", "*.png", query, "--json", "--format", "mask,coco,geojson"]
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        asked, cwd=tmp_path, stdout=subprocess.PIPE, stderr=end, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        answers = [json.loads(running.stdout.readline())["image"] for _ in range(3)]
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert answers == ["000.png", "001.png", "002.png"]
+    assert b"/300" in shown
+    assert shown.rstrip().endswith(b"seglens: stopped")
+    assert running.returncode == 130
+    out = tmp_path / "out"
+    listed = json.loads((out / "coco.json").read_text())["images"]
+    assert 3 <= len(listed) < 300
+    assert len(list(out.glob("*_mask.png"))) in (len(listed), len(listed) + 1)
+    for path in out.glob("*_mask.png"):
+        load_mask(path)
+    for path in out.glob("*.geojson"):
+        json.loads(path.read_text())
+    assert not list(out.glob(".*"))

@@ -1,0 +1,130 @@
+"""What words name: files, folders, globs and videos, in a stable order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seglens.data.images import ImageError
+from seglens.sources import BadImage, NamedImage, Sources, looks_like_a_source
+from test_video import write_video
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images at two depths, one of them bad, and much that is no image."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("b.png", "a.jpg", "deep/c.png", "deep/er/a.jpg", "x[1].png", ".hidden/d.png")):
+        Path("in", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5, 3), 30 * number, np.uint8)).save(Path("in", name))
+    Path("in/deep/bad.png").write_text("no image")
+    Path("in/notes.txt").write_text("no image")
+    Path("in/folder.png").mkdir()
+    return Path("in")
+
+
+def shown(*words: str, **options: object) -> list[str]:
+    return [one.shown for one in Sources.of(words, **options)]
+
+
+def test_a_folder_with_all_that_lies_in_it(root: Path) -> None:
+    sources = Sources.of(["in"])
+    read = list(sources)
+    assert [one.shown for one in read] == [
+        "in/a.jpg", "in/b.png", "in/deep/bad.png", "in/deep/c.png", "in/deep/er/a.jpg", "in/x[1].png",
+    ]  # fmt: skip
+    assert sources.total == 6
+    assert sources.root == Path("in").absolute()
+    assert not sources.alone
+    bad = read[2]
+    assert isinstance(bad, BadImage)
+    assert "'in/deep/bad.png' is not an image" in bad.says
+    names = [one.name for one in read if isinstance(one, NamedImage)]
+    assert names == ["a", "b", "deep/c", "deep/er/a", "x[1]"]
+    values = [int(one.pixels[0, 0, 0]) for one in read if isinstance(one, NamedImage) and str(one.file).endswith("png")]
+    assert values == [0, 60, 120]
+    assert shown("in") == shown("in") == shown("in/")
+
+
+def test_globs_and_several_words(root: Path) -> None:
+    assert shown("in/*.png") == ["in/b.png", "in/x[1].png"]
+    assert shown("in/**/a.*") == ["in/a.jpg", "in/deep/er/a.jpg"]
+    assert shown("in/x[1].png") == ["in/x[1].png"]  # a name that is there is no pattern
+    assert shown("in/b.png", "in/deep/er", "in/*.jpg", "in/b.png") == ["in/b.png", "in/deep/er/a.jpg", "in/a.jpg"]
+    assert Sources.of(["in/deep/c.png", "in/b.png"]).root == root.absolute()
+
+
+def test_one_file_alone(root: Path) -> None:
+    assert Sources.of(["in/b.png"]).alone
+    assert Sources.of(["in/none.png"]).alone  # told when it is read
+    assert not Sources.of(["in/b.pn*"]).alone
+    assert not Sources.of(["in/b.png", "in/a.jpg"]).alone
+    (missing,) = Sources.of(["in/none.png"])
+    assert isinstance(missing, BadImage)
+    assert "does not exist" in missing.says
+
+
+def test_words_that_match_nothing(root: Path) -> None:
+    Path("empty").mkdir()
+    Path("films").mkdir()
+    write_video(Path("films/a.mp4"), 1)
+    for word, says in {
+        "empty": "the folder 'empty' holds no image",
+        "films": "it holds 1 videos: name them, or use a glob",
+        "in/*.gif": "'in/[*].gif' matches nothing",
+        "in/*.txt": "matches 1 files, no image or video among them",
+    }.items():
+        with pytest.raises(ImageError, match=says):
+            Sources.of(["in", word])
+    with pytest.raises(ValueError, match="every=0"):
+        Sources.of(["in"], every=0)
+
+
+def test_results_are_no_sources(root: Path) -> None:
+    """What an earlier run wrote below the folder is left alone; a folder among the results may be named itself."""
+    Path("in/out").mkdir()
+    Image.new("RGB", (3, 3)).save("in/out/b_cat_mask.png")
+    assert "in/out/b_cat_mask.png" in shown("in")
+    assert "in/out/b_cat_mask.png" not in shown("in", leave_out=Path("in/out"))
+    assert "in/out/b_cat_mask.png" not in shown("in/**/*.png", leave_out=Path("in/out"))
+    for word in ("in/out", "in/out/*.png", "in/out/b_cat_mask.png"):
+        assert shown(word, leave_out=Path("in/out")) == ["in/out/b_cat_mask.png"]
+
+
+def test_videos_beside_images(root: Path) -> None:
+    write_video(Path("clip.mp4"))
+    write_video(Path("cut.mp4"))
+    Path("cut.mp4").write_bytes(Path("cut.mp4").read_bytes()[:900])
+    sources = Sources.of(["in/b.png", "clip.mp4", "cut.mp4"], every=3)
+    read = list(sources)
+    assert [one.shown for one in read] == ["in/b.png", *(f"clip.mp4 frame {n}" for n in (0, 3, 6)), "cut.mp4"]
+    good = [one for one in read if isinstance(one, NamedImage)]
+    assert [(one.name, one.file) for one in good[1:]] == [(f"clip_{n:06d}", None) for n in (0, 3, 6)]
+    assert isinstance(read[-1], BadImage)
+    assert sources.root is None  # frames lie in no file
+    assert sources.total is None  # one of them does not say
+    assert Sources.of(["in/b.png", "clip.mp4"], every=3).total == 4
+    assert not Sources.of(["clip.mp4"]).alone
+
+
+def test_nothing_is_read_before_it_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[Path]()
+    monkeypatch.setattr("seglens.sources.load_image", lambda path: read.append(path) or np.zeros((1, 1, 3), np.uint8))
+    images = iter(Sources.of(["in"]))
+    assert read == []
+    next(images)
+    next(images)
+    assert read == [Path("in/a.jpg"), Path("in/b.png")]
+
+
+@pytest.mark.parametrize("word", ["a.jpg", "deep/B.PNG", "photos/", "clip.mp4", "in/*.webp"])
+def test_words_that_are_sources(word: str) -> None:
+    assert looks_like_a_source(word)
+
+
+@pytest.mark.parametrize("word", ["cat", "the left/right shoe", "the cup. the red one", "no. 7", "*", ""])
+def test_words_that_are_queries(word: str) -> None:
+    assert not looks_like_a_source(word)
