@@ -6,16 +6,24 @@ import ast
 import contextlib
 import inspect
 import io
+import os
 import re
 import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from time import monotonic, sleep
+from typing import IO, Any
 
+import seglens
 from command import Run
 from seglens.cli import GROUPS
 from seglens.data import DATASETS
@@ -27,6 +35,9 @@ FENCE = re.compile(
 )
 # Needs a GPU, a hub or somebody's data
 ELSEWHERE = re.compile(r"cuda|llava-hf/|OpenGVLab/|Qwen/|facebook/|/data/|photos?[/.]|runs/|org/name")
+MANY_PROCESSES = re.compile(r"^torchrun .*?(?:-m|--no-python) seglens ")
+# What runs until it is stopped, and the address of it that pages show
+STAY = {"seglens serve": "http://127.0.0.1:8000", "seglens mcp --http": "http://127.0.0.1:8001"}
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -68,23 +79,24 @@ class Reader:
     """Somebody who types what a page shows, line after line, and sees what it says they will see: a `text` block is
     what the command or the block of Python before it prints."""
 
-    def __init__(self, seglens: Run):
-        self.seglens, self.names = seglens, dict[str, Any]()
-        self.printed = ""
+    def __init__(self, seglens: Run, servers: contextlib.ExitStack):
+        self.seglens, self.servers, self.names = seglens, servers, dict[str, Any]()
+        self.printed, self.moved = "", dict[str, str]()  # addresses on the page, and where they are here
 
     def follow(self, page: str) -> None:
-        for block in blocks(page):
+        for block in map(self.here, blocks(page)):
             if block.title:
                 Path(block.title).parent.mkdir(parents=True, exist_ok=True)
                 Path(block.title).write_text(block.text, encoding="utf-8")
             elif block.language == "python":
                 self.python(block)
             elif block.language == "bash":
-                self.printed = ""
-                for line in block.lines:
-                    self.line(line)
+                self.printed = "".join(map(self.line, block.lines))
             elif block.language == "text":
                 assert_shown(block.text, self.printed)
+        for value in self.names.values():  # as at the end of a script: clients of a server hang up
+            if not isinstance(value, type) and hasattr(value, "close"):
+                value.close()
 
     def python(self, block: Block) -> None:
         if block.elsewhere:
@@ -95,15 +107,58 @@ class Reader:
             exec(compile(block.text, "a block of the page", "exec"), self.names)
         self.printed = caught.getvalue()
 
-    def line(self, line: str) -> None:
-        if not line.startswith("seglens "):
-            raise AssertionError(f"the page shows a line that nobody runs: {line}")
+    def here(self, block: Block) -> Block:
+        """The block with the addresses at which its servers really listen."""
+        for shown, real in self.moved.items():
+            block = replace(block, text=block.text.replace(shown, real))
+        return block
+
+    def line(self, line: str) -> str:
+        """What the line prints."""
+        command = MANY_PROCESSES.sub("seglens ", line)
         if ELSEWHERE.search(line):
-            assert_known(line, self.seglens)
-            return
+            assert_known(command, self.seglens)
+            return ""
+        if line.startswith("curl "):
+            return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
+        assert line.startswith("seglens "), f"the page shows a line that nobody runs: {line}"
+        if stays := next((kind for kind in STAY if line.startswith(kind)), None):
+            self.moved[STAY[stays]] = self.servers.enter_context(staying(words(line)))
+            return ""
         code, out, err = self.seglens(*words(line))
         assert code == 0, f"{line}\n{out}{err}"
-        self.printed += out
+        return out
+
+
+@contextlib.contextmanager
+def staying(arguments: list[str]) -> Iterator[str]:
+    """A command that runs until it is told to stop, as a process of its own on a free port; its address."""
+    command = [sys.executable, "-u", "-m", "seglens", *arguments]
+    here = str(Path(seglens.__file__).parents[1])  # this very package, wherever the process starts
+    environment = {**os.environ, "SEGLENS_PORT": "0", "PYTHONPATH": here}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            yield _address(process, log)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) in (0, 130), arguments
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _address(process: subprocess.Popen, log: IO[str], patience: float = 120.0) -> str:
+    """Where it says that it listens; it answers there."""
+    until = monotonic() + patience
+    while monotonic() < until and process.poll() is None:
+        log.seek(0)
+        if found := re.search(r"(http://127\.0\.0\.1:\d+)/?\S*\b", log.read()):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", int(found[1].rpartition(":")[2])), 5).close()
+                return found[1]
+        sleep(0.05)
+    log.seek(0)
+    raise AssertionError(f"it did not come up:\n{log.read()}")
 
 
 def assert_known(line: str, seglens: Run) -> None:

@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
-OWN = ("lisa", "loops", "lora", "measure", "memory", "models", "operations", "questions", "quantised_cache", "training")
+OWN = (
+    "attacks", "errands", "hostile", "lisa", "loops", "lora", "measure", "memory", "models", "operations", "questions",
+    "quantised_cache", "served", "serving", "training", "wire",
+)  # fmt: skip
 HURRY = ["--size", "tiny", "--rounds", "1", "--json"]
 Run = Callable[..., dict[str, Any]]
 
@@ -24,6 +27,8 @@ Run = Callable[..., dict[str, Any]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Runs a script in this process, as a user runs it from the folder, and gives its report."""
     monkeypatch.syspath_prepend(FOLDER)
+    for name in OWN:  # other tests have modules of such names too
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def report(script: str, *more: str) -> dict[str, Any]:
         importlib.import_module(script).main([*HURRY, *more])
@@ -35,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return found
 
     yield report
-    for name in OWN:  # other tests have modules of such names too
+    for name in OWN:
         sys.modules.pop(name, None)
 
 
@@ -157,6 +162,46 @@ def test_quantised_cache(run: Run) -> None:
     assert all(0 < score <= 100 for score in found["rows"].values())
     kept = found["rows"]
     assert kept["the package's head, auto features"] == pytest.approx(kept["the package's head, int8 features"], abs=1)
+
+
+def test_serving(run: Run) -> None:
+    found = run("serving")
+    assert aims(found) == [3, 3, 0.25]
+    spent = found["rows"]
+    one, _, packed = (value for name, value in spent.items() if name.startswith("4 questions"))
+    assert found["ratios"][1]["value"] == pytest.approx(one / packed)
+    assert spent["upload, open: median"] < spent["first question: upload, open, ask: median"]
+
+
+def test_a_crowd_of_which_a_part_is_hostile(capsys: pytest.CaptureFixture[str], run: Run) -> None:
+    """Every kind of attack, and good requests beside: none wrong, none lost, no attack answered otherwise than it
+    should be. The whole crowd is `python benchmarks/hostile.py`."""
+    hostile, attacks = (importlib.import_module(name) for name in ("hostile", "attacks"))
+    small = {"--clients": 16, "--requests": 160, "--hostile": 0.25, "--patience": 1.5, "--images-bytes": 32 * 2**20}
+    hostile.main([*(str(word) for pair in small.items() for word in pair), "--threads", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["wrong"] == found["lost"] == found["surprises"] == []
+    assert found["attacked"].keys() == attacks.ATTACKS.keys()
+    assert found["good"] == 120
+    assert found["memory"]
+
+
+def test_the_crowd_notices(run: Run) -> None:
+    """A wrong mask, and an answer that is none."""
+    import numpy as np
+
+    from seglens.data.masks import encode_rle
+
+    errands, wire = (importlib.import_module(name) for name in ("errands", "wire"))
+    mask = np.zeros((20, 20), bool)
+    mask[5:9] = True
+    errand = errands.Errand(b"", ("the cup",), (mask,), (True,), None, mask, "4")
+    answer = {"found": True, "segmentation": encode_rle(mask)}
+    others = [{**answer, "found": False}, {**answer, "segmentation": encode_rle(mask.T)}]
+    said = [wire.Reply(200, json.dumps({"answers": [one]}).encode()) for one in (answer, *others)]
+    assert [errand.right(one, [0]).right for one in said] == [True, False, False]
+    assert not errand.right(wire.Reply(503), [0]).right
+    assert not errand.right(said[0], [0, 0]).right
 
 
 def test_a_ratio_says_whether_its_aim_is_reached(run: Run) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def test_a_page_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytes
         assert block.title or block.language in RUN, f"nobody runs {block.text!r}"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")  # no help text cuts an option
-    Reader(seglens).follow(page)
+    with ExitStack() as servers:
+        Reader(seglens, servers).follow(page)
 
 
 @pytest.fixture(scope="session")

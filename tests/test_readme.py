@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def test_from_the_first_line_to_the_last(tmp_path: Path, monkeypatch: pytest.Mon
     assert seglens("tour")[0] == 0
     assert blocks(README, "python")
     assert len([line for line in seglens_lines(README) if not ELSEWHERE.search(line)]) >= 6
-    Reader(seglens).follow(README)
+    with ExitStack() as servers:
+        Reader(seglens, servers).follow(README)
 
 
 def test_make_commands_exist() -> None:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from seglens.data.masks import encode_rle
 from seglens.files import write_together
 from seglens.geometry import Frame
+from seglens.regions import box_of
 from seglens.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
 
 MASK_COLOUR = (255, 64, 96)
@@ -122,14 +123,6 @@ class Prediction:
         mask = Image.fromarray(self.mask.astype(np.uint8) * 255)
         write_together({paths["mask"]: png_bytes(mask), paths["overlay"]: png_bytes(self.overlay())})
         return paths
-
-
-def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _runs(mask: Bool[np.ndarray, "h w"]) -> RunLengths:

@@ -26,6 +26,36 @@ def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
     return labels
 
 
+def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def depth(mask: Bool[np.ndarray, "h w"], border: bool = True) -> Int[np.ndarray, "h w"]:
+    """Steps along a row or a column from each pixel of the mask to the nearest one outside; 0 outside the mask.
+
+    With `border` all beyond the picture lies outside; without, nothing is known of it, and a mask without an outside
+    is deeper everywhere than the picture is long."""
+    padded = np.pad(mask, 1, constant_values=not border)
+    ways = (_since(padded), _since(padded[:, ::-1])[:, ::-1], _since(padded.T).T, _since(padded.T[:, ::-1])[:, ::-1].T)
+    return np.minimum.reduce(ways)[1:-1, 1:-1]
+
+
+def middle(region: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Row and column of the deepest pixel of a region, the first of them."""
+    row, column = np.unravel_index(depth(region).argmax(), region.shape)
+    return int(row), int(column)
+
+
+def _since(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Steps along the row since the last pixel outside the mask."""
+    at = np.arange(mask.shape[1])
+    return at - np.maximum.accumulate(np.where(mask, -sum(mask.shape), at), axis=1)
+
+
 def _runs(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Row, first column and end (exclusive) of every run of pixels, in raster order."""
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8))

@@ -28,12 +28,12 @@ from seglens.checkpoint import (
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.hub import push_folder, resolve_folder
-from seglens.instances import asked, split
+from seglens.instances import Splitter, asked
 from seglens.methods import Method, build_method, kind_of, method_settings
 from seglens.methods.base import SeenImage, TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
-from seglens.refinement import check_corrections, obey, prompted
+from seglens.refinement import Refiner, check_corrections, obey
 from seglens.schema import Box, Click
 from seglens.types import Embedding, MethodOutput
 
@@ -187,8 +187,7 @@ class OpenedImage:
         corrections = prediction.corrections.joined(clicks, box)
         check_corrections(corrections, frame)
         clock = _Clock(self.segmenter.backbone.device, open=self.opening)
-        assert self.embedding is not None
-        canvas = prompted(decoder, self.embedding, frame, corrections)
+        canvas = self._corrected(prediction, clicks, box)
         clock.lap("refine")
         threshold = self.segmenter.mask_threshold
         logits = obey(
@@ -203,6 +202,22 @@ class OpenedImage:
             canvas_logits=canvas.cpu().numpy(), timing=dict(clock.laps),
         )  # fmt: skip
 
+    def _corrected(self, prediction: Prediction, clicks: Sequence[Click], box: Box | None) -> Float[Tensor, "s s"]:
+        """Mask logits on the canvas after the box, if there is one, and then one click after the other."""
+        assert self.embedding is not None
+        assert prediction.canvas_logits is not None
+        threshold = self.segmenter.mask_threshold
+        refiner = Refiner(self._promptable(), self.embedding, self.seen.frame, threshold)
+        canvas, drawn = torch.from_numpy(prediction.canvas_logits), prediction.corrections.joined((), box)
+        if not prediction.found:  # the user saw an empty mask
+            canvas = threshold - (canvas - threshold).abs()
+        if box is not None:
+            canvas = refiner.box(drawn)
+        for click in clicks:
+            drawn = drawn.joined([click], None)
+            canvas = refiner.click(canvas.to(refiner.decoder.device), drawn)
+        return canvas
+
     def _promptable(self) -> MaskDecoder:
         if self.segmenter.decoder is None:
             raise ValueError(
@@ -212,13 +227,15 @@ class OpenedImage:
         return self.segmenter.decoder
 
     def _check_own(self, prediction: Prediction) -> None:
+        if prediction.canvas_logits is None:
+            raise ValueError("the prediction was not made by segment(), which keeps what refining starts from")
         if prediction.image is not self.image and not np.array_equal(prediction.image, self.image):
             raise ValueError("the prediction is of another image; refine it on the image that was segmented")
 
     def _divided(self, prediction: Prediction) -> Prediction:
         """The prediction with its mask split into the things that it is of."""
-        chance = 1 / (1 + np.exp(-prediction.mask_logits))
-        return replace(prediction, instances=split(prediction.mask, chance))
+        splitter = Splitter(self.seen.frame, self.segmenter.decoder, self.embedding)
+        return replace(prediction, instances=splitter.split(prediction))
 
     def _prediction(
         self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float]

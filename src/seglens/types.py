@@ -183,6 +183,21 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What is shown of one target, in canvas units [0, 1], with at least a point or a box; `mask` are logits of an
+    earlier mask."""
+
+    points: Float[Tensor, "n 2"]
+    labels: Int[Tensor, " n"]  # 1 on the target, 0 off it
+    box: Float[Tensor, " 4"] | None = None
+    mask: Float[Tensor, "s s"] | None = None
+
+    def to(self, device: torch.device) -> Prompt:
+        box, mask = (None if x is None else x.to(device) for x in (self.box, self.mask))
+        return Prompt(self.points.to(device), self.labels.to(device), box, mask)
+
+
+@dataclass(frozen=True)
 class Keypoints:
     """Up to m points per question. `points` are canvas coordinates in [0, 1]; where `keep` is false they are void."""
 

@@ -18,7 +18,7 @@ from decoders.tiny import TINY, Kind
 from seglens.decoders import DECODERS, MaskDecoder, load_decoder
 from seglens.geometry import Frame
 from seglens.miniature.models import make_sam
-from seglens.types import Embedding
+from seglens.types import Embedding, Prompt
 
 TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 against other batches, 0 against the model's own forward
 KINDS = {**TINY, "miniature": Kind(lambda folder: make_sam().save_pretrained(folder), SamModel)}
@@ -248,6 +248,35 @@ def test_clicks_and_boxes_are_those_of_the_model(decoder: MaskDecoder, model: nn
     assert error(decoder.prompt(embedding, boxes=canvas["boxes"]), framed) < TOLERANCE
     both = theirs(input_points=points, input_labels=labels, input_boxes=boxes)
     assert error(decoder.prompt(embedding, canvas["points"], labels, canvas["boxes"]), both) < TOLERANCE
+
+
+def test_prompts_of_any_mixture_in_one_pass(decoder: MaskDecoder, model: nn.Module, embedding: Embedding) -> None:
+    """Clicks, boxes and mask prompts: each set as the model alone answers it, whatever stands beside it."""
+    maps, side = one(embedding, 0), decoder.mask_side
+    points, none = torch.tensor([[0.2, 0.3], [0.7, 0.6], [0.5, 0.1]]), torch.zeros(0, 2)
+    labels, box = torch.tensor([1, 0, 1]), torch.tensor([0.1, 0.2, 0.8, 0.7])
+    earlier = 5 * noise(side, side)
+    asked = [
+        Prompt(points, labels), Prompt(points[:1], labels[:1], box), Prompt(none, labels[:0], box),
+        Prompt(points[:2], labels[:2], mask=earlier), Prompt(none, labels[:0], box, earlier),
+    ]  # fmt: skip
+    together = decoder.answer(maps, asked)
+    for found, p in zip(together, asked, strict=True):
+        given: dict[str, Tensor] = {}
+        if len(p.points):
+            given = {
+                "input_points": p.points[None, None] * decoder.image_size - 0.5,
+                "input_labels": p.labels[None, None],
+            }
+        if p.box is not None:
+            given["input_boxes"] = p.box[None, None] * decoder.image_size - 0.5
+        if p.mask is not None:
+            given["input_masks"] = p.mask[None, None]
+        seen = [*maps.fine, maps.coarse] if maps.fine else maps.coarse
+        with torch.no_grad():
+            theirs = model(image_embeddings=seen, multimask_output=False, **given).pred_masks[0, 0, 0]
+        assert error(found, theirs) < TOLERANCE
+    assert error(together[3], decoder.answer(maps, [Prompt(points[:2], labels[:2])])[0]) > 1e-3  # a mask prompt matters
 
 
 # ------------------------------------------------------------------ training a copy

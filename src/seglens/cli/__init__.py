@@ -21,6 +21,7 @@ from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_t
 from seglens.cli.overlap import overlap
 from seglens.cli.page import demo
 from seglens.cli.probe import probe
+from seglens.cli.refine import refine
 from seglens.cli.route import route
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
@@ -30,6 +31,7 @@ from seglens.cli.train import train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "segment": segment,
+    "refine": refine,
     "ask": ask,
     "eval": evaluate,
     "score": score,

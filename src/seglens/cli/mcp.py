@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout
@@ -46,7 +45,6 @@ def mcp(
         segmenter = load_segmenter(model, device)
     server = build_server(Tools(Desk(segmenter, Doors(limits, files=not http), open_images), fetch))
     if http:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # heard while serving; when all is answered, it has been obeyed
         max_body = limits.bytes * 4 // 3 + 2**20  # base64, and the words around it
         anyio.run(serve_http, server, host, port, names, max_body, lambda url: say(f"seglens: MCP at {url}"))
     else:

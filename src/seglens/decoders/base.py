@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers.image_processing_base import ImageProcessingMixin
 
+from seglens.decoders.hiding import hiding, watch_prompts
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
-from seglens.types import Embedding
+from seglens.types import Embedding, Prompt
 
 # SAM's own pixel statistics (0 to 255), SAM 2's too; used when the checkpoint folder says nothing of pixels
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_HIDDEN: ContextVar[Tensor | None] = ContextVar("hidden prompt tokens", default=None)
 
 Statistics = tuple[float, float, float]
 
@@ -44,7 +42,7 @@ class MaskDecoder(ABC):
         self, module: Any, mean: Statistics = MEAN, std: Statistics = STD, name: str = "", revision: str | None = None
     ):
         self.module = module.requires_grad_(False).eval()  # the transformers model
-        _watch_prompts(module.mask_decoder)
+        watch_prompts(module.mask_decoder)
         self._single: nn.Module = module.mask_decoder  # as learned prompts use it; a family may switch things off
         self.mean, self.std, self.name, self.revision = mean, std, name, revision
         encoder = module.prompt_encoder
@@ -130,12 +128,12 @@ class MaskDecoder(ABC):
 
     def _decode(
         self, decoder: Any, embedding: Embedding, prompts: Float[Tensor, "b q n c"],
-        keep: Bool[Tensor, "b q n"] | None = None,
+        keep: Bool[Tensor, "b q n"] | None = None, dense: Float[Tensor, "b c e e"] | None = None,
     ) -> Float[Tensor, "b q s s"]:  # fmt: skip
         self._check(embedding)
         b, dtype = len(embedding.coarse), next(decoder.parameters()).dtype
-        dense = self.module.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        with _hiding(keep, self.leading + int(decoder.num_mask_tokens)):
+        dense = self._no_mask() if dense is None else dense
+        with hiding(keep, self.leading + int(decoder.num_mask_tokens)):
             masks, *_ = decoder(
                 image_embeddings=embedding.coarse.to(dtype),
                 dense_prompt_embeddings=dense.to(dtype).expand(b, -1, self.side, self.side),
@@ -144,6 +142,9 @@ class MaskDecoder(ABC):
                 **self._finer([x.to(dtype) for x in embedding.fine]),
             )  # fmt: skip
         return masks[:, :, 0].float()
+
+    def _no_mask(self) -> Float[Tensor, "1 c 1 1"]:
+        return self.module.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
 
     def _check(self, embedding: Embedding) -> None:
         found = tuple(tuple(x.shape[1:]) for x in (embedding.coarse, *embedding.fine))
@@ -164,13 +165,37 @@ class MaskDecoder(ABC):
     ) -> Float[Tensor, "b q s s"]:  # fmt: skip
         """Mask logits from clicks (label 1 inside, 0 outside) or boxes (x0, y0, x1, y1), all in canvas units [0, 1]:
         what the transformers model itself gives for one mask."""
+        return self._decode(self.module.mask_decoder, embedding, self._tokens(points, labels, boxes))
+
+    @torch.no_grad()
+    def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Float[Tensor, "q s s"]:
+        """Mask logits for prompts of any mixture about one image, in one pass: `prompt` gives the same for each."""
+        given = [p.to(self.device) for p in prompts]
+        tokens = [
+            self._tokens(
+                p.points[None, None] if len(p.points) else None, p.labels[None, None] if len(p.points) else None,
+                None if p.box is None else p.box[None, None],
+            )[0, 0] for p in given
+        ]  # fmt: skip
+        keep = pad_sequence([t.new_ones(len(t), dtype=torch.bool) for t in tokens], batch_first=True)
+        no_mask = self._no_mask().expand(1, -1, self.side, self.side)
+        embed = self.module.prompt_encoder.mask_embed
+        dense = [no_mask if p.mask is None else embed(p.mask[None, None].to(no_mask)) for p in given]
+        # one row of the batch each: a dense prompt belongs to a row
+        each = embedding.each(lambda x: x.expand(len(given), *x.shape[1:]))
+        sparse = pad_sequence(tokens, batch_first=True)[:, None]
+        return self._decode(self.module.mask_decoder, each, sparse, keep[:, None], torch.cat(dense))[:, 0]
+
+    def _tokens(
+        self, points: Float[Tensor, "b q n 2"] | None, labels: Int[Tensor, "b q n"] | None,
+        boxes: Float[Tensor, "b q 4"] | None,
+    ) -> Float[Tensor, "b q t c"]:  # fmt: skip
         scale = self.image_size
-        sparse, _ = self.module.prompt_encoder(
-            # transformers adds the half pixel that SAM adds to integer clicks; ours are continuous
+        # transformers adds the half pixel that SAM adds to integer clicks; ours are continuous
+        return self.module.prompt_encoder(
             None if points is None else points * scale - 0.5, labels,
             None if boxes is None else boxes * scale - 0.5, None,
-        )  # fmt: skip
-        return self._decode(self.module.mask_decoder, embedding, sparse)
+        )[0]  # fmt: skip
 
 
 def _statistics(name: str | Path, revision: str | None) -> tuple[Statistics, Statistics]:
@@ -185,35 +210,3 @@ def _statistics(name: str | Path, revision: str | None) -> tuple[Statistics, Sta
 def _scaled(values: list[float]) -> Statistics:
     red, green, blue = (255.0 * v for v in values)
     return red, green, blue
-
-
-def _watch_prompts(decoder: Any) -> None:
-    """Let the two attentions that read tokens (tokens to tokens, image to tokens) take the mask of the current call.
-
-    SAM has no padding: a void token would be attended to. With a mask, sets of different size run in one batch. The
-    hooks are part of the decoder (copies carry them) and read a context variable, so that threads never mix."""
-    for layer in decoder.transformer.layers:
-        for reader in (layer.self_attn, layer.cross_attn_image_to_token):
-            reader.register_forward_pre_hook(_hide_prompts, with_kwargs=True)
-
-
-def _hide_prompts(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    hidden = _HIDDEN.get()
-    if hidden is None:
-        return None
-    return args, {**kwargs, "attention_similarity": hidden.to(kwargs["query"].dtype)}
-
-
-@contextmanager
-def _hiding(keep: Bool[Tensor, "b q n"] | None, outputs: int) -> Iterator[None]:
-    """While this lasts, prompt tokens where `keep` is false are hidden; `outputs` tokens of SAM's own stand before."""
-    if keep is None or bool(keep.all()):
-        yield
-        return
-    everyone = torch.cat([keep.new_ones(*keep.shape[:2], outputs), keep], -1)
-    blocked = torch.zeros(everyone.shape, device=keep.device).masked_fill(~everyone, torch.finfo(torch.bfloat16).min)
-    token = _HIDDEN.set(rearrange(blocked, "b q n -> (b q) 1 1 n"))
-    try:
-        yield
-    finally:
-        _HIDDEN.reset(token)

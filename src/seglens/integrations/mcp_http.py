@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -55,14 +56,17 @@ async def serve_http(
 ) -> None:
     """Serve until SIGTERM or SIGINT; running calls are finished. `ready` is told the address.
 
-    `max_body` is in bytes. Raises OSError when the address is taken."""
+    From the main thread, which hears signals. `max_body` is in bytes. Raises OSError when the address is taken."""
     app = server.streamable_http_app(
         host=host, streamable_http_path=PATH, max_request_body_size=max_body, transport_security=security(host, names)
     )
     with _listening(host, port) as listener:
-        ready(f"http://{_shown(host)}:{listener.getsockname()[1]}{PATH}")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_LAST_WORDS)
-        await uvicorn.Server(config).serve(sockets=[listener])
+        listening = uvicorn.Server(config)
+        # uvicorn raises the signal that stopped it once more; to have stopped is all that it asked for.
+        signal.signal(signal.SIGTERM, listening.handle_exit)
+        ready(f"http://{_shown(host)}:{listener.getsockname()[1]}{PATH}")
+        await listening.serve(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

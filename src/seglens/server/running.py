@@ -96,6 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
+        listening.listen(BACKLOG)  # who reads the address and comes at once waits; he is not turned away
     except OSError as error:
         listening.close()
         raise OSError(

@@ -1,0 +1,70 @@
+"""`seglens refine`: a mask by words, then corrected by clicks and a box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter
+
+if TYPE_CHECKING:
+    from seglens.schema import Box, Click
+
+
+def refine(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    query: Annotated[str, typer.Argument(help="What to segment, in words.")],
+    click: Annotated[
+        list[str] | None, typer.Option(help="x,y in pixels of something that belongs to it; x,y,0 of what does not.")
+    ] = None,
+    box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 in pixels, around it.")] = None,
+    model: Model = "embedded",
+    out: Annotated[Path, typer.Option(help="Folder for mask and overlay.")] = Path("out"),
+    as_json: AsJson = False,
+    device: Device = "cpu",
+) -> None:
+    """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
+    from seglens.data.images import load_image
+    from seglens.prediction import slug
+
+    pixels, clicks, drawn = load_image(image), [_click(text) for text in click or ()], _box(box)
+    opened = load_segmenter(model, device, segmentation_only=True).open(pixels)
+    refined = opened.refine(opened.segment(query), clicks, drawn)
+    files = refined.save(out, f"{slug(image.stem)}_{slug(query)}")
+    if as_json:
+        emit({"image": str(image), **refined.to_dict(), "files": {kind: str(path) for kind, path in files.items()}})
+    else:
+        verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else "nothing is left"
+        print(f"{query}: {verdict} ({refined.timing['refine']:.0f} ms); {files['mask']}, {files['overlay']}")
+
+
+def _click(text: str) -> Click:
+    """Raises ValueError when the text is not "x,y" or "x,y,label"."""
+    from seglens.schema import Click
+
+    x, y, label, *_ = (*_numbers(text, "--click", "x,y or x,y,label", (2, 3)), 1.0)
+    if label not in (0, 1):
+        raise ValueError(f"--click got {text!r}; its label must be 1 (belongs to the target) or 0 (does not)")
+    return Click(x=x, y=y, label=1 if label else 0)
+
+
+def _box(text: str | None) -> Box | None:
+    """Raises ValueError when the text is not "x0,y0,x1,y1"."""
+    from seglens.schema import Box
+
+    if text is None:
+        return None
+    x0, y0, x1, y1 = _numbers(text, "--box", "x0,y0,x1,y1", (4,))
+    return Box(x0=x0, y0=y0, x1=x1, y1=y1)
+
+
+def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) not in counts:
+        raise ValueError(f"{option} got {text!r}; it needs {form}: numbers in pixels with commas between")
+    return found
