@@ -82,6 +82,8 @@ SELF1E: dict[str, Row] = {
         "images see all words": {"attention": "text"},
         "everybody sees everybody": {"attention": "full"},
         "scanning": {"refill_by": "scan"},
+        "without the third MLP": {"combine": False},
+        "without the coarse mask's loss": {"coarse_weight": 0.0},
     }.items()
 }
 MLLMSEG: dict[str, Row] = {
