@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from seglens.files import whole_folder, write_atomic, write_together
+from seglens.files import whole_folder, write_atomic, write_parts, write_together
 
 
 def test_a_full_disk_is_told_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +48,17 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in made.parent.iterdir()] == ["made"]
+
+
+def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
+    write_parts(tmp_path / "deep" / "a", (bytes([number]) * 3 for number in range(3)))
+    assert (tmp_path / "deep" / "a").read_bytes() == b"\0\0\0\1\1\1\2\2\2"
+
+    def breaking() -> Iterator[bytes]:
+        yield b"new"
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_parts(tmp_path / "deep" / "a", breaking())
+    assert (tmp_path / "deep" / "a").read_bytes()[:3] == b"\0\0\0"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a"]

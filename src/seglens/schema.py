@@ -6,9 +6,9 @@ Coordinates are (x, y) in pixels of the image as it is shown, its EXIF rotation 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # One white pixel: an example that can be sent as it stands.
 _PIXEL = (
@@ -22,6 +22,22 @@ class Said(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Asked(Said):
+    """What is asked is taken as it stands: "1" is no number, and 0 is no truth."""
+
+    model_config = ConfigDict(strict=True)
+
+
+def _whole(value: object) -> object:
+    """Python takes False for 0, and a Literal does so too."""
+    if isinstance(value, bool | float):
+        raise ValueError("input should be a whole number")
+    return value
+
+
+Whole = BeforeValidator(_whole)
+
+
 class RunLengths(Said):
     """A mask as COCO's compressed run-length encoding."""
 
@@ -29,15 +45,15 @@ class RunLengths(Said):
     counts: str
 
 
-class Click(Said):
+class Click(Asked):
     """A point that the user says something of."""
 
     x: float
     y: float
-    label: Literal[0, 1] = Field(1, description="1: this belongs to the target; 0: it does not.")
+    label: Annotated[Literal[0, 1], Whole] = Field(1, description="1: this belongs to the target; 0: it does not.")
 
 
-class Box(Said):
+class Box(Asked):
     """A box around the target; x1 and y1 are exclusive."""
 
     x0: float
@@ -127,7 +143,7 @@ class ReplyAnswer(Said):
 # ---------------------------------------------------------------- what the server is asked, and what it says
 
 
-class ImageRequest(Said):
+class ImageRequest(Asked):
     """An image to be opened."""
 
     image: str = Field(
@@ -145,7 +161,7 @@ class ImageAnswer(Said):
     expires_in: float = Field(description="Seconds until it is dropped if nobody asks about it.")
 
 
-class SegmentRequest(Said):
+class SegmentRequest(Asked):
     """Queries about one image."""
 
     image: str = Field(
@@ -164,7 +180,7 @@ class SegmentAnswer(Segmented):
     )
 
 
-class RefineRequest(Said):
+class RefineRequest(Asked):
     """A query whose mask is corrected. Nothing is remembered: send all clicks so far."""
 
     image: str = Field(
@@ -178,7 +194,7 @@ class RefineRequest(Said):
 Intent = Literal["dialogue", "segmentation", "followup"]
 
 
-class TalkRequest(Said):
+class TalkRequest(Asked):
     """What a chat may ask of us beyond OpenAI's fields."""
 
     route: Intent | None = Field(default=None, description="Take this way; null: the MLLM decides.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -17,6 +19,8 @@ def demo(
     device: Device = "cpu",
 ) -> None:
     """A web page: a picture, a talk about it, masks to look at, to correct by clicks and to take away."""
+    if port is not None:
+        _check_free(host, port)  # before a model is loaded, which may take minutes
     try:
         from seglens.page.limits import Limits
         from seglens.page.serving import build, launch
@@ -28,4 +32,16 @@ def demo(
     blocks = build(load_segmenter(model, device), model, limits)
     print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=browser)}", flush=True)
     say("Press Ctrl+C to stop.")
-    blocks.block_thread()
+    try:
+        Event().wait()
+    finally:
+        blocks.close(verbose=False)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError when nobody can listen there."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        said = f"cannot listen on port {port} of {host} ({error}); give another --port, or none for the first free one"
+        raise OSError(said) from error

@@ -11,10 +11,9 @@ from seglens.data.masks import encode_rle
 from seglens.exports.base import Files, Format, Spool
 from seglens.exports.bridge import bridged
 from seglens.exports.outline import outline
-from seglens.exports.page import Page, Thing, picture, things_of
+from seglens.exports.page import Page, Thing, missing_picture, things_of
 
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
-IMAGES = "images"  # the folder of pictures that are in no file
 
 
 def to_coco(pages: Iterable[Page], polygons: bool = False) -> dict[str, Any]:
@@ -40,8 +39,7 @@ class CocoFile(Format):
         self.images, self.annotations = Spool(folder), Spool(folder)
 
     def page(self, page: Page) -> Files:
-        content = {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
-        return Files(content, [self.name] * len(page.predictions))
+        return Files(missing_picture(page), [self.name] * len(page.predictions))
 
     def note(self, page: Page) -> None:
         self.images.add(self.book.image(page))

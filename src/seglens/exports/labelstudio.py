@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from seglens.exports.base import Files, Format, Spool
-from seglens.exports.page import Page, Thing, picture, things_of
+from seglens.exports.page import IMAGES, Page, Thing, missing_picture, things_of
 
 TASKS, LABELS = "labelstudio.json", "labelstudio.xml"
-IMAGES = "images"
 FROM, TO = "tag", "image"  # names of the labels and of the image in the labelling setup
 SERVED = "/data/local-files/?d="  # where Label Studio serves the files under LOCAL_FILES_DOCUMENT_ROOT
 
@@ -90,8 +89,7 @@ class LabelStudioFile(Format):
         self.tasks, self.queries = Spool(folder), dict[str, None]()
 
     def page(self, page: Page) -> Files:
-        content = {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
-        return Files(content, [TASKS] * len(page.predictions))
+        return Files(missing_picture(page), [TASKS] * len(page.predictions))
 
     def note(self, page: Page) -> None:
         self.queries |= dict.fromkeys(one.query for one in page.predictions)

@@ -87,45 +87,57 @@ class _Traced:
 
 
 def _trace(mask: Bool[np.ndarray, "h w"]) -> _Traced:
-    """Corners in the order of columns: two that follow each other (0 and 1, 2 and 3, ...) are joined by a vertical
-    edge; in the order of rows, by a horizontal one. A point where two pixels touch at their corners is two corners: the
-    upper one ends a vertical edge, the lower one starts the next."""
-    padded = np.pad(mask, 1).T
-    a, c = padded[:-1, :-1], padded[:-1, 1:]  # of the four pixels around a point: upper and lower left,
-    b, d = padded[1:, :-1], padded[1:, 1:]  # upper and lower right
-    touch = (a == d) & (b == c) & (a != b)
-    number = np.where(touch, 2, a ^ b ^ c ^ d)
-    x, y = (np.repeat(axis, number[number > 0]) for axis in np.nonzero(number))
-    upper = np.flatnonzero(touch[x, y])[::2]
-    right = (b != d)[x, y]  # whether the corner's horizontal edge lies to its right
-    # Of two corners at a point, each bounds one of the two pixels, ...
-    right[upper], right[upper + 1] = b[x[upper], y[upper]], a[x[upper], y[upper]]
-    top = np.arange(0, len(x), 2)
-    start = np.where(d[x[top], y[top]], top + 1, top)  # upwards where the mask lies on the right
-    following = _following(x, y, right, start)
-    label = _labels(following)
-    again = upper[label[upper >> 1] == label[(upper + 1) >> 1]]
-    # ... unless it is one ring that touches itself there: bounding one of the two gaps each makes it two rings.
-    right[again], right[again + 1] = right[again + 1], right[again]
-    following = _following(x, y, right, start)
+    corners = _Corners.of(mask)
+    label = _labels(corners.following())
+    # Where one ring touches itself, its two corners change roles, and it becomes two rings.
+    again = corners.upper[label[corners.upper >> 1] == label[(corners.upper + 1) >> 1]]
+    corners.right[again], corners.right[again + 1] = corners.right[again + 1], corners.right[again]
+    following = corners.following()
     label = _labels(following)
     order = np.lexsort((-_steps_left(following, label), label))
-    corners = np.stack([start[order], start[order] ^ 1], 1).ravel()
+    walked = np.stack([corners.start[order], corners.start[order] ^ 1], 1).ravel()
     place = np.empty_like(order)
     place[order] = 2 * np.arange(len(order))
     firsts = 2 * np.flatnonzero(np.diff(label[order], prepend=-1))
     stride = mask.shape[0] + 1
-    return _Traced(np.stack([x, y], 1)[corners], firsts, x[top] * stride + y[top], place, stride)
+    tops = corners.x[::2] * stride + corners.y[::2]
+    return _Traced(np.stack([corners.x, corners.y], 1)[walked], firsts, tops, place, stride)
 
 
-def _following(
-    x: Int[np.ndarray, " n"], y: Int[np.ndarray, " n"], right: Bool[np.ndarray, " n"], start: Int[np.ndarray, " e"]
-) -> Int[np.ndarray, " e"]:
-    """The vertical edge that comes after each one, over the horizontal edge at its end."""
-    rows = np.lexsort((right, x, y))
-    across = np.empty_like(rows)
-    across[rows[::2]], across[rows[1::2]] = rows[1::2], rows[::2]
-    return across[start ^ 1] >> 1
+@dataclass(frozen=True, eq=False)
+class _Corners:
+    """Corners in the order of columns: two that follow each other (0 and 1, 2 and 3, ...) are joined by a vertical
+    edge; in the order of rows, by a horizontal one. A point where two pixels touch at their corners is two corners: the
+    upper one ends a vertical edge, the lower one starts the next."""
+
+    x: Int[np.ndarray, " n"]
+    y: Int[np.ndarray, " n"]
+    upper: Int[np.ndarray, " t"]  # the upper ones of two corners at a point
+    right: Bool[np.ndarray, " n"]  # whether the corner's horizontal edge lies to its right
+    start: Int[np.ndarray, " e"]  # the corner where each vertical edge starts; it ends at the other one, `start ^ 1`
+
+    @classmethod
+    def of(cls, mask: Bool[np.ndarray, "h w"]) -> _Corners:
+        padded = np.pad(mask, 1).T
+        a, c = padded[:-1, :-1], padded[:-1, 1:]  # of the four pixels around a point: upper and lower left,
+        b, d = padded[1:, :-1], padded[1:, 1:]  # upper and lower right
+        touch = (a == d) & (b == c) & (a != b)
+        number = np.where(touch, 2, a ^ b ^ c ^ d)
+        x, y = (np.repeat(axis, number[number > 0]) for axis in np.nonzero(number))
+        upper = np.flatnonzero(touch[x, y])[::2]
+        right = (b != d)[x, y]
+        # Of two corners at a point, each bounds one of the two pixels.
+        right[upper], right[upper + 1] = b[x[upper], y[upper]], a[x[upper], y[upper]]
+        top = np.arange(0, len(x), 2)
+        start = np.where(d[x[top], y[top]], top + 1, top)  # upwards where the mask lies on the right
+        return cls(x, y, upper, right, start)
+
+    def following(self) -> Int[np.ndarray, " e"]:
+        """The vertical edge that comes after each one, over the horizontal edge at its end."""
+        rows = np.lexsort((self.right, self.x, self.y))
+        across = np.empty_like(rows)
+        across[rows[::2]], across[rows[1::2]] = rows[1::2], rows[::2]
+        return across[self.start ^ 1] >> 1
 
 
 def _labels(following: Int[np.ndarray, " e"]) -> Int[np.ndarray, " e"]:

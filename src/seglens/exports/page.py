@@ -13,6 +13,7 @@ from PIL import Image
 
 from seglens.prediction import Instance, Prediction, slug
 
+IMAGES = "images"  # the folder of pictures that are in no file
 LONGEST = 120  # bytes of a name; file systems take 255, and queries and endings come behind it
 
 
@@ -52,14 +53,22 @@ class Thing:
 
 def things_of(predictions: Prediction | Iterable[Prediction]) -> list[Thing]:
     """The instances of every prediction, or else its mask, in order; nothing for what was not found."""
-    each = [predictions] if isinstance(predictions, Prediction) else predictions
-    return [Thing(one.query, instance) for one in each for instance in one.things]
+    return [Thing(one.query, instance) for one in listed(predictions) for instance in one.things]
+
+
+def listed(predictions: Prediction | Iterable[Prediction]) -> list[Prediction]:
+    return [predictions] if isinstance(predictions, Prediction) else list(predictions)
 
 
 def file_name(text: str) -> str:
     """Letters and digits of any script, and never a path. Too long, its end is kept: that is where numbers stand."""
     kept = re.sub(r"[\W_]+", "_", text.lower()).strip("_").encode()
     return kept[-LONGEST:].decode(errors="ignore").strip("_") or "image"
+
+
+def missing_picture(page: Page) -> dict[str, bytes]:
+    """The image, under `images/`, for formats that point at it; nothing where it lies in a file already."""
+    return {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
 
 
 def picture(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 from seglens.exports.base import Files
-from seglens.exports.page import Page, things_of
+from seglens.exports.page import Page, listed, things_of
 from seglens.prediction import Prediction
 
 MOST = 255  # values of a palette beside the background
@@ -23,7 +23,7 @@ def to_png(predictions: Prediction | Iterable[Prediction]) -> Image.Image:
     A pixel holds one value: where things overlap the smaller one is seen, so that a part stays on its whole. `info`,
     which is written into the PNG as text (`things`), says of every value its query, its score, its area and how many of
     its pixels are seen: where the two differ, another format holds the rest. Raises ValueError beyond 255 things."""
-    each = [predictions] if isinstance(predictions, Prediction) else list(predictions)
+    each = listed(predictions)
     things = things_of(each)
     if len(things) > MOST:
         raise ValueError(f"a palette has {MOST} values and the image {len(things)} things; export it as coco")

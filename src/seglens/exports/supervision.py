@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seglens.exports.page import things_of
+from seglens.exports.page import listed, things_of
 from seglens.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def to_supervision(predictions: Prediction | Iterable[Prediction]) -> Detections
         from supervision import Detections
     except ImportError as error:
         raise ImportError("supervision is not installed; pip install 'seglens[export]'") from error
-    each = [predictions] if isinstance(predictions, Prediction) else list(predictions)
+    each = listed(predictions)
     numbers = {query: number for number, query in enumerate(dict.fromkeys(one.query for one in each))}
     things = things_of(each)
     masks = [one.instance.mask for one in things]

@@ -43,7 +43,7 @@ EXAMPLES = (
     ),
     Example(
         8, "a black car, scissors, a pink rabbit and a small rocket",
-        ("segment the rocket.", "show me the wheels of the car.", "is there an elephant?", "segment the elephant."),
+        ("segment the scissors.", "show me the wheels of the car.", "is there an elephant?", "segment the elephant."),
     ),
     Example(
         22, "an orange lamp and three pairs of glasses",

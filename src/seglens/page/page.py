@@ -68,7 +68,7 @@ class Page:
 
     def try_out(self, row: list[str], route: str, visit: Visit | None) -> Iterator[Shown]:
         """A suggestion was pressed."""
-        return self.say(row[0], route, visit)
+        yield from self.say(row[0], route, visit)
 
     def correct(self, mode: Mode, visit: Visit | None, event: gr.EventData) -> Shown:
         """The picture was clicked, or a box was drawn on it."""
@@ -90,7 +90,7 @@ class Page:
         if visit.talk is not None:
             predictions = visit.talk.predictions
             shown[self.on.stage] = asdict(view_of(visit.talk.image, predictions, self.limits.side))
-            shown[self.on.files] = takeaway(predictions)
+            shown[self.on.files] = [asdict(file) for file in takeaway(predictions)]
         if tries is not None:
             shown[self.on.tries] = gr.Dataset(samples=[[text] for text in tries], visible=bool(tries))
         return shown
@@ -112,7 +112,8 @@ def _talk(visit: Visit) -> list[dict[str, Any]]:
 
 
 def _message(line: Line) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": line.who, "content": line.text}
+    # Escaped, because the chat takes tags for HTML even where it renders no Markdown.
+    message: dict[str, Any] = {"role": line.who, "content": escape(line.text, quote=False)}
     return message if line.route is None else {**message, "metadata": {"title": _way(line.route)}}
 
 

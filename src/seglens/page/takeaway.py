@@ -1,22 +1,47 @@
 """The last masks as files to take away. They travel inside the page: nothing lies on the server's disk, where another
-visitor might find it."""
+visitor might find it, and their names hold nothing that anybody typed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from seglens.exports import Page, to_coco
+from seglens.exports.png import indexed
 from seglens.page.layers import embed
 from seglens.prediction import Prediction, png_bytes
 
 
-def takeaway(predictions: Sequence[Prediction]) -> dict[str, str] | None:
-    """Addresses of the mask as a PNG and as COCO's JSON; None where there is no mask."""
-    things = [one for p in predictions for one in p.things]
-    if not things:
-        return None
-    mask = Image.fromarray(predictions[0].mask.astype(np.uint8) * 255)
-    return {"png": embed("image/png", png_bytes(mask)), "coco": embed("application/json", json.dumps({}).encode())}
+@dataclass(frozen=True)
+class File:
+    """A link: what it says, under which name the file is saved, and the file itself as an address."""
+
+    says: str
+    name: str
+    address: str
+
+
+def takeaway(predictions: Sequence[Prediction]) -> list[File]:
+    """The mask and, where there are several things, a PNG that numbers them; all as COCO. Nothing without a mask."""
+    if not any(one.things for one in predictions):
+        return []
+    page = Page("picture", predictions)
+    files = [File("Mask (PNG)", "mask.png", embed("image/png", _black_and_white(predictions)))]
+    if sum(len(one.things) for one in predictions) > 1:
+        (numbered,) = indexed(page).content.values()
+        files.append(File("Numbered things (PNG)", "instances.png", embed("image/png", numbered)))
+    book = json.dumps(to_coco([page]), ensure_ascii=False, allow_nan=False)
+    return [
+        *files,
+        File("COCO (JSON)", "coco.json", embed("application/json", book.encode("utf-8", "backslashreplace"))),
+    ]
+
+
+def _black_and_white(predictions: Sequence[Prediction]) -> bytes:
+    """All that was found: 255, the rest 0."""
+    found = np.logical_or.reduce([one.mask for one in predictions])
+    return png_bytes(Image.fromarray(found.astype(np.uint8) * 255))

@@ -67,8 +67,6 @@ class Visit:
     def correct(self, gesture: Gesture, mode: Mode) -> None:
         """Refine the last mask. Raises ValueError without one, and where the gesture cannot be used."""
         talk = self._talking()
-        if not talk.predictions:
-            raise ValueError("there is no mask to correct yet; ask for one first, as in “segment the cup”")
         self.hear(gesture.says(mode))
         reply = talk.refine(box=gesture.box()) if mode == "box" else talk.refine(clicks=[gesture.click(mode)])
         self.lines.append(Line("assistant", reply.text))

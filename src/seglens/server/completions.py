@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from seglens.schema import Intent, TalkAnswer, TalkRequest
+from seglens.schema import Intent, TalkAnswer, TalkRequest, Whole
 
 
 class Sent(BaseModel):
     """What clients send: fields that we do not know may be there."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
 
 class TextPart(Sent):
@@ -79,7 +79,7 @@ class ChatRequest(Sent):
     stream: bool | None = False
     max_tokens: int | None = Field(None, ge=1, description="Of the answer; the server's own limit holds too.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The same under its newer name.")
-    n: Literal[1] | None = None
+    n: Annotated[Literal[1] | None, Whole] = None
     seglens: TalkRequest = TalkRequest()
 
     @property

@@ -46,10 +46,18 @@ def of_schema(error: RequestValidationError) -> Refusal:
 def _answering(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Exception], Any]:
     async def answer(request: Request, error: Exception) -> Response:
         refusal = refusal_of(error)
+        if refusal.status_code == 405:
+            refusal.headers = {"Allow": _methods(request)}
         body = fault(refusal.status_code, refusal.code, refusal.message, request.state.request_id, refusal.param)
         return Response(body, refusal.status_code, dict(refusal.headers or {}), "application/json")
 
     return answer
+
+
+def _methods(request: Request) -> str:
+    """All that an address takes; the framework tells only those of the function that came nearest."""
+    known = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+    return ", ".join(sorted(method.upper() for method in known))
 
 
 ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {

@@ -21,7 +21,7 @@ ImageId = Annotated[str, Path(description="As `/v1/images` gave it.")]
 def image_routes(service: Service) -> APIRouter:
     """Open images: pay for an image once, ask about it often."""
     router = APIRouter(prefix="/v1/images", tags=["images"])
-    refusals = documented(401, 404, 503)
+    refusals = documented(401, 404, 422, 500, 503)
 
     @router.post(
         "", response_model=ImageAnswer, status_code=201, responses=DOCUMENTED, openapi_extra=UPLOAD,

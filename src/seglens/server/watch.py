@@ -26,11 +26,16 @@ def watch_routes(service: Service, door: Door) -> APIRouter:
             raise busy("not_ready", "the model is not at work; ask another server", 5)
         return Health(status="ok")
 
-    @router.get("/metrics", response_class=Response, responses=METRICS, summary="Numbers for Prometheus")
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses=METRICS | documented(401, 500, 503),
+        summary="Numbers for Prometheus",
+    )
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=METRICS_TYPE)
 
-    @router.get("/v1/models", responses=documented(401, 503), summary="The one model that is served")
+    @router.get("/v1/models", responses=documented(401, 500, 503), summary="The one model that is served")
     async def models() -> ModelsAnswer:
         return ModelsAnswer(data=[ModelAnswer(id=service.settings.model_name)])
 

@@ -61,7 +61,7 @@ element.addEventListener("keydown", (event) => {
 element.addEventListener("dragover", (event) => event.preventDefault());
 element.addEventListener("drop", (event) => {
   event.preventDefault();
-  const chooser = document.querySelector("#upload input[type=file]");
+  const chooser = document.querySelector("#pictures input[type=file]");
   if (!event.dataTransfer.files.length || !chooser) return;
   chooser.files = event.dataTransfer.files;
   chooser.dispatchEvent(new Event("change", { bubbles: true }));

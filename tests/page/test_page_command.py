@@ -1,0 +1,40 @@
+"""`seglens demo` where something is missing. That it starts, serves and stops, the browser's tests show."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+from command import Run
+from seglens.page.visit import Gesture, Visit
+
+
+def test_without_gradio_the_line_to_type_is_told(seglens: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("seglens.page")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    code, out, err = seglens("demo", "--no-open")
+    assert (code, out) == (2, "")
+    assert err == "seglens: the page needs gradio; run: pip install 'seglens[page]'\n"
+
+
+def test_a_taken_port_is_told_in_one_line(seglens: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, _, err = seglens("demo", "--no-open", "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "cannot listen on port" in err
+    assert len(err.splitlines()) == 1, "no model was loaded for it"
+
+
+def test_a_forgotten_visitor_is_asked_to_begin_again() -> None:
+    visit = Visit()
+    for deed in (
+        lambda: visit.answer("segment the cup.", None),
+        lambda: visit.correct(Gesture(start=(1, 1), end=(1, 1)), "add"),
+    ):
+        with pytest.raises(ValueError, match="choose or upload one first"):
+            deed()

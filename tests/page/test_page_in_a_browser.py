@@ -1,0 +1,235 @@
+"""The page as a visitor meets it: the embedded model on loopback, in headless Chromium."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from page.visitor import Visitor, bytes_of
+from seglens.page.examples import EXAMPLES
+from seglens.page.layers import colour_of
+from seglens.page.limits import Limits
+from seglens.prediction import png_bytes
+from seglens.schema import Box, Click
+from seglens.segmenter import OpenedImage, Segmenter
+
+# pycocotools gives NumPy 2 arrays in a way that NumPy 1 knew.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+CAT, SNOWMEN = 0, 1  # examples
+
+
+@pytest.fixture(scope="session")
+def cats(segmenter: Segmenter) -> OpenedImage:
+    return segmenter.open(EXAMPLES[CAT].image)
+
+
+def mask_of(visitor: Visitor, folder: Path) -> np.ndarray:
+    """The mask that the page hands out."""
+    return np.array(Image.open(visitor.download("mask.png", folder))) > 0
+
+
+def colours(visitor: Visitor) -> set[tuple[int, ...]]:
+    """Colours of the outlines that lie over the picture."""
+    layer = np.array(Image.open(io.BytesIO(bytes_of(visitor.source("mask") or ""))))
+    return set(map(tuple, layer[layer[..., 3] == 255][:, :3].tolist()))
+
+
+def test_upload_ask_segment_and_download(
+    visitor: Visitor, segmenter: Segmenter, cats: OpenedImage, tmp_path: Path
+) -> None:
+    file = tmp_path / "a picture of mine.png"
+    file.write_bytes(png_bytes(Image.fromarray(cats.image)))
+    visitor.upload(file)
+    visitor.until(lambda: visitor.source("picture"))
+
+    question = "what colour is the cup?"
+    assert visitor.say(question).endswith(segmenter.ask(cats.image, question))
+    assert visitor.talk()[-1].startswith("Dialogue (")
+    assert visitor.source("mask") is None
+    assert not visitor.all("#files a")
+
+    assert visitor.say("segment the cat.").startswith("Segmentation (")
+    right = cats.segment("segment the cat.")
+    assert visitor.legend() == [f"score {right.score:.2f}, {right.mask.sum():,} pixels"]
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path), right.mask)
+
+    book = COCO(visitor.download("coco.json", tmp_path))
+    (annotation,) = book.loadAnns(book.getAnnIds())
+    np.testing.assert_array_equal(book.annToMask(annotation).astype(bool), right.mask)
+    assert book.loadCats(annotation["category_id"])[0]["name"] == "segment the cat."
+
+
+def test_clicks_and_a_box_on_the_picture_refine_the_mask(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    right = cats.segment("segment the cat.")
+    spots = []
+    reply = visitor.after(lambda: spots.append(visitor.click(110, 210)))
+    right = cats.refine(right, [Click(x=spots[0][0], y=spots[0][1])])
+    assert "refined" in reply
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path / "1"), right.mask)
+    assert len(visitor.all("#stage path.plus")) == 1
+
+    visitor.choose_option("mode", "remove")
+    visitor.after(lambda: spots.append(visitor.click(115, 150)))
+    right = cats.refine(right, [Click(x=spots[1][0], y=spots[1][1], label=0)])
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path / "2"), right.mask)
+    assert len(visitor.all("#stage path.minus")) == 1
+
+    visitor.choose_option("mode", "box")
+    corners: list[tuple[float, float]] = []
+    visitor.after(lambda: corners.extend(visitor.drag((190, 212), (108, 118))))  # towards any corner
+    (x1, y1), (x0, y0) = corners
+    right = cats.refine(right, box=Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path / "3"), right.mask)
+    assert visitor.shown("#stage .clicks rect")
+
+
+def test_keys_alone_are_enough(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    canvas = visitor.one("#stage .canvas")
+    assert canvas.get_attribute("tabindex") == "0"
+    canvas.send_keys("\ue015" * 5)  # arrow down
+    assert visitor.one("#stage .cross").get_attribute("hidden") is None
+    visitor.after(lambda: visitor.one("#stage .canvas").send_keys("\ue007"))  # Enter
+    assert "(128, 154) belongs to it." in visitor.talk()
+
+
+def test_a_follow_up_and_how_sure_the_model_was(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    assert visitor.say("where is it?").startswith("Follow-up (")
+    assert visitor.shown("#scores")
+    assert {"Dialogue", "Segmentation", "Follow-up"} <= set(visitor.one("#scores").text.split())
+    assert visitor.source("mask"), "the mask that is spoken of stays"
+
+
+def test_the_route_can_be_forced(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    visitor.choose_option("route", "segmentation")
+    assert visitor.say("what colour is the cup?").startswith("Segmentation, as you chose")
+    assert visitor.source("mask")
+    assert not visitor.shown("#scores"), "nobody asked the model"
+    visitor.choose_option("route", "dialogue")
+    assert visitor.say("segment the cat.").startswith("Dialogue, as you chose")
+
+
+def test_layers_are_switched_on_and_off(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    layers = {"mask": "#stage .mask", "heat": "#stage .heat", "keypoints": "#stage .keypoints circle"}
+    assert all(map(visitor.shown, layers.values()))
+    for layer, css in layers.items():
+        visitor.choose_option("layers", layer)
+        visitor.until(lambda css=css: not visitor.shown(css))
+    visitor.say("segment the cup.")
+    assert not any(map(visitor.shown, layers.values())), "what was switched off stays off"
+    for layer, css in layers.items():
+        visitor.choose_option("layers", layer)
+        visitor.until(lambda css=css: visitor.shown(css))
+
+
+def test_several_things_have_colours_and_scores_of_their_own(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.choose(SNOWMEN)
+    visitor.after(lambda: visitor.one("#tries button:first-child").click())
+    assert visitor.talk()[0] == "segment each of the snowmen."
+    found = visitor.legend()
+    assert len(found) == 4
+    assert [line.partition(":")[0] for line in found] == ["1", "2", "3", "4"]
+    assert colours(visitor) == {colour_of(number) for number in range(4)}
+    indexed = np.array(Image.open(visitor.download("instances.png", tmp_path)))
+    assert np.bincount(indexed.ravel(), minlength=5)[1:].tolist() == [
+        int(line.split(", ")[1].removesuffix(" pixels").replace(",", "")) for line in found
+    ]
+    assert len(COCO(visitor.download("coco.json", tmp_path)).anns) == 4
+
+
+def test_two_visitors_never_mix(visit: Callable[[], Visitor], tmp_path: Path) -> None:
+    first, second = visit(), visit()
+    first.come_back()
+    first.choose(CAT)
+    second.come_back()
+    second.choose(SNOWMEN)
+    second.say("segment the cat.")
+    first.come_back()
+    assert first.talk() == []
+    assert first.source("mask") is None
+    first.say("segment the cup.")
+    mine = mask_of(first, tmp_path / "first")
+    second.come_back()
+    second.say("where is it?")
+    assert second.talk()[0] == "segment the cat."
+    assert len(second.talk()) == 4
+    assert not np.array_equal(mask_of(second, tmp_path / "second"), mine)
+    first.come_back()
+    assert first.talk()[0] == "segment the cup."
+    np.testing.assert_array_equal(mask_of(first, tmp_path / "again"), mine)
+
+
+def test_whatever_goes_wrong_is_told_and_the_page_goes_on(visitor: Visitor, tmp_path: Path) -> None:
+    assert "choose or upload one first" in visitor.say("segment the cat.")
+    file = tmp_path / "no picture.png"
+    file.write_bytes(b"these are words")
+    visitor.upload(file)
+    visitor.until(lambda: "is not an image" in visitor.talk()[-1])
+    visitor.choose(CAT)
+    visitor.after(lambda: visitor.click(100, 100))
+    assert "segment something first" in visitor.talk()[-1]
+    assert "⚠️" in visitor.say("   ")
+    assert visitor.say("segment the cat.").startswith("Segmentation (")
+
+
+def test_a_file_that_is_too_large_is_refused(visitor: Visitor, tmp_path: Path) -> None:
+    file = tmp_path / "large.png"
+    file.write_bytes(bytes(Limits().upload + 1))
+    visitor.upload(file)
+    visitor.until(lambda: "exceed the maximum allowed size" in visitor.one(".toast-body").text)
+    assert visitor.source("picture") is None
+
+
+def test_words_are_text_whatever_they_hold(visitor: Visitor, tmp_path: Path) -> None:
+    words = '<img src=x onerror="document.title=1"> **杯** 🍎 ../../x {{value}} ${1}'
+    visitor.choose(CAT)
+    visitor.choose_option("route", "segmentation")
+    visitor.driver.execute_script(  # the driver cannot type beyond the basic plane
+        "const box = document.querySelector('#words textarea, #words input'); box.value = arguments[0];"
+        "box.dispatchEvent(new Event('input', {bubbles: true}))", words,
+    )  # fmt: skip
+    visitor.say("")
+    assert visitor.talk()[0] == words
+    assert visitor.driver.title == "SegLens"
+
+
+def test_nothing_comes_from_beyond_this_machine(visitor: Visitor) -> None:
+    visitor.requests()
+    visitor.driver.refresh()
+    visitor.until(lambda: visitor.all("#examples button"))
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    asked = {urlsplit(url) for url in visitor.requests()}
+    assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
+
+
+def test_every_picture_and_control_has_words(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    assert all(image.get_attribute("alt") for image in visitor.all("#examples img, #stage img"))
+    nameless = visitor.driver.execute_script(
+        "return [...document.querySelectorAll('input:not([type=file]), textarea, main button')].filter(one =>"
+        "one.checkVisibility() && !one.labels?.length && !one.ariaLabel && !one.innerText.trim() && !one.title && "
+        "!one.querySelector('img[alt]'))"
+        ".map(one => one.outerHTML.slice(0, 200))"
+    )
+    assert nameless == []
+    severe = [entry for entry in visitor.driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert json.dumps(severe) == "[]"

@@ -1,0 +1,174 @@
+"""A visitor of the page: real hands on a real browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+OPTIONS = (
+    "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+    "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1280,1000",
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+def chromium() -> webdriver.Chrome:
+    """A browser that logs every request it makes."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for option in OPTIONS:
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+
+
+class Visitor:
+    """One tab with the page."""
+
+    def __init__(self, driver: webdriver.Chrome, address: str):
+        self.driver = driver
+        driver.switch_to.new_window("tab")
+        driver.get(address)
+        self.tab = driver.current_window_handle
+        self.until(lambda: self.all("#examples button"))
+
+    def come_back(self) -> None:
+        """To this tab."""
+        self.driver.switch_to.window(self.tab)
+
+    def leave(self) -> None:
+        """Close the tab: each holds a connection, and Chromium opens six to one host at most."""
+        self.come_back()
+        self.driver.close()
+        self.driver.switch_to.window(self.driver.window_handles[0])
+
+    def all(self, css: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def one(self, css: str) -> WebElement:
+        return self.until(lambda: self.all(css))[0]
+
+    def until(self, ready: Callable[[], T], seconds: float = 30) -> T:
+        """What `ready` gives once it is something."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if found := ready():
+                    return found
+            except StaleElementReferenceException:  # drawn anew just now
+                pass
+            time.sleep(0.03)
+        raise AssertionError(f"nothing after {seconds} s; the talk so far: {self.talk()}")
+
+    # ------------------------------------------------------------------------------------------------ what is done
+
+    def choose(self, number: int) -> None:
+        """An example."""
+        before = self.source("picture")
+        self.all("#examples button")[number].click()
+        self.until(lambda: self.source("picture") != before)
+
+    def upload(self, file: Path) -> None:
+        self.one("#pictures input[type=file]").send_keys(str(file))
+
+    def say(self, words: str) -> str:
+        """Type and press Enter; the reply."""
+        return self.after(lambda: self.one("#words textarea, #words input").send_keys(words, Keys.ENTER))
+
+    def after(self, deed: Callable[[], Any]) -> str:
+        """The reply to a deed: two lines are added to the talk by it."""
+        before = len(self.talk())
+        deed()
+        self.until(lambda: len(self.talk()) >= before + 2)
+        return self.talk()[-1]
+
+    def choose_option(self, group: str, value: str) -> None:
+        self.one(f"#{group} input[value='{value}'], #{group} input[name='{value}']").click()
+
+    def click(self, x: float, y: float) -> tuple[float, float]:
+        """Click near pixel (x, y) of the image; where exactly, in pixels of the image."""
+        at, exact = self._aim(x, y)
+        self._mouse(at).click().perform()
+        return exact
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> tuple[tuple[float, float], ...]:
+        """Draw a box; its corners exactly."""
+        (first, exact), (last, exact_end) = self._aim(*start), self._aim(*end)
+        self._mouse(first).click_and_hold().perform()
+        self._mouse(last).release().perform()
+        return exact, exact_end
+
+    def _aim(self, x: float, y: float) -> tuple[tuple[int, int], tuple[float, float]]:
+        """The pixel of the window that shows pixel (x, y) of the image, and what that is in the image."""
+        canvas = self.one("#stage .canvas")
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        box = self.driver.execute_script(
+            "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width, b.height,"
+            "Number(arguments[0].dataset.width), Number(arguments[0].dataset.height)]", canvas,
+        )  # fmt: skip
+        left, top, width, height, columns, rows = box
+        at = round(left + x / columns * width), round(top + y / rows * height)
+        return at, ((at[0] - left) / width * columns, (at[1] - top) / height * rows)
+
+    def _mouse(self, at: tuple[int, int]) -> ActionChains:
+        chain = ActionChains(self.driver, duration=20)
+        chain.w3c_actions.pointer_action.move_to_location(*at)
+        return chain
+
+    # ------------------------------------------------------------------------------------------------ what is seen
+
+    def talk(self) -> list[str]:
+        """Every line of the talk, as it reads."""
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll('#chat [data-testid=user], #chat [data-testid=bot]')]"
+            ".map(line => line.innerText.trim())"
+        )
+
+    def source(self, layer: str) -> str | None:
+        """The image of a layer of the stage as a data URI; None where there is none."""
+        return self.driver.execute_script(
+            "return document.querySelector(arguments[0])?.getAttribute('src') ?? null", f"#stage .{layer}"
+        )
+
+    def shown(self, css: str) -> bool:
+        return any(one.is_displayed() for one in self.all(css))
+
+    def legend(self) -> list[str]:
+        return [one.text for one in self.all("#stage .legend li")]
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Press the link of that name; the file, once it is whole."""
+        self.driver.execute_cdp_cmd(
+            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
+        )  # fmt: skip
+        self.one(f"#files a[download='{name}']").click()
+        self.until(lambda: (folder / name).exists() and not list(folder.glob("*.crdownload")))
+        return folder / name
+
+    def requests(self) -> set[str]:
+        """Addresses that the browser has asked for since the last call."""
+        messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        return {
+            message["params"]["request"]["url"]
+            for message in messages
+            if message["method"] == "Network.requestWillBeSent"
+        }
+
+
+def bytes_of(uri: str) -> bytes:
+    """The file inside a data URI."""
+    return base64.b64decode(uri.partition("base64,")[2])
