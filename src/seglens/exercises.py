@@ -62,7 +62,10 @@ class Examiner:
         )  # fmt: skip
 
     def _words(self, target: Target) -> Words:
-        return self.mllm.words(target.query, target.answer if target.spoken else None, target.present)
+        return self.mllm.words(
+            target.query, target.answer if target.spoken else None, target.present,
+            target.answer if target.explained else None,
+        )  # fmt: skip
 
 
 def gather(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:

@@ -52,7 +52,8 @@ class Recipe:
 MLLMSEG_TRAINING = TrainConfig(
     steps=50_000, images=32, micro=4, lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, schedule="cosine", warmup=1500
 )
-# 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg"
+# 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg". One of "self1e", 561 thousand, is
+# steps=3500
 SELF1E_TRAINING = TrainConfig(steps=15_000, images=160, micro=5, lr=1e-4, schedule="cosine")
 LLAVA_SAM: dict[str, Any] = {
     "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
@@ -81,6 +82,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf", prompt="lisa")
             for name in ("paper", "authors")
         },
+        # the released code trains the vision side and the MLPs of 8B at 1e-4, and only the language model at 6e-5;
+        # there is one rate here
         "authors-8b": Recipe(
             self1e.PRESETS["authors-8b"],
             replace(SELF1E_TRAINING, lr=6e-5),

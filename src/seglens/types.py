@@ -24,7 +24,8 @@ class Target:
 
     Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
     dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out.
-    `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing."""
+    `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing.
+    `explained`: the query asks for `answer` beside the mask."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
@@ -33,12 +34,15 @@ class Target:
     answer: str | None = None
     id: str | None = None
     spoken: bool = False
+    explained: bool = False
 
     def __post_init__(self) -> None:
         if self.spoken and (not self.answer or self.mask.any()):
             raise ValueError(
                 f"{self.query!r} is answered in words alone; it needs an answer, and a mask without pixels"
             )
+        if self.explained and (self.spoken or not self.answer):
+            raise ValueError(f"{self.query!r} asks for words beside its mask; it needs an answer and a mask")
 
     @property
     def present(self) -> bool:

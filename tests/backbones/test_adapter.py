@@ -183,6 +183,22 @@ def test_new_tokens_begin_as_the_mean_word(backbone: Backbone) -> None:
         assert torch.allclose(state[f"words.{name}"], words.mean(0).expand(2, -1), atol=1e-6)
 
 
+@torch.no_grad()
+def test_updates_are_weighed(internvl: Path) -> None:
+    """By alpha / rank in the language model, and by 2 in the vision tower, whatever the rank there."""
+    weighed = dataclasses.replace(ALL, rank=4, alpha=12.0, vision_rank=3)
+    adapted = load_backbone(internvl, dtype=torch.float32).adapt(weighed, SPEECH)
+    language, vision = adapted._tuned.model.get_decoder().layers, adapted._tuned.tower_layers
+    for name, part, scale in (
+        ("language.0.self_attn.q_proj", language[0].self_attn.q_proj, 3.0),
+        ("vision.1.mlp.fc2", vision[1].mlp.fc2, 2.0),
+    ):
+        state = adapted.adapter.state_dict()
+        down, up = state[f"{name}.A"], state[f"{name}.B"].normal_()
+        x = torch.randn(5, down.shape[1])
+        assert error(part(x), part.base_layer(x) + scale * x @ down.T @ up.T) < 1e-6
+
+
 # ------------------------------------------------------------------ beside the model
 
 
@@ -284,6 +300,19 @@ def test_layers_that_are_not_there(backbone: Backbone) -> None:
 def test_tokens_without_a_name_of_their_own(backbone: Backbone, tokens: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="give each new token a name of its own"):
         backbone.adapt(Tuning(tokens), Speech(("[SEG]",)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rank": -3}, "got rank=-3 for an adapter; it must be a whole number, 0 for none"),
+        ({"vision_rank": -1}, "got vision_rank=-1 for an adapter"),
+        ({"dropout": 1.5}, "got dropout=1.5 for an adapter; it must be a number from 0 to 1"),
+    ],
+)
+def test_numbers_that_cannot_be(backbone: Backbone, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        backbone.adapt(dataclasses.replace(LISA, **settings), SPEECH)
 
 
 def test_without_peft(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

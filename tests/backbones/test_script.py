@@ -84,6 +84,13 @@ def test_a_spoken_answer_stands_as_it_is(script: Script) -> None:
     assert long.ids[-1] != END
 
 
+def test_an_explanation_stands_behind_the_tokens(script: Script) -> None:
+    words, bare = (script.lesson("red cup", why=why) for why in ("two dogs", None))
+    assert words.ids == (*bare.ids[:-1], *ids(script, " two dogs"), END)
+    assert (words.places, words.spoken) == (bare.places, False)
+    assert answer(words)[-1 - len(ids(script, " two dogs")) :] == [*ids(script, " two dogs"), END]
+
+
 def test_several_tokens_and_their_places(spoken_to: Backbone) -> None:
     speech = Speech(("[REJ]", "[SEG]", "[SEG]"), answers=("dog [REJ][SEG] [SEG] .",), refusal="[REJ]")
     script = Script(spoken_to.prompts, speech, NAMES, END)

@@ -114,6 +114,8 @@ def test_half_of_the_explained_targets_ask_for_the_explanation() -> None:
     asked = [("expla" in target.query) for target in made.targets if target.answer]
     assert abs(sum(asked) - 1000) < 4 * np.sqrt(500)
     assert not any("expla" in target.query for target in made.targets if not target.answer)
+    assert [target.explained for target in made.targets] == [("expla" in target.query) for target in made.targets]
+    assert not any(target.explained for target in prompted(sample(count=40), "lens").targets)  # it has no such form
 
 
 def test_an_empty_query_is_named() -> None:

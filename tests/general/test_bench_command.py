@@ -52,6 +52,15 @@ def test_the_world_for_people(seglens: Run) -> None:
     assert "accuracy" in printed
 
 
+def test_who_answers_for_people(seglens: Run) -> None:
+    """An adapter that answers is not the untouched model, and the score says so."""
+    code, printed, _ = seglens(
+        "bench", "world-vqa", "--root", "n=1,seed=1", "--limit", 1, "--model", "embedded/self1e", "--adapter"
+    )
+    assert code == 0
+    assert "world-vqa: 1 answers of embedded/self1e through its adapter\n" in printed
+
+
 def test_published_outputs_for_people(seglens: Run) -> None:
     folder = shared("general/mmmu")
     code, printed, _ = seglens("bench", "mmmu", "--root", folder, "--answers", folder / "llava1.5_13b_val.json")

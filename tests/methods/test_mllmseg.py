@@ -72,6 +72,15 @@ def test_weights_start_as_xavier_says() -> None:
 
 
 @torch.no_grad()
+def test_an_upright_filter_draws_where_channels_are_active() -> None:
+    """And nothing where they are silent; otherwise its signs are those of chance."""
+    for upright in (True, False):
+        filters = [make(replace(TINY, upright=upright), seed=seed).decoder.head.smooth for seed in range(3)]
+        assert all(bool((one.weight >= 0).all()) == upright for one in filters)
+        assert all(bool((one(torch.zeros(1, 1, 7, 7)) < 0).all()) for one in filters if upright)
+
+
+@torch.no_grad()
 def test_shapes() -> None:
     made, read = make(), reading()
     out = made.decode(read, None)

@@ -15,7 +15,7 @@ from command import Run
 from seglens.backbones import Backbone
 from seglens.methods import METHODS
 from seglens.miniature import published, table
-from seglens.miniature.standings import Mean
+from seglens.miniature.standings import Finished, Mean
 from tiny import KINDS
 
 SMALL = ("--steps", 2, "--images", 2, "--queries", 2, "--scenes", 1, "--seeds", 2)
@@ -178,6 +178,26 @@ def test_the_interval_is_that_of_student() -> None:
     # five values with deviation sqrt(2.5), t(4) = 2.776
     assert Mean.of([1.0, 2.0, 3.0, 4.0, 5.0]).half == pytest.approx(1.9629, abs=1e-3)
     assert Mean.of([4.0, 4.0]).shown(0) == "4"  # no interval about what never differs
+
+
+def test_rows_are_compared_seed_by_seed() -> None:
+    """Two rows whose seeds differ much more than the rows do."""
+    default = Finished("self1e", {0: _report(0.1), 1: _report(0.5), 2: _report(0.9)})
+    other = Finished("self1e", {1: _report(0.4), 2: _report(0.8)})
+    found = other.beyond(default)
+    assert found is not None
+    assert (found.mean, found.half, found.n) == (pytest.approx(-0.1), pytest.approx(0.0, abs=1e-12), 2)
+    assert other.beyond(Finished("self1e", {0: _report(0.1)})) is None
+
+
+def _report(giou: float) -> dict[str, Any]:
+    """Of a seed, as far as its gIoU goes."""
+    exam = {
+        "with_target": {"gIoU": giou}, "by_kind": {}, "by_size": {"small": None},
+        "presence": {"absent_refused": None, "present_kept": None},
+    }  # fmt: skip
+    training = {"seconds": 1.0, "processor": 1.0, "peak": None}
+    return {"exam": exam, "training": training, "trainable": 1, "milliseconds": {}}
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ class Adapted:
         """The normalised canvas."""
         return self._tuned._pixels(image, Frame(*image.shape[:2]))
 
-    def words(self, query: str, answer: str | None = None, present: bool = True) -> Words:
+    def words(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
         """As `Script.lesson`."""
-        return self.script.lesson(query, answer, present)
+        return self.script.lesson(query, answer, present, why)
 
     # ---------------------------------------------------------------- reading
 

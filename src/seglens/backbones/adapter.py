@@ -91,11 +91,8 @@ class InFull(nn.Module):
 def attach(backbone: Backbone, tuning: Tuning) -> tuple[Backbone, Adapter]:
     """The backbone over a copy of its model, and the adapter in that copy.
 
-    Raises ImportError without peft, and ValueError when the model lacks what is to be tuned."""
-    if not all(tuning.tokens) or not 0 < len({*tuning.tokens}) == len(tuning.tokens):
-        raise ValueError(
-            f"got the new tokens {list(tuning.tokens)}; give each new token a name of its own, at least one"
-        )
+    Raises ImportError without peft, and ValueError when `tuning` makes no sense or the model lacks what is tuned."""
+    _check(tuning)
     tuned, adapter = copy.copy(backbone), Adapter()
     tuned.model = shared_copy(backbone.model)
     if tuning.projector:
@@ -106,6 +103,19 @@ def attach(backbone: Backbone, tuning: Tuning) -> tuple[Backbone, Adapter]:
     tuned.model.eval()
     adapter.eval().requires_grad_(True)
     return tuned, adapter
+
+
+def _check(tuning: Tuning) -> None:
+    """Before anything is copied, and by the names of our settings: peft and torch have others."""
+    if not all(tuning.tokens) or not 0 < len({*tuning.tokens}) == len(tuning.tokens):
+        raise ValueError(
+            f"got the new tokens {list(tuning.tokens)}; give each new token a name of its own, at least one"
+        )
+    for name, rank in {"rank": tuning.rank, "vision_rank": tuning.vision_rank}.items():
+        if not (isinstance(rank, int) and rank >= 0):
+            raise ValueError(f"got {name}={rank!r} for an adapter; it must be a whole number, 0 for none")
+    if not 0 <= tuning.dropout <= 1:
+        raise ValueError(f"got dropout={tuning.dropout!r} for an adapter; it must be a number from 0 to 1")
 
 
 def _copy_projectors(tuned: Backbone, adapter: Adapter) -> None:

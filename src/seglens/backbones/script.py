@@ -57,8 +57,9 @@ class Script:
         answer = answer[: places[-1] + 1]
         return _words(asked, answer, places)
 
-    def lesson(self, query: str, answer: str | None = None, present: bool = True) -> Words:
-        """A question with all of its answer, as it is learnt; with `answer`, one that is answered in words alone.
+    def lesson(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
+        """A question with all of its answer, as it is learnt; with `answer`, one that is answered in words alone. `why`
+        is said behind the tokens, as LISA explains a mask.
 
         A query always gets the same one of several answers. Raises QuestionError as `Prompts.to_read` does."""
         if answer is not None:
@@ -71,7 +72,10 @@ class Script:
         if present or self._refusal is None:
             line = self._answers[zlib.crc32(query.encode()) % len(self._answers)]
             said = line.tokens(self.prompts, query)
-            return _words(asked, [*said, *self._end], self._places(said))
+            places = self._places(said)
+            if why is not None:
+                said = [*said, *self.prompts.said(f" {why.strip()}")][:LONGEST_QUESTION]
+            return _words(asked, [*said, *self._end], places)
         said = self._refusal.tokens(self.prompts, query)
         new = {*self._names.values()}
         first = next((n for n, token in enumerate(said) if token in new), 0)

@@ -108,6 +108,7 @@ def _print(report: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     whom = next(report[key] for key in ("answers", "backbone", "model") if key in report)
+    whom += " through its adapter" if "adapter" in report else ""
     if "submission" in report:
         print(f"{report['asked']} answers of {whom} for the server: {report['submission']}")
         return

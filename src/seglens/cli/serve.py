@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from seglens.server.settings import Settings
 
 # The options are those of the server's settings, which are imported when this command runs: their words are passed on.
-PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
+PASSED_ON = {"ignore_unknown_options": True, "help_option_names": list[str]()}
 SECRET = "api_key"  # in the environment or a file: a command line is seen by every user of a machine
 
 
-def serve(context: typer.Context) -> None:
+def serve(words: Annotated[list[str] | None, typer.Argument(metavar="[OPTIONS]...")] = None) -> None:
     """Serve the model over HTTP: open images, batched questions, an endpoint for OpenAI's clients."""
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command()(_command())
-    command(context.args, prog_name="seglens serve")
+    command(words or [], prog_name="seglens serve")
 
 
 def _command() -> Callable[..., None]:
@@ -44,8 +44,8 @@ def _command() -> Callable[..., None]:
 
 def _option(name: str, field: Any) -> inspect.Parameter:
     """Unset unless given, so that the environment is heard; typer would not know the settings' own types."""
-    kind = field.annotation if field.annotation in (int, float, str) else str
-    shown = "" if field.default is None else str(field.default)
+    kind = field.annotation if field.annotation in (bool, int, float, str) else str
+    shown = field.default is not None and str(field.default)
     said = typer.Option(help=field.description, show_default=shown, envvar=f"SEGLENS_{name.upper()}")
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, said]

@@ -81,11 +81,12 @@ def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Ta
     if target.spoken:
         return target
     key, coin = words(2, "prompt", seed, sample, number)
+    why = bool(target.answer and PROMPTS[preset].why) and below(coin, 2) == 1
     try:
-        query = apply(preset, target.query, target.kind, key, target.answer is not None and below(coin, 2) == 1)
+        query = apply(preset, target.query, target.kind, key, why)
     except ValueError as error:
         raise ValueError(f"target {number} of image {sample}: {error}") from None
-    return replace(target, query=query)
+    return replace(target, query=query, explained=why)
 
 
 class Prompted:

@@ -73,8 +73,9 @@ class TunedReader(Protocol):
     def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
         """The normalised canvas."""
 
-    def words(self, query: str, answer: str | None, present: bool) -> Words:
-        """A query with its answer in tokens or its refusal; with `answer`, a question that is answered so."""
+    def words(self, query: str, answer: str | None, present: bool, why: str | None) -> Words:
+        """A query with its answer in tokens, and `why` behind them, or its refusal; with `answer`, a question that is
+        answered so."""
 
 
 class Method(nn.Module, ABC):

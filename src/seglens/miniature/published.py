@@ -20,6 +20,8 @@ SELF1E: dict[str, str] = {
     "images see all words": f"above causal, {UNKNOWN} (Table 7)",
     "everybody sees everybody": f"above causal, {UNKNOWN} (Table 7)",
     "scanning": "replication -0.6 / -0.2 / not told (Table 11)",
+    "without the third MLP": "in the authors' code alone",
+    "without the coarse mask's loss": "in the authors' code alone",
 }
 
 # Headlines of the papers' own tables. cIoU on RefCOCO val/testA/testB, RefCOCO+ val/testA/testB, RefCOCOg val/test

@@ -12,6 +12,7 @@ from seglens.miniature import published
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the last, which is too wide
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NONE = "–"
+PAIRED = "gIoU above the first row, paired by seed"
 MB = 1e6
 
 QUALITY = {
@@ -51,16 +52,23 @@ class Mean:
 
 @dataclass(frozen=True)
 class Finished:
-    """The reports of one row, a seed each."""
+    """The reports of one row, by seed."""
 
     method: str
-    reports: Sequence[Mapping[str, Any]]
+    reports: Mapping[int, Mapping[str, Any]]
 
     def means(self) -> dict[str, Mean]:
         """By the name of each number that all seeds have."""
-        each = [_numbers(report) for report in self.reports]
+        each = [_numbers(report) for report in self.reports.values()]
         shared = [name for name in each[0] if all(one.get(name) is not None for one in each)]
         return {name: Mean.of([float(one[name]) for one in each]) for name in shared}
+
+    def beyond(self, other: Finished) -> Mean | None:
+        """By how much its gIoU is above another row's, seed by seed: the same lessons in the same order, so that what
+        a seed does to both is not counted. None when they share no seed."""
+        pairs = [(self.reports[seed], other.reports[seed]) for seed in self.reports.keys() & other.reports.keys()]
+        above = [_numbers(mine)["gIoU"] - _numbers(its)["gIoU"] for mine, its in pairs]
+        return Mean.of(above) if above else None
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +107,7 @@ class Standings:
                 "method": row.method,
                 "seeds": len(row.reports),
                 "means": {number: asdict(mean) for number, mean in row.means().items()},
-                "reports": list(row.reports),
+                "reports": list(row.reports.values()),
             }
             for name, row in self.finished.items()
         }
@@ -113,7 +121,7 @@ class Standings:
     def as_before(self) -> tuple[int, int] | None:
         """In how many trainings of how many the MLLM said afterwards, with the adapter off, what it said before, word
         for word. None where that is not known yet."""
-        said = [r["off"]["said"] for row in self.finished.values() for r in row.reports if r.get("off")]
+        said = [r["off"]["said"] for row in self.finished.values() for r in row.reports.values() if r.get("off")]
         return None if self.bare is None or not said else (sum(s == self.bare["said"] for s in said), len(said))
 
     # ---------------------------------------------------------------- in words
@@ -158,12 +166,12 @@ class Standings:
         ])  # fmt: skip
 
     def _kinds(self, names: Sequence[str]) -> list[str]:
-        reports = [report for name in names for report in self.finished[name].reports]
+        reports = [report for name in names for report in self.finished[name].reports.values()]
         return list(dict.fromkeys(kind for report in reports for kind in report["exam"]["by_kind"]))
 
     def _mllmseg(self) -> str:
         names = [name for name in self.tables["mllmseg"] if name in self.finished]
-        return "## The sources of MLLMSeg's fusion\n\n" + self._rows(names, ABLATED)
+        return "## The sources of MLLMSeg's fusion\n\n" + self._rows(names, ABLATED, {PAIRED: self._beyond("mllmseg")})
 
     def _self1e(self) -> str:
         names = [name for name in self.tables["self1e"] if name in self.finished]
@@ -174,7 +182,16 @@ class Standings:
             "trained in full, as far as its text goes."
         )
         told = {name: published.SELF1E.get(name, NONE) for name in names}
-        return f"## SELF1E, one change at a time\n\n{self._rows(names, ABLATED, {'paper': told})}\n\n{note}"
+        more = {PAIRED: self._beyond("self1e"), "paper": told}
+        return f"## SELF1E, one change at a time\n\n{self._rows(names, ABLATED, more)}\n\n{note}"
+
+    def _beyond(self, table: str) -> dict[str, str]:
+        """Every row beside the first, which is the method as it is by default."""
+        first, *others = self.tables[table]
+        if first not in self.finished:
+            return dict.fromkeys(self.tables[table], NONE)
+        found = {name: self.finished[name].beyond(self.finished[first]) for name in others if name in self.finished}
+        return {first: NONE, **{name: NONE if one is None else one.shown(3) for name, one in found.items()}}
 
     def _rows(
         self, names: Sequence[str], columns: Mapping[str, str], more: Mapping[str, Mapping[str, str]] | None = None

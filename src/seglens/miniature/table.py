@@ -67,23 +67,23 @@ class Row:
         return miniature_config(self.method, **self.changes)
 
 
-SELF1E: dict[str, Row] = {
-    name: Row("self1e", changes, warm=True)
-    for name, changes in {
-        "SELF1E": {},
-        "F_IMG alone": {"features": "image"},
-        "F_V1^HQ alone": {"features": "refilled"},
-        "no un-shuffle": {"amplifiers": "none"},
-        "un-shuffle of the residual alone": {"amplifiers": "residual"},
-        "one MLP for all": {"amplifiers": "shared"},
-        "three MLPs": {"amplifiers": "three"},
-        "causal attention": {"attention": "causal"},
-        "images see each other": {"attention": "images"},
-        "images see all words": {"attention": "text"},
-        "everybody sees everybody": {"attention": "full"},
-        "scanning": {"refill_by": "scan"},
-    }.items()
+CHANGES: dict[str, dict[str, Any]] = {
+    "SELF1E": {},
+    "F_IMG alone": {"features": "image"},
+    "F_V1^HQ alone": {"features": "refilled"},
+    "no un-shuffle": {"amplifiers": "none"},
+    "un-shuffle of the residual alone": {"amplifiers": "residual"},
+    "one MLP for all": {"amplifiers": "shared"},
+    "three MLPs": {"amplifiers": "three"},
+    "causal attention": {"attention": "causal"},
+    "images see each other": {"attention": "images"},
+    "images see all words": {"attention": "text"},
+    "everybody sees everybody": {"attention": "full"},
+    "scanning": {"refill_by": "scan"},
+    "without the third MLP": {"combine": False},
+    "without the coarse mask's loss": {"coarse_weight": 0.0},
 }
+SELF1E = {name: Row("self1e", changes, warm=True) for name, changes in CHANGES.items()}
 MLLMSEG: dict[str, Row] = {
     "without step A (detail)": Row("mllmseg", {"detail": False}),
     "without the raw patches": Row("mllmseg", {"raw": False}),
@@ -310,8 +310,8 @@ def _run_all(bench: Bench, rows: list[str], seeds: int, jobs: int) -> None:
 
 
 def _standings(bench: Bench, tables: Mapping[str, tuple[str, ...]], rows: list[str], seeds: int) -> Standings:
-    found = {name: [bench.report(name, seed) for seed in range(seeds)] for name in rows}
-    finished = {name: [report for report in reports if report is not None] for name, reports in found.items()}
+    found = {name: {seed: bench.report(name, seed) for seed in range(seeds)} for name in rows}
+    finished = {name: {s: report for s, report in by.items() if report is not None} for name, by in found.items()}
     return Standings(
         tables=tables, seeds=seeds, plan=asdict(bench.plan),
         finished={name: Finished(ROWS[name].method, kept) for name, kept in finished.items() if kept},
