@@ -21,6 +21,9 @@ from seglens.prediction import png_bytes
 from seglens.schema import Box, Click
 from seglens.segmenter import OpenedImage, Segmenter
 
+# pycocotools gives NumPy 2 arrays in a way that NumPy 1 knew.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
 CAT, SNOWMEN = 0, 1  # examples
 
 

@@ -42,5 +42,5 @@ def _theme() -> gr.themes.Default:
     return theme.set(
         block_info_text_color="*neutral_600", block_title_text_color="*neutral_700",
         block_label_text_color="*neutral_700", body_text_color_subdued="*neutral_600",
-        input_placeholder_color="*neutral_500",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
     )  # fmt: skip

@@ -44,7 +44,7 @@ class Rectangle:
 class Entry:
     """One line of the legend."""
 
-    colour: str  # as CSS
+    colour: str | None  # as CSS
     says: str
 
 
@@ -102,7 +102,7 @@ def _legend(predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
     """A line per thing, numbered when there are several; words where nothing was found."""
     things = [one for p in predictions for one in p.things]
     if not things:
-        return (Entry("transparent", f"Nothing in the picture fits{_chance(predictions[-1])}."),)
+        return (Entry(None, f"Nothing in the picture fits{_chance(predictions[-1])}."),)
     names = [""] if len(things) == 1 else [f"{number}: " for number in range(1, len(things) + 1)]
     return tuple(
         Entry(f"rgb{colour_of(number)}", f"{name}score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
