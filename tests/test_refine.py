@@ -80,7 +80,8 @@ def corners(image: np.ndarray) -> list[Click]:
 
 
 def test_three_clicks_mend_what_the_words_got_wrong(segmenter: Segmenter) -> None:
-    """Measured on 55 such queries of 30 scenes: mean IoU .64, and after one, two and three clicks .65, .73, .74."""
+    """Measured on 55 such queries of 30 scenes: mean IoU .638, and after one, two and three clicks .652, .730, .730;
+    on 74 of 30 others: .698, .716, .748, .790."""
     before, after = [], []
     for sample in WorldData(n=12, seed=21, queries=5):
         opened = segmenter.open(sample.image)

@@ -79,10 +79,11 @@ class Refiner:
         if depth(same, border=False)[at] <= 1:
             return before
         readings = self._readings(before, mask, drawn)
-        if not mask.any():  # no outline yet: the click shows the thing itself
-            return readings[0]
         chosen = self._most_central(mask, drawn.clicks, readings)
-        return self._flipped(before, at, int(depth(same)[at])) if chosen is None else chosen
+        if chosen is not None:
+            return chosen
+        # without an outline to reach for, the click shows the thing itself
+        return self._flipped(before, at, int(depth(same)[at])) if mask.any() else readings[0]
 
     def _readings(
         self, before: Float[Tensor, "s s"], mask: Bool[np.ndarray, "h w"], drawn: Corrections

@@ -149,7 +149,7 @@ class OpenedImage:
     def segment(self, query: str, each: bool | None = None) -> Prediction: ...
     @overload
     def segment(self, query: Queries, each: bool | None = None) -> list[Prediction]: ...
-    @torch.no_grad()
+    @torch.inference_mode()
     def segment(self, query: str | Queries, each: bool | None = None) -> Prediction | list[Prediction]:
         """One query: a Prediction. A list of queries: all in one pass.
 
@@ -173,7 +173,7 @@ class OpenedImage:
         made = [self._divided(p) if (m.each if each is None else each) else p for p, m in zip(made, meant, strict=True)]
         return made[0] if isinstance(query, str) else made
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def refine(self, prediction: Prediction, clicks: Sequence[Click] = (), box: Box | None = None) -> Prediction:
         """The same query with its mask corrected by clicks and a box, through the mask decoder's own prompts.
 
@@ -243,12 +243,13 @@ class OpenedImage:
         drawn = logits > self.segmenter.mask_threshold
         presence = None if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
         believed = presence is None or presence >= self.segmenter.presence_threshold
-        found = believed and bool(drawn.any())
+        inside = logits[drawn]
+        found = believed and len(inside) > 0
         mask = (drawn if found else torch.zeros_like(drawn)).cpu().numpy()
         points, scores = self._keypoints(k, output)
         return Prediction(
             query=query, image=self.image, mask=mask, mask_logits=logits.cpu().numpy(),
-            score=float(logits.sigmoid()[drawn].mean()) if bool(drawn.any()) else 0.0, presence=presence, found=found,
+            score=float(inside.sigmoid().mean()) if len(inside) else 0.0, presence=presence, found=found,
             heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
             keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points),
             canvas_logits=output.mask_logits[0, k].cpu().numpy(), timing=dict(timing),

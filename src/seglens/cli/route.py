@@ -18,6 +18,9 @@ def route(
     backbone: Annotated[str | None, typer.Option(help="A bare MLLM (folder or hub id), without a head.")] = None,
     prompt: Annotated[str | None, typer.Option(help="few-shot or miniature; by default the MLLM's own.")] = None,
     wrong: Annotated[bool, typer.Option("--wrong", help="Also list what went the wrong way.")] = False,
+    followups: Annotated[
+        int, typer.Option(min=0, help="Instead: are follow-ups about a colour answered right, in so many scenes?")
+    ] = 0,
     as_json: AsJson = False,
     device: Device = "cpu",
 ) -> None:
@@ -27,6 +30,9 @@ def route(
     from seglens.agent.router import PROMPTS, Router
     from seglens.names import check_name
 
+    if followups:
+        _follow(model, followups, as_json, device)
+        return
     check_name(part, (*PARTS, "all"), "part")
     if prompt is not None:
         check_name(prompt, PROMPTS, "prompt of a router")
@@ -51,6 +57,18 @@ def route(
     _print(found)
     for row in missed if wrong else []:
         print(f"{row['tier']} -> {row['route']}: {row['text']}")
+
+
+def _follow(model: str, scenes: int, as_json: bool, device: str) -> None:
+    from seglens.agent import Agent
+    from seglens.agent.followups import colours
+
+    found = {"model": model, **colours(Agent(load_segmenter(model, device)), scenes)}
+    if as_json:
+        emit(found)
+        return
+    for name, value in found.items():
+        print(f"{name.replace('_', ' ')}: {value if isinstance(value, int | str) else f'{value:.1%}'}")
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -45,6 +45,7 @@ class MaskDecoder(ABC):
         watch_prompts(module.mask_decoder)
         self._single: nn.Module = module.mask_decoder  # as learned prompts use it; a family may switch things off
         self.mean, self.std, self.name, self.revision = mean, std, name, revision
+        self._grids: dict[tuple[torch.device, torch.dtype, torch.dtype], Tensor] = {}
         encoder = module.prompt_encoder
         self.image_size: int = int(encoder.input_image_size)  # side of the canvas that the image encoder sees
         self.width: int = int(encoder.hidden_size)  # of a prompt token
@@ -137,7 +138,7 @@ class MaskDecoder(ABC):
             masks, *_ = decoder(
                 image_embeddings=embedding.coarse.to(dtype),
                 dense_prompt_embeddings=dense.to(dtype).expand(b, -1, self.side, self.side),
-                image_positional_embeddings=self._grid().to(dtype).expand(b, -1, -1, -1),
+                image_positional_embeddings=self._grid(dtype).expand(b, -1, -1, -1),
                 sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False,
                 **self._finer([x.to(dtype) for x in embedding.fine]),
             )  # fmt: skip
@@ -154,9 +155,14 @@ class MaskDecoder(ABC):
                 f"{type(self).__name__} got an embedding of {said}, needs {needed}; encode the image with this decoder"
             )
 
-    def _grid(self) -> Float[Tensor, "1 c e e"]:
-        with torch.autocast(self.device.type, enabled=False):
-            return self.module.get_image_wide_positional_embeddings()
+    def _grid(self, dtype: torch.dtype) -> Float[Tensor, "1 c e e"]:
+        """The positions of the embedding's cells: made once for every precision of the frozen model and of a decoder,
+        and as a tensor that training may use, whoever asks first."""
+        key = (self.device, self.module.dtype, dtype)
+        if key not in self._grids:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                self._grids[key] = self.module.get_image_wide_positional_embeddings().to(dtype)
+        return self._grids[key]
 
     @torch.no_grad()
     def prompt(
