@@ -13,7 +13,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format format-check types imports static check clean
+.PHONY: help setup demo docs test lint format format-check types imports static check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
 
 test: setup ## the whole test suite
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+
+docs: setup ## the site, into out/site; the theme's word about its own future is left out
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: setup ## ruff
 	$(BIN)/ruff check .

@@ -86,10 +86,10 @@ class Errand:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and the share of pixels in which its masks are the library's."""
+    """Whether an answer is right, and the share of pixels in which its masks are the library's (None: it has none)."""
 
     right: bool
-    same: float = 1.0
+    same: float | None = None
 
 
 def errands(segmenter: Segmenter, images: int, seed: int) -> list[Errand]:

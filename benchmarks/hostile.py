@@ -47,18 +47,19 @@ class Tally:
     attacked: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
     worst: float = 1.0  # share of the pixels in which a mask was the library's
-    masks: int = 0
-    exact: int = 0
+    masks: int = 0  # answers with masks
+    exact: int = 0  # ... the library's in every pixel
     seconds: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)  # MB
 
     def judge(self, what: str, verdict: Verdict) -> None:
         self.good += 1
-        self.worst = min(self.worst, verdict.same)
-        self.masks += 1
-        self.exact += verdict.same == 1
+        if verdict.same is not None:
+            self.worst = min(self.worst, verdict.same)
+            self.masks += 1
+            self.exact += verdict.same == 1
         if not verdict.right:
-            self.wrong.append(f"{what} (same pixels: {verdict.same:.5f})")
+            self.wrong.append(f"{what} (same pixels: {verdict.same})")
 
     @property
     def fine(self) -> bool:
@@ -219,8 +220,8 @@ def told(tally: Tally, seconds: float) -> list[str]:
     early, late = tally.memory_then(0.2, 0.4), tally.memory_then(0.8, 1.0)
     return [
         f"good requests: {tally.good}, wrong {len(tally.wrong)}, lost {len(tally.lost)}",
-        f"  their masks are the library's in every pixel in {tally.exact} of {tally.masks}, at least in "
-        f"{tally.worst:.5f} of the pixels",
+        f"  {tally.masks} with masks, the library's in every pixel in {tally.exact}, at least in {tally.worst:.5f} of "
+        "the pixels",
         f"  sent again: {dict(tally.again) or 'none'}",
         f"hostile requests: {sum(tally.attacked.values())} of {len(tally.attacked)} kinds, "
         f"answered otherwise than they should be {len(tally.surprises)}",

@@ -19,7 +19,7 @@ from time import perf_counter
 from measure import Ratio, Report, machine, options
 from PIL import Image
 from served import Server, serving
-from wire import Reply, exchange, post, request, upload
+from wire import Line, Reply, post, request, upload
 
 from seglens.data.world import WorldData
 from seglens.prediction import png_bytes
@@ -72,22 +72,27 @@ ONE, MANY, PACKED = "one after another, each", "at once, by as many clients, eac
 
 @dataclass(frozen=True)
 class Flows:
-    server: Server
-    size: Size
+    """Every client keeps its connection; the first of them does all that one client does."""
+
+    lines: Sequence[Line]
     laps: Laps
 
     async def round(self, samples: Sequence[Sample]) -> None:
         """All of them once, on images that the server has not seen."""
+        await asyncio.gather(
+            *(self._done(request("GET", "/healthz"), line) for line in self.lines)
+        )  # all are connected
         for sample in samples:
             await self._first_and_second(sample)
-        image, count = await self._open(samples[0]), self.size.questions
+        image, count = await self._open(samples[0]), len(self.lines)
         said = [target.query for target in samples[0].targets]
         queries = [said[k % len(said)] for k in range(count)]  # words repeat, work does not: no answer is kept
         with self.laps.take(ONE, count):
             for query in queries:
                 await self._ask(image, [query])
         with self.laps.take(MANY, count):
-            await asyncio.gather(*(self._ask(image, [query]) for query in queries))
+            pairs = zip(queries, self.lines, strict=True)
+            await asyncio.gather(*(self._ask(image, [query], line) for query, line in pairs))
         with self.laps.take(PACKED, count):
             await self._ask(image, queries)
 
@@ -105,30 +110,33 @@ class Flows:
         sent = upload("/v1/images", png_bytes(Image.fromarray(sample.image)))
         return str((await self._done(sent)).json()["id"])
 
-    async def _ask(self, image: str, queries: Sequence[str]) -> None:
-        await self._done(post("/v1/segment", {"image": image, "queries": list(queries)}))
+    async def _ask(self, image: str, queries: Sequence[str], line: Line | None = None) -> None:
+        await self._done(post("/v1/segment", {"image": image, "queries": list(queries)}), line)
 
-    async def _done(self, sent: bytes) -> Reply:
+    async def _done(self, sent: bytes, line: Line | None = None) -> Reply:
         """Raises RuntimeError on a refusal: refusing would be fast."""
-        reply = await exchange(self.server, sent)
+        reply = await (line or self.lines[0]).exchange(sent)
         if not 200 <= reply.status < 300:
             raise RuntimeError(f"the server said {reply.status}: {reply.body[:300]!r}")
         return reply
 
 
-def measured(server: Server, size: Size, rounds: int) -> Laps:
+async def measure(server: Server, size: Size, rounds: int) -> Laps:
     laps = Laps(server)
     for number in range(-1, rounds):
         samples = [WorldData(n=1, seed=101 + number * size.images + k, queries=8)[0] for k in range(size.images)]
+        lines = [Line(server) for _ in range(size.questions)]
         # the first round warms up, and does not count
-        asyncio.run(Flows(server, size, laps if number >= 0 else Laps(server)).round(samples))
+        await Flows(lines, laps if number >= 0 else Laps(server)).round(samples)
+        for line in lines:
+            line.close()
     return laps
 
 
 def compare(name: str, rounds: int, threads: int) -> Report:
     size = SIZES[name]
     with serving(threads) as server:
-        laps = measured(server, size, rounds)
+        laps = asyncio.run(measure(server, size, rounds))
     rows = {f"{size.questions} questions {how}": laps.median(how) for how in (ONE, MANY, PACKED)}
     for lap in (FIRST, SECOND, OPEN):
         rows |= {f"{lap}: median": laps.median(lap), f"{lap}: 95 % are below": laps.most(lap)}

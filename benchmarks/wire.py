@@ -71,12 +71,36 @@ async def exchange(server: Server, sent: bytes, seconds: float = 120.0) -> Reply
             writer.close()
 
 
+class Line:
+    """A connection that is kept for further requests, as the usual clients keep theirs."""
+
+    def __init__(self, server: Server):
+        self.server = server
+        self._ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def exchange(self, sent: bytes) -> Reply:
+        """Raises OSError when the connection cannot be had."""
+        if self._ends is None:
+            self._ends = await asyncio.open_connection(self.server.host, self.server.port)
+        reader, writer = self._ends
+        writer.write(sent.replace(b"Connection: close\r\n", b"", 1))
+        await writer.drain()
+        return await answer(reader)
+
+    def close(self) -> None:
+        if self._ends is not None:
+            self._ends[1].close()
+
+
 async def answer(reader: asyncio.StreamReader) -> Reply:
     """One answer, whole or none."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        status = int(head.split()[1])
         lengths = [line.split(":")[1] for line in head.lower().splitlines() if line.startswith("content-length:")]
+        if status == 204:  # it has no body, and says no length
+            return Reply(status)
         body = await (reader.readexactly(int(lengths[0])) if lengths else reader.read())
     except (asyncio.IncompleteReadError, OSError):
         return NOTHING
-    return Reply(int(head.split()[1]), body)
+    return Reply(status, body)

@@ -22,7 +22,6 @@ from seglens.prediction import on_mask, png_bytes
 
 SEED, SCENE = 6, 7  # a deer among other things
 QUERY = "the thing that runs shy in the forest"
-WORDS = "which colour has the deer?"
 SIDE, GAP, CAPTION, TEXT = 320, 12, 34, 16  # pixels
 COLOURS = 160  # of the palette: a drawing needs no more, and the file stays small
 PAPER, INK, RUNS, IDLE, KEPT = (250, 250, 248), (30, 30, 34), (214, 64, 96), (226, 226, 230), (250, 190, 60)
@@ -56,7 +55,8 @@ class Look:
         found = self.said.mask
         drawn = found if mask else np.zeros_like(found)
         return replace(
-            self.said, heat_map=heat, keypoints=points, keypoint_labels=on_mask(found, points), mask=drawn
+            self.said, heat_map=heat, keypoints=points, keypoint_scores=np.ones(len(points), np.float32),
+            keypoint_labels=on_mask(found, points), mask=drawn,
         ).overlay()  # fmt: skip
 
 

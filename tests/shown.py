@@ -6,28 +6,22 @@ import ast
 import contextlib
 import inspect
 import io
-import os
 import re
 import shlex
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import zip_longest
 from pathlib import Path
 from textwrap import dedent
-from time import monotonic, sleep
-from typing import IO, Any
+from typing import Any
 
-import seglens
 from command import Run
+from printed import assert_shown
 from seglens.cli import GROUPS
 from seglens.data import DATASETS
 from seglens.data.mixing import MIXTURES
+from staying import STAY, staying
 
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^(?P=indent)```$",
@@ -36,9 +30,6 @@ FENCE = re.compile(
 # Needs a GPU, a hub or somebody's data
 ELSEWHERE = re.compile(r"cuda|llava-hf/|OpenGVLab/|Qwen/|facebook/|/data/|photos?[/.]|runs/|org/name")
 MANY_PROCESSES = re.compile(r"^torchrun .*?(?:-m|--no-python) seglens ")
-# What runs until it is stopped, and the address of it that pages show
-STAY = {"seglens serve": "http://127.0.0.1:8000", "seglens mcp --http": "http://127.0.0.1:8001"}
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -130,37 +121,6 @@ class Reader:
         return out
 
 
-@contextlib.contextmanager
-def staying(arguments: list[str]) -> Iterator[str]:
-    """A command that runs until it is told to stop, as a process of its own on a free port; its address."""
-    command = [sys.executable, "-u", "-m", "seglens", *arguments]
-    here = str(Path(seglens.__file__).parents[1])  # this very package, wherever the process starts
-    environment = {**os.environ, "SEGLENS_PORT": "0", "PYTHONPATH": here}
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            yield _address(process, log)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) in (0, 130), arguments
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _address(process: subprocess.Popen, log: IO[str], patience: float = 120.0) -> str:
-    """Where it says that it listens; it answers there."""
-    until = monotonic() + patience
-    while monotonic() < until and process.poll() is None:
-        log.seek(0)
-        if found := re.search(r"(http://127\.0\.0\.1:\d+)/?\S*\b", log.read()):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", int(found[1].rpartition(":")[2])), 5).close()
-                return found[1]
-        sleep(0.05)
-    log.seek(0)
-    raise AssertionError(f"it did not come up:\n{log.read()}")
-
-
 def assert_known(line: str, seglens: Run) -> None:
     """A command that cannot run here: the command exists, each of its options, and each dataset that it names."""
     arguments = words(line)
@@ -196,39 +156,3 @@ def _calls(tree: ast.AST, known: dict[str, Any]) -> Iterator[tuple[ast.Call, Any
             for name in path[1:]:
                 target = getattr(target, name)
             yield node, target
-
-
-def assert_shown(shown: str, printed: str) -> None:
-    """The page shows what was printed: word for word, where "..." stands for anything on a line (alone: for any
-    lines), and numbers up to what another machine rounds otherwise."""
-    rest = [line.rstrip() for line in printed.strip().splitlines()]
-    skip = False
-    for line in shown.strip().splitlines():
-        if line.strip() == "...":
-            skip = True
-            continue
-        while skip and rest and not _alike(line, rest[0]):
-            rest.pop(0)
-        assert rest, f"the page shows {line!r}; nothing more was printed:\n{printed}"
-        assert _alike(line, rest[0]), f"the page shows\n  {line}\nbut what was printed is\n  {rest[0]}"
-        rest.pop(0)
-        skip = False
-    assert skip or not rest, f"the page leaves out {rest}"
-
-
-def _alike(shown: str, printed: str) -> bool:
-    pattern = r"\s+".join(map(_pattern, shown.split()))
-    found = re.fullmatch(rf"\s*{pattern}\s*", printed)
-    if not found:
-        return False
-    pairs = zip_longest(NUMBER.findall(shown.replace("...", " ")), found.groups())
-    return all(abs(float(a) - float(b)) <= 0.02 + 0.05 * abs(float(a)) for a, b in pairs)
-
-
-def _pattern(word: str) -> str:
-    """A word as a pattern: "..." for anything, a group for each number."""
-    made = "".join(
-        ".*" if part == "..." else f"({NUMBER.pattern})" if NUMBER.fullmatch(part) else re.escape(part)
-        for part in re.split(rf"(\.\.\.|{NUMBER.pattern})", word)
-    )
-    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -9,10 +10,14 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from command import Run
-from shown import Reader, assert_shown, blocks
+from printed import assert_shown
+from seglens.segmenter import Segmenter
+from shown import Reader, blocks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -65,7 +70,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 def test_pictures_are_small() -> None:
     for picture in (DOCS / "images").iterdir():
-        assert picture.stat().st_size < (150_000 if picture.name != "demo.png" else 200_000), picture
+        assert picture.stat().st_size < 200_000, picture
 
 
 def test_the_reader_notices() -> None:
@@ -76,3 +81,17 @@ def test_the_reader_notices() -> None:
             assert_shown(shown, "found 3022 pixels\n")
     with pytest.raises(AssertionError, match="leaves out"):
         assert_shown("one", "one\ntwo\n")
+
+
+def test_pictures_are_what_the_model_does(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Drawn again, they are those of the page, but for what rounding moves."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    drawn = list(importlib.import_module("pictures").draw_all(segmenter, tmp_path))
+    shown = re.findall(r"\(images/(\w+\.png)\)", (DOCS / "how-lens-works.md").read_text(encoding="utf-8"))
+    assert [path.name for path in drawn] == shown
+    for path in drawn:
+        now, then = (np.asarray(Image.open(one).convert("RGB"), float) for one in (path, DOCS / "images" / path.name))
+        assert now.shape == then.shape
+        assert np.abs(now - then).mean() < 4, path.name  # of 255

@@ -6,7 +6,7 @@ Coordinates are (x, y) in pixels of the image as it is shown, its EXIF rotation 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -124,10 +124,13 @@ class Told(Said):
     text: str
 
 
+Intent = Literal["dialogue", "segmentation", "followup"]
+
+
 class RouteTaken(Said):
     """The way an instruction went (LENS, Algorithm S1)."""
 
-    intent: Literal["dialogue", "segmentation", "followup"]
+    intent: Intent
     scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
     given: bool = Field(description="The asker chose.")
 
@@ -170,6 +173,7 @@ class SegmentRequest(Asked):
     queries: list[str] = Field(min_length=1, description="What to segment, in words.", examples=[["the red cup"]])
     each: bool | None = Field(None, description="A mask for each thing that is meant; null: the words decide.")
     heat_map: bool = Field(False, description="Say also where the MLLM looked.")
+    also: list[Literal["png", "geojson"]] = Field([], description="The masks in other forms, beside run lengths.")
 
 
 class SegmentAnswer(Segmented):
@@ -177,6 +181,12 @@ class SegmentAnswer(Segmented):
 
     heat_maps: list[list[list[float]] | None] | None = Field(
         None, description="Rows of the attention map over the square canvas, per query; null: not asked for, or none."
+    )
+    png: str | None = Field(
+        None, description="All masks in one lossless, indexed PNG, in base64: index k is the k-th thing, 0 the ground."
+    )
+    geojson: dict[str, Any] | None = Field(
+        None, description="A FeatureCollection of polygons with holes, in pixels, each with its query and score."
     )
 
 
@@ -191,9 +201,6 @@ class RefineRequest(Asked):
     box: Box | None = None
 
 
-Intent = Literal["dialogue", "segmentation", "followup"]
-
-
 class TalkRequest(Asked):
     """What a chat may ask of us beyond OpenAI's fields."""
 
@@ -204,10 +211,8 @@ class TalkRequest(Asked):
 class TalkAnswer(Said):
     """What a chat says of us beyond OpenAI's fields."""
 
-    route: Intent = Field(description="The way that was taken.")
-    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
-    given: bool = Field(description="Whether the asker chose.")
-    answers: list[Answer] = Field(description="The mask, when something was segmented; else empty.")
+    route: RouteTaken
+    answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
     heat_maps: list[list[list[float]] | None] | None = None
     ignored: list[str] = Field(description="What was sent and is not heeded: answers are greedy, one at a time.")
 

@@ -43,7 +43,7 @@ def test_a_mask_comes_in_the_extension(
     talk, right = ours(message), opened.segment(query)
     assert message.role == "assistant"
     assert answer.choices[0].finish_reason == "stop"
-    assert (talk.route, talk.given) == ("segmentation", True)
+    assert (talk.route.intent, talk.route.given) == ("segmentation", True)
     assert (decode_rle(talk.answers[0].segmentation.model_dump()) == right.mask).mean() > 0.999
     assert answer.usage is None
 
@@ -53,11 +53,11 @@ def test_the_mllm_finds_the_way_by_itself(client: openai.OpenAI, data_uri: str, 
     for words in ("segment the red cup.", "how many things are there?"):
         message = client.chat.completions.create(model="embedded", messages=[said(words, data_uri)]).choices[0].message
         talk = ours(message)
-        routes.append(talk.route)
+        routes.append(talk.route.intent)
         assert message.content
-        assert not talk.given
-        assert sum(talk.scores.values()) == pytest.approx(1)
-        assert bool(talk.answers) == (talk.route == "segmentation")
+        assert not talk.route.given
+        assert sum(talk.route.scores.values()) == pytest.approx(1)
+        assert bool(talk.answers) == (talk.route.intent == "segmentation")
     assert routes == ["segmentation", "dialogue"]
 
 
@@ -69,14 +69,14 @@ def test_the_masks_of_earlier_turns_are_found_again(client: openai.OpenAI, data_
     talk += [first.choices[0].message, said("what did you segment?")]  # the client sends the extension back
     force = {"seglens": {"route": "followup"}}
     second = client.chat.completions.create(model="embedded", messages=talk, extra_body=force)
-    assert ours(second.choices[0].message).route == "followup"
+    assert ours(second.choices[0].message).route.intent == "followup"
     talk[1] = {"role": "assistant", "content": first.choices[0].message.content}  # as most clients keep it
     again = client.chat.completions.create(model="embedded", messages=talk, extra_body=force)
     assert again.choices[0].message.content == second.choices[0].message.content
     lonely = client.chat.completions.create(
         model="embedded", messages=[said("what did you segment?", data_uri)], extra_body=force
     )
-    assert ours(lonely.choices[0].message).route != "followup"
+    assert ours(lonely.choices[0].message).route.intent != "followup"
 
 
 def test_a_stream_says_the_same(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:

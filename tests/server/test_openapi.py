@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -22,6 +23,8 @@ def test_the_file_is_what_the_server_says(server: Served) -> None:
 
 
 @api.parametrize()
+# schemathesis combines strategies in a way that hypothesis will one day refuse; now and then it says so
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @settings(
     max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate),  # what it learns of answers would make shrinking flaky

@@ -109,10 +109,8 @@ def test_its_options_are_its_settings(seglens: Run) -> None:
     assert status == 2
     assert "--port" in err
     status, _, err = seglens("serve", "--queue", "0")
-    assert (status, err) == (
-        2,
-        "seglens: --queue 0: Input should be greater than or equal to 1; see seglens serve --help\n",
-    )
+    assert status == 2
+    assert err == "seglens: --queue 0: Input should be greater than or equal to 1; see seglens serve --help\n"
 
 
 def test_an_address_that_is_taken_is_told(seglens: Run) -> None:

@@ -135,7 +135,7 @@ def _image(message: UserMessage, before: str | None) -> str:
 def _way(behind: Sequence[ChatMessage]) -> str | None:
     """How the answer that follows came about, if it says so."""
     answer = behind[0] if behind else None
-    return answer.seglens.route if isinstance(answer, AssistantMessage) and answer.seglens else None
+    return answer.seglens.route.intent if isinstance(answer, AssistantMessage) and answer.seglens else None
 
 
 def _no_talk(message: str) -> Refusal:
@@ -167,13 +167,13 @@ def _tokens(asked: ChatRequest, most: int) -> int:
 
 def _written(service: Service, asked: ChatRequest, reply: Reply, tokens: int) -> bytes:
     """The answer as JSON, or as events."""
-    route, predictions = reply.route, reply.predictions
+    said, predictions = reply.answer(), reply.predictions
     ours = TalkAnswer(
-        route=route.intent, scores=route.scores, given=route.given, answers=[p.answer() for p in predictions],
-        heat_maps=heat_maps(predictions) if asked.seglens.heat_map else None, ignored=asked.ignored,
+        route=said.route, answers=said.answers, ignored=asked.ignored,
+        heat_maps=heat_maps(predictions) if asked.seglens.heat_map else None,
     )  # fmt: skip
-    said = service.segmenter.backbone.processor.tokenizer(reply.text, add_special_tokens=False).input_ids
-    ended: Literal["stop", "length"] = "length" if not predictions and len(said) >= tokens else "stop"
+    words = service.segmenter.backbone.processor.tokenizer(reply.text, add_special_tokens=False).input_ids
+    ended: Literal["stop", "length"] = "length" if not predictions and len(words) >= tokens else "stop"
     whole = ChatCompletion(
         id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time()), model=service.settings.model_name,
         choices=[Choice(message=ChatAnswer(content=reply.text, seglens=ours), finish_reason=ended)],

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from seglens.schema import Intent, TalkAnswer, TalkRequest, Whole
+from seglens.schema import RouteTaken, TalkAnswer, TalkRequest, Whole
 
 
 class Sent(BaseModel):
@@ -54,7 +54,7 @@ class UserMessage(Sent):
 class Way(Sent):
     """Of an earlier answer of ours: how it came about."""
 
-    route: Intent
+    route: RouteTaken
 
 
 class AssistantMessage(Sent):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
-from seglens.prediction import Prediction
+from seglens.exports import to_geojson, to_png
+from seglens.exports.png import MOST
+from seglens.prediction import Prediction, png_bytes
 from seglens.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest
-from seglens.server.refusals import DOCUMENTED, documented
+from seglens.server.refusals import DOCUMENTED, Refusal, documented
 from seglens.server.service import Service
 from seglens.server.uploads import JSON, UPLOAD, read_upload
 
@@ -49,16 +52,14 @@ def question_routes(service: Service) -> APIRouter:
     async def segment(asked: SegmentRequest, request: Request) -> Response:
         with await service.shown(asked.image, request.receive) as held:
             predictions = await service.segment(held.opened, asked.queries, asked.each, request.receive)
-        return Response(
-            await service.by_hand(partial(_written, held.id, predictions, asked.heat_map)),
-            media_type="application/json",
-        )
+        write = partial(_written, held.id, predictions, asked.heat_map, tuple(asked.also))
+        return Response(await service.by_hand(write), media_type=JSON)
 
     @router.post("/refine", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Correct a mask by clicks")
     async def refine(asked: RefineRequest, request: Request) -> Response:
         with await service.shown(asked.image, request.receive) as held:
             predictions = [await service.refine(held.opened, asked, request.receive)]
-        return Response(await service.by_hand(partial(_written, held.id, predictions, False)), media_type=JSON)
+        return Response(await service.by_hand(partial(_written, held.id, predictions)), media_type=JSON)
 
     return router
 
@@ -67,14 +68,22 @@ def heat_maps(predictions: Sequence[Prediction]) -> list[list[list[float]] | Non
     return [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in predictions]
 
 
-def _written(image: str, predictions: list[Prediction], heat_map: bool) -> bytes:
-    """The answer as JSON; run lengths are encoded here, off the event loop."""
-    maps = heat_maps(predictions) if heat_map else None
+def _written(image: str, predictions: list[Prediction], heat_map: bool = False, also: Collection[str] = ()) -> bytes:
+    """The answer as JSON; masks are encoded here, off the event loop."""
     height, width = predictions[0].image.shape[:2]
     answer = SegmentAnswer(
-        image=image, width=width, height=height, answers=[p.answer() for p in predictions], heat_maps=maps
-    )
+        image=image, width=width, height=height, answers=[p.answer() for p in predictions],
+        heat_maps=heat_maps(predictions) if heat_map else None,
+        png=_indexed(predictions) if "png" in also else None,
+        geojson=to_geojson(predictions) if "geojson" in also else None,
+    )  # fmt: skip
     return answer.model_dump_json().encode()
+
+
+def _indexed(predictions: list[Prediction]) -> str:
+    if sum(len(p.things) for p in predictions) > MOST:
+        raise Refusal(413, "too_many_things", f"one PNG holds at most {MOST} things; ask for geojson instead", "also")
+    return b64encode(png_bytes(to_png(predictions))).decode()
 
 
 def as_json(said: BaseModel, status: int = 200) -> Response:
