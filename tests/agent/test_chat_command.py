@@ -149,8 +149,8 @@ class Terminal:
         os.write(self.end, text.encode())
 
     def interrupt(self, presses: int = 4, seconds: float = 10) -> int:
-        """Its exit code after Ctrl-C. CPython's readline misses one that comes between its prompt and its waiting, sooner
-        than a person could press it."""
+        """Its exit code after Ctrl-C. CPython's readline misses one that comes between its prompt and its waiting,
+        sooner than a person could press it."""
         for _ in range(presses):
             time.sleep(0.5)
             self.type("\x03")
