@@ -135,21 +135,24 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
         )  # fmt: skip
         os.close(theirs)
-        self.seen = ""
+        self.seen, self.waited = "", 0  # up to where it was waited for
 
     def wait_for(self, text: str, seconds: float = 300) -> None:
-        start, until = len(self.seen), time.monotonic() + seconds
-        while text not in self.seen[start:]:
+        until = time.monotonic() + seconds
+        while text not in self.seen[self.waited :]:
             assert time.monotonic() < until, self.seen
             if select.select([self.end], [], [], 0.5)[0]:
                 self.seen += os.read(self.end, 4096).decode()
+        self.waited = self.seen.index(text, self.waited) + len(text)
 
     def type(self, text: str) -> None:
         os.write(self.end, text.encode())
 
     def interrupt(self, presses: int = 4, seconds: float = 10) -> int:
-        """Its exit code after Ctrl-C. CPython's readline misses one that comes between its prompt and its waiting."""
+        """Its exit code after Ctrl-C. CPython's readline misses one that comes between its prompt and its waiting,
+        sooner than a person could press it."""
         for _ in range(presses):
+            time.sleep(0.5)
             self.type("\x03")
             with contextlib.suppress(TimeoutExpired):
                 return self.process.wait(seconds)
