@@ -72,7 +72,9 @@ async def serve_http(
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
+        listener = socket.create_server(address[:2], family=family, backlog=128)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; asyncio sets it on its own alone
+        return listener
     except OSError as error:
         raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --http") from error
 

@@ -94,6 +94,9 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host!r} ({error.strerror}); give --host an address of this machine"
         ) from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # what it accepts inherits this; asyncio sets it only on sockets that were made with their protocol's number, and an
+    # answer in two packets would wait 40 ms for the client to acknowledge the first
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listening.bind(address)
         listening.listen(BACKLOG)  # who reads the address and comes at once waits; he is not turned away
