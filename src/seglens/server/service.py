@@ -52,15 +52,13 @@ class Service:
 
     async def keep(self, image: str | bytes, receive: Receive) -> ImageAnswer:
         """Open an image, told as a data URI or by its file's bytes, and keep it."""
-        opened = await self.open(image, receive)
-        return self.images.put(opened)
+        return self.images.put(await self.open(image, receive))
 
     async def open(self, image: str | bytes, receive: Receive) -> OpenedImage:
         """Raises ImageError for what is no image, and Refusals."""
         if self._fetcher is not None and isinstance(image, str) and image[:8].lower() == "https://":
             image = await self._fetcher.data(image)
-        decode = decode_bytes if isinstance(image, bytes) else decode_data_uri
-        pixels = await self.by_hand(partial(decode, image, self.settings.limits))  # type: ignore[arg-type]
+        pixels = await self.by_hand(partial(self._pixels, image))
         return (await self.wait(Job([pixels], self._open), receive))[0]
 
     async def shown(self, image: str, receive: Receive) -> AbstractContextManager[Held]:
@@ -77,6 +75,10 @@ class Service:
         digest = await self.by_hand(lambda: sha256(image.encode("utf-8", "surrogatepass")).hexdigest())
         name = self.images.find(digest) or self.images.put(await self.open(image, receive), digest).id
         return self.images.use(name)
+
+    def _pixels(self, image: str | bytes) -> np.ndarray:
+        limits = self.settings.limits
+        return decode_bytes(image, limits) if isinstance(image, bytes) else decode_data_uri(image, limits)
 
     def _open(self, images: Sequence[np.ndarray]) -> list[OpenedImage]:
         with self.metrics.opening.time():
