@@ -3,8 +3,6 @@ scattered over gloo, are torch's own."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from seglens import training
 from seglens.launch import accelerator_for
+from seglens.methods import Lens
 from train_run import train
 
 
@@ -25,6 +24,6 @@ def sharded(device: torch.device, trackers: tuple, out: Path) -> Any:
     return made
 
 
-if __name__ == "__main__":
-    training.accelerator_for = sharded
-    train(*sys.argv[1:4], **json.loads(sys.argv[4]))
+def train_sharded(llava: str, sam: str, out: str, **settings: object) -> Lens:
+    training.accelerator_for = sharded  # in a process of its own
+    return train(llava, sam, out, **settings)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forked
 from command import Run
 from data.lisa_files import stripes, write_ade20k
+from forked import Started
 from seglens.data.records import Ask, DataError, Drawn, Entry, Fault, Records
 from seglens.data.world import WorldData
 from seglens.evaluation import (
@@ -240,14 +239,9 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, seglens: Run) -> None
     """Three samples for two: the odd one out is neither padded nor doubled."""
     options = ["eval", "--data", "world:n=3,seed=3,queries=2", "--protocol", "gres", "--json"]
     alone = json.loads(seglens(*options, "--predictions", tmp_path / "one.jsonl")[1])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    command = [sys.executable, "-c", "from seglens.cli import main; main()", *options]
-    done = subprocess.run(
-        [*launch, *command, "--predictions", str(tmp_path / "two.jsonl")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == alone  # printed once, by the first
+    two = Started(forked.command, *options, "--predictions", tmp_path / "two.jsonl", processes=2)
+    assert two.wait() == [0, 0], two.said
+    assert json.loads(two.printed) == alone  # printed once, by the first
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
 

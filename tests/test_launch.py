@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import forked
+from forked import Started
 from seglens.cli import app
 from seglens.launch import accelerator_for, arrange
-from train_run import apart, finished, head_of, killed, launched, run, train
+from sharded_run import train_sharded
+from train_run import apart, finished, head_of, killed, run, train
 
-SHARDED = Path(__file__).with_name("sharded_run.py")
 HOW = {"steps": 12, "images": 4, "micro": 1, "save_every": 2, "mixed_precision": "no", "log_every": 6}
 
 
@@ -28,9 +32,9 @@ def test_shards_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
     """FSDP 2 on two processes, killed on its way: it goes on as it was, and as one process without shards."""
     one, two, mixed = (tmp_path / name for name in ("one", "two", "mixed"))
     whole = train(*files, str(one), **HOW).state_dict()
-    assert killed(run(files, two, 2, SHARDED, **HOW), two, 2) < HOW["steps"]
+    assert killed(run(files, two, 2, train_sharded, **HOW), two, 2) < HOW["steps"]
     shutil.copytree(two, mixed)
-    finished(run(files, two, 2, SHARDED, **HOW))
+    finished(run(files, two, 2, train_sharded, **HOW))
     # measured: 1.2e-4 of a step of the optimiser; sums run in another order
     assert apart(whole, head_of(two)) < 1e-3
     assert apart(whole, train(*files, str(mixed), **HOW).state_dict()) < 1e-3
@@ -60,7 +64,7 @@ def command(files: tuple[str, str], out: Path, *more: str) -> list[str]:
     )  # fmt: skip
     backbone, decoder = files
     return [
-        "-m", "seglens", "train", "--data", "world:n=150,seed=3,split=train,queries=3", "--out", str(out),
+        "train", "--data", "world:n=150,seed=3,split=train,queries=3", "--out", str(out),
         "--backbone", backbone, "--decoder", decoder, *(word for one in settings for word in ("--set", one)), *more,
     ]  # fmt: skip
 
@@ -72,14 +76,14 @@ def test_the_command_on_two_processes(
     """Killed while the cache is built and while it trains; finished by one process, and by two."""
     two, one, whole = (tmp_path / name for name in ("two", "one", "whole"))
     cache = two / "features" / "world_n_150_seed_3_split_train_queries_3"
-    assert killed(launched(command(files, two), 2), cache, files="shard*.json") == 0
+    assert killed(Started(forked.command, *command(files, two), processes=2), cache, files="shard*.json") == 0
     assert len(list(cache.glob("shard*.json"))) < 3
-    assert 1 <= killed(launched(command(files, two), 2), two) < 8
+    assert 1 <= killed(Started(forked.command, *command(files, two), processes=2), two) < 8
     shutil.copytree(two, one)
     for out in (one, whole):
-        app(command(files, out)[2:], standalone_mode=False)
+        app(command(files, out), standalone_mode=False)
     assert capsys.readouterr().out == f"{one / 'head'}\n{whole / 'head'}\n"
-    assert finished(launched(command(files, two), 2)) == f"{two / 'head'}\n"  # told once
+    assert finished(Started(forked.command, *command(files, two), processes=2)) == f"{two / 'head'}\n"  # told once
     # measured: 3.0e-5 of a step of the optimiser
     assert apart(head_of(whole), head_of(one)) < 1e-3
     assert apart(head_of(whole), head_of(two)) < 1e-3
@@ -95,12 +99,15 @@ def test_an_error_is_told_once(files: tuple[str, str], tmp_path: Path, shards: b
     (tmp_path / "train.json").write_text("{}")
     environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if shards else {}
     told = "asks for FSDP, and accelerate shards on GPUs, not on 'cpu'" if shards else "a run with other settings"
-    process = launched(command(files, tmp_path, "--live"), 2, **environment)
-    printed, said = process.communicate()
-    assert process.returncode
-    assert printed == ""
-    lines = [line for line in said.splitlines() if line.startswith(("seglens:", "[rank"))]
-    assert len(lines) == 1, said
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seglens"]
+    done = subprocess.run(
+        [*launch, *command(files, tmp_path, "--live")], env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("seglens:", "[rank"))]
+    assert len(lines) == 1, done.stderr
     assert told in lines[0]
 
 
@@ -109,7 +116,7 @@ def test_curves_on_wandb(files: tuple[str, str], tmp_path: Path) -> None:
     """Offline, as on a cluster; the run goes on under its name."""
     pytest.importorskip("wandb", reason="needs pip install 'seglens[wandb]'")
     words = command(files, tmp_path, "--set", "trackers=tensorboard+wandb", "--set", "log_every=1", "--live")
-    finished(launched(words, WANDB_MODE="offline"))
+    finished(Started(forked.command, *words, WANDB_MODE="offline"))
     (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     content = kept.read_bytes()
     assert (tmp_path / "wandb.id").read_text() in kept.name

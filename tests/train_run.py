@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors.torch import load_file
 
+from forked import Started
 from seglens.backbones import Backbone, load_backbone
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.mixing import Epochs
@@ -28,6 +25,7 @@ from seglens.training import TrainConfig, fit
 
 SMALL = replace(LensConfig(), descriptor_width=16, encoder_width=16)
 LONG = TrainConfig(steps=30, images=3, lr=1e-3, warmup=3, save_every=3, log_every=1, seed=4)
+Run = Callable[..., Lens]
 LESSONS = WorldData(n=6, seed=3, split="train", queries=4)
 
 
@@ -56,43 +54,31 @@ def train(llava: str, sam: str, out: str, **settings: object) -> Lens:
     return head
 
 
-def run(
-    files: tuple[str, str], out: Path, processes: int = 1, script: Path = Path(__file__), **settings: object
-) -> subprocess.Popen:
+def run(files: tuple[str, str], out: Path, processes: int = 1, how: Run = train, **settings: object) -> Started:
     """The same run in processes of its own."""
-    return launched([str(script), *files, str(out), json.dumps(settings)], processes)
+    return Started(_run, how, files, str(out), settings, processes=processes)
 
 
-def launched(command: list[str], processes: int = 1, **environment: str) -> subprocess.Popen:
-    """Python with `command` in one process, or in several under torchrun."""
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}  # with PYTHONPATH as it is
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return subprocess.Popen(
-        [sys.executable, *launch, *command], env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def _run(how: Run, files: tuple[str, str], out: str, settings: dict[str, object]) -> None:
+    how(*files, out, **settings)
 
 
-def killed(process: subprocess.Popen, out: Path, least: int = 1, files: str = "step_*") -> int:
+def killed(started: Started, out: Path, least: int = 1, files: str = "step_*") -> int:
     """Kill the run at a random moment after some checkpoints. Returns the step that it had reached."""
     try:
-        while len(list(out.glob(files))) < least and process.poll() is None:
+        while len(list(out.glob(files))) < least and started.running:
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.15))
     finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in family:  # the launcher first: it would end its workers gently
-            one.kill()
-    said = process.communicate()[1]
-    psutil.wait_procs(family)
-    assert process.returncode == -signal.SIGKILL, f"it was to die on its way: {said}"
+        started.kill()
+    assert set(started.wait()) == {-signal.SIGKILL}, f"it was to die on its way: {started.said}"
     return max((int(p.name.split("_")[1]) for p in out.glob("step_*")), default=0)
 
 
-def finished(process: subprocess.Popen) -> str:
+def finished(started: Started) -> str:
     """Wait for the end. Returns what was printed."""
-    printed, said = process.communicate()
-    assert process.returncode == 0, said
-    return str(printed)
+    assert set(started.wait()) == {0}, started.said
+    return started.printed
 
 
 def head_of(out: Path) -> dict[str, torch.Tensor]:
@@ -103,7 +89,3 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], step: fl
     """The largest difference of two heads, in steps of the optimiser."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one) / step
-
-
-if __name__ == "__main__":
-    train(*sys.argv[1:4], **json.loads(sys.argv[4]))
