@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from seglens.types import Sample
 from tiny import KINDS
 
 torch.set_num_threads(1)  # the suite runs in parallel processes
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in its background:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs started here would ignore Ctrl-C
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -21,11 +21,14 @@ def address() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
         line = page.stdout.readline()
-        yield line.removeprefix("SegLens is at ").strip()
-        page.send_signal(signal.SIGINT)
-        assert page.wait(60) == 130
-        assert page.stderr is not None
-        assert "Traceback" not in page.stderr.read()
+        try:
+            yield line.removeprefix("SegLens is at ").strip()
+            page.send_signal(signal.SIGINT)
+            assert page.wait(60) == 130
+            assert page.stderr is not None
+            assert "Traceback" not in page.stderr.read()
+        finally:
+            page.kill()
 
 
 @pytest.fixture(scope="session")
