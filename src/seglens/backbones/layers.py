@@ -15,6 +15,7 @@ from seglens.backbones.plain import plain_copy, shared_copy
 from seglens.types import Attention
 
 Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
+SHARING = 16  # questions that stand in one row; attention is worked out for all pairs of its tokens
 VISIBLE = "seglens_visible"  # name of the attention function of cloned layers
 
 
@@ -100,13 +101,23 @@ class DecoderLayers(nn.Module):
         self, hidden: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], mask: Bool[Tensor, "b q t"],
         memory: Sequence[Pair], rows: Rows | None = None,
     ) -> Float[Tensor, "b q t d"]:  # fmt: skip
-        """Run all questions in one pass: each sees the prefix and its own earlier tokens, none sees another."""
-        q = hidden.shape[1]
+        """Run all questions in one pass: each sees the prefix and its own earlier tokens, none sees another.
+
+        Few of them share a row, so that the cost grows with their number, not with its square. `rows` receives, for
+        every token of the questions, what it looks at: the prefix, then its row."""
+        q, t = hidden.shape[1:3]
+        count = -(-q // SHARING)  # rows of as many questions each, the last perhaps with empty ones
+        each = -(-q // count)
+        split = lambda x: rearrange(_longer(x, count * each), "b (n g) ... -> (b n) g ...", n=count)  # noqa: E731
+        mask = split(mask)
+        repeated = [(_repeated(keys, count), _repeated(values, count)) for keys, values in memory]
         sees = question_mask(mask, memory[0][0].shape[2])
-        flat = rearrange(hidden, "b q t d -> b (q t) d")
-        row = rearrange(positions, "b q t ... -> b (q t) ...")
-        out = self._run(flat, row, sees, list(map(Memory, memory)), rows)
-        return rearrange(out, "b (q t) d -> b q t d", q=q)
+        line = lambda x: rearrange(split(x), "n g t ... -> n (g t) ...")  # noqa: E731
+        out = self._run(line(hidden), line(positions), sees, list(map(Memory, repeated)), rows)
+        if rows is not None and rows.probabilities is not None:
+            shown = rearrange(rows.probabilities, "(b n) h gt c -> b h (n gt) c", n=count)
+            rows.probabilities = shown[:, :, : q * t]
+        return rearrange(out, "(b n) (g t) d -> b (n g) t d", n=count, t=t)[:, :q]
 
     def whole(
         self, hidden: Float[Tensor, "n l d"], positions: Int[Tensor, "n l ..."], sees: Bool[Tensor, "n l l"],
@@ -137,6 +148,17 @@ class DecoderLayers(nn.Module):
                 image = hidden[:, first:image_end] + later[n].to(hidden)
                 hidden = torch.cat([hidden[:, :first], image, hidden[:, image_end:]], 1)
         return hidden
+
+
+def _longer(x: Tensor, length: int) -> Tensor:
+    """With zeros behind its second axis."""
+    missing = length - x.shape[1]
+    return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
+
+
+def _repeated(x: Float[Tensor, "b h p e"], count: int) -> Float[Tensor, "bn h p e"]:
+    """Every image `count` times; for a single image nothing is copied."""
+    return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
 
 
 def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1 qt pqt"]:

@@ -146,13 +146,16 @@ class Lens(Method):
         seen = self.look(readout) if seen is None else seen
         heat, f_s = self._attend(readout, seen)
         keypoints = self._keypoints(heat)
-        near = self._neighbours(seen.features, keypoints.points)
-        flat = lambda x: rearrange(x, "b q ... -> (b q) ...")  # noqa: E731
         described = keypoints.keep & self.config.local_descriptions  # without: no d_i, not even in the self-attention
+        points = keypoints.points
+        if not self.training:
+            points, described = _without_void(points, described)
+        near = self._neighbours(seen.features, points)
+        flat = lambda x: rearrange(x, "b q ... -> (b q) ...")  # noqa: E731
         tokens = self.descriptor(flat(f_s), flat(near), flat(described))
         tokens = rearrange(tokens, "(b q) m c -> b q m c", b=len(heat))
         # Eq. 4: descriptions plus positions; [CLS] stands for the position of the global one
-        where = self.decoder.positions(keypoints.points.detach())
+        where = self.decoder.positions(points.detach())
         prompts = torch.cat([tokens[:, :, :1] + self.cls, tokens[:, :, 1:] + where], 2)
         logits = self.decoder.decode(embedding, prompts, self._used(described, local), self.mask_decoder)
         presence = None if self.presence is None else self.presence(f_s)[..., 0].float()
@@ -246,6 +249,15 @@ class Lens(Method):
         size = (self.config.map_size,) * 2
         fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
+
+
+def _without_void(
+    points: Float[Tensor, "b q m 2"], keep: Bool[Tensor, "b q m"]
+) -> tuple[Float[Tensor, "b q k 2"], Bool[Tensor, "b q k"]]:
+    """Without the places that hold a keypoint of no question: of m = 16 a map has some two. One at least is left."""
+    held = keep.flatten(0, 1).any(0)
+    held[0] = True
+    return points[:, :, held], keep[:, :, held]
 
 
 def build_lens(config: LensConfig, backbone: Source, decoder: PromptDecoder) -> Lens:
