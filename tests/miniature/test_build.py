@@ -10,7 +10,7 @@ import torch
 
 from seglens import Segmenter
 from seglens.data.world import WorldData
-from seglens.miniature import ablate, build, lessons, promptable, vision
+from seglens.miniature import ablate, build, lessons, promptable, upper, vision
 from seglens.miniature.recipe import Budget
 from seglens.miniature.world import World
 
@@ -31,6 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "TUNED", {name: replace(lot, steps=2, images=2) for name, lot in build.TUNED.items()})
     monkeypatch.setattr(vision, "evaluator", lambda *_: nothing)
     monkeypatch.setattr(promptable, "examiner", lambda *_: nothing)
+    monkeypatch.setattr(upper, "examiner", lambda *_: nothing)
     monkeypatch.setattr(lessons.Pupil, "examiner", lambda *_: nothing)
 
 

@@ -235,7 +235,7 @@ def _copy(pupil: Pupil) -> dict[str, Tensor]:
 def test_the_oracle_and_the_patches_have_their_own_grids(school: tuple[Pupil, Dense], scenes: list[Scene]) -> None:
     pupil, dense = school
     with torch.no_grad():
-        patches = pupil.look(scenes)
+        patches = pupil.look(pixels(scenes, INTERNVL.side))
         assert pupil.imagine(scenes).shape == pupil.project(patches).shape == (2, 64, 256)
         terms = dense.terms(patches, scenes)
         said = dense.modules["readout"](patches)

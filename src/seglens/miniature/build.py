@@ -1,9 +1,9 @@
-"""The recipe as a command: ten stages, each resumable, from nothing to the weights that the package carries.
+"""The recipe as a command: eleven stages, each resumable, from nothing to the weights that the package carries.
 
-vision ----+--> alignment --> joint --+--> internvl --+--> mllmseg, self1e
-language --+                          |               +--> lisa
-sam ----------------------------------+--> head       |
-                                      +---------------+
+vision ----+--> alignment --> joint --+--> internvl --------+--> mllmseg, self1e
+language --+                          +--> manners --+      +--> lisa
+sam -------------------------------------------------+--> head
+                                                     +---> lisa
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ from seglens.methods.base import TunedMethod
 from seglens.miniature.heads import lens_config, miniature_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
+from seglens.miniature.manners import new_words
 from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
 from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
 from seglens.miniature.units import side_by_side
+from seglens.miniature.upper import train_manners
 from seglens.miniature.vision import PatchReadout, pixels, train_vision
 from seglens.miniature.world import World
 from seglens.parts import Parts
@@ -48,7 +50,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "joint": ("alignment",),
     "sam": (),
     "internvl": ("joint",),
-    "head": ("joint", "sam"),
+    "manners": ("joint",),
+    "head": ("manners", "sam"),
     "mllmseg": ("internvl",),
     "self1e": ("internvl",),
     "lisa": ("internvl", "sam"),
@@ -58,12 +61,14 @@ BUDGETS: dict[str, Budget] = {
     "language": Budget(steps=3000, batch=8, lr=1.5e-3, seed=2),
     "alignment": Budget(steps=1000, batch=16, lr=1e-3, seed=3),
     "joint": Budget(steps=2200, batch=8, lr=8e-4, seed=4),
+    "manners": Budget(steps=1400, batch=8, lr=1e-3, seed=15),
     "internvl_alignment": Budget(steps=300, batch=16, lr=1e-3, seed=13),
     "internvl": Budget(steps=1100, batch=8, lr=8e-4, hold=0.45, seed=14),
     "sam": Budget(steps=6500, batch=8, lr=1e-3, seed=5),
 }
 PATCHES = 0.3  # weight of what single patches show, in the InternVL's stages
 LAYER = 2  # of 6; docs/ablations.md compares 1 to 3
+LENS_LAYERS = 2  # that the head copies behind it
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,18 @@ def stage_joint(out: Path, weights: Path) -> None:
     _adopt(out, "language", language=pupil.language, oracle=pupil.oracle)
     _adopt(out, "alignment", vit=pupil.model.model.vision_tower, projector=pupil.model.model.multi_modal_projector)
     train_joint(pupil, BUDGETS["joint"], out)
+
+
+def stage_manners(out: Path, weights: Path) -> None:
+    pupil = _pupil()
+    _adopt(out, "joint", model=pupil.model)
+    train_manners(pupil, BUDGETS["manners"], out, LAYER + LENS_LAYERS)
+    words = pupil.words.detach()
+    pupil.model.resize_token_embeddings(len(words), mean_resizing=False)
+    with torch.no_grad():
+        pupil.language.embed_tokens.weight.copy_(words)
     save_packed(pupil.model, weights / "mllm")
-    make_processor().save_pretrained(weights / "mllm")
+    make_processor(new_words()).save_pretrained(weights / "mllm")
 
 
 def stage_internvl(out: Path, weights: Path) -> None:
@@ -212,6 +227,7 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
     "language": stage_language,
     "alignment": stage_alignment,
     "joint": stage_joint,
+    "manners": stage_manners,
     "internvl": stage_internvl,
     "sam": stage_sam,
     "head": stage_head,

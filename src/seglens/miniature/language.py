@@ -43,11 +43,18 @@ class Speaker:
     def __init__(self, scene: Scene, rng: random.Random, train: bool):
         self.rng = rng
         facts = Facts(scene, rng, train)
-        self._things, self._requests, self._questions = facts.things, Requests(facts), Questions(facts)
+        self.things, self._requests, self._questions = facts.things, Requests(facts), Questions(facts)
 
     def query(self, kind: str) -> Query | None:
         """A request for a mask of this kind, or None when the scene offers none."""
         return self._requests.make(kind)
+
+    def phrase(self) -> str:
+        """What a request for a mask may be about, as a phrase: "the red cat"."""
+        kinds, weights = list(QUERY_WEIGHTS), list(QUERY_WEIGHTS.values())
+        while (said := self._requests.phrase(self.rng.choices(kinds, weights)[0])) is None:
+            pass
+        return said
 
     def queries(self, count: int) -> list[Query]:
         """`count` requests; kinds are drawn first, so that common kinds do not crowd out rare ones."""
@@ -77,7 +84,7 @@ class Speaker:
 
     def caption(self) -> Question:
         """What is there, from left to right."""
-        order = sorted(self._things, key=lambda t: t.centre[0])
+        order = sorted(self.things, key=lambda t: t.centre[0])
         said = ", ".join(article(f"{t.colour} {t.name}") for t in order)
         return Question("caption", self.rng.choice(CAPTION_REQUESTS), said)
 

@@ -67,7 +67,13 @@ class Pupil:
     ):  # fmt: skip
         self.model, self.tokenizer, self.oracle, self.sight = model, tokenizer, oracle, sight
         self.language = model.model.language_model
-        self.words = self.language.embed_tokens.weight
+        self.more: nn.Embedding | None = None  # words that are learnt later; their ids follow the others
+
+    @property
+    def words(self) -> Float[Tensor, "v d"]:
+        """Of every token: what it is read as, and what is spoken is compared with."""
+        known = self.language.embed_tokens.weight
+        return known if self.more is None else torch.cat([known, self.more.weight])
 
     def teach(self, world: World, indices: Iterable[int], most: int = 7) -> tuple[list[Scene], Packed]:
         """The scenes and their packed lessons."""
@@ -79,11 +85,11 @@ class Pupil:
 
     def see(self, scenes: list[Scene]) -> Float[Tensor, "b n d"]:
         """Image tokens through the ViT and the projector."""
-        return self.project(self.look(scenes))
+        return self.project(self.look(pixels(scenes, self.sight.side)))
 
-    def look(self, scenes: list[Scene]) -> Float[Tensor, "b p c"]:
+    def look(self, shown: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b p c"]:
         """Patches through the ViT."""
-        return patch_features(self.model.model.vision_tower, pixels(scenes, self.sight.side))
+        return patch_features(self.model.model.vision_tower, shown)
 
     def project(self, patches: Float[Tensor, "b p c"]) -> Float[Tensor, "b n d"]:
         """Image tokens of the patches."""
@@ -102,7 +108,7 @@ class Pupil:
 
     def listen(self, image: Tensor, packed: Packed) -> Float[Tensor, "b t d"]:
         """Final hidden states of the packed sequences."""
-        embedded = self.language.embed_tokens(packed.ids)
+        embedded = F.embedding(packed.ids, self.words)
         first, n = packed.first_image, image.shape[1]
         embedded = torch.cat([embedded[:, :first], image, embedded[:, first + n :]], 1)
         with half_precision():
@@ -113,7 +119,7 @@ class Pupil:
 
     def speak(self, hidden: Tensor) -> Tensor:
         with half_precision():
-            return self.model.lm_head(hidden).float()
+            return F.linear(hidden, self.words).float()  # tied, as every miniature's
 
     def loss(self, hidden: Tensor, packed: Packed) -> Tensor:
         """Next-token cross-entropy over the answers, each answer weighted by its length."""
@@ -199,7 +205,7 @@ def train_alignment(
         shown = pupil.symbols(scenes)
         with torch.no_grad():
             wanted = pupil.oracle(shown, pupil.words)
-        patches = pupil.look(scenes)
+        patches = pupil.look(pixels(scenes, pupil.sight.side))
         image = pupil.project(patches)
         error = ((image - wanted) ** 2).sum(-1)
         thing = shown.concept.flatten(1) > 0
@@ -224,7 +230,7 @@ def train_joint(pupil: Pupil, budget: Budget, out: Path, name: str = "joint", de
 
     def terms_of(step: int) -> Mapping[str, Tensor]:
         scenes, packed = pupil.teach(world, batches(step, budget.batch))
-        patches = pupil.look(scenes)
+        patches = pupil.look(pixels(scenes, pupil.sight.side))
         image = pupil.project(patches)
         return {
             "answer": pupil.loss(pupil.listen(image, packed), packed),

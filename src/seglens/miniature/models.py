@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +70,11 @@ LLAVA = Sight(patches=12, tokens=12, image="<image>")
 LLAVA_TOKENS = {"image_token": LLAVA.image}
 
 
-def make_tokenizer(named: Mapping[str, str] = LLAVA_TOKENS) -> PreTrainedTokenizerFast:
+def make_tokenizer(named: Mapping[str, str] = LLAVA_TOKENS, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """One token per word of the world; everything else is `<unk>`. `named` are special tokens by the name under which
-    a processor looks for them; those that are not `SPECIAL` come last."""
+    a processor looks for them; those that are not `SPECIAL` come behind, and then `words` that are learnt later."""
     more = [token for token in named.values() if token not in SPECIAL]
-    vocab = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(), *more])}
+    vocab = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(), *more, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*SPECIAL, *more)])
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -86,13 +86,14 @@ def make_tokenizer(named: Mapping[str, str] = LLAVA_TOKENS) -> PreTrainedTokeniz
     )  # fmt: skip
 
 
-def make_processor() -> LlavaProcessor:
+def make_processor(words: Sequence[str] = ()) -> LlavaProcessor:
+    """`words` are known beside those of the world."""
     images = CLIPImageProcessorPil(
         size={"height": LLAVA.side, "width": LLAVA.side}, do_center_crop=False, resample=2,
         image_mean=IMAGE_MEAN, image_std=IMAGE_STD,
     )  # fmt: skip
     return LlavaProcessor(
-        images, make_tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+        images, make_tokenizer(words=words), patch_size=PATCH, vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
     )  # fmt: skip
 

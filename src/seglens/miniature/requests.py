@@ -84,6 +84,11 @@ class Requests:
             text = phrase + "?"
         return Query(kind, text, tuple(targets), held_out, _reply(phrase, targets))
 
+    def phrase(self, kind: str) -> str | None:
+        """The same without the words of a request around it."""
+        options = self.options[kind]()
+        return self.rng.choice(options)[0] if options else None
+
     def _name(self) -> list[Option]:
         return [one for t in self.facts.unique for one in _whole([f"the {t.name}"], t)]
 
