@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from seglens.miniature import upper
 from seglens.miniature.build import BUDGETS
-from seglens.miniature.lessons import Oracle, Pupil
+from seglens.miniature.lessons import Oracle, Pupil, report
 from seglens.miniature.manners import SHARES, new_words
 from seglens.miniature.models import LLAVA, make_llava, make_tokenizer
 from seglens.miniature.upper import teach, train_manners
@@ -82,3 +83,19 @@ def test_what_is_taught(pupil: Pupil) -> None:
     assert all(kind in SHARES for said in kinds[1:] for kind in said[2:])
     pad = (shown[0, :, LLAVA.side // 2 + 1 :] ** 2).max()
     assert pad < 1e-9  # below a picture twice as wide as high
+
+
+def test_marks_are_of_whole_answers(pupil: Pupil) -> None:
+    """Of an untaught model nearly nothing is right; answers put into its mouth all are."""
+    upper.learn_words(pupil)
+    shown, packed = teach(pupil, World("train", 1), range(3))
+    with torch.no_grad():
+        image = pupil.project(pupil.look(shown))
+    marks = list(pupil.marks(image, packed))
+    assert [kind for kind, _ in marks] == [kind for spans in packed.spans for kind, *_ in spans]
+    assert np.mean([right for _, right in marks]) < 0.3
+    told = torch.nn.functional.one_hot(packed.labels.roll(-1, 1).clamp(min=0), len(pupil.words)).float()
+    pupil.speak = lambda hidden: told  # type: ignore[method-assign]
+    assert all(right for _, right in pupil.marks(image, packed))
+    said = report([("a", 1.0), ("a", 0.0), ("b", 1.0)], both=("a", "b"), none=("c",))
+    assert said == {"both": 2 / 3, "a": 0.5, "b": 1.0}

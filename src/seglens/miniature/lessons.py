@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -135,6 +134,15 @@ class Pupil:
         near = 12 * F.normalize(image[thing], dim=-1) @ names.T
         return F.cross_entropy(near, shown.concept.flatten(1)[thing] - 1)
 
+    @torch.no_grad()
+    def marks(self, image: Float[Tensor, "b n d"], packed: Packed) -> Iterator[tuple[str, float]]:
+        """The kind of every question, and whether its whole answer is right."""
+        said = self.speak(self.listen(image, packed)).argmax(-1)
+        for b, spans in enumerate(packed.spans):
+            for kind, start, length in spans:
+                same = said[b, start - 1 : start - 1 + length] == packed.labels[b, start : start + length]
+                yield kind, float(same.all())
+
     def examiner(self, image_of: Callable[[list[Scene]], Tensor], count: int = 90) -> Callable[[], Mapping[str, float]]:
         """Exact match of whole answers, by kind, on scenes of a test seed."""
         world = World("test", 8)
@@ -142,17 +150,18 @@ class Pupil:
 
         @torch.no_grad()
         def evaluate() -> Mapping[str, float]:
-            right = defaultdict(list)
-            for scenes, packed in exam:
-                said = self.speak(self.listen(image_of(scenes), packed)).argmax(-1)
-                for b, spans in enumerate(packed.spans):
-                    for kind, start, length in spans:
-                        same = said[b, start - 1 : start - 1 + length] == packed.labels[b, start : start + length]
-                        right[kind].append(float(same.all()))
-            asked = [x for kind in VQA_KINDS for x in right[kind]]
-            return {"vqa": sum(asked) / len(asked), **{k: sum(v) / len(v) for k, v in sorted(right.items())}}
+            marks = [mark for scenes, packed in exam for mark in self.marks(image_of(scenes), packed)]
+            return report(marks, vqa=VQA_KINDS)
 
         return evaluate
+
+
+def report(marks: Sequence[tuple[str, float]], **groups: Collection[str]) -> dict[str, float]:
+    """Shares of right answers: of each group of kinds, and of each kind."""
+    kinds = sorted({kind for kind, _ in marks})
+    groups = groups | {kind: (kind,) for kind in kinds}
+    found = {name: [right for kind, right in marks if kind in group] for name, group in groups.items()}
+    return {name: sum(right) / len(right) for name, right in found.items() if right}
 
 
 class Dense:

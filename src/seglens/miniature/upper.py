@@ -5,7 +5,6 @@ layers above these learn. What the model could say before is rehearsed."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.miniature.language import VQA_KINDS, Speaker, lesson, speaker
-from seglens.miniature.lessons import Pupil
+from seglens.miniature.lessons import Pupil, report
 from seglens.miniature.manners import SHARES, Manners, new_words
 from seglens.miniature.models import make_tokenizer
 from seglens.miniature.packing import Packed, pack
@@ -65,15 +64,9 @@ def examiner(pupil: Pupil, count: int = 64) -> Callable[[], Mapping[str, float]]
 
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
-        right = defaultdict[str, list[float]](list)
-        for shown, packed in exam:
-            said = pupil.speak(pupil.listen(pupil.project(pupil.look(shown)), packed)).argmax(-1)
-            for b, spans in enumerate(packed.spans):
-                for kind, start, length in spans:
-                    same = said[b, start - 1 : start - 1 + length] == packed.labels[b, start : start + length]
-                    right[kind].append(float(same.all()))
-        mean = lambda kinds: sum(sum(right[k]) for k in kinds) / max(1, sum(len(right[k]) for k in kinds))  # noqa: E731
-        return {"vqa": mean(VQA_KINDS), "routed": mean(SHARES), **{k: mean([k]) for k in sorted(right)}}
+        seen = ((pupil.project(pupil.look(shown)), packed) for shown, packed in exam)
+        marks = [mark for image, packed in seen for mark in pupil.marks(image, packed)]
+        return report(marks, vqa=VQA_KINDS, routed=SHARES)
 
     return evaluate
 
