@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from command import Run
-from seglens.server.running import _listen
+from seglens.listening import listen
 
 KEY = "a-key-that-no-log-shows"
 
@@ -127,7 +127,7 @@ def test_an_address_that_is_taken_is_told(seglens: Run) -> None:
 
 def test_an_answer_in_two_packets_never_waits_for_the_client() -> None:
     """What the socket accepts sends at once: with Nagle's algorithm each answer took 40 ms more."""
-    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+    with listen("127.0.0.1", 0, "another") as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import signal
-import socket
 from collections.abc import Callable, Sequence
 
 import uvicorn
 from mcp.server import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+
+from seglens.listening import listen
 
 LOCALHOST = "127.0.0.1"
 PATH = "/mcp"
@@ -60,23 +61,13 @@ async def serve_http(
     app = server.streamable_http_app(
         host=host, streamable_http_path=PATH, max_request_body_size=max_body, transport_security=security(host, names)
     )
-    with _listening(host, port) as listener:
+    with listen(host, port, "another address with --http") as listener:
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_LAST_WORDS)
         listening = uvicorn.Server(config)
         # uvicorn raises the signal that stopped it once more; to have stopped is all that it asked for.
         signal.signal(signal.SIGTERM, listening.handle_exit)
         ready(f"http://{_shown(host)}:{listener.getsockname()[1]}{PATH}")
         await listening.serve(sockets=[listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=128)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; asyncio sets it on its own alone
-        return listener
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --http") from error
 
 
 def _is_local(host: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from functools import partial
 from threading import Event, Thread
 from time import monotonic, sleep
@@ -13,11 +12,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from seglens.listening import BACKLOG, listen
 from seglens.server.gate import Door
 from seglens.server.patience import Patient
 from seglens.server.settings import Settings
 
-BACKLOG = 1024  # connections that wait to be taken
 LONGEST_HEADER = 32 * 1024  # bytes
 LOOK = 0.05  # seconds between looks at what is still under way
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,7 +29,7 @@ class Running:
         self.settings = settings
         self.door: Door = app.state.door
         self._server = uvicorn.Server(_config(app, settings))
-        self._socket = _listen(settings.host, settings.port)
+        self._socket = listen(settings.host, settings.port, "another --port, or 0 for a free one")
         self._thread = Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="seglens-http")
         self._told = Event()
 
@@ -81,28 +80,3 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         backlog=BACKLOG, timeout_graceful_shutdown=max(1, round(settings.idle_seconds)),
         limit_concurrency=2 * settings.connections + 16,  # the door refuses first, and in better words
     )  # fmt: skip
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        listening = socket.socket(family, kind)
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {host!r} ({error.strerror}); give --host an address of this machine"
-        ) from error
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # what it accepts inherits this; asyncio sets it only on sockets that were made with their protocol's number, and an
-    # answer in two packets would wait 40 ms for the client to acknowledge the first
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listening.bind(address)
-        listening.listen(BACKLOG)  # who reads the address and comes at once waits; he is not turned away
-    except OSError as error:
-        listening.close()
-        raise OSError(
-            f"cannot listen on {host} port {port} ({error.strerror}); choose another --port, or 0 for a free one"
-        ) from error
-    return listening
