@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Started:
 
     def __init__(self, target: Callable[..., object], *arguments: object, processes: int = 1, **environment: str):
         folder = Path(tempfile.mkdtemp(prefix="started"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._out, self._err = folder / "out", folder / "err"
         port = str(_free_port())
         self.processes = []
