@@ -12,6 +12,8 @@ import pytest
 from seglens.data import load_data
 from seglens.data.world import WorldData, kind_of, union
 from seglens.miniature.language import speaker
+from seglens.miniature.manners import new_words
+from seglens.miniature.models import make_tokenizer
 from seglens.miniature.world import World
 
 
@@ -71,6 +73,22 @@ def test_questions_beside_the_requests() -> None:
         assert all(t.spoken and t.kind == "vqa" and t.mask.shape == one.image.shape[:2] for t in questions)
 
 
+def test_requests_as_people_put_them() -> None:
+    """Other words around the same targets; each still says what it is about."""
+    plain, half, every = (WorldData(n=6, seed=6, split="train", people=people) for people in (0.0, 0.5, 1.0))
+    tokenizer = make_tokenizer(words=new_words())
+    changed = list[bool]()
+    for index, samples in enumerate(zip(plain, half, every, strict=True)):
+        phrases = [query.phrase for query in speaker(World("train", 6), index).queries(6)]
+        for one, some, other, phrase in zip(*(sample.targets for sample in samples), phrases, strict=True):
+            assert one.kind == some.kind == other.kind
+            np.testing.assert_array_equal(one.mask, other.mask)
+            assert all(phrase in target.query for target in (one, some, other))
+            assert tokenizer.unk_token_id not in tokenizer(other.query).input_ids
+            changed.append(one.query != some.query)
+    assert 0.2 < np.mean(changed) < 0.8
+
+
 def test_the_world_of_before_there_were_questions() -> None:
     """Queries, masks and pixels of two scenes as they were then, by their hash."""
     found = hashlib.sha256()
@@ -106,6 +124,7 @@ def test_by_name() -> None:
         ("world:queries=-1", "at least 1"),
         ("world:seed=-1", "0 or more"),
         ("world:vqa=-1", "vqa=-1; it must be 0 or more"),
+        ("world:people=1.5", "people=1.5; it must be a share from 0 to 1"),
         ("world:split=dev", "choose from train, test"),
     ],
 )

@@ -9,23 +9,29 @@ import numpy as np
 from jaxtyping import Bool
 
 from seglens.miniature.language import Query, speaker
+from seglens.miniature.manners import Manners
 from seglens.miniature.world import SPLITS, Scene, World
 from seglens.types import Sample, Target
 
 
 @dataclass(frozen=True)
 class WorldData:
-    """`n` scenes of the test (or train) split from `seed`, `queries` requests and `vqa` questions with answers each."""
+    """`n` scenes of the test (or train) split from `seed`, `queries` requests and `vqa` questions with answers each.
+
+    `people` is the share of requests that are put as people put them: "could you trace the cup for me, please?"."""
 
     n: int = 500
     seed: int = 1
     split: str = "test"
     queries: int = 6
     vqa: int = 0
+    people: float = 0.0
 
     def __post_init__(self) -> None:
         if self.vqa < 0:
             raise ValueError(f"world data got vqa={self.vqa}; it must be 0 or more")
+        if not 0 <= self.people <= 1:
+            raise ValueError(f"world data got people={self.people}; it must be a share from 0 to 1")
         if self.n < 1 or self.queries < 1:
             raise ValueError(f"world data got n={self.n}, queries={self.queries}; both must be at least 1")
         if self.seed < 0:
@@ -49,7 +55,9 @@ class WorldData:
         world = World(self.split, self.seed)
         scene = world.scene(index)
         says = speaker(world, index, scene)
-        drawn = [Target(q.text, union(scene, q), kind_of(q)) for q in says.queries(self.queries)]
+        asked, people = says.queries(self.queries), Manners(says)
+        put = [people.request(q.phrase) if self.people and says.rng.random() < self.people else q.text for q in asked]
+        drawn = [Target(text, union(scene, q), kind_of(q)) for text, q in zip(put, asked, strict=True)]
         nothing = np.zeros(scene.ids.shape, bool)
         talk = [Target(q.text, nothing, "vqa", answer=q.answer, spoken=True) for q in says.questions(self.vqa)]
         return Sample(f"{self.split}-{self.seed}-{index}", scene.image, (*drawn, *talk))

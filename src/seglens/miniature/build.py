@@ -82,7 +82,7 @@ class Lot:
 
 
 TUNED = {"mllmseg": Lot(1500, 8, 8, 1.5e-3), "self1e": Lot(1600, 4, 4, 1e-3), "lisa": Lot(500, 8, 8, 1e-3)}
-HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
+HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8, people=0.5)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
 
 

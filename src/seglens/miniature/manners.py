@@ -51,6 +51,7 @@ class Manners:
 
     def __init__(self, one: Speaker):
         self._one, self._rng = one, one.rng
+        self._meant: str | None = None  # what every request is about, if it is given
         self._slots: dict[str, Callable[[], str]] = {
             "target": one.phrase,
             "named": self._named,
@@ -75,6 +76,14 @@ class Manners:
         said = self._expand(f"{{{kind}}}") + self._rng.choice(ENDS[kind])
         return re.sub(r"\s+(?=[,.?!;:])", "", " ".join(said.split()))
 
+    def request(self, phrase: str) -> str:
+        """A request for a mask of what `phrase` calls, as people put it, at times with other words around it."""
+        self._meant, said = phrase, ""
+        while phrase not in said:  # some sentences speak of a thing of their own
+            said = self.say(self._rng.choice(("explicit", "explicit", "explicit", "mixed")))
+        self._meant = None
+        return said
+
     def rule(self, name: str) -> str:
         """One of the grammar's words for something: "that", "the one you marked"."""
         return self._expand(f"{{{name}}}")
@@ -87,6 +96,8 @@ class Manners:
     def _fill(self, found: re.Match[str]) -> str:
         if found[2] is not None:
             return found[2] if self._rng.random() < 0.5 else ""
+        if self._meant is not None and found[1] in ("x", "target", "named"):
+            return self._meant
         rules = sayings()
         return self._rng.choice(rules[found[1]]) if found[1] in rules else self._slots[found[1]]()
 

@@ -48,6 +48,7 @@ class Query:
     targets: tuple[Target, ...]
     held_out: bool = False
     reply: str = ""  # what the language model says to it
+    phrase: str = ""  # its target alone, without the words of a request
 
 
 @dataclass(frozen=True)

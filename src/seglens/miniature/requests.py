@@ -82,7 +82,7 @@ class Requests:
         text = frame.format(phrase)
         if phrase.startswith("what "):
             text = phrase + "?"
-        return Query(kind, text, tuple(targets), held_out, _reply(phrase, targets))
+        return Query(kind, text, tuple(targets), held_out, _reply(phrase, targets), phrase)
 
     def phrase(self, kind: str) -> str | None:
         """The same without the words of a request around it."""
