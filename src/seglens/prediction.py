@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from seglens.data.masks import encode_rle
@@ -78,7 +78,9 @@ class Prediction:
         if heat and self.heat_map is not None:
             warm = self.heat_at_size()[..., None]
             picture = picture * (1 - 0.55 * warm) + np.array((255, 200, 40), np.float32) * 0.55 * warm
-        image = Image.fromarray(marked(picture, self.mask))
+        picture = np.where(self.mask[..., None], 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32), picture)
+        picture[outline(self.mask)] = MASK_COLOUR
+        image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
         draw = ImageDraw.Draw(image)
         r = max(2.0, max(image.size) / 110)
         for (x, y), inside in zip(self.keypoints, self.keypoint_labels, strict=True):
@@ -145,13 +147,6 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def marked(picture: Shaped[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture (0 to 255) with the mask laid over it, in `MASK_COLOUR` and outlined."""
-    tinted = np.where(mask[..., None], 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32), picture)
-    tinted[outline(mask)] = MASK_COLOUR
-    return tinted.clip(0, 255).astype(np.uint8)
 
 
 def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -1,4 +1,4 @@
-"""What people may say: a grammar without loose ends, in words that the miniature knows; and pairs of pictures."""
+"""What people may say: a grammar without loose ends, in words that the miniature knows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
-from seglens import Segmenter
-from seglens.agent.conversation import side_by_side
 from seglens.agent.exam import written
-from seglens.backbones import Backbone
-from seglens.geometry import Frame
 from seglens.miniature.language import INTENT, speaker, vocabulary
 from seglens.miniature.manners import INTENT_OF, SHARES, UNKNOWN, Manners, new_words, sayings
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_tokenizer
-from seglens.miniature.pairs import NAMED, Pair, beside, letterboxed
-from seglens.miniature.vision import pixels
+from seglens.miniature.models import make_tokenizer
 from seglens.miniature.world import World
-from seglens.prediction import MASK_COLOUR
 
 WORLD = World("train", 15)
 
@@ -77,48 +69,3 @@ def test_the_written_instructions_are_not_in_the_grammar() -> None:
     known = [one for one in asked if re.sub(r"\W+", " ", one.text.lower()).strip() in taught]
     assert len(known) < 0.06 * len(asked), known  # measured: 15 of 360; 25 among 128,000 sentences
     assert len([one for one in known if one.route == "segmentation"]) <= 3, known
-
-
-# ---------------------------------------------------------------- pairs
-
-
-def test_a_pair_is_what_follow_ups_are_answered_on(segmenter: Segmenter) -> None:
-    """The picture of a conversation, with a mask that is right, as the backbone shows it to its eye."""
-    scene = WORLD.scene(2)
-    thing = scene.things[0]
-    found = segmenter.segment(scene.image, "the largest thing")
-    mask = scene.mask(thing)
-    pair = beside(scene.image, mask)
-    object.__setattr__(found, "mask", mask)
-    assert np.array_equal(pair, side_by_side(found))
-    assert (pair[:, 256:][mask] == MASK_COLOUR).all(-1).any()
-
-
-def test_pictures_are_padded_as_the_backbone_pads_them(segmenter: Segmenter) -> None:
-    scene = WORLD.scene(2)
-    pair = beside(scene.image, scene.mask(scene.things[0]))
-    backbone: Backbone = segmenter.backbone
-    mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
-    fill = tuple(255 * float(m) for m in IMAGE_MEAN)
-    canvas = Frame(*pair.shape[:2]).letterbox(torch.tensor(pair), backbone.image_size, fill)  # type: ignore[arg-type]
-    assert torch.allclose(letterboxed([pair], LLAVA.side)[0], (canvas / 255 - mean) / std, atol=1e-6)
-    assert torch.equal(letterboxed([scene.image], LLAVA.side), pixels([scene], LLAVA.side))
-
-
-def test_answers_about_a_mark_are_right() -> None:
-    counts = dict.fromkeys(("pair colour", "pair name", "pair kind", "pair where", "pair check"), 0)
-    for index in range(40):
-        scene = WORLD.scene(index)
-        pair = Pair(speaker(WORLD, index, scene), scene)
-        thing = pair.thing
-        true = {"pair colour": thing.colour, "pair name": thing.name, "pair kind": thing.group}
-        for question in pair.questions(10):
-            if question.kind in NAMED:
-                continue
-            counts[question.kind] += 1
-            if question.kind == "pair check":
-                words = question.text.rstrip("?").split()
-                assert question.answer == ("yes" if words[-1] in (thing.colour, thing.name) else "no")
-            elif question.kind != "pair where":
-                assert question.answer == true[question.kind]
-    assert all(counts.values()), counts

@@ -61,7 +61,7 @@ BUDGETS: dict[str, Budget] = {
     "language": Budget(steps=3000, batch=8, lr=1.5e-3, seed=2),
     "alignment": Budget(steps=1000, batch=16, lr=1e-3, seed=3),
     "joint": Budget(steps=2200, batch=8, lr=8e-4, seed=4),
-    "manners": Budget(steps=1400, batch=8, lr=1e-3, seed=15),
+    "manners": Budget(steps=2400, batch=8, lr=1e-3, seed=15),
     "internvl_alignment": Budget(steps=300, batch=16, lr=1e-3, seed=13),
     "internvl": Budget(steps=1100, batch=8, lr=8e-4, hold=0.45, seed=14),
     "sam": Budget(steps=6500, batch=8, lr=1e-3, seed=5),
@@ -82,7 +82,7 @@ class Lot:
 
 
 TUNED = {"mllmseg": Lot(1500, 8, 8, 1.5e-3), "self1e": Lot(1600, 4, 4, 1e-3), "lisa": Lot(500, 8, 8, 1e-3)}
-HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8, people=0.5)
+HEAD_DATA = WorldData(n=6000, seed=6, split="train", queries=8)
 HEAD_TRAINING = TrainConfig(steps=2000, images=8, lr=6e-4, weight_decay=0.02, seed=0, save_every=500)
 
 

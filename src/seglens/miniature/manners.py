@@ -17,12 +17,12 @@ from seglens.miniature.phrases import Question, article
 
 SEGMENTATION, DIALOGUE, FOLLOWUP = "segmentation", "dialogue", "followup"
 INTENT_OF = {
-    "explicit": SEGMENTATION, "reasoning": SEGMENTATION, "mixed": SEGMENTATION, "plain": DIALOGUE, "followup": FOLLOWUP,
+    "explicit": SEGMENTATION, "implicit": SEGMENTATION, "mixed": SEGMENTATION, "plain": DIALOGUE, "followup": FOLLOWUP,
 }  # fmt: skip
-SHARES = {"explicit": 4, "reasoning": 2, "mixed": 3, "plain": 6, "followup": 3}
+SHARES = {"explicit": 4, "implicit": 3, "mixed": 3, "plain": 7, "followup": 3}
 # How a sentence ends: people are careless about it.
 STATED, ASKED = (".", ".", ".", "", "", "?", "!"), ("?", "?", "?", "?", ".", ".", "", "!")
-ENDS = {"explicit": STATED, "reasoning": STATED, "mixed": STATED, "plain": ASKED, "followup": ASKED}
+ENDS = {"explicit": STATED, "implicit": STATED, "mixed": STATED, "plain": ASKED, "followup": ASKED}
 FORGETFUL, FORGET = 0.4, 0.12  # share of sentences with unknown words, and of such words among theirs
 UNKNOWN = "<unk>"
 
@@ -83,10 +83,6 @@ class Manners:
             said = self.say(self._rng.choice(("explicit", "explicit", "explicit", "mixed")))
         self._meant = None
         return said
-
-    def rule(self, name: str) -> str:
-        """One of the grammar's words for something: "that", "the one you marked"."""
-        return self._expand(f"{{{name}}}")
 
     def _expand(self, text: str) -> str:
         while _OPEN.search(text):

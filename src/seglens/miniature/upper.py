@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.miniature.language import VQA_KINDS, Speaker, lesson, speaker
@@ -18,12 +16,10 @@ from seglens.miniature.lessons import Pupil, report
 from seglens.miniature.manners import SHARES, Manners, new_words
 from seglens.miniature.models import make_tokenizer
 from seglens.miniature.packing import Packed, pack
-from seglens.miniature.pairs import Pair, letterboxed
 from seglens.miniature.phrases import Question
 from seglens.miniature.recipe import Budget, Stage, batches
-from seglens.miniature.world import World
+from seglens.miniature.world import Scene, World
 
-PAIRED = 8  # every so manieth scene is shown beside itself with something marked
 INSTRUCTIONS, REHEARSED = 24, 6  # per scene
 
 
@@ -41,20 +37,11 @@ def _said(one: Speaker) -> list[Question]:
     return [*lesson(one, REHEARSED), *(manners.intent() for _ in range(INSTRUCTIONS))]
 
 
-def teach(pupil: Pupil, world: World, indices: Iterable[int]) -> tuple[Float[Tensor, "b 3 s s"], Packed]:
-    """What is shown of these scenes, and the packed lessons about it."""
-    images, said = list[np.ndarray](), list[list[Question]]()
-    for index in indices:
-        scene = world.scene(index)
-        one = speaker(world, index, scene)
-        if index % PAIRED:
-            images.append(scene.image)
-            said.append(_said(one))
-        else:
-            pair = Pair(one, scene)
-            images.append(pair.image)
-            said.append(pair.questions(INSTRUCTIONS + REHEARSED))
-    return letterboxed(images, pupil.sight.side), pack(pupil.tokenizer, said, pupil.sight)
+def teach(pupil: Pupil, world: World, indices: Iterable[int]) -> tuple[list[Scene], Packed]:
+    """The scenes, and the packed lessons about them."""
+    scenes = [world.scene(index) for index in indices]
+    said = [_said(speaker(world, index, scene)) for index, scene in zip(indices, scenes, strict=True)]
+    return scenes, pack(pupil.tokenizer, said, pupil.sight)
 
 
 def examiner(pupil: Pupil, count: int = 64) -> Callable[[], Mapping[str, float]]:
@@ -64,8 +51,7 @@ def examiner(pupil: Pupil, count: int = 64) -> Callable[[], Mapping[str, float]]
 
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
-        seen = ((pupil.project(pupil.look(shown)), packed) for shown, packed in exam)
-        marks = [mark for image, packed in seen for mark in pupil.marks(image, packed)]
+        marks = [mark for scenes, packed in exam for mark in pupil.marks(pupil.see(scenes), packed)]
         return report(marks, vqa=VQA_KINDS, routed=SHARES)
 
     return evaluate
@@ -83,9 +69,9 @@ def train_manners(pupil: Pupil, budget: Budget, out: Path, first: int) -> None:
     world = World("train", budget.seed)
 
     def terms_of(step: int) -> Mapping[str, Tensor]:
-        shown, packed = teach(pupil, world, batches(step, budget.batch))
+        scenes, packed = teach(pupil, world, batches(step, budget.batch))
         with torch.no_grad():
-            image = pupil.project(pupil.look(shown))
+            image = pupil.see(scenes)
         return {"answer": pupil.loss(pupil.listen(image, packed), packed)}
 
     stage.run(terms_of, examiner(pupil), evaluate_every=200)
