@@ -44,15 +44,15 @@ def test_the_set_is_not_what_the_miniature_was_taught() -> None:
     assert len(known) <= 0.03 * len(written()), known
 
 
-def test_part_of_it_measured_again(segmenter: Segmenter) -> None:
-    """Bounds just below what was measured on the first twelve scenes; docs/agent.md has all forty."""
-    every = [one for one in written() if one.part == "test" and getattr(one.image, "index", 99) < 12]
+def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
+    """Two tiers whole, the others on the first twelve scenes; docs/agent.md has all."""
+    tests = [one for one in written() if one.part == "test"]
+    every = [one for one in tests if one.tier in ("plain", "explicit") or getattr(one.image, "index", 99) < 12]
     found = report(list(route_all(Router(segmenter.backbone), every)))
-    assert found["instructions"] == len(every) == 118
-    least = {"plain": 0.84, "explicit": 0.76, "reasoning": 0.96, "mixed": 0.8, "followup": 0.64}  # one below each
+    assert found["tiers"]["explicit"]["accuracy"] >= 0.95  # measured: .975
+    assert found["false_triggers"] <= 0.03  # measured: .025
+    least = {"plain": 0.92, "reasoning": 0.9, "mixed": 0.9, "followup": 0.8}  # measured: .951, .962, 1, .929
     assert all(found["tiers"][tier]["accuracy"] > share for tier, share in least.items()), found
-    assert found["false_triggers"] < 0.16  # measured: .115, as are the missed ones
-    assert found["missed_triggers"] < 0.13
 
 
 def test_what_is_counted() -> None:

@@ -7,10 +7,11 @@ import re
 import numpy as np
 import pytest
 
+from seglens import Segmenter
 from seglens.agent.exam import written
 from seglens.miniature.language import INTENT, speaker, vocabulary
 from seglens.miniature.manners import INTENT_OF, SHARES, UNKNOWN, Manners, new_words, sayings
-from seglens.miniature.models import make_tokenizer
+from seglens.miniature.models import make_processor, make_tokenizer
 from seglens.miniature.world import World
 
 WORLD = World("train", 15)
@@ -60,6 +61,11 @@ def test_new_words_come_behind_the_old_and_stand_for_themselves() -> None:
     assert {word: number for word, number in new.items() if number < len(old)} == old
     assert sorted(new, key=new.__getitem__)[len(old) :] == new_words()
     assert not {*new_words()} & {*vocabulary()}
+
+
+def test_the_package_knows_these_words(segmenter: Segmenter) -> None:
+    tokenizer = segmenter.backbone.prompts.processor.tokenizer
+    assert tokenizer.get_vocab() == make_processor(new_words()).tokenizer.get_vocab()
 
 
 def test_the_written_instructions_are_not_in_the_grammar() -> None:
