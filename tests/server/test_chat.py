@@ -96,7 +96,7 @@ def test_an_open_image_is_talked_about_by_its_id(
 ) -> None:
     name = server.client.post("/v1/images", files={"file": png}).json()["id"]
     answers = [
-        client.chat.completions.create(model="embedded", messages=[said("what is this?", image)], max_tokens=4)
+        client.chat.completions.create(model="embedded", messages=[said("describe the picture.", image)], max_tokens=4)
         for image in (name, data_uri)
     ]
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
