@@ -53,10 +53,13 @@ class Started:
         for process in self.processes:
             process.kill()
 
-    def wait(self) -> list[int | None]:
-        """The exit code of each."""
+    def wait(self, seconds: float = 300) -> list[int | None]:
+        """The exit code of each. One that has not ended by then is killed, and its code says so."""
         for process in self.processes:
-            process.join()
+            process.join(seconds)
+            if process.is_alive():
+                process.kill()
+                process.join()
         return [process.exitcode for process in self.processes]
 
     @property

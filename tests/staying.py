@@ -23,7 +23,7 @@ def staying(arguments: list[str]) -> Iterator[str]:
     try:
         yield _address(process)
         process.interrupt()
-        assert process.wait()[0] in (0, 130), arguments
+        assert process.wait(60)[0] in (0, 130), arguments
     finally:
         process.kill()
 

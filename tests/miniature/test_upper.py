@@ -83,7 +83,7 @@ def test_what_is_taught(pupil: Pupil) -> None:
     assert all(kind in SHARES for said in kinds for kind in said[2:])
 
 
-def test_marks_are_of_whole_answers(pupil: Pupil) -> None:
+def test_marks_are_of_whole_answers(pupil: Pupil, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an untaught model nearly nothing is right; answers put into its mouth all are."""
     upper.learn_words(pupil)
     scenes, packed = teach(pupil, World("train", 1), range(3))
@@ -93,7 +93,7 @@ def test_marks_are_of_whole_answers(pupil: Pupil) -> None:
     assert [kind for kind, _ in marks] == [kind for spans in packed.spans for kind, *_ in spans]
     assert np.mean([right for _, right in marks]) < 0.3
     told = torch.nn.functional.one_hot(packed.labels.roll(-1, 1).clamp(min=0), len(pupil.words)).float()
-    pupil.speak = lambda hidden: told  # type: ignore[method-assign]
+    monkeypatch.setattr(pupil, "speak", lambda hidden: told)
     assert all(right for _, right in pupil.marks(image, packed))
     said = report([("a", 1.0), ("a", 0.0), ("b", 1.0)], both=("a", "b"), none=("c",))
     assert said == {"both": 2 / 3, "a": 0.5, "b": 1.0}
