@@ -23,6 +23,24 @@ def blobs(seed: int, size: tuple[int, int] = (60, 90)) -> Bool[np.ndarray, "h w"
     return smooth > smooth.std() * 0.3
 
 
+ORDINARY = ((640, 480), (500, 375), (1920, 1080))  # width and height of pictures as people have them
+
+
+def spots(seed: int, size: tuple[int, int], count: int) -> list[Bool[np.ndarray, "h w"]]:
+    """Ellipses in boxes drawn at random over a picture of this width and height; the first reaches its far corner."""
+    draw, (width, height) = np.random.default_rng(seed), size
+    masks = []
+    for number in range(count):
+        wide, high = draw.integers(1, width // 6), draw.integers(1, height // 6)
+        x = draw.integers(0, width - wide + 1) if number else width - wide
+        y = draw.integers(0, height - high + 1) if number else height - high
+        down, right = np.mgrid[:high, :wide]
+        round_off = ((right + 0.5) / wide * 2 - 1) ** 2 + ((down + 0.5) / high * 2 - 1) ** 2
+        masks.append(np.zeros((height, width), bool))
+        masks[-1][y : y + high, x : x + wide] = round_off <= 1
+    return masks
+
+
 def found(query: str, mask: np.ndarray, instances: Sequence[np.ndarray] = (), score: float = 0.75) -> Prediction:
     """A prediction with this mask; instances score 0.9, 0.8, ..."""
     height, width = mask.shape

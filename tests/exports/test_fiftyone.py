@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from exports.made import blobs, found, two_cups
+from exports.made import ORDINARY, blobs, found, spots, two_cups
 from seglens.exports import Page, to_fiftyone, write
+from seglens.exports.fiftyone import _shares
 from seglens.prediction import Prediction
 
 SCRIPT = """
@@ -23,51 +26,83 @@ import json, sys
 from pathlib import Path
 import fiftyone, numpy as np
 from fiftyone.utils.coco import COCOObject
-from exports.test_fiftyone import predictions
+from exports.test_fiftyone import SIZES, predictions
 from seglens.exports import to_fiftyone
 
-folder = Path(sys.argv[1])
-sample = fiftyone.Sample(filepath="a.png", found=to_fiftyone(predictions()))
-labels = {"own": fiftyone.Sample.from_json(sample.to_json()).found.detections}
-for form in ("coco", "coco_polygons"):
-    said = json.loads((folder / f"{form}.json").read_text())
-    names = {one["id"]: one["name"] for one in said["categories"]}
-    labels[form] = [
-        COCOObject.from_anno_dict(one).to_detection((60, 40), classes_map=names, load_segmentation=True)
-        for one in said["annotations"]
-    ]
-for form, some in labels.items():
-    np.save(folder / f"{form}.npy", [one.to_segmentation(frame_size=(60, 40)).mask > 0 for one in some])
-print(json.dumps({form: [[one.label, one.bounding_box] for one in some] for form, some in labels.items()}))
-print(json.dumps([one.confidence for one in labels["own"]]))
+for size in SIZES:
+    folder = Path(sys.argv[1]) / str(size[0])
+    sample = fiftyone.Sample(filepath="a.png", found=to_fiftyone(predictions(size)))
+    labels = {"own": fiftyone.Sample.from_json(sample.to_json()).found.detections}
+    for form in ("coco", "coco_polygons"):
+        said = json.loads((folder / f"{form}.json").read_text())
+        names = {one["id"]: one["name"] for one in said["categories"]}
+        labels[form] = [
+            COCOObject.from_anno_dict(one).to_detection(size, classes_map=names, load_segmentation=True)
+            for one in said["annotations"]
+        ]
+    for form, some in labels.items():
+        if form == "own" or size == SIZES[0]:
+            np.save(folder / f"{form}.npy", [one.to_segmentation(frame_size=size).mask > 0 for one in some])
+        else:  # what it made of the polygons and run lengths, before it lays them onto the picture
+            np.savez(folder / f"{form}.npz", *[one.mask for one in some])
+    said = {form: [[one.label, one.bounding_box] for one in some] for form, some in labels.items()}
+    (folder / "said.json").write_text(json.dumps([said, [one.confidence for one in labels["own"]]]))
 """
+SIZES = ((60, 40), *ORDINARY)
 
 
-def predictions() -> list[Prediction]:
-    return [two_cups(), found("dog", np.zeros((40, 60), bool)), found("cat", blobs(2, (40, 60)))]
+def predictions(size: tuple[int, int]) -> list[Prediction]:
+    """A thing with a hole, one without, nothing, and shapes all over the picture."""
+    shape = size[::-1]
+    if size == SIZES[0]:
+        return [two_cups(), found("dog", np.zeros(shape, bool)), found("cat", blobs(2, shape))]
+    masks = spots(3, size, 100)
+    return [found("spots", np.logical_or.reduce(masks), masks), found("dog", np.zeros(shape, bool))]
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What FiftyOne makes of our labels and of our files."""
+    folder = tmp_path_factory.mktemp("read")
+    for size in SIZES:
+        write([Page("a", predictions(size), "a.png")], folder / str(size[0]), ["coco", "coco-polygons"])
+    tests = Path(__file__).parents[1]
+    places = {
+        "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}", "HOME": str(folder), "FIFTYONE_DO_NOT_TRACK": "1"
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, folder], env={**os.environ, **places}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.mark.slow
-def test_its_labels_and_its_importer_give_the_same_pixels(tmp_path: Path) -> None:
-    write([Page("a", predictions(), "a.png")], tmp_path, ["coco", "coco-polygons"])
-    tests = Path(__file__).parents[1]
-    places = {
-        "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}", "HOME": str(tmp_path), "FIFTYONE_DO_NOT_TRACK": "1"
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path], env={**os.environ, **places}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    said, confidence = map(json.loads, done.stdout.splitlines()[-2:])
-    things = [(p.query, one) for p in predictions() for one in p.things]
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_its_labels_and_its_importer_give_the_same_pixels(size: tuple[int, int], read: Path) -> None:
+    """Its importer cuts COCO's boxes down to whole pixels by itself, which at some sizes moves a mask by one: there it
+    is asked for the cut-out that it read."""
+    folder = read / str(size[0])
+    said, confidence = json.loads((folder / "said.json").read_text())
+    things = [(p.query, one) for p in predictions(size) for one in p.things]
     for form in ("own", "coco", "coco_polygons"):
-        masks = np.load(tmp_path / f"{form}.npy")
+        whole = form == "own" or size == SIZES[0]
+        masks = np.load(folder / f"{form}.npy") if whole else np.load(folder / f"{form}.npz").values()
         for (query, one), (label, box), mask in zip(things, said[form], masks, strict=True):
             x0, y0, x1, y1 = one.box
             assert label == query
-            assert box == pytest.approx([x0 / 60, y0 / 40, (x1 - x0) / 60, (y1 - y0) / 40])
-            np.testing.assert_array_equal(mask, one.mask)
-    assert confidence == [0.9, 0.8, 0.75]
+            shares = [x0 / size[0], y0 / size[1], (x1 - x0) / size[0], (y1 - y0) / size[1]]
+            assert box == pytest.approx(shares, abs=1e-14)
+            np.testing.assert_array_equal(mask, one.mask if whole else one.mask[y0:y1, x0:x1])
+    assert confidence == [one.score for _, one in things]
+
+
+@given(st.integers(1, 5000).flatmap(lambda side: st.tuples(st.just(side), *2 * [st.integers(0, side)])))
+def test_a_box_survives_being_cut_down_to_pixels(box: tuple[int, int, int]) -> None:
+    """As eta's geometry does it: int(side * share) of both ends, no share above one."""
+    side, (start, end) = box[0], sorted(box[1:])
+    first, length = _shares(start, end, side)
+    assert (int(side * first), int(side * min(first + length, 1))) == (start, end)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

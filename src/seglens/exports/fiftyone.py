@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def to_fiftyone(predictions: Prediction | Iterable[Prediction]) -> Detections:
     """The things of predictions for one image: `label` is the query, `bounding_box` is [x, y, width, height] in shares
-    of the image's sides, `mask` is cut to the box.
+    of the image's sides, `mask` is cut to the box. FiftyOne lays each mask onto exactly the pixels that it came from.
 
     Raises ImportError without the extra `fiftyone`."""
     try:
@@ -27,9 +28,32 @@ def to_fiftyone(predictions: Prediction | Iterable[Prediction]) -> Detections:
 def _said(thing: Thing) -> dict[str, Any]:
     mask = thing.instance.mask
     (x0, y0, x1, y1), (height, width) = thing.instance.box, mask.shape
+    (x, w), (y, h) = _shares(x0, x1, width), _shares(y0, y1, height)
     return {
         "label": thing.query,
         "confidence": thing.instance.score,
-        "bounding_box": [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height],
+        "bounding_box": [x, y, w, h],
         "mask": mask[y0:y1, x0:x1],
     }
+
+
+def _shares(start: int, end: int, side: int) -> tuple[float, float]:
+    """Start and length of a box in shares of a side.
+
+    FiftyOne cuts both ends, `start * side` and `(start + length) * side`, down to whole pixels and scales the mask to
+    what lies between. A quotient that was rounded down would lose a pixel there, so that it is taken up by the one or
+    two last bits that it needs."""
+    first = _share(start, side)
+    last = _share(end, side)
+    length = last - first
+    while first + length < last:
+        length += math.ulp(last)
+    return first, length
+
+
+def _share(pixel: int, side: int) -> float:
+    """The smallest number at `pixel / side` or above that times `side` is not below `pixel`."""
+    share = pixel / side
+    while share * side < pixel:
+        share = math.nextafter(share, math.inf)
+    return share
