@@ -16,8 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seglens.backbones.adapter import attach
 from seglens.backbones.base import Backbone
+from seglens.backbones.cached import Pair
 from seglens.backbones.depth import whole_sight
-from seglens.backbones.layers import DecoderLayers, Pair, sight_mask
+from seglens.backbones.layers import DecoderLayers, sight_mask
 from seglens.backbones.positions import after
 from seglens.backbones.script import Script
 from seglens.geometry import Frame

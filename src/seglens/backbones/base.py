@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
+from seglens.backbones.cached import Pair
 from seglens.backbones.depth import COPIED, Depth, whole_sight
 from seglens.backbones.heard import Heard, continuations, hear
-from seglens.backbones.layers import DecoderLayers, Pair, clone_layers
+from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
 from seglens.backbones.prompts import PROBES, Prompts, QuestionError

@@ -12,8 +12,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
-from seglens.backbones.layers import DecoderLayers, Pair
+from seglens.backbones.cached import Pair, as_cache
+from seglens.backbones.layers import DecoderLayers
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ def hear(model: Any, inputs: dict[str, Tensor], positions: Int[Tensor, "1 n ..."
     """Run a chat's prompt as the model itself runs it. `behind` are its last tokens, those behind the image."""
     axes_first = rearrange(positions, "b n a -> a b n") if positions.ndim > 2 else positions
     # given its positions the model keeps none for itself: a chat in another thread goes on undisturbed
-    said = model(**inputs, position_ids=axes_first, use_cache=True, logits_to_keep=1)
-    memory = [(layer.keys, layer.values) for layer in said.past_key_values.layers]
+    held = DynamicCache(config=model.config.get_text_config())
+    model(**inputs, position_ids=axes_first, use_cache=True, logits_to_keep=1, **as_cache(model, held))
+    memory = [(layer.keys, layer.values) for layer in held.layers]
     return Heard(tuple(behind), positions.shape[1] - len(behind), positions, memory)
 
 

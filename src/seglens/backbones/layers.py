@@ -11,34 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from seglens.backbones.cached import Memory, Pair, Recorder, as_cache
 from seglens.backbones.plain import plain_copy, shared_copy
 from seglens.types import Attention
 
-Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
 SHARING = 16  # questions that stand in one row; attention is worked out for all pairs of its tokens
 VISIBLE = "seglens_visible"  # name of the attention function of cloned layers
-
-
-@dataclass
-class Recorder:
-    """Takes the place of a transformers cache in one layer while the prefix runs: keeps its keys and values."""
-
-    pair: Pair | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *_: object) -> Pair:
-        self.pair = (keys, values)
-        return self.pair
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Takes the place of a transformers cache in one layer while questions run: the prefix stands before them and
-    never changes, so any number of readers may share it."""
-
-    pair: Pair
-
-    def update(self, keys: Tensor, values: Tensor, *_: object) -> Pair:
-        return torch.cat([self.pair[0], keys], 2), torch.cat([self.pair[1], values], 2)
 
 
 @dataclass
@@ -140,8 +118,8 @@ class DecoderLayers(nn.Module):
         asked = {} if rows is None else {"rows": rows}
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(
-                hidden, attention_mask=mask, past_key_values=cache, use_cache=cache is not None,
-                position_embeddings=rotary, **asked,
+                hidden, attention_mask=mask, use_cache=cache is not None, position_embeddings=rotary,
+                **as_cache(layer, cache), **asked,
             )  # fmt: skip
             if n < len(later):
                 first = image_end - later[n].shape[1]

@@ -1,0 +1,58 @@
+"""What stands in for a transformers cache, and the name under which a version of transformers takes one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
+NAMES = ("cache", "past_key_values")  # of the argument: since transformers 5.24, and before
+
+
+@dataclass
+class Recorder:
+    """Takes the place of a transformers cache in one layer while the prefix runs: keeps its keys and values."""
+
+    pair: Pair | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> Pair:
+        """`_` and `__` are what a version of transformers says of them besides."""
+        self.pair = (keys, values)
+        return self.pair
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Takes the place of a transformers cache in one layer while questions run: the prefix stands before them and
+    never changes, so any number of readers may share it."""
+
+    pair: Pair
+
+    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> Pair:
+        """As `Recorder.update`."""
+        return torch.cat([self.pair[0], keys], 2), torch.cat([self.pair[1], values], 2)
+
+
+def as_cache(module: nn.Module, held: Any) -> dict[str, Any]:
+    """The argument by which this layer or model takes `held` for its cache.
+
+    Raises ImportError when the installed transformers has yet another name for it."""
+    return {_name(type(module).__name__, type(module).forward): held}
+
+
+@cache
+def _name(kind: str, forward: Callable[..., Any]) -> str:
+    taken = inspect.signature(forward).parameters
+    name = next((name for name in NAMES if name in taken), None)
+    if name is None:
+        raise ImportError(
+            f"{kind} of the installed transformers takes no cache as {' or '.join(NAMES)}; install the "
+            "version that was tested, which `seglens doctor` names"
+        )
+    return name
