@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from page.visitor import Visitor, bytes_of
 from seglens.page.examples import EXAMPLES
@@ -103,6 +105,27 @@ def test_keys_alone_are_enough(visitor: Visitor) -> None:
     assert visitor.one("#stage .cross").get_attribute("hidden") is None
     visitor.after(lambda: visitor.one("#stage .canvas").send_keys("\ue007"))  # Enter
     assert "(128, 154) belongs to it." in visitor.talk()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_whoever_uses_the_keyboard_sees_where_they_are(visitor: Visitor, theme: str) -> None:
+    visitor.show_in(theme)
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    met = set()
+    visitor.driver.execute_script("document.activeElement.blur(); getSelection().removeAllRanges(); scrollTo(0, 0)")
+    for _ in range(80):
+        ActionChains(visitor.driver).send_keys(Keys.TAB).perform()
+        at = visitor.focus()
+        if at["name"]:
+            assert at["ring"] >= 3, at
+            assert at["contrast"] >= 4.5, at
+            met.add(at["name"])
+    controls = {
+        "examples button", "upload button", "stage div", "layers input", "mode input", "files a", "words textarea",
+        "words button", "tries button", "route input",
+    }  # fmt: skip
+    assert controls <= met
 
 
 def test_a_follow_up_and_how_sure_the_model_was(visitor: Visitor) -> None:

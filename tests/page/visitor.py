@@ -23,6 +23,19 @@ OPTIONS = (
     "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1280,1000",
 )  # fmt: skip
 
+FOCUS = """
+const one = document.activeElement, ringed = one.matches("label > input[type=radio], label > input[type=checkbox]")
+  ? one.parentElement : one, style = getComputedStyle(ringed);
+const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map((c) => c / 255)
+  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+const page = getComputedStyle(document.querySelector("gradio-app")).backgroundColor;
+const [low, high] = [light(style.outlineColor), light(page)].sort((a, b) => a - b);
+const name = one === document.body ? "" : one.closest("[id]:not([id^=html-])")?.id + " " + one.tagName.toLowerCase();
+return { name, ring: style.outlineStyle === "solid" ? parseFloat(style.outlineWidth) : 0,
+  contrast: (high + 0.05) / (low + 0.05) };
+"""
+
 T = TypeVar("T")
 
 
@@ -75,6 +88,11 @@ class Visitor:
         raise AssertionError(f"nothing after {seconds} s; the talk so far: {self.talk()}")
 
     # ------------------------------------------------------------------------------------------------ what is done
+
+    def show_in(self, theme: str) -> None:
+        """Open the page anew, "light" or "dark"."""
+        self.driver.get(f"{self.driver.current_url.partition('?')[0]}?__theme={theme}")
+        self.until(lambda: self.all("#examples button"))
 
     def choose(self, number: int) -> None:
         """An example."""
@@ -158,6 +176,11 @@ class Visitor:
         self.one(f"#files a[download='{name}']").click()
         self.until(lambda: (folder / name).exists() and not list(folder.glob("*.crdownload")))
         return folder / name
+
+    def focus(self) -> dict[str, Any]:
+        """What has the keyboard: its name, the width of the ring around it in pixels, and the contrast of the ring with
+        the page behind it, as WCAG counts it."""
+        return self.driver.execute_script(FOCUS)
 
     def requests(self) -> set[str]:
         """Addresses that the browser has asked for since the last call."""
