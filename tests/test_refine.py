@@ -19,14 +19,16 @@ from seglens.backbones import Backbone
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data.masks import decode_rle
 from seglens.data.world import WorldData
-from seglens.decoders import load_decoder
+from seglens.decoders import MaskDecoder, load_decoder
+from seglens.drawing import Drawing, Moves
+from seglens.geometry import Frame
 from seglens.methods import LensConfig, build_lens
 from seglens.prediction import Prediction
-from seglens.refinement import CorrectionError, obey
+from seglens.refinement import MOST_PROMPTS, MOST_REGIONS, CorrectionError, obey
 from seglens.regions import box_of, depth, label_regions
 from seglens.schema import Box, Click
 from seglens.segmenter import OpenedImage, Segmenter
-from seglens.types import Sample
+from seglens.types import Embedding, Prompt, Sample
 
 SEEN = 3  # pixels from the middle of an error to its edge: what a user would see and click
 
@@ -167,16 +169,77 @@ def test_any_aspect_ratio(segmenter: Segmenter, height: int, width: int) -> None
 # ---------------------------------------------------------------- obedience
 
 
+def flat(height: int, width: int, logit: float = -5.0) -> Drawing:
+    return Drawing(Frame(height, width), torch.full((1, 16, 16), logit))
+
+
 def test_obedience_is_local_and_exact() -> None:
-    logits = np.full((40, 60), -5.0, np.float32)
+    drawing = flat(40, 60)
     clicks = (Click(x=10.5, y=20.5), Click(x=11.5, y=20.5, label=0), Click(x=50, y=5, label=0))
-    obeyed = obey(logits, clicks, threshold=0.0, reach=2.0)
+    obeyed = obey(drawing, clicks, threshold=0.0, reach=2.0).whole()[0]
     assert obeyed[20, 10] > 0 > obeyed[20, 11]
     assert obeyed.dtype == np.float32
     assert ((obeyed > 0).sum(), (obeyed > 0)[:, 20:].sum()) == (1, 0)
-    np.testing.assert_allclose(obeyed[:, 40:], logits[:, 40:], atol=1e-3)
-    assert obey(logits, clicks[2:], threshold=0.0, reach=2.0) is logits  # nothing to move
-    assert obey(logits, (*clicks[:1], clicks[0].model_copy(update={"label": 0})), 0.0, 2.0).max() < 0  # the later one
+    np.testing.assert_array_equal(obeyed[:, 40:], drawing.whole()[0][:, 40:])
+    assert obey(drawing, clicks[2:], threshold=0.0, reach=2.0) is drawing  # nothing to move
+    twice = (clicks[0], clicks[0].model_copy(update={"label": 0}))
+    assert obey(drawing, twice, 0.0, 2.0).whole().max() < 0  # the later one
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([(30, 40), (300, 20), (7, 500)]), st.floats(0.3, 120), st.integers(0, 2**32 - 1),
+    st.sampled_from([2, 20, 100]),
+)  # fmt: skip
+def test_crowds_of_clicks_are_obeyed(size: tuple[int, int], reach: float, seed: int, many: int) -> None:
+    """Neighbouring pixels on different sides too, at whatever distance a move fades."""
+    rng = np.random.default_rng(seed)
+    drawing = Drawing(Frame(*size), torch.from_numpy(rng.normal(0, 5, (1, 16, 16)).astype(np.float32)))
+    pixels = rng.integers(0, np.minimum(size, 12), (many, 2)) if seed % 2 else rng.integers(0, size, (many, 2))
+    labels = rng.integers(0, 2, many)
+    clicks = [Click(x=x + 0.5, y=y + 0.5, label=int(k)) for (y, x), k in zip(pixels.tolist(), labels, strict=True)]
+    mask = obey(drawing, clicks, 0.5, reach).above(0.5).masks[0]
+    last = {(y, x): bool(k) for (y, x), k in zip(pixels.tolist(), labels, strict=True)}
+    assert all(mask[at] == inside for at, inside in last.items())
+
+
+def test_what_a_click_moves_does_not_grow_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs the pixels around it: of a click far away nothing is computed here."""
+    computed = 0
+    fading = Moves.fading
+
+    def counted(distance: torch.Tensor, radius: float) -> torch.Tensor:
+        nonlocal computed
+        computed += distance.numel()
+        return fading(distance, radius)
+
+    monkeypatch.setattr(Moves, "fading", staticmethod(counted))
+    clicks = [Click(x=float(x), y=float(y)) for x in range(50, 1000, 100) for y in range(50, 1000, 100)]
+    obey(flat(1000, 1000), clicks, 0.0, reach=4.0).above(0.0)
+    assert computed < len(clicks) ** 2 + len(clicks) * 26**2 < 1000 * 1000
+
+
+def test_the_decoder_is_not_asked_for_every_click_of_a_crowd(
+    opened: OpenedImage, asked: Prediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    at = rng.permutation(256 * 256)[:100]
+    clicks = [Click(x=k % 256 + 0.5, y=k // 256 + 0.5, label=int(rng.integers(2))) for k in at.tolist()]
+    shown = []
+    kind = type(opened.segmenter.decoder)
+    answer = kind.answer
+
+    def watched(self: MaskDecoder, embedding: Embedding, prompts: list[Prompt]) -> torch.Tensor:
+        shown.extend(len(p.points) for p in prompts)
+        return answer(self, embedding, prompts)
+
+    monkeypatch.setattr(kind, "answer", watched)
+    together = opened.refine(asked, clicks)
+    assert heard(together)
+    assert len(shown) <= 4 * MOST_PROMPTS
+    assert max(shown) <= MOST_PROMPTS + MOST_REGIONS
+    apart = opened.refine(opened.refine(asked, clicks[:70]), clicks[70:])
+    np.testing.assert_array_equal(together.mask, apart.mask)
 
 
 # ---------------------------------------------------------------- every decoder

@@ -84,8 +84,9 @@ class Frame:
         # A cell is a rectangle, so its overlap with a pixel is the product of two 1-D overlaps.
         return (rows @ (mask.float() @ columns.T)).clamp(max=1)
 
-    def to_image_logits(self, logits: Float[Tensor, "n s s"]) -> Float[Tensor, "n h w"]:
-        """Canvas logits read at the centre of every image pixel (bilinear), without the padding.
+    def to_image_logits(self, logits: Float[Tensor, "n s s"], rows: slice = slice(None)) -> Float[Tensor, "n r w"]:
+        """Canvas logits read at the centre of every image pixel (bilinear), without the padding; of some rows, the
+        same numbers as of all.
 
         Half-precision logits come back in float32, where thresholds are compared.
         """
@@ -94,7 +95,7 @@ class Frame:
             (torch.arange(extent, device=logits.device, dtype=logits.dtype) + 0.5) / self.side * 2 - 1
             for extent in (self.height, self.width)
         )
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)  # h w 2
+        grid = torch.stack(torch.meshgrid(x, y[rows], indexing="xy"), -1)  # r w 2
         # Masks go as channels: one grid serves them all.
         return F.grid_sample(logits[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
 

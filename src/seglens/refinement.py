@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seglens.decoders import MaskDecoder
+from seglens.drawing import Drawing, Moves
 from seglens.geometry import Frame
 from seglens.regions import box_of, depth, label_regions
 from seglens.schema import Box, Click, Corrections
@@ -19,6 +20,8 @@ from seglens.types import Embedding, Prompt
 CENTRAL = 0.7  # a change in which the click lies less deep than this, of the deepest cell, is not what it meant
 LEAST_REGION, MOST_REGIONS = 0.02, 8  # of the mask's area: smaller regions are crumbs; a prompt has only so many clicks
 MARGIN = 1.0  # logits by which a click's own pixel lies on its side of the threshold
+FADE = 3.0  # cells of the canvas around a click that its own pixel may move
+MOST_PROMPTS = 20  # clicks that the decoder is shown: as many as interactive segmentation is measured with
 
 
 class CorrectionError(ValueError):
@@ -55,7 +58,8 @@ class Refiner:
 
     A user clicks in the middle of what is wrong. So of each reading the change is looked at in whose middle the click
     should lie; the reading where it lies most so wins, and where it lies so in none, the disc around the click that
-    reaches to the outline, or to the border of the image, is corrected."""
+    reaches to the outline, or to the border of the image, is corrected. That is all that clicks after the first
+    `MOST_PROMPTS` do: no decoder learnt from more, and each would cost as much as all of them."""
 
     decoder: MaskDecoder
     embedding: Embedding
@@ -78,6 +82,8 @@ class Refiner:
         same = mask == mask[at]
         if depth(same, border=False)[at] <= 1:
             return before
+        if len(drawn.clicks) > MOST_PROMPTS:
+            return self._flipped(before, at, int(depth(same)[at])) if mask.any() else before
         readings = self._readings(before, mask, drawn)
         chosen = self._most_central(mask, drawn.clicks, readings)
         if chosen is not None:
@@ -179,27 +185,22 @@ def _centrality(change: Bool[np.ndarray, "h w"], at: tuple[int, int]) -> float:
     return float(inner[at] / inner.max())
 
 
-def obey(
-    logits: Float[np.ndarray, "h w"], clicks: tuple[Click, ...], threshold: float, reach: float
-) -> Float[np.ndarray, "h w"]:
-    """The logits with every click's own pixel on its side of the threshold.
+def obey(drawing: Drawing, clicks: Sequence[Click], threshold: float, reach: float) -> Drawing:
+    """One drawing with every click's own pixel on its side of the threshold.
 
     A decoder may overrule a click. The clicks that it contradicts then move the logits, the least that they must: as a
-    Gaussian process whose mean are the logits and whose covariance fades as exp(-distance / `reach`) (in pixels) is
-    conditioned on them. A pixel clicked twice keeps the later label."""
+    Gaussian process whose mean are the logits and whose covariance fades with the distance, to nothing at `FADE` times
+    `reach` (in pixels), is conditioned on them all. A pixel clicked twice keeps the later label."""
     said = {(int(c.y), int(c.x)): c.label for c in clicks}
     at = np.array(list(said), np.int64).reshape(-1, 2)
     wanted = np.where(np.array(list(said.values())) == 1, threshold + MARGIN, threshold - MARGIN)
-    found = logits[at[:, 0], at[:, 1]]
+    found = drawing.at(at)[0].astype(float)
     wanted = np.where((wanted > threshold) == (found > threshold), found, wanted)
     if not (wanted != found).any():
-        return logits
+        return drawing
     apart = (at[:, None] - at[None]).astype(float)
-    between = np.exp(-np.hypot(apart[..., 0], apart[..., 1]) / reach)
-    weight = np.linalg.solve(between, wanted - found)
-    rows, columns = np.arange(logits.shape[0])[:, None], np.arange(logits.shape[1])
-    away = np.hypot(rows - at[:, 0, None, None], columns - at[:, 1, None, None])
-    return logits + np.tensordot(weight, np.exp(-away / reach), 1).astype(logits.dtype)
+    between = Moves.fading(torch.from_numpy(np.hypot(apart[..., 0], apart[..., 1])), FADE * reach).numpy()
+    return replace(drawing, moves=Moves(at, np.linalg.solve(between, wanted - found), FADE * reach))
 
 
 def _said(box: Box) -> str:

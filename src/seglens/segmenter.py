@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from seglens.checkpoint import (
 )
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
+from seglens.drawing import Drawing
 from seglens.hub import push_folder, resolve_folder
 from seglens.instances import Splitter, asked
 from seglens.methods import Method, build_method, kind_of, method_settings
@@ -190,16 +191,16 @@ class OpenedImage:
         canvas = self._corrected(prediction, clicks, box)
         clock.lap("refine")
         threshold = self.segmenter.mask_threshold
-        logits = obey(
-            frame.to_image_logits(canvas[None])[0].cpu().numpy(), corrections.clicks, threshold,
-            reach=frame.side / decoder.mask_side,
-        )  # fmt: skip
-        mask = logits > threshold
+        drawing = obey(
+            Drawing(frame, canvas[None]), corrections.clicks, threshold, reach=frame.side / decoder.mask_side
+        )
+        made = drawing.above(threshold)
+        mask = made.masks[0]
         clock.lap("upsample")
         return replace(
-            prediction, mask=mask, mask_logits=logits, score=_certainty(logits, mask), found=bool(mask.any()),
-            keypoint_labels=on_mask(mask, prediction.keypoints), instances=(), corrections=corrections,
-            canvas_logits=canvas.cpu().numpy(), timing=dict(clock.laps),
+            prediction, mask=mask, mask_logits=drawing.whole()[0], score=float(made.certainty[0]),
+            found=bool(mask.any()), keypoint_labels=on_mask(mask, prediction.keypoints), instances=(),
+            corrections=corrections, canvas_logits=canvas.cpu().numpy(), timing=dict(clock.laps),
         )  # fmt: skip
 
     def _corrected(self, prediction: Prediction, clicks: Sequence[Click], box: Box | None) -> Float[Tensor, "s s"]:
@@ -278,11 +279,6 @@ class _Clock:
         if self.device.type != "cpu":  # a GPU is still at work when Python goes on
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
-
-
-def _certainty(logits: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> float:
-    """Mean foreground probability over the mask; 0 when it is empty."""
-    return float(torch.from_numpy(logits[mask]).sigmoid().mean()) if mask.any() else 0.0
 
 
 def _settings(config: HeadConfig, folder: Path) -> tuple[Any, bool]:

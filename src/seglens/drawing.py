@@ -1,0 +1,101 @@
+"""A mask's logits as the model drew them, on a small canvas, and read at the image's size a few rows at a time.
+
+Logits at the image's size are four bytes for each pixel and query; a mask is one, and the canvas is some kilobytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seglens.geometry import Frame
+
+BAND = 2**20  # logits made at a time: few enough to stay in a processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """What single pixels add to the logits around them: `weight` there, and (1 - distance / `radius`)^2 of it further
+    away, to nothing at `radius` pixels. As a covariance that is valid in the plane (Askey 1973)."""
+
+    at: Int[np.ndarray, "n 2"]  # row, column
+    weight: Float[np.ndarray, " n"]
+    radius: float
+
+    @staticmethod
+    def fading(distance: Float[Tensor, "*n"], radius: float) -> Float[Tensor, "*n"]:
+        return (1 - distance / radius).clamp(min=0).square()
+
+    def add_to(self, band: Float[Tensor, "q r w"], first: int) -> None:
+        """To rows of the image from the `first` on, in place. Costs the pixels within the radius."""
+        rows, columns = band.shape[1:]
+        for (row, column), weight in zip(self.at.tolist(), self.weight.tolist(), strict=True):
+            top, bottom = (self._clip(end + row - first, rows) for end in (-self.radius, self.radius + 1))
+            left, right = (self._clip(end + column, columns) for end in (-self.radius, self.radius + 1))
+            if top < bottom and left < right and weight:
+                y = torch.arange(top, bottom, device=band.device, dtype=band.dtype) + (first - row)
+                x = torch.arange(left, right, device=band.device, dtype=band.dtype) - column
+                apart = (y[:, None].square() + x.square()).sqrt()
+                band[:, top:bottom, left:right] += weight * self.fading(apart, self.radius)
+
+    @staticmethod
+    def _clip(place: float, most: int) -> int:
+        return min(max(int(np.floor(place)), 0), most)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Mask logits of q queries about one image."""
+
+    frame: Frame
+    canvas: Float[Tensor, "q s s"]
+    moves: Moves | None = None  # by clicks, finer than the canvas
+
+    def bands(self) -> Iterator[tuple[slice, Float[Tensor, "q r w"]]]:
+        """Rows of the image and their logits, from the top to the bottom."""
+        step = max(1, BAND // (self.frame.width * max(1, len(self.canvas))))
+        for first in range(0, self.frame.height, step):
+            rows = slice(first, min(first + step, self.frame.height))
+            yield rows, self._read(rows)
+
+    def at(self, pixels: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "q n"]:
+        """Logits of single pixels (row, column)."""
+        row = {y: self._read(slice(y, y + 1))[:, 0].cpu().numpy() for y in set(pixels[:, 0].tolist())}
+        found = [row[y][:, x] for y, x in pixels.tolist()]
+        return np.stack(found, 1) if found else np.zeros((len(self.canvas), 0), np.float32)
+
+    def whole(self) -> Float[np.ndarray, "q h w"]:
+        """All logits at the image's size."""
+        made = np.empty((len(self.canvas), self.frame.height, self.frame.width), np.float32)
+        for rows, logits in self.bands():
+            made[:, rows] = logits.cpu().numpy()
+        return made
+
+    def above(self, threshold: float) -> Masks:
+        """The masks of all pixels above a threshold, and how certain they are."""
+        shape = (len(self.canvas), self.frame.height, self.frame.width)
+        masks, certain = np.empty(shape, bool), np.zeros(len(self.canvas))
+        for rows, logits in self.bands():
+            inside = logits > threshold
+            masks[:, rows] = inside.cpu().numpy()
+            sums = torch.where(inside, logits.sigmoid(), 0).sum((1, 2), dtype=torch.float64)
+            certain += sums.cpu().numpy()
+        return Masks(masks, certain / np.maximum(masks.sum((1, 2)), 1))
+
+    def _read(self, rows: slice) -> Float[Tensor, "q r w"]:
+        logits = self.frame.to_image_logits(self.canvas, rows)
+        if self.moves is not None:
+            self.moves.add_to(logits, rows.start)
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks at the image's size with the mean foreground probability over each; 0 for an empty one."""
+
+    masks: Bool[np.ndarray, "q h w"]
+    certainty: Float[np.ndarray, " q"]
