@@ -42,7 +42,8 @@ class Instance:
 class Prediction:
     """The answer to one query about one image, in the image's own pixels.
 
-    `mask` is empty when the target was judged absent (`found` is false); `mask_logits` still holds what was drawn.
+    `mask` is empty when nothing is shown (`found` is false), and `reason` says why; `mask_logits` still holds what was
+    drawn.
     `keypoints` are (x, y) in pixels; `keypoint_labels` says of each whether it lies on the target. `timing` holds
     milliseconds: `open` is shared by all questions about an image, the rest by those asked together."""
 
@@ -50,13 +51,16 @@ class Prediction:
     image: UInt8[np.ndarray, "h w 3"]
     mask: Bool[np.ndarray, "h w"]
     mask_logits: Float[np.ndarray, "h w"]
-    score: float  # mean foreground probability over the drawn mask, in [0, 1]
+    score: float | None  # mean foreground probability over the mask, in [0, 1]; None when nothing was found
     presence: float | None  # probability that the image holds what the query asks for; None: the head cannot say
     found: bool
     heat_map: Float[np.ndarray, "gh gw"] | None  # A_c^1 of LENS over the square canvas
     keypoints: Float[np.ndarray, "n 2"]
     keypoint_scores: Float[np.ndarray, " n"]
     keypoint_labels: Bool[np.ndarray, " n"]
+    reason: str | None = None  # why nothing was found, in a sentence, and what to do next; None when something was
+    unknown_words: tuple[str, ...] = ()  # of the query: words that the model's tokenizer does not know
+    familiar: bool | None = None  # is the picture of the kind the model was made for? None: the model cannot say
     instances: tuple[Instance, ...] = ()  # one mask each, best first; empty unless they were asked for
     corrections: Corrections = field(default_factory=Corrections)  # what the user has shown so far
     canvas_logits: Float[np.ndarray, "s s"] | None = None  # what `mask_logits` were read from, on the square canvas
@@ -70,7 +74,9 @@ class Prediction:
     @property
     def things(self) -> tuple[Instance, ...]:
         """What other tools take as objects: the instances, or else the mask itself; nothing when nothing was found."""
-        return self.instances or ((Instance(self.mask, self.score),) if self.mask.any() else ())
+        if self.instances or self.score is None or not self.mask.any():
+            return self.instances
+        return (Instance(self.mask, self.score),)
 
     def overlay(self, heat: bool = True) -> Image.Image:
         """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
@@ -97,7 +103,9 @@ class Prediction:
         """Everything but pixels, as the schema has it; masks as COCO run-length encoding."""
         return Answer(
             query=self.query, found=self.found, presence=None if self.presence is None else round(self.presence, 4),
-            score=round(self.score, 4), box=self.box, area=int(self.mask.sum()), segmentation=_runs(self.mask),
+            score=None if self.score is None else round(self.score, 4), reason=self.reason,
+            unknown_words=list(self.unknown_words), familiar=self.familiar,
+            box=self.box, area=int(self.mask.sum()), segmentation=_runs(self.mask),
             instances=[
                 InstanceAnswer(
                     score=round(one.score, 4), box=one.box, area=int(one.mask.sum()), segmentation=_runs(one.mask)

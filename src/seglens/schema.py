@@ -95,9 +95,14 @@ class Answer(Said):
     """The answer to one query about one image."""
 
     query: str
-    found: bool = Field(description="False: nothing in the image fits; the mask is empty.")
+    found: bool = Field(description="False: no mask is shown; `reason` says why.")
+    reason: str | None = Field(description="Why nothing was found, and what to do next; null when something was.")
+    unknown_words: list[str] = Field(description="Words of the query that the model's tokenizer does not know.")
+    familiar: bool | None = Field(
+        description="Whether the picture is of the kind that the model was made for; null: the model cannot say."
+    )
     presence: float | None = Field(description="Probability that the target is there; null: the method cannot say.")
-    score: float = Field(description="Mean foreground probability over the drawn mask.")
+    score: float | None = Field(description="Mean foreground probability over the mask; null when nothing was found.")
     box: tuple[int, int, int, int] | None
     area: int = Field(description="Pixels of the mask.")
     segmentation: RunLengths
@@ -122,6 +127,7 @@ class Told(Said):
     width: int
     height: int
     text: str
+    notice: str | None = Field(description="What to know about the answer: an unfamiliar picture, unknown words.")
 
 
 Intent = Literal["dialogue", "segmentation", "followup"]
@@ -139,11 +145,16 @@ class ReplyAnswer(Said):
     """What an agent says to one instruction."""
 
     text: str
+    notice: str | None = Field(
+        description="What to know about words of the MLLM: an unfamiliar picture, unknown words."
+    )
     route: RouteTaken
     answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
 
 
 # ---------------------------------------------------------------- what the server is asked, and what it says
+
+TRUST: bool = Field(default=False, description="Show the mask in spite of an unfamiliar picture or unknown words.")
 
 
 class ImageRequest(Asked):
@@ -172,6 +183,7 @@ class SegmentRequest(Asked):
     )
     queries: list[str] = Field(min_length=1, description="What to segment, in words.", examples=[["the red cup"]])
     each: bool | None = Field(None, description="A mask for each thing that is meant; null: the words decide.")
+    trust: bool = TRUST
     heat_map: bool = Field(False, description="Say also where the MLLM looked.")
     also: list[Literal["png", "geojson"]] = Field([], description="The masks in other forms, beside run lengths.")
 
@@ -199,12 +211,14 @@ class RefineRequest(Asked):
     query: str = Field(min_length=1, examples=["the red cup"])
     clicks: list[Click] = Field([], max_length=100, examples=[[{"x": 0, "y": 0, "label": 1}]])
     box: Box | None = None
+    trust: bool = TRUST
 
 
 class TalkRequest(Asked):
     """What a chat may ask of us beyond OpenAI's fields."""
 
     route: Intent | None = Field(default=None, description="Take this way; null: the MLLM decides.")
+    trust: bool = TRUST
     heat_map: bool = Field(default=False, description="Say also where the MLLM looked.")
 
 
@@ -212,6 +226,9 @@ class TalkAnswer(Said):
     """What a chat says of us beyond OpenAI's fields."""
 
     route: RouteTaken
+    notice: str | None = Field(
+        description="What to know about words of the MLLM: an unfamiliar picture, unknown words."
+    )
     answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
     heat_maps: list[list[list[float]] | None] | None = None
     ignored: list[str] = Field(description="What was sent and is not heeded: answers are greedy, one at a time.")

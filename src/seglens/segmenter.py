@@ -37,6 +37,7 @@ from seglens.prediction import Prediction, on_mask
 from seglens.refinement import Refiner, check_corrections, obey
 from seglens.schema import Box, Click
 from seglens.types import Embedding, MethodOutput
+from seglens.verdict import EMPTIED, notice, refusal
 
 MASK_THRESHOLD = 0.0  # logits (LISA's protocol); the authors of LENS used a probability of 0.6
 
@@ -102,26 +103,29 @@ class Segmenter:
         return OpenedImage(self, load_image(image))
 
     @overload
-    def segment(self, image: ImageSource, query: str, each: bool | None = None) -> Prediction: ...
-    @overload
-    def segment(self, image: ImageSource, query: Queries, each: bool | None = None) -> list[Prediction]: ...
+    def segment(self, image: ImageSource, query: str, each: bool | None = None, trust: bool = False) -> Prediction: ...
     @overload
     def segment(
-        self, image: list[Any] | tuple[Any, ...], query: str | Sequence[Any], each: bool | None = None
-    ) -> list[Any]: ...
-    def segment(self, image: Any, query: Any, each: bool | None = None) -> Any:
-        """Masks for one query or for many in one pass; `each` as in `OpenedImage.segment`.
+        self, image: ImageSource, query: Queries, each: bool | None = None, trust: bool = False
+    ) -> list[Prediction]: ...
+    @overload
+    def segment(
+        self, image: list[Any] | tuple[Any, ...], query: str | Sequence[Any], each: bool | None = None,
+        trust: bool = False,
+    ) -> list[Any]: ...  # fmt: skip
+    def segment(self, image: Any, query: Any, each: bool | None = None, trust: bool = False) -> Any:
+        """Masks for one query or for many in one pass; `each` and `trust` as in `OpenedImage.segment`.
 
         One image and a string: a Prediction. One image and a list: a list. A list of images: a list with an entry per
         image; the query is then one for all, or a list with one entry (a string or a list) per image."""
         if not isinstance(image, list | tuple):
-            return self.open(image).segment(query, each)
+            return self.open(image).segment(query, each, trust)
         queries = [query] * len(image) if isinstance(query, str) else list(query)
         if len(queries) != len(image):
             raise ValueError(
                 f"got {len(image)} images and {len(queries)} queries; give one query for all, or one per image"
             )
-        return [self.open(one).segment(said, each) for one, said in zip(image, queries, strict=True)]
+        return [self.open(one).segment(said, each, trust) for one, said in zip(image, queries, strict=True)]
 
     @property
     def can_refine(self) -> bool:
@@ -147,15 +151,18 @@ class OpenedImage:
         self.opening = clock.laps["open"]
 
     @overload
-    def segment(self, query: str, each: bool | None = None) -> Prediction: ...
+    def segment(self, query: str, each: bool | None = None, trust: bool = False) -> Prediction: ...
     @overload
-    def segment(self, query: Queries, each: bool | None = None) -> list[Prediction]: ...
+    def segment(self, query: Queries, each: bool | None = None, trust: bool = False) -> list[Prediction]: ...
     @torch.inference_mode()
-    def segment(self, query: str | Queries, each: bool | None = None) -> Prediction | list[Prediction]:
+    def segment(
+        self, query: str | Queries, each: bool | None = None, trust: bool = False
+    ) -> Prediction | list[Prediction]:
         """One query: a Prediction. A list of queries: all in one pass.
 
         `each` asks for several things with a mask each, in `Prediction.instances`; by default the words decide
-        (`seglens.instances`: "each of the cups", "every cup separately")."""
+        (`seglens.instances`: "each of the cups", "every cup separately"). `trust` shows the mask in spite of an
+        unfamiliar picture or unknown words, which are reasons for none otherwise."""
         queries = [query] if isinstance(query, str) else list(query)
         if not queries:
             return []
@@ -170,9 +177,24 @@ class OpenedImage:
         clock.lap("head")
         logits = self.seen.frame.to_image_logits(output.mask_logits[0])
         clock.lap("upsample")
-        made = [self._prediction(q, k, output, logits[k], clock.laps) for k, q in enumerate(queries)]
+        made = [
+            self._prediction(q, k, output, logits[k], clock.laps, self._unknown(m.words), trust)
+            for k, (q, m) in enumerate(zip(queries, meant, strict=True))
+        ]
         made = [self._divided(p) if (m.each if each is None else each) else p for p, m in zip(made, meant, strict=True)]
         return made[0] if isinstance(query, str) else made
+
+    @property
+    def familiar(self) -> bool | None:
+        """Whether the picture is of the kind that the MLLM was made for; None: it carries no statistic of that."""
+        return self.seen.familiar
+
+    def notice(self, question: str) -> str | None:
+        """What to know about an answer of the MLLM to this question; None when there is nothing."""
+        return notice(self.familiar, self._unknown(question))
+
+    def _unknown(self, words: str) -> tuple[str, ...]:
+        return self.segmenter.backbone.prompts.unknown(words)
 
     @torch.inference_mode()
     def refine(self, prediction: Prediction, clicks: Sequence[Click] = (), box: Box | None = None) -> Prediction:
@@ -196,10 +218,13 @@ class OpenedImage:
         )
         made = drawing.above(threshold)
         mask = made.masks[0]
+        found = bool(mask.any())
         clock.lap("upsample")
         return replace(
-            prediction, mask=mask, mask_logits=drawing.whole()[0], score=float(made.certainty[0]),
-            found=bool(mask.any()), keypoint_labels=on_mask(mask, prediction.keypoints), instances=(),
+            prediction, mask=mask, mask_logits=drawing.whole()[0], found=found,
+            score=float(made.certainty[0]) if found else None,
+            reason=None if found else prediction.reason or EMPTIED,
+            keypoint_labels=on_mask(mask, prediction.keypoints), instances=(),
             corrections=corrections, canvas_logits=canvas.cpu().numpy(), timing=dict(clock.laps),
         )  # fmt: skip
 
@@ -239,18 +264,23 @@ class OpenedImage:
         return replace(prediction, instances=splitter.split(prediction))
 
     def _prediction(
-        self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float]
-    ) -> Prediction:
+        self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float],
+        unknown: tuple[str, ...], trust: bool,
+    ) -> Prediction:  # fmt: skip
         drawn = logits > self.segmenter.mask_threshold
         presence = None if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
         believed = presence is None or presence >= self.segmenter.presence_threshold
-        inside = logits[drawn]
-        found = believed and len(inside) > 0
+        reason = refusal(
+            query, familiar=self.familiar, unknown_words=unknown, trust=trust, presence=presence, believed=believed,
+            drawn=bool(drawn.any()),
+        )  # fmt: skip
+        found = reason is None
         mask = (drawn if found else torch.zeros_like(drawn)).cpu().numpy()
         points, scores = self._keypoints(k, output)
         return Prediction(
             query=query, image=self.image, mask=mask, mask_logits=logits.cpu().numpy(),
-            score=float(inside.sigmoid().mean()) if len(inside) else 0.0, presence=presence, found=found,
+            score=float(logits[drawn].sigmoid().mean()) if found else None, presence=presence, found=found,
+            reason=reason, unknown_words=unknown, familiar=self.familiar,
             heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
             keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points),
             canvas_logits=output.mask_logits[0, k].cpu().numpy(), timing=dict(timing),

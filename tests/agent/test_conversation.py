@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seglens.agent import Agent, Conversation
-from seglens.agent.conversation import ABSENT, GENERATED, REFINED, side_by_side
+from seglens.agent.conversation import GENERATED, REFINED, side_by_side
 from seglens.backbones import QuestionError
 from seglens.data.world import WorldData
 from seglens.schema import Box, Click
@@ -87,7 +87,8 @@ def test_a_follow_up_without_a_mask_is_no_choice(agent: Agent, talk: Conversatio
 
 def test_what_is_absent_is_told(talk: Conversation) -> None:
     reply = talk.say(HOUSE)
-    assert (reply.route.intent, reply.text) == ("segmentation", ABSENT.format(HOUSE))
+    assert (reply.route.intent, reply.text) == ("segmentation", reply.predictions[0].reason)
+    assert f"Nothing in the image fits {HOUSE!r}" in reply.text
     assert not reply.predictions[0].found
 
 

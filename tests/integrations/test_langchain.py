@@ -58,7 +58,7 @@ def test_a_tool_call_gives_words_for_the_model_and_predictions_as_artifact(
     assert [picture.size for picture in sight.overlays()] == [(256, 256)] * 2
     assert f"{query!r}: found" in message.content
     assert str(expected.box) in message.content
-    assert "'the house': not in the image" in message.content
+    assert "'the house': not found. Nothing in the image fits 'the house'" in message.content
     assert sight.answer.answers[0].segmentation.counts not in message.content  # a mask is not words
 
 
@@ -81,7 +81,7 @@ def test_asking_is_the_untouched_model(segmenter: Segmenter, path: Path, scene: 
 
 def test_of_a_known_image_the_model_only_asks(segmenter: Segmenter, scene: Sample) -> None:
     segment, ask = tools(segmenter, image=scene.image)
-    assert set(segment.args) == {"queries", "each"}
+    assert set(segment.args) == {"queries", "each", "trust"}
     assert set(ask.args) == {"question"}
     sight = segment.invoke(call("segment", queries=["each of the cups"])).artifact
     assert len(sight.predictions[0].instances) >= 1

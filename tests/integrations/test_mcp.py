@@ -161,10 +161,10 @@ def _refused(result: CallToolResult) -> str:
 def test_the_tools_are_listed_with_what_they_take_and_give(talk: Talk) -> None:
     tools = {tool.name: tool for tool in talk.run(lambda client: client.list_tools()).tools}
     assert set(tools) == {"segment", "ask", "refine", "describe_image"}
-    assert set(tools["segment"].input_schema["properties"]) == {"image", "queries", "each", "overlay"}
+    assert set(tools["segment"].input_schema["properties"]) == {"image", "queries", "each", "overlay", "trust"}
     assert tools["segment"].input_schema["required"] == ["image", "queries"]
     assert tools["segment"].output_schema["properties"]["answers"]["type"] == "array"
-    assert set(tools["refine"].input_schema["properties"]) == {"image", "query", "clicks", "box", "overlay"}
+    assert set(tools["refine"].input_schema["properties"]) == {"image", "query", "clicks", "box", "overlay", "trust"}
     assert all(tool.annotations.read_only_hint for tool in tools.values())
 
 

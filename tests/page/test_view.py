@@ -82,9 +82,9 @@ def test_the_legend_names_every_thing_or_says_that_there_is_none(found: Predicti
     several = view_of(found.image, [replace(found, instances=(one, one, one))], 1280).things
     assert [entry.says[:2] for entry in several] == ["1:", "2:", "3:"]
     assert len({entry.colour for entry in several}) == 3
-    empty = replace(found, mask=np.zeros_like(found.mask), found=False, presence=0.03)
+    empty = replace(found, mask=np.zeros_like(found.mask), found=False, score=None, reason="Nothing fits.")
     (nothing,) = view_of(found.image, [empty], 1280).things
-    assert nothing.says == "Nothing in the picture fits (presence 3%)."
+    assert nothing.says == "Nothing fits."
     assert takeaway([empty]) == takeaway([]) == []
 
 

@@ -17,17 +17,19 @@ from seglens.schema import Box, Click, ReplyAnswer, RouteTaken
 from seglens.segmenter import ImageSource, OpenedImage, Segmenter
 
 GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
-ABSENT = "Nothing in the image fits {!r}, so nothing is segmented."
 REFINED = "Sure, the segmentation result is refined."
 
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What comes back: words, the way they came and, of a segmentation, the masks."""
+    """What comes back: words, the way they came and, of a segmentation, the masks.
+
+    `notice`: what to know about words that are the MLLM's own; None when there is nothing."""
 
     text: str
     route: Route
     predictions: tuple[Prediction, ...] = ()
+    notice: str | None = None
 
     @property
     def overlay(self) -> Image.Image | None:
@@ -37,7 +39,8 @@ class Reply:
     def answer(self) -> ReplyAnswer:
         """The same for a wire."""
         route = RouteTaken(intent=self.route.intent, scores=self.route.scores, given=self.route.given)
-        return ReplyAnswer(text=self.text, route=route, answers=[found.answer() for found in self.predictions])
+        answers = [found.answer() for found in self.predictions]
+        return ReplyAnswer(text=self.text, notice=self.notice, route=route, answers=answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,16 +108,17 @@ class Conversation:
         with self._lock:
             self._sight = look(self._segmenter, self._router, image)
 
-    def say(self, instruction: str, route: str | None = None) -> Reply:
-        """Answer one instruction, by the route that the MLLM finds likeliest or by the one given.
+    def say(self, instruction: str, route: str | None = None, trust: bool = False) -> Reply:
+        """Answer one instruction, by the route that the MLLM finds likeliest or by the one given; `trust` as in
+        `OpenedImage.segment`.
 
         Raises QuestionError for an instruction that is empty, too long or not Unicode."""
         with self._lock:
-            reply = self._follow(instruction, self._route(instruction, route))
+            reply = self._follow(instruction, self._route(instruction, route), trust)
             self._turns.append(Turn(instruction, reply))
             return reply
 
-    def recall(self, instruction: str, route: str | None = None) -> None:
+    def recall(self, instruction: str, route: str | None = None, trust: bool = False) -> None:
         """Go through an instruction of an earlier talk for the masks it left behind; nothing is said. What `say`
         answers afterwards is what it would have answered then: it knows of earlier words only by their masks.
 
@@ -122,7 +126,7 @@ class Conversation:
         with self._lock:
             way = self._route(instruction, route)
             if way.intent == "segmentation":
-                self._segment(instruction, way)
+                self._segment(instruction, way, trust)
 
     def refine(self, clicks: Sequence[Click] = (), box: Box | None = None) -> Reply:
         """Refine the last mask by clicks or a box, in its open image. The memory then holds the refined one.
@@ -135,7 +139,7 @@ class Conversation:
                 raise ValueError("the last mask belongs to the image before; segment something in this one first")
             found = self._last.opened.refine(self._last.predictions[0], clicks, box)
             self._last = replace(self._last, predictions=(found,))
-            return Reply(REFINED, Route("segmentation", {}, given=True), (found,))
+            return Reply(found.reason or REFINED, Route("segmentation", {}, given=True), (found,))
 
     def _route(self, instruction: str, name: str | None) -> Route:
         """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
@@ -146,18 +150,20 @@ class Conversation:
         others = [intent for intent in INTENTS if intent != "followup"]
         return self._router.route(self._sight.heard, instruction, others)
 
-    def _follow(self, instruction: str, route: Route) -> Reply:
+    def _follow(self, instruction: str, route: Route, trust: bool) -> Reply:
         if route.intent == "segmentation":  # lines 2 to 7
-            return self._segment(instruction, route)
+            return self._segment(instruction, route, trust)
         if route.intent == "followup":  # lines 8, 9, 12 to 14
             assert self._last is not None
-            return Reply(self._ask(side_by_side(self._last.predictions[0]), instruction), route)
-        return Reply(self._ask(self.image, instruction), route)
+            words = self._ask(side_by_side(self._last.predictions[0]), instruction)
+        else:
+            words = self._ask(self.image, instruction)
+        return Reply(words, route, notice=self._sight.opened.notice(instruction))
 
-    def _segment(self, instruction: str, route: Route) -> Reply:
-        found = self._sight.opened.segment(instruction)  # lines 4 and 5
+    def _segment(self, instruction: str, route: Route, trust: bool) -> Reply:
+        found = self._sight.opened.segment(instruction, trust=trust)  # lines 4 and 5
         self._last = Memory(self._sight.opened, (found,))  # line 6
-        return Reply(GENERATED if found.found else ABSENT.format(instruction), route, (found,))
+        return Reply(found.reason or GENERATED, route, (found,))
 
     def _ask(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> str:
         return self._segmenter.ask(image, question, self._max_new_tokens)

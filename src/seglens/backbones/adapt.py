@@ -54,6 +54,7 @@ class SeenImage:
     frame: Frame
     seen: Vision
     begun: Begun | None
+    familiar: bool | None = None  # as in `OpenImage`
 
 
 @dataclass(frozen=True)

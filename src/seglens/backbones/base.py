@@ -62,6 +62,7 @@ class OpenImage:
     prefix: Float[Tensor, "1 p d"]
     positions: Int[Tensor, "1 p ..."]
     memory: Sequence[Pair]
+    familiar: bool | None = None  # whether the picture is of the kind that the model was made for; None: it cannot say
 
 
 class Backbone(ABC):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from seglens.backbones.vocabulary import Vocabulary
+
 LONGEST_QUESTION = 512  # tokens that are read, as in LISA's training; a chat may be longer
 PROBES = ("the red cup", "?")  # questions that show a template's layout
 
@@ -21,6 +23,7 @@ class Prompts:
 
     def __init__(self, processor: Any, image_text: str, name: str):
         self.processor, self._image_text = processor, image_text
+        self._vocabulary = Vocabulary(processor.tokenizer)
         self._placeholders = {
             kind: vars(processor)[f"{kind}_token"] for kind in ("image", "video") if f"{kind}_token" in vars(processor)
         }
@@ -49,6 +52,10 @@ class Prompts:
         ids = self._split(question)[1]
         self._refuse_placeholders(question, ids, "a question")
         return ids
+
+    def unknown(self, question: str) -> tuple[str, ...]:
+        """The words of a question that the tokenizer does not know."""
+        return self._vocabulary.unknown(question)
 
     def said(self, text: str) -> list[int]:
         """Token ids of a piece of an answer. Raises QuestionError for one that is not Unicode or stands for an

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, load_segmenter
+from seglens.cli.shared import AsJson, Device, Model, Trust, load_segmenter
 from seglens.names import check_name
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Screen(View):
         way = f"[{reply.route.intent}{f': {scores}' if scores else ', as you chose'}]"
         self.out.print(way, style="dim cyan", markup=False, soft_wrap=True)
         self.out.print(reply.text, style="bold", markup=False, soft_wrap=True)
+        if reply.notice is not None:
+            self.note(reply.notice)
         for kind, path in files.items():
             self.out.print(f"  {kind}: {path}", markup=False, soft_wrap=True)
 
@@ -84,8 +86,8 @@ class Chat:
     """Takes lines, one after another, and shows what comes of each. A line that cannot be followed is told, and changes
     nothing."""
 
-    def __init__(self, talk: Conversation, view: View, out: Path, name: str):
-        self.talk, self.view, self.out, self.name = talk, view, out, name
+    def __init__(self, talk: Conversation, view: View, out: Path, name: str, trust: bool = False):
+        self.talk, self.view, self.out, self.name, self.trust = talk, view, out, name, trust
         self.route: str | None = None
         self.shown = 0
         self.commands: dict[str, Callable[[str], None]] = {
@@ -102,7 +104,7 @@ class Chat:
                 check_name(word, (*self.commands, "/quit"), "command")
                 self.commands[word](rest.strip())
             elif word:
-                self._show(self.talk.say(line.strip(), self.route))
+                self._show(self.talk.say(line.strip(), self.route, self.trust))
         except (ValueError, OSError) as error:
             self.view.fault(" ".join(str(error).split()))
         return True
@@ -164,6 +166,7 @@ def chat(
     model: Model = "embedded",
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
     as_json: AsJson = False,
+    trust: Trust = False,
     device: Device = "cpu",
 ) -> None:
     """Talk about an image: the frozen MLLM decides whether you want words, a mask, or words about the last mask.
@@ -175,7 +178,7 @@ def chat(
 
     pixels = load_image(image)  # before the model is loaded: a wrong name is told at once
     view: View = Lines() if as_json else Screen()
-    talk = Chat(Agent(load_segmenter(model, device)).start(pixels), view, out, slug(image.stem))
+    talk = Chat(Agent(load_segmenter(model, device)).start(pixels), view, out, slug(image.stem), trust)
     if not as_json:
         view.note(f"looking at {image}; /help lists the commands")
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter
+from seglens.cli.shared import AsJson, Device, Model, Trust, emit, load_segmenter, why_not
 
 if TYPE_CHECKING:
     from seglens.schema import Box, Click
@@ -23,6 +23,7 @@ def refine(
     model: Model = "embedded",
     out: Annotated[Path, typer.Option(help="Folder for mask and overlay.")] = Path("out"),
     as_json: AsJson = False,
+    trust: Trust = False,
     device: Device = "cpu",
 ) -> None:
     """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
@@ -31,12 +32,12 @@ def refine(
 
     pixels, clicks, drawn = load_image(image), [_click(text) for text in click or ()], _box(box)
     opened = load_segmenter(model, device, segmentation_only=True).open(pixels)
-    refined = opened.refine(opened.segment(query), clicks, drawn)
+    refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
     files = refined.save(out, f"{slug(image.stem)}_{slug(query)}")
     if as_json:
         emit({"image": str(image), **refined.to_dict(), "files": {kind: str(path) for kind, path in files.items()}})
     else:
-        verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else "nothing is left"
+        verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else why_not(refined)
         print(f"{query}: {verdict} ({refined.timing['refine']:.0f} ms); {files['mask']}, {files['overlay']}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter, progress, say
+from seglens.cli.shared import AsJson, Device, Model, Trust, emit, load_segmenter, progress, say, why_not
 
 if TYPE_CHECKING:
     from seglens.exports import Page
@@ -47,6 +47,7 @@ def segment(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; of anything but one image: a line per query and image.")
     ] = False,
+    trust: Trust = False,
     device: Device = "cpu",
 ) -> None:
     """Segment what the words mean: writes a lossless mask and an overlay per query, or the formats asked for.
@@ -63,7 +64,7 @@ def segment(
     told = _Told(sources.alone, as_json)
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
         for image in images:
-            page = _page(segmenter, image, queries, each, sources.root)
+            page = _page(segmenter, image, queries, each, trust, sources.root)
             if isinstance(page, BadImage):
                 told.bad(page)
             else:
@@ -103,8 +104,9 @@ def _checked(sources: Sources) -> Iterator[NamedImage | BadImage]:
 
 
 def _page(
-    segmenter: Segmenter, image: NamedImage | BadImage, queries: list[str], each: bool | None, root: Path | None
-) -> Page | BadImage:
+    segmenter: Segmenter, image: NamedImage | BadImage, queries: list[str], each: bool | None, trust: bool,
+    root: Path | None,
+) -> Page | BadImage:  # fmt: skip
     """What is found in an image; one that the model cannot open is a bad one too. A bad query is an error."""
     from seglens.exports import Page
     from seglens.sources import BadImage
@@ -116,7 +118,7 @@ def _page(
     except ValueError as error:
         return BadImage(image.shown, f"{image.shown!r}: {error}")
     file = None if image.file is None or root is None else image.file.absolute().relative_to(root).as_posix()
-    return Page(image.name, opened.segment(queries, each), file)
+    return Page(image.name, opened.segment(queries, each, trust), file)
 
 
 class _Told:
@@ -163,10 +165,12 @@ class _Told:
 
 
 def _line(prediction: Prediction, files: dict[str, Path]) -> str:
-    verdict = f"found, score {prediction.score:.2f}" if prediction.found else "not found"
+    paths = ", ".join(map(str, dict.fromkeys(files.values())))
+    if not prediction.found:
+        return f"{prediction.query}: {why_not(prediction)} {paths}"
     presence = "" if prediction.presence is None else f" (presence {prediction.presence:.2f})"
     several = f", {len(prediction.instances)} instances" if prediction.instances else ""
-    return f"{prediction.query}: {verdict}{presence}{several}; {', '.join(map(str, dict.fromkeys(files.values())))}"
+    return f"{prediction.query}: found, score {prediction.score:.2f}{presence}{several}; {paths}"
 
 
 def ask(

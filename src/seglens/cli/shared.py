@@ -12,10 +12,14 @@ import typer
 
 if TYPE_CHECKING:
     from seglens.backbones import Backbone
+    from seglens.prediction import Prediction
     from seglens.segmenter import Segmenter
 
 Model = Annotated[str, typer.Option("--model", help="A head folder, a hub id, or 'embedded'.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, ...")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Show the mask in spite of an unfamiliar picture or unknown words.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -32,6 +36,11 @@ def say_left_out(faults: Sequence[str], of: str = "", shown: int = 3) -> None:
 
 def emit(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def why_not(prediction: Prediction) -> str:
+    """Of a query that was not found: the reason, after the query, on one line."""
+    return f"not found. {prediction.reason or ''}".strip()
 
 
 @contextmanager

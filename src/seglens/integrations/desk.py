@@ -45,21 +45,25 @@ class Desk:
         self.images = OpenImages(segmenter, most_open)
         self._turn = threading.Lock()
 
-    def segment(self, image: str | np.ndarray, queries: Sequence[str], each: bool | None = None) -> Sight:
-        """A mask per query, in one pass. `each`: also one mask per instance; None: when the words ask for it."""
+    def segment(
+        self, image: str | np.ndarray, queries: Sequence[str], each: bool | None = None, trust: bool = False
+    ) -> Sight:
+        """A mask per query, in one pass. `each`: also one mask per instance; None: when the words ask for it. `trust`
+        as in `OpenedImage.segment`."""
         _check_queries(queries)
         with self._turn:
             name, opened = self._opened(image)
-            return _sight(name, opened, opened.segment(list(queries), each=each))
+            return _sight(name, opened, opened.segment(list(queries), each, trust))
 
     def refine(
-        self, image: str | np.ndarray, query: str, clicks: Sequence[Click] = (), box: Box | None = None
-    ) -> Sight:
+        self, image: str | np.ndarray, query: str, clicks: Sequence[Click] = (), box: Box | None = None,
+        trust: bool = False,
+    ) -> Sight:  # fmt: skip
         """The query's mask, corrected by all the clicks and the box that are given."""
         _check_queries([query])
         with self._turn:
             name, opened = self._opened(image)
-            return _sight(name, opened, [opened.refine(opened.segment(query, each=False), clicks, box)])
+            return _sight(name, opened, [opened.refine(opened.segment(query, False, trust), clicks, box)])
 
     def ask(self, image: str | np.ndarray, question: str) -> Told:
         """The untouched MLLM's answer in words."""
@@ -67,7 +71,8 @@ class Desk:
         with self._turn:
             name, opened = self._opened(image)
             height, width = opened.image.shape[:2]
-            return Told(image=name, width=width, height=height, text=self.segmenter.ask(opened.image, question))
+            text, note = self.segmenter.ask(opened.image, question), opened.notice(question)
+            return Told(image=name, width=width, height=height, text=text, notice=note)
 
     def describe(self, image: str | np.ndarray) -> Told:
         """What the MLLM sees."""
@@ -96,7 +101,7 @@ def _sight(name: str, opened: OpenedImage, predictions: Sequence[Prediction]) ->
 
 def _line(found: Prediction) -> str:
     if not found.found:
-        return f"{found.query!r}: not in the image"
+        return f"{found.query!r}: not found. {found.reason or ''}".strip()
     share = 100 * found.mask.mean()
     said = (
         f"{found.query!r}: found, score {found.score:.2f}, box {found.box} (x0, y0, x1, y1), {share:.1f} % of the image"

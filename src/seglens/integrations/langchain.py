@@ -46,6 +46,10 @@ class Queries(BaseModel):
         None, description="Whether several things get masks of their own; null: if the words say so."
     )
 
+    trust: bool = Field(
+        False, description="Whether to show the mask in spite of an unfamiliar picture or unknown words."
+    )
+
 
 class Question(BaseModel):
     """What is asked about an image that is known, to be answered in words."""
@@ -80,9 +84,11 @@ def segment_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) 
     set on the tool, it is raised as ToolException. A Desk may be given to say which images are taken."""
     desk, known = _desk(segmenter), _pixels(image)
 
-    def segment(queries: list[str], each: bool | None = None, image: str | np.ndarray | None = known) -> Any:
+    def segment(
+        queries: list[str], each: bool | None = None, trust: bool = False, image: str | np.ndarray | None = known
+    ) -> Any:
         assert image is not None, "the schema asks for it"
-        sight = _in_words(lambda: desk.segment(image, queries, each))
+        sight = _in_words(lambda: desk.segment(image, queries, each, trust))
         return sight.words(), sight
 
     return _tool(segment, SEGMENT, NamedQueries if known is None else Queries)
@@ -95,7 +101,7 @@ def ask_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> B
     def ask(question: str, image: str | np.ndarray | None = known) -> Any:
         assert image is not None, "the schema asks for it"
         told = _in_words(lambda: desk.ask(image, question))
-        return told.text, told
+        return told.text if told.notice is None else f"{told.text}\n({told.notice})", told
 
     return _tool(ask, ASK, NamedQuestion if known is None else Question)
 

@@ -39,6 +39,9 @@ Queries = Annotated[
 Each = Annotated[
     bool | None, Field(description="Whether several things get masks of their own; null: if the words say so.")
 ]
+Trust = Annotated[
+    bool, Field(description="Whether to show the mask in spite of an unfamiliar picture or unknown words.")
+]
 Overlay = Annotated[bool, Field(description="Whether to return the image with its masks drawn in.")]
 Clicks = Annotated[list[Click], Field(max_length=256, description="All points so far: on the target, or off it.")]
 
@@ -66,19 +69,20 @@ class Tools:
         return f"The image is given as {', or '.join(kinds)}; or by the id that an earlier answer named."
 
     async def segment(
-        self, image: ImageText, queries: Queries, each: Each = None, overlay: Overlay = True
+        self, image: ImageText, queries: Queries, each: Each = None, overlay: Overlay = True, trust: Trust = False
     ) -> Annotated[CallToolResult, Segmented]:
         """Find what each query means in the image: pixel-exact masks as COCO run-lengths, boxes and scores, and whether
         it is there at all."""
         pixels = await self._image(image)
-        return await self._work(lambda: _shown(self.desk.segment(pixels, queries, each), overlay))
+        return await self._work(lambda: _shown(self.desk.segment(pixels, queries, each, trust), overlay))
 
     async def refine(
-        self, image: ImageText, query: Query, clicks: Clicks = [], box: Box | None = None, overlay: Overlay = True  # noqa: B006 (a schema's default)
+        self, image: ImageText, query: Query, clicks: Clicks = [], box: Box | None = None,  # noqa: B006 (a schema's default)
+        overlay: Overlay = True, trust: Trust = False,
     ) -> Annotated[CallToolResult, Segmented]:  # fmt: skip
         """Correct the mask of a query by points (label 1: belongs to it, 0: does not), by a box, or both, in pixels."""
         pixels = await self._image(image)
-        return await self._work(lambda: _shown(self.desk.refine(pixels, query, clicks, box), overlay))
+        return await self._work(lambda: _shown(self.desk.refine(pixels, query, clicks, box, trust), overlay))
 
     async def ask(
         self, image: ImageText, question: Annotated[Words, Field(description="A question about the image.")]
@@ -135,7 +139,9 @@ def _shown(sight: Sight, overlay: bool) -> CallToolResult:
 
 
 def _said(told: Told) -> CallToolResult:
-    words = f"{told.text}\n({told.width} x {told.height} pixels. Ask more about this image under its id: {told.image})"
+    note = "" if told.notice is None else f"\n({told.notice})"
+    size = f"{told.width} x {told.height} pixels"
+    words = f"{told.text}{note}\n({size}. Ask more about this image under its id: {told.image})"
     return CallToolResult(
         content=[TextContent(type="text", text=words)], structured_content=told.model_dump(mode="json")
     )

@@ -48,6 +48,8 @@ class SeenImage(Protocol):
 
     @property
     def frame(self) -> Frame: ...
+    @property
+    def familiar(self) -> bool | None: ...
 
 
 @runtime_checkable

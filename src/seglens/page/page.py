@@ -38,8 +38,8 @@ class Page:
         on, once = self.on, {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         on.upload.upload(self.receive, [on.upload, on.visit], self._filled, **once)
         on.examples.select(self.choose, [on.visit], self._filled, **once)
-        gr.on([on.words.submit], self.say, [on.words, on.route, on.visit], self._filled, **once)
-        on.tries.click(self.try_out, [on.tries, on.route, on.visit], self._filled, **once)
+        gr.on([on.words.submit], self.say, [on.words, on.route, on.trust, on.visit], self._filled, **once)
+        on.tries.click(self.try_out, [on.tries, on.route, on.trust, on.visit], self._filled, **once)
         on.chat.clear(self.restart, [on.visit], self._filled, **once)
         on.stage.select(self.correct, [on.mode, on.visit], self._filled, **once)
 
@@ -57,18 +57,18 @@ class Page:
             visit.open(self.agent, example.image)
         return self._show(visit, tries=example.words)
 
-    def say(self, words: str, route: str, visit: Visit | None) -> Iterator[Shown]:
+    def say(self, words: str, route: str, trust: bool, visit: Visit | None) -> Iterator[Shown]:
         """A message was sent: shown at once, and then its answer."""
         visit = visit or Visit()
         visit.hear(words)
         yield {self.on.visit: visit, self.on.chat: _talk(visit), self.on.words: ""}
         with told(visit):
-            visit.answer(words, None if route == "auto" else route)
+            visit.answer(words, None if route == "auto" else route, trust)
         yield self._show(visit)
 
-    def try_out(self, row: list[str], route: str, visit: Visit | None) -> Iterator[Shown]:
+    def try_out(self, row: list[str], route: str, trust: bool, visit: Visit | None) -> Iterator[Shown]:
         """A suggestion was pressed."""
-        yield from self.say(row[0], route, visit)
+        yield from self.say(row[0], route, trust, visit)
 
     def correct(self, mode: Mode, visit: Visit | None, event: gr.EventData) -> Shown:
         """The picture was clicked, or a box was drawn on it."""

@@ -102,13 +102,9 @@ def _legend(predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
     """A line per thing, numbered when there are several; words where nothing was found."""
     things = [one for p in predictions for one in p.things]
     if not things:
-        return (Entry(None, f"Nothing in the picture fits{_chance(predictions[-1])}."),)
+        return (Entry(None, predictions[-1].reason or "Nothing was found."),)
     names = [""] if len(things) == 1 else [f"{number}: " for number in range(1, len(things) + 1)]
     return tuple(
         Entry(f"rgb{colour_of(number)}", f"{name}score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
         for number, (name, one) in enumerate(zip(names, things, strict=True))
     )
-
-
-def _chance(prediction: Prediction) -> str:
-    return "" if prediction.presence is None else f" (presence {prediction.presence:.0%})"

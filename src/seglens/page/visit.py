@@ -59,10 +59,12 @@ class Visit:
         """Note what the visitor says."""
         self.lines.append(Line("user", text))
 
-    def answer(self, text: str, route: str | None) -> None:
+    def answer(self, text: str, route: str | None, trust: bool = False) -> None:
         """Answer it. Raises ValueError without a picture, and where the agent does."""
-        reply = self._talking().say(text, route=route)
+        reply = self._talking().say(text, route=route, trust=trust)
         self.lines.append(Line("assistant", reply.text, reply.route))
+        if reply.notice is not None:
+            self.lines.append(Line("assistant", reply.notice))
 
     def correct(self, gesture: Gesture, mode: Mode) -> None:
         """Refine the last mask. Raises ValueError without one, and where the gesture cannot be used."""

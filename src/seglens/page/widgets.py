@@ -29,6 +29,8 @@ ROUTES_HELP = (
     "Dialogue answers in words, segmentation draws a mask, follow-up speaks of the last mask. "
     "Automatic: the model itself decides."
 )
+TRUST = "Show the mask all the same"
+TRUST_HELP = "In spite of a picture that is unfamiliar to the model, or of words that it does not know."
 MODES = [("belongs to it", "add"), ("does not", "remove"), ("box around it", "box")]
 SHOW_LAYERS = """(shown) => { for (const layer of ["mask", "heat", "keypoints"])
   document.querySelector("#stage").classList.toggle("no-" + layer, !shown.includes(layer)); }"""
@@ -49,6 +51,7 @@ class Widgets:
     chat: gr.Chatbot
     words: gr.Textbox
     route: gr.Radio
+    trust: gr.Checkbox
     scores: gr.Label
     tries: gr.Dataset
 
@@ -62,9 +65,9 @@ def place(limits: Limits, model: str, can_refine: bool) -> Widgets:
             examples, upload = _pictures()
             stage, layers, mode, downloads = _stage(can_refine)
         with gr.Column(scale=2, min_width=320):
-            chat, words, tries, route, scores = _talk(limits)
+            chat, words, tries, route, trust, scores = _talk(limits)
     gr.Markdown(ABOUT_EMBEDDED if model == EMBEDDED else ABOUT_OTHER.format(model), elem_id="about")
-    return Widgets(visit, examples, upload, stage, layers, mode, downloads, chat, words, route, scores, tries)
+    return Widgets(visit, examples, upload, stage, layers, mode, downloads, chat, words, route, trust, scores, tries)
 
 
 def _pictures() -> tuple[gr.HTML, gr.UploadButton]:
@@ -96,7 +99,7 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
     return stage, layers, mode, downloads
 
 
-def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
+def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Checkbox, gr.Label]:
     chat = gr.Chatbot(
         [], label="Conversation", elem_id="chat", height=360, render_markdown=False, latex_delimiters=[], buttons=[],
         show_label=False, group_consecutive_messages=False,
@@ -110,11 +113,12 @@ def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio,
         components=[gr.Textbox(render=False)], samples=[], label="Worth trying", elem_id="tries", visible=False
     )
     route = gr.Radio(ROUTES, value="auto", label="Route of the next message", info=ROUTES_HELP, elem_id="route")
+    trust = gr.Checkbox(False, label=TRUST, info=TRUST_HELP, elem_id="trust")
     scores = gr.Label(
         None, label="How the last message was understood", num_top_classes=3, elem_id="scores", show_heading=False,
         visible=False,
     )  # fmt: skip
-    return chat, words, tries, route, scores
+    return chat, words, tries, route, trust, scores
 
 
 @cache

@@ -52,6 +52,7 @@ class Talk:
     turns: Sequence[Turn]
     images: dict[str, Held]
     tokens: int
+    trust: bool
 
 
 def chat_routes(service: Service, agent: Agent) -> APIRouter:
@@ -66,7 +67,7 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
         _check(asked, turns, service)
         tokens = _tokens(asked, service.settings.answer_tokens)
         with ExitStack() as stack:
-            talk = Talk(turns, await _images(service, turns, stack, request.receive), tokens)
+            talk = Talk(turns, await _images(service, turns, stack, request.receive), tokens, asked.seglens.trust)
             reply = (await service.wait(Job([talk], partial(_talk, agent)), request.receive))[0]
         written = await service.by_hand(partial(_written, service, asked, reply, tokens))
         return Response(written, media_type="text/event-stream" if asked.stream else "application/json")
@@ -95,9 +96,9 @@ def _reply(agent: Agent, talk: Talk) -> Reply:
     for turn in earlier:
         talking.show(_sight(talk, turn))
         if turn.text:  # an image alone says nothing
-            talking.recall(turn.text, turn.route)
+            talking.recall(turn.text, turn.route, talk.trust)
     talking.show(_sight(talk, last))
-    return talking.say(last.text, last.route)
+    return talking.say(last.text, last.route, talk.trust)
 
 
 def _sight(talk: Talk, turn: Turn) -> Sight:
@@ -165,17 +166,22 @@ def _tokens(asked: ChatRequest, most: int) -> int:
     return min(asked.max_completion_tokens or most, asked.max_tokens or most, most)
 
 
+def _content(reply: Reply) -> str:
+    """The words, and behind them what to know about them: most clients show nothing else."""
+    return reply.text if reply.notice is None else f"{reply.text}\n\n({reply.notice})"
+
+
 def _written(service: Service, asked: ChatRequest, reply: Reply, tokens: int) -> bytes:
     """The answer as JSON, or as events."""
     said, predictions = reply.answer(), reply.predictions
     ours = TalkAnswer(
-        route=said.route, answers=said.answers, ignored=asked.ignored,
+        route=said.route, notice=said.notice, answers=said.answers, ignored=asked.ignored,
         heat_maps=heat_maps(predictions) if asked.seglens.heat_map else None,
     )  # fmt: skip
     words = service.segmenter.backbone.processor.tokenizer(reply.text, add_special_tokens=False).input_ids
     ended: Literal["stop", "length"] = "length" if not predictions and len(words) >= tokens else "stop"
     whole = ChatCompletion(
         id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time()), model=service.settings.model_name,
-        choices=[Choice(message=ChatAnswer(content=reply.text, seglens=ours), finish_reason=ended)],
+        choices=[Choice(message=ChatAnswer(content=_content(reply), seglens=ours), finish_reason=ended)],
     )  # fmt: skip
     return as_events(whole) if asked.stream else whole.model_dump_json().encode()

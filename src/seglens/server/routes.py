@@ -51,7 +51,7 @@ def question_routes(service: Service) -> APIRouter:
     @router.post("/segment", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Segment what words mean")
     async def segment(asked: SegmentRequest, request: Request) -> Response:
         with await service.shown(asked.image, request.receive) as held:
-            predictions = await service.segment(held.opened, asked.queries, asked.each, request.receive)
+            predictions = await service.segment(held.opened, asked.queries, asked.each, asked.trust, request.receive)
         write = partial(_written, held.id, predictions, asked.heat_map, tuple(asked.also))
         return Response(await service.by_hand(write), media_type=JSON)
 

@@ -87,12 +87,12 @@ class Service:
     # ---------------------------------------------------------------- questions
 
     async def segment(
-        self, opened: OpenedImage, queries: Sequence[str], each: bool | None, receive: Receive
+        self, opened: OpenedImage, queries: Sequence[str], each: bool | None, trust: bool, receive: Receive
     ) -> list[Prediction]:
         """Raises QuestionError for a query that cannot be read, and Refusals."""
         self._check_queries(queries)
-        run = partial(self._segment, opened, each)
-        return await self.wait(Job(list(queries), run, (id(opened), each), self._check_query), receive)
+        run = partial(self._segment, opened, each, trust)
+        return await self.wait(Job(list(queries), run, (id(opened), each, trust), self._check_query), receive)
 
     def _check_queries(self, queries: Sequence[str]) -> None:
         most = self.settings.queries
@@ -128,16 +128,16 @@ class Service:
 
     def _refine(self, opened: OpenedImage, requests: Sequence[RefineRequest]) -> list[Prediction]:
         with self.metrics.asking.time():
-            return [opened.refine(opened.segment(r.query, each=False), r.clicks, r.box) for r in requests]
+            return [opened.refine(opened.segment(r.query, False, r.trust), r.clicks, r.box) for r in requests]
 
-    def _segment(self, opened: OpenedImage, each: bool | None, queries: Sequence[str]) -> list[Prediction]:
+    def _segment(self, opened: OpenedImage, each: bool | None, trust: bool, queries: Sequence[str]) -> list[Prediction]:
         """In passes of as many masks as memory allows."""
         height, width = opened.image.shape[:2]
         at_once = max(1, self.settings.together_pixels // (height * width))
         made = list[Prediction]()
         with self.metrics.asking.time():
             for start in range(0, len(queries), at_once):
-                made += opened.segment(list(queries[start : start + at_once]), each)
+                made += opened.segment(list(queries[start : start + at_once]), each, trust)
         return made
 
     # ---------------------------------------------------------------- waiting
