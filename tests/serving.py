@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
 
 from seglens.prediction import png_bytes
+from seglens.schema import TalkAnswer
 from seglens.segmenter import Segmenter
 from seglens.server.app import create_app
 from seglens.server.running import Running
@@ -42,6 +44,17 @@ def served(segmenter: Segmenter, **settings: object) -> Iterator[Served]:
             yield Served(running, client)
     finally:
         running.stop()
+
+
+def said(text: str, *images: str) -> Any:
+    """A user's message to a chat."""
+    shown = [{"type": "image_url", "image_url": {"url": image}} for image in images]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def ours(message: Any) -> TalkAnswer:
+    """The extension, by our own schema: typed, and nothing unknown in it."""
+    return TalkAnswer.model_validate(message.seglens)
 
 
 def noise(height: int, width: int, seed: int = 0) -> bytes:

@@ -231,7 +231,7 @@ class TalkAnswer(Said):
     )
     answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
     heat_maps: list[list[list[float]] | None] | None = None
-    ignored: list[str] = Field(description="What was sent and is not heeded: answers are greedy, one at a time.")
+    ignored: list[str] = Field(description="What was sent and changes no answer.")
 
 
 class Fault(Said):

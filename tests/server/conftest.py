@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import openai
 import pytest
 from PIL import Image
 
@@ -20,6 +21,12 @@ def server(segmenter: Segmenter) -> Iterator[Served]:
     """One for all tests that need no settings of their own."""
     with served(segmenter) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def client(server: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,26 +9,9 @@ import openai
 import pytest
 
 from seglens.data.masks import decode_rle
-from seglens.schema import TalkAnswer
 from seglens.segmenter import OpenedImage
 from seglens.types import Sample
-from serving import Serve, Served
-
-
-@pytest.fixture(scope="module")
-def client(server: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="unused", max_retries=0) as client:
-        yield client
-
-
-def said(text: str, image: str | None = None) -> Any:
-    shown = [] if image is None else [{"type": "image_url", "image_url": {"url": image}}]
-    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
-
-
-def ours(message: Any) -> TalkAnswer:
-    """The extension, by our own schema: typed, and nothing unknown in it."""
-    return TalkAnswer.model_validate(message.seglens)
+from serving import Serve, Served, ours, said
 
 
 def test_a_mask_comes_in_the_extension(
@@ -80,14 +62,14 @@ def test_the_masks_of_earlier_turns_are_found_again(client: openai.OpenAI, data_
 
 
 def test_a_stream_says_the_same(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
-    asked = {"model": "embedded", "messages": [said(scene.targets[2].query, data_uri)], "temperature": 0.5}
+    asked = {"model": "embedded", "messages": [said(scene.targets[2].query, data_uri)], "user": "somebody"}
     whole = client.chat.completions.create(**asked)
     chunks = list(client.chat.completions.create(**asked, stream=True))
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["stop"]
     last, talk = ours(chunks[-1].choices[0].delta), ours(whole.choices[0].message)
     assert [a.segmentation for a in last.answers] == [a.segmentation for a in talk.answers]
-    assert last.ignored == ["temperature"]
+    assert last.ignored == ["user"]
     assert len({c.id for c in chunks}) == 1
 
 
@@ -116,7 +98,8 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         ([said("hello", "https://example.com/a.png")], openai.BadRequestError, "invalid_image"),
         ([said("hello", "img_unknown")], openai.NotFoundError, "image_not_found"),
         ([{"role": "assistant", "content": "hello"}], openai.BadRequestError, "invalid_messages"),
-        ([{"role": "tool", "content": "hello"}], openai.UnprocessableEntityError, "invalid_request"),
+        ([{"role": "tool", "content": "hello", "tool_call_id": "c"}], openai.BadRequestError, "invalid_messages"),
+        ([{"role": "critic", "content": "hello"}], openai.UnprocessableEntityError, "invalid_request"),
         ([], openai.UnprocessableEntityError, "invalid_request"),
     ],
 )

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from seglens.segmenter import Segmenter
-from seglens.server.settings import Settings
+from seglens.server.settings import PORT, Settings
 from serving import Serve, Served, noise
 
 
@@ -192,3 +192,14 @@ def test_settings_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: o
         Settings(api_key="a", api_key_file="b").key()
     with pytest.raises(ValueError, match="must be a word"):
         Settings(api_key=" ").key()
+
+
+@pytest.mark.parametrize("link", ["tcp://10.0.0.1:8000", "tcp://[fd00::1]:8000", "udp://10.0.0.1:53"])
+def test_a_link_to_a_service_is_no_port(monkeypatch: pytest.MonkeyPatch, link: str) -> None:
+    """Kubernetes sets it in every container beside a service of the name "seglens"."""
+    monkeypatch.setenv("SEGLENS_PORT", link)
+    assert Settings().port == PORT
+    for wrong in ("tcp://nonsense", "http://10.0.0.1:8000", "70000", "many", ""):
+        monkeypatch.setenv("SEGLENS_PORT", wrong)
+        with pytest.raises(ValueError, match="port"):
+            Settings()

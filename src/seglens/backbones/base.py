@@ -24,6 +24,7 @@ from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
 from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.backbones.sight import Layout, Patches, Seen
+from seglens.backbones.speaking import Listener, Manner, Spoken, before_stop
 from seglens.geometry import Frame
 from seglens.pretrained import load_strict
 from seglens.types import Attention, Readout, Refill, Speech, Tuning
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from seglens.backbones.adapt import Adapted
 
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
+Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
 
 
@@ -257,8 +259,25 @@ class Backbone(ABC):
     @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's own answer, through its own processor, greedy."""
-        said = self.say(image, question, max_new_tokens)
-        return self.processor.decode(said, skip_special_tokens=True).strip()
+        return self.speak([image], question, Manner(max_new_tokens)).text
+
+    @torch.no_grad()
+    def speak(self, images: Images, question: str, manner: Manner) -> Spoken:
+        """`generate` about one image, several, or none: through the processor, as the model was made for it.
+
+        Raises as `shown_inputs` does, and ValueError for a model without the layers that talk."""
+        self.check_can_chat()
+        inputs = self.shown_inputs(images, question)
+        read = inputs["input_ids"].shape[1]
+        listener = Listener(manner, self._words, read)
+        said = self.model.generate(
+            **inputs, max_new_tokens=manner.max_new_tokens, do_sample=False, stopping_criteria=[listener]
+        )[0, read:].tolist()
+        text = before_stop(self._words(said), manner.stop)
+        listener.finish(text)
+        ended = [token for token in said if token in self._ends]
+        whole = bool(ended) or len(said) < manner.max_new_tokens or text != self._words(said)
+        return Spoken(text, read, len(said) - len(ended), whole)
 
     @torch.no_grad()
     def say(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> Int[Tensor, " n"]:
@@ -268,15 +287,32 @@ class Backbone(ABC):
         said = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return said[0, inputs["input_ids"].shape[1] :]
 
+    def _words(self, ids: list[int]) -> str:
+        return self.processor.decode(ids, skip_special_tokens=True).strip()
+
+    @property
+    def _ends(self) -> set[int]:
+        """Tokens that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        return {*(ends if isinstance(ends, list) else [] if ends is None else [ends])}
+
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
-        """What the model's own processor makes of an image and a question: the chat path adds nothing to it.
+        """What the model's own processor makes of an image and a question. Raises as `shown_inputs` does."""
+        return self.shown_inputs([image], question)
+
+    def shown_inputs(self, images: Images, question: str) -> dict[str, Tensor]:
+        """The same for any number of images: the chat path adds nothing to it.
 
         Raises QuestionError as `Prompts.after` does, and for more tokens than the model was made for."""
         self.prompts.after(question)
-        inputs = self.processor(images=Image.fromarray(image), text=self.prompts.text(question), return_tensors="pt")
+        shown = [Image.fromarray(image) for image in images] or None
+        inputs = self.processor(images=shown, text=self.prompts.text(question, len(images)), return_tensors="pt")
         tokens, most = inputs["input_ids"].shape[1], self.model.config.get_text_config().max_position_embeddings
         if tokens > most:
-            raise QuestionError(f"got a question of {tokens} tokens with its image; the model takes {most}; shorten it")
+            raise QuestionError(
+                f"got a question of {tokens} tokens with its image; the model takes {most}; shorten it"
+                + (f", or show it fewer than {len(images)} images" if len(images) > 1 else "")
+            )
         return dict(inputs.to(self.device, self.model.dtype))
 
     def check_can_chat(self) -> None:

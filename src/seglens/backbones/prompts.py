@@ -35,9 +35,10 @@ class Prompts:
                     "a prefix can then not be shared by questions: correct the template"
                 )
 
-    def text(self, question: str) -> str:
+    def text(self, question: str, images: int = 1) -> str:
         """The conversation in the model's own template, up to where the answer begins."""
-        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        shown = [{"type": "image"}] * images
+        conversation = [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
 
     def before(self) -> list[int]:

@@ -43,10 +43,10 @@ def _command() -> Callable[..., None]:
 
 
 def _option(name: str, field: Any) -> inspect.Parameter:
-    """Unset unless given, so that the environment is heard; typer would not know the settings' own types."""
+    """Unset unless given, so that the settings hear the environment themselves, by their own rules."""
     kind = field.annotation if field.annotation in (bool, int, float, str) else str
     shown = field.default is not None and str(field.default)
-    said = typer.Option(help=field.description, show_default=shown, envvar=f"SEGLENS_{name.upper()}")
+    said = typer.Option(help=f"{field.description} (variable: SEGLENS_{name.upper()})", show_default=shown)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, said]
     )

@@ -15,6 +15,7 @@ from seglens.segmenter import Segmenter
 from seglens.server.chat import chat_routes
 from seglens.server.errors import ANSWERS
 from seglens.server.gate import Bodies, Door, Guard, Recorder
+from seglens.server.lenient import Lenient
 from seglens.server.metrics import Metrics
 from seglens.server.routes import image_routes, question_routes
 from seglens.server.service import Service
@@ -32,6 +33,7 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
         title="SegLens", version=seglens.__version__, lifespan=_life(service),
         description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
         docs_url=None, redoc_url=None,  # both would fetch their scripts from a network
+        redirect_slashes=False,  # `Lenient` takes them without a second request
     )  # fmt: skip
     agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)
     app.state.door = door = Door(settings.connections)
@@ -48,6 +50,7 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
     app.add_middleware(Bodies, settings=settings)  # the innermost first
     app.add_middleware(Guard, door=door, key=key)
     app.add_middleware(Recorder, metrics=metrics)
+    app.add_middleware(Lenient)
     return app
 
 

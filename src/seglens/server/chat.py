@@ -21,19 +21,18 @@ from seglens.agent import Agent, Reply, Sight
 from seglens.schema import TalkAnswer
 from seglens.server.batcher import Job
 from seglens.server.completions import (
-    AssistantMessage,
     ChatAnswer,
     ChatCompletion,
-    ChatMessage,
     ChatRequest,
     Choice,
-    UserMessage,
     as_events,
 )
 from seglens.server.images import Held
+from seglens.server.messages import AssistantMessage, ChatMessage, UserMessage
 from seglens.server.refusals import DOCUMENTED, Refusal
 from seglens.server.routes import heat_maps
 from seglens.server.service import Receive, Service
+from seglens.server.unsupported import check_parameters
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,8 @@ def _no_talk(message: str) -> Refusal:
 def _check(asked: ChatRequest, turns: Sequence[Turn], service: Service) -> None:
     """Raises a Refusal for another model's name, and for more than is taken."""
     settings = service.settings
-    if asked.model != settings.model_name:
-        raise Refusal(
-            404, "model_not_found", f"there is no model {asked.model[:60]!r} here; ask for {settings.model_name!r}",
-            "model",
-        )  # fmt: skip
+    service.check_model(asked.model)
+    check_parameters(asked.model_extra or {})
     images = len({turn.image for turn in turns})
     if len(asked.messages) > settings.messages or images > settings.chat_images:
         raise Refusal(

@@ -1,92 +1,30 @@
-"""Chat completions as OpenAI's clients write and read them, with one field of our own: `seglens`.
-
-What we do not heed may be sent all the same, and is named in the answer."""
+"""Chat completions as OpenAI's clients write and read them, with one field of our own: `seglens`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from seglens.schema import RouteTaken, TalkAnswer, TalkRequest, Whole
-
-
-class Sent(BaseModel):
-    """What clients send: fields that we do not know may be there."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-
-class TextPart(Sent):
-    type: Literal["text"]
-    text: str
-
-
-class ImageUrl(Sent):
-    url: str = Field(min_length=1, description="A data URI, or the id of an open image.")
-
-
-class ImagePart(Sent):
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-
-
-class UserMessage(Sent):
-    role: Literal["user"]
-    content: str | list[Part]
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return " ".join(part.text for part in self.content if isinstance(part, TextPart)).strip()
-
-    @property
-    def images(self) -> list[str]:
-        if isinstance(self.content, str):
-            return []
-        return [part.image_url.url for part in self.content if isinstance(part, ImagePart)]
-
-
-class Way(Sent):
-    """Of an earlier answer of ours: how it came about."""
-
-    route: RouteTaken
-
-
-class AssistantMessage(Sent):
-    role: Literal["assistant"]
-    content: str | list[TextPart] | None = None
-    seglens: Way | None = Field(None, description="As it came, if it was kept: its way is then not looked for again.")
-
-
-class SystemMessage(Sent):
-    role: Literal["system", "developer"]
-    content: str | list[TextPart]
-
-
-ChatMessage = Annotated[UserMessage | AssistantMessage | SystemMessage, Field(discriminator="role")]
+from seglens.schema import TalkAnswer, TalkRequest
+from seglens.server.messages import ChatMessage, Sent, unread
+from seglens.server.unsupported import HINTS
 
 
 class ChatRequest(Sent):
-    """The talk so far. Its first user message brings the image; a later one may bring another."""
+    """The talk so far. Of OpenAI's other parameters, those that change nothing here are taken, and no others."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = False
     max_tokens: int | None = Field(None, ge=1, description="Of the answer; the server's own limit holds too.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The same under its newer name.")
-    n: Annotated[Literal[1] | None, Whole] = None
     seglens: TalkRequest = TalkRequest()
 
     @property
     def ignored(self) -> list[str]:
-        """Names of what is sent and not heeded."""
-        system = {"messages.system"} if any(isinstance(m, SystemMessage) for m in self.messages) else set[str]()
-        return sorted({*(self.model_extra or {}), *system})
+        """Names of what is sent and changes no answer."""
+        return sorted({*(self.model_extra or {}).keys() & HINTS, *unread(self.messages)})
 
 
 class ChatAnswer(BaseModel):

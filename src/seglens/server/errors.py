@@ -56,8 +56,8 @@ def _answering(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Excep
 
 def _methods(request: Request) -> str:
     """All that an address takes; the framework tells only those of the function that came nearest."""
-    known = request.app.openapi()["paths"].get(request.scope["route"].path, {})
-    return ", ".join(sorted(method.upper() for method in known))
+    known = {method.upper() for method in request.app.openapi()["paths"].get(request.scope["route"].path_format, {})}
+    return ", ".join(sorted(known | ({"HEAD"} if "GET" in known else set())))
 
 
 ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {

@@ -50,8 +50,14 @@ def busy(code: str, message: str, seconds: int = 1) -> Refusal:
 def fault(status: int, code: str, message: str, request_id: str, param: str | None = None) -> bytes:
     """The JSON of a refusal."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    said = Fault(message=message, type=kind, param=param, code=code, request_id=request_id)
+    param = None if param is None else _sendable(param)
+    said = Fault(message=_sendable(message), type=kind, param=param, code=code, request_id=request_id)
     return FaultAnswer(error=said).model_dump_json().encode()
+
+
+def _sendable(text: str) -> str:
+    """JSON may spell half a character, which no answer can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def of_fields(errors: Sequence[Any]) -> Refusal:

@@ -103,6 +103,12 @@ class Service:
         for query in queries:
             self.check_length(query, "queries")
 
+    def check_model(self, name: str) -> None:
+        """Raises a Refusal (404) for the name of another model."""
+        served = self.settings.model_name
+        if name != served:
+            raise Refusal(404, "model_not_found", f"there is no model {name[:60]!r} here; ask for {served!r}", "model")
+
     def check_length(self, question: str, param: str) -> None:
         """Raises a Refusal for a question of too many letters."""
         if len(question) > self.settings.question_letters:

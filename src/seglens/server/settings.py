@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from seglens.incoming import Limits
@@ -13,6 +14,9 @@ from seglens.incoming import Limits
 MIB = 2**20
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PORT = 8000
+# In every container beside a service named "seglens", Kubernetes and Docker's links set SEGLENS_PORT to its address.
+_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
 
 class Settings(BaseSettings):
@@ -21,7 +25,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SEGLENS_", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network, then with a key.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
+    port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
     model: str = Field("embedded", description="A head folder, a hub id, or 'embedded'.")
     device: str = Field("cpu", description="cpu, cuda, mps, ...")
     # a key on a command line is seen by every user of the machine: an option takes only a file
@@ -51,6 +55,12 @@ class Settings(BaseSettings):
 
     image_ttl: Seconds = Field(600.0, description="Seconds that an open image is kept after its last use.")
     images_bytes: Count = Field(1024 * MIB, description="Bytes of all open images; the longest unused go first.")
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_a_link(cls, value: Any) -> Any:
+        """The address of a service is no port to listen on, and nobody asked for it."""
+        return PORT if isinstance(value, str) and _LINK.fullmatch(value) else value
 
     @property
     def model_name(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
 from seglens.schema import Health, ModelAnswer, ModelsAnswer
 from seglens.server.gate import Door
@@ -12,6 +12,7 @@ from seglens.server.refusals import busy, documented
 from seglens.server.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ModelId = Annotated[str, Path(description="As `/v1/models` lists it.")]
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "In Prometheus' text form."}
 }
@@ -38,5 +39,10 @@ def watch_routes(service: Service, door: Door) -> APIRouter:
     @router.get("/v1/models", responses=documented(401, 500, 503), summary="The one model that is served")
     async def models() -> ModelsAnswer:
         return ModelsAnswer(data=[ModelAnswer(id=service.settings.model_name)])
+
+    @router.get("/v1/models/{model:path}", responses=documented(401, 404, 500, 503), summary="The model of that name")
+    async def model(model: ModelId) -> ModelAnswer:  # with slashes: hub ids have one
+        service.check_model(model)
+        return ModelAnswer(id=model)
 
     return router
