@@ -100,6 +100,35 @@ def test_nothing_but_bad_records(seglens: Run, tmp_path: Path, scenes: list[Samp
     assert "3 bad records" in err
 
 
+def test_nothing_usable_says_why(seglens: Run, tmp_path: Path) -> None:
+    """No record is bad, and nothing can be used: the notes tell, and other commands quote them."""
+    for folder in ("im", "y/images", "y/labels", "f/images", "f/masks/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("im", "y/images", "f/images"):
+        Image.new("RGB", (4, 4), "white").save(tmp_path / folder / "a.png")
+    crowd = {
+        "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 1, "segmentation": {"size": [4, 4], "counts": [4, 4, 8]}
+    }  # fmt: skip
+    images = [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}]
+    made = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": [crowd]}
+    (tmp_path / "cvat.json").write_text(json.dumps(made))
+    (tmp_path / "y" / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    says = {
+        f"coco:images={tmp_path / 'im'},annotations={tmp_path / 'cvat.json'}": "taken with crowd=include",
+        f"yolo:data={tmp_path / 'y' / 'data.yaml'}": "the image has no label file",
+        f"folder:images={tmp_path / 'f' / 'images'},masks={tmp_path / 'f' / 'masks'}": "the image has no mask",
+    }
+    for spec, why in says.items():
+        code, out, err = seglens("data", "check", spec)
+        assert (code, err, out.count("note: ")) == (1, "", 1)
+        assert why in out
+        assert out.endswith("0 usable images, 0 queries (0 of them absent)\n0 faults, 1 notes\n")
+        code, _, err = seglens("data", "show", spec)
+        assert code == 2
+        assert why in err
+        assert "data check" not in err
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [

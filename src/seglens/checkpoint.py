@@ -135,7 +135,7 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {CONFIG}; a head folder has {CONFIG} and {WEIGHTS}, as `seglens train` writes them"
         )
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); write the checkpoint again") from error
     if not isinstance(raw, dict) or (raw.pop("format", None), raw.pop("version", None)) != (FORMAT, VERSION):

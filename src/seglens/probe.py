@@ -135,7 +135,7 @@ class Probed:
     def read(cls, path: Path) -> Probed:
         """From the file that `seglens probe --out` wrote. Raises ValueError when it is none."""
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = json.loads(path.read_text(encoding="utf-8-sig"))
             backbone, layer, size = told["backbone"]["name"], told["layer"], told["image_size"]
         except (UnicodeDecodeError, ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is no file of `seglens probe`; give the probe.json that it wrote") from None

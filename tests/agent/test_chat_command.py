@@ -66,6 +66,12 @@ def test_answers_on_standard_output_and_all_else_beside_it(image: Path, typed: R
     assert np.asarray(Image.open("masks/scene_1_mask.png")).any()
 
 
+def test_a_byte_order_mark_before_the_first_line_is_no_word(image: Path, typed: Run) -> None:
+    plain, marked = (typed(image, "--json", f"{mark}how many things are there?") for mark in ("", "\ufeff"))
+    assert marked == plain
+    assert json.loads(plain[1])["text"] == "4"
+
+
 def test_bad_lines_are_told_and_the_conversation_goes_on(image: Path, typed: Run) -> None:
     bad = {
         "/refine 3,4": "no mask to refine yet",

@@ -175,6 +175,32 @@ def test_one_query_per_category_or_per_instance(content: Any, scenes: list[Sampl
         np.testing.assert_array_equal(found["cat, 2nd from the left"], scenes[0].targets[1].mask)
 
 
+def test_categories_of_one_name_are_one(content: Any, scenes: list[Sample], tmp_path: Path) -> None:
+    content["categories"] = [{"id": 1, "name": "pet"}, {"id": 2, "name": "Pet"}]
+    build = saved(tmp_path, content)
+    everything = np.logical_or.reduce([target.mask for target in scenes[0].targets])
+    for sample in (data := build()):
+        (target,) = sample.targets
+        assert target.query == "pet"
+        np.testing.assert_array_equal(target.mask, everything)
+    assert [(note.record, note.says) for note in data.notes] == [
+        ("category 2", "has the name of category 1, 'pet'; the two are one category")
+    ]
+    assert [t.query for t in build(each="instance")[0].targets] == [
+        f"pet, {order} from the left" for order in ("1st", "2nd", "3rd")
+    ]
+
+
+def test_nothing_but_crowds_says_why(content: Any, tmp_path: Path) -> None:
+    for one in content["annotations"]:
+        one["iscrowd"] = 1
+    with pytest.raises(DataError, match=r"4 notes: .*has a crowd .*taken with crowd=include.*names them all") as caught:
+        saved(tmp_path, content)()
+    assert [note.record for note in caught.value.notes] == [
+        "image 1, dog", "image 1, cat", "image 2, dog", "image 2, cat"
+    ]  # fmt: skip
+
+
 def test_only_a_crowd_is_a_note(content: Any, tmp_path: Path) -> None:
     for annotation in content["annotations"]:
         annotation["iscrowd"] = int(annotation["category_id"] == 2)

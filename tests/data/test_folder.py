@@ -49,6 +49,18 @@ def test_words_are_folders(root: Path, scenes: list[Sample]) -> None:
     assert [build(root)(split=split).trainable for split in ("train", "val", "test")] == [True, False, False]
 
 
+def test_folders_of_the_same_words_are_one_query(root: Path, scenes: list[Sample]) -> None:
+    other = np.zeros((20, 30), bool)
+    other[1:4, 20:25] = True
+    save_png(other, root / "masks" / "The__Cat" / "0000.png")
+    data = build(root)()
+    assert [target.query.lower() for target in data[0].targets] == ["the  cat", "the thing that sleeps"]
+    np.testing.assert_array_equal(data[0].targets[0].mask, scenes[0].targets[0].mask | other)
+    assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
+        ("image 0000", "has several masks of 'The  Cat'")
+    ]
+
+
 def test_one_thing_in_a_flat_folder(root: Path, scenes: list[Sample]) -> None:
     text = f"folder:images={root / 'images'},masks={root / 'masks' / 'the_cat'},texts=a crack|damage in the wall"
     for one, back in zip(scenes, load_data(text), strict=True):

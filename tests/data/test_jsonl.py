@@ -153,12 +153,12 @@ LINES: dict[str, tuple[Any, str, str]] = {
 @pytest.mark.parametrize("name", LINES)
 def test_bad_lines_are_named(name: str, root: Path) -> None:
     line, kind, says = LINES[name]
-    first = GOOD | {"id": "first", "height": 20, "width": 30}
+    first = GOOD | {"id": "first", "height": 20, "width": 30, "text": "the dog"}
     samples, (fault,) = judged(saved(root, first, line, {"image": "b.png", "text": "the end"}))
     assert (fault.file, fault.kind) == (str(root / "data.jsonl"), kind)
     assert fault.record.startswith("line 2")
     assert says in fault.says
-    assert [[target.query for target in sample.targets] for sample in samples] == [["the cat"], ["the end"]]
+    assert [[target.query for target in sample.targets] for sample in samples] == [["the dog"], ["the end"]]
 
 
 def test_a_line_that_is_not_utf8(root: Path) -> None:
@@ -172,7 +172,8 @@ def test_a_line_that_is_not_utf8(root: Path) -> None:
 def test_a_size_that_does_not_fit(root: Path) -> None:
     """It is a fault of its line alone: the other lines about the image are used, and their own faults told."""
     wrong = GOOD | {"height": 30, "width": 20}
-    samples, faults = judged(saved(root, wrong | {"id": "x"}, GOOD, GOOD | {"polygons": [[1, 2]]}, wrong))
+    bad = {"image": "a.png", "text": "y", "polygons": [[1, 2]]}
+    samples, faults = judged(saved(root, wrong | {"id": "x", "text": "x"}, GOOD, bad, wrong | {"text": "z"}))
     assert [(fault.record, fault.kind) for fault in faults] == [
         ("line 1 (id x)", "image size"), ("line 3", "mask"), ("line 4", "image size")
     ]  # fmt: skip
@@ -180,11 +181,34 @@ def test_a_size_that_does_not_fit(root: Path) -> None:
 
 
 def test_ids_stay_whatever_is_left_out(root: Path) -> None:
-    lines = GOOD | {"id": 7}, GOOD | {"id": None}, GOOD | {"id": "pair", "text": ["a", "b"]}
-    for bad in ([], [GOOD | {"polygons": [[1, 2]], "id": "bad"}]):
+    lines = GOOD | {"id": 7, "text": "x"}, GOOD | {"id": None, "text": "y"}, GOOD | {"id": "pair", "text": ["a", "b"]}
+    for bad in ([], [GOOD | {"polygons": [[1, 2]], "id": "bad", "text": "z"}]):
         (sample,) = saved(root, GOOD | {"id": None}, *bad, *lines)(bad="skip")
         found = [target.id for target in sample.targets]
         assert found == ["line 1", "7", f"line {3 + len(bad)}", "pair/0", "pair/1"]
+
+
+def test_the_same_words_in_several_lines_are_one_query(root: Path) -> None:
+    other = [20, 2, 28, 2, 28, 8, 20, 8]
+    lines = GOOD | {"id": 7}, GOOD | {"text": "The  cat", "polygons": [other]}, GOOD | {"image": "b.png"}
+    first, second = (data := saved(root, *lines)())
+    (target,) = first.targets
+    apart = [saved(root, GOOD | {"polygons": [part]})()[0].targets[0].mask for part in (SQUARE, other)]
+    np.testing.assert_array_equal(target.mask, np.logical_or(*apart))
+    assert (target.query, target.id, len(second.targets)) == ("the cat", "7", 1)
+    assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
+        ("a.png", "is asked for 'the cat' in several lines")
+    ]
+    _, (fault,) = judged(saved(root, GOOD, GOOD | {"polygons": [[1, 2]]}))
+    assert (fault.record, fault.says.split(":")[0]) == ("line 1", "line 2")  # a union without one of them is wrong
+
+
+def test_a_target_that_is_there_and_absent_is_a_fault(root: Path) -> None:
+    absent = {"image": "a.png", "text": "the cat", "absent": True}
+    for lines, says in (((GOOD, absent), "absent, and has a mask in line 1"), ((absent, GOOD), "there, and is absent")):
+        _, (fault,) = judged(saved(root, *lines))
+        assert fault.record == "line 2"
+        assert says in fault.says
 
 
 def test_a_line_without_a_mask_is_a_note(root: Path) -> None:

@@ -101,7 +101,11 @@ def test_plain_folders(root: Path, scenes: list[Sample], tmp_path: Path) -> None
 
 SQUARE = "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
 LINES = {
-    "two points": ("0 0.1 0.1 0.5 0.5 0.2 0.2 0.3", "holds 7 coordinates"),
+    "two points": ("0 0.1 0.1 0.5 0.5", "holds a box, not a polygon"),
+    "five numbers": ("0 0.1 0.1 0.5 0.5 0.9", "holds a box with a confidence behind it"),
+    "confidence": (f"0 {SQUARE} 0.87", "an odd number; if the last one is a confidence, write the labels without"),
+    "half a class": (f"0.5 {SQUARE}", "begins with 0.5; a line needs a class number, which is a whole number"),
+    "no class": (f"nan {SQUARE}", "begins with nan"),
     "a box": ("0 0.5 0.5 0.2 0.2", "holds a box, not a polygon"),
     "class without name": (f"5 {SQUARE}", "is of class 5, which has no name; the names are those of 0 to 1"),
     "negative class": (f"-1 {SQUARE}", "is of class -1"),
@@ -125,6 +129,35 @@ def test_bad_lines_are_named(name: str, root: Path) -> None:
     assert (fault.file, fault.record) == (str(label), f"line {number}")
     assert says in fault.says
     assert [Path(sample.id).name for sample in samples] == ["0000.png"]
+
+
+def test_a_class_number_may_be_written_as_a_decimal(root: Path, scenes: list[Sample]) -> None:
+    """As tools that write tables of numbers do (`numpy.savetxt`)."""
+    for label in (root / "labels" / "train").glob("*.txt"):
+        lines = label.read_text().splitlines()
+        label.write_text("".join(f"{float(line[0]):.18e}{line[1:]}\n" for line in lines))
+    assert same(build(root)(), scenes)
+
+
+def test_classes_of_one_name_are_one_class(root: Path) -> None:
+    (root / "data.yaml").write_text("train: images/train\nnames: [cat, CAT , dog]\n")
+    (root / "labels" / "train" / "0000.txt").write_text(f"1 {SQUARE}\n0 0.6 0.6 0.9 0.6 0.9 0.9\n2 {SQUARE}\n")
+    data = build(root)()
+    assert [target.query for target in data[0].targets] == ["cat", "dog"]
+    parts = [
+        Shares((np.array(c).reshape(-1, 2),))
+        for c in ([0.1, 0.1, 0.5, 0.1, 0.5, 0.5, 0.1, 0.5], [0.6, 0.6, 0.9, 0.6, 0.9, 0.9])
+    ]
+    np.testing.assert_array_equal(data[0].targets[0].mask, np.logical_or(*(one.draw((40, 60)).mask for one in parts)))
+    assert [(note.record, note.says) for note in data.notes] == [
+        ("class 1", "has the name of class 0, 'cat'; the two are one class")
+    ]
+
+
+def test_labels_of_poses_are_refused(root: Path) -> None:
+    (root / "data.yaml").write_text("train: images/train\nnames: [cat, dog]\nkpt_shape: [2, 2]\n")
+    with pytest.raises(DataError, match="its labels are points of poses"):
+        build(root)()
 
 
 def test_rounding_beyond_the_border_is_no_fault(root: Path) -> None:

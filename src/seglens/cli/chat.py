@@ -192,7 +192,8 @@ def chat(
 def _typed(prompt: str) -> Iterator[str]:
     """Lines until their end; at a terminal behind a prompt, with the keys that go back in what was typed."""
     if not sys.stdin.isatty():
-        yield from sys.stdin
+        for number, line in enumerate(sys.stdin):
+            yield line if number else line.removeprefix("\ufeff")  # the byte order mark of Windows' tools
         return
     import readline  # noqa: F401  (`input` then knows the arrow keys)
 

@@ -28,8 +28,8 @@ def data_check(
     limit: Annotated[int | None, typer.Option(min=0, help="Decode no more than the first N images.")] = None,
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Also find copies among the image files.")] = False,
 ) -> None:
-    """Name every bad record and go on: one line each, then a summary. Exit code 1 when there are any, 2 when the
-    dataset cannot be opened at all."""
+    """Name every bad record and go on: one line each, then a summary. Exit code 1 when there are any or nothing can be
+    used, 2 when the dataset cannot be opened at all."""
     from seglens.data.check import Check
     from seglens.data.records import DataError, Fault, Note
 
@@ -38,9 +38,9 @@ def data_check(
         records, first = _records(spec)
         check = Check(records, min((n for n in (first, limit) if n is not None), default=None), duplicates)
     except DataError as error:
-        if not error.faults:
+        if not error.faults and not error.notes:
             raise
-        seen: Iterable[Fault | Note] = error.faults  # every record is bad
+        seen: Iterable[Fault | Note] = (*error.faults, *error.notes)  # nothing can be used, and they say why
     else:
         seen = check
     found = []
@@ -62,7 +62,7 @@ def data_check(
         print(f"{counts['images']} usable images, {counts['queries']} queries ({asked})")
         told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
         print(f"{len(faults)} faults{f' ({told})' if told else ''}, {len(notes)} notes")
-    if faults:
+    if faults or not (counts["images"] or limit == 0):
         raise typer.Exit(1)
 
 

@@ -182,7 +182,7 @@ def _copy_base(base: Path, folder: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is needed; copy all files of the checkpoint") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -32,6 +32,8 @@ class Check:
             entry = self.records.entries[index]
             sample, faults = self.records.decode(index)
             yield from (fault for fault in faults if fault not in known)
+            if sample is None and not faults:
+                yield Note(entry.file, entry.id, "shows nothing to ask about (ignored pixels only)")
             if sample is not None:
                 self.images += 1
                 self.queries += len(sample.targets)

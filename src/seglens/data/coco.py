@@ -12,6 +12,7 @@ import numpy as np
 from seglens.data.masks import Named, Polygons, Runs, draw_each
 from seglens.data.reading import Split, need_folder, read_json
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records, Remains
+from seglens.data.wording import first_of_name
 
 Id = int | str
 
@@ -22,7 +23,8 @@ def coco_data(
 ) -> Records:  # fmt: skip
     """The images of `annotations`, under the folder `images`, asked for by the names of their categories.
 
-    `each=category`: one query per category of an image, the union of its instances. `each=instance`: one per instance;
+    `each=category`: one query per category of an image, the union of its instances. Categories of one name are one
+    category, and a note says so: the same words have one mask. `each=instance`: one query per instance;
     where a category has several, the words that tell them apart are their order by the middle of their boxes, as in
     "cat, 2nd from the left".
 
@@ -67,6 +69,7 @@ class _Index:
     def __init__(self, file: Path, folder: Path, tables: Mapping[str, list[Any]]):
         self.file, self.folder, self.tables = str(file), folder, tables
         self.categories: dict[Id, str] = {}
+        self.same: dict[Id, Id] = {}  # a category to the first one of its name
         self.groups: dict[Id, dict[Id, list[_Annotation]]] = {}
         # What cannot be asked for because one record of it is bad: a union without it, or a count, would be wrong.
         self.bad_groups: set[tuple[Id, Id]] = set()
@@ -84,7 +87,7 @@ class _Index:
     def _fault(self, record: str, says: str, kind: str = "annotation") -> Fault:
         return Fault(self.file, record, says, kind)
 
-    def _read_categories(self) -> Iterator[Fault]:
+    def _read_categories(self) -> Iterator[Fault | Note]:
         for row, record in enumerate(self.tables["categories"]):
             try:
                 key, name = _id(record, "id"), record.get("name")
@@ -96,6 +99,11 @@ class _Index:
             elif self.categories.setdefault(key, name.strip()) != name.strip():
                 self.bad_categories.add(key)
                 yield self._fault(f"category {key}", f"is both {self.categories[key]!r} and {name!r}", "duplicate id")
+        self.same = first_of_name(self.categories)
+        for key, first in self.same.items():
+            if key != first:
+                says = f"has the name of category {first}, {self.categories[first]!r}; the two are one category"
+                yield Note(self.file, f"category {key}", says)
 
     def _read_images(self, images: dict[Id, dict[str, Any]]) -> Iterator[Fault]:
         for row, record in enumerate(self.tables["images"]):
@@ -123,6 +131,9 @@ class _Index:
             except ValueError as error:
                 yield self._fault(name, str(error))
                 continue
+            if category in self.bad_categories:  # nobody knows whether it is of the others of its name
+                self.bad_groups.add((image, self.same[category]))
+            category = self.same[category]
             if name in seen:
                 self.bad_groups.add((image, category))
                 yield self._fault(name, "is the id of more than one annotation", "duplicate id")
@@ -155,7 +166,7 @@ class _Index:
             yield Note(self.file, name, says)
         for category, group in self.groups[key].items():
             words, whole = self.categories[category], f"{name}, {self.categories[category]}"
-            if category in self.bad_categories or (key, category) in self.bad_groups:
+            if (key, category) in self.bad_groups:
                 remains += _all(group, words, whole, True)
                 continue
             try:
@@ -166,7 +177,8 @@ class _Index:
             else:
                 asks += asked
                 if not asked:
-                    yield Note(self.file, whole, "has a crowd that says too little to ask for it; left out")
+                    says = "has a crowd that says too little to ask for it; left out"
+                    yield Note(self.file, whole, says if instances else f"{says}, and taken with crowd=include")
         if asks:
             yield Entry(str(key), image["path"], self.file, tuple(asks), image["size"])
         if remains:

@@ -9,6 +9,7 @@ from typing import Literal
 from seglens.data.maskfile import MaskFile
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Note, Records
+from seglens.data.wording import joined
 
 LOSSLESS = frozenset((".png", ".bmp", ".tif", ".tiff"))
 
@@ -28,7 +29,8 @@ def folder_data(
         images/0001.jpg    masks/0001.png            texts=a crack|damage in the wall
 
     Images may lie in folders of their own; the masks repeat them (images/a/1.jpg, masks/the_cat/a/1.png). Words that
-    name no folder well, such as those with / or :, need JSONL.
+    name no folder well, such as those with / or :, need JSONL. Folders of the same words (the_cat, The cat) are one
+    query, the union of their masks, and a note says so.
 
     A mask file that is all black is refused, as most are mistakes; with `black=absent` it says that the image does not
     show what its words name. An image without any mask is a note. Only `split=train` may train.
@@ -57,7 +59,12 @@ def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool
         asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}", id=query) for query in queries]
     for stem, path in pictures.items():
         if asks[stem]:
-            yield Entry(stem, path, str(masks), tuple(asks[stem]))
+            kept, several = joined(asks[stem])
+            for words in several:
+                yield Note(
+                    str(masks), f"image {stem}", f"has several masks of {words!r}; they are one query, their union"
+                )
+            yield Entry(stem, path, str(masks), kept)
         else:
             yield Note(str(images), path.relative_to(images).as_posix(), "the image has no mask")
 

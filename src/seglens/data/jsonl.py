@@ -13,6 +13,7 @@ from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, Runs
 from seglens.data.reading import Split, need_folder
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
+from seglens.data.wording import joined, plain
 
 MASKS = ("mask", "polygons", "rle")
 KEYS = ("image", "text", "absent", "ignore", "id", "height", "width", "kind", "answer", *MASKS)
@@ -32,8 +33,10 @@ def jsonl_data(file: Path, images: Path | None = None, split: Split = "train", b
     `mask` may also be a list of masks in polygons, one for each of the words in `text`, and the whole file one JSON
     list: Sa2VA's annotations.json. The words of a HiMTok line, which lie in its `conversations`, go into `text`.
 
-    A misspelt key is refused rather than read as an absent target. Only `split=train` may train. Lines are read one at
-    a time. Raises DataError on a file that cannot be read, and where Records does."""
+    Lines that ask for the same words in the same image are one query, the union of their masks, and a note says so; one
+    that says absent where another has a mask is refused. A misspelt key is refused rather than read as an absent
+    target. Only `split=train` may train. Lines are read one at a time. Raises DataError on a file that cannot be read,
+    and where Records does."""
     if not file.is_file():
         raise DataError(f"there is no file {str(file)!r}; file= names a JSONL: check the path")
     root = need_folder(images, "images= names the folder that image counts from") if images else file.parent
@@ -61,6 +64,18 @@ class Beside:
 class _Picture:
     path: Path
     asks: list[Ask] = field(default_factory=list)
+    first: dict[str, Ask] = field(default_factory=dict)  # by their words
+
+    def take(self, asks: list[Ask]) -> None:
+        """Raises ValueError when a target is absent in one line and there in another."""
+        for ask in asks:
+            other = self.first.get(plain(ask.query), ask)
+            if isinstance(ask.mask, Nothing) != isinstance(other.mask, Nothing):
+                says = "absent, and has a mask" if isinstance(ask.mask, Nothing) else "there, and is absent"
+                raise ValueError(f"says that {ask.query!r} is {says} in {other.record}; one of the two is wrong")
+        for ask in asks:
+            self.first.setdefault(plain(ask.query), ask)
+        self.asks.extend(asks)
 
 
 class _Gathered:
@@ -87,7 +102,11 @@ class _Gathered:
                 yield Fault(str(self.file), name, str(error))
         for key, picture in self.pictures.items():
             if picture.asks:
-                yield Entry(key, picture.path, str(self.file), tuple(picture.asks))
+                asks, several = joined(picture.asks)
+                for words in several:
+                    says = f"is asked for {words!r} in several lines; they are one query, the union of their masks"
+                    yield Note(str(self.file), key, says)
+                yield Entry(key, picture.path, str(self.file), asks)
 
     def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
@@ -100,7 +119,7 @@ class _Gathered:
             Ask(text, source, name, *said, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size)
             for number, (text, source) in enumerate(pairs)
         ]
-        self._picture(value).asks.extend(asks)
+        self._picture(value).take(asks)
         if not any(key in value for key in ("absent", *MASKS)):
             return Note(str(self.file), name, 'has no mask: read as absent; say "absent": true if it is meant')
         return None

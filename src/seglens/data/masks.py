@@ -218,11 +218,9 @@ class Union:
     def draw(self, size: tuple[int, int]) -> Drawn:
         drawn = draw_each(self.sources, size)
         ignores = [one.ignore for one in drawn if one.ignore is not None]
-        return Drawn(
-            np.logical_or.reduce([one.mask for one in drawn]),
-            np.logical_or.reduce(ignores) if ignores else None,
-            absent=all(one.absent for one in drawn),
-        )
+        mask = np.logical_or.reduce([one.mask for one in drawn])
+        ignore = np.logical_or.reduce(ignores) & ~mask if ignores else None
+        return Drawn(mask, ignore, absent=all(one.absent for one in drawn))
 
 
 @dataclass(frozen=True)

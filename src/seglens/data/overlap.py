@@ -68,7 +68,7 @@ def save_keys(path: Path, keys: Iterable[str]) -> None:
 def load_keys(path: Path) -> frozenset[str]:
     """What `save_keys` wrote. Raises DataError on a file that is missing, empty or not text."""
     try:
-        keys = frozenset(filter(None, (line.strip() for line in path.read_text("utf-8").splitlines())))
+        keys = frozenset(filter(None, (line.strip() for line in path.read_text("utf-8-sig").splitlines())))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); need the file that `seglens data overlap --out` wrote"

@@ -48,11 +48,12 @@ class Note:
 
 
 class DataError(ValueError):
-    """Data that cannot be used: the file, the record and what is wrong with it. `faults` holds every bad record."""
+    """Data that cannot be used: the file, the record and what is wrong with it. `faults` holds every bad record,
+    `notes` what else was found where nothing can be used."""
 
-    def __init__(self, says: str, faults: Sequence[Fault] = ()):
+    def __init__(self, says: str, faults: Sequence[Fault] = (), notes: Sequence[Note] = ()):
         super().__init__(says)
-        self.faults = tuple(faults)
+        self.faults, self.notes = tuple(faults), tuple(notes)
 
 
 class SeveralError(ValueError):
@@ -156,10 +157,7 @@ class Records:
             raise DataError(refusal(name, self.faults), self.faults)
         if not entries:
             self._learn(self.beside())
-            why = f" ({len(self.faults)} bad records: {_shown(self.faults)})" if self.faults else ""
-            raise DataError(
-                f"{name} holds no usable image{why}; check the folder, the split and `seglens data check`", self.faults
-            )
+            raise DataError(_nothing(name, self.faults, self.notes), self.faults, self.notes)
 
     def without(self, leave: Callable[[Entry], bool]) -> Records:
         """The same data without some of its images. Raises DataError when none is left."""
@@ -324,7 +322,16 @@ def refusal(name: str, faults: Sequence[Fault]) -> str:
     return f"{name} has {len(faults)} bad records: {_shown(faults)}; mend them, or leave them out with bad=skip"
 
 
-def _shown(faults: Sequence[Fault]) -> str:
+def _nothing(name: str, faults: Sequence[Fault], notes: Sequence[Note]) -> str:
+    """Why nothing of a dataset can be used."""
+    found = [f"{len(faults)} bad records: {_shown(faults)}"] if faults else []
+    found += [f"{len(notes)} notes: {_shown(notes)}"] if notes else []
+    why = f" ({'; '.join(found)})" if found else ""
+    more = "; `seglens data check` names them all" if max(len(faults), len(notes)) > FAULTS_SHOWN else ""
+    return f"{name} holds no usable image{why}; check the folder and the split{more}"
+
+
+def _shown(faults: Sequence[Fault | Note]) -> str:
     more = len(faults) - FAULTS_SHOWN
     return "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from seglens.data.masks import SLACK, Polygons
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
+from seglens.data.wording import first_of_name
 
 NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
 
@@ -30,9 +32,9 @@ def yolo_data(
     `path` and the folders count from the file that names them. Labels lie in `labels`, else in the path of the images
     with its last "images" replaced by "labels", else beside the images.
 
-    A line is `class x1 y1 x2 y2 x3 y3 ...`. An image with a line that is none is left out whole, as nothing tells what
-    its object would have been. An image without a label file, or with an empty one, is a note. Only `split=train` may
-    train.
+    A line is `class x1 y1 x2 y2 x3 y3 ...`. Classes of one name are one class, and a note says so. An image with a line
+    that is none is left out whole, as nothing tells what its object would have been. An image without a label file, or
+    with an empty one, is a note. Only `split=train` may train.
 
     Raises DataError on a file or folder that cannot be read, and where Records does."""
     if (data is None) == (images is None) or (images is not None and names is None):
@@ -43,8 +45,14 @@ def yolo_data(
         assert images is not None
         assert names is not None
         words, sources = _names(names), [images]
-    found = (one for source in sources for one in _found(source, labels, words))
+    found = chain(_same_names(words, str(data or names)), *(_found(source, labels, words) for source in sources))
     return Records(f"yolo {data or images}", found, trainable=split == "train", bad=bad)
+
+
+def _same_names(names: dict[int, str], file: str) -> Iterator[Note]:
+    for one, first in first_of_name(names).items():
+        if one != first:
+            yield Note(file, f"class {one}", f"has the name of class {first}, {names[first]!r}; the two are one class")
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,10 @@ def _of_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
     said = content.get(split)
     if not said:
         raise DataError(f"{file} has no {split!r} entry; choose a split that it names")
+    if "kpt_shape" in content:  # their numbers would be read as corners
+        raise DataError(
+            f"{file} has kpt_shape: its labels are points of poses, not polygons; export segmentation labels"
+        )
     places = said if isinstance(said, list) else [said]
     return _named(content, file), [_place(root, str(place)) for place in places]
 
@@ -154,12 +166,13 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
         yield Fault(str(label), key, str(error))
         return
     objects: dict[int, list[np.ndarray]] = {}
-    faults = []
+    faults, same = [], first_of_name(names)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             one, polygon = _object(line.split(), names)
+            one = same[one]
         except ValueError as error:
             faults.append(Fault(str(label), f"line {number}", str(error)))
         else:
@@ -177,14 +190,22 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
 
 def _object(tokens: list[str], names: dict[int, str]) -> tuple[int, Float[np.ndarray, "_ 2"]]:
     try:
-        one = int(tokens[0])
-        numbers = np.array(tokens[1:], np.float64)
+        said, numbers = float(tokens[0]), np.array(tokens[1:], np.float64)
     except ValueError:
         raise ValueError(f"got {' '.join(tokens)[:60]!r}; a line needs a class number and coordinates") from None
+    if not said.is_integer():
+        raise ValueError(f"begins with {tokens[0]}; a line needs a class number, which is a whole number")
+    one = int(said)  # tools that write tables of numbers make "0.0" of it
     if one not in names:
         raise ValueError(f"is of class {one}, which has no name; the names are those of {min(names)} to {max(names)}")
-    if len(numbers) == 4:
-        raise ValueError("holds a box, not a polygon; export segmentation labels: class x1 y1 x2 y2 x3 y3 ...")
+    if len(numbers) in (4, 5):
+        behind = " with a confidence behind it" if len(numbers) == 5 else ""
+        raise ValueError(f"holds a box{behind}, not a polygon; export segmentation labels: class x1 y1 x2 y2 x3 y3 ...")
+    if len(numbers) > 6 and len(numbers) % 2:
+        raise ValueError(
+            f"holds {len(numbers)} coordinates, an odd number; if the last one is a confidence, write the labels "
+            "without (`yolo predict save_txt` without save_conf); else one of x and y is missing"
+        )
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"holds {len(numbers)} coordinates; a polygon needs x and y of at least three points")
     if not np.isfinite(numbers).all():

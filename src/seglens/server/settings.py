@@ -87,4 +87,4 @@ class Settings(BaseSettings):
 
 def _only_line(path: Path | None) -> str:
     assert path is not None
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig")

@@ -1,0 +1,43 @@
+"""When two names say the same, so that they are one query: words are asked for, and the same words have one mask."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from seglens.data.masks import Named, Union
+from seglens.data.records import Ask
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def plain(words: str) -> str:
+    """Words without what does not change their meaning: case, underscores, repeated blanks, the form of an accent."""
+    return " ".join(unicodedata.normalize("NFC", words).replace("_", " ").casefold().split())
+
+
+def first_of_name(names: Mapping[Key, str]) -> dict[Key, Key]:
+    """Of every class the first one that has its name: itself, unless the table names two classes alike."""
+    first = dict[str, Key]()
+    return {key: first.setdefault(plain(name), key) for key, name in names.items()}
+
+
+def joined(asks: Iterable[Ask]) -> tuple[tuple[Ask, ...], list[str]]:
+    """Queries in the same words as one, whose mask is the union, in the place of the first; and those words. What was
+    drawn for another size stays alone: one of the two is wrong."""
+    groups = dict[tuple[str, tuple[int, int] | None], list[Ask]]()
+    sizes = dict[str, tuple[int, int]]()
+    for ask in asks:
+        words = plain(ask.query)
+        size = sizes.setdefault(words, ask.size) if ask.size is not None else None
+        groups.setdefault((words, None if size == ask.size else ask.size), []).append(ask)
+    return tuple(map(_one, groups.values())), [group[0].query for group in groups.values() if len(group) > 1]
+
+
+def _one(group: list[Ask]) -> Ask:
+    if len(group) == 1:
+        return group[0]
+    size = next((one.size for one in group if one.size is not None), None)
+    return replace(group[0], mask=Union([Named(one.record, one.mask) for one in group]), size=size)
