@@ -18,9 +18,10 @@ from seglens.cache import Cache, CacheError
 from seglens.checkpoint import Origin
 from seglens.courses import Course, open_data, prepare
 from seglens.data.mixing import RATES, Epochs, Mixed
+from seglens.devices import usable_device
 from seglens.features import Pick, collate
 from seglens.lessons import Drawn, Streamed
-from seglens.parts import Parts, usable_device
+from seglens.parts import Parts
 from seglens.presets import RECIPES, Recipe, adjusted, recipe
 from train_run import LONG, SMALL, fresh
 

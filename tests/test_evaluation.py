@@ -28,12 +28,11 @@ from seglens.evaluation import (
     run,
     run_shared,
     summarise,
-    threshold_logit,
 )
 from seglens.prediction import Prediction, on_mask
 from seglens.ranks import Ranks, joined
 from seglens.scoring import read_predictions, score
-from seglens.segmenter import Segmenter
+from seglens.segmenter import Segmenter, threshold_logit
 from seglens.types import Sample, Target
 
 SIDE = 20

@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration
 from seglens.backbones import QuestionError
 from seglens.data.images import ImageError
 from seglens.data.world import WorldData
-from seglens.parts import usable_device
+from seglens.devices import usable_device
 from seglens.prediction import Prediction
 from seglens.segmenter import OpenedImage, Segmenter, _Clock
 from seglens.types import Sample

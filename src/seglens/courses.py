@@ -13,6 +13,7 @@ from seglens.data import Dataset, load_data
 from seglens.data.dataset import faults_of
 from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
 from seglens.data.prompts import Prompted
+from seglens.devices import AUTO
 from seglens.exercises import Examiner
 from seglens.features import FeatureSource, Live
 from seglens.launch import need_extras
@@ -75,7 +76,7 @@ class Course:
 
 def prepare(
     recipe: Recipe, data: str, out: Path, exam: str | None = None, cache: Path | None = None, live: bool = False,
-    device: str = "cpu", image_size: int | None = None,
+    device: str = AUTO, image_size: int | None = None,
 ) -> Course:  # fmt: skip
     """Load the frozen parts, open the data and build the head.
 

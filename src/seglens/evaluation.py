@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -159,15 +158,6 @@ def _record(sample: Sample, target: Target, said: Prediction, threshold: float, 
 def _runs(target: Target, said: Prediction) -> dict[str, Any]:
     ignore = {} if target.ignore is None else {"ignore": encode_rle(target.ignore)}
     return {"prediction": encode_rle(said.mask), "target": encode_rle(target.mask), **ignore}
-
-
-def threshold_logit(probability: float) -> float:
-    """The logit above which a pixel's probability is above `probability`: 0.6 for the released evaluation of LENS.
-
-    Raises ValueError unless it lies between 0 and 1."""
-    if not 0 < probability < 1:
-        raise ValueError(f"got a mask threshold of {probability}; it needs a probability between 0 and 1, as in 0.6")
-    return math.log(probability / (1 - probability))
 
 
 def results(records: Sequence[Record], protocol: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@ decoder that draws masks."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 
 from seglens.backbones import Backbone, load_backbone
+from seglens.backbones.few_bits import few_bits
 from seglens.cache import Cache, Manifest, Share, Stored, build, identity
 from seglens.checkpoint import Origin
 from seglens.data import Dataset
 from seglens.decoders import MaskDecoder, load_decoder
+from seglens.devices import AUTO, precision, usable_device
 from seglens.features import Features, Live, extract
 from seglens.hub import hub_commit
 from seglens.types import Sample
@@ -31,22 +32,15 @@ class Parts:
 
     @classmethod
     def load(
-        cls, backbone: Origin, decoder: Origin | None, *, device: str | torch.device = "cpu",
+        cls, backbone: Origin, decoder: Origin | None, *, device: str | torch.device = AUTO,
         segmentation_only: bool = True, **loading: Any,
     ) -> Parts:  # fmt: skip
-        """Both from folders or hub ids; `loading` goes to the backbone (`layer`, `dtype`, ...). The mask decoder is
-        always in fp32, and on a CPU so is the backbone unless `dtype` says otherwise: half precision is slow and coarse
-        there.
+        """Both from folders or hub ids; `loading` goes to the backbone, as in `place_backbone`. The mask decoder is
+        always in fp32.
 
-        Raises ValueError when the device, the layer or the weights cannot be had."""
+        Raises ValueError when the device, the precision, the layer or the weights cannot be had."""
         device = usable_device(device)
-        if device.type == "cpu":
-            loading.setdefault("dtype", torch.float32)
-        mllm = load_backbone(
-            backbone.resolve(), revision=backbone.revision, segmentation_only=segmentation_only, **loading
-        )
-        if "device_map" not in loading:
-            mllm.module.to(device)
+        mllm = place_backbone(backbone, device=device, segmentation_only=segmentation_only, **loading)
         if decoder is None:
             return cls(mllm, None)
         sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32)
@@ -100,6 +94,27 @@ class Parts:
         return Cache.open(folder, manifest.key, name)
 
 
+def place_backbone(
+    origin: Origin, *, device: str | torch.device = AUTO, dtype: str | torch.dtype | None = None,
+    load_in: str | None = None, **loading: Any,
+) -> Backbone:  # fmt: skip
+    """An MLLM on its device, in `dtype` (see `devices.precision`) or in 8 or 4 bits (`load_in`: "8bit" or "4bit"). The
+    rest of `loading` as `load_backbone` takes it.
+
+    Raises ValueError when the device, the precision or the weights cannot be had, and ImportError without the packages
+    that few bits need."""
+    device = usable_device(device)
+    loading["dtype"] = precision(dtype, device)
+    if load_in is not None:
+        loading["quantization_config"] = few_bits(load_in, device, loading["dtype"])
+    if loading.get("quantization_config") is not None:
+        loading.setdefault("device_map", {"": device})  # packed weights are made where they stay: they cannot move
+    mllm = load_backbone(origin.resolve(), revision=origin.revision, **loading)
+    if "device_map" not in loading:
+        mllm.module.to(device)
+    return mllm
+
+
 def _origin(part: Backbone | MaskDecoder) -> Origin:
     return Origin.of(part.name, part.revision or hub_commit(part.name))
 
@@ -110,18 +125,3 @@ def _wait(device: torch.device) -> None:
         from accelerate import PartialState
 
         PartialState(cpu=device.type == "cpu").wait_for_everyone()
-
-
-def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name; of several processes, each takes its own "cuda".
-
-    Raises ValueError when this machine does not have it."""
-    if str(name) == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {str(name)!r} cannot be used here ({reason}); try cpu, cuda or mps") from error
-    return device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from seglens.checkpoint import (
 )
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
+from seglens.devices import AUTO
 from seglens.drawing import Drawing
 from seglens.hub import push_folder, resolve_folder
 from seglens.instances import Splitter, asked
@@ -52,23 +54,30 @@ class Segmenter:
 
     def __init__(
         self, backbone: Backbone, decoder: MaskDecoder | None, method: Method, config: HeadConfig,
-        mask_threshold: float = MASK_THRESHOLD,
+        mask_threshold: float = MASK_THRESHOLD, presence_threshold: float | None = None,
     ):  # fmt: skip
+        """`mask_threshold` is a logit (`threshold_logit` makes one of a probability); `presence_threshold`, by default
+        the head's own, is the probability below which a query counts as absent. Raises ValueError when it is none."""
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
         self.reader: Any = method.mllm if isinstance(method, TunedMethod) else backbone
-        self.mask_threshold, self.presence_threshold = mask_threshold, config.presence_threshold
+        self.mask_threshold = mask_threshold
+        self.presence_threshold = config.presence_threshold if presence_threshold is None else presence_threshold
+        check_presence(self.presence_threshold)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = EMBEDDED, *, device: str | torch.device = "cpu", revision: str | None = None,
-        segmentation_only: bool = False, mask_threshold: float = MASK_THRESHOLD, **loading: Any,
+        cls, name: str | Path = EMBEDDED, *, device: str | torch.device = AUTO, revision: str | None = None,
+        segmentation_only: bool = False, mask_threshold: float = MASK_THRESHOLD,
+        presence_threshold: float | None = None, **loading: Any,
     ) -> Segmenter:  # fmt: skip
         """Load a head and the frozen parts it names: a folder, a hub id, or "embedded" for the model in the package.
 
-        A pixel belongs to the mask when its logit is above `mask_threshold`. `loading` goes to the backbone (`dtype`,
-        `attn_implementation`, ...). No network is used unless a name is a hub id that is not yet on disk.
-        `segmentation_only` leaves out the layers that a frozen method does not read; a tuned one reads them all. Raises
-        CheckpointError or ValueError when anything is missing, extra or of another shape."""
+        `device` "auto" is a GPU where there is one. A pixel belongs to the mask when its logit is above
+        `mask_threshold`; a query whose presence is below `presence_threshold` (by default the head's own) has none.
+        `loading` goes to the backbone (`dtype`, `load_in="4bit"`, `attn_implementation`, ...). No network is used
+        unless a name is a hub id that is not yet on disk. `segmentation_only` leaves out the layers that a frozen
+        method does not read; a tuned one reads them all. Raises CheckpointError or ValueError when anything is missing,
+        extra or of another shape."""
         folder = resolve_folder(name, revision)
         config = read_config(folder)
         settings, tuned = _settings(config, folder)
@@ -82,7 +91,7 @@ class Segmenter:
         )  # fmt: skip
         method = build_method(settings, parts.backbone, parts.decoder)
         load_state(folder, method)
-        return cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold)
+        return cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold, presence_threshold)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the head; the frozen parts stay where they are and are named: folders by absolute paths, hub ids with
@@ -309,6 +318,21 @@ class _Clock:
         if self.device.type != "cpu":  # a GPU is still at work when Python goes on
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
+
+
+def check_presence(threshold: float) -> None:
+    """Raises ValueError unless it is a probability: 0 refuses nothing, 1 nearly all."""
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"got a presence threshold of {threshold}; it needs a probability from 0 to 1, as in 0.5")
+
+
+def threshold_logit(probability: float) -> float:
+    """The logit above which a pixel's probability is above `probability`: 0.6 for the released evaluation of LENS.
+
+    Raises ValueError unless it lies between 0 and 1."""
+    if not 0 < probability < 1:
+        raise ValueError(f"got a mask threshold of {probability}; it needs a probability between 0 and 1, as in 0.6")
+    return math.log(probability / (1 - probability))
 
 
 def _settings(config: HeadConfig, folder: Path) -> tuple[Any, bool]:

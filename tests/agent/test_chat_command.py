@@ -41,7 +41,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter, seglens: Run) -
 
     def run(*words: object) -> tuple[int, str, str]:
         *options, lines = words
-        monkeypatch.setattr(sys.modules["seglens.cli.chat"], "load_segmenter", lambda *_: segmenter)
+        monkeypatch.setattr(sys.modules["seglens.cli.chat"], "load_segmenter", lambda *_, **__: segmenter)
         monkeypatch.setattr(sys, "stdin", io.StringIO(str(lines)))
         return seglens("chat", *options)
 

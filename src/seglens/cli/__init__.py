@@ -26,7 +26,7 @@ from seglens.cli.route import route
 from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.serve import PASSED_ON, serve
-from seglens.cli.shared import say
+from seglens.cli.shared import say, unfolded
 from seglens.cli.train import train
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -60,14 +60,15 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
 }
 
 
-def _group(words: str, commands: dict[str, Callable[..., Any]]) -> typer.Typer:
-    group = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=words)
+def _group(words: str, commands: dict[str, Callable[..., Any]], completion: bool = False) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, add_completion=completion, pretty_exceptions_enable=False, help=words)
     for name, command in commands.items():
-        group.command(name)(command)
+        group.command(name)(unfolded(command))
     return group
 
 
-app = _group("Pixel-level sight for any multimodal LLM, without changing one of its weights.", COMMANDS)
+ABOUT = "Pixel-level sight for any multimodal LLM, without changing one of its weights."
+app = _group(ABOUT, COMMANDS, completion=True)
 app.command("serve", context_settings=PASSED_ON)(serve)
 for _name, _made in GROUPS.items():
     app.add_typer(_group(*_made), name=_name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, emit, progress, say, say_left_out
+from seglens.cli.shared import AUTO, AsJson, Device, emit, progress, say, say_left_out
 
 if TYPE_CHECKING:
     from seglens.cache import Manifest
@@ -30,7 +30,7 @@ def cache_estimate(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
     layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
-    device: Device = "cpu", as_json: AsJson = False,
+    device: Device = AUTO, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
     from seglens.cache import estimate
@@ -50,13 +50,14 @@ def cache_build(
     layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
     any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
     ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
-    device: Device = "cpu", as_json: AsJson = False,
+    device: Device = AUTO, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Compute the frozen features of a dataset once. Under torchrun the processes share the work."""
     from seglens.cache import Share, build, estimate, left_out
     from seglens.cache.build import complete
     from seglens.cache.ray import build_with_ray
     from seglens.data.dataset import faults_of
+    from seglens.devices import usable_device
 
     share = Share.here()
     reading = Reading(data, backbone, decoder, layer, image_size, device)
@@ -70,7 +71,8 @@ def cache_build(
     mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in share.of(manifest.shards))
     with progress("caching", mine, hidden=as_json or share.rank > 0) as tick:
         if ray:
-            done = build_with_ray(reading.load, samples, out, manifest, ray, float(device.startswith("cuda")), tick)
+            gpus = float(usable_device(device).type == "cuda")
+            done = build_with_ray(reading.load, samples, out, manifest, ray, gpus, tick)
         else:
             done = build(samples, extract, out, manifest, share, tick)
     here = set(known) if share.rank else set()  # the first process tells what all know

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, Trust, load_segmenter
+from seglens.cli.shared import AsJson, Loading, Thresholds, Trust, load_segmenter
 from seglens.names import check_name
 
 if TYPE_CHECKING:
@@ -163,11 +163,11 @@ def numbers(word: str) -> list[float]:
 
 def chat(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    model: Model = "embedded",
+    loading: Loading,
+    thresholds: Thresholds,
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
     as_json: AsJson = False,
     trust: Trust = False,
-    device: Device = "cpu",
 ) -> None:
     """Talk about an image: the frozen MLLM decides whether you want words, a mask, or words about the last mask.
 
@@ -176,9 +176,10 @@ def chat(
     from seglens.data.images import load_image
     from seglens.prediction import slug
 
+    sure = thresholds.options()
     pixels = load_image(image)  # before the model is loaded: a wrong name is told at once
     view: View = Lines() if as_json else Screen()
-    talk = Chat(Agent(load_segmenter(model, device)).start(pixels), view, out, slug(image.stem), trust)
+    talk = Chat(Agent(load_segmenter(loading, **sure)).start(pixels), view, out, slug(image.stem), trust)
     if not as_json:
         view.note(f"looking at {image}; /help lists the commands")
     try:

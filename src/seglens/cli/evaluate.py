@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_segmenter, progress
+from seglens.cli.shared import AsJson, Loading, Thresholds, emit, load_segmenter, progress
 
 if TYPE_CHECKING:
     from seglens.data import Dataset
@@ -21,14 +22,12 @@ MIOU = "miou"
 
 
 def evaluate(
+    loading: Loading,
+    thresholds: Thresholds,
     data: Annotated[str, typer.Option(help="A dataset with its options.")] = "world:n=500,seed=1",
-    model: Model = "embedded",
     protocol: Annotated[
         str | None,
         typer.Option(help="world, lisa, gres, fp-refcoco or miou; by default world for the world, else lisa."),
-    ] = None,
-    mask_threshold: Annotated[
-        float | None, typer.Option(help="Probability above which a pixel is in the mask (0.5; LENS's own code: 0.6).")
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="For miou: the class names, one per line; by default the data's own.")
@@ -38,22 +37,20 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Also write every mask and its target here, as `seglens score` reads them.")
     ] = None,
-    device: Device = "cpu",
 ) -> None:
     """gIoU, cIoU and more with 95 % intervals, by a paper's protocol. On the world: by query kind and target size,
     keypoints, presence, the MLLM's answers and SAM alone. Under torchrun the processes share the work."""
     from seglens.data import load_data
     from seglens.data.world import WorldData
-    from seglens.evaluation import threshold_logit
     from seglens.ranks import joined
 
     samples = load_data(data)
     name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
     _check(name, classes, records, predictions)
     names = _class_names(samples, classes) if name == MIOU else []
-    options = {} if mask_threshold is None else {"mask_threshold": threshold_logit(mask_threshold)}
+    sure = thresholds.options()
     with joined() as ranks:
-        segmenter = load_segmenter(model, ranks.device(device), **options)
+        segmenter = load_segmenter(replace(loading, device=ranks.device(loading.device)), **sure)
         with progress("segmenting", len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
             if name == MIOU:
                 found = _miou(segmenter, samples, names, ranks, tick)
@@ -64,7 +61,7 @@ def evaluate(
         report, faults = found
         left_out = {"skipped": len(faults), "faults": [str(fault) for fault in faults]} if faults else {"skipped": 0}
         world = _world_report(segmenter, samples) if name == "world" else {}
-        _show({"data": data, "model": model, "protocol": name, **report, **left_out, **world}, as_json)
+        _show({"data": data, "model": loading.model, "protocol": name, **report, **left_out, **world}, as_json)
 
 
 def _check(name: str, classes: Path | None, records: Path | None, predictions: Path | None) -> None:

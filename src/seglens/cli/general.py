@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_mllm, load_segmenter
+from seglens.cli.shared import AsJson, Loading, emit, load_mllm, load_segmenter
 
 
 def bench(
     name: Annotated[str, typer.Argument(help="mme, mmbench, mmbench-circular, mmmu, mmstar, pope or world-vqa.")],
+    loading: Loading,
     root: Annotated[str, typer.Option(help="The benchmark's folder or file; for world-vqa such as n=50,seed=1.")] = "",
-    model: Model = "embedded",
     backbone: Annotated[str | None, typer.Option(help="Ask this bare MLLM (folder or hub id), without a head.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Answer through a tuned method's adapter.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only so many questions, and those judged with them.")] = None,
@@ -26,7 +26,6 @@ def bench(
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; the benchmark's own by default.")] = None,
     as_json: AsJson = False,
-    device: Device = "cpu",
 ) -> None:
     """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule. With --adapter
     it answers as a method that tunes it would leave it, if chat ran through the adapter too."""
@@ -48,9 +47,9 @@ def bench(
         benchmark.score(
             questions, dict.fromkeys([question.id for question in questions], "")
         )  # raises, with the reason
-    asked = (
-        {"answers": str(answers)} if answers is not None else {"backbone": backbone} if backbone else {"model": model}
-    )
+    asked = {"backbone": backbone} if backbone else {"model": loading.model}
+    if answers is not None:
+        asked = {"answers": str(answers)}
     if adapter and "model" not in asked:
         raise BenchmarkError(
             "--adapter needs a head that has one; name it with --model, without --backbone or --answers"
@@ -60,7 +59,7 @@ def bench(
         said: Mapping[str, str] = read_answers(answers, every)
     else:
         tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
-        speaker = partial(_speaker, model, backbone, device, adapter)
+        speaker = partial(_speaker, loading, backbone, adapter)
         said = _ask(speaker, questions, tokens, out, {"benchmark": name, **asked}, as_json)
     report: dict[str, Any] = {"benchmark": name, "root": root, **asked, "asked": len(questions)}
     report["first_image_only"] = sum(len(question.images) > 1 for question in questions)
@@ -89,16 +88,16 @@ def _ask(
     return run(speaker(), questions, tokens, out, settings, bar)
 
 
-def _speaker(model: str, backbone: str | None, device: str, adapter: bool) -> Callable[..., str]:
+def _speaker(loading: Loading, backbone: str | None, adapter: bool) -> Callable[..., str]:
     """Who answers: a bare MLLM, or that of a head, with its adapter off or on."""
     if backbone:
-        return load_mllm(backbone, device).generate
-    segmenter = load_segmenter(model, device)
+        return load_mllm(backbone, **loading.placing).generate
+    segmenter = load_segmenter(loading)
     if not adapter:
         return segmenter.backbone.generate
     if segmenter.reader is segmenter.backbone:
         raise ValueError(
-            f"{model} is a {segmenter.config.method} head, which leaves its MLLM frozen; leave out --adapter"
+            f"{loading.model} is a {segmenter.config.method} head, which leaves its MLLM frozen; leave out --adapter"
         )
     return segmenter.reader.generate
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import Device, Model, load_segmenter, say
+from seglens.cli.shared import Loading, Thresholds, load_segmenter, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def mcp(
+    loading: Loading,
+    thresholds: Thresholds,
     http: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP here (a PORT alone: for this machine only).")
     ] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="A name by which others reach it over HTTP.")] = None,
     allow_urls: Annotated[bool, typer.Option(help="Fetch images from public https addresses.")] = False,
     open_images: Annotated[int, typer.Option(help="Images that stay open for further questions.")] = 8,
-    model: Model = "embedded",
-    device: Device = "cpu",
 ) -> None:
     """Give an agent eyes: an MCP server on standard input and output, or over HTTP."""
     import anyio
@@ -36,13 +36,13 @@ def mcp(
     from seglens.integrations.mcp import Tools, build_server
     from seglens.integrations.mcp_http import parse_address, security, serve_http
 
-    limits, names = Limits(), allow_host or []
+    limits, names, sure = Limits(), allow_host or [], thresholds.options()
     host, port = parse_address(http) if http else ("", 0)
     if http:
         security(host, names)  # before the model is loaded: a wrong address is told at once
     fetch = _fetch(limits) if allow_urls else None
     with redirect_stdout(sys.stderr):  # which belongs to the protocol
-        segmenter = load_segmenter(model, device)
+        segmenter = load_segmenter(loading, **sure)
     server = build_server(Tools(Desk(segmenter, Doors(limits, files=not http), open_images), fetch))
     if http:
         max_body = limits.bytes * 4 // 3 + 2**20  # base64, and the words around it

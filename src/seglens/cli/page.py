@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Device, Model, load_segmenter, say
+from seglens.cli.shared import Loading, Thresholds, load_segmenter, say
 
 
 def demo(
-    model: Model = "embedded",
+    loading: Loading,
+    thresholds: Thresholds,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
-    device: Device = "cpu",
 ) -> None:
     """A web page: a picture, a talk about it, masks to look at, to correct by clicks and to take away."""
     if port is not None:
@@ -28,8 +28,8 @@ def demo(
         if error.name != "gradio":
             raise
         raise ImportError("the page needs gradio; run: pip install 'seglens[page]'") from error
-    limits = Limits()
-    blocks = build(load_segmenter(model, device), model, limits)
+    limits, sure = Limits(), thresholds.options()
+    blocks = build(load_segmenter(loading, **sure), loading.model, limits)
     print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=browser)}", flush=True)
     say("Press Ctrl+C to stop.")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, emit, load_mllm, progress
+from seglens.cli.shared import AUTO, AsJson, Device, emit, load_mllm, progress
 
 if TYPE_CHECKING:
     from seglens.chart import Panel
@@ -26,7 +26,7 @@ def probe(
         Path | None, typer.Option(help="Write probe.json and the curve, probe.png, into this folder (or NAME.json).")
     ] = None,
     as_json: AsJson = False,
-    device: Device = "cpu",
+    device: Device = AUTO,
 ) -> None:
     """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
     Takes the earliest layer within one standard error of the best."""
@@ -39,7 +39,7 @@ def probe(
 
     check_limit(limit)
     samples = load_data(data)  # before a large model is loaded
-    mllm = load_mllm(backbone, device, image_size=image_size)
+    mllm = load_mllm(backbone, device=device, image_size=image_size)
     file = out if out is None or out.suffix == ".json" else out / "probe.json"
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, Trust, emit, load_segmenter, why_not
+from seglens.cli.shared import AsJson, Loading, Thresholds, Trust, emit, load_segmenter, why_not
 
 if TYPE_CHECKING:
     from seglens.schema import Box, Click
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 def refine(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     query: Annotated[str, typer.Argument(help="What to segment, in words.")],
+    loading: Loading,
+    thresholds: Thresholds,
     click: Annotated[
         list[str] | None, typer.Option(help="x,y in pixels of something that belongs to it; x,y,0 of what does not.")
     ] = None,
     box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 in pixels, around it.")] = None,
-    model: Model = "embedded",
     out: Annotated[Path, typer.Option(help="Folder for mask and overlay.")] = Path("out"),
     as_json: AsJson = False,
     trust: Trust = False,
-    device: Device = "cpu",
 ) -> None:
     """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
     from seglens.data.images import load_image
     from seglens.prediction import slug
 
     pixels, clicks, drawn = load_image(image), [_click(text) for text in click or ()], _box(box)
-    opened = load_segmenter(model, device, segmentation_only=True).open(pixels)
+    sure = thresholds.options()
+    opened = load_segmenter(loading, segmentation_only=True, **sure).open(pixels)
     refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
     files = refined.save(out, f"{slug(image.stem)}_{slug(query)}")
     if as_json:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, emit, load_mllm, load_segmenter, progress
+from seglens.cli.shared import AsJson, Loading, emit, load_mllm, load_segmenter, progress
 
 
 def route(
+    loading: Loading,
     file: Annotated[Path | None, typer.Argument(help="JSON lines of your own; by default the package's set.")] = None,
     part: Annotated[str, typer.Option(help="test, dev or all.")] = "test",
-    model: Model = "embedded",
     backbone: Annotated[str | None, typer.Option(help="A bare MLLM (folder or hub id), without a head.")] = None,
     prompt: Annotated[str | None, typer.Option(help="few-shot or miniature; by default the MLLM's own.")] = None,
     wrong: Annotated[bool, typer.Option("--wrong", help="Also list what went the wrong way.")] = False,
@@ -22,7 +22,6 @@ def route(
         int, typer.Option(min=0, help="Instead: are follow-ups about a colour answered right, in so many scenes?")
     ] = 0,
     as_json: AsJson = False,
-    device: Device = "cpu",
 ) -> None:
     """Measure the router of the agent: does the frozen MLLM send written instructions to words, to a mask, or to words
     about the last mask, as a person would?"""
@@ -31,7 +30,7 @@ def route(
     from seglens.names import check_name
 
     if followups:
-        _follow(model, followups, as_json, device)
+        _follow(loading, followups, as_json)
         return
     check_name(part, (*PARTS, "all"), "part")
     if prompt is not None:
@@ -39,14 +38,14 @@ def route(
     asked = [one for one in written(file) if part in ("all", one.part)]
     if not asked:
         raise ValueError(f"{file} has no instruction of part {part!r}; try --part all")
-    mllm = load_mllm(backbone, device) if backbone else load_segmenter(model, device).backbone
+    mllm = load_mllm(backbone, **loading.placing) if backbone else load_segmenter(loading).backbone
     router = Router(mllm, None if prompt is None else PROMPTS[prompt])
     with progress("routing", len(asked), hidden=as_json) as advance:
         routed = []
         for one in route_all(router, asked):
             routed.append(one)
             advance()
-    found = {"model": backbone or model, "part": part, **report(routed)}
+    found = {"model": backbone or loading.model, "part": part, **report(routed)}
     missed = [
         {"text": one.asked.text, "tier": one.asked.tier, "route": one.route.intent, "scores": one.route.scores}
         for one in routed if not one.right
@@ -59,11 +58,11 @@ def route(
         print(f"{row['tier']} -> {row['route']}: {row['text']}")
 
 
-def _follow(model: str, scenes: int, as_json: bool, device: str) -> None:
+def _follow(loading: Loading, scenes: int, as_json: bool) -> None:
     from seglens.agent import Agent
     from seglens.agent.followups import colours
 
-    found = {"model": model, **colours(Agent(load_segmenter(model, device)), scenes)}
+    found = {"model": loading.model, **colours(Agent(load_segmenter(loading)), scenes)}
     if as_json:
         emit(found)
         return

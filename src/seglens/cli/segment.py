@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Device, Model, Trust, emit, load_segmenter, progress, say, why_not
+from seglens.cli.shared import AsJson, Loading, Thresholds, Trust, emit, load_segmenter, progress, say, why_not
 
 if TYPE_CHECKING:
     from seglens.exports import Page
@@ -29,7 +29,8 @@ def segment(
             "image, a video or a folder (/) does.",
         ),
     ],
-    model: Model = "embedded",
+    loading: Loading,
+    thresholds: Thresholds,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
     formats: Annotated[
         list[str] | None,
@@ -48,7 +49,6 @@ def segment(
         bool, typer.Option("--json", help="Print JSON; of anything but one image: a line per query and image.")
     ] = False,
     trust: Trust = False,
-    device: Device = "cpu",
 ) -> None:
     """Segment what the words mean: writes a lossless mask and an overlay per query, or the formats asked for.
 
@@ -59,8 +59,9 @@ def segment(
     named, queries = _parted(words)
     sources = Sources.of(named, every, leave_out=out)
     export = Export(out, _format_names(formats) or DEFAULT)
+    sure = thresholds.options()
     images = _checked(sources)  # before the model is loaded: a wrong name is told at once
-    segmenter = load_segmenter(model, device, segmentation_only=True)
+    segmenter = load_segmenter(loading, segmentation_only=True, **sure)
     told = _Told(sources.alone, as_json)
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
         for image in images:
@@ -176,15 +177,14 @@ def _line(prediction: Prediction, files: dict[str, Path]) -> str:
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     question: Annotated[str, typer.Argument(help="A question about it.")],
-    model: Model = "embedded",
+    loading: Loading,
     as_json: AsJson = False,
-    device: Device = "cpu",
 ) -> None:
     """Ask the untouched multimodal LLM."""
     from seglens.data.images import load_image
 
     pixels = load_image(image)
-    answer = load_segmenter(model, device).ask(pixels, question)
+    answer = load_segmenter(loading).ask(pixels, question)
     if as_json:
         emit({"image": str(image), "question": question, "answer": answer})
     else:

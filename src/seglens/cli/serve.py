@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import load_segmenter, say
+from seglens.cli.shared import Loading, load_segmenter, say
 
 if TYPE_CHECKING:
     from seglens.server.settings import Settings
@@ -71,7 +71,7 @@ def _run(settings: Settings) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings.key()  # what is wrong is told before the model is loaded
-    running = Running(create_app(load_segmenter(settings.model, settings.device), settings), settings)
+    running = Running(create_app(load_segmenter(Loading(settings.model, settings.device)), settings), settings)
     say(f"seglens: serving {settings.model} on {running.address} ({running.address}/openapi.json says how to ask)")
     running.until_told()
     say("seglens: stopped")

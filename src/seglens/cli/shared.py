@@ -6,7 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -16,11 +19,82 @@ if TYPE_CHECKING:
     from seglens.segmenter import Segmenter
 
 Model = Annotated[str, typer.Option("--model", help="A head folder, a hub id, or 'embedded'.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, ...")]
+Device = Annotated[str, typer.Option(help="auto (a CUDA GPU, Apple's mps, or else the CPU), cpu, cuda, mps, ...")]
+DType = Annotated[
+    str | None, typer.Option("--dtype", help="Of the MLLM: fp32, bf16, fp16 or auto; default fp32 on a CPU, else auto.")
+]
+LoadIn = Annotated[str | None, typer.Option(metavar="8bit|4bit", help="Load the MLLM in so few bits, by bitsandbytes.")]
+PresenceThreshold = Annotated[
+    float | None, typer.Option(help="Probability below which nothing is found; default the head's own, mostly 0.5.")
+]
+MaskThreshold = Annotated[
+    float | None, typer.Option(help="Probability above which a pixel is in the mask (0.5; LENS's own code: 0.6).")
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Show the mask in spite of an unfamiliar picture or unknown words.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AUTO, EMBEDDED = "auto", "embedded"  # as `seglens.devices` and `seglens.checkpoint` have them, which import torch
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Options of every command that loads a model: which one, where it computes, and in which numbers."""
+
+    model: Model = EMBEDDED
+    device: Device = AUTO
+    dtype: DType = None
+    load_in: LoadIn = None
+
+    @property
+    def placing(self) -> dict[str, Any]:
+        """All but the name, as `Segmenter.from_pretrained` takes it."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Options of every command that draws masks."""
+
+    presence_threshold: PresenceThreshold = None
+    mask_threshold: MaskThreshold = None
+
+    def options(self) -> dict[str, Any]:
+        """As `Segmenter.from_pretrained` takes them. Raises ValueError for what is no probability."""
+        from seglens.segmenter import check_presence, threshold_logit
+
+        if self.presence_threshold is not None:
+            check_presence(self.presence_threshold)  # before a model is loaded
+        drawn = {} if self.mask_threshold is None else {"mask_threshold": threshold_logit(self.mask_threshold)}
+        return {"presence_threshold": self.presence_threshold, **drawn}
+
+
+GROUPED = (Loading, Thresholds)
+
+
+def unfolded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command as typer reads it: each parameter that is a group of options becomes an option per field."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if kind in GROUPED}
+    if not groups:
+        return command
+
+    @wraps(command)
+    def run(**given: Any) -> Any:
+        made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
+        return command(**given, **made)
+
+    plain = (p.replace(annotation=hints[p.name]) for p in signature(command).parameters.values())
+    shown = [option for p in plain for option in (_options(groups[p.name]) if p.name in groups else [p])]
+    run.__signature__ = Signature([p.replace(kind=Parameter.KEYWORD_ONLY) for p in shown])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in shown}
+    return run
+
+
+def _options(group: type[Any]) -> list[Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    defaults = {field.name: field.default for field in fields(group)}
+    return [Parameter(n, Parameter.KEYWORD_ONLY, default=value, annotation=hints[n]) for n, value in defaults.items()]
 
 
 def say(text: str) -> None:
@@ -58,24 +132,19 @@ def progress(doing: str, total: int | None, hidden: bool) -> Iterator[Callable[.
         yield lambda done=1: bar.advance(task, done)
 
 
-def load_segmenter(model: str, device: str, **options: Any) -> Segmenter:
+def load_segmenter(loading: Loading, **options: Any) -> Segmenter:
     from seglens.backbones import hide_loading_bars
     from seglens.segmenter import Segmenter
 
     hide_loading_bars()
-    return Segmenter.from_pretrained(model, device=device, **options)
+    return Segmenter.from_pretrained(loading.model, **loading.placing, **options)
 
 
-def load_mllm(name: str, device: str, **options: Any) -> Backbone:
-    """An MLLM without a head: in fp32 on a CPU, elsewhere as its files are."""
-    import torch
-
-    from seglens.backbones import hide_loading_bars, load_backbone
+def load_mllm(name: str, **options: Any) -> Backbone:
+    """An MLLM without a head; `options` as `place_backbone` takes them."""
+    from seglens.backbones import hide_loading_bars
     from seglens.checkpoint import Origin
-    from seglens.parts import usable_device
+    from seglens.parts import place_backbone
 
     hide_loading_bars()
-    where = usable_device(device)
-    loaded = load_backbone(Origin.of(name).resolve(), dtype=torch.float32 if where.type == "cpu" else "auto", **options)
-    loaded.module.to(where)
-    return loaded
+    return place_backbone(Origin.of(name), **options)

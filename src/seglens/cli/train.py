@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Device, say, say_left_out
+from seglens.cli.shared import AUTO, Device, say, say_left_out
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the head or the training, such as lr=1e-4.")
     ] = None,
-    device: Device = "cpu",
+    device: Device = AUTO,
 ) -> None:
     """Train a method for an MLLM that stays as it is: one device or, under torchrun or accelerate launch, many."""
     from dataclasses import replace

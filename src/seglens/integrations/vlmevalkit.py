@@ -22,13 +22,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from seglens.backbones import load_backbone
-from seglens.checkpoint import EMBEDDED
+from seglens.checkpoint import EMBEDDED, Origin
 from seglens.data.images import load_image
+from seglens.devices import AUTO
 from seglens.general.answers import choice_prompt
-from seglens.parts import usable_device
+from seglens.parts import place_backbone
 from seglens.segmenter import Segmenter
 
 # datasets whose questions VLMEvalKit's own LLaVA words itself: those of choices
@@ -42,7 +40,7 @@ Message = str | Mapping[str, str] | Sequence[str] | Sequence[Mapping[str, str]]
 class SegLensVLM:
     """One image and the texts of a message go to the MLLM through its own processor, greedy.
 
-    `model_path` is a head folder, a hub id, or "embedded"; `backbone` names a bare MLLM instead. `device` is the GPU
+    `model_path` is a head folder, a hub id, or "embedded"; `backbone` names a bare MLLM instead. `device` is a GPU
     where there is one. `loading` goes to transformers. Of several images the first is shown, with a warning, as the
     harness does for models that take one."""
 
@@ -53,17 +51,13 @@ class SegLensVLM:
     allowed_types = ("text", "image")
 
     def __init__(
-        self, model_path: str | Path = EMBEDDED, *, backbone: str | None = None, device: str | None = None,
+        self, model_path: str | Path = EMBEDDED, *, backbone: str | None = None, device: str = AUTO,
         max_new_tokens: int = MAX_NEW_TOKENS, **loading: Any,
     ):  # fmt: skip
-        where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if backbone is None:
-            self.backbone = Segmenter.from_pretrained(model_path, device=where, **loading).backbone
+            self.backbone = Segmenter.from_pretrained(model_path, device=device, **loading).backbone
         else:
-            if where.type == "cpu":
-                loading.setdefault("dtype", torch.float32)
-            self.backbone = load_backbone(backbone, **loading)
-            self.backbone.module.to(where)
+            self.backbone = place_backbone(Origin.of(backbone), device=device, **loading)
         self.max_new_tokens = max_new_tokens
         self.dump_image_func: Callable[[Any], list[str] | str] | None = None
 
