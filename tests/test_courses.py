@@ -186,6 +186,7 @@ PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and conf
     "decoder": ("facebook/sam-vit-huge", "facebook/sam-vit-huge"),
     "layer": (14, 14),
     "rates": ("paper", "authors"),
+    "newton": ("paper", "paper"),  # both are S1.2 without our guards
     "steps": (10 * 500, 10 * 100),
     "images": (160, 8 * 8 * 4),
     "lr": (5e-5, 1e-4),
@@ -218,14 +219,15 @@ def test_presets_have_the_published_numbers(setting: str) -> None:
 
 
 def test_settings() -> None:
-    said = ("lr=1e-3", "micro=none", "newton=false", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
+    said = ("lr=1e-3", "micro=none", "newton=none", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
     made = adjusted(RECIPES["lens"]["paper"], said)
     assert (made.training.lr, made.training.micro, made.training.betas) == (1e-3, None, (0.8, 0.9))
-    assert (made.method.newton, made.method.map_size, made.method.aggregate) == (False, 64, "mean")
+    assert (made.method.newton, made.method.map_size, made.method.aggregate) == ("none", 64, "mean")
     assert made.training.clip is None
     for text, expected in (
         ("learning=1", "no setting 'learning'"), ("stepz=1", "did you mean 'steps'"), ("lr", "name=value"),
-        ("steps=many", "steps='many' is no int"), ("newton=maybe", "is no bool"),
+        ("steps=many", "steps='many' is no int"), ("newton=maybe", "no value of newton 'maybe'"),
+        ("train_mask_decoder=maybe", "is no bool"),
         ("aggregate=max", "no value of aggregate 'max'"),
         ("mixed_precision=fp16", "no value of mixed_precision 'fp16'"),
     ):  # fmt: skip

@@ -16,7 +16,13 @@ LENS: dict[str, LensConfig] = {
     "default": LensConfig(),
     # the text of arXiv 2510.16785: Eq. 1, Eq. 5 (M is each cell's covered share) and S1.1 as written, no presence
     "paper": LensConfig(
-        aggregate="mean", map_scale="raw", threshold=0.0, drop=0.5, attention_weight=1.0, presence_weight=0.0
+        aggregate="mean",
+        map_scale="raw",
+        threshold=0.0,
+        newton="paper",
+        drop=0.5,
+        attention_weight=1.0,
+        presence_weight=0.0,
     ),
     # the released code: last token's row, map divided by its peak at 128 x 128, relative threshold, i / (W - 1); what
     # still differs from it stands in docs/design.md, section 4
@@ -25,6 +31,7 @@ LENS: dict[str, LensConfig] = {
         map_scale="peak",
         map_size=128,
         threshold=0.4,
+        newton="paper",
         coordinates="corner",
         drop=0.9,
         bce_weight=2.0,

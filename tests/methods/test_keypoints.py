@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seglens.methods.keypoints import refine, suppress
+from seglens.methods.keypoints import refine, refine_unguarded, suppress
 
 quick = settings(deadline=None, database=None, max_examples=60)
 sizes = st.tuples(st.integers(1, 14), st.integers(1, 14))
@@ -159,6 +159,48 @@ def test_newton_stays_on_the_grid_and_near(size: tuple[int, int], seed: int) -> 
     assert (found >= 0).all()
     assert (found <= torch.tensor([size[1] - 1.0, size[0] - 1.0])).all()
     assert ((found - every).abs() <= 1).all()
+
+
+# ---------------------------------------------------------------- S1.2 to the letter
+
+
+def newton_slowly(heat: np.ndarray, x: int, y: int) -> list[float]:
+    """S1.2 word for word in double precision: samples outside the map are zero."""
+    h, w = heat.shape
+    v = lambda dx, dy: float(heat[y + dy, x + dx]) if 0 <= x + dx < w and 0 <= y + dy < h else 0.0  # noqa: E731
+    g = np.array([(v(1, 0) - v(-1, 0)) / 2, (v(0, 1) - v(0, -1)) / 2])
+    dxy = (v(1, 1) + v(-1, -1) - v(-1, 1) - v(1, -1)) / 4
+    hessian = np.array([[v(1, 0) - 2 * v(0, 0) + v(-1, 0), dxy], [dxy, v(0, 1) - 2 * v(0, 0) + v(0, -1)]])
+    step = -np.linalg.inv(hessian + 1e-6 * np.eye(2)) @ g
+    return [float(k) for k in np.array([x, y]) + step.clip(-1, 1)]
+
+
+@quick
+@given(st.tuples(st.integers(2, 14), st.integers(2, 14)), st.integers(0, 999))
+def test_the_letter_of_the_paper_is_the_slow_loop(size: tuple[int, int], seed: int) -> None:
+    """At every cell, whatever the surface is there. Measured: 3e-11 of a cell."""
+    heat = maps(1, size, seed).double()
+    y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    every = torch.stack([x, y], -1).reshape(1, -1, 2).double()
+    found = refine_unguarded(heat, every)[0]
+    expected = [newton_slowly(heat[0].numpy(), int(x), int(y)) for x, y in every[0].tolist()]
+    assert found.tolist() == [pytest.approx(point, abs=1e-6) for point in expected]
+
+
+def test_the_letter_of_the_paper_moves_what_the_guards_hold() -> None:
+    """On a saddle, and off the grid at its border."""
+    saddle, middle = quadratic(0.1, -0.1, 0.0, (5.3, 4.2)), torch.tensor([[[5.0, 4.0]]], dtype=torch.float64)
+    assert refine(saddle, middle).tolist() == middle.tolist()
+    assert refine_unguarded(saddle, middle)[0, 0].tolist() == pytest.approx([5.3, 4.2], abs=1e-4)
+    ramp = torch.tensor([[[4.0, 3.0, 1.0]]], dtype=torch.float64)
+    assert refine_unguarded(ramp, torch.zeros(1, 1, 2, dtype=torch.float64))[0, 0].tolist() == pytest.approx([0.3, 0])
+    assert refine_unguarded(ramp.flip(-1) * 0 + 1, torch.zeros(1, 1, 2, dtype=torch.float64)).isfinite().all()
+
+
+def test_where_there_is_no_step_the_point_stays() -> None:
+    points = torch.tensor([[[1.0, 1.0]]])
+    flat = torch.full((1, 3, 3), 1e-6)  # H + epsilon I is not zero, and g is
+    assert torch.equal(refine_unguarded(flat, points), points)
 
 
 @pytest.mark.parametrize("peak", [(0.0, 5.0), (10.0, 5.0), (5.0, 0.0), (5.0, 10.0), (0.0, 0.0), (10.0, 10.0)])

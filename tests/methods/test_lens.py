@@ -20,6 +20,7 @@ from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.losses import bce, bce_with_logits, dice
 from seglens.methods import lens as module
+from seglens.methods import method_settings
 from seglens.methods.keypoints import suppress
 from seglens.methods.lens import Lens, LensConfig
 from seglens.types import Embedding, MethodOutput, Readout, Truth
@@ -141,7 +142,7 @@ def test_the_map_is_the_models_own_attention(
 def test_keypoints_are_those_of_the_map(
     backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding
 ) -> None:
-    config = replace(TINY, newton=False, threshold=0.5, radius=1 / 6)
+    config = replace(TINY, newton="none", threshold=0.5, radius=1 / 6)
     out = make(backbone, decoder, config)(readout, embedding)
     h, w = readout.grid
     for b in range(2):
@@ -158,13 +159,18 @@ def test_keypoints_are_those_of_the_map(
     )
 
 
+@pytest.mark.parametrize(("saved", "meant"), [(True, "guarded"), (False, "none"), ("paper", "paper")])
+def test_heads_saved_when_there_was_one_newton_step_still_load(saved: object, meant: str) -> None:
+    assert method_settings("lens", {"newton": saved}).newton == meant
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("coordinates", ["centre", "corner"])
 def test_descriptions_read_the_cells_around_their_points(
     backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, coordinates: Any
 ) -> None:
     """Without the sub-pixel step a 3 x 3 neighbourhood is nine cells of F_i^2, the border repeated."""
-    lens = make(backbone, decoder, replace(TINY, newton=False, threshold=0.0, coordinates=coordinates))
+    lens = make(backbone, decoder, replace(TINY, newton="none", threshold=0.0, coordinates=coordinates))
     seen: list[tuple[Tensor, ...]] = []
     hook = lens.descriptor.register_forward_pre_hook(lambda _, args: seen.append(args))
     heat = lens(readout, embedding).heat_map
@@ -204,7 +210,7 @@ def test_prompts_are_descriptions_plus_positions(
 def test_void_points_do_not_exist(
     backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lens = make(backbone, decoder, replace(TINY, threshold=0.9, newton=False))
+    lens = make(backbone, decoder, replace(TINY, threshold=0.9, newton="none"))
     before = lens(readout, embedding)
     keep = before.keypoints.keep
     assert keep[..., 0].all()

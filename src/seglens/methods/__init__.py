@@ -34,6 +34,9 @@ METHODS: dict[str, Kind] = {
     "ufo": Kind(UfoConfig, build_ufo, tuned=True, needs_decoder=False),
 }
 
+# Values that saved heads hold and that are written otherwise now.
+EARLIER: dict[str, dict[str, dict[Any, Any]]] = {"lens": {"newton": {True: "guarded", False: "none"}}}
+
 
 def kind_of(name: str) -> Kind:
     """Raises ValueError with the nearest name on a typo."""
@@ -52,7 +55,11 @@ def method_settings(name: str, settings: dict[str, Any]) -> Any:
             f"{name} has no setting {', '.join(sorted(unknown))}; it was saved by another version of seglens"
         )
     # JSON has no tuples
-    return config(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    for key, now in EARLIER.get(name, {}).items():
+        if key in values:
+            values[key] = now.get(values[key], values[key])
+    return config(**values)
 
 
 def build_method(config: Any, backbone: Source, decoder: PromptDecoder | None) -> Method:

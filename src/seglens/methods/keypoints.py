@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -41,20 +43,51 @@ def refine(heat: Float[Tensor, "n h w"], points: Float[Tensor, "n m 2"]) -> Floa
 
     Follows S1.2 (Eqs. S3 to S8) with three guards: a point moves only where the Hessian is negative definite (elsewhere
     the step would climb down), neighbours beyond the border repeat it, and the result stays on the grid."""
-    n, h, w = heat.shape
+    h, w = heat.shape[1:]
     # responses relative to the peak: epsilon then means the same on a sharp and on a flat map
     scaled = heat / heat.flatten(1).amax(-1).clamp(min=1e-12)[:, None, None]
-    padded = F.pad(scaled[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    local = _quadratic(F.pad(scaled[:, None], (1, 1, 1, 1), mode="replicate")[:, 0], points)
+    peaked = (local.a < 0) & (local.d < 0) & (local.determinant > EPSILON)
+    step = torch.where(peaked[..., None], local.step(peaked), torch.zeros_like(points)).clamp(-1, 1)
+    return (points + step).clamp(min=points.new_zeros(2), max=points.new_tensor([w - 1, h - 1]))
+
+
+def refine_unguarded(heat: Float[Tensor, "n h w"], points: Float[Tensor, "n m 2"]) -> Float[Tensor, "n m 2"]:
+    """S1.2 (Eqs. S3 to S8) to the letter: the map as it is, zero beyond the border, a step at every point, towards a
+    saddle or a minimum too, and a result that may lie off the grid by up to a cell.
+
+    Where the regularised Hessian has no inverse at all, there is no step, and the point stays."""
+    local = _quadratic(F.pad(heat, (1, 1, 1, 1)), points)
+    return points + local.step(local.determinant != 0).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class _Quadratic:
+    """The second-order model around every point: g (Eq. S4) and H + epsilon I (Eqs. S5 to S7)."""
+
+    dx: Float[Tensor, "n m"]
+    dy: Float[Tensor, "n m"]
+    a: Float[Tensor, "n m"]
+    d: Float[Tensor, "n m"]
+    dxy: Float[Tensor, "n m"]
+
+    @property
+    def determinant(self) -> Float[Tensor, "n m"]:
+        return self.a * self.d - self.dxy**2
+
+    def step(self, where: Bool[Tensor, "n m"]) -> Float[Tensor, "n m 2"]:
+        """Eq. S8, -(H + epsilon I)^-1 g; nothing outside `where`."""
+        towards = torch.stack([self.d * self.dx - self.dxy * self.dy, self.a * self.dy - self.dxy * self.dx], -1)
+        safe = torch.where(where, self.determinant, torch.ones_like(self.determinant))[..., None]
+        return torch.where(where[..., None], -towards / safe, torch.zeros_like(towards))
+
+
+def _quadratic(padded: Float[Tensor, "n hp wp"], points: Float[Tensor, "n m 2"]) -> _Quadratic:
+    """From the 3 x 3 cells around every point of a map with a border of one cell."""
     x, y = (points[..., k].long() + 1 for k in (0, 1))
-    row = torch.arange(n, device=heat.device)[:, None]
+    row = torch.arange(len(padded), device=padded.device)[:, None]
     v = lambda dx, dy: padded[row, y + dy, x + dx]  # noqa: E731
     dx, dy = 0.5 * (v(1, 0) - v(-1, 0)), 0.5 * (v(0, 1) - v(0, -1))  # Eq. S4
     dxx, dyy = v(1, 0) - 2 * v(0, 0) + v(-1, 0), v(0, 1) - 2 * v(0, 0) + v(0, -1)  # Eq. S5
     dxy = 0.25 * (v(1, 1) + v(-1, -1) - v(-1, 1) - v(1, -1))  # Eq. S6
-    a, d = dxx + EPSILON, dyy + EPSILON
-    determinant = a * d - dxy**2
-    peaked = (a < 0) & (d < 0) & (determinant > EPSILON)
-    safe = torch.where(peaked, determinant, torch.ones_like(determinant))
-    step = -torch.stack([d * dx - dxy * dy, a * dy - dxy * dx], -1) / safe[..., None]
-    step = torch.where(peaked[..., None], step, torch.zeros_like(step)).clamp(-1, 1)
-    return (points + step).clamp(min=points.new_zeros(2), max=points.new_tensor([w - 1, h - 1]))
+    return _Quadratic(dx, dy, dxx + EPSILON, dyy + EPSILON, dxy)

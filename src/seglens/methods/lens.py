@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from seglens.geometry import Frame
 from seglens.losses import bce, mask_terms
 from seglens.methods.base import Method, PromptDecoder, Source, check_choices, spread
-from seglens.methods.keypoints import refine, suppress
+from seglens.methods.keypoints import refine, refine_unguarded, suppress
 from seglens.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
+
+NEWTON = {"guarded": refine, "paper": refine_unguarded}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LensConfig:
     map_scale: Literal["raw", "peak"] = "raw"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
     map_size: int | None = None  # side at which L_attn compares; None is the grid itself, authors use 128
     coordinates: Literal["centre", "corner"] = "centre"  # cell i lies at (i + 1/2) / W, or at i / (W - 1) (authors)
-    newton: bool = True  # sub-pixel refinement (S1.2)
+    newton: Literal["guarded", "paper", "none"] = "guarded"  # sub-pixel step (S1.2): with guards, to the letter, none
     descriptor_width: int | None = None  # of the MLP after cross-attention; None is the MLLM's own
     encoder_width: int = 2048  # of the MLP after self-attention
     train_mask_decoder: bool = True
@@ -182,8 +184,8 @@ class Lens(Method):
         b, q, h, w = heat.shape
         flat = rearrange(heat, "b q h w -> (b q) h w").detach()
         cells, score, keep = suppress(flat, self.config.keypoints, self.config.radius * w, self.config.threshold)
-        if self.config.newton:
-            cells = refine(flat, cells)
+        if self.config.newton != "none":
+            cells = NEWTON[self.config.newton](flat, cells)
         split = lambda x: x.reshape(b, q, *x.shape[1:])  # noqa: E731
         return Keypoints(split(self._to_canvas(cells, (h, w))), split(score), split(keep))
 

@@ -53,6 +53,8 @@ class Self1eConfig:
     refill_by: Literal["replicate", "scan"] = "replicate"  # Table 11
     combine: bool = True  # authors: a third MLP on the fused map and on F'_SEG
     coarse_weight: float = 1.0  # authors: the mask by f'_PUS(F_IMG) alone is taught too, at this share; 0 leaves it out
+    # which F'_SEG the coarse mask is made with: before the third MLP, or as that leaves it (authors)
+    coarse_token: Literal["before", "combined"] = "before"
     mask_side: int = 128  # where masks are compared
     absent: Literal["skip", "empty"] = "empty"  # a target that is not in the image teaches nothing, or an empty mask
     text_weight: float = 1.0
@@ -198,8 +200,13 @@ class Self1e(TunedMethod):
         segment = reduce(states, "b q h w d -> b q d", "mean")
         logits = self._dot(self._parts(self.look(read) if seen is None else seen, image), segment)
         logits = resize(logits, (self.mask_side, self.mask_side))
-        coarse = dot(image, segment) if self.config.coarse else None
+        coarse = dot(image, self._coarse_token(segment)) if self.config.coarse else None
         return MethodOutput(logits, coarse_logits=coarse, text_loss=read.text_loss)
+
+    def _coarse_token(self, segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
+        if self.combine is None or self.config.coarse_token == "before":
+            return segment
+        return self.combine(segment)
 
     def _parts(self, seen: Kept, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
         """The terms of F'_IMG in Eq. 3 or 5, before up-sampling."""
@@ -290,8 +297,8 @@ _WORDS = "{}"  # for data that comes in whole requests
 PRESETS: dict[str, Self1eConfig] = {
     "default": Self1eConfig(),
     # the released code, for InternVL3-2B and for InternVL3-8B; trained with prompt=lisa, asked with prompt=lisa-eval
-    "authors": Self1eConfig(request=_WORDS),
-    "authors-8b": Self1eConfig(request=_WORDS, rank=64),
+    "authors": Self1eConfig(request=_WORDS, coarse_token="combined"),
+    "authors-8b": Self1eConfig(request=_WORDS, coarse_token="combined", rank=64),
     # the text: Eq. 1 to 6, and a plain sum of three losses
     "paper": Self1eConfig(request=_WORDS, combine=False, coarse_weight=0.0, bce_weight=1.0, dice_weight=1.0),
 }
