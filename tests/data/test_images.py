@@ -156,6 +156,119 @@ def test_sixteen_bits() -> None:
     assert load_image(big_endian)[0, :, 1].tolist() == [0, 0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("bits", [9, 10, 11, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "big-endian", "PIL"])
+def test_gray_of_fewer_bits_than_its_file_is_no_black_picture(bits: int, kind: str) -> None:
+    gray = np.asarray(Image.linear_gradient("L"))
+    deep = gray.astype(np.uint16) << (bits - 8)
+    if kind == "big-endian":
+        source: Image.Image | bytes = Image.frombytes("I;16B", deep.shape[::-1], deep.astype(">u2").tobytes())
+    else:
+        source = Image.fromarray(deep) if kind == "PIL" else encoded(Image.fromarray(deep), kind)
+    assert np.array_equal(load_image(source)[..., 0], gray)
+
+
+def test_dark_pictures_of_eight_bits_stay_dark() -> None:
+    """They were scaled by 257, or by 256, and every sample tells."""
+    dark = np.asarray(Image.linear_gradient("L")).astype(np.uint16) // 12
+    for scale in (257, 256):
+        assert np.array_equal(load_image(Image.fromarray(dark * scale))[..., 0], dark)
+    assert load_image(Image.fromarray(dark)).max() == 21  # 8 bits in a file of 16
+
+
+def test_the_files_own_word_for_its_depth() -> None:
+    """A dark picture of 12 bits is no bright one of 9: TIFF and PNG can say what they use."""
+    dark = (np.asarray(Image.linear_gradient("L")).astype(np.uint16) << 1) + 1
+    told = encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})
+    assert load_image(told).max() == 511 >> 4
+    png = encoded(Image.fromarray(dark))
+    assert load_image(png).max() == 255
+    assert load_image(png[:33] + png_chunk(b"sBIT", bytes([12])) + png[33:]).max() == 511 >> 4
+    for wrong in (255, 511):  # it holds larger ones; or this is its largest sample, which tells no depth
+        assert load_image(encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: wrong})).max() == 255
+
+
+def test_a_narrow_range_is_seen_as_a_picture() -> None:
+    """A thermal image: hundredths of a kelvin around one temperature; and one dead pixel beside 12 bits."""
+    gray = np.asarray(Image.linear_gradient("L")).astype(np.uint16)
+    warm = load_image(Image.fromarray(29315 + 8 * gray))[..., 0]
+    assert np.abs(warm.astype(int) - gray).max() <= 1
+    dead = gray << 4
+    dead[0, 0] = 65535
+    assert np.abs(load_image(Image.fromarray(dead))[1:, :, 0].astype(int) - gray[1:]).max() <= 1
+    flat = np.full((16, 16), 30000, np.uint16)
+    flat[3, 3] += 20
+    assert np.ptp(load_image(Image.fromarray(flat))) <= 1  # noise of a flat field is not stretched
+
+
+def tall_png(pixels: np.ndarray, colour: int) -> bytes:
+    """16 bits a channel, which Pillow reads and does not write."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour, 0, 0, 0))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+
+
+def tall_tiff(pixels: np.ndarray, order: str = "<", orientation: int = 1) -> bytes:
+    """The same as an uncompressed TIFF of one strip."""
+    height, width, channels = pixels.shape
+    data, start = pixels.astype(f"{order}u2").tobytes(), 8
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    place = start + len(data)
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, place), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, start), (274, 3, 1, orientation), (277, 3, 1, channels), (278, 4, 1, height),
+        (279, 4, 1, len(data)),
+    ]  # fmt: skip
+    table = struct.pack(f"{order}H", len(entries))
+    for tag, kind, count, value in entries:
+        short = kind == 3 and count == 1
+        table += struct.pack(f"{order}HHI", tag, kind, count) + struct.pack(
+            order + ("HH" if short else "I"), *((value, 0) if short else (value,))
+        )
+    mark = {"<": b"II", ">": b"MM"}[order]
+    return mark + struct.pack(f"{order}HI", 42, place + len(bits)) + data + bits + table + bytes(4)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_colours_of_fewer_bits_than_their_file(bits: int, tmp_path: Path) -> None:
+    byte = np.random.default_rng(0).integers(0, 256, (12, 9, 3)).astype(np.uint16)
+    byte[0, 0] = 255
+    deep = byte << (bits - 8)
+    assert np.array_equal(load_image(tall_png(deep, 2)), byte)
+    for order in "<>":
+        assert np.array_equal(load_image(tall_tiff(deep, order)), byte)
+    assert np.array_equal(load_image(tall_tiff(deep, "<", orientation=6)), np.rot90(byte, -1))
+    (tmp_path / "deep.png").write_bytes(tall_png(deep, 2))
+    with Image.open(tmp_path / "deep.png") as lazy:
+        assert np.array_equal(load_image(lazy), byte)
+    opaque = np.concatenate([deep, np.full((12, 9, 1), 2**bits - 1, np.uint16)], -1)
+    assert np.array_equal(load_image(tall_png(opaque, 6)), byte)
+    dark = byte // 12 * 257
+    assert np.array_equal(load_image(tall_png(dark, 2)), byte // 12)
+
+
+def test_gray_with_alpha_that_uses_few_of_its_bits_is_refused() -> None:
+    """Pillow gives no lower half of it."""
+    few = np.full((4, 4, 2), 4095, np.uint16)
+    assert "nearly black" in refused(tall_png(few, 4))
+    assert load_image(tall_png(few * 16, 4)).max() > 250
+
+
+def test_an_x_ray_counts_from_white_to_black() -> None:
+    gray = np.asarray(Image.linear_gradient("L"))
+    for bits in (12, 16):
+        stored = (255 - gray.astype(np.uint16)) << (bits - 8)
+        data = encoded(Image.fromarray(stored), "TIFF", tiffinfo={262: 0})
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.tag_v2[262] == 0
+        assert np.array_equal(load_image(data)[..., 0], gray)
+
+
+def test_a_colour_key_of_sixteen_bits_is_over_white() -> None:
+    keyed = encoded(Image.fromarray(np.array([[0, 65535, 257 * 90]], np.uint16)), transparency=257 * 90)
+    assert load_image(keyed)[0, :, 0].tolist() == [0, 255, 255]
+
+
 def test_thirty_two_bits() -> None:
     assert load_image(Image.fromarray(np.array([[0, 7, 255]], np.int32)))[0, :, 0].tolist() == [0, 7, 255]
     assert load_image(Image.fromarray(np.array([[0, 500, 1000]], np.int32)))[0, :, 0].tolist() == [0, 128, 255]

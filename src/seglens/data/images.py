@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
+
+from seglens.data.depth import depth, is_deep_colour, lower_bytes, opened_from, to_bytes, told_depth, white_is_zero
 
 # Twice Pillow's warning level, which is where Pillow itself refuses: 0.5 GiB of RGB.
 MAX_PIXELS = 178_956_970
@@ -50,7 +52,8 @@ def load_image(
     """RGB pixels, 0..255, of a file, its bytes, a PIL image or a uint8 array ("h w", "h w 3" or "h w 4").
 
     The result is the caller's own copy: turned upright by EXIF, transparency over white, the first frame of an
-    animation (a PIL image: the frame it is at), 16-bit gray divided by 256, wider integers by their range.
+    animation (a PIL image: the frame it is at), 16 bits by the depth that they use (`seglens.data.depth`), wider
+    integers by their range.
 
     Raises ``ImageError``, and nothing else, on what is missing, damaged, empty, not an image, over ``max_pixels``
     (told by the header, before decoding), of unknown scale (floats), or on the network.
@@ -128,19 +131,27 @@ def _open(file: io.BufferedReader | io.BytesIO, name: str, then: Callable[[Image
 def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     _check_size(*image.size, name, max_pixels)
     with _refusals(name), _quiet():
+        told, deep, file = told_depth(image), is_deep_colour(image), opened_from(image)
         image.load()
-        return np.array(_to_rgb(_upright(image), name))
+        turn = _TURNS.get(_orientation(image))  # not before: Pillow turns a TIFF when it reads it
+        if deep:
+            image = _deep_colours(image, file, told, name)
+        elif image.mode.startswith("I"):
+            image = Image.fromarray(_to_bytes(image, told))
+        return np.array(_to_rgb(_turned(image, turn), name))
 
 
 def _stored(image: Image.Image, name: str) -> Image.Image:
     _check_size(*image.size, name)
     with _refusals(name), _quiet():
         image.load()
-        return _upright(image)
+        turn = _TURNS.get(_orientation(image))
+        if white_is_zero(image):
+            image = Image.fromarray(65535 - np.asarray(image))
+        return _turned(image, turn)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(image))
+def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
@@ -154,8 +165,6 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise ImageError(f"{name} has float pixels of unknown scale; need 8 or 16 bits: convert it to 8 bits")
-    if image.mode.startswith("I"):
-        image = Image.fromarray(_to_bytes(np.asarray(image)))
     if not image.has_transparency_data:
         return image.convert("RGB")
     if image.mode == "La":  # Pillow has no direct way from premultiplied gray
@@ -164,10 +173,40 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _to_bytes(pixels: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Gray of 16 bits by its upper byte; of 32 bits as it is when it fits in a byte, else stretched over its range."""
-    if pixels.dtype.itemsize == 2:
-        return (pixels >> 8).astype(np.uint8)
+def _to_bytes(image: Image.Image, said: int | None) -> UInt8[np.ndarray, "h w"]:
+    """Gray of 16 bits by its depth; of 32 bits as it is when it fits in a byte, else stretched over its range."""
+    pixels = np.asarray(image)
+    if image.format == "PPM":  # scaled to 16 bits by Pillow
+        pixels = pixels.astype(np.uint16)
+    gray = to_bytes(pixels.astype(np.uint16), said) if pixels.dtype.itemsize == 2 else _stretched(pixels)
+    if white_is_zero(image):
+        gray = 255 - gray
+    gap = image.info.get("transparency")
+    if isinstance(gap, int):
+        gray[pixels == gap] = 255  # over white, as all that is transparent
+    return gray
+
+
+def _deep_colours(image: Image.Image, file: Any, said: int | None, name: str) -> Image.Image:
+    """Colours of 16 bits a channel, of which `image` holds the upper 8: by their depth, if that is less."""
+    upper = np.asarray(image)
+    colours = upper[..., : 1 if image.mode == "LA" else 3]
+    if colours.max() >= 128:
+        return image
+    lower = lower_bytes(image, file) if file is not None else None
+    if lower is None:
+        if depth(int(colours.max()) << 8 | 255, said) > 12:
+            return image
+        raise ImageError(
+            f"{name} has 16 bits per channel and uses the lower ones only, so that it is nearly black; need 8 bits, or "
+            "16 of which all are used: scale it, and save it again"
+        )
+    whole = upper.astype(np.uint16) << 8 | np.asarray(lower)
+    parts = [to_bytes(whole[..., :3], said), *(to_bytes(whole[..., 3:]) for _ in range(whole.shape[2] == 4))]
+    return Image.fromarray(np.concatenate(parts, -1))
+
+
+def _stretched(pixels: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     low, high = int(pixels.min()), int(pixels.max())
     if low >= 0 and high <= 255:
         return pixels.astype(np.uint8)
