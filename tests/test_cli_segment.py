@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -131,10 +132,29 @@ def test_a_video(seglens: Run, folder: Path) -> None:
     assert all(Path("out/images", name).is_file() for name in names)
 
 
-def test_results_below_the_folder_are_no_sources(seglens: Run, folder: Path, query: str) -> None:
-    for _ in range(2):
-        code, out, _ = seglens("segment", "in", query, "--out", "in/out")
-        assert (code, len(out.splitlines())) == (1, 2)
+def test_results_are_no_sources(seglens: Run, folder: Path, query: str) -> None:
+    """Neither below the folder nor beside the pictures."""
+    for out in ("in/out", "in", "in/other"):
+        code, said, err = seglens("segment", "in", query, "--out", out)
+        assert (code, len(said.splitlines())) == (1, 2)
+    assert "seglens: left out: 8 made by SegLens" in err
+
+
+def test_standard_input(seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("in/a.png").read_bytes())))
+    code, out, _ = seglens("segment", "-", query, "--format", "mask,coco")
+    assert (code, out.split(":")[0]) == (0, query)
+    assert Path("out/images/stdin.png").is_file()
+    names = [one["file_name"] for one in json.loads(Path("out/coco.json").read_text())["images"]]
+    assert names == ["stdin.png"]
+
+
+def test_words_that_could_be_either_are_refused(seglens: Run, folder: Path) -> None:
+    code, out, err = seglens("segment", "in/a.png", "the", "duck")
+    assert (code, out) == (2, "")
+    assert "look like one without its quotes; for one query write 'the duck'" in err
+    code, out, _ = seglens("segment", "in/a.png", "-q", "the", "--query", "duck")
+    assert (code, [line.split(":")[0] for line in out.splitlines()]) == (0, ["the", "duck"])
 
 
 @pytest.mark.parametrize(
@@ -146,7 +166,7 @@ def test_results_below_the_folder_are_no_sources(seglens: Run, folder: Path, que
         (("in/a.png", "in/deep/a.png"), "and no query"),
         (("nothing/*.png", "cat"), "'nothing/*.png' matches nothing"),
         (("in/none.png", "cat"), "'in/none.png' does not exist"),
-        (("in", " "), "empty question"),
+        (("in", " "), "got ' ' for a query"),
     ],
 )
 def test_errors_in_one_line(seglens: Run, folder: Path, words: tuple[str, ...], says: str) -> None:

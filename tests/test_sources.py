@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from seglens.data.images import ImageError
-from seglens.sources import BadImage, NamedImage, Sources, looks_like_a_source
+from seglens.finding import told
+from seglens.marks import marked_png
+from seglens.sources import BadImage, NamedImage, Sources, read_one
 from test_video import write_video
 
 
@@ -84,14 +87,59 @@ def test_words_that_match_nothing(root: Path) -> None:
 
 
 def test_results_are_no_sources(root: Path) -> None:
-    """What an earlier run wrote below the folder is left alone; a folder among the results may be named itself."""
+    """Masks and overlays are left alone wherever they lie; one that is named itself is taken."""
     Path("in/out").mkdir()
-    Image.new("RGB", (3, 3)).save("in/out/b_cat_mask.png")
-    assert "in/out/b_cat_mask.png" in shown("in")
-    assert "in/out/b_cat_mask.png" not in shown("in", leave_out=Path("in/out"))
-    assert "in/out/b_cat_mask.png" not in shown("in/**/*.png", leave_out=Path("in/out"))
-    for word in ("in/out", "in/out/*.png", "in/out/b_cat_mask.png"):
-        assert shown(word, leave_out=Path("in/out")) == ["in/out/b_cat_mask.png"]
+    for place in ("in/out/b_cat_mask.png", "in/b_cat_mask.png"):
+        Path(place).write_bytes(marked_png(Image.new("P", (3, 3)), things="[]"))
+    sources = Sources.of(["in"])
+    assert [one.shown for one in sources.each if "mask" in one.shown] == []
+    assert sources.left_out == {"made by SegLens": 2, ".txt": 1}
+    assert "in/out/b_cat_mask.png" not in shown("in/**/*.png")
+    assert shown("in/out/b_cat_mask.png") == ["in/out/b_cat_mask.png"]
+    with pytest.raises(ImageError, match="the folder 'in/out' holds no image, but 1 made by SegLens"):
+        Sources.of(["in/out"])
+
+
+def test_what_is_left_out_is_counted(root: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "c.mp4", "LICENSE"):
+        Path("in", name).touch()
+    assert told(Sources.of(["in"]).left_out) == (
+        "2 .heic (pip install pillow-heif to read them), 1 .mp4 (videos: name them, or use a glob), 1 .txt, "
+        "1 without an ending"
+    )
+    assert Sources.of(["in/b.png"]).left_out == {}
+
+
+def test_every_format_of_a_folder(root: Path) -> None:
+    """Whatever Pillow saves under an ending and reads again, a folder takes."""
+    Path("many").mkdir()
+    endings = ("jfif", "jpe", "pgm", "pbm", "pnm", "j2k", "jpx", "apng", "webp", "tiff", "gif", "avif", "BMP", "mpo")
+    for ending in endings:
+        Image.new("L", (16, 16), 99).save(Path("many", f"a.{ending}"))
+    assert [one.shown for one in Sources.of(["many"])] == sorted(f"many/a.{ending}" for ending in endings)
+    assert all(isinstance(one, NamedImage) for one in Sources.of(["many"]))
+
+
+def test_standard_input(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(data: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    piped(Path("in/b.png").read_bytes())
+    sources = Sources.of(["-"])
+    assert (sources.alone, sources.total, sources.root) == (True, 1, None)
+    (read,) = sources
+    assert isinstance(read, NamedImage)
+    assert (read.name, read.shown, read.file, read.pixels.shape) == ("stdin", "standard input", None, (4, 5, 3))
+    piped(Path("in/a.jpg").read_bytes())
+    assert read_one("-").shape == read_one("in/a.jpg").shape == (4, 5, 3)
+    piped(b"")
+    with pytest.raises(ImageError, match="standard input is empty"):
+        read_one("-")
+
+
+def test_a_tilde_that_no_shell_has_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.absolute()))
+    assert [Path(one).name for one in shown("~/*.jpg")] == ["a.jpg"]
 
 
 def test_videos_beside_images(root: Path) -> None:
@@ -118,13 +166,3 @@ def test_nothing_is_read_before_it_is_asked_for(root: Path, monkeypatch: pytest.
     next(images)
     next(images)
     assert read == [Path("in/a.jpg"), Path("in/b.png")]
-
-
-@pytest.mark.parametrize("word", ["a.jpg", "deep/B.PNG", "photos/", "clip.mp4", "in/*.webp"])
-def test_words_that_are_sources(word: str) -> None:
-    assert looks_like_a_source(word)
-
-
-@pytest.mark.parametrize("word", ["cat", "the left/right shoe", "the cup. the red one", "no. 7", "*", ""])
-def test_words_that_are_queries(word: str) -> None:
-    assert not looks_like_a_source(word)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from seglens.data.masks import encode_rle
 from seglens.files import write_together
 from seglens.geometry import Frame
+from seglens.marks import marked_png
 from seglens.regions import box_of
 from seglens.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
 
@@ -129,7 +130,7 @@ class Prediction:
         folder = Path(folder)
         paths = {kind: folder / f"{name}_{kind}.png" for kind in ("mask", "overlay")}
         mask = Image.fromarray(self.mask.astype(np.uint8) * 255)
-        write_together({paths["mask"]: png_bytes(mask), paths["overlay"]: png_bytes(self.overlay())})
+        write_together({paths["mask"]: marked_png(mask), paths["overlay"]: marked_png(self.overlay())})
         return paths
 
 

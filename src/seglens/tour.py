@@ -8,6 +8,7 @@ from textwrap import fill
 from PIL import Image, ImageDraw, ImageFont
 
 from seglens.files import write_atomic
+from seglens.marks import marked_png
 from seglens.miniature.language import speaker
 from seglens.miniature.world import Scene, World
 from seglens.prediction import Prediction, png_bytes, slug
@@ -34,7 +35,7 @@ def show(out: Path) -> None:
         prediction.save(out, f"{kind}_{slug(prediction.query)}")
         print(f"{kind:>10}: {prediction.query:<44} {_verdict(prediction)}")
     print(f"{'chat':>10}: {question.text:<44} {segmenter.ask(scene.image, question.text)}")
-    write_atomic(out / "demo.png", png_bytes(_sheet(Image.fromarray(scene.image), predictions)))
+    write_atomic(out / "demo.png", marked_png(_sheet(Image.fromarray(scene.image), predictions)))
     print(f"\nThe pictures are in {out.resolve()}; look at demo.png first.")
 
 

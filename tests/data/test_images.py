@@ -6,16 +6,18 @@ import contextlib
 import io
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from seglens.data.images import MAX_PIXELS, ImageError, load_image
+from seglens.data.images import MAX_PIXELS, ImageError, formats, load_image, suffixes
 
 ROOT = Path(__file__).parents[2]
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [128, 128, 128]]], np.uint8)
@@ -420,3 +422,24 @@ def test_real_photographs() -> None:
         with Image.open(path) as image:
             assert pixels.shape == (image.height, image.width, 3)
         assert pixels.std() > 10
+
+
+def test_what_telephones_save_needs_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pillow-heif announces itself to Pillow when it is asked to; without it, neither format nor ending is there."""
+    assert "HEIF" not in formats()
+    assert not suffixes() & {".heic", ".pfm", ".pdf", ".eps"}
+    plugin = ModuleType("pillow_heif")
+
+    def register() -> None:
+        monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["AVIF"])
+        monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")
+
+    plugin.register_heif_opener = register  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    formats.cache_clear()
+    suffixes.cache_clear()
+    assert "HEIF" in formats()
+    assert ".heic" in suffixes()
+    monkeypatch.undo()
+    formats.cache_clear()
+    suffixes.cache_clear()

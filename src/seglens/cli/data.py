@@ -75,7 +75,8 @@ def data_show(
     named."""
     from seglens.data.sheet import sheet
     from seglens.files import write_atomic
-    from seglens.prediction import png_bytes, slug
+    from seglens.marks import marked_png
+    from seglens.prediction import slug
 
     data, shown = _open(spec), 0
     for index in _spread(len(data), n):
@@ -83,7 +84,7 @@ def data_show(
         if sample is None:
             continue
         path = out / f"{index:06d}_{slug(Path(sample.id).stem)}.png"
-        write_atomic(path, png_bytes(sheet(sample)))
+        write_atomic(path, marked_png(sheet(sample)))
         asked = (f"{one.query} -> {one.answer}" if one.spoken else one.query for one in sample.targets)
         print(f"{path}: {'; '.join(asked)}")
         shown += 1

@@ -83,13 +83,13 @@ def _panels(curve: Curve) -> list[Panel]:
 def _write(file: Path, report: dict[str, Any], curve: Curve) -> dict[str, str]:
     from seglens.chart import draw
     from seglens.files import write_atomic, write_json
-    from seglens.prediction import png_bytes
+    from seglens.marks import marked_png
 
     picture = file.with_suffix(".png")
     title = f"{Path(report['backbone']['name']).name} ({report['family']}): read layer {report['layer']}"
     note = f"{report['queries']} queries about {report['images']} images of {report['data']}; bands: 95 % over images"
     drawn = draw(title, note, _panels(curve), curve.chosen.layer, curve.readable)
-    write_atomic(picture, png_bytes(drawn))
+    write_atomic(picture, marked_png(drawn))
     write_json(file, report)
     return {"config": str(file), "curve": str(picture)}
 

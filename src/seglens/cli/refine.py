@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def refine(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    query: Annotated[str, typer.Argument(help="What to segment, in words.")],
+    image: Annotated[str, typer.Argument(help="An image file, or - for one on standard input.")],
+    words: Annotated[list[str], typer.Argument(metavar="QUERY", help="What to segment, in quotes.")],
     loading: Loading,
     thresholds: Thresholds,
     click: Annotated[
@@ -27,16 +27,17 @@ def refine(
     trust: Trust = False,
 ) -> None:
     """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
-    from seglens.data.images import load_image
+    from seglens.arguments import one_text
     from seglens.prediction import slug
+    from seglens.sources import name_of, read_one
 
-    pixels, clicks, drawn = load_image(image), [_click(text) for text in click or ()], _box(box)
-    sure = thresholds.options()
+    query, sure = one_text(words, "query"), thresholds.options()
+    pixels, clicks, drawn = read_one(image), [_click(text) for text in click or ()], _box(box)
     opened = load_segmenter(loading, segmentation_only=True, **sure).open(pixels)
     refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
-    files = refined.save(out, f"{slug(image.stem)}_{slug(query)}")
+    files = refined.save(out, f"{slug(name_of(image))}_{slug(query)}")
     if as_json:
-        emit({"image": str(image), **refined.to_dict(), "files": {kind: str(path) for kind, path in files.items()}})
+        emit({"image": image, **refined.to_dict(), "files": {kind: str(path) for kind, path in files.items()}})
     else:
         verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else why_not(refined)
         print(f"{query}: {verdict} ({refined.timing['refine']:.0f} ms); {files['mask']}, {files['overlay']}")

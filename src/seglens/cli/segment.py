@@ -24,13 +24,17 @@ def segment(
         list[str],
         typer.Argument(
             metavar="SRC... QUERY...",
-            help="Images, folders of images, globs in quotes or videos; then what to segment, in words: more queries "
-            "cost little more. The first word is a source, and so is every further one at the front that ends as an "
-            "image, a video or a folder (/) does.",
+            help="Images, folders of images, globs in quotes, videos, or - for an image on standard input; then what "
+            "to segment, each query in quotes: more queries cost little more. The first word is a source, and so is "
+            "every further one at the front that names a file or folder that is there, or ends as one does.",
         ),
     ],
     loading: Loading,
     thresholds: Thresholds,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", "-q", help="What to segment, as often as you like: all other words are then sources."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
     formats: Annotated[
         list[str] | None,
@@ -53,16 +57,17 @@ def segment(
     """Segment what the words mean: writes a lossless mask and an overlay per query, or the formats asked for.
 
     What cannot be read is listed at the end (exit code 1); all else is written."""
+    from seglens.arguments import part
     from seglens.exports import DEFAULT, Export
     from seglens.sources import BadImage, Sources
 
-    named, queries = _parted(words)
-    sources = Sources.of(named, every, leave_out=out)
+    named, queries = part(words, query or ())
+    sources = Sources.of(named, every)
     export = Export(out, _format_names(formats) or DEFAULT)
     sure = thresholds.options()
     images = _checked(sources)  # before the model is loaded: a wrong name is told at once
     segmenter = load_segmenter(loading, segmentation_only=True, **sure)
-    told = _Told(sources.alone, as_json)
+    told = _Told(sources, as_json)
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
         for image in images:
             page = _page(segmenter, image, queries, each, trust, sources.root)
@@ -72,19 +77,6 @@ def segment(
                 told.answers(image.shown, page.predictions, export.add(page))
             tick()
     told.end()
-
-
-def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The sources and the queries."""
-    from seglens.sources import looks_like_a_source
-
-    more = list(itertools.takewhile(looks_like_a_source, words[1:]))
-    queries = list(words[1 + len(more) :])
-    if not queries:
-        raise ValueError(
-            f"got {' '.join(words)!r} and no query; say what to segment, as in: seglens segment SRC 'the cup'"
-        )
-    return [words[0], *more], queries
 
 
 def _format_names(given: Sequence[str] | None) -> list[str]:
@@ -125,8 +117,8 @@ def _page(
 class _Told:
     """What the user is told: answers on standard output as they come, what went wrong at the end."""
 
-    def __init__(self, alone: bool, as_json: bool):
-        self.alone, self.as_json = alone, as_json
+    def __init__(self, sources: Sources, as_json: bool):
+        self.alone, self.left_out, self.as_json = sources.alone, sources.left_out, as_json
         self.images = 0
         self.faults: list[BadImage] = []
 
@@ -153,6 +145,10 @@ class _Told:
 
     def end(self) -> None:
         """Raises typer.Exit when something went wrong."""
+        from seglens.finding import told
+
+        if self.left_out:
+            say(f"seglens: left out: {told(self.left_out)}")
         if self.faults:
             say(f"seglens: {len(self.faults)} of {self.images} images could not be segmented:")
             for one in self.faults:
@@ -175,17 +171,18 @@ def _line(prediction: Prediction, files: dict[str, Path]) -> str:
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(help="An image file.")],
-    question: Annotated[str, typer.Argument(help="A question about it.")],
+    image: Annotated[str, typer.Argument(help="An image file, or - for one on standard input.")],
+    words: Annotated[list[str], typer.Argument(metavar="QUESTION", help="A question about it, in quotes.")],
     loading: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Ask the untouched multimodal LLM."""
-    from seglens.data.images import load_image
+    from seglens.arguments import one_text
+    from seglens.sources import read_one
 
-    pixels = load_image(image)
+    question, pixels = one_text(words, "question"), read_one(image)
     answer = load_segmenter(loading).ask(pixels, question)
     if as_json:
-        emit({"image": str(image), "question": question, "answer": answer})
+        emit({"image": image, "question": question, "answer": answer})
     else:
         print(answer)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ from seglens.data.depth import depth, is_deep_colour, lower_bytes, opened_from, 
 MAX_PIXELS = 178_956_970
 # Named, because Pillow would otherwise try every format it knows, among them EPS, which runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+HEIF = "HEIF"  # what telephones save; Pillow reads it through a plugin of its own package
+PLUGIN = "pillow-heif"
+_FLOATS = frozenset((".pfm",))  # a kind of PPM, of unknown scale: depths, never photographs
 
 T = TypeVar("T")
 _ORIENTATION = 0x0112
@@ -44,6 +48,22 @@ class ImageError(ValueError):
 
 class ImageTooLargeError(ImageError):
     """An image of more pixels, or more bytes, than are allowed."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that can be decoded here."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in (*FORMATS, HEIF) if name in Image.OPEN)
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The endings, in lower case and with their dot, of files that can be decoded here."""
+    names = {*formats(), "MPO"}  # a JPEG of several pictures, which Pillow opens as JPEG
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in names) - _FLOATS
 
 
 def load_image(
@@ -123,7 +143,7 @@ def _from_path(source: str | Path, then: Callable[[Image.Image, str], T]) -> T:
 
 def _open(file: io.BufferedReader | io.BytesIO, name: str, then: Callable[[Image.Image, str], T]) -> T:
     with _refusals(name), _quiet():
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=formats())
     with image:
         return then(image, name)
 
@@ -231,7 +251,7 @@ def _refusals(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name} is not an image; need {', '.join(FORMATS)}: check the file, or save it as PNG"
+            f"{name} is not an image; need {', '.join(formats())}: check the file, or save it as PNG"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(

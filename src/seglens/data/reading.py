@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from seglens.data.images import suffixes
 from seglens.data.records import DataError, Fault
 
-IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"))
+IMAGES = suffixes()
 Split = Literal["train", "val", "test"]
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from seglens.exports.base import Files
 from seglens.exports.page import Page
-from seglens.prediction import png_bytes
+from seglens.marks import marked_png
 
 
 def masks(page: Page) -> Files:
@@ -27,8 +27,8 @@ def overlays(page: Page) -> Files:
     """`NAME_overlay.png` per query."""
     names = [f"{name}_overlay.png" for name in page.file_names()]
     made = zip(names, page.predictions, strict=True)
-    return Files({name: png_bytes(prediction.overlay()) for name, prediction in made}, names)
+    return Files({name: marked_png(prediction.overlay()) for name, prediction in made}, names)
 
 
 def _black_and_white(mask: Bool[np.ndarray, "h w"]) -> bytes:
-    return png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))
+    return marked_png(Image.fromarray(mask.astype(np.uint8) * 255))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from seglens.exports.base import Files
 from seglens.exports.page import Page, listed, things_of
+from seglens.marks import marked_png
 from seglens.prediction import Prediction
 
 MOST = 255  # values of a palette beside the background
@@ -52,12 +52,8 @@ def to_png(predictions: Prediction | Iterable[Prediction]) -> Image.Image:
 def indexed(page: Page) -> Files:
     """`NAME_indexed.png`."""
     image = to_png(page.predictions)
-    words = PngImagePlugin.PngInfo()
-    words.add_text("things", image.info["things"])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=words)
     name = f"{page.name}_indexed.png"
-    return Files({name: buffer.getvalue()}, [name] * len(page.predictions))
+    return Files({name: marked_png(image, things=image.info["things"])}, [name] * len(page.predictions))
 
 
 def _palette() -> UInt8[np.ndarray, "256 3"]:
