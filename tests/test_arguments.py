@@ -60,7 +60,7 @@ def test_sources_then_queries(words: list[str], sources: int | None) -> None:
         (["my", "photo.png", "the cup"], "'my' does not exist, but 'my photo.png' does; put it in quotes"),
         (["x.png"], "and no query; say what to segment"),
         (["x.png", "photos"], "and no query; 'photos' is a folder here"),
-        (["x.png", " "], "got ' ' for a query"),
+        (["x.png", " "], "got an empty query"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_told_apart_is_refused(words: list[str], says: str) -> None:
@@ -72,7 +72,7 @@ def test_queries_given_as_such() -> None:
     """All other words are then sources; nothing is guessed."""
     queries = ["the", "duck", "photos", "y.png"]
     assert part(["x.png", "photos"], queries) == (["x.png", "photos"], queries)
-    with pytest.raises(ValueError, match="got '' for a query"):
+    with pytest.raises(ValueError, match="got an empty query"):
         part(["x.png"], [""])
 
 

@@ -263,10 +263,10 @@ def test_a_bad_image(seglens: Run, world: Path, tmp_path: Path) -> None:
 
 
 def test_a_bad_query(seglens: Run, world: Path, tmp_path: Path) -> None:
-    for command in ("segment", "ask"):
-        one_line(seglens(command, world / "0000.png", ""), "empty question")
+    for command, what in {"segment": "query", "refine": "query", "ask": "question"}.items():
+        one_line(seglens(command, world / "0000.png", ""), f"got an empty {what}")
         one_line(seglens(command, world / "0000.png", "cat " * 5000), "tokens", "shorten it")
-    one_line(seglens("segment", world / "0000.png", "cat", " ", "--out", tmp_path / "o"), "empty question")
+    one_line(seglens("segment", world / "0000.png", "cat", " ", "--out", tmp_path / "o"), "got an empty query")
     assert not (tmp_path / "o").exists()
 
 

@@ -166,7 +166,7 @@ def test_words_that_could_be_either_are_refused(seglens: Run, folder: Path) -> N
         (("in/a.png", "in/deep/a.png"), "and no query"),
         (("nothing/*.png", "cat"), "'nothing/*.png' matches nothing"),
         (("in/none.png", "cat"), "'in/none.png' does not exist"),
-        (("in", " "), "got ' ' for a query"),
+        (("in", " "), "got an empty query"),
     ],
 )
 def test_errors_in_one_line(seglens: Run, folder: Path, words: tuple[str, ...], says: str) -> None:

@@ -57,7 +57,7 @@ def one_text(words: Sequence[str], what: str) -> str:
         raise ValueError(
             f"got {len(words)} words for one {what}; put it in quotes: {shlex.quote(' '.join(words))}{hint}"
         )
-    return _said(words[0])
+    return _said(words[0], what)
 
 
 def is_source(word: str) -> bool:
@@ -67,10 +67,10 @@ def is_source(word: str) -> bool:
     return word == STDIN or ends or os.path.exists(named) or matches(word)
 
 
-def _said(query: str) -> str:
-    if not query.strip():
-        raise ValueError(f"got {query!r} for a query; say in words what to segment, as in 'the cup'")
-    return query
+def _said(text: str, what: str = "query") -> str:
+    if not text.strip():
+        raise ValueError(f"got an empty {what}; need words")
+    return text
 
 
 def _check_first(words: Sequence[str]) -> None:
