@@ -11,7 +11,7 @@ from seglens.cache import MANIFEST, Cache, Share, left_out
 from seglens.checkpoint import HeadConfig, Origin
 from seglens.data import Dataset, load_data
 from seglens.data.dataset import faults_of
-from seglens.data.mixing import MIXTURES, Epochs, Mixed, load_mixture
+from seglens.data.mixing import Epochs, Mixed, load_mixture, names_a_mixture
 from seglens.data.prompts import Prompted
 from seglens.devices import AUTO
 from seglens.exercises import Examiner
@@ -132,7 +132,7 @@ def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
     """A mixture, by default in the recipe's rates, or a dataset that may be trained on.
 
     Raises ValueError when it is kept for tests."""
-    if text.partition(":")[0] in MIXTURES:
+    if names_a_mixture(text):
         wanted = {} if recipe.prompt is None else {"prompt": recipe.prompt}
         return load_mixture(text, rates=recipe.rates, seed=recipe.training.seed, **wanted)
     data = load_data(text)

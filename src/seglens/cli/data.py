@@ -98,11 +98,11 @@ def _open(spec: str) -> Dataset:
 
     from seglens.data import DATASETS, load_data
     from seglens.data.records import DataError
+    from seglens.data.spec import parse, write
 
-    said, (name, _, rest) = spec, spec.partition(":")
+    said, (name, options) = spec, parse(spec)
     if name in DATASETS and "bad" in signature(DATASETS[name]).parameters:
-        options = [item for item in rest.split(",") if item and item.partition("=")[0].strip() != "bad"]
-        spec = f"{name}:{','.join([*options, 'bad=skip'])}"
+        spec = write(name, {**options, "bad": "skip"})
     try:
         return load_data(spec)
     except ValueError as error:
@@ -114,11 +114,12 @@ def _open(spec: str) -> Dataset:
 def _records(spec: str) -> tuple[Records, int | None]:
     """What is to be checked, and how many images of it if `spec` limits them."""
     from seglens.data.limited import Limited
-    from seglens.data.mixing import MIXTURES
+    from seglens.data.mixing import names_a_mixture
     from seglens.data.records import Records
+    from seglens.data.spec import parse
 
-    name = spec.partition(":")[0]
-    if name in MIXTURES:
+    name = parse(spec)[0]
+    if names_a_mixture(spec):
         raise ValueError(f"{name} is a mixture for training; check its datasets one by one, as in ade20k:root=...")
     data = _open(spec)
     inner, limit = (data.inner, data.count) if isinstance(data, Limited) else (data, None)

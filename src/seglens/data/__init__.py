@@ -19,6 +19,7 @@ from seglens.data.prompts import Prompted
 from seglens.data.reasonseg import reasonseg
 from seglens.data.refer import BUILDERS as REFER
 from seglens.data.semantic import ade20k, cocostuff, mapillary
+from seglens.data.spec import parse
 from seglens.data.world import WorldData
 from seglens.data.yolo import yolo_data
 from seglens.names import check_name
@@ -46,6 +47,7 @@ COMMON: dict[str, tuple[type, Wrap]] = {"limit": (int, Limited), "prompt": (str,
 def load_data(text: str) -> Dataset:
     """A dataset from its name and options: "world:n=500,seed=1". Raises ValueError that says what is wrong.
 
+    A value with a comma is put in quotes (images="a, b"), and ~ begins a path in the user's own folder.
     Every dataset takes two more: `limit=N`, its first N images, and `prompt=lens`, its queries in templates."""
     return build(text, DATASETS, "dataset", COMMON)
 
@@ -56,15 +58,10 @@ def build(
     what: str,
     common: Mapping[str, tuple[type, Wrap]] | None = None,
 ) -> Any:
-    """What one of several builders makes of a text like "world:n=500,seed=1". Raises ValueError as they do."""
-    name, _, rest = text.partition(":")
+    """What one of several builders makes of a text like "world:n=500,seed=1", written as in `spec`. Raises ValueError
+    as they do."""
+    name, options = parse(text)
     check_name(name, builders, what)
-    options: dict[str, str] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"got {item!r} in {text!r}; options are written key=value, as in world:n=500,seed=1")
-        options[key.strip()] = value.strip()
     try:
         return _build(name, builders[name], options, common or {})
     except ValueError as error:
@@ -107,4 +104,12 @@ def _typed(kind: Any, key: str, value: str) -> Any:
         raise ValueError(f"got {key}={value}; choose from {', '.join(map(str, get_args(kind)))}")
     if kind is Path and not value:
         raise ValueError(f"{key}= is empty; write a path after it, or leave it out")
-    return Path(value) if kind is Path else value
+    return _path(key, value) if kind is Path else value
+
+
+def _path(key: str, value: str) -> Path:
+    """With ~ for the user's own folder, which no shell writes out behind an equals sign."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{key}={value} names the folder of a user who is not known here; write the path") from None

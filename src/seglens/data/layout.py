@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seglens.data.records import DataError
+from seglens.data.spec import parse, write
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Place:
 
     def spec(self, name: str, tree: Path, bad: str) -> str:
         """The dataset with its options, for training."""
-        return f"{self.text.format(name=name, root=tree / self.root, tree=tree)},split=train,bad={bad}"
+        kind, said = parse(self.text.replace("{name}", name))
+        options = {key: value.format(root=tree / self.root, tree=tree) for key, value in said.items()}
+        return write(kind, {**options, "split": "train", "bad": bad})
 
 
 def _refer(name: str, refs: str, images: str) -> Place:

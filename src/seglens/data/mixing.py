@@ -29,6 +29,7 @@ from seglens.data.layout import LISA_TREE, TREE, Place, missing
 from seglens.data.overlap import image_key, to_hold_out
 from seglens.data.records import Bad, DataError, Records
 from seglens.data.refer import parts
+from seglens.data.spec import parse, write
 from seglens.names import check_name
 
 GROUPS = ("sem_seg", "refer_seg", VQA, "reason_seg")
@@ -76,8 +77,6 @@ def found_in(root: Path, whose: str, wanted: Mapping[str, Place], bad: Bad = "re
 
     Raises DataError that names every missing folder at once; with bad="skip" datasets that lack any are left out, but
     not a whole group."""
-    if "," in str(root):
-        raise ValueError(f"got root={str(root)!r}; a folder in a dataset's text cannot have a comma: link or rename it")
     lost = {name: gone for name, place in wanted.items() if (gone := missing(root, place.needs))}
     if lost and bad == "refuse":
         said = "; ".join(f"{name}: {', '.join(gone)}" for name, gone in lost.items())
@@ -171,8 +170,10 @@ def load_mixture(text: str, **usual: object) -> Mixed:
     """A mixture from its name and options: "lisa:root=/data,rates=paper". Raises ValueError as `load_data` does.
 
     `usual` are options that a mixture which has them takes where `text` does not say otherwise."""
-    name, _, rest = text.partition(":")
-    said = {item.partition("=")[0].strip() for item in rest.split(",")}
+    name, said = parse(text)
     known = signature(MIXTURES[name]).parameters if name in MIXTURES else {}
-    more = [f"{key}={value}" for key, value in usual.items() if key in known and key not in said]
-    return build(",".join([text, *more]) if rest else f"{name}:{','.join(more)}", MIXTURES, "mixture")
+    return build(write(name, {key: usual[key] for key in usual if key in known} | said), MIXTURES, "mixture")
+
+
+def names_a_mixture(text: str) -> bool:
+    return parse(text)[0] in MIXTURES

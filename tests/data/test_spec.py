@@ -1,0 +1,89 @@
+"""A dataset in one line: what is written is read back, whatever a path holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from own_data import write_coco, write_jsonl
+from seglens.data import load_data
+from seglens.data.layout import LISA_TREE, TREE
+from seglens.data.spec import parse, write
+from seglens.types import Sample, Target
+
+READ = {
+    "world": ("world", {}),
+    "world:n=500,seed=1": ("world", {"n": "500", "seed": "1"}),
+    "coco: images = a b , annotations=C:\\x.json,": ("coco", {"images": "a b", "annotations": "C:\\x.json"}),
+    'coco:images="a, b",annotations=x': ("coco", {"images": "a, b", "annotations": "x"}),
+    "folder:images='it''s, here' ,texts=\"a \"\"big\"\" crack|b=c\"": (
+        "folder", {"images": "it's, here", "texts": 'a "big" crack|b=c'},
+    ),
+    "folder:images=,texts=a=b": ("folder", {"images": "", "texts": "a=b"}),
+    'folder:texts=12" pipe': ("folder", {"texts": '12" pipe'}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", READ)
+def test_reading(text: str) -> None:
+    assert parse(text) == READ[text]
+
+
+@given(
+    st.dictionaries(st.sampled_from(["images", "masks", "texts"]), st.text(st.characters(exclude_categories=["Cs"])))
+)
+def test_what_is_written_is_read_back(options: dict[str, str]) -> None:
+    assert parse(write("folder", options)) == ("folder", options)
+
+
+BAD = {
+    "coco:images=a,b,annotations=x": "got 'b' in .* with a comma in quotes: images=\"a, b\"",
+    'coco:images="a, b,annotations=x': "whose quotes do not end where it ends",
+    'coco:images="a"b,annotations=x': "whose quotes do not end where it ends",
+    "world:n=2,n=3": "got n twice",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_mistakes_show_how(text: str) -> None:
+    with pytest.raises(ValueError, match=BAD[text]):
+        load_data(text)
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 3:12] = True
+    return [Sample("0", np.zeros((20, 30, 3), np.uint8), (Target("cat", mask),))]
+
+
+def test_a_comma_in_a_path(samples: list[Sample], tmp_path: Path) -> None:
+    folder = tmp_path / 'photos, "old"'
+    folder.mkdir()
+    write_coco(folder, samples)
+    text = write("coco", {"images": folder / "images", "annotations": folder / "instances.json"})
+    for more in ("", ",limit=1", ",prompt=lens,bad=skip"):
+        assert len(load_data(text + more)) == 1
+
+
+def test_a_tilde_is_the_users_own_folder(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_jsonl(tmp_path, samples)
+    assert len(load_data("jsonl:file=~/data.jsonl")) == len(load_data('jsonl:file="~/data.jsonl",images=~')) == 1
+    with pytest.raises(ValueError, match="a user who is not known here"):
+        load_data("jsonl:file=~nobody-of-this-name/data.jsonl")
+
+
+def test_a_comma_in_the_root_of_a_tree() -> None:
+    for name in (*LISA_TREE, *TREE):
+        place, root = TREE[name], Path("/data, old")
+        kind, options = parse(place.spec(name, root, "skip"))
+        assert options["bad"] == "skip"
+        assert any(str(value).startswith(str(root)) for value in options.values()), (kind, options)
