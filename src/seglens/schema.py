@@ -41,7 +41,7 @@ Whole = BeforeValidator(_whole)
 class RunLengths(Said):
     """A mask as COCO's compressed run-length encoding."""
 
-    size: tuple[int, int] = Field(description="Height and width of the image.")
+    size: tuple[int, int] = Field(description="Height and width: the image's, or less where an answer had to be short.")
     counts: str
 
 

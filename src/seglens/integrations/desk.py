@@ -15,6 +15,8 @@ from seglens.schema import Box, Click, Segmented, Told
 from seglens.segmenter import OpenedImage, Segmenter
 
 DESCRIBE = "What is in the picture?"
+LONGEST_ECHO = 200  # characters of a query that an answer in words repeats
+MOST_BOXES = 32  # of instances that it lists
 MOST_QUERIES = 32  # of one call; each brings a mask of the image's size
 
 
@@ -32,6 +34,8 @@ class Sight:
     def words(self) -> str:
         """For a language model: what and where, without a mask's thousands of characters."""
         lines = [_line(prediction) for prediction in self.predictions]
+        if len(lines) > 1:
+            lines = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
         return "\n".join([*lines, f"Ask more about this image under its id: {self.answer.image}"])
 
 
@@ -99,14 +103,18 @@ def _sight(name: str, opened: OpenedImage, predictions: Sequence[Prediction]) ->
     return Sight(Segmented(image=name, width=width, height=height, answers=answers), tuple(predictions))
 
 
+def _cut(text: str, longest: int = LONGEST_ECHO) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def _line(found: Prediction) -> str:
+    query = repr(_cut(found.query))
     if not found.found:
-        return f"{found.query!r}: not found. {found.reason or ''}".strip()
+        return f"{query}: not found. {_cut(found.reason or '', 4 * LONGEST_ECHO)}".strip()
     share = 100 * found.mask.mean()
-    said = (
-        f"{found.query!r}: found, score {found.score:.2f}, box {found.box} (x0, y0, x1, y1), {share:.1f} % of the image"
-    )
+    said = f"{query}: found, score {found.score:.2f}, box {found.box} (x0, y0, x1, y1), {share:.1f} % of the image"
     if not found.instances:
         return said
-    boxes = ", ".join(f"{one.box} (score {one.score:.2f})" for one in found.instances)
-    return f"{said}; {len(found.instances)} instances: {boxes}"
+    boxes = ", ".join(f"{one.box} (score {one.score:.2f})" for one in found.instances[:MOST_BOXES])
+    more = ", ..." if len(found.instances) > MOST_BOXES else ""
+    return f"{said}; {len(found.instances)} instances: {boxes}{more}"

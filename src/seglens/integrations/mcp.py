@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, TypeVar
 
 import numpy as np
@@ -13,7 +13,8 @@ from pydantic import Field
 
 from seglens import __version__
 from seglens.integrations.desk import MOST_QUERIES, Desk, Sight
-from seglens.prediction import png_bytes
+from seglens.integrations.lengths import within
+from seglens.integrations.picture import drawn, jpeg
 from seglens.schema import Box, Click, Segmented, Told
 
 try:
@@ -26,7 +27,12 @@ except ImportError as error:
     raise ImportError("the MCP server needs the library 'mcp': pip install 'seglens[tools]'") from error
 
 MOST_WAITING = 16  # calls; each holds its image's text
-OVERLAY_SIDE = 1024  # pixels: it is for eyes, and every client pays for it; the mask keeps the image's own size
+LONGEST_RESULT = 900_000  # bytes: clients stop at a million, all that wraps a result included
+LONGEST_PICTURE = 240_000  # bytes of it, before base64 makes four of three
+LIGHTER = (
+    "The masks of these queries are given with fewer pixels than the image (see `size`), to keep this result short "
+    "enough for every client: {}. Ask for one query alone, under the image's id, for more detail."
+)
 LONGEST_WORDS = 4000  # characters; the MLLM's own limit, in tokens, is told by an error of its own
 
 Fetch = Callable[[str], Awaitable[np.ndarray]]  # an image's address to its pixels
@@ -131,11 +137,22 @@ def build_server(tools: Tools) -> MCPServer:
 
 
 def _shown(sight: Sight, overlay: bool) -> CallToolResult:
-    """Words for the model, a picture per query for eyes, the whole answer for programs."""
+    """Words for the model, a picture for eyes, the answer with its masks for programs: together within what clients
+    take."""
     content: list[ContentBlock] = [TextContent(type="text", text=sight.words())]
-    if overlay:
-        content += map(_picture, sight.overlays())
-    return CallToolResult(content=content, structured_content=sight.answer.model_dump(mode="json"))
+    found = [(k + 1, one) for k, one in enumerate(sight.predictions) if one.found]
+    if overlay and found:
+        numbers = [number for number, _ in found] if len(sight.predictions) > 1 else []
+        content.append(_picture(drawn(found[0][1].image, [one.mask for _, one in found], numbers)))
+    rest = CallToolResult(content=[*content, TextContent(type="text", text=LIGHTER)], structured_content={})
+    answer, long = within(sight.answer, LONGEST_RESULT - len(rest.model_dump_json().encode()))
+    if long:
+        content.append(TextContent(type="text", text=LIGHTER.format(_listed(long, sight))))
+    return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))
+
+
+def _listed(places: Sequence[int], sight: Sight) -> str:
+    return ", ".join(str(place + 1) for place in places) + f" of {len(sight.predictions)}"
 
 
 def _said(told: Told) -> CallToolResult:
@@ -148,8 +165,8 @@ def _said(told: Told) -> CallToolResult:
 
 
 def _picture(image: Image.Image) -> ImageContent:
-    image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    return ImageContent(type="image", data=base64.b64encode(png_bytes(image)).decode(), mime_type="image/png")
+    data = base64.b64encode(jpeg(image, LONGEST_PICTURE)).decode()
+    return ImageContent(type="image", data=data, mime_type="image/jpeg")
 
 
 def _line(said: object) -> str:
