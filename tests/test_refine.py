@@ -169,6 +169,11 @@ def test_any_aspect_ratio(segmenter: Segmenter, height: int, width: int) -> None
 # ---------------------------------------------------------------- obedience
 
 
+def whole(drawing: Drawing) -> np.ndarray:
+    """Logits at the image's size of its one query."""
+    return np.concatenate([logits[0].numpy() for _, logits in drawing.bands()])
+
+
 def flat(height: int, width: int, logit: float = -5.0) -> Drawing:
     return Drawing(Frame(height, width), torch.full((1, 16, 16), logit))
 
@@ -176,14 +181,14 @@ def flat(height: int, width: int, logit: float = -5.0) -> Drawing:
 def test_obedience_is_local_and_exact() -> None:
     drawing = flat(40, 60)
     clicks = (Click(x=10.5, y=20.5), Click(x=11.5, y=20.5, label=0), Click(x=50, y=5, label=0))
-    obeyed = obey(drawing, clicks, threshold=0.0, reach=2.0).whole()[0]
+    obeyed = whole(obey(drawing, clicks, threshold=0.0, reach=2.0))
     assert obeyed[20, 10] > 0 > obeyed[20, 11]
     assert obeyed.dtype == np.float32
     assert ((obeyed > 0).sum(), (obeyed > 0)[:, 20:].sum()) == (1, 0)
-    np.testing.assert_array_equal(obeyed[:, 40:], drawing.whole()[0][:, 40:])
+    np.testing.assert_array_equal(obeyed[:, 40:], whole(drawing)[:, 40:])
     assert obey(drawing, clicks[2:], threshold=0.0, reach=2.0) is drawing  # nothing to move
     twice = (clicks[0], clicks[0].model_copy(update={"label": 0}))
-    assert obey(drawing, twice, 0.0, 2.0).whole().max() < 0  # the later one
+    assert whole(obey(drawing, twice, 0.0, 2.0)).max() < 0  # the later one
 
 
 @settings(max_examples=30, deadline=None)
@@ -198,7 +203,7 @@ def test_crowds_of_clicks_are_obeyed(size: tuple[int, int], reach: float, seed: 
     pixels = rng.integers(0, np.minimum(size, 12), (many, 2)) if seed % 2 else rng.integers(0, size, (many, 2))
     labels = rng.integers(0, 2, many)
     clicks = [Click(x=x + 0.5, y=y + 0.5, label=int(k)) for (y, x), k in zip(pixels.tolist(), labels, strict=True)]
-    mask = obey(drawing, clicks, 0.5, reach).above(0.5).masks[0]
+    mask = obey(drawing, clicks, 0.5, reach).above(0.5)[0][0]
     last = {(y, x): bool(k) for (y, x), k in zip(pixels.tolist(), labels, strict=True)}
     assert all(mask[at] == inside for at, inside in last.items())
 

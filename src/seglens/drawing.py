@@ -14,7 +14,14 @@ from torch import Tensor
 
 from seglens.geometry import Frame
 
-BAND = 2**20  # logits made at a time: few enough to stay in a processor's cache
+BAND = 2**20  # numbers made at a time: few enough to stay in a processor's cache
+
+
+def bands(rows: int, wide: int) -> Iterator[slice]:
+    """All rows, some at a time; `wide` numbers are made for each."""
+    step = max(1, BAND // max(1, wide))
+    for first in range(0, rows, step):
+        yield slice(first, min(first + step, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +64,7 @@ class Drawing:
 
     def bands(self) -> Iterator[tuple[slice, Float[Tensor, "q r w"]]]:
         """Rows of the image and their logits, from the top to the bottom."""
-        step = max(1, BAND // (self.frame.width * max(1, len(self.canvas))))
-        for first in range(0, self.frame.height, step):
-            rows = slice(first, min(first + step, self.frame.height))
+        for rows in bands(self.frame.height, self.frame.width * len(self.canvas)):
             yield rows, self._read(rows)
 
     def at(self, pixels: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "q n"]:
@@ -68,34 +73,20 @@ class Drawing:
         found = [row[y][:, x] for y, x in pixels.tolist()]
         return np.stack(found, 1) if found else np.zeros((len(self.canvas), 0), np.float32)
 
-    def whole(self) -> Float[np.ndarray, "q h w"]:
-        """All logits at the image's size."""
-        made = np.empty((len(self.canvas), self.frame.height, self.frame.width), np.float32)
-        for rows, logits in self.bands():
-            made[:, rows] = logits.cpu().numpy()
-        return made
-
-    def above(self, threshold: float) -> Masks:
-        """The masks of all pixels above a threshold, and how certain they are."""
-        shape = (len(self.canvas), self.frame.height, self.frame.width)
-        masks, certain = np.empty(shape, bool), np.zeros(len(self.canvas))
+    def above(self, threshold: float) -> list[tuple[Bool[np.ndarray, "h w"], float]]:
+        """Per query the mask of all pixels above a threshold, and the mean foreground probability over it; 0 for an
+        empty one."""
+        size = (self.frame.height, self.frame.width)
+        masks, sums = [np.empty(size, bool) for _ in self.canvas], torch.zeros(len(self.canvas), dtype=torch.float64)
         for rows, logits in self.bands():
             inside = logits > threshold
-            masks[:, rows] = inside.cpu().numpy()
-            sums = torch.where(inside, logits.sigmoid(), 0).sum((1, 2), dtype=torch.float64)
-            certain += sums.cpu().numpy()
-        return Masks(masks, certain / np.maximum(masks.sum((1, 2)), 1))
+            sums += torch.where(inside, logits.sigmoid(), 0).sum((1, 2), dtype=torch.float64).cpu()
+            for mask, part in zip(masks, inside.cpu().numpy(), strict=True):
+                mask[rows] = part
+        return [(mask, total / max(1, int(mask.sum()))) for mask, total in zip(masks, sums.tolist(), strict=True)]
 
     def _read(self, rows: slice) -> Float[Tensor, "q r w"]:
         logits = self.frame.to_image_logits(self.canvas, rows)
         if self.moves is not None:
             self.moves.add_to(logits, rows.start)
         return logits
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """Masks at the image's size with the mean foreground probability over each; 0 for an empty one."""
-
-    masks: Bool[np.ndarray, "q h w"]
-    certainty: Float[np.ndarray, " q"]

@@ -140,7 +140,7 @@ def _numbered(records: list[Record]) -> list[Record]:
 
 
 def _record(sample: Sample, target: Target, said: Prediction, threshold: float, masks: bool = False) -> Record:
-    drawn = torch.from_numpy(np.stack([said.mask, said.mask_logits > threshold]))
+    drawn = torch.from_numpy(np.stack([said.mask, said.drawn(threshold)]))
     ignore = None if target.ignore is None else torch.from_numpy(target.ignore).expand_as(drawn)
     counts = overlap(drawn, torch.from_numpy(target.mask).expand_as(drawn), ignore)
     inside = on_mask(target.mask, said.keypoints)

@@ -7,16 +7,18 @@ each other", nor "a man with a cup in each hand"), or a closing "separately", "i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from seglens.decoders import MaskDecoder
+from seglens.drawing import Drawing, bands
 from seglens.geometry import Frame
 from seglens.prediction import Instance, Prediction
-from seglens.regions import depth, label_regions
+from seglens.regions import depth, regions
 from seglens.types import Embedding, Prompt
 
 LEAST = 0.2  # of the largest thing's area: a smaller region is a crumb
@@ -64,33 +66,30 @@ class Splitter:
         mask = prediction.mask
         if not mask.any():
             return ()
-        whole = self._whole(prediction)
-        rest = label_regions(mask & ~whole.any(0))
-        areas = np.bincount(rest.ravel())[1:]
-        largest = max(areas.max(initial=0), whole.sum((1, 2)).max(initial=0))
-        pieces = [rest == k + 1 for k in np.flatnonzero(areas >= LEAST * largest)]
-        chance = torch.from_numpy(prediction.mask_logits).sigmoid().numpy()
-        found = [Instance(one, float(chance[one].mean())) for one in (*whole, *pieces) if one.any()]
-        return tuple(sorted(found, key=lambda one: -one.score))
+        number = self._whole(prediction)
+        areas = _counted(number)
+        rest = regions(mask & (number == 0))
+        large = rest.areas >= LEAST * max(rest.areas.max(initial=0), areas[1:].max(initial=0))
+        rest.paint(number, np.where(large, large.cumsum() + len(areas) - 1, 0))
+        return tuple(sorted(_things(number, prediction), key=lambda one: -one.score))
 
-    def _whole(self, prediction: Prediction) -> Bool[np.ndarray, "n h w"]:
-        """Things as the decoder draws them, none over another."""
-        nothing = np.zeros((0, *prediction.mask.shape), bool)
+    def _whole(self, prediction: Prediction) -> Int[np.ndarray, "h w"]:
+        """The numbers of things as the decoder draws them, 1 and on, none over another; 0 where there is none."""
+        number = np.zeros(prediction.mask.shape, np.int32)
         if self.decoder is None or self.embedding is None:
-            return nothing
+            return number
         mask = self._on_canvas(prediction.mask)
         seeds = _deepest(mask)
         if not seeds:
-            return nothing
+            return number
         centres = Frame.cells_to_canvas(torch.tensor(seeds, dtype=torch.float), (self.decoder.mask_side,) * 2)
         prompts = [Prompt(point[None], torch.ones(1, dtype=torch.long)) for point in centres]
         drawn = self.decoder.answer(self.embedding, prompts)
         height, width = mask.shape
         kept = _distinct((drawn[:, :height, :width] > 0).cpu().numpy(), mask)
-        if not kept:
-            return nothing
-        logits = self.frame.to_image_logits(drawn[kept]).cpu().numpy()
-        return (logits > 0) & (logits.argmax(0) == np.arange(len(kept))[:, None, None])
+        for rows, logits in Drawing(self.frame, drawn[kept]).bands() if kept else ():
+            number[rows] = np.where((logits > 0).any(0).cpu().numpy(), logits.cpu().numpy().argmax(0) + 1, 0)
+        return number
 
     def _on_canvas(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "y x"]:
         """Cells of the decoder's canvas, those of the image, that are mostly mask."""
@@ -98,6 +97,42 @@ class Splitter:
         side = self.decoder.mask_side
         height, width = self.frame.content(side)
         return (self.frame.to_canvas_mask(torch.from_numpy(mask), side)[:height, :width] > 0.5).numpy()
+
+
+def _counted(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
+    """Pixels of each number, 0 too."""
+    total = np.zeros(int(number.max()) + 1, np.int64)
+    for rows in bands(*number.shape):
+        total += np.bincount(number[rows].ravel(), minlength=len(total))
+    return total
+
+
+def _boxes(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "n 4"]:
+    """x0, y0, x1, y1 of the pixels of each number (x1, y1 exclusive); void for one that has none, and for 0."""
+    count, (height, width) = int(number.max()) + 1, number.shape
+    x0, y0, x1, y1 = (np.full(count, start) for start in (width, height, 0, 0))
+    for rows in bands(height, width):
+        padded = np.pad(number[rows], ((0, 0), (1, 1)))
+        row, column = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where runs of one number begin, and others end
+        begins, ends = padded[row, column + 1], padded[row, column]
+        np.minimum.at(x0, begins, column)
+        np.maximum.at(x1, ends, column)
+        np.minimum.at(y0, begins, row + rows.start)
+        np.maximum.at(y1, begins, row + rows.start + 1)
+    return np.stack([x0, y0, x1, y1], 1)
+
+
+def _things(number: Int[np.ndarray, "h w"], prediction: Prediction) -> Iterator[Instance]:
+    """The pixels of each number but 0, and how certain they are."""
+    areas, boxes = _counted(number), _boxes(number)
+    certain = np.zeros(len(areas))
+    for rows, logits in prediction.logit_bands():
+        chance = torch.from_numpy(logits).sigmoid().numpy()
+        certain += np.bincount(number[rows].ravel(), chance.ravel(), len(areas))
+    for k in (np.flatnonzero(areas[1:]) + 1).tolist():
+        x0, y0, x1, y1 = boxes[k].tolist()
+        cut = number[y0:y1, x0:x1] == k
+        yield Instance(cut, float(certain[k] / areas[k]), (x0, y0), (number.shape[0], number.shape[1]))
 
 
 def _deepest(mask: Bool[np.ndarray, "y x"]) -> list[tuple[int, int]]:

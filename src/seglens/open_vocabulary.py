@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from seglens.data import Dataset
 from seglens.data.chance import words
 from seglens.data.prompts import Prompted, apply
 from seglens.data.records import DataError, Fault
+from seglens.drawing import Drawing
 from seglens.evaluation import samples_of
 from seglens.metrics import bootstrap, class_counts, miou
 from seglens.protocols import interval
@@ -109,15 +110,16 @@ def loudest(opened: OpenedImage, classes: Sequence[str]) -> Int64[torch.Tensor, 
     """The number of the class with the highest mask logit at every pixel of the image; the first of equals.
 
     Whether the method believes that a class is there counts for nothing."""
-    best: Float32[torch.Tensor, "h w"] | None = None
-    label = torch.zeros(opened.image.shape[:2], dtype=torch.int64)
+    size = opened.image.shape[:2]
+    label, best = torch.zeros(size, dtype=torch.int64), torch.full(size, -torch.inf)
     for start in range(0, len(classes), CLASSES_AT_ONCE):
         said = opened.segment(list(classes[start : start + CLASSES_AT_ONCE]))
-        logits = torch.from_numpy(np.stack([one.mask_logits for one in said]))
-        high, which = logits.max(0)
-        better = torch.ones_like(label, dtype=torch.bool) if best is None else high > best
-        label = torch.where(better, which + start, label)
-        best = high if best is None else torch.maximum(best, high)
+        canvas = torch.from_numpy(np.stack([one.canvas_logits for one in said if one.canvas_logits is not None]))
+        for rows, logits in Drawing(opened.seen.frame, canvas).bands():
+            high, which = logits.max(0)
+            better = high > best[rows]
+            label[rows] = torch.where(better, which + start, label[rows])
+            best[rows] = torch.where(better, high, best[rows])
     return label
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from seglens.data.masks import encode_rle
+from seglens.drawing import Drawing, Moves, bands
 from seglens.files import write_together
 from seglens.geometry import Frame
 from seglens.marks import marked_png
@@ -24,26 +27,46 @@ MASK_COLOUR = (255, 64, 96)
 INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the target, as in the paper's Figure 3
 
 
-@dataclass(frozen=True, eq=False)
 class Instance:
-    """One of several things that a query means."""
+    """One of several things that a query means. Kept as the part of its mask within its box: a picture full of things
+    costs about as much as one mask."""
 
-    mask: Bool[np.ndarray, "h w"]
-    score: float  # mean foreground probability over the mask, in [0, 1]
+    __slots__ = ("box", "cut", "score", "size")
+
+    def __init__(
+        self, mask: Bool[np.ndarray, "h w"], score: float, corner: tuple[int, int] = (0, 0),
+        size: tuple[int, int] | None = None,
+    ):  # fmt: skip
+        """`mask` is of the whole image, or of a part of it whose first pixel is `corner` (x, y) of an image of `size`
+        (height, width)."""
+        box = box_of(mask)
+        assert box is not None, "an instance has at least one pixel"
+        x0, y0, x1, y1 = box
+        left, top = corner
+        self.box = (left + x0, top + y0, left + x1, top + y1)  # x0, y0, x1, y1 of the mask (x1, y1 exclusive)
+        self.cut: Bool[np.ndarray, "ch cw"] = mask[y0:y1, x0:x1]
+        self.size: tuple[int, int] = size or (mask.shape[0], mask.shape[1])
+        self.score = score  # mean foreground probability over the mask, in [0, 1]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1 of the mask (x1, y1 exclusive)."""
-        found = box_of(self.mask)
-        assert found is not None, "an instance has at least one pixel"
-        return found
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """At the image's size, made anew whenever it is asked for."""
+        x0, y0, x1, y1 = self.box
+        whole = np.zeros(self.size, bool)
+        whole[y0:y1, x0:x1] = self.cut
+        return whole
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(np.count_nonzero(self.cut))
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The answer to one query about one image, in the image's own pixels.
 
-    `mask` is empty when nothing is shown (`found` is false), and `reason` says why; `mask_logits` still holds what was
+    `mask` is empty when nothing is shown (`found` is false), and `reason` says why; `mask_logits` still tell what was
     drawn.
     `keypoints` are (x, y) in pixels; `keypoint_labels` says of each whether it lies on the target. `timing` holds
     milliseconds: `open` is shared by all questions about an image, the rest by those asked together."""
@@ -51,7 +74,6 @@ class Prediction:
     query: str
     image: UInt8[np.ndarray, "h w 3"]
     mask: Bool[np.ndarray, "h w"]
-    mask_logits: Float[np.ndarray, "h w"]
     score: float | None  # mean foreground probability over the mask, in [0, 1]; None when nothing was found
     presence: float | None  # probability that the image holds what the query asks for; None: the head cannot say
     found: bool
@@ -64,13 +86,44 @@ class Prediction:
     familiar: bool | None = None  # is the picture of the kind the model was made for? None: the model cannot say
     instances: tuple[Instance, ...] = ()  # one mask each, best first; empty unless they were asked for
     corrections: Corrections = field(default_factory=Corrections)  # what the user has shown so far
-    canvas_logits: Float[np.ndarray, "s s"] | None = None  # what `mask_logits` were read from, on the square canvas
+    canvas_logits: Float[np.ndarray, "s s"] | None = None  # what was drawn, on the square canvas
+    moves: Moves | None = None  # what clicks added to it, finer than the canvas
+    logits: Float[np.ndarray, "h w"] | None = None  # `mask_logits` of a prediction made by hand, without a canvas
     timing: dict[str, float] = field(default_factory=dict)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
         return box_of(self.mask)
+
+    @property
+    def mask_logits(self) -> Float[np.ndarray, "h w"]:
+        """Logits of what was drawn, found or not: made anew whenever they are asked for, four bytes a pixel.
+
+        Raises ValueError for a prediction made by hand without them."""
+        if self.logits is not None:
+            return self.logits
+        made = np.empty(self.image.shape[:2], np.float32)
+        for rows, logits in self.logit_bands():
+            made[rows] = logits
+        return made
+
+    def logit_bands(self) -> Iterator[tuple[slice, Float[np.ndarray, "r w"]]]:
+        """`mask_logits` from the top to the bottom, some rows at a time. Raises as they do."""
+        if self.logits is not None:
+            yield slice(0, len(self.logits)), self.logits
+            return
+        if self.canvas_logits is None:
+            raise ValueError("the prediction was made by hand, without mask_logits; give them to ask for them")
+        drawing = Drawing(Frame(*self.image.shape[:2]), torch.from_numpy(self.canvas_logits)[None], self.moves)
+        yield from ((rows, logits[0].numpy()) for rows, logits in drawing.bands())
+
+    def drawn(self, threshold: float) -> Bool[np.ndarray, "h w"]:
+        """Pixels whose logit is above a threshold, found or not. Raises as `mask_logits` do."""
+        made = np.empty(self.image.shape[:2], bool)
+        for rows, logits in self.logit_bands():
+            made[rows] = logits > threshold
+        return made
 
     @property
     def things(self) -> tuple[Instance, ...]:
@@ -81,13 +134,16 @@ class Prediction:
 
     def overlay(self, heat: bool = True) -> Image.Image:
         """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
-        picture = self.image.astype(np.float32)
-        if heat and self.heat_map is not None:
-            warm = self.heat_at_size()[..., None]
-            picture = picture * (1 - 0.55 * warm) + np.array((255, 200, 40), np.float32) * 0.55 * warm
-        picture = np.where(self.mask[..., None], 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32), picture)
-        picture[outline(self.mask)] = MASK_COLOUR
-        image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+        shown, line = self.image.copy(), outline(self.mask)
+        for rows in bands(*self.image.shape[:2]):
+            picture = shown[rows].astype(np.float32)
+            if heat and self.heat_map is not None:
+                warm = self._heat(rows)[..., None]
+                picture = picture * (1 - 0.55 * warm) + np.array((255, 200, 40), np.float32) * 0.55 * warm
+            mixed = 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32)
+            shown[rows] = np.where(self.mask[rows, :, None], mixed, picture).clip(0, 255).astype(np.uint8)
+        shown[line] = MASK_COLOUR
+        image = Image.fromarray(shown)
         draw = ImageDraw.Draw(image)
         r = max(2.0, max(image.size) / 110)
         for (x, y), inside in zip(self.keypoints, self.keypoint_labels, strict=True):
@@ -96,9 +152,12 @@ class Prediction:
 
     def heat_at_size(self) -> Float[np.ndarray, "h w"]:
         """The heat map relative to its peak, at the image's size (the canvas's padding cut off)."""
+        return self._heat(slice(0, self.image.shape[0]))
+
+    def _heat(self, rows: slice) -> Float[np.ndarray, "r w"]:
         assert self.heat_map is not None
         heat = torch.from_numpy(self.heat_map / max(float(self.heat_map.max()), 1e-12))
-        return Frame(*self.image.shape[:2]).to_image_logits(heat.float()[None])[0].numpy()
+        return Frame(*self.image.shape[:2]).to_image_logits(heat.float()[None], rows)[0].numpy()
 
     def answer(self) -> Answer:
         """Everything but pixels, as the schema has it; masks as COCO run-length encoding."""
@@ -109,7 +168,7 @@ class Prediction:
             box=self.box, area=int(self.mask.sum()), segmentation=_runs(self.mask),
             instances=[
                 InstanceAnswer(
-                    score=round(one.score, 4), box=one.box, area=int(one.mask.sum()), segmentation=_runs(one.mask)
+                    score=round(one.score, 4), box=one.box, area=one.area, segmentation=_runs(one.mask)
                 )
                 for one in self.instances
             ],
@@ -132,6 +191,19 @@ class Prediction:
         mask = Image.fromarray(self.mask.astype(np.uint8) * 255)
         write_together({paths["mask"]: marked_png(mask), paths["overlay"]: marked_png(self.overlay())})
         return paths
+
+
+def _taking_logits(made: Callable[..., None]) -> Callable[..., None]:
+    """Whoever makes a prediction by hand calls its logits what they are called when they are read."""
+
+    @wraps(made)
+    def init(self: Prediction, *fields: Any, mask_logits: Float[np.ndarray, "h w"] | None = None, **named: Any) -> None:
+        made(self, *fields, **(named if mask_logits is None else {**named, "logits": mask_logits}))
+
+    return init
+
+
+Prediction.__init__ = _taking_logits(Prediction.__init__)  # type: ignore[method-assign]
 
 
 def _runs(mask: Bool[np.ndarray, "h w"]) -> RunLengths:

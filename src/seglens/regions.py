@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Int
 
 
-def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """The number of each pixel's region, 1 and on in raster order of first pixels; 0 outside the mask.
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """A mask as runs of pixels in raster order, each with the number of its region."""
+
+    row: Int[np.ndarray, " n"]
+    start: Int[np.ndarray, " n"]
+    end: Int[np.ndarray, " n"]  # exclusive
+    region: Int[np.ndarray, " n"]  # 0 and on in raster order of first pixels
+
+    @property
+    def areas(self) -> Int[np.ndarray, " k"]:
+        """Pixels of each region."""
+        return np.bincount(self.region, self.end - self.start).astype(np.int64)
+
+    def paint(self, onto: Int[np.ndarray, "h w"], numbers: Int[np.ndarray, " k"]) -> None:
+        """Write each region's number over its pixels; 0 writes nothing."""
+        for k in np.flatnonzero(numbers[self.region]).tolist():
+            onto[self.row[k], self.start[k] : self.end[k]] = numbers[self.region[k]]
+
+
+def regions(mask: Bool[np.ndarray, "h w"]) -> Runs:
+    """The connected regions of a mask.
 
     Pixels that touch, by a corner too, belong together. Rows are cut into runs; runs of neighbouring rows that touch
     are joined by hooking and pointer jumping (Shiloach and Vishkin 1982): a few rounds over arrays, whatever the
@@ -21,8 +43,14 @@ def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
         np.minimum.at(root, root[lower], low)
         while (root[root] != root).any():
             root = root[root]
+    return Runs(row, start, end, np.unique(root, return_inverse=True)[1])
+
+
+def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """The number of each pixel's region, 1 and on in raster order of first pixels; 0 outside the mask."""
+    found = regions(mask)
     labels = np.zeros(mask.shape, np.int64)
-    labels[mask] = np.repeat(np.unique(root, return_inverse=True)[1] + 1, end - start)
+    labels[mask] = np.repeat(found.region + 1, found.end - found.start)
     return labels
 
 

@@ -12,7 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -184,10 +184,10 @@ class OpenedImage:
             self.kept = method.look(read)
         output = method.decode(read, self.embedding, self.kept)
         clock.lap("head")
-        logits = self.seen.frame.to_image_logits(output.mask_logits[0])
+        drawn = Drawing(self.seen.frame, output.mask_logits[0]).above(self.segmenter.mask_threshold)
         clock.lap("upsample")
         made = [
-            self._prediction(q, k, output, logits[k], clock.laps, self._unknown(m.words), trust)
+            self._prediction(q, k, output, drawn[k], clock.laps, self._unknown(m.words), trust)
             for k, (q, m) in enumerate(zip(queries, meant, strict=True))
         ]
         made = [self._divided(p) if (m.each if each is None else each) else p for p, m in zip(made, meant, strict=True)]
@@ -225,16 +225,14 @@ class OpenedImage:
         drawing = obey(
             Drawing(frame, canvas[None]), corrections.clicks, threshold, reach=frame.side / decoder.mask_side
         )
-        made = drawing.above(threshold)
-        mask = made.masks[0]
+        mask, score = drawing.above(threshold)[0]
         found = bool(mask.any())
         clock.lap("upsample")
         return replace(
-            prediction, mask=mask, mask_logits=drawing.whole()[0], found=found,
-            score=float(made.certainty[0]) if found else None,
+            prediction, mask=mask, found=found, score=score if found else None,
             reason=None if found else prediction.reason or EMPTIED,
-            keypoint_labels=on_mask(mask, prediction.keypoints), instances=(),
-            corrections=corrections, canvas_logits=canvas.cpu().numpy(), timing=dict(clock.laps),
+            keypoint_labels=on_mask(mask, prediction.keypoints), instances=(), corrections=corrections,
+            canvas_logits=canvas.cpu().numpy(), moves=drawing.moves, timing=dict(clock.laps),
         )  # fmt: skip
 
     def _corrected(self, prediction: Prediction, clicks: Sequence[Click], box: Box | None) -> Float[Tensor, "s s"]:
@@ -273,22 +271,21 @@ class OpenedImage:
         return replace(prediction, instances=splitter.split(prediction))
 
     def _prediction(
-        self, query: str, k: int, output: MethodOutput, logits: Tensor, timing: dict[str, float],
-        unknown: tuple[str, ...], trust: bool,
+        self, query: str, k: int, output: MethodOutput, drawn: tuple[Bool[np.ndarray, "h w"], float],
+        timing: dict[str, float], unknown: tuple[str, ...], trust: bool,
     ) -> Prediction:  # fmt: skip
-        drawn = logits > self.segmenter.mask_threshold
         presence = None if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
         believed = presence is None or presence >= self.segmenter.presence_threshold
+        mask, score = drawn
         reason = refusal(
             query, familiar=self.familiar, unknown_words=unknown, trust=trust, presence=presence, believed=believed,
-            drawn=bool(drawn.any()),
+            drawn=bool(mask.any()),
         )  # fmt: skip
         found = reason is None
-        mask = (drawn if found else torch.zeros_like(drawn)).cpu().numpy()
+        mask = mask if found else np.zeros_like(mask)
         points, scores = self._keypoints(k, output)
         return Prediction(
-            query=query, image=self.image, mask=mask, mask_logits=logits.cpu().numpy(),
-            score=float(logits[drawn].sigmoid().mean()) if found else None, presence=presence, found=found,
+            query=query, image=self.image, mask=mask, score=score if found else None, presence=presence, found=found,
             reason=reason, unknown_words=unknown, familiar=self.familiar,
             heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
             keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points),
