@@ -22,6 +22,7 @@ from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features import Features, collate, extract
 from seglens.lessons import Drawn
+from seglens.locks import LOCK, InUseError, held
 from seglens.methods import Lens
 from seglens.runs import RunError
 from seglens.segmenter import Segmenter
@@ -313,6 +314,17 @@ def test_another_run_s_folder_is_refused(backbone: Backbone, decoder: MaskDecode
     ):
         with pytest.raises(ValueError, match=rf"other settings \({said} in"):
             fit(head, data, config, made, tmp_path, quiet=True)
+
+
+def test_a_folder_in_which_another_trains(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+    """The second run is told, and has touched nothing."""
+    parts = backbone, decoder
+    with held(tmp_path / LOCK):
+        with pytest.raises(InUseError, match=f"process {os.getpid()} .*give another folder"):
+            fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_the_rate_rises_and_falls() -> None:

@@ -30,6 +30,7 @@ EMBEDDED_PARTS = {  # its frozen parts, for heads of one's own
     "embedded/mllm": "mllm", "embedded/internvl": "internvl", "embedded/sam": "sam",
 }  # fmt: skip
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
+RUN = "train.json"  # what a training was started with, in its folder
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
 SEAL = "seal"  # the entry of the config that tells whether weights and settings are still those that were saved
@@ -131,9 +132,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """The entries of a config that was checked."""
     path = folder / CONFIG
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no {CONFIG}; a head folder has {CONFIG} and {WEIGHTS}, as `seglens train` writes them"
-        )
+        raise CheckpointError(f"{folder} holds no {CONFIG}; {_instead(folder)}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -208,6 +207,17 @@ def load_adapter(folder: str | Path, head: nn.Module) -> None:
     adapter = nn.Module()
     adapter.adapter = head.get_submodule("adapter")
     load_state(folder, adapter, needless=lambda name: not name.startswith("adapter."))
+
+
+def _instead(folder: Path) -> str:
+    """What somebody who named a folder without a config may have meant: a head of the training that it belongs to."""
+    run = folder.parent if (folder.parent / RUN).is_file() else folder
+    heads = sorted(path.parent for path in run.glob(f"*/{WEIGHTS}") if (path.parent / CONFIG).is_file())
+    if heads:
+        return f"give the head of that training: {' or '.join(str(head) for head in reversed(heads))}"
+    if (run / RUN).is_file():
+        return "it belongs to a training that has not ended: the same `seglens train` command goes on with it"
+    return f"a head folder has {CONFIG} and {WEIGHTS}, as `seglens train` writes them"
 
 
 def _why_missing(folder: Path) -> str:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from seglens.locks import LOCK, held
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a part.
@@ -81,15 +83,16 @@ def write_json(path: Path, obj: Any) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path`` to write to; it becomes ``path`` at the end, or disappears on an error.
 
-    Raises ``FileExistsError`` at once when there is something at ``path`` already, other than an empty folder.
+    Raises ``FileExistsError`` at once when there is something at ``path`` already, other than an empty folder, and
+    ``InUseError`` when another process is about to make it.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(errno.EEXIST, "exists already", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with held(path.with_name(f".{path.name}{LOCK}")):
+        temporary.mkdir()
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seglens.checkpoint import HeadConfig, save_head
+from seglens.checkpoint import RUN, HeadConfig, save_head
 from seglens.files import write_json
 from seglens.launch import kind
 
@@ -29,10 +29,11 @@ class RunError(ValueError):
     """A run that cannot go on or be kept: what is in the way, and what to do."""
 
 
-def claim(path: Path, made: dict[str, Any]) -> None:
+def claim(folder: Path, made: dict[str, Any]) -> None:
     """One folder, one run: what is written here once must be the same when the run goes on.
 
     Raises ValueError naming what differs."""
+    path = folder / RUN
     made = json.loads(json.dumps(made))
     if not path.exists():
         return write_json(path, made)
@@ -124,17 +125,25 @@ class RunFolder:
 
     def best(self) -> float:
         """The best validation so far, below every score when there is none."""
-        path = self.path / "best.json"
-        return float(json.loads(path.read_text())["gIoU"]) if path.exists() else float("-inf")
+        return float((validation(self.path, BEST) or {"gIoU": float("-inf")})["gIoU"])
 
     def keep_if_best(self, accelerator: Any, model: nn.Module, scores: dict[str, float], step: int) -> None:
-        """Export the head to `best` when it validates better than all before. Every process must call it."""
+        """Note how it validates, and export the head to `best` when that is better than all before. Every process must
+        call it."""
         better = torch.tensor(scores["gIoU"] > self.best() if accelerator.is_main_process else False)
         better = accelerator.reduce(better.int().to(accelerator.device), "sum")  # the main process decides for all
         if bool(better):
             self.export(accelerator, model, BEST, validation=scores, steps=step)
+        for name in (LAST, BEST) if bool(better) else (LAST,):
             if accelerator.is_main_process:
-                write_json(self.path / "best.json", {"step": step, **scores})
+                write_json(self.path / f"{name}.json", {"step": step, **scores})
+
+
+def validation(run: Path, name: str) -> dict[str, Any] | None:
+    """How the head of the last validation (`LAST`) or the best one (`BEST`) scored, and at which step; None when
+    nothing was validated."""
+    path = run / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 _WHOLE = "whole"

@@ -9,11 +9,12 @@ a run that is killed, or goes on with other devices, sees the same data and draw
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,8 +26,9 @@ from torch import Tensor
 
 from seglens.checkpoint import HeadConfig
 from seglens.features import FeatureSource, Lesson
-from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_curves, halting, precise
+from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_curves, halting, need_extras, precise
 from seglens.lessons import Lessons
+from seglens.locks import LOCK, held
 from seglens.methods.base import Method
 from seglens.runs import LAST, Reached, RunError, RunFolder, claim
 from seglens.types import Totals
@@ -72,6 +74,15 @@ class TrainConfig:
         falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.schedule]
         return min((step + 1) / max(1, self.warmup), falling)
 
+    def doubts(self) -> list[str]:
+        """What can be done and is seldom meant, in a sentence each."""
+        if self.steps > self.warmup or self.warmup < 2:
+            return []
+        return [
+            f"the warm-up of {self.warmup} steps is as long as the run of {self.steps} or longer, so that the rate "
+            f"never comes to lr={self.lr:g}; give --set warmup={self.steps // 10}, or more steps"
+        ]
+
     def passes(self, devices: int) -> tuple[int, int]:
         """How a step is cut: passes of each device, and images of a pass. Raises ValueError when it does not come out
         even, because a pass that is smaller than the others would change the step."""
@@ -101,14 +112,24 @@ def fit(
     `accelerate launch` on any number of devices; the same command resumes. Under FSDP and DeepSpeed `method` is in
     shards from then on: load the head from `out`.
 
-    Raises ValueError when `out` holds a run with other settings or data, the step cannot be cut evenly, or a loss is no
-    longer a number; Terminated on SIGTERM, after a checkpoint."""
+    Raises ValueError when `out` holds a run with other settings or data, another process is training there, the step
+    cannot be cut evenly, or a loss is no longer a number; Terminated on SIGTERM, after a checkpoint."""
+    need_extras(config.trackers)
+    first = int(os.environ.get("RANK", "0")) == 0
+    with held(out / LOCK) if first else nullcontext():
+        return _fit(method, lessons, config, head, out, exam, quiet)
+
+
+def _fit(
+    method: Method, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path, exam: FeatureSource | None,
+    quiet: bool,
+) -> dict[str, float]:  # fmt: skip
     accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
     passes, micro = config.passes(accelerator.num_processes)
     arrange(accelerator, passes, micro, config.clip)
     made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint()}
     if accelerator.is_main_process:
-        claim(out / "train.json", made)
+        claim(out, made)
     trained = [p for p in method.parameters() if p.requires_grad]
     # on a GPU the default holds copies of all gradients and states while it steps: a fifth of the peak memory
     fused = {"fused": True} if accelerator.device.type == "cuda" else {}

@@ -23,6 +23,7 @@ from seglens.cache import Built, Cache, CacheError, Manifest, Share, build, left
 from seglens.cache.whole import sweep, writing
 from seglens.data.records import Fault
 from seglens.features import Features, Pick
+from seglens.locks import LOCK, InUseError, held
 from seglens.types import Embedding, Sample
 
 SAMPLES = Pictures(40)
@@ -61,7 +62,7 @@ def test_killed_at_any_moment(undisturbed: dict[str, bytes], tmp_path: Path) -> 
         kills += process.exitcode == -signal.SIGKILL
         left = files(tmp_path)
         partial += any(name.endswith(".partial") for name in left)
-        assert all(left[name] == undisturbed[name] for name in left if not name.endswith(".partial"))
+        assert all(left[name] == undisturbed[name] for name in left if not name.endswith((".partial", LOCK)))
         if process.exitcode != 0:
             process = in_a_process(tmp_path)
     process.join()
@@ -81,12 +82,18 @@ def test_several_processes(undisturbed: dict[str, bytes], tmp_path: Path, world:
     assert files(tmp_path) == undisturbed
 
 
-def test_processes_at_the_same_shards(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    processes = [in_a_process(tmp_path) for _ in range(3)]
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 3
+def test_another_launch_at_the_same_cache(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """It is told while something is missing; to a cache that is complete any number may come."""
+    process = in_a_process(tmp_path)
+    while process.is_alive() and not (tmp_path / LOCK).exists():
+        pass
+    with pytest.raises(InUseError, match=f"process {process.pid} .*wait for its end"):
+        build(SAMPLES, slowly, tmp_path, made_for(SAMPLES))
+    process.join()
+    assert process.exitcode == 0
     assert files(tmp_path) == undisturbed
+    with held(tmp_path / LOCK):
+        assert build(SAMPLES, extract, tmp_path, made_for(SAMPLES)).written == ()
 
 
 def test_what_is_there_is_kept_and_what_is_damaged_is_written_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from seglens.cache.whole import sweep
 from seglens.data.dataset import Lenient
 from seglens.data.records import Fault
 from seglens.features import Features
+from seglens.locks import LOCK, held
 from seglens.types import Sample
 
 LENIENT = "bad=skip"  # the option of data that leaves bad samples out, which its own refusals name
@@ -46,6 +48,14 @@ class Share:
         """This process's, as `torchrun` and `accelerate launch` tell it."""
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
+    @property
+    def launch(self) -> str:
+        """What the processes that share the work have in common; nothing ("") where there is but one."""
+        if self.world == 1:
+            return ""
+        named = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+        return " ".join([f"{self.world} processes", *filter(None, named)])
+
     def of(self, shards: int) -> range:
         return range(self.rank, shards, self.world)
 
@@ -67,18 +77,22 @@ def build(
 
     The bytes do not depend on the number of processes, nor on how often they were killed. Raises CacheError when
     `folder` holds another cache, when a sample cannot be read (unless `samples` is data that leaves such out), when a
-    feature is NaN or infinite, and when the disk is full; whatever is finished by then stays."""
+    feature is NaN or infinite, and when the disk is full; whatever is finished by then stays. Raises InUseError when
+    something is missing, and processes of another launch are at it."""
     manifest = begin(samples, folder, manifest)
     written, kept, skipped = list[int](), list[int](), list[Skipped]()
-    for shard in share.of(manifest.shards):
-        found = intact(folder, manifest, shard)
-        if found is None:
-            found = write(samples, extract, folder, manifest, shard, tick)
-            written.append(shard)
-        else:
-            kept.append(shard)
-            tick(len(manifest.indices(shard)))
-        skipped += found
+    with ExitStack() as alone:
+        for shard in share.of(manifest.shards):
+            found = intact(folder, manifest, shard)
+            if found is None:
+                if not written:  # a cache that is complete is nobody's: any number of trainings read it
+                    alone.enter_context(held(folder / LOCK, share.launch))
+                found = write(samples, extract, folder, manifest, shard, tick)
+                written.append(shard)
+            else:
+                kept.append(shard)
+                tick(len(manifest.indices(shard)))
+            skipped += found
     return Built(tuple(written), tuple(kept), tuple(skipped))
 
 
@@ -127,7 +141,7 @@ def read(
     is left out. Raises CacheError as `build` does."""
     try:
         sample, faults = samples.usable(index) if isinstance(samples, Lenient) else (samples[index], [])
-        why = "; ".join(map(str, faults))
+        why = "\n".join(map(_line, faults))
         if sample is None:  # the data is one that leaves bad samples out
             return None, why or f"sample {index} has nothing to ask about"
         if not sample.targets:
@@ -148,9 +162,13 @@ def read(
 
 def left_out(faults: Iterable[Fault], skipped: Iterable[Skipped]) -> list[str]:
     """Everything that a dataset (by its `faults`) and the caches of it have left out, each thing once."""
-    whys = list(dict.fromkeys(one.why for one in skipped))
+    whys = list(dict.fromkeys(why for one in skipped for why in one.why.splitlines()))
     stored = "\n".join(whys)
-    return [fault for fault in dict.fromkeys(map(str, faults)) if fault not in stored] + whys
+    return [fault for fault in dict.fromkeys(map(_line, faults)) if fault not in stored] + whys
+
+
+def _line(fault: Fault) -> str:
+    return " ".join(str(fault).split())
 
 
 def complete(folder: Path, manifest: Manifest) -> int:

@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that could not be read, or in which a question could not, and why."""
+    """A sample that could not be read, or in which a question could not, and why: a line for each bad record."""
 
     index: int
     why: str

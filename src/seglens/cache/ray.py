@@ -9,6 +9,7 @@ from typing import Any
 from seglens.cache.build import Built, Extract, Samples, begin, intact, write
 from seglens.cache.key import CacheError
 from seglens.cache.manifest import Manifest
+from seglens.locks import LOCK, held
 
 Load = Callable[[], tuple[Samples, Extract]]
 
@@ -52,15 +53,23 @@ def build_with_ray(
     todo = [shard for shard in shards if shard not in set(kept)]
     tick(sum(len(manifest.indices(shard)) for shard in kept))
     if todo:
-        ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
-        work = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
-        done = work.map_batches(
-            Writer, fn_constructor_args=(load, folder, manifest), batch_size=1, num_gpus=gpus or None,
-            compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo))),
-        )  # fmt: skip
-        for row in done.iter_rows():
-            if row["fault"]:
-                raise CacheError(row["fault"])
-            tick(len(manifest.indices(row["shard"])))
+        with held(folder / LOCK):  # by this process, for all of its actors
+            _write(ray, (load, folder, manifest), todo, actors, gpus, tick)
     skipped = [one for shard in shards for one in intact(folder, manifest, shard) or ()]
     return Built(tuple(todo), kept, tuple(skipped))
+
+
+def _write(
+    ray: Any, made: tuple[Load, Path, Manifest], shards: list[int], actors: int, gpus: float,
+    tick: Callable[[int], None],
+) -> None:  # fmt: skip
+    ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
+    work = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    done = work.map_batches(
+        Writer, fn_constructor_args=made, batch_size=1, num_gpus=gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
+    )  # fmt: skip
+    for row in done.iter_rows():
+        if row["fault"]:
+            raise CacheError(row["fault"])
+        tick(len(made[2].indices(row["shard"])))

@@ -53,7 +53,9 @@ def train(
             lacks = course.left_out()
             if not rank:
                 say_left_out(lacks)
-            course.run(out)
+            if not rank:
+                _doubt(recipe.training.doubts())
+            terms = course.run(out)
             if not rank and len(found := course.left_out()) > len(lacks):  # what only reading it live tells
                 say_left_out(found)
         except Terminated as ended:
@@ -61,7 +63,29 @@ def train(
                 say(f"seglens: told to stop after step {ended.step}; the same command goes on from there")
             raise
     if not rank:
+        _tell(out, recipe.training.steps, terms, len(course.left_out()), exam)
         print(out / "head")
+
+
+def _doubt(doubts: list[str]) -> None:
+    for doubt in doubts:
+        say(f"warning: {doubt}")
+
+
+def _tell(out: Path, steps: int, terms: dict[str, float], lacks: int, exam: str | None) -> None:
+    """How it ended: the terms of the loss and, where there is an exam, how its heads did."""
+    from seglens.runs import BEST, LAST, validation
+
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+    say(f"{steps} steps done, {lacks} bad records left out; losses, smoothed: {losses}")
+    for name in (LAST, BEST):
+        found = validation(out, name) if exam else None
+        if found is not None:
+            say(
+                f"{out / name}: gIoU {found['gIoU']:.4f}, cIoU {found['cIoU']:.4f} on {exam} after step {found['step']}"
+            )
+    measured = "before absence is judged; for tables" if exam else "nothing was measured; to do so"
+    say(f"{measured}: seglens eval --data {exam or 'TEST'} --model {out / LAST}")
 
 
 def _probed(path: Path, backbone: str | None, layer: int | None, image_size: int | None) -> tuple[str, int, int]:

@@ -27,6 +27,7 @@ from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.exercises import Examiner
 from seglens.lessons import Drawn
+from seglens.locks import LOCK, held
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.base import TunedMethod
 from seglens.miniature.heads import lens_config, miniature_config
@@ -239,7 +240,8 @@ def run_stage(stage: str, out: Path, weights: Path) -> None:
     """One stage in this process, on the GPU if there is one."""
     if stage not in ("head", *TUNED) and torch.cuda.is_available():  # heads are placed with the parts they read
         torch.set_default_device("cuda")
-    RUN[stage](out, weights)
+    with held(out / f".{stage}{LOCK}"):
+        RUN[stage](out, weights)
     torch.set_default_device(None)
 
 
@@ -251,10 +253,14 @@ def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: 
     if len(stages) == 1:
         return run_stage(stages[0], out, weights)
     work = {stage: ("seglens.miniature.build", stage, str(out), str(weights)) for stage in stages}
-    side_by_side(work, jobs, NEEDS)
+    with held(out / LOCK):
+        side_by_side(work, jobs, NEEDS)
 
 
 if __name__ == "__main__":
     _, one, into, export, cores = sys.argv
     torch.set_num_threads(int(cores))
-    run_stage(one, Path(into), Path(export))
+    try:
+        run_stage(one, Path(into), Path(export))
+    except ValueError as error:
+        sys.exit(f"seglens: {error}")
