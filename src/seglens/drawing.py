@@ -13,14 +13,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seglens.geometry import Frame
+from seglens.interruption import safe_point
 
 BAND = 2**20  # numbers made at a time: few enough to stay in a processor's cache
 
 
 def bands(rows: int, wide: int) -> Iterator[slice]:
-    """All rows, some at a time; `wide` numbers are made for each."""
+    """All rows, some at a time; `wide` numbers are made for each. A safe point lies before every one."""
     step = max(1, BAND // max(1, wide))
     for first in range(0, rows, step):
+        safe_point()
         yield slice(first, min(first + step, rows))
 
 

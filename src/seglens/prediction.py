@@ -19,6 +19,7 @@ from seglens.data.masks import encode_rle
 from seglens.drawing import Drawing, Moves, bands
 from seglens.files import write_together
 from seglens.geometry import Frame
+from seglens.interruption import safe_point
 from seglens.marks import marked_png
 from seglens.regions import box_of
 from seglens.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
@@ -207,6 +208,7 @@ Prediction.__init__ = _taking_logits(Prediction.__init__)  # type: ignore[method
 
 
 def _runs(mask: Bool[np.ndarray, "h w"]) -> RunLengths:
+    safe_point()
     return RunLengths.model_validate(encode_rle(mask))
 
 

@@ -32,6 +32,7 @@ from seglens.devices import AUTO
 from seglens.drawing import Drawing
 from seglens.hub import push_folder, resolve_folder
 from seglens.instances import Splitter, asked
+from seglens.interruption import safe_point
 from seglens.methods import Method, build_method, kind_of, method_settings
 from seglens.methods.base import SeenImage, TunedMethod
 from seglens.parts import Parts
@@ -109,6 +110,7 @@ class Segmenter:
 
     def open(self, image: ImageSource) -> OpenedImage:
         """See an image once; every question about it then costs only its own words."""
+        safe_point()
         return OpenedImage(self, load_image(image))
 
     @overload
@@ -175,6 +177,7 @@ class OpenedImage:
         queries = [query] if isinstance(query, str) else list(query)
         if not queries:
             return []
+        safe_point()
         clock = _Clock(self.segmenter.backbone.device, open=self.opening)
         meant = [asked(q) for q in queries]
         read = self.segmenter.reader.read(self.seen, [m.words for m in meant])
@@ -247,6 +250,7 @@ class OpenedImage:
         if box is not None:
             canvas = refiner.box(drawn)
         for click in clicks:
+            safe_point()
             drawn = drawn.joined([click], None)
             canvas = refiner.click(canvas.to(refiner.decoder.device), drawn)
         return canvas

@@ -26,6 +26,7 @@ from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.backbones.sight import Layout, Patches, Seen
 from seglens.backbones.speaking import Listener, Manner, Spoken, before_stop
 from seglens.geometry import Frame
+from seglens.interruption import safe_point
 from seglens.pretrained import load_strict
 from seglens.types import Attention, Readout, Refill, Speech, Tuning
 
@@ -329,6 +330,7 @@ class Backbone(ABC):
     def hear(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> Heard:
         """A question in the chat, up to where the answer begins: what follows, and other questions that begin alike,
         then costs only its own words. Raises as `say` does, and for a model with a sliding window."""
+        safe_point()
         self.check_can_chat()
         if whole_sight(self.model.config) < self.depth:
             raise ValueError(
@@ -346,6 +348,7 @@ class Backbone(ABC):
 
         All answers take one pass. The image may be one in which another question was heard: how it began is then not
         run again. Raises as `hear` does, and QuestionError for no answer and for an empty one."""
+        safe_point()
         said = [self.prompts.said(answer) for answer in answers]
         if not said or not all(said):
             raise QuestionError(f"got the answers {list(answers)}; give at least one, none of them empty")

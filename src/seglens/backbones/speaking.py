@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from seglens.interruption import safe_point
+
 UNFINISHED = "\ufffd"  # what a tokenizer shows of a character whose last bytes are not there yet
 
 
@@ -47,6 +49,7 @@ class Listener:
 
     def _hear(self, said: Int[Tensor, " n"]) -> bool:
         """Whether to end here."""
+        safe_point()
         if self.manner.given_up():
             return True
         if not self.manner.tell and not self.manner.stop:

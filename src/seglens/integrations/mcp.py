@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from time import monotonic
 from typing import Annotated, TypeVar
 
 import numpy as np
@@ -15,6 +18,7 @@ from seglens import __version__
 from seglens.integrations.desk import MOST_QUERIES, Desk, Sight
 from seglens.integrations.lengths import within
 from seglens.integrations.picture import drawn, jpeg
+from seglens.interruption import GivenUpError, interruptible
 from seglens.schema import Box, Click, Segmented, Told
 
 try:
@@ -26,6 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("the MCP server needs the library 'mcp': pip install 'seglens[tools]'") from error
 
+LONGEST_CALL = 60.0  # seconds that one call may keep the model from the others
 MOST_WAITING = 16  # calls; each holds its image's text
 LONGEST_RESULT = 900_000  # bytes: clients stop at a million, all that wraps a result included
 LONGEST_PICTURE = 240_000  # bytes of it, before base64 makes four of three
@@ -58,10 +63,13 @@ _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent
 class Tools:
     """The verbs of a desk as tools: the model works in one thread, off the event loop, and errors come in words.
 
-    `fetch` opens https addresses; None: they are refused."""
+    `fetch` opens https addresses; None: they are refused. A call that is at work for longer than `seconds`, or is
+    cancelled, ends at its next safe point."""
 
-    def __init__(self, desk: Desk, fetch: Fetch | None = None, most_waiting: int = MOST_WAITING):
-        self.desk, self.fetch, self.most_waiting = desk, fetch, most_waiting
+    def __init__(
+        self, desk: Desk, fetch: Fetch | None = None, most_waiting: int = MOST_WAITING, seconds: float = LONGEST_CALL
+    ):
+        self.desk, self.fetch, self.most_waiting, self.seconds = desk, fetch, most_waiting, seconds
         self._model = anyio.CapacityLimiter(1)
         self._inside = 0  # calls at work or waiting
 
@@ -112,16 +120,32 @@ class Tools:
             raise ToolError(_line(error)) from error
 
     async def _work(self, call: Callable[[], T]) -> T:
-        """A call that is cancelled while it waits never starts; one at work ends unheard, and the next one goes on."""
+        """A call that is cancelled while it waits never starts; one at work ends soon and unheard, and the next one
+        goes on."""
         if self._inside > self.most_waiting:
             raise ToolError(f"{self.most_waiting} calls are waiting already; ask again in a moment")
         self._inside += 1
+        cancelled = threading.Event()
         try:
-            return await anyio.to_thread.run_sync(call, limiter=self._model)
-        except (ValueError, OSError) as error:
+            work = partial(_bounded, call, cancelled, self.seconds)
+            return await anyio.to_thread.run_sync(work, limiter=self._model, abandon_on_cancel=True)
+        except (ValueError, OSError, GivenUpError) as error:
             raise ToolError(_line(error)) from error
         finally:
+            cancelled.set()
             self._inside -= 1
+
+
+def _bounded(call: Callable[[], T], cancelled: threading.Event, seconds: float) -> T:
+    """The call, which ends at a safe point once it was cancelled or its time is over."""
+    end = monotonic() + seconds
+
+    def check() -> None:
+        if cancelled.is_set() or monotonic() > end:
+            raise GivenUpError(f"no answer within {seconds:g} seconds; ask less at once, or about a smaller image")
+
+    with interruptible(check):
+        return call()
 
 
 def build_server(tools: Tools) -> MCPServer:

@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
+from seglens.interruption import GivenUpError, interruptible
 from seglens.server.metrics import Metrics
 from seglens.server.refusals import busy
 
@@ -17,13 +19,15 @@ from seglens.server.refusals import busy
 @dataclass(frozen=True, eq=False)
 class Job:
     """Work for the model: `run` turns items into as many results. Jobs of one `key` may run as one, by the `run` of the
-    first; None: alone. `check` raises what is wrong with one item, so that it cannot fail its neighbours."""
+    first; None: alone. `check` raises what is wrong with one item, so that it cannot fail its neighbours. Once
+    `given_up` is set nobody waits for it: it is not begun, or ends at its next safe point."""
 
     items: Sequence[Any]
     run: Callable[[Sequence[Any]], Sequence[Any]]
     key: Hashable = None
     check: Callable[[Any], None] = lambda item: None
     future: Future[list[Any]] = field(default_factory=Future)
+    given_up: threading.Event = field(default_factory=threading.Event)
 
 
 class Batcher:
@@ -100,10 +104,12 @@ class Batcher:
     def _run(self, jobs: Sequence[Job]) -> None:
         """Together; if that fails, each job's own fault is found first, and then nobody pays for another's."""
         try:
-            results = list(jobs[0].run([item for job in jobs for item in job.items]))
+            with interruptible(partial(_end_if_given_up, jobs)):
+                results = list(jobs[0].run([item for job in jobs for item in job.items]))
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
+            if len(jobs) == 1 or isinstance(error, GivenUpError):
+                for job in jobs:
+                    job.future.set_exception(error)
             else:
                 self._run_good(jobs)
             return
@@ -132,3 +138,8 @@ class Batcher:
     def _count(self, more: int) -> None:
         self._items += more
         self.metrics.waiting.set(self._items)
+
+
+def _end_if_given_up(jobs: Sequence[Job]) -> None:
+    if all(job.given_up.is_set() for job in jobs):
+        raise GivenUpError("nobody waits for it any more")

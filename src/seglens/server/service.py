@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from hashlib import sha256
+from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
 
 from seglens.incoming import decode_bytes, decode_data_uri
+from seglens.interruption import GivenUpError, interruptible
 from seglens.prediction import Prediction
 from seglens.schema import ImageAnswer, RefineRequest
 from seglens.segmenter import OpenedImage, Segmenter
@@ -149,12 +151,31 @@ class Service:
     # ---------------------------------------------------------------- waiting
 
     async def by_hand(self, work: Callable[[], T]) -> T:
-        """On one of few threads, in turn."""
-        return await asyncio.get_running_loop().run_in_executor(self._hands, work)
+        """On one of few threads, in turn. Raises a Refusal for work that takes longer than a request may."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hands, partial(self._in_time, work))
+        except GivenUpError as error:
+            raise self._late() from error
+
+    def _in_time(self, work: Callable[[], T]) -> T:
+        end = monotonic() + self.settings.request_seconds
+
+        def check() -> None:
+            if monotonic() > end:
+                raise GivenUpError("it takes longer than a request may")
+
+        with interruptible(check):
+            return work()
+
+    def _late(self) -> Refusal:
+        return Refusal(
+            504, "timeout",
+            f"no answer within {self.settings.request_seconds:g} seconds; ask less at once, or try again later",
+        )  # fmt: skip
 
     async def wait(self, job: Job, receive: Receive) -> list[Any]:
         """The results of a job. Raises what it raised, and a Refusal when its time is over or its client left; it is
-        then not begun any more."""
+        then not begun any more, or ends at its next safe point: the model is the others'."""
         future = asyncio.wrap_future(self.batcher.submit(job))
         left = asyncio.ensure_future(_departure(receive))
         try:
@@ -163,11 +184,9 @@ class Service:
                 return future.result()
             if left.done():
                 raise Refusal(499, "client_left", "the client left before it was answered")
-            raise Refusal(
-                504, "timeout",
-                f"no answer within {self.settings.request_seconds:g} seconds; ask less at once, or try again later",
-            )  # fmt: skip
+            raise self._late()
         finally:
+            job.given_up.set()
             left.cancel()
             future.cancel()
 
