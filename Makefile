@@ -13,10 +13,10 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint format format-check types imports static check clean
+.PHONY: help setup demo docs test test-latest lint format format-check types imports static check clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV_STAMP) ## create .venv and install SegLens with everything a developer needs
 
@@ -42,6 +42,19 @@ demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
 
 test: setup ## the whole test suite
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+
+# A fresh environment outside .venv. torch alone stays at the tested version: its newest build may be gigabytes.
+LATEST := out/latest
+LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(LATEST)/torch.txt
+
+test-latest: $(BIN)/pip ## the wheel with the newest packages that pyproject allows: the tour, and tests of what they may break
+	rm -rf $(LATEST) build
+	$(BIN)/python -m venv $(LATEST)
+	grep '^torch==' constraints.txt > $(LATEST)/torch.txt
+	$(LATEST)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(LATEST)/wheel .
+	rm -rf build
+	$(LATEST_PIP) "$$(echo $(LATEST)/wheel/*.whl)[train,tune,tools,serve,page]" pytest hypothesis beartype openai
+	$(ONE_THREAD) $(LATEST)/bin/python tests/latest.py $(LATEST)
 
 docs: setup ## the site, into out/site; the theme's word about its own future is left out
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -13,18 +13,20 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForMaskGeneration,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     SamConfig,
     SamMaskDecoderConfig,
     SamModel,
     SamPromptEncoderConfig,
     SamVisionConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.processing_llava import LlavaProcessor
 
 from seglens.backbones import hide_loading_bars
 from seglens.checkpoint import HeadConfig, Origin
@@ -85,7 +87,7 @@ def llava(
         vision_config=vision, text_config=text, image_token_index=image, vision_feature_layer=-2,
         image_seq_length=size.cells**2, tie_word_embeddings=False,
     )  # fmt: skip
-    return LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
+    return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
 def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = None) -> SamModel:
@@ -102,7 +104,7 @@ def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = 
             hidden_size=width, mlp_dim=8 * width, num_attention_heads=size.prompt_heads, iou_head_hidden_dim=width
         ),
     )  # fmt: skip
-    model = SamModel._from_config(config, dtype=dtype, attn_implementation=attention)
+    model = AutoModelForMaskGeneration.from_config(config, dtype=dtype, attn_implementation=attention)
     torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)  # as in SAM; transformers draws hidden/2
     return model
 

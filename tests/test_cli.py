@@ -194,7 +194,9 @@ def test_a_hub_id_is_remembered_with_its_commit(plain: Path, tmp_path: Path) -> 
 def test_doctor(seglens: Run) -> None:
     code, out, _ = seglens("doctor", "--json")
     report = json.loads(out)
-    assert [check["name"] for check in report["checks"]] == ["versions", "devices", "embedded weights", "canary"]
+    assert [check["name"] for check in report["checks"]] == [
+        "versions", "tested versions", "devices", "embedded weights", "canary",
+    ]  # fmt: skip
     assert all(check["ok"] for check in report["checks"]), report
     assert (code, report["ok"]) == (0, True)
 

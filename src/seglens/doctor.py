@@ -7,25 +7,36 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+from seglens import __version__
+from seglens.installed import installed_packages, remedy
+
 LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pillow")
 
 
 def examine() -> dict[str, Any]:
-    """Run every check; one that raises has failed and says why."""
+    """Run every check; one that raises has failed, says why and what to do."""
     checks = [_check(name, look) for name, look in CHECKS.items()]
     return {"ok": all(c["ok"] for c in checks), "checks": checks}
 
 
 def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
     try:
-        return {"name": name, "ok": True, "says": look()}
+        return {"name": name, "ok": True, "says": look(), "remedy": None}
     except Exception as error:
-        return {"name": name, "ok": False, "says": f"{type(error).__name__}: {error}"}
+        return {"name": name, "ok": False, "says": f"{type(error).__name__}: {error}", "remedy": remedy()}
 
 
 def _versions() -> str:
-    libraries = (f"{name} {version(name)}" for name in ("seglens", *LIBRARIES))
-    return ", ".join([f"python {platform.python_version()}", *libraries])
+    libraries = (f"{name} {version(name)}" for name in LIBRARIES)
+    return ", ".join([f"python {platform.python_version()}", f"seglens {__version__}", *libraries])
+
+
+def _tested() -> str:
+    """Newer versions are no fault: whether they do what they should, the canary says."""
+    packages = installed_packages()
+    moved = [str(package) for package in packages if package.moved]
+    said = f"{len(packages) - len(moved)} of {len(packages)} packages have the version that the tests ran with"
+    return f"{said}; not {', '.join(moved)}" if moved else said
 
 
 def _devices() -> str:
@@ -60,4 +71,10 @@ def _canary() -> str:
     return f"gIoU {giou} on 8 scenes of the world"
 
 
-CHECKS = {"versions": _versions, "devices": _devices, "embedded weights": _weights, "canary": _canary}
+CHECKS = {
+    "versions": _versions,
+    "tested versions": _tested,
+    "devices": _devices,
+    "embedded weights": _weights,
+    "canary": _canary,
+}

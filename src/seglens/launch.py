@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -175,13 +176,13 @@ def first_to_speak(rank: int) -> Iterator[None]:
 PATIENCE = 10.0  # seconds; torchrun needs a tenth of one
 
 
+@cache
 def _as_trees() -> None:
     """FSDP 2 looks for the tensors of an output to gather the weights again before the backward pass."""
-    from torch.utils import _pytree
+    from torch.export import register_dataclass
 
     for made in (MethodOutput, Keypoints):
-        if made not in _pytree.SUPPORTED_NODES:
-            _pytree.register_dataclass(made)
+        register_dataclass(made)
 
 
 def _flag(name: str) -> bool:

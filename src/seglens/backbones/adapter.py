@@ -33,7 +33,7 @@ class Adapter(nn.Module):
         *path, last = name.split(".")
         place: nn.Module = self
         for step in path:
-            if step not in place._modules:
+            if step not in dict(place.named_children()):
                 place.add_module(step, nn.Module())
             place = place.get_submodule(step)
         if isinstance(thing, nn.Parameter):

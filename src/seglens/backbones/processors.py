@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import PROCESSOR_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.video_processing_utils import VideoProcessorMixin
 
 PARTS = {
@@ -30,8 +29,8 @@ def without_videos(made: Any) -> Any:
     """The same processor, content with an empty part for videos: transformers makes no real one without torchvision,
     and no processor without a real one. No video is ever shown."""
 
-    def check(self: Any, part: str, given: Any) -> Any:
-        return None if part == "video_processor" else made.check_argument_for_proper_class(self, part, given)
+    def check(self: Any, part: str, *given: Any, **named: Any) -> Any:
+        return None if part == "video_processor" else made.check_argument_for_proper_class(self, part, *given, **named)
 
     return type(made.__name__, (made,), {"check_argument_for_proper_class": check})
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from seglens import __version__
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.chat import chat
 from seglens.cli.convert import convert_mllmseg
@@ -69,6 +70,23 @@ def _group(words: str, commands: dict[str, Callable[..., Any]], completion: bool
 
 ABOUT = "Pixel-level sight for any multimodal LLM, without changing one of its weights."
 app = _group(ABOUT, COMMANDS, completion=True)
+
+
+def _tell_version(asked: bool) -> bool:
+    if asked:
+        print(f"seglens {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None: ...
+
+
 app.command("serve", context_settings=PASSED_ON)(serve)
 for _name, _made in GROUPS.items():
     app.add_typer(_group(*_made), name=_name)

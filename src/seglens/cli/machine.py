@@ -19,8 +19,9 @@ def doctor(
     image_size: Annotated[int | None, typer.Option(help="With --model: side of its canvas in pixels.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: versions, devices, the embedded weights, and one real segmentation. With --model (as often
-    as you like), a Markdown table of what models need, from their configs alone."""
+    """Check this machine: versions and which of them were tested, devices, the embedded weights, and one real
+    segmentation. With --model (as often as you like), a Markdown table of what models need, from their configs
+    alone."""
     from seglens.backbones import hide_loading_bars
 
     hide_loading_bars()
@@ -34,6 +35,8 @@ def doctor(
     else:
         for check in report["checks"]:
             print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['says']}")
+            if check["remedy"]:
+                print(f"     what to do: {check['remedy']}")
     if not report["ok"]:
         raise SystemExit(1)
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers import ImageProcessingMixin
 
 from seglens.decoders.hiding import hiding, watch_prompts
 from seglens.geometry import Frame

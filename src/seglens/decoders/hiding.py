@@ -30,7 +30,8 @@ def _hide_prompts(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     hidden = _HIDDEN.get()
     if hidden is None:
         return None
-    return args, {**kwargs, "attention_similarity": hidden.to(kwargs["query"].dtype)}
+    query = kwargs["query"] if "query" in kwargs else args[0]
+    return args, {**kwargs, "attention_similarity": hidden.to(query.dtype)}
 
 
 @contextmanager

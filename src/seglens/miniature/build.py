@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers import SamImageProcessorPil
 
 from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head

@@ -10,13 +10,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForImageTextToText,
+    GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    InternVLProcessor,
     InternVLVisionConfig,
     LlavaForConditionalGeneration,
 )
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from seglens.backbones.processors import without_videos
@@ -63,7 +64,7 @@ def make_internvl(vocabulary_size: int, image_token: int, attention: str = "eage
         vision_config=vision, text_config=text_config(vocabulary_size), image_token_id=image_token,
         image_seq_length=INTERNVL.tokens**2, downsample_ratio=1 / INTERNVL.fold, tie_word_embeddings=True,
     )  # fmt: skip
-    return InternVLForConditionalGeneration._from_config(config, attn_implementation=attention)
+    return AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
 
 
 @torch.no_grad()

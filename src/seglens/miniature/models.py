@@ -10,10 +10,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForMaskGeneration,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     SamConfig,
@@ -22,8 +26,6 @@ from transformers import (
     SamPromptEncoderConfig,
     SamVisionConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.processing_llava import LlavaProcessor
 
 from seglens.miniature.language import vocabulary
 from seglens.packed import pack_folder
@@ -115,7 +117,7 @@ def make_llava(vocabulary_size: int, image_token: int, attention: str = "eager")
         vision_config=vision, text_config=text, image_token_index=image_token, vision_feature_layer=-1,
         vision_feature_select_strategy="default", image_seq_length=LLAVA.tokens**2, tie_word_embeddings=True,
     )  # fmt: skip
-    return LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
+    return AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
 
 
 def make_sam(attention: str = "eager") -> SamModel:
@@ -132,7 +134,7 @@ def make_sam(attention: str = "eager") -> SamModel:
             hidden_size=width, mlp_dim=256, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=width
         ),
     )  # fmt: skip
-    sam = SamModel._from_config(config, attn_implementation=attention)
+    sam = AutoModelForMaskGeneration.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         # transformers starts the Fourier positions with a std of hidden/2, far too fine to learn from scratch
         position = torch.randn_like(sam.shared_image_embedding.positional_embedding)

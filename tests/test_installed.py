@@ -1,0 +1,72 @@
+"""One version, and one list of tested versions; both are told, and what to install when a machine fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import seglens.doctor as doctor
+import seglens.installed as installed
+from command import Run
+from seglens import __version__
+from seglens.installed import Package, installed_packages, remedy
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_package_carries_the_tested_versions() -> None:
+    carried, own = (path.read_bytes() for path in (installed.TESTED, ROOT / "constraints.txt"))
+    assert carried == own, "run: cp constraints.txt src/seglens/constraints.txt"
+
+
+def test_one_source_of_the_version(seglens: Run) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "seglens.__version__"}
+    assert re.search(rf"^version: \"?{re.escape(__version__)}\"?$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert seglens("--version") == (0, f"seglens {__version__}\n", "")
+
+
+def test_packages_are_told_apart_by_version_not_by_build(tmp_path: Path) -> None:
+    numpy = version("numpy")
+    (tmp_path / "tested.txt").write_text(f"# words\nnumpy=={numpy}  # a remark\npillow==0.1\nnobody-made-this==1.0\n")
+    numpy_, pillow = installed_packages(tmp_path / "tested.txt")
+    assert (numpy_, numpy_.moved) == (Package("numpy", numpy, numpy), False)
+    assert (str(pillow), pillow.moved) == (f"pillow {version('pillow')} (tested: 0.1)", True)
+    assert not Package("torch", "2.13.0+cpu", "2.13.0").moved
+
+
+def test_the_doctor_names_what_moved_and_what_to_install(
+    seglens: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tested = tmp_path / "tested.txt"
+    tested.write_text(f"numpy=={version('numpy')}\ntransformers==5.1.0\n")
+    monkeypatch.setattr("seglens.installed.TESTED", tested)
+    kept = {name: check for name, check in doctor.CHECKS.items() if name == "tested versions"}
+    monkeypatch.setattr("seglens.doctor.CHECKS", {**kept, "canary": _sick})
+    code, out, _ = seglens("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    moved = f"transformers {version('transformers')} (tested: 5.1.0)"
+    said = f"1 of 2 packages have the version that the tests ran with; not {moved}"
+    assert checks["tested versions"] == {"name": "tested versions", "ok": True, "says": said, "remedy": None}
+    told = f'other versions of transformers; to install those: python -m pip install -c "{tested}" seglens'
+    assert (code, checks["canary"]["ok"]) == (1, False)
+    assert checks["canary"]["remedy"].endswith(told)
+    code, out, _ = seglens("doctor")
+    assert "FAIL canary: TypeError: update() got an unexpected keyword" in out
+    assert f"     what to do: the tests ran with {told}" in out
+
+
+def test_with_the_tested_versions_the_files_are_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seglens.installed.moved_packages", lambda: [])
+    assert "install SegLens again" in remedy()
+
+
+def _sick() -> str:
+    raise TypeError("update() got an unexpected keyword")
