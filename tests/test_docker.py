@@ -66,9 +66,8 @@ def test_instructions_are_those_of_docker(path: Path) -> None:
         assert {step.name for step in stage} <= KNOWN
         assert stage[0].said.split()[0] == f"python:{sys.version_info[0]}.{_tested_python()}-slim"
     names = {step.said.split()[2] for step in (stage[0] for stage in stages(path)) if " AS " in step.said}
-    sources = {
-        word[7:] for stage in stages(path) for s in of(stage, "COPY") for word in s.words if word[:7] == "--from="
-    }
+    copied = [word for stage in stages(path) for step in of(stage, "COPY") for word in step.words]
+    sources = {word.removeprefix("--from=") for word in copied if word.startswith("--from=")}
     assert sources == names
 
 
@@ -117,9 +116,8 @@ def test_the_page_on_installing_names_what_exists() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     assert set(re.findall(r"docker/[\w.]+", page)) == {f"docker/{path.name}" for path in FILES}
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    listed = {
-        name for row in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
-    }
+    rows = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert listed == set(known) - {"dev", "docs"}
 
 
