@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from command import Run
-from seglens.page.visit import Gesture, Visit
 
 
 def test_without_gradio_the_line_to_type_is_told(seglens: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,13 +27,3 @@ def test_a_taken_port_is_told_in_one_line(seglens: Run) -> None:
     assert code == 2
     assert "cannot listen on port" in err
     assert len(err.splitlines()) == 1, "no model was loaded for it"
-
-
-def test_a_forgotten_visitor_is_asked_to_begin_again() -> None:
-    visit = Visit()
-    for deed in (
-        lambda: visit.answer("segment the cup.", None),
-        lambda: visit.correct(Gesture(start=(1, 1), end=(1, 1)), "add"),
-    ):
-        with pytest.raises(ValueError, match="choose or upload one first"):
-            deed()

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seglens.page.findings import Findings, changed, put
 from seglens.page.layers import COLOURS, FILL, LINE, colour_of, heat_layer, mask_layer, picture, shown_size
 from seglens.page.takeaway import takeaway
-from seglens.page.view import view_of
+from seglens.page.view import View, view_of
+from seglens.page.visit import State
 from seglens.prediction import Instance, Prediction
 from seglens.schema import Box, Click, Corrections
 from seglens.segmenter import OpenedImage
@@ -22,6 +24,16 @@ from seglens.segmenter import OpenedImage
 @pytest.fixture(scope="module")
 def found(opened: OpenedImage) -> Prediction:
     return opened.segment("the largest thing")
+
+
+def seen(*predictions: Prediction) -> View:
+    """What is shown after these answers, the last one chosen."""
+    findings: Findings = ()
+    for one in predictions:
+        findings, new, _ = put(findings, one, 12)
+    view = view_of(State(predictions[0].image, findings=findings, chosen=new.id), 1280)
+    assert view is not None
+    return view
 
 
 @pytest.mark.parametrize(
@@ -65,7 +77,7 @@ def test_the_heat_is_clear_where_nobody_looked(found: Prediction) -> None:
 
 def test_marks_lie_where_the_user_put_them(found: Prediction) -> None:
     shown = Corrections(clicks=(Click(x=10, y=20), Click(x=30, y=40, label=0)), box=Box(x0=1, y0=2, x1=11, y1=22))
-    view = view_of(found.image, [replace(found, corrections=shown)], 1280)
+    view = seen(replace(found, corrections=shown))
     assert [mark.label for mark in view.clicks] == [1, 0]
     plus, minus = (mark.path for mark in view.clicks)
     assert plus.count("M") == 2, "a plus is two strokes"
@@ -75,17 +87,34 @@ def test_marks_lie_where_the_user_put_them(found: Prediction) -> None:
     assert len(view.keypoints) == len(found.keypoints)
 
 
-def test_the_legend_names_every_thing_or_says_that_there_is_none(found: Prediction) -> None:
-    (alone,) = view_of(found.image, [found], 1280).things
-    assert alone.says.startswith("score ")
+def test_the_legend_has_the_words_of_every_query_and_what_was_found(found: Prediction) -> None:
     one = Instance(found.mask, 0.5)
-    several = view_of(found.image, [replace(found, instances=(one, one, one))], 1280).things
-    assert [entry.says[:2] for entry in several] == ["1:", "2:", "3:"]
-    assert len({entry.colour for entry in several}) == 3
-    empty = replace(found, mask=np.zeros_like(found.mask), found=False, score=None, reason="Nothing fits.")
-    (nothing,) = view_of(found.image, [empty], 1280).things
-    assert nothing.says == "Nothing fits."
+    several = replace(found, query="each of them", instances=(one, one, one))
+    empty = replace(found, query="an elephant", mask=np.zeros_like(found.mask), found=False, score=None, reason="No such thing.")
+    alone, three, nothing = seen(found, several, empty).layers
+    assert alone.words == "the largest thing"
+    assert alone.says.startswith("score ")
+    assert three.says == "3 things"
+    assert [entry.says[:2] for entry in three.things] == ["1:", "2:", "3:"]
+    colours = {alone.colour, *(entry.colour for entry in three.things)}
+    assert len(colours) == 4, "no colour means two things"
+    assert (nothing.colour, nothing.mask, nothing.file) == (None, None, None)
+    assert nothing.says == "No such thing."
+    assert nothing.chosen
     assert takeaway([empty]) == takeaway([]) == []
+
+
+def test_the_same_words_replace_and_too_many_push_out_the_oldest(found: Prediction) -> None:
+    findings: Findings = ()
+    for query in ("The cat.", "the cup", "the  Cat"):
+        findings, new, gone = put(findings, replace(found, query=query), 2)
+    assert [one.prediction.query for one in findings] == ["the  Cat", "the cup"]
+    assert gone == ()
+    assert new.first == 0, "it keeps its colour"
+    findings, new, gone = put(findings, replace(found, query="the bus"), 2)
+    assert [one.prediction.query for one in (*gone, *findings)] == ["the  Cat", "the cup", "the bus"]
+    refined = replace(found, score=0.5)
+    assert [one.prediction is refined for one in changed(findings, new.id, refined)] == [False, True]
 
 
 def test_names_of_files_hold_nothing_that_was_typed(found: Prediction) -> None:

@@ -166,7 +166,8 @@ class Visitor:
         return any(one.is_displayed() for one in self.all(css))
 
     def legend(self) -> list[str]:
-        return [one.text for one in self.all("#stage .legend li")]
+        """A line per query: its words, and what was found."""
+        return [" | ".join(one.text.split("\n")) for one in self.all("#stage .legend > li")]
 
     def download(self, name: str, folder: Path) -> Path:
         """Press the link of that name; the file, once it is whole."""

@@ -141,6 +141,15 @@ class Conversation:
             self._last = replace(self._last, predictions=(found,))
             return Reply(found.reason or REFINED, Route("segmentation", {}, given=True), (found,))
 
+    def point_at(self, predictions: Sequence[Prediction]) -> None:
+        """Speak of these masks of the present image from now on, as if they had been segmented last; of none if empty.
+
+        Raises ValueError for one of another image."""
+        with self._lock:
+            if any(one.image.shape != self.image.shape or (one.image != self.image).any() for one in predictions):
+                raise ValueError("the masks are of another image; show() that one first")
+            self._last = Memory(self._sight.opened, tuple(predictions)) if predictions else None
+
     def _route(self, instruction: str, name: str | None) -> Route:
         """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
         letter it would never come back, so that the second time a follow-up is no choice."""

@@ -37,14 +37,15 @@ def picture(image: UInt8[np.ndarray, "h w 3"], side: int) -> Image.Image:
     return whole.resize(shown_size(*whole.size, side), Image.Resampling.LANCZOS, reducing_gap=3)
 
 
-def mask_layer(masks: Sequence[Bool[np.ndarray, "h w"]], side: int) -> Image.Image | None:
-    """Every mask filled and outlined in its colour on a clear ground; None when there are none."""
+def mask_layer(masks: Sequence[Bool[np.ndarray, "h w"]], side: int, first: int = 0) -> Image.Image | None:
+    """Every mask filled and outlined in its colour on a clear ground; None when there are none. `first`: the number of
+    the colour of the first mask."""
     if not masks:
         return None
     height, width = masks[0].shape
     size = shown_size(width, height, side)
     layer = np.zeros((size[1], size[0], 4), np.uint8)
-    for number, mask in enumerate(masks):
+    for number, mask in enumerate(masks, first):
         small = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         layer[small] = (*colour_of(number), FILL)
         layer[outline(small)] = (*colour_of(number), LINE)

@@ -1,4 +1,4 @@
-"""The page: what happens when a visitor does something. Every handler reads and returns that visitor's own `Visit`."""
+"""The page: what happens when a visitor does something. Every handler reads and changes that visitor's own `Visit`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -16,12 +16,27 @@ from seglens.page.examples import EXAMPLES
 from seglens.page.limits import Limits
 from seglens.page.takeaway import takeaway
 from seglens.page.view import view_of
-from seglens.page.visit import Gesture, Line, Mode, Visit
-from seglens.page.widgets import ROUTE_NAMES, Widgets
+from seglens.page.visit import Gesture, Line, Message, Mode, Visit
+from seglens.page.visits import Visits
+from seglens.page.widgets import ROUTE_NAMES, TICKET, Widgets
+from seglens.schema import Said
 
 MENDABLE = (ValueError, OSError)  # told in words; anything else is a mistake of ours
+GONE = "The picture and the talk of this page are gone: {} Choose or upload a picture to begin again."
+RESTARTED = GONE.format(
+    "the server was started anew, or nothing was said for a long time. It keeps them in memory only."
+)
+FORGOTTEN = GONE.format("nothing was said for a long time, or others needed the room.")
+QUEUED = "It opens as soon as what you asked before is done. Nothing is lost: you can go on meanwhile."
 
 Shown = dict[Any, Any]  # what widgets show next
+
+
+class Edit(Said):
+    """A button of the legend, or of the picture, was pressed."""
+
+    act: Literal["choose", "trust", "remove", "undo"]
+    id: int = 0  # of the finding
 
 
 class Page:
@@ -29,82 +44,167 @@ class Page:
 
     def __init__(self, agent: Agent, limits: Limits, widgets: Widgets):
         self.agent, self.limits, self.on = agent, limits, widgets
+        self.visits = Visits(limits)
         self._filled = [
-            widgets.visit, widgets.stage, widgets.files, widgets.chat, widgets.scores, widgets.tries, widgets.words
+            widgets.key, widgets.stage, widgets.files, widgets.chat, widgets.scores, widgets.tries, widgets.words
         ]  # fmt: skip
 
-    def connect(self) -> None:
-        """Tell every widget what to do. One concurrency group: one model, one computation at a time."""
-        on, once = self.on, {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        on.upload.upload(self.receive, [on.upload, on.visit], self._filled, **once)
-        on.examples.select(self.choose, [on.visit], self._filled, **once)
-        gr.on([on.words.submit], self.say, [on.words, on.route, on.trust, on.visit], self._filled, **once)
-        on.tries.click(self.try_out, [on.tries, on.route, on.trust, on.visit], self._filled, **once)
-        on.chat.clear(self.restart, [on.visit], self._filled, **once)
-        on.stage.select(self.correct, [on.mode, on.visit], self._filled, **once)
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Tell every widget what to do.
 
-    def receive(self, file: bytes, visit: Visit | None) -> Shown:
+        What needs the model is done one after the other, in the order in which it was asked, and nothing that is asked
+        meanwhile is dropped ("multiple"). What only notes or shows something is done at once."""
+        on, filled = self.on, self._filled
+        always: dict[str, Any] = {"trigger_mode": "multiple", "api_visibility": "private"}
+        model = {**always, "concurrency_id": "model", "concurrency_limit": 1}
+        light = {**always, "concurrency_id": "light", "concurrency_limit": None, "show_progress": "hidden"}
+        on.upload.upload(self.announce, [on.key], None, **light)
+        on.upload.upload(self.receive, [on.upload, on.key], filled, **model)
+        on.examples.select(self.announce, [on.key], None, **light)
+        on.examples.select(self.choose, [on.key], filled, **model)
+        for heard in (
+            on.words.submit(self.hear, [on.words, on.route, on.key], [on.key, on.chat, on.words], **light),
+            on.tries.click(self.try_out, [on.tries, on.route, on.key], [on.key, on.chat], **light),
+        ):
+            heard.then(self.answer, [on.key], filled, **model)
+        on.chat.clear(self.restart, [on.key], filled, **model)
+        on.stage.select(self.correct, [on.mode, on.key], filled, **model)
+        on.stage.edit(self.edit, [on.key], filled, **model)
+        on.stage.input(self.toggle, [on.key], None, **light)
+        back = blocks.load(self.come_back, [on.ticket, on.key], filled, js=TICKET, **light)
+        back.then(self.settle, [on.key], filled, **model, show_progress="hidden")
+
+    def announce(self, key: str | None) -> None:
+        """A picture is on its way: say so where it has to wait."""
+        visit = self.visits.find(key or "")
+        if visit is not None and (visit.busy is not None or visit.waiting):
+            gr.Info(QUEUED, title="Your picture waits")
+
+    def receive(self, file: bytes, key: str | None) -> Shown:
         """A picture was uploaded."""
-        visit = visit or Visit()
-        with told(visit):
-            visit.open(self.agent, load_image(file))
-        return self._show(visit, tries=())
+        with self._deed(key) as (key, visit):
+            visit.open(load_image(file))
+        return self._show(key, visit)
 
-    def choose(self, visit: Visit | None, event: gr.EventData) -> Shown:
+    def choose(self, key: str | None, event: gr.EventData) -> Shown:
         """An example was chosen."""
-        visit, example = visit or Visit(), EXAMPLES[int(event.number) % len(EXAMPLES)]
-        with told(visit):
-            visit.open(self.agent, example.image)
-        return self._show(visit, tries=example.words)
+        example = EXAMPLES[int(event.number) % len(EXAMPLES)]
+        with self._deed(key) as (key, visit):
+            visit.open(example.image, example.words)
+        return self._show(key, visit)
 
-    def say(self, words: str, route: str, trust: bool, visit: Visit | None) -> Iterator[Shown]:
-        """A message was sent: shown at once, and then its answer."""
-        visit = visit or Visit()
-        visit.hear(words)
-        yield {self.on.visit: visit, self.on.chat: _talk(visit), self.on.words: ""}
-        with told(visit):
-            visit.answer(words, None if route == "auto" else route, trust)
-        yield self._show(visit)
+    def hear(self, words: str, route: str, key: str | None) -> Shown:
+        """A message was sent: shown at once. `answer` follows."""
+        key, visit = self._enter(key)
+        visit.hear(Message(words, None if route == "auto" else route))
+        return {self.on.key: key, self.on.chat: _talk(visit), self.on.words: ""}
 
-    def try_out(self, row: list[str], route: str, trust: bool, visit: Visit | None) -> Iterator[Shown]:
+    def try_out(self, row: list[str], route: str, key: str | None) -> Shown:
         """A suggestion was pressed."""
-        yield from self.say(row[0], route, trust, visit)
-
-    def correct(self, mode: Mode, visit: Visit | None, event: gr.EventData) -> Shown:
-        """The picture was clicked, or a box was drawn on it."""
-        visit = visit or Visit()
-        with told(visit):
-            visit.correct(Gesture.model_validate({"start": event.start, "end": event.end}), mode)
-        return self._show(visit)
-
-    def restart(self, visit: Visit | None) -> Shown:
-        """The talk was cleared: the same picture, with nothing said of it."""
-        visit = visit or Visit()
-        if visit.talk is not None:
-            visit.open(self.agent, visit.talk.image)
-        return self._show(visit)
-
-    def _show(self, visit: Visit, tries: tuple[str, ...] | None = None) -> Shown:
-        """All that there is to see of a visit; `tries`: the suggestions, when they change."""
-        shown: Shown = {self.on.visit: visit, self.on.chat: _talk(visit), self.on.scores: _scores(visit)}
-        if visit.talk is not None:
-            predictions = visit.talk.predictions
-            shown[self.on.stage] = asdict(view_of(visit.talk.image, predictions, self.limits.side))
-            shown[self.on.files] = [asdict(file) for file in takeaway(predictions)]
-        if tries is not None:
-            shown[self.on.tries] = gr.Dataset(samples=[[text] for text in tries], visible=bool(tries))
+        shown = self.hear(row[0], route, key)
+        del shown[self.on.words]  # what is being typed stays
         return shown
 
+    def answer(self, key: str) -> Any:
+        """The oldest message that waits is answered."""
+        visit = self.visits.find(key)
+        if visit is None or not visit.waiting:  # forgotten, or told already that nobody answers it
+            return gr.skip()
+        message = visit.waiting.popleft()
+        with self._deed(key, message.words) as (key, visit):
+            visit.answer(message)
+        return self._show(key, visit)
 
-@contextmanager
-def told(visit: Visit) -> Iterator[None]:
-    """An error that a visitor can mend is a line of the talk and a note on the page, which goes on."""
-    try:
-        yield
-    except MENDABLE as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        visit.complain(line)
-        gr.Warning(escape(line), title="That did not work")
+    def correct(self, mode: Mode, key: str | None, event: gr.EventData) -> Shown:
+        """The picture was clicked, or a box was drawn on it."""
+        gesture = Gesture.model_validate({"start": event.start, "end": event.end})
+        with self._deed(key, gesture.says(mode)) as (key, visit):
+            visit.correct(gesture, mode)
+        return self._show(key, visit)
+
+    def edit(self, key: str | None, event: gr.EventData) -> Shown:
+        """A mask was chosen or taken off, or the last step is undone."""
+        edit = Edit.model_validate(event._data)
+        with self._deed(key) as (key, visit):
+            match edit.act:
+                case "choose":
+                    visit.choose(edit.id)
+                case "trust":
+                    visit.trust(edit.id)
+                case "remove":
+                    visit.remove(edit.id)
+                case "undo":
+                    visit.undo()
+        return self._show(key, visit)
+
+    def toggle(self, key: str | None, event: gr.EventData) -> None:
+        """A mask was switched off or on; the browser has shown that already."""
+        visit = self.visits.find(key or "")
+        if visit is not None:
+            visit.hide(int(event.id), not event.shown)
+
+    def restart(self, key: str | None) -> Shown:
+        """The talk was cleared: the same picture, with nothing said of it."""
+        with self._deed(key) as (key, visit):
+            visit.restart()
+        return self._show(key, visit)
+
+    def come_back(self, ticket: str, key: str | None) -> Any:
+        """The page was opened, or opened again: `ticket` is the key that this tab had before."""
+        if key or not ticket:
+            return gr.skip()
+        visit = self.visits.find(ticket)
+        if visit is not None:
+            return self._show(ticket, visit)
+        key, visit = self._enter(None)
+        visit.note(None, RESTARTED)
+        return self._show(key, visit)
+
+    def settle(self, key: str | None) -> Any:
+        """After a reload: what was asked before it has been answered by now, or never will be."""
+        visit = self.visits.find(key or "")
+        if visit is None:
+            return gr.skip()
+        visit.settle()
+        return self._show(key or "", visit)
+
+    def _enter(self, key: str | None) -> tuple[str, Visit]:
+        """The visit of that key; a new one, which says so, where it was forgotten."""
+        visit = self.visits.find(key or "")
+        if key and visit is not None:
+            return key, visit
+        visit = Visit(self.agent, self.limits)
+        if key:
+            visit.note(None, FORGOTTEN)
+        return self.visits.add(visit), visit
+
+    @contextmanager
+    def _deed(self, key: str | None, said: str = "") -> Iterator[tuple[str, Visit]]:
+        """Work on a visit. An error that the visitor can mend is a line of the talk, after what was `said`, and a note
+        on the page, which goes on."""
+        key, visit = self._enter(key)
+        visit.busy = said
+        try:
+            yield key, visit
+        except MENDABLE as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            visit.note(said, f"⚠️ {line}")
+            gr.Warning(escape(line), title="That did not work")
+        finally:
+            visit.busy = None
+            self.visits.weigh(key)
+
+    def _show(self, key: str, visit: Visit) -> Shown:
+        """All that there is to see of a visit."""
+        state, on = visit.state, self.on
+        found = [one.prediction for one in state.findings]
+        view = view_of(state, self.limits.side, visit.hidden)
+        return {
+            on.key: key, on.chat: _talk(visit), on.scores: _scores(visit),
+            on.stage: None if view is None else {**asdict(view), "ticket": key, "undo": visit.undoes},
+            on.files: [asdict(file) for file in takeaway(found)],
+            on.tries: gr.Dataset(samples=[[text] for text in state.tries], visible=bool(state.tries)),
+        }  # fmt: skip
 
 
 def _talk(visit: Visit) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ def build(segmenter: Segmenter, model: str, limits: Limits) -> gr.Blocks:
     agent = Agent(segmenter)
     # Files that browsers sent are deleted when they are older than the second number (seconds, both).
     with gr.Blocks(title="SegLens", analytics_enabled=False, delete_cache=(600, 600)) as blocks:
-        Page(agent, limits, place(limits, model, segmenter.can_refine)).connect()
+        Page(agent, limits, place(limits, model, segmenter.can_refine)).connect(blocks)
     return blocks.queue(max_size=limits.waiting, api_open=False)
 
 

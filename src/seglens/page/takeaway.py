@@ -1,4 +1,4 @@
-"""The last masks as files to take away. They travel inside the page: nothing lies on the server's disk, where another
+"""All masks as files to take away. They travel inside the page: nothing lies on the server's disk, where another
 visitor might find it, and their names hold nothing that anybody typed."""
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ class File:
 
 
 def takeaway(predictions: Sequence[Prediction]) -> list[File]:
-    """The mask and, where there are several things, a PNG that numbers them; all as COCO. Nothing without a mask."""
+    """All that was found as one mask and, where there are several things, a PNG that numbers them; all as COCO. Nothing
+    without a mask."""
     if not any(one.things for one in predictions):
         return []
     page = Page("picture", predictions)
-    files = [File("Mask (PNG)", "mask.png", embed("image/png", _black_and_white(predictions)))]
+    files = [
+        File(
+            "Mask (PNG)" if len(predictions) == 1 else "All masks as one (PNG)",
+            "mask.png",
+            embed("image/png", _black_and_white(predictions)),
+        )
+    ]
     if sum(len(one.things) for one in predictions) > 1:
         (numbered,) = indexed(page).content.values()
         files.append(File("Numbered things (PNG)", "instances.png", embed("image/png", numbered)))

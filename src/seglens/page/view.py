@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
-from seglens.page.layers import colour_of, data_uri, heat_layer, mask_layer, picture
-from seglens.prediction import Prediction
+from seglens.page.findings import Finding
+from seglens.page.layers import colour_of, data_uri, embed, heat_layer, mask_layer, picture
+from seglens.page.visit import State
+from seglens.prediction import Prediction, png_bytes
 from seglens.schema import Box, Click
 
 
@@ -42,10 +44,26 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the legend."""
+    """One of several things that a query means, in the legend."""
 
-    colour: str | None  # as CSS
+    colour: str  # as CSS
     says: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A query in the legend, with its mask over the picture."""
+
+    id: int
+    words: str
+    says: str  # how much was found, or why nothing was
+    colour: str | None = None  # as CSS; None where nothing was found
+    mask: str | None = None
+    file: str | None = None  # the mask alone, to take away
+    things: tuple[Entry, ...] = ()  # when there are several
+    shown: bool = True
+    chosen: bool = False
+    doubted: bool = False  # nothing is shown only because the picture or a word is strange to the model
 
 
 @dataclass(frozen=True)
@@ -56,31 +74,67 @@ class View:
     height: int
     picture: str
     radius: float  # of a keypoint
-    mask: str | None = None
+    strange: bool = False  # the picture is not of the kind that the model was made for
+    layers: tuple[Layer, ...] = ()
+    chosen: int | None = None  # whose heat map, keypoints and corrections follow
+    chosen_shown: bool = True
     heat: str | None = None
     keypoints: tuple[Dot, ...] = ()
     clicks: tuple[Mark, ...] = ()
     box: Rectangle | None = None
-    things: tuple[Entry, ...] = ()
 
 
-def view_of(image: UInt8[np.ndarray, "h w 3"], predictions: Sequence[Prediction], side: int) -> View:
-    """The image with all that `predictions` say of it; heat map, keypoints and clicks are the last one's."""
-    height, width = image.shape[:2]
-    radius = max(2.0, max(height, width) / 90)
-    view = View(width, height, data_uri(picture(image, side)), radius)
-    return view if not predictions else _with(view, predictions, side)
-
-
-def _with(view: View, predictions: Sequence[Prediction], side: int) -> View:
-    last = predictions[-1]
-    layers = (mask_layer([one.mask for p in predictions for one in p.things], side), heat_layer(last, side))
-    mask, heat = (None if layer is None else data_uri(layer) for layer in layers)
+def view_of(state: State, side: int, hidden: Collection[int] = ()) -> View | None:
+    """The picture with all that was found in it; heat map, keypoints and clicks are those of the chosen finding. None
+    without a picture. `hidden`: ids of findings that are switched off."""
+    if state.image is None:
+        return None
+    height, width = state.image.shape[:2]
+    radius, chosen = max(2.0, max(height, width) / 90), state.finding
+    found = None if chosen is None else chosen.prediction
     return View(
-        view.width, view.height, view.picture, view.radius, mask, heat, _dots(last),
-        tuple(_mark(click, view.radius) for click in last.corrections.clicks), _frame(last.corrections.box),
-        _legend(predictions),
+        width, height, data_uri(picture(state.image, side)), radius, state.familiar is False,
+        layers=tuple(_layer(one, side, one.id not in hidden, one is chosen) for one in state.findings),
+        chosen=None if chosen is None else chosen.id, chosen_shown=chosen is None or chosen.id not in hidden,
+        heat=None if found is None else _uri(heat_layer(found, side)), keypoints=() if found is None else _dots(found),
+        clicks=() if found is None else tuple(_mark(click, radius) for click in found.corrections.clicks),
+        box=None if found is None else _frame(found.corrections.box),
     )  # fmt: skip
+
+
+def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
+    found = finding.prediction
+    if not found.things:
+        why, doubted = found.reason or "Nothing was found.", finding.doubted
+        return Layer(finding.id, found.query, why, shown=shown, chosen=chosen, doubted=doubted)
+    mask = mask_layer([one.mask for one in found.things], side, finding.first)
+    return Layer(
+        finding.id, found.query, _how_much(found), _css(finding.first), _uri(mask),
+        embed("image/png", png_bytes(Image.fromarray(found.mask.astype(np.uint8) * 255))),
+        _entries(finding), shown, chosen,
+    )  # fmt: skip
+
+
+def _entries(finding: Finding) -> tuple[Entry, ...]:
+    things = finding.prediction.things
+    return () if len(things) < 2 else tuple(
+        Entry(_css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
+        for number, one in enumerate(things)
+    )  # fmt: skip
+
+
+def _how_much(found: Prediction) -> str:
+    if len(found.things) > 1:
+        return f"{len(found.things)} things"
+    return f"score {found.score:.2f}, {int(found.mask.sum()):,} pixels"
+
+
+def _css(number: int) -> str:
+    return f"rgb{colour_of(number)}"
+
+
+def _uri(image: Image.Image | None) -> str | None:
+    return None if image is None else data_uri(image)
 
 
 def _dots(prediction: Prediction) -> tuple[Dot, ...]:
@@ -96,15 +150,3 @@ def _mark(click: Click, radius: float) -> Mark:
 
 def _frame(box: Box | None) -> Rectangle | None:
     return None if box is None else Rectangle(box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0)
-
-
-def _legend(predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
-    """A line per thing, numbered when there are several; words where nothing was found."""
-    things = [one for p in predictions for one in p.things]
-    if not things:
-        return (Entry(None, predictions[-1].reason or "Nothing was found."),)
-    names = [""] if len(things) == 1 else [f"{number}: " for number in range(1, len(things) + 1)]
-    return tuple(
-        Entry(f"rgb{colour_of(number)}", f"{name}score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
-        for number, (name, one) in enumerate(zip(names, things, strict=True))
-    )

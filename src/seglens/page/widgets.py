@@ -29,11 +29,11 @@ ROUTES_HELP = (
     "Dialogue answers in words, segmentation draws a mask, follow-up speaks of the last mask. "
     "Automatic: the model itself decides."
 )
-TRUST = "Show the mask all the same"
-TRUST_HELP = "In spite of a picture that is unfamiliar to the model, or of words that it does not know."
 MODES = [("belongs to it", "add"), ("does not", "remove"), ("box around it", "box")]
 SHOW_LAYERS = """(shown) => { for (const layer of ["mask", "heat", "keypoints"])
   document.querySelector("#stage").classList.toggle("no-" + layer, !shown.includes(layer)); }"""
+TICKET = """(ticket, key) => { try { return [sessionStorage.getItem("seglens") ?? "", key]; }
+  catch { return ["", key]; } }"""  # a browser may keep nothing
 SHOW_MODE = '(mode) => { document.querySelector("#stage").classList.toggle("box", mode === "box"); }'
 
 
@@ -41,7 +41,8 @@ SHOW_MODE = '(mode) => { document.querySelector("#stage").classList.toggle("box"
 class Widgets:
     """What handlers read and write."""
 
-    visit: gr.State
+    key: gr.State  # of the visit, known to the server and to this tab alone
+    ticket: gr.Textbox  # the key that the tab kept over a reload
     examples: gr.HTML
     upload: gr.UploadButton
     stage: gr.HTML
@@ -51,23 +52,22 @@ class Widgets:
     chat: gr.Chatbot
     words: gr.Textbox
     route: gr.Radio
-    trust: gr.Checkbox
     scores: gr.Label
     tries: gr.Dataset
 
 
 def place(limits: Limits, model: str, can_refine: bool) -> Widgets:
     """Put the widgets on the page that is being built."""
-    visit = gr.State(None, time_to_live=limits.forget)
+    key, ticket = gr.State(None), gr.Textbox(visible=False)
     gr.Markdown(TITLE, elem_id="title")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
+    with gr.Row(elem_id="desk"):
+        with gr.Column(scale=3, min_width=320, elem_id="sight"):
             examples, upload = _pictures()
             stage, layers, mode, downloads = _stage(can_refine)
-        with gr.Column(scale=2, min_width=320):
-            chat, words, tries, route, trust, scores = _talk(limits)
+        with gr.Column(scale=2, min_width=320, elem_id="speech"):
+            chat, words, tries, route, scores = _talk(limits)
     gr.Markdown(ABOUT_EMBEDDED if model == EMBEDDED else ABOUT_OTHER.format(model), elem_id="about")
-    return Widgets(visit, examples, upload, stage, layers, mode, downloads, chat, words, route, trust, scores, tries)
+    return Widgets(key, ticket, examples, upload, stage, layers, mode, downloads, chat, words, route, scores, tries)
 
 
 def _pictures() -> tuple[gr.HTML, gr.UploadButton]:
@@ -85,7 +85,7 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
     stage = gr.HTML(
         None, elem_id="stage", html_template=asset("stage.html"), js_on_load=asset("stage.js"), apply_default_css=False
     )
-    with gr.Row():
+    with gr.Row(elem_id="tools"):
         layers = gr.CheckboxGroup(
             LAYERS, value=[value for _, value in LAYERS], label="Layers", elem_id="layers", min_width=240
         )
@@ -99,7 +99,7 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
     return stage, layers, mode, downloads
 
 
-def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Checkbox, gr.Label]:
+def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
     chat = gr.Chatbot(
         [], label="Conversation", elem_id="chat", height=360, render_markdown=False, latex_delimiters=[], buttons=[],
         show_label=False, group_consecutive_messages=False,
@@ -113,12 +113,11 @@ def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio,
         components=[gr.Textbox(render=False)], samples=[], label="Worth trying", elem_id="tries", visible=False
     )
     route = gr.Radio(ROUTES, value="auto", label="Route of the next message", info=ROUTES_HELP, elem_id="route")
-    trust = gr.Checkbox(False, label=TRUST, info=TRUST_HELP, elem_id="trust")
     scores = gr.Label(
         None, label="How the last message was understood", num_top_classes=3, elem_id="scores", show_heading=False,
         visible=False,
     )  # fmt: skip
-    return chat, words, tries, route, trust, scores
+    return chat, words, tries, route, scores
 
 
 @cache

@@ -6,15 +6,12 @@ import dataclasses
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
-
-import numpy as np
-import torch
 
 from seglens.agent import Sight
+from seglens.held import bytes_held
 from seglens.schema import ImageAnswer
 from seglens.segmenter import OpenedImage
 from seglens.server.metrics import Metrics
@@ -159,22 +156,4 @@ class Images:
 def bytes_of(opened: OpenedImage, sight: Sight | None = None) -> int:
     """Memory of an open image's pixels, of what the MLLM and the mask decoder made of them, and of what the method
     and the router keep; what they share is counted once."""
-    seen = dict[int, int]()
-    for part in (opened.image, opened.seen, opened.embedding, opened.kept, sight):
-        _add(part, seen)
-    return sum(seen.values())
-
-
-def _add(part: Any, seen: dict[int, int]) -> None:
-    if isinstance(part, torch.Tensor):
-        storage = part.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-    elif isinstance(part, np.ndarray):
-        seen[id(part)] = part.nbytes
-    elif isinstance(part, Mapping):
-        _add(list(part.values()), seen)
-    elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
-        for one in part:
-            _add(one, seen)
-    elif dataclasses.is_dataclass(part):
-        _add([getattr(part, each.name) for each in dataclasses.fields(part)], seen)
+    return bytes_held(opened.image, opened.seen, opened.embedding, opened.kept, sight)

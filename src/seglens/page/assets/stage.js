@@ -2,7 +2,8 @@
 // Everything is delegated to `element`: what lies inside is drawn anew with every answer.
 const canvas = () => element.querySelector(".canvas");
 const mode = () => document.querySelector("#mode input:checked")?.value;
-let start = null;
+const NARROW = matchMedia("(max-width: 760px)");
+let start = null, at = null, corner = null, focus = null;
 
 function spot(event) {
   const { left, top, width, height } = canvas().getBoundingClientRect();
@@ -42,20 +43,78 @@ element.addEventListener("pointercancel", () => { start = null; });
 
 element.addEventListener("keydown", (event) => {
   const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (!canvas() || (!move && event.key !== "Enter")) return;
+  if (event.target !== canvas() || (!move && event.key !== "Enter")) return;
   event.preventDefault();
   const { width, height } = canvas().dataset;
-  const at = canvas().at ?? [width / 2, height / 2];
+  at ??= [width / 2, height / 2];
   if (event.key === "Enter") {
-    if (mode() === "box" && !canvas().corner) canvas().corner = at;
-    else trigger("select", { start: canvas().corner ?? at, end: at });
+    if (mode() === "box" && !corner) corner = at;
+    else { trigger("select", { start: corner ?? at, end: at }); corner = null; }
     return;
   }
   const step = Math.max(width, height) / (event.shiftKey ? 256 : 50);
   const inside = (value, whole) => Math.min(Math.max(value, 0), whole - 0.01);
-  canvas().at = [inside(at[0] + step * move[0], width), inside(at[1] + step * move[1], height)];
-  frame(element.querySelector(".cross"), canvas().at, canvas().at);
-  if (canvas().corner) frame(element.querySelector(".band"), canvas().corner, canvas().at);
+  at = [inside(at[0] + step * move[0], width), inside(at[1] + step * move[1], height)];
+  frame(element.querySelector(".cross"), at, at);
+  if (corner) frame(element.querySelector(".band"), corner, at);
+});
+
+// The legend, and the way back.
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-act]");
+  if (button) trigger("edit", { act: button.dataset.act, id: Number(button.dataset.id ?? 0) });
+});
+
+element.addEventListener("change", ({ target }) => {
+  const id = target.dataset.id;
+  if (id === undefined) return;
+  for (const layer of element.querySelectorAll(`[data-layer="${id}"]`)) layer.toggleAttribute("hidden", !target.checked);
+  trigger("input", { id: Number(id), shown: target.checked });
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!(event.ctrlKey || event.metaKey) || event.shiftKey || event.key.toLowerCase() !== "z") return;
+  if (event.target.matches("input[type=text], textarea") && event.target.value) return; // of what is being typed
+  event.preventDefault();
+  element.querySelector(".undo:not(:disabled)")?.click();
+});
+
+// What is drawn anew takes the focus with it: the same control gets it back.
+document.addEventListener("focusin", ({ target }) => {
+  const { act, id } = target.dataset;
+  const same = act ? `[data-act="${act}"][data-id="${id ?? ""}"], .undo[data-act="${act}"]` : id ? `input[data-id="${id}"]` : ".canvas";
+  focus = element.contains(target) ? same : null;
+});
+
+let size = null;
+watch("value", () => {
+  const value = props.value;
+  try { if (value) sessionStorage.setItem("seglens", value.ticket); } catch { /* then a reload begins anew */ }
+  if (!value) return;
+  if (size !== `${value.width} ${value.height}`) at = corner = null;
+  size = `${value.width} ${value.height}`;
+  if (at) frame(element.querySelector(".cross"), at, at);
+  if (focus && document.activeElement === document.body) (element.querySelector(focus) ?? canvas()).focus({ preventScroll: true });
+  if (!value.layers.length || !NARROW.matches) return;
+  element.scrollIntoView({ block: "start" }); // picture, reply and message box fit on the screen from here
+  const legend = element.querySelector(".legend"), chosen = element.querySelector(".chosen");
+  if (chosen) legend.scrollTop = chosen.offsetTop - legend.offsetTop;
+});
+
+// The last line of the talk is seen whole.
+const chat = document.querySelector("#chat");
+const log = () => chat.querySelector("[role=log]");
+const end = () => { if (log()) log().scrollTop = log().scrollHeight; };
+const growing = new ResizeObserver(end);
+if (chat) new MutationObserver(() => { end(); if (log()) growing.observe(log().firstElementChild); })
+  .observe(chat, { childList: true, subtree: true });
+
+// On a phone the keyboard takes part of the screen: the message box stays above it.
+const meta = document.querySelector("meta[name=viewport]");
+if (meta) meta.content += ", interactive-widget=resizes-content";
+visualViewport?.addEventListener("resize", () => { // where the browser does not resize the page (iOS)
+  const covered = Math.max(0, innerHeight - visualViewport.height - visualViewport.offsetTop);
+  document.documentElement.style.setProperty("--keyboard", `${visualViewport.scale > 1 ? 0 : covered}px`);
 });
 
 element.addEventListener("dragover", (event) => event.preventDefault());
