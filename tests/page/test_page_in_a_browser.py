@@ -61,7 +61,7 @@ def test_upload_ask_segment_and_download(
 
     assert visitor.say("segment the cat.").startswith("Segmentation (")
     right = cats.segment("segment the cat.")
-    assert visitor.legend() == [f"score {right.score:.2f}, {right.mask.sum():,} pixels"]
+    assert visitor.legend() == {"segment the cat.": f"score {right.score:.2f}, {right.mask.sum():,} pixels"}
     np.testing.assert_array_equal(mask_of(visitor, tmp_path), right.mask)
 
     book = COCO(visitor.download("coco.json", tmp_path))
@@ -105,6 +105,7 @@ def test_keys_alone_are_enough(visitor: Visitor) -> None:
     assert visitor.one("#stage .cross").get_attribute("hidden") is None
     visitor.after(lambda: visitor.one("#stage .canvas").send_keys("\ue007"))  # Enter
     assert "(128, 154) belongs to it." in visitor.talk()
+    visitor.until(lambda: visitor.focus()["name"] == "stage div"), "drawn anew, the picture keeps the keyboard"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -166,8 +167,8 @@ def test_several_things_have_colours_and_scores_of_their_own(visitor: Visitor, t
     visitor.choose(SNOWMEN)
     visitor.after(lambda: visitor.one("#tries button:first-child").click())
     assert visitor.talk()[0] == "segment each of the snowmen."
-    found = visitor.legend()
-    assert len(found) == 4
+    assert visitor.legend() == {"segment each of the snowmen.": "4 things"}
+    found = visitor.things()
     assert [line.partition(":")[0] for line in found] == ["1", "2", "3", "4"]
     assert colours(visitor) == {colour_of(number) for number in range(4)}
     indexed = np.array(Image.open(visitor.download("instances.png", tmp_path)))
@@ -175,6 +176,172 @@ def test_several_things_have_colours_and_scores_of_their_own(visitor: Visitor, t
         int(line.split(", ")[1].removesuffix(" pixels").replace(",", "")) for line in found
     ]
     assert len(COCO(visitor.download("coco.json", tmp_path)).anns) == 4
+
+
+def test_undo_brings_back_the_mask_that_was(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    before = mask_of(visitor, tmp_path / "before")
+    visitor.after(lambda: visitor.click(110, 210))
+    visitor.choose_option("mode", "remove")
+    visitor.after(lambda: visitor.click(115, 150))
+    assert not np.array_equal(mask_of(visitor, tmp_path / "corrected"), before)
+    visitor.press("undo")
+    assert len(visitor.all("#stage .clicks path")) == 1
+    visitor.press_keys(Keys.CONTROL, "z")
+    visitor.until(lambda: not visitor.all("#stage .clicks path"))
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path / "after"), before)
+    assert len(visitor.talk()) == 2
+
+    visitor.one("#words textarea").send_keys("what I am typing")
+    visitor.press_keys(Keys.CONTROL, "z")  # takes back letters, not the mask
+    visitor.one("#words textarea").clear()
+    assert visitor.source("mask")
+    visitor.press("undo")
+    assert (visitor.talk(), visitor.legend(), visitor.source("mask")) == ([], {}, None)
+    assert not visitor.one("#stage .undo").is_enabled()
+
+
+def test_undo_brings_back_the_picture_before(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    cat = mask_of(visitor, tmp_path / "before")
+    visitor.choose(SNOWMEN)
+    assert visitor.legend() == {}
+    visitor.press("undo")
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path / "after"), cat)
+    assert visitor.say("where is it?").startswith("Follow-up (")
+
+
+def test_every_query_stays_as_a_layer_of_its_own(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
+    visitor.choose(CAT)
+    for words in ("segment the cat.", "segment the cup.", "segment the elephant."):
+        visitor.say(words)
+    cat, cup, none = cats.segment(["segment the cat.", "segment the cup.", "segment the elephant."])
+    assert list(visitor.legend()) == ["segment the cat.", "segment the cup.", "segment the elephant."]
+    assert visitor.legend()["segment the elephant."] == none.reason
+    layers = [
+        np.array(Image.open(io.BytesIO(bytes_of(one.get_attribute("src") or ""))))
+        for one in visitor.all("#stage .mask")
+    ]
+    for found, layer in zip((cat, cup), layers, strict=True):
+        np.testing.assert_array_equal(layer[..., 3] > 0, found.mask)
+    assert len({tuple(layer[layer[..., 3] == 255][0]) for layer in layers}) == 2
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path), cat.mask | cup.mask)
+    book = COCO(visitor.download("coco.json", tmp_path))
+    assert [one["name"] for one in book.loadCats(book.getCatIds())] == ["segment the cat.", "segment the cup."]
+    assert len(book.anns) == 2
+    alone = np.array(Image.open(visitor.download("mask-2.png", tmp_path))) > 0
+    np.testing.assert_array_equal(alone, cup.mask)
+
+    visitor.say("Segment  the cat")  # asked again: in the place of the first
+    assert list(visitor.legend()) == ["Segment the cat", "segment the cup.", "segment the elephant."]
+    assert visitor.chosen() == "Segment the cat"
+
+
+def test_layers_are_chosen_switched_off_and_taken_off(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    visitor.say("segment the cup.")
+    heat = visitor.source("heat")
+    visitor.switch("segment the cat.")
+    shown = [one.is_displayed() for one in visitor.all("#stage .mask")]
+    assert shown == [False, True]
+    visitor.press("choose", "segment the cat.")
+    assert visitor.source("heat") != heat, "the heat map is that of the chosen one"
+    assert not visitor.shown("#stage .heat"), "which is still switched off"
+    spot = []
+    visitor.after(lambda: spot.append(visitor.click(110, 210)))
+    right = cats.refine(cats.segment("segment the cat."), [Click(x=spot[0][0], y=spot[0][1])])
+    assert visitor.shown("#stage .heat"), "what is corrected is shown"
+    assert all(box.is_selected() for box in visitor.all("#stage .switch input"))
+    visitor.press("remove", "segment the cup.")
+    assert list(visitor.legend()) == ["segment the cat."]
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path), right.mask)
+    visitor.press("undo")
+    assert list(visitor.legend()) == ["segment the cat.", "segment the cup."]
+
+
+def test_a_reload_keeps_picture_and_talk(visit: Callable[[], Visitor], tmp_path: Path) -> None:
+    visitor = visit()
+    visitor.choose(CAT)
+    visitor.say("segment the cat.")
+    visitor.say("segment the cup.")
+    visitor.switch("segment the cup.")
+    before = visitor.talk(), visitor.legend(), visitor.source("picture"), visitor.chosen()
+    mask = mask_of(visitor, tmp_path / "before")
+    visitor.driver.refresh()
+    visitor.until(lambda: visitor.source("picture"))
+    assert (visitor.talk(), visitor.legend(), visitor.source("picture"), visitor.chosen()) == before
+    assert [one.is_displayed() for one in visitor.all("#stage .mask")] == [True, False]
+    np.testing.assert_array_equal(mask_of(visitor, tmp_path / "after"), mask)
+    assert visitor.shown("#tries button")
+    assert visitor.say("where is it?").startswith("Follow-up (")
+    other = visit()
+    assert (other.talk(), other.source("picture")) == ([], None), "nobody else sees it"
+
+
+def test_a_reload_keeps_what_is_being_answered(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    visitor.send("segment the cat.")
+    visitor.until(lambda: visitor.talk())
+    visitor.driver.refresh()
+    visitor.until(lambda: len(visitor.talk()) >= 2)
+    assert visitor.talk()[0] == "segment the cat."
+    assert visitor.source("mask") or "ask it again" in visitor.talk()[1]
+
+
+def test_after_a_restart_of_the_server_it_is_told_what_is_gone(visitor: Visitor) -> None:
+    visitor.driver.execute_script("sessionStorage.setItem('seglens', 'a key of the server before')")
+    visitor.driver.refresh()
+    visitor.until(lambda: visitor.talk())
+    assert "the server was started anew" in visitor.talk()[0]
+    visitor.choose(CAT)
+    assert visitor.say("segment the cat.").startswith("Segmentation (")
+
+
+@pytest.mark.parametrize("height", [844, 480])  # without and with the keyboard
+def test_on_a_phone_the_answer_is_on_the_screen(visitor: Visitor, height: int) -> None:
+    visitor.resize(390, height)
+    visitor.choose(SNOWMEN)
+    for words in ("segment each of the snowmen.", "how many snowmen are there?"):
+        visitor.say(words)
+        for css in (
+            "#stage .canvas",
+            "#stage .mask",
+            "#chat [data-testid=bot] .message-content",
+            "#words textarea",
+            "#words button",
+        ):
+            visitor.until(lambda css=css: visitor.seen_whole(css))
+    assert visitor.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    visitor.driver.execute_script("scrollTo(0, 0)")
+    assert visitor.seen_whole("#words textarea"), "wherever the page stands"
+
+
+def test_a_picture_that_comes_while_another_is_worked_on_waits_its_turn(visitor: Visitor, tmp_path: Path) -> None:
+    files = []
+    for number in (CAT, SNOWMEN):
+        files.append(tmp_path / f"{number}.png")
+        files[-1].write_bytes(png_bytes(Image.fromarray(EXAMPLES[number].image)))
+    visitor.choose(2)
+    asked = ["segment each bus.", "what colour is the mushroom?", "segment the yellow bus."]
+    for words in asked:
+        visitor.send(words)
+    for file in files:
+        visitor.upload(file)
+    visitor.until(
+        lambda: visitor.talk() == [] and (visitor.one("#stage .undo").get_attribute("title") or "").startswith("Undo")
+    )
+    visitor.say("segment the cat.")
+    assert mask_of(visitor, tmp_path).any()
+    visitor.press("undo")  # the request
+    last = visitor.source("picture")
+    visitor.press("undo")  # the second upload: the first was not lost
+    assert visitor.source("picture") != last
+    visitor.press("undo")
+    assert [line for line in visitor.talk() if line in asked] == asked
+    assert len(visitor.talk()) == 6
 
 
 def test_two_visitors_never_mix(visit: Callable[[], Visitor], tmp_path: Path) -> None:
@@ -230,6 +397,7 @@ def test_words_are_text_whatever_they_hold(visitor: Visitor, tmp_path: Path) -> 
     )  # fmt: skip
     visitor.say("")
     assert visitor.talk()[0] == words
+    assert list(visitor.legend()) == [words]
     assert visitor.driver.title == "SegLens"
 
 
@@ -244,6 +412,7 @@ def test_nothing_comes_from_beyond_this_machine(visitor: Visitor) -> None:
 
 
 def test_every_picture_and_control_has_words(visitor: Visitor) -> None:
+    visitor.driver.get_log("browser")  # of the tests before: a page that is left complains
     visitor.choose(CAT)
     visitor.say("segment the cat.")
     assert all(image.get_attribute("alt") for image in visitor.all("#examples img, #stage img"))

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from seglens.page.findings import Findings, changed, put
 from seglens.page.layers import COLOURS, FILL, LINE, colour_of, heat_layer, mask_layer, picture, shown_size
 from seglens.page.takeaway import takeaway
-from seglens.page.view import View, view_of
+from seglens.page.view import View, html_of, view_of
 from seglens.page.visit import State
 from seglens.prediction import Instance, Prediction
 from seglens.schema import Box, Click, Corrections
@@ -90,16 +91,20 @@ def test_marks_lie_where_the_user_put_them(found: Prediction) -> None:
 def test_the_legend_has_the_words_of_every_query_and_what_was_found(found: Prediction) -> None:
     one = Instance(found.mask, 0.5)
     several = replace(found, query="each of them", instances=(one, one, one))
-    empty = replace(found, query="an elephant", mask=np.zeros_like(found.mask), found=False, score=None, reason="No such thing.")
+    empty = replace(
+        found, query="an elephant", mask=np.zeros_like(found.mask), found=False, score=None, reason="No such thing."
+    )
     alone, three, nothing = seen(found, several, empty).layers
     assert alone.words == "the largest thing"
+    assert unescape(html_of("${1} `<b>` \\ {{2}}'")) == "${1} `<b>` \\ {{2}}'"
+    assert not set(html_of("${1} `<b>` \\ {{2}}'")) & set("${}<>`\\'")
     assert alone.says.startswith("score ")
     assert three.says == "3 things"
     assert [entry.says[:2] for entry in three.things] == ["1:", "2:", "3:"]
     colours = {alone.colour, *(entry.colour for entry in three.things)}
     assert len(colours) == 4, "no colour means two things"
     assert (nothing.colour, nothing.mask, nothing.file) == (None, None, None)
-    assert nothing.says == "No such thing."
+    assert unescape(nothing.says) == "No such thing."
     assert nothing.chosen
     assert takeaway([empty]) == takeaway([]) == []
 

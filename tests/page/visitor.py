@@ -35,6 +35,14 @@ const name = one === document.body ? "" : one.closest("[id]:not([id^=html-])")?.
 return { name, ring: style.outlineStyle === "solid" ? parseFloat(style.outlineWidth) : 0,
   contrast: (high + 0.05) / (low + 0.05) };
 """
+WHOLE = """
+const one = [...document.querySelectorAll(arguments[0])].at(-1);
+if (!one) return false;
+const { left, right, top, bottom } = one.getBoundingClientRect();
+const over = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+return top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth
+  && (one.contains(over) || over.contains(one));
+"""
 
 T = TypeVar("T")
 
@@ -114,6 +122,20 @@ class Visitor:
         self.until(lambda: len(self.talk()) >= before + 2)
         return self.talk()[-1]
 
+    def send(self, words: str) -> None:
+        """Type and press Enter, and wait for nothing."""
+        self.one("#words textarea, #words input").send_keys(words, Keys.ENTER)
+        self.until(lambda: not self.one("#words textarea, #words input").get_attribute("value"))
+
+    def press_keys(self, *keys: str) -> None:
+        """All at once, where the keyboard is."""
+        chain = ActionChains(self.driver)
+        for key in keys:
+            chain.key_down(key)
+        for key in reversed(keys):
+            chain.key_up(key)
+        chain.perform()
+
     def choose_option(self, group: str, value: str) -> None:
         self.one(f"#{group} input[value='{value}'], #{group} input[name='{value}']").click()
 
@@ -165,16 +187,52 @@ class Visitor:
     def shown(self, css: str) -> bool:
         return any(one.is_displayed() for one in self.all(css))
 
-    def legend(self) -> list[str]:
-        """A line per query: its words, and what was found."""
-        return [" | ".join(one.text.split("\n")) for one in self.all("#stage .legend > li")]
+    def legend(self) -> dict[str, str]:
+        """The words of every query, and what was found."""
+        rows = self.driver.execute_script(
+            "return [...document.querySelectorAll('#stage .legend > li')].map(row =>"
+            "[row.querySelector('.words').innerText, row.querySelector('.says').innerText])"
+        )
+        return dict(rows)
+
+    def things(self) -> list[str]:
+        """What the legend says of each of several things."""
+        return [one.text for one in self.all("#stage .legend li li")]
+
+    def press(self, act: str, words: str = "") -> None:
+        """A button of the row of the legend with these words, or of the picture; until the page has answered."""
+        row = f"//li[.//button[contains(@class, 'words') and normalize-space() = {json.dumps(words)}]]" if words else ""
+        xpath = f"//*[@id='stage']{row}//button[@data-act='{act}']"
+        before = self._state()
+        self.until(lambda: self.driver.find_elements(By.XPATH, xpath))[0].click()
+        self.until(lambda: self._state() != before)
+
+    def _state(self) -> tuple[Any, ...]:
+        return self.talk(), self.legend(), self.chosen(), self.source("picture")
+
+    def chosen(self) -> str | None:
+        """The words of the query that clicks correct."""
+        return next((one.text for one in self.all("#stage .legend .chosen .words")), None)
+
+    def switch(self, words: str) -> None:
+        """The box in the legend that shows or hides a mask."""
+        self.one(f"#stage input[aria-label='Show the mask of “{words}”']").click()
+
+    def seen_whole(self, css: str) -> bool:
+        """Whether the last of these lies on the screen as it is, with nothing over its middle."""
+        return self.driver.execute_script(WHOLE, css)
+
+    def resize(self, width: int, height: int) -> None:
+        """A screen of that size, in CSS pixels, as a phone has it."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def download(self, name: str, folder: Path) -> Path:
         """Press the link of that name; the file, once it is whole."""
         self.driver.execute_cdp_cmd(
             "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
         )  # fmt: skip
-        self.one(f"#files a[download='{name}']").click()
+        self.one(f"a[download='{name}']").click()
         self.until(lambda: (folder / name).exists() and not list(folder.glob("*.crdownload")))
         return folder / name
 

@@ -15,7 +15,7 @@ from seglens.data.images import load_image
 from seglens.page.examples import EXAMPLES
 from seglens.page.limits import Limits
 from seglens.page.takeaway import takeaway
-from seglens.page.view import view_of
+from seglens.page.view import html_of, view_of
 from seglens.page.visit import Gesture, Line, Message, Mode, Visit
 from seglens.page.visits import Visits
 from seglens.page.widgets import ROUTE_NAMES, TICKET, Widgets
@@ -45,9 +45,7 @@ class Page:
     def __init__(self, agent: Agent, limits: Limits, widgets: Widgets):
         self.agent, self.limits, self.on = agent, limits, widgets
         self.visits = Visits(limits)
-        self._filled = [
-            widgets.key, widgets.stage, widgets.files, widgets.chat, widgets.scores, widgets.tries, widgets.words
-        ]  # fmt: skip
+        self._filled = [widgets.key, widgets.stage, widgets.files, widgets.chat, widgets.scores, widgets.tries]
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Tell every widget what to do.
@@ -63,10 +61,11 @@ class Page:
         on.examples.select(self.announce, [on.key], None, **light)
         on.examples.select(self.choose, [on.key], filled, **model)
         for heard in (
-            on.words.submit(self.hear, [on.words, on.route, on.key], [on.key, on.chat, on.words], **light),
+            on.words.submit(self.hear, [on.words, on.route, on.key], [on.key, on.chat], **light),
             on.tries.click(self.try_out, [on.tries, on.route, on.key], [on.key, on.chat], **light),
         ):
             heard.then(self.answer, [on.key], filled, **model)
+        on.words.submit(None, None, on.words, js="() => ''")  # at once: what is typed next is another message
         on.chat.clear(self.restart, [on.key], filled, **model)
         on.stage.select(self.correct, [on.mode, on.key], filled, **model)
         on.stage.edit(self.edit, [on.key], filled, **model)
@@ -97,13 +96,11 @@ class Page:
         """A message was sent: shown at once. `answer` follows."""
         key, visit = self._enter(key)
         visit.hear(Message(words, None if route == "auto" else route))
-        return {self.on.key: key, self.on.chat: _talk(visit), self.on.words: ""}
+        return {self.on.key: key, self.on.chat: _talk(visit)}
 
     def try_out(self, row: list[str], route: str, key: str | None) -> Shown:
         """A suggestion was pressed."""
-        shown = self.hear(row[0], route, key)
-        del shown[self.on.words]  # what is being typed stays
-        return shown
+        return self.hear(row[0], route, key)
 
     def answer(self, key: str) -> Any:
         """The oldest message that waits is answered."""
@@ -198,10 +195,10 @@ class Page:
         """All that there is to see of a visit."""
         state, on = visit.state, self.on
         found = [one.prediction for one in state.findings]
-        view = view_of(state, self.limits.side, visit.hidden)
+        view, undoes = view_of(state, self.limits.side, visit.hidden), visit.undoes
         return {
             on.key: key, on.chat: _talk(visit), on.scores: _scores(visit),
-            on.stage: None if view is None else {**asdict(view), "ticket": key, "undo": visit.undoes},
+            on.stage: None if view is None else {**asdict(view), "ticket": key, "undo": undoes and html_of(undoes)},
             on.files: [asdict(file) for file in takeaway(found)],
             on.tries: gr.Dataset(samples=[[text] for text in state.tries], visible=bool(state.tries)),
         }  # fmt: skip

@@ -28,7 +28,8 @@ class File:
 def takeaway(predictions: Sequence[Prediction]) -> list[File]:
     """All that was found as one mask and, where there are several things, a PNG that numbers them; all as COCO. Nothing
     without a mask."""
-    if not any(one.things for one in predictions):
+    predictions = [one for one in predictions if one.things]
+    if not predictions:
         return []
     page = Page("picture", predictions)
     files = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -55,8 +56,8 @@ class Layer:
     """A query in the legend, with its mask over the picture."""
 
     id: int
-    words: str
-    says: str  # how much was found, or why nothing was
+    words: str  # as HTML
+    says: str  # how much was found, or why nothing was; as HTML
     colour: str | None = None  # as CSS; None where nothing was found
     mask: str | None = None
     file: str | None = None  # the mask alone, to take away
@@ -105,11 +106,11 @@ def view_of(state: State, side: int, hidden: Collection[int] = ()) -> View | Non
 def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
     found = finding.prediction
     if not found.things:
-        why, doubted = found.reason or "Nothing was found.", finding.doubted
-        return Layer(finding.id, found.query, why, shown=shown, chosen=chosen, doubted=doubted)
+        why, doubted = html_of(found.reason or "Nothing was found."), finding.doubted
+        return Layer(finding.id, html_of(found.query), why, shown=shown, chosen=chosen, doubted=doubted)
     mask = mask_layer([one.mask for one in found.things], side, finding.first)
     return Layer(
-        finding.id, found.query, _how_much(found), _css(finding.first), _uri(mask),
+        finding.id, html_of(found.query), _how_much(found), _css(finding.first), _uri(mask),
         embed("image/png", png_bytes(Image.fromarray(found.mask.astype(np.uint8) * 255))),
         _entries(finding), shown, chosen,
     )  # fmt: skip
@@ -127,6 +128,12 @@ def _how_much(found: Prediction) -> str:
     if len(found.things) > 1:
         return f"{len(found.things)} things"
     return f"score {found.score:.2f}, {int(found.mask.sum()):,} pixels"
+
+
+def html_of(text: str) -> str:
+    """HTML that reads as the text does, whatever it holds. Every sign is spelt by its number, because the engine that
+    fills in the browser's templates would run what stands in ${...}."""
+    return re.sub(r"[^\w ]", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def _css(number: int) -> str:

@@ -93,6 +93,7 @@ watch("value", () => {
   if (!value) return;
   if (size !== `${value.width} ${value.height}`) at = corner = null;
   size = `${value.width} ${value.height}`;
+  for (const box of element.querySelectorAll(".switch input")) box.checked = box.hasAttribute("checked");
   if (at) frame(element.querySelector(".cross"), at, at);
   if (focus && document.activeElement === document.body) (element.querySelector(focus) ?? canvas()).focus({ preventScroll: true });
   if (!value.layers.length || !NARROW.matches) return;
