@@ -134,6 +134,21 @@ def test_another_image(agent: Agent, talk: Conversation, scene: Sample) -> None:
     assert np.array_equal(talk.image, other.image)  # a bad image changes nothing
 
 
+def test_the_talk_can_point_at_an_earlier_mask(agent: Agent, talk: Conversation) -> None:
+    first = talk.say(CUP).predictions
+    talk.say("segment the largest thing.")
+    talk.point_at(first)
+    assert talk.predictions == first
+    x, y = first[0].keypoints[0]
+    assert talk.refine([Click(x=x, y=y)]).predictions[0].query == CUP
+    talk.point_at(())
+    with pytest.raises(ValueError, match="segment something first"):
+        talk.refine([Click(x=x, y=y)])
+    other = agent.segmenter.segment(first[0].image[:, ::-1], CUP)
+    with pytest.raises(ValueError, match="of another image"):
+        talk.point_at([other])
+
+
 def test_a_bad_instruction_changes_nothing(talk: Conversation) -> None:
     for text, said in (("  ", "empty"), ("\ud800", "Unicode"), ("<image>", "stands for the image")):
         with pytest.raises(QuestionError, match=said):
