@@ -133,6 +133,24 @@ def test_what_the_weights_were_trained_for_cannot_be_edited(folder: Path, change
     assert "config.json was changed after it was saved" in refusal(folder)
 
 
+def test_presence_that_was_not_trained(head: Lens, config: HeadConfig, folder: Path, tmp_path: Path) -> None:
+    """It is told by the head, is sealed with it, and an older head that says nothing of it loads as before."""
+    assert read_config(folder).presence == "trained"
+    save_head(tmp_path / "untrained", replace(config, presence="untrained"), head.state_dict())
+    assert read_config(tmp_path / "untrained").presence == "untrained"
+    path = tmp_path / "untrained" / "config.json"
+    made = json.loads(path.read_text())
+    path.write_text(json.dumps(made | {"presence": "trained"}))
+    assert "config.json was changed after it was saved" in refusal(tmp_path / "untrained")
+    path.write_text(json.dumps(made | {"presence": "some"}))
+    assert 'has presence="some", needs trained or untrained' in refusal(tmp_path / "untrained")
+    del made["presence"]
+    values = [made["seal"]["weights"], *(made[key] for key in checkpoint.SETTLED)]  # as heads were sealed before
+    made["seal"]["config"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(made))
+    assert read_config(tmp_path / "untrained").presence == "trained"
+
+
 def test_the_presence_threshold_can_be_edited(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"presence_threshold": 0.25}))

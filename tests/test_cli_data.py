@@ -35,9 +35,15 @@ def damage(root: Path) -> None:
     Image.new("RGB", (60, 40)).save(root / "data" / "images" / "new.png")
 
 
-def test_good_data(seglens: Run, spec: str) -> None:
-    expected = "3 usable images, 6 queries (0 of them absent)\n0 faults, 0 notes\n"
-    assert seglens("data", "check", spec) == (0, expected, "")
+def test_good_data(seglens: Run, spec: str, tmp_path: Path) -> None:
+    code, out, err = seglens("data", "check", spec)
+    assert (code, out.splitlines()[:2], err) == (
+        0, ["3 usable images, 6 queries (0 of them absent)", "0 faults, 0 notes"], ""
+    )  # fmt: skip
+    assert out.splitlines()[2].startswith("no target is absent: `seglens train` adds queries for classes")
+    one = f"folder:images={tmp_path}/data/images,masks={tmp_path}/data/masks/the_cat,texts=a crack"
+    _, out, _ = seglens("data", "check", one)
+    assert out.splitlines()[2].startswith("no target is absent, and there is no list of classes")
 
 
 def test_bad_data(seglens: Run, spec: str, tmp_path: Path) -> None:
@@ -45,14 +51,15 @@ def test_bad_data(seglens: Run, spec: str, tmp_path: Path) -> None:
     for bad in ("", ",bad=refuse", ",bad=skip"):
         code, out, err = seglens("data", "check", spec + bad)
         assert (code, err) == (1, "")
-        *lines, usable, counted = out.splitlines()
+        *lines, usable, counted, _ = out.splitlines()
         assert usable == "1 usable images, 2 queries (0 of them absent)"
         assert counted == "3 faults (empty mask 1, image 1, mask 1), 1 notes"
         assert len(lines) == 4
         for start, record in (("note", "new.png"), ("fault", "mask the_cat/0001"), ("fault", "mask the_dog/0001")):
             assert sum(line.startswith(f"{start}: ") and f": {record}: " in line for line in lines) == 1
-    assert seglens("data", "check", spec, "--limit", 1)[:2] == (
-        0, f"{lines[0]}\n1 usable images, 2 queries (0 of them absent)\n0 faults, 1 notes\n"
+    code, out, _ = seglens("data", "check", spec, "--limit", 1)
+    assert (code, out.splitlines()[:-1]) == (
+        0, [lines[0], "1 usable images, 2 queries (0 of them absent)", "0 faults, 1 notes"]
     )  # fmt: skip
 
 
@@ -168,4 +175,4 @@ def test_real_photographs(seglens: Run) -> None:
     file = shared("coco/annotations/instances_train2017.json")
     code, out, err = seglens("data", "check", f"coco:images={shared('coco/train2017')},annotations={file}")
     assert (code, err) == (0, "")
-    assert out == "57 usable images, 232 queries (0 of them absent)\n0 faults, 0 notes\n"
+    assert out.splitlines()[:-1] == ["57 usable images, 232 queries (0 of them absent)", "0 faults, 0 notes"]

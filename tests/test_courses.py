@@ -14,15 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data import lisa_files, make_refer
+from own_data import write_coco
 from seglens.cache import Cache, CacheError
-from seglens.checkpoint import Origin
-from seglens.courses import Course, open_data, prepare
+from seglens.checkpoint import Origin, read_config
+from seglens.courses import Course, any_absent, open_data, prepare
 from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.devices import usable_device
 from seglens.features import Pick, collate
 from seglens.lessons import Drawn, Streamed
 from seglens.parts import Parts
 from seglens.presets import RECIPES, Recipe, adjusted, recipe
+from seglens.types import Sample, Target
 from train_run import LONG, SMALL, fresh
 
 DATA = "world:n=3,seed=3,split=train,queries=3"
@@ -99,7 +101,7 @@ def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: 
     assert made.backbone
     assert made.decoder
     parts = Parts.load(Origin.of(made.backbone), Origin.of(made.decoder))
-    data = open_data(DATA, made)
+    data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
     found = [collate([source.features(Pick(1, (2, 0)))]).given.question for source in (cache, live)]
@@ -110,7 +112,7 @@ def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: 
 def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
     """Void questions of a mixed batch change nothing for the others."""
     parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
-    data = open_data(DATA, made)
+    data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     live, head = parts.live(data, DATA), fresh(parts.backbone, parts.decoder).eval()
     one, two = live.features(Pick(0, (0,))), live.features(Pick(1, (0, 1, 2)))
@@ -243,7 +245,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_a_cache_built_by_hand_is_used(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
     """Of any precision; of other data it is refused, and nothing is written into it."""
     parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
-    data = open_data(DATA, made)
+    data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     parts.cached(data, DATA, tmp_path / "mine", "int8")
     before = sorted(p.name for p in (tmp_path / "mine").iterdir())
@@ -276,3 +278,41 @@ def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_pat
     assert written["trained"]["left_out"] == (0 if live else 1)  # what is read live is found out later
     shown = [len(course.lessons.lesson(number).asked) for number in range(8)]
     assert shown == [1] * 8
+
+
+def test_classes_that_an_image_does_not_show_are_asked_for(made: Recipe, tmp_path: Path) -> None:
+    """By default, in what is cached too: the head then learns to refuse; without any, it says that it did not."""
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 5:15, 3:12] = masks[1, 20:30, 30:50] = True
+    scenes = [
+        Sample(str(n), np.full((40, 60, 3), 50 * n, np.uint8), (Target(("cat", "tree")[n % 2], masks[n % 2]),))
+        for n in range(4)
+    ]
+    data = write_coco(tmp_path, scenes)
+    course = prepare(replace(made, negatives=0.5), data, tmp_path / "run")
+    assert course.config.presence == "trained"
+    assert course.config.trained is not None
+    assert course.config.trained["data"] == f"{data},negatives=0.5"
+    (notice,) = course.notices()
+    assert "negatives=0.5" in notice
+    present = {asked.present for number in range(4) for asked in course.lessons.lesson(number).asked}  # type: ignore[attr-defined]
+    assert present == {True, False}
+    without = prepare(made, f"{data},negatives=0", tmp_path / "without")
+    assert without.config.presence == "untrained"
+    assert "a mask for every query (presence: untrained" in without.notices()[0]
+    with pytest.raises(CacheError, match="negatives=0"):
+        prepare(made, f"{data},negatives=0", tmp_path / "other", cache=next((tmp_path / "run" / "features").iterdir()))
+    without.run(tmp_path / "without", quiet=True)
+    assert read_config(tmp_path / "without" / "head").presence == "untrained"
+
+
+def test_mixtures_take_negatives(tmp_path: Path) -> None:
+    data = f"lisa:root={write_lisa(tmp_path)}"
+    for text, name, found in (
+        (data, "default", True),
+        (f"{data},negatives=0", "default", False),
+        (data, "paper", False),
+    ):
+        mixed, _ = open_data(text, recipe(name))
+        assert isinstance(mixed, Mixed)
+        assert any_absent(mixed) == found

@@ -171,6 +171,16 @@ def test_a_head_without_a_presence_layer_finds_what_it_draws(
     assert said.found == said.mask.any() == (said.mask_logits > 0).any()
 
 
+def test_a_head_trained_without_absent_targets_refuses_nothing_by_presence(
+    segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "config", replace(segmenter.config, presence="untrained"))
+    monkeypatch.setattr(segmenter, "presence_threshold", 1.1)
+    said = segmenter.segment(scene.image, QUERIES[0])
+    assert said.presence is None
+    assert said.found == said.mask.any() == (said.mask_logits > 0).any()
+
+
 def test_the_mask_threshold_is_a_choice(opened: OpenedImage, scene: Sample) -> None:
     logits = opened.segment(QUERIES[0]).mask_logits
     higher = float(np.median(logits))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -34,7 +34,11 @@ RUN = "train.json"  # what a training was started with, in its folder
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
 SEAL = "seal"  # the entry of the config that tells whether weights and settings are still those that were saved
+SETTLED_LATER = ("presence",)  # which older heads do not have
 SETTLED = ("method", "settings", "layer", "image_size")  # what the weights were trained for: not a person's to edit
+
+
+Presence = Literal["trained", "untrained"]
 
 
 class CheckpointError(ValueError):
@@ -91,6 +95,7 @@ class HeadConfig:
     decoder: Origin | None = None  # None where the method draws its masks itself
     image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     presence_threshold: float = 0.5
+    presence: Presence = "trained"  # untrained: no target of its data was absent, and its presence means nothing
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
 
 
@@ -114,7 +119,8 @@ def save_head(
 
 
 def _seal(made: Mapping[str, Any], weights: str) -> dict[str, str]:
-    sealed = json.dumps([weights, *(made.get(key) for key in SETTLED)], sort_keys=True)
+    settled = [made.get(key) for key in SETTLED] + [made[key] for key in SETTLED_LATER if key in made]
+    sealed = json.dumps([weights, *settled], sort_keys=True)
     return {"weights": weights, "config": hashlib.sha256(sealed.encode()).hexdigest()}
 
 
@@ -173,6 +179,9 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
     if raw[SEAL].keys() != {"weights", "config"} or not all(isinstance(sum, str) for sum in raw[SEAL].values()):
         return f"has {SEAL}={json.dumps(raw[SEAL])[:60]}, needs the checksums of weights and config"
+    presence = raw.get("presence", "trained")
+    if presence not in get_args(Presence):
+        return f"has presence={json.dumps(presence)[:60]}, needs {' or '.join(get_args(Presence))}"
     threshold = raw.get("presence_threshold", 0.5)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"

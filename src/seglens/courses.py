@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from seglens.cache import MANIFEST, Cache, Share, left_out
-from seglens.checkpoint import HeadConfig, Origin
+from seglens.checkpoint import HeadConfig, Origin, Presence
 from seglens.data import Dataset, load_data
 from seglens.data.dataset import faults_of
 from seglens.data.mixing import Epochs, Mixed, load_mixture, names_a_mixture
+from seglens.data.negatives import for_training, has_absent
 from seglens.data.prompts import Prompted
+from seglens.data.spec import parse
 from seglens.devices import AUTO
 from seglens.exercises import Examiner
 from seglens.features import FeatureSource, Live
@@ -24,6 +26,16 @@ from seglens.parts import Parts
 from seglens.prediction import slug
 from seglens.presets import Recipe
 from seglens.training import fit, progress
+
+UNTRAINED = (
+    "no target of this data is absent, so that the head cannot learn to say that something is not there: it will show "
+    "a mask for every query (presence: untrained in its config). Data with a list of classes takes negatives=0.2; "
+    "other data needs absent targets of its own"
+)
+ADDED = (
+    "the data is asked for classes that an image does not show, too (negatives={}), so that the head learns to refuse; "
+    "where an image shows more than is annotated, leave them out with negatives=0"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,13 @@ class Course:
         """The bad records that the data has left out so far, by name: of what is read live, more may be found."""
         return _left_out(self.data, self.lessons)
 
+    def notices(self) -> list[str]:
+        """What to know of the queries for things that are not there, which teach a head to refuse."""
+        if self.config.presence == "untrained":
+            return [UNTRAINED]
+        asked = parse(self.config.trained["data"])[1] if self.config.trained else {}
+        return [ADDED.format(asked["negatives"])] if "negatives" in asked else []
+
     def run(self, out: Path, quiet: bool = False) -> dict[str, float]:
         """Train the head, or go on with it. Returns the last smoothed terms."""
         return fit(self.head, self.lessons, self.recipe.training, self.config, out, self.exam, quiet)
@@ -100,7 +119,7 @@ def prepare(
             f"cache of it holds ({cache}); leave out --cache, or train a method that leaves the MLLM frozen (lens)"
         )
     recipe.training.passes(Share.here().world)
-    opened = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
+    opened, data = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
     if isinstance(opened, Mixed) and opened.spoken and not kind.tuned:
         raise ValueError(
             f"{data!r} holds questions that are answered in words, and {name} leaves the MLLM frozen: it learns masks "
@@ -124,21 +143,31 @@ def prepare(
         lessons = teach(parts, opened, data, features, recipe.training.seed)
         kept = FeatureStorage(out / "features", live)
         asked = None if examined is None or exam is None else kept.source(parts, examined, exam)
-    config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)))
+    config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)), any_absent(opened))
     return Course(recipe, head, config, lessons, asked, opened)
 
 
-def open_data(text: str, recipe: Recipe) -> Dataset | Mixed:
-    """A mixture, by default in the recipe's rates, or a dataset that may be trained on.
+def open_data(text: str, recipe: Recipe) -> tuple[Dataset | Mixed, str]:
+    """A mixture, by default in the recipe's rates, or a dataset that may be trained on; by default with the recipe's
+    share of queries for what an image does not show. And its text with that.
 
     Raises ValueError when it is kept for tests."""
     if names_a_mixture(text):
         wanted = {} if recipe.prompt is None else {"prompt": recipe.prompt}
-        return load_mixture(text, rates=recipe.rates, seed=recipe.training.seed, **wanted)
+        usual = {"rates": recipe.rates, "seed": recipe.training.seed, "negatives": recipe.negatives, **wanted}
+        return load_mixture(text, **usual), text
     data = load_data(text)
     if not data.trainable:
         raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")
-    return data
+    return for_training(text, data, recipe.negatives)
+
+
+def any_absent(data: Dataset | Mixed) -> bool:
+    """Whether a head can learn from the data that something is not there."""
+    if not isinstance(data, Mixed):
+        return has_absent(data)
+    rates, sources = data.mixture.rates, zip(data.mixture.sources, data.datasets, strict=True)
+    return any(rates[source.group] and has_absent(one) for source, one in sources)
 
 
 def practise(parts: Parts, data: Dataset | Mixed, name: str, examiner: Examiner, seed: int) -> Lessons:
@@ -171,10 +200,12 @@ def _left_out(data: Dataset | Mixed, lessons: Lessons) -> list[str]:
     return left_out(faults, [one for source in sources if isinstance(source, Cache) for one in source.skipped])
 
 
-def _head_config(recipe: Recipe, parts: Parts, data: str, lacks: int) -> HeadConfig:
+def _head_config(recipe: Recipe, parts: Parts, data: str, lacks: int, absent: bool) -> HeadConfig:
     backbone, decoder = parts.origins()
     note = {"data": data, "left_out": lacks, "training": asdict(recipe.training)}
     name = name_of(recipe.method)
     layer = None if METHODS[name].tuned else parts.backbone.layer
     settings = asdict(recipe.method)
-    return HeadConfig(name, settings, backbone, layer, decoder, parts.backbone.image_size, trained=note)
+    presence: Presence = "trained" if absent else "untrained"
+    size = parts.backbone.image_size
+    return HeadConfig(name, settings, backbone, layer, decoder, size, presence=presence, trained=note)

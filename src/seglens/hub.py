@@ -18,6 +18,9 @@ from seglens.files import write_atomic
 from seglens.names import check_name
 
 CARD = "README.md"
+UNTRAINED = (
+    " It was trained without absent targets, and shows a mask for every query, whether the thing is there or not."
+)
 DESCRIBING = ["*.json", "*.txt", "*.jinja", "*.model"]  # of a model: its config, tokenizer and processor
 
 
@@ -108,6 +111,7 @@ def model_card(config: HeadConfig, name: str) -> str:
     backbone = _named(config.backbone)
     reads = "read to its end through an adapter" if config.layer is None else f"read at layer {config.layer}"
     draws = "" if config.decoder is None else f", drawn by {_named(config.decoder)}"
+    refuses = UNTRAINED if config.presence == "untrained" else ""
     trained = "".join(f"- {key}: {value}\n" for key, value in (config.trained or {}).items())
     return f"""---
 library_name: seglens
@@ -118,7 +122,7 @@ base_model: {config.backbone.name}
 # {name}
 
 A {config.method.upper()} head: masks for the multimodal LLM {backbone},
-{reads}{draws}. The MLLM itself is not changed by one weight.
+{reads}{draws}. The MLLM itself is not changed by one weight.{refuses}
 
 ```python
 from seglens import Segmenter

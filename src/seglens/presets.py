@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from seglens.data.negatives import USUAL
 from seglens.methods import lisa, mllmseg, self1e, ufo
 from seglens.methods.lens import LensConfig
 from seglens.names import check_name
@@ -54,6 +55,9 @@ class Recipe:
     layer: int | None = None
     rates: str = "paper"
     prompt: str | None = None  # in which a mixture's queries are put, unless it says otherwise; None is its own choice
+    negatives: float = (
+        USUAL  # queries for what an image does not show, unless the data says otherwise: no paper has any
+    )
 
 
 MLLMSEG_TRAINING = TrainConfig(
@@ -124,7 +128,8 @@ def recipe(name: str, method: str = "lens") -> Recipe:
     """The preset of that name for a method. Raises ValueError with the nearest name on a typo."""
     check_name(method, RECIPES, "method")
     check_name(name, RECIPES[method], f"preset of {method}")
-    return RECIPES[method][name]
+    made = RECIPES[method][name]
+    return made if name == "default" else replace(made, negatives=0.0)  # a publication's own data alone
 
 
 def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:

@@ -278,7 +278,8 @@ class OpenedImage:
         self, query: str, k: int, output: MethodOutput, drawn: tuple[Bool[np.ndarray, "h w"], float],
         timing: dict[str, float], unknown: tuple[str, ...], trust: bool,
     ) -> Prediction:  # fmt: skip
-        presence = None if output.presence_logits is None else float(output.presence_logits[0, k].sigmoid())
+        said = None if self.segmenter.config.presence == "untrained" else output.presence_logits
+        presence = None if said is None else float(said[0, k].sigmoid())
         believed = presence is None or presence >= self.segmenter.presence_threshold
         mask, score = drawn
         reason = refusal(

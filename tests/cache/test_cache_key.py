@@ -59,6 +59,10 @@ def test_differences_are_told_by_name_and_value() -> None:
         "e is null, wanted nothing",
         "f is nothing, wanted 0.5",
     ]
+    long = f"coco:{'x' * 90},"
+    assert differing({"data": f"{long}negatives=0.2"}, {"data": long}) == [
+        f'data is ...{"x" * 42},negatives=0.2", wanted ...{"x" * 55},"'
+    ]
     assert listed([str(number) for number in range(6)]) == "0; 1; 2; 3; and 2 more"
 
 

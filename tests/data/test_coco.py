@@ -191,6 +191,16 @@ def test_categories_of_one_name_are_one(content: Any, scenes: list[Sample], tmp_
     ]
 
 
+def test_a_picture_that_is_listed_twice_is_a_fault(content: Any, tmp_path: Path) -> None:
+    """Under two ids, neither of which has all of its annotations."""
+    content["images"].append(content["images"][0] | {"id": 3})
+    content["annotations"].append(content["annotations"][0] | {"id": 50, "image_id": 3})
+    samples, (fault,) = judged(saved(tmp_path, content))
+    assert (fault.record, fault.kind) == ("image 3", "duplicate image")
+    assert "is the file of image 1; keep one of them" in fault.says
+    assert [sample.id for sample in samples] == ["1", "2"]
+
+
 def test_nothing_but_crowds_says_why(content: Any, tmp_path: Path) -> None:
     for one in content["annotations"]:
         one["iscrowd"] = 1
@@ -346,7 +356,8 @@ def test_targets_carry_ids(content: Any, tmp_path: Path) -> None:
 
 
 def test_an_image_without_annotation_is_a_note(content: Any, tmp_path: Path) -> None:
-    content["images"].append({"id": 9, "file_name": "0000.png"})
+    (tmp_path / "images" / "empty.png").write_bytes((tmp_path / "images" / "0000.png").read_bytes())
+    content["images"].append({"id": 9, "file_name": "empty.png"})
     (note,) = saved(tmp_path, content)().notes
     assert (note.record, note.says) == ("image 9", "has no annotation")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Each entry that is not the same, by its dotted name and with both values."""
     have, want = _flat(found), _flat(wanted)
     names = sorted(name for name in have.keys() | want.keys() if have.get(name, "nothing") != want.get(name, "nothing"))
-    return [f"{name} is {_short(have, name)}, wanted {_short(want, name)}" for name in names]
+    return [f"{name} is {_short(have, name, want)}, wanted {_short(want, name, have)}" for name in names]
 
 
 def listed(faults: list[str]) -> str:
@@ -83,8 +84,14 @@ def _flat(value: Mapping[str, Any], under: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(entries: Mapping[str, Any], name: str, longest: int = 60) -> str:
+def _short(entries: Mapping[str, Any], name: str, other: Mapping[str, Any], longest: int = 60) -> str:
+    """The value as JSON; of a long one, the part where it is not like the other."""
     if name not in entries:
         return "nothing"
-    text = json.dumps(entries[name])
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    text, others = json.dumps(entries[name]), json.dumps(other.get(name))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, others, strict=False)))
+    if len(text) <= longest:
+        return text
+    begin = max(0, min(same - longest // 3, len(text) - longest + 3))
+    shown = text[begin : begin + longest - 3]
+    return f"{'...' * bool(begin)}{shown}{'...' * (begin + len(shown) < len(text))}"

@@ -93,9 +93,10 @@ def cache_check(
     """Read every byte of a cache; a line for each fault, and exit code 1 if there is any."""
     from seglens.cache import check, read_manifest
     from seglens.data import load_data
+    from seglens.data.negatives import for_training
 
     manifest, faults = read_manifest(folder), []
-    for fault in check(folder, None if data is None else load_data(data)):
+    for fault in check(folder, None if data is None else for_training(data, load_data(data))[0]):
         faults.append(fault)
         if not as_json:
             print(fault, flush=True)
@@ -118,10 +119,12 @@ class Reading:
     image_size: int | None
     device: str
 
-    def samples(self) -> Dataset:
+    def samples(self) -> tuple[Dataset, str]:
+        """As a training takes them, and the text that says so: a cache is made for one."""
         from seglens.data import load_data
+        from seglens.data.negatives import for_training
 
-        return load_data(self.data)
+        return for_training(self.data, load_data(self.data))
 
     def parts(self) -> Parts:
         from seglens.backbones import hide_loading_bars
@@ -133,17 +136,17 @@ class Reading:
         return Parts.load(*origins, layer=self.layer, image_size=self.image_size, device=self.device)
 
     def load(self) -> tuple[Dataset, Extract]:
-        return self.samples(), self.parts().read
+        return self.samples()[0], self.parts().read
 
     def begin(self, dtype: str, shard: int | None) -> tuple[Dataset, Extract, Manifest]:
         """Samples, the function that reads one, and the manifest of what it gives."""
         from seglens.cache import PER_SHARD, Manifest
 
-        samples = self.samples()  # before the parts are loaded: a wrong name is told at once
+        samples, data = self.samples()  # before the parts are loaded: a wrong name is told at once
         parts = self.parts()
         asked = {name: value for name, value in vars(self).items() if name != "device"}
-        asked |= {"dtype": dtype, "shard": shard}
+        asked |= {"data": data, "dtype": dtype, "shard": shard}
         said = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
         command = " ".join(["seglens cache build", *said])
-        made = Manifest(parts.key, self.data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
+        made = Manifest(parts.key, data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
         return samples, parts.read, made

@@ -62,8 +62,24 @@ def data_check(
         print(f"{counts['images']} usable images, {counts['queries']} queries ({asked})")
         told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
         print(f"{len(faults)} faults{f' ({told})' if told else ''}, {len(notes)} notes")
+        if check is not None and counts["queries"] > counts["spoken"] and not counts["absent"]:
+            print(_no_absent(check.records))
     if faults or not (counts["images"] or limit == 0):
         raise typer.Exit(1)
+
+
+def _no_absent(records: Records) -> str:
+    from seglens.data.negatives import USUAL, vocabulary
+
+    if len(vocabulary(records)) > 1:
+        return (
+            "no target is absent: `seglens train` adds queries for classes that an image does not show "
+            f"(negatives={USUAL:g}, unless it is given), and `seglens data show` shows them with that option"
+        )
+    return (
+        "no target is absent, and there is no list of classes to choose some from: a head that is trained on this "
+        "shows a mask for every query; declare absent targets where the format can"
+    )
 
 
 def data_show(

@@ -53,7 +53,8 @@ def train(
             lacks = course.left_out()
             if not rank:
                 say_left_out(lacks)
-            if not rank:
+                for notice in course.notices():
+                    say(f"seglens: {notice}")
                 _doubt(recipe.training.doubts())
             terms = course.run(out)
             if not rank and len(found := course.left_out()) > len(lacks):  # what only reading it live tells

@@ -14,6 +14,7 @@ from seglens.data.dataset import Dataset as Dataset
 from seglens.data.folder import folder_data
 from seglens.data.jsonl import jsonl_data
 from seglens.data.limited import Limited
+from seglens.data.negatives import with_negatives
 from seglens.data.parts import paco, pascal_part
 from seglens.data.prompts import Prompted
 from seglens.data.reasonseg import reasonseg
@@ -41,14 +42,18 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 Wrap = Callable[[Any, Any], Any]
 # Options of every dataset, in the order in which they are applied to what its builder made.
-COMMON: dict[str, tuple[type, Wrap]] = {"limit": (int, Limited), "prompt": (str, Prompted)}
+COMMON: dict[str, tuple[type, Wrap]] = {
+    "negatives": (float, with_negatives), "limit": (int, Limited), "prompt": (str, Prompted)
+}  # fmt: skip
 
 
 def load_data(text: str) -> Dataset:
     """A dataset from its name and options: "world:n=500,seed=1". Raises ValueError that says what is wrong.
 
     A value with a comma is put in quotes (images="a, b"), and ~ begins a path in the user's own folder.
-    Every dataset takes two more: `limit=N`, its first N images, and `prompt=lens`, its queries in templates."""
+    Every dataset takes two more: `limit=N`, its first N images, and `prompt=lens`, its queries in templates. One with a
+    closed set of classes takes `negatives=0.2`, a share (or whole number per image) of queries for classes that an
+    image does not show."""
     return build(text, DATASETS, "dataset", COMMON)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from seglens.data.exhaustive import Certain
 from seglens.data.masks import Named, Polygons, Runs, draw_each
 from seglens.data.reading import Split, need_folder, read_json
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records, Remains
@@ -36,8 +37,11 @@ def coco_data(
     Raises DataError on a file or folder that cannot be read, and where Records does."""
     need_folder(images, "images= names the folder that file_name counts from")
     tables = _tables(annotations)
-    found = _Index(annotations, images, tables).found(each == "instance", crowd == "include")
-    return Records(f"coco {annotations}", found, trainable=split == "train", bad=bad)
+    index = _Index(annotations, images, tables)
+    found = index.found(each == "instance", crowd == "include")
+    return Records(
+        f"coco {annotations}", found, trainable=split == "train", bad=bad, vocabulary=lambda: index.certain.shown()
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class _Index:
         self.bad_groups: set[tuple[Id, Id]] = set()
         self.bad_images: set[Id] = set()
         self.bad_categories: set[Id] = set()
+        self.certain = Certain(self.categories, self.same)
 
     def found(self, instances: bool, crowds_count: bool) -> Iterator[Entry | Remains | Fault | Note]:
         yield from self._read_categories()
@@ -99,23 +104,32 @@ class _Index:
             elif self.categories.setdefault(key, name.strip()) != name.strip():
                 self.bad_categories.add(key)
                 yield self._fault(f"category {key}", f"is both {self.categories[key]!r} and {name!r}", "duplicate id")
-        self.same = first_of_name(self.categories)
+        self.same.update(first_of_name(self.categories))
+        self.certain.read(self.tables["categories"])
         for key, first in self.same.items():
             if key != first:
                 says = f"has the name of category {first}, {self.categories[first]!r}; the two are one category"
                 yield Note(self.file, f"category {key}", says)
 
     def _read_images(self, images: dict[Id, dict[str, Any]]) -> Iterator[Fault]:
+        files = dict[Path, Id]()
         for row, record in enumerate(self.tables["images"]):
             try:
                 key = _id(record, "id")
                 image = {"path": self.folder / _file_name(record), "size": _size(record)}
+                self.certain.looked(key, record)
             except ValueError as error:
                 yield self._fault(_name(record, "image", f"images[{row}]"), str(error))
                 continue
             if images.setdefault(key, image) is not image:
                 self.bad_images.add(key)
                 yield self._fault(f"image {key}", "is the id of more than one image", "duplicate id")
+            elif (
+                first := files.setdefault(self.folder / _file_name(record), key)
+            ) != key:  # neither has all annotations of the picture
+                self.bad_images.add(key)
+                self.certain.unsure.add(first)
+                yield self._fault(f"image {key}", f"is the file of image {first}; keep one of them", "duplicate image")
             self.groups.setdefault(key, {})
 
     def _read_annotations(self) -> Iterator[Fault]:
@@ -129,10 +143,13 @@ class _Index:
                 if category not in self.categories:
                     raise ValueError(f"is of category {category!r}, which the file does not name")
             except ValueError as error:
+                self.certain.lost(record)
                 yield self._fault(name, str(error))
                 continue
+            self.certain.met(image, category)
             if category in self.bad_categories:  # nobody knows whether it is of the others of its name
                 self.bad_groups.add((image, self.same[category]))
+                self.certain.unsure.add(image)
             category = self.same[category]
             if name in seen:
                 self.bad_groups.add((image, category))
@@ -180,7 +197,8 @@ class _Index:
                     says = "has a crowd that says too little to ask for it; left out"
                     yield Note(self.file, whole, says if instances else f"{says}, and taken with crowd=include")
         if asks:
-            yield Entry(str(key), image["path"], self.file, tuple(asks), image["size"])
+            holds, absent = self.certain.of(key)
+            yield Entry(str(key), image["path"], self.file, tuple(asks), image["size"], holds, absent)
         if remains:
             yield Remains(Entry(str(key), image["path"], self.file, tuple(remains), image["size"]))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from seglens.data.kin import is_class_name
 from seglens.data.maskfile import MaskFile
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Note, Records
-from seglens.data.wording import joined
+from seglens.data.wording import joined, plain
 
 LOSSLESS = frozenset((".png", ".bmp", ".tif", ".tiff"))
 
@@ -41,19 +42,30 @@ def folder_data(
     wordings = [text.strip() for text in texts.split("|") if text.strip()]
     if texts and not wordings:
         raise DataError(f"folder got texts={texts!r}; it needs words, as in texts=a crack|damage")
-    found = _found(images, masks, wordings, black == "absent")
-    return Records(f"folder {images}", found, trainable=split == "train", bad=bad)
+    found = list(_found(images, masks, wordings, black == "absent"))
+    names = () if wordings or black == "absent" else _class_names(found)
+    return Records(f"folder {images}", found, trainable=split == "train", bad=bad, vocabulary=names)
+
+
+def _class_names(found: Iterable[object]) -> tuple[str, ...]:
+    """The words of the folders where all of them are names of classes; none where one is a phrase, which may be true of
+    what another folder names."""
+    asks = (one.asks for one in found if isinstance(one, Entry) and not callable(one.asks))
+    names = {plain(ask.query): ask.query for some in asks for ask in some}
+    return tuple(names.values()) if all(map(is_class_name, names)) else ()
 
 
 def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool) -> Iterator[Entry | Fault | Note]:
     pictures, twins = by_stem(images, IMAGES)
     files, faults = by_stem(masks, IMAGES)
     yield from twins + faults
+    bad = {fault.record for fault in faults}  # masks that cannot be used: what they name may be there
     asks: dict[str, list[Ask]] = {stem: [] for stem in (*pictures, *(fault.record for fault in twins))}
     for stem, path in files.items():
         try:
             picture, queries = _asked(stem, path, asks, wordings)
         except ValueError as error:
+            bad.add(stem)
             yield Fault(str(masks), path.relative_to(masks).as_posix(), str(error))
             continue
         asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}", id=query) for query in queries]
@@ -64,7 +76,10 @@ def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool
                 yield Note(
                     str(masks), f"image {stem}", f"has several masks of {words!r}; they are one query, their union"
                 )
-            yield Entry(stem, path, str(masks), kept)
+            held = frozenset(
+                words.replace("_", " ") for words, _, of in (one.partition("/") for one in bad) if of == stem
+            )
+            yield Entry(stem, path, str(masks), kept, holds=held)
         else:
             yield Note(str(images), path.relative_to(images).as_posix(), "the image has no mask")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seglens.data.kin import is_class_name
 from seglens.data.lines import objects
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, Runs
@@ -40,8 +41,8 @@ def jsonl_data(file: Path, images: Path | None = None, split: Split = "train", b
     if not file.is_file():
         raise DataError(f"there is no file {str(file)!r}; file= names a JSONL: check the path")
     root = need_folder(images, "images= names the folder that image counts from") if images else file.parent
-    found = _Gathered(file, root).found()
-    return Records(f"jsonl {file}", found, trainable=split == "train", bad=bad)
+    lines = _Gathered(file, root)
+    return Records(f"jsonl {file}", lines.found(), trainable=split == "train", bad=bad, vocabulary=lines.class_names)
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,30 @@ class _Gathered:
         self.file, self.root = file, root
         self.pictures: dict[str, _Picture] = {}
         self.ids: dict[str, str] = {}  # to the record that first has it
+        self.held: dict[str, set[str]] = {}  # images to the words of bad lines, which may be there
+        self.unsure = False  # a line of which nobody knows the image
+
+    def class_names(self) -> tuple[str, ...]:
+        """The words of the file where all of them are names of classes and none is declared absent; none where one is a
+        phrase, which may be true of what another line names."""
+        asks = [ask for picture in self.pictures.values() for ask in picture.asks]
+        names = {plain(ask.query): ask.query for ask in asks}
+        closed = all(map(is_class_name, names)) and not any(isinstance(ask.mask, Nothing) for ask in asks)
+        return tuple(names.values()) if closed else ()
+
+    def _lost(self, value: dict[str, Any]) -> None:
+        """A bad line: what it names may be in its image."""
+        said = value.get("text")
+        texts = [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, str)]
+        if isinstance(value.get("image"), str) and texts:
+            self.held.setdefault(value["image"], set()).update(texts)
+        else:
+            self.unsure = True
 
     def found(self) -> Iterator[Entry | Fault | Note]:
         for record, value in objects(self.file, "image and text"):
             if isinstance(value, Fault):
+                self.unsure = True
                 yield value
                 continue
             name = f"{record} (id {value['id']})" if value.get("id") is not None else record
@@ -97,8 +118,10 @@ class _Gathered:
                 if note is not None:
                     yield note
             except _LineError as error:
+                self._lost(value)
                 yield Fault(str(self.file), name, str(error), error.kind)
             except ValueError as error:
+                self._lost(value)
                 yield Fault(str(self.file), name, str(error))
         for key, picture in self.pictures.items():
             if picture.asks:
@@ -106,7 +129,8 @@ class _Gathered:
                 for words in several:
                     says = f"is asked for {words!r} in several lines; they are one query, the union of their masks"
                     yield Note(str(self.file), key, says)
-                yield Entry(key, picture.path, str(self.file), asks)
+                held = None if self.unsure else frozenset(self.held.get(key, ()))
+                yield Entry(key, picture.path, str(self.file), asks, holds=held)
 
     def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)

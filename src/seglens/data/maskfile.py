@@ -23,6 +23,13 @@ class MaskFile:
     path: Path
     black_is_absent: bool = False
 
+    def is_black(self) -> bool:
+        """Whether it has no object; false where it cannot be read."""
+        try:
+            return not load_mask(self.path).any()
+        except ValueError:
+            return False
+
     def draw(self, size: tuple[int, int]) -> Drawn:
         mask = load_mask(self.path)
         if mask.shape != size:

@@ -26,6 +26,7 @@ from seglens.data.draws import Draw as Draw
 from seglens.data.draws import Epochs as Epochs
 from seglens.data.draws import Mixed as Mixed
 from seglens.data.layout import LISA_TREE, TREE, Place, missing
+from seglens.data.negatives import with_negatives
 from seglens.data.overlap import image_key, to_hold_out
 from seglens.data.records import Bad, DataError, Records
 from seglens.data.refer import parts
@@ -90,9 +91,15 @@ def found_in(root: Path, whose: str, wanted: Mapping[str, Place], bad: Bad = "re
     return found
 
 
-def opened(root: Path, places: Mapping[str, Place], bad: Bad, held_out: Answer) -> dict[str, Records]:
-    """The datasets by their names, without the photographs that are kept for tests if `held_out` is "yes"."""
+def opened(
+    root: Path, places: Mapping[str, Place], bad: Bad, held_out: Answer, negatives: float = 0.0
+) -> dict[str, Records]:
+    """The datasets by their names, without the photographs that are kept for tests if `held_out` is "yes". Those that
+    are of classes are also asked for what an image does not show, in the share of `negatives`."""
     datasets = {name: cast(Records, load_data(place.spec(name, root, bad))) for name, place in places.items()}
+    for name, data in datasets.items() if negatives else ():
+        if len(data.vocabulary) > 1:
+            datasets[name] = cast(Records, with_negatives(data, negatives))
     if held_out == "no":
         return datasets
     kept = [part for part in parts(root / "refer_seg") if part.name.partition("(")[0] in HELD_OUT]
@@ -104,12 +111,12 @@ def opened(root: Path, places: Mapping[str, Place], bad: Bad, held_out: Answer) 
 
 def lisa(
     root: Path, rates: str = "paper", prompt: str = "lens", queries: int = 3, seed: int = 0, bad: Bad = "refuse",
-    held_out: Answer = "no",
+    held_out: Answer = "no", negatives: float = 0.0,
 ) -> Mixed:  # fmt: skip
     """LISA's datasets in LISA's shares; rates=lisa are those with questions answered in words (LLaVA-150k)."""
     shares = parse_rates(rates)
     places = found_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
-    datasets = opened(root, places, bad, held_out)
+    datasets = opened(root, places, bad, held_out, negatives)
     sources = tuple(Source(places[name].group, len(data), data.count) for name, data in datasets.items())
     return Mixed(list(datasets.values()), Mixture(sources, shares, seed, queries), prompt)
 
@@ -134,14 +141,14 @@ def self1e_weights(variant: str, sizes: Mapping[str, int]) -> dict[str, int]:
 def _self1e(variant: str) -> Callable[..., Mixed]:
     def build(
         root: Path, refclef: Answer = "no", vqa: Answer = "yes", prompt: str = "none", queries: int = 3, seed: int = 0,
-        bad: Bad = "refuse", held_out: Answer = "no",
+        bad: Bad = "refuse", held_out: Answer = "no", negatives: float = 0.0,
     ) -> Mixed:  # fmt: skip
         """Images (of VQA: records) drawn alike from all datasets, each repeated as often as its group is."""
         wanted = {name: TREE[name] for name in (*SELF1E, *(["refclef"] if refclef == "yes" else []))}
         places = found_in(
             root, "SELF1E", {k: place for k, place in wanted.items() if vqa == "yes" or place.group != VQA}, bad
         )
-        datasets = opened(root, places, bad, held_out)
+        datasets = opened(root, places, bad, held_out, negatives)
         weights = self1e_weights(variant, {name: len(data) for name, data in datasets.items()})
         sources = tuple(
             Source(places[name].group, len(data), data.count, weights[name]) for name, data in datasets.items()

@@ -51,7 +51,7 @@ def paco(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse")
     """PACO-LVIS: objects and their parts in COCO's photographs (`coco/`)."""
     file = f"vlpart/paco/annotations/paco_lvis_v1_{split}.json"
     need("paco", root, file, "coco")
-    return _records("paco", split, root / file, root / "coco", seed, bad)
+    return _records("paco", split, root / file, root / "coco", seed, bad, looked_for_all=False)
 
 
 def pascal_part(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse") -> Records:
@@ -61,8 +61,10 @@ def pascal_part(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "r
     return _records("pascal_part", split, root / file, root / images, seed, bad)
 
 
-def _records(name: str, split: str, file: Path, images: Path, seed: int, bad: Bad) -> Records:
-    found = Coco(file, images, seed)
+def _records(
+    name: str, split: str, file: Path, images: Path, seed: int, bad: Bad, looked_for_all: bool = True
+) -> Records:
+    found = Coco(file, images, seed, looked_for_all)
     entries = list(found.entries())
     names = tuple(dict.fromkeys(thing.forms()[0] for thing in found.things.values()))
     return Records(f"{name} {split}", entries, trainable=split == "train", bad=bad, classes=names)
@@ -79,10 +81,12 @@ class Coco:
     """A json of COCO's, read: its categories as things, its images with their annotations as queries.
 
     Raises DataError, naming the file, when it is not of that format. An image without annotations is a note:
-    there is nothing to ask about it."""
+    there is nothing to ask about it. `looked_for_all`: what is not annotated in an image is not there, even where the
+    image does not say what was looked for in vain (`neg_category_ids`)."""
 
-    def __init__(self, file: Path, images: Path, seed: int):
-        self.file, self.images, self.seed = str(file), images, seed
+    def __init__(self, file: Path, images: Path, seed: int, looked_for_all: bool = True):
+        self.file, self.images, self.seed, self.looked_for_all = str(file), images, seed, looked_for_all
+        self.held, self.unsure = defaultdict[int, set[str]](set), False
         self.content, self.things = read_json(file), dict[int, Thing]()
         for key in FIELDS:
             if not (isinstance(self.content, dict) and isinstance(self.content.get(key), list)):
@@ -98,11 +102,14 @@ class Coco:
                 pictures[one["id"]] = one
         for one in self._each("annotations"):
             if isinstance(one, Fault):
+                self.unsure = True  # it may be of any image
                 yield one
             elif isinstance(made := self._ask(one, pictures), Fault):
+                self.unsure = True
                 yield made
             else:
                 asks[one["image_id"]].append(made)
+                self.held[one["image_id"]].add(self.things[one["category_id"]].name)
         for number, one in pictures.items():
             yield self._entry(one, tuple(asks[number]))
 
@@ -146,7 +153,22 @@ class Coco:
             return Note(self.file, f"image {one['id']}", "has no annotation")
         if not path.is_file():
             return Fault(self.file, f"image {one['id']}", f"its file {path} is missing", "image")
-        return Entry(str(one["id"]), path, self.file, asks, (one["height"], one["width"]))
+        holds, absent = self._known(one)
+        return Entry(str(one["id"]), path, self.file, asks, (one["height"], one["width"]), holds, absent)
+
+    def _known(self, one: dict[str, Any]) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+        """What an image may show (things with all their parts, annotated or not), and what was looked for in vain."""
+        told = one.get("neg_category_ids")
+        if self.unsure or not (self.looked_for_all or isinstance(told, list)):
+            return None, None
+        partly = {self.things[n].name for n in one.get("not_exhaustive_category_ids") or () if n in self.things}
+        held = self._named(self.held[one["id"]] | partly)
+        lacks = {self.things[n].name for n in told if n in self.things} if isinstance(told, list) else None
+        return held, None if lacks is None else self._named(lacks)
+
+    def _named(self, things: set[str]) -> frozenset[str]:
+        """Things and all their parts, as they are asked for."""
+        return frozenset(things) | {thing.forms()[0] for thing in self.things.values() if thing.name in things}
 
 
 def _wrong(one: Any, fields: dict[str, type | tuple[type, ...]]) -> str | None:

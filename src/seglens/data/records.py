@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -103,16 +103,31 @@ class Ask:
     spoken: bool = False
 
 
+Holds = frozenset[str] | None | Callable[[tuple[Ask, ...]], "frozenset[str] | None"]
+
+
 @dataclass(frozen=True)
 class Entry:
     """An image with its queries, nothing decoded. `asks` may be a function where only the label map knows them (it may
-    raise ValueError). `size` is (height, width) if the annotation names it."""
+    raise ValueError). `size` is (height, width) if the annotation names it.
+
+    For queries about what the image does not show: `holds` are classes that it may show although they are not asked for
+    (bad records, crowds), as they are or of the queries; None: any. `absent`: those that it is known not to show, where
+    the others were not looked for. `more` are such queries, of the image and those of its annotation."""
 
     id: str
     image: Path
     file: str
     asks: tuple[Ask, ...] | Callable[[], tuple[Ask, ...]]
     size: tuple[int, int] | None = None
+    holds: Holds = frozenset()
+    absent: frozenset[str] | None = None
+    more: Callable[[Entry, tuple[Ask, ...]], tuple[Ask, ...]] | None = None
+
+    def questions(self) -> tuple[Ask, ...]:
+        """All queries. Raises ValueError where `asks` does."""
+        asks = self.asks() if callable(self.asks) else self.asks
+        return asks if self.more is None else (*asks, *self.more(self, asks))
 
 
 @dataclass(frozen=True)
@@ -131,11 +146,12 @@ class Records:
     DataError with "refuse"; with "skip" it is left out and added to `faults`, once, whichever way it was asked for. An
     image with nothing to ask about (a label map of ignored pixels only) is not bad: iterating leaves it out. `notes`
     are of the index; `remains` are what only a check draws (see `Remains`); `classes` are all the names of a closed
-    vocabulary, whether an image has them or not."""
+    vocabulary, whether an image has them or not; `vocabulary` those that may be asked for where an image does not show
+    them (by default the same)."""
 
     def __init__(
         self, name: str, found: Iterable[Entry | Remains | Fault | Note], *, trainable: bool, bad: Bad = "refuse",
-        classes: tuple[str, ...] = (),
+        classes: tuple[str, ...] = (), vocabulary: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
     ):  # fmt: skip
         if bad not in ("refuse", "skip"):
             raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
@@ -152,6 +168,8 @@ class Records:
             elif entries.setdefault(one.id, one) is not one:
                 self.faults.append(Fault(one.file, one.id, "is the id of more than one image", "duplicate id"))
         self.entries: Sequence[Entry] = list(entries.values())
+        found_names = vocabulary() if callable(vocabulary) else vocabulary  # known when all records are read
+        self.vocabulary = classes if found_names is None else found_names
         self._known = set(self.faults)
         if self.faults and bad == "refuse":
             raise DataError(refusal(name, self.faults), self.faults)
@@ -166,6 +184,13 @@ class Records:
         if not kept.entries:
             raise DataError(f"{self.name} has no image that is not to be left out; do without this dataset")
         return kept
+
+    def asking(self, name: str, more: Callable[[Entry, tuple[Ask, ...]], tuple[Ask, ...]]) -> Records:
+        """The same data with further queries for each image, under a name of its own."""
+        asking = copy(self)
+        asking.name = name
+        asking.entries = [replace(entry, more=more) for entry in self.entries]
+        return asking
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -183,7 +208,7 @@ class Records:
         """How many queries an image has, by its annotation alone (0 for a bad label map with bad=skip)."""
         entry = self.entries[index]
         try:
-            return len(entry.asks() if callable(entry.asks) else entry.asks)
+            return len(entry.questions())
         except ValueError as error:
             if self.bad == "skip":
                 return 0
@@ -250,7 +275,7 @@ def _decode(entry: Entry, choose: Callable[[int], Sequence[int]] | None = None) 
         return None, [Fault(entry.file, entry.id, str(error), "image"), *_unseen(entry)]
     size = image.shape[:2]
     try:
-        asks = entry.asks() if callable(entry.asks) else entry.asks
+        asks = entry.questions()
     except ValueError as error:
         return None, [Fault(entry.file, entry.id, str(error))]
     chosen = asks if choose is None else [asks[number] for number in choose(len(asks))]

@@ -7,8 +7,8 @@ as in LISA; in Mapillary also "unlabeled", which LISA would ask for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,13 +27,18 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Classes:
-    """What the values of a label map mean. Values in neither are unknown."""
+    """What the values of a label map mean. Values in neither are unknown. `vague` are the names of ignored values that
+    have one, and `other` values of what is none of the classes."""
 
     names: Mapping[int, str]
     ignored: frozenset[int]
+    vague: Mapping[int, str] = field(default_factory=dict)
+    other: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, names: Mapping[int, str], ignored: set[int], file: Path) -> Classes:
+    def of(
+        cls, names: Mapping[int, str], ignored: set[int], file: Path, other: frozenset[int] = frozenset()
+    ) -> Classes:
         """Raises DataError, naming `file`, when two values have one name: which of them is meant could not be told."""
         kept = {value: name.lower() for value, name in names.items() if value not in ignored}
         twice = sorted({name for name in kept.values() if list(kept.values()).count(name) > 1})
@@ -41,7 +46,13 @@ class Classes:
             raise DataError(
                 f"{str(file)!r} names {', '.join(map(repr, twice))} twice; a class needs one name of its own"
             )
-        return cls(kept, frozenset(ignored))
+        vague = {value: names[value] for value in ignored if value in names and names[value].lower() != "unlabeled"}
+        return cls(kept, frozenset(ignored), vague, other)
+
+    def hidden(self, ignored: Iterable[int]) -> frozenset[str] | None:
+        """The classes that pixels of ignored values may show; None where they may show any."""
+        unknown = [value for value in ignored if value not in self.other]
+        return frozenset(self.vague[value] for value in unknown) if set(unknown) <= self.vague.keys() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +62,7 @@ class Label:
     pixels: Integer[np.ndarray, "h w"]
     value: int
     ignore: Bool[np.ndarray, "h w"] | None
+    hidden: frozenset[str] | None = frozenset()  # what the ignored pixels may show; None: anything
 
     def draw(self, size: tuple[int, int]) -> Drawn:
         return Drawn(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
@@ -69,8 +81,13 @@ def asks_of(path: Path, classes: Classes) -> tuple[Ask, ...]:
     blind = [value for value in present if value in classes.ignored]
     ignore = np.isin(pixels, blind) if blind else None
     known = [value for value in present if value in classes.names]
-    named = ((classes.names[value], Label(pixels, value, ignore)) for value in known)
+    hidden = classes.hidden(blind)
+    named = ((classes.names[value], Label(pixels, value, ignore, hidden)) for value in known)
     return tuple(Ask(name, mask, path.stem, "class", id=name) for name, mask in named)
+
+
+def _holds(asks: tuple[Ask, ...]) -> frozenset[str] | None:
+    return asks[0].mask.hidden if asks and isinstance(asks[0].mask, Label) else frozenset()
 
 
 def _asks(path: Path, classes: Classes) -> Callable[[], tuple[Ask, ...]]:
@@ -89,7 +106,7 @@ def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = Tru
         elif stem not in maps:
             yield Fault(str(image), stem, f"its label map {file} is missing")
         else:
-            yield Entry(stem, image, str(file), _asks(file, classes))
+            yield Entry(stem, image, str(file), _asks(file, classes), holds=_holds)
 
 
 def _records(name: str, split: str, bad: Bad, classes: Classes, found: Iterator[Entry | Fault]) -> Records:
@@ -107,7 +124,7 @@ def ade20k(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
     own = root / "ade20k" / "objectInfo150.txt"
     file = own if own.exists() else LISTS / "ade20k.txt"
     names = _synonyms(own) if own.exists() else dict(enumerate(_lines(file), 1))
-    classes = Classes.of(names, {0, IGNORED}, file)
+    classes = Classes.of(names, {0, IGNORED}, file, other=frozenset((0,)))
     return _records("ade20k", split, bad, classes, _pairs(root / images, root / labels, classes))
 
 

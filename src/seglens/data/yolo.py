@@ -46,7 +46,10 @@ def yolo_data(
         assert names is not None
         words, sources = _names(names), [images]
     found = chain(_same_names(words, str(data or names)), *(_found(source, labels, words) for source in sources))
-    return Records(f"yolo {data or images}", found, trainable=split == "train", bad=bad)
+    entries = list(found)
+    asked = {ask.query for one in entries if isinstance(one, Entry) and not callable(one.asks) for ask in one.asks}
+    shown = tuple(name for name in dict.fromkeys(words.values()) if name in asked)
+    return Records(f"yolo {data or images}", entries, trainable=split == "train", bad=bad, vocabulary=shown)
 
 
 def _same_names(names: dict[int, str], file: str) -> Iterator[Note]:
