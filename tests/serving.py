@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ def said(text: str, *images: str) -> Any:
     """A user's message to a chat."""
     shown = [{"type": "image_url", "image_url": {"url": image}} for image in images]
     return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def as_uri(image: np.ndarray) -> str:
+    """Pixels as a request brings them."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(Image.fromarray(image))).decode()
 
 
 def ours(message: Any) -> TalkAnswer:

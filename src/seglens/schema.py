@@ -137,7 +137,7 @@ class RouteTaken(Said):
     """The way an instruction went (LENS, Algorithm S1)."""
 
     intent: Intent
-    scores: dict[str, float] = Field(description="Probability of each way; empty where the asker chose.")
+    scores: dict[str, float] = Field(description="Probability of each way; empty where there was no choice.")
     given: bool = Field(description="The asker chose.")
 
 
@@ -229,7 +229,10 @@ class TalkAnswer(Said):
     notice: str | None = Field(
         description="What to know about words of the MLLM: an unfamiliar picture, unknown words."
     )
-    answers: list[Answer] = Field(description="What was segmented; empty where words are the answer.")
+    answers: list[Answer] = Field(
+        description="What was segmented, in each image of the message; empty where words are the answer."
+    )
+    images: list[int] = Field(description="Of each answer, which of the message's images it is about, from 0.")
     heat_maps: list[list[list[float]] | None] | None = None
     ignored: list[str] = Field(description="What was sent and changes no answer.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Thread
 
 import numpy as np
@@ -57,13 +58,13 @@ def test_a_follow_up_is_answered_on_original_and_overlay(
     agent: Agent, talk: Conversation, scene: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = list[np.ndarray]()
-    generate = agent.segmenter.backbone.generate
+    speak = agent.segmenter.backbone.speak
 
-    def watched(image: np.ndarray, *how: object) -> str:
-        shown.append(image)
-        return generate(image, *how)
+    def watched(images: Sequence[np.ndarray], *how: object) -> object:
+        shown.extend(images)
+        return speak(images, *how)
 
-    monkeypatch.setattr(agent.segmenter.backbone, "generate", watched)
+    monkeypatch.setattr(agent.segmenter.backbone, "speak", watched)
     found = talk.say(CUP).predictions[0]
     talk.say(ABOUT)
     original, overlay = np.split(shown[0], 2, axis=1)
@@ -197,3 +198,29 @@ def test_an_image_is_opened_once(agent: Agent, scene: Sample, monkeypatch: pytes
 def test_a_segmenter_that_cannot_talk() -> None:
     with pytest.raises(ValueError, match="segmentation_only=True"):
         Agent(Segmenter.from_pretrained(segmentation_only=True))
+
+
+def test_several_images_are_one_subject(agent: Agent, scene: Sample) -> None:
+    """What is segmented is looked for in each, a follow-up is about all masks, talk sees all of them."""
+    grey = np.full_like(scene.image, 128)
+    talk = agent.start(grey, scene.image)
+    reply = talk.say(CUP, "segmentation")
+    assert all((one.image == image).all() for one, image in zip(reply.predictions, (grey, scene.image), strict=True))
+    assert [one.found for one in reply.predictions] == [False, True]
+    assert reply.text.splitlines() == [f"Image 1: {reply.predictions[0].reason}", f"Image 2: {GENERATED}"]
+    follow = talk.say(ABOUT, "followup")
+    assert follow.route.intent == "followup"
+    assert follow.text == agent.segmenter.ask(side_by_side(reply.predictions[1]), ABOUT)  # of the mask that is there
+    ways = [agent.router.route(image, ABOUT).scores for image in (grey, scene.image)]
+    assert talk.say(ABOUT).route.scores == pytest.approx(
+        {way: sum(s[way] for s in ways) / 2 for way in ways[0]}, abs=1e-6
+    )
+
+
+def test_a_talk_without_an_image_is_words(agent: Agent) -> None:
+    reply = agent.start().say(ABOUT)
+    assert (reply.route.intent, reply.route.given, reply.predictions) == ("dialogue", False, ())
+    assert reply.spoken is not None
+    for route in ("segmentation", "followup"):
+        with pytest.raises(QuestionError, match="no image; send one"):
+            agent.start().say(CUP, route)

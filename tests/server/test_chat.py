@@ -27,7 +27,7 @@ def test_a_mask_comes_in_the_extension(
     assert answer.choices[0].finish_reason == "stop"
     assert (talk.route.intent, talk.route.given) == ("segmentation", True)
     assert (decode_rle(talk.answers[0].segmentation.model_dump()) == right.mask).mean() > 0.999
-    assert answer.usage is None
+    assert answer.usage is not None
 
 
 def test_the_mllm_finds_the_way_by_itself(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
@@ -92,7 +92,6 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("messages", "kind", "code"),
     [
-        ([said("hello")], openai.BadRequestError, "invalid_messages"),
         ([said("hello", "/etc/passwd")], openai.BadRequestError, "invalid_image"),
         ([said("hello", "file:///etc/passwd")], openai.BadRequestError, "invalid_image"),
         ([said("hello", "https://example.com/a.png")], openai.BadRequestError, "invalid_image"),

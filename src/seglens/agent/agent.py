@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from seglens.agent.conversation import Conversation, Sight, look
+from seglens.agent.conversation import Conversation, Shown, Sight, look
 from seglens.agent.router import RoutePrompt, Router
-from seglens.segmenter import ImageSource, OpenedImage, Segmenter
+from seglens.segmenter import Segmenter
 
 LONGEST_ANSWER = 128  # tokens
 
@@ -21,10 +21,10 @@ class Agent:
         self.segmenter, self.router = segmenter, Router(segmenter.backbone, prompt)
         self.max_new_tokens = max_new_tokens
 
-    def start(self, image: ImageSource | OpenedImage | Sight, max_new_tokens: int | None = None) -> Conversation:
-        """A conversation about an image, or about what was made of one already."""
-        return Conversation(self.segmenter, self.router, image, max_new_tokens or self.max_new_tokens)
+    def start(self, *images: Shown, max_new_tokens: int | None = None) -> Conversation:
+        """A conversation about an image, or about what was made of one already; about several, or none."""
+        return Conversation(self.segmenter, self.router, images, max_new_tokens or self.max_new_tokens)
 
-    def look(self, image: ImageSource | OpenedImage) -> Sight:
+    def look(self, image: Shown) -> Sight:
         """See an image once for any number of conversations."""
         return look(self.segmenter, self.router, image)

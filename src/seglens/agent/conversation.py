@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from seglens.agent.router import INTENTS, Route, Router, given_route
+from seglens.agent.router import INTENTS, Intent, Route, Router, given_route
+from seglens.backbones import Manner, QuestionError, Spoken
 from seglens.backbones.heard import Heard
 from seglens.prediction import Prediction
 from seglens.schema import Box, Click, ReplyAnswer, RouteTaken
 from seglens.segmenter import ImageSource, OpenedImage, Segmenter
+from seglens.verdict import notice
 
 GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
 REFINED = "Sure, the segmentation result is refined."
@@ -22,14 +24,16 @@ REFINED = "Sure, the segmentation result is refined."
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What comes back: words, the way they came and, of a segmentation, the masks.
+    """What comes back: words, the way they came and, of a segmentation, the masks: one per image that is shown.
 
-    `notice`: what to know about words that are the MLLM's own; None when there is nothing."""
+    `notice`: what to know about words that are the MLLM's own; None when there is nothing. `spoken`: what it read and
+    wrote for them; None where a mask was drawn."""
 
     text: str
     route: Route
     predictions: tuple[Prediction, ...] = ()
     notice: str | None = None
+    spoken: Spoken | None = None
 
     @property
     def overlay(self) -> Image.Image | None:
@@ -53,7 +57,7 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """M.last: an open image and what was segmented in it last."""
+    """M.last: what was segmented last, and the open image of the first prediction."""
 
     opened: OpenedImage
     predictions: tuple[Prediction, ...]
@@ -71,7 +75,10 @@ class Sight:
     heard: Heard
 
 
-def look(segmenter: Segmenter, router: Router, image: ImageSource | OpenedImage | Sight) -> Sight:
+Shown = ImageSource | OpenedImage | Sight  # an image in any form that a talk may begin with
+
+
+def look(segmenter: Segmenter, router: Router, image: Shown) -> Sight:
     """See of an image what was not seen yet."""
     if isinstance(image, Sight):
         return image
@@ -80,19 +87,19 @@ def look(segmenter: Segmenter, router: Router, image: ImageSource | OpenedImage 
 
 
 class Conversation:
-    """One visitor's talk: the image, the last masks and all turns. Threads may share it: they wait for each other."""
+    """One visitor's talk: the images shown (mostly one), the last masks and all turns. Threads may share it: they wait
+    for each other."""
 
-    def __init__(
-        self, segmenter: Segmenter, router: Router, image: ImageSource | OpenedImage | Sight, max_new_tokens: int
-    ):
+    def __init__(self, segmenter: Segmenter, router: Router, images: Sequence[Shown], max_new_tokens: int):
         self._segmenter, self._router, self._max_new_tokens = segmenter, router, max_new_tokens
         self._lock, self._turns = Lock(), list[Turn]()
         self._last: Memory | None = None
-        self._sight = look(segmenter, router, image)
+        self._sights = tuple(look(segmenter, router, image) for image in images)
 
     @property
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
-        return self._sight.opened.image
+        """The first of those shown."""
+        return self._sights[0].opened.image
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
@@ -103,18 +110,23 @@ class Conversation:
     def turns(self) -> tuple[Turn, ...]:
         return tuple(self._turns)
 
-    def show(self, image: ImageSource | OpenedImage | Sight) -> None:
-        """Go on with another image. The last masks stay those of the image they were found in, until the next."""
+    def show(self, *images: Shown) -> None:
+        """Go on with another image, or with several at once: what is segmented is looked for in each of them. The last
+        masks stay those of the image they were found in, until the next."""
         with self._lock:
-            self._sight = look(self._segmenter, self._router, image)
+            self._sights = tuple(look(self._segmenter, self._router, image) for image in images)
 
-    def say(self, instruction: str, route: str | None = None, trust: bool = False) -> Reply:
+    def say(
+        self, instruction: str, route: str | None = None, trust: bool = False, manner: Manner | None = None
+    ) -> Reply:
         """Answer one instruction, by the route that the MLLM finds likeliest or by the one given; `trust` as in
-        `OpenedImage.segment`.
+        `OpenedImage.segment`. `manner`: of an answer in words.
 
-        Raises QuestionError for an instruction that is empty, too long or not Unicode."""
+        Raises QuestionError for an instruction that is empty, too long or not Unicode, and for one that takes an image
+        where none is shown."""
         with self._lock:
-            reply = self._follow(instruction, self._route(instruction, route), trust)
+            manner = manner or Manner(self._max_new_tokens)
+            reply = self._follow(instruction, self._route(instruction, route), trust, manner)
             self._turns.append(Turn(instruction, reply))
             return reply
 
@@ -135,7 +147,7 @@ class Conversation:
         with self._lock:
             if self._last is None:
                 raise ValueError("there is no mask to refine yet; segment something first")
-            if self._last.opened is not self._sight.opened:
+            if not any(self._last.opened is sight.opened for sight in self._sights):
                 raise ValueError("the last mask belongs to the image before; segment something in this one first")
             found = self._last.opened.refine(self._last.predictions[0], clicks, box)
             self._last = replace(self._last, predictions=(found,))
@@ -152,30 +164,52 @@ class Conversation:
 
     def _route(self, instruction: str, name: str | None) -> Route:
         """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
-        letter it would never come back, so that the second time a follow-up is no choice."""
-        route = self._router.route(self._sight.heard, instruction) if name is None else given_route(name)
+        letter it would never come back, so that the second time a follow-up is no choice. Without an image there are
+        words alone."""
+        if not self._sights:
+            return _wordy(name)
+        route = self._likeliest(instruction, INTENTS) if name is None else given_route(name)
         if route.intent != "followup" or not (self._last is None or self._last.empty):
             return route
-        others = [intent for intent in INTENTS if intent != "followup"]
-        return self._router.route(self._sight.heard, instruction, others)
+        return self._likeliest(instruction, [intent for intent in INTENTS if intent != "followup"])
 
-    def _follow(self, instruction: str, route: Route, trust: bool) -> Reply:
+    def _likeliest(self, instruction: str, among: Collection[Intent]) -> Route:
+        """By the mean of what the MLLM thinks before each of the images."""
+        routes = [self._router.route(sight.heard, instruction, among) for sight in self._sights]
+        scores: dict[str, float] = {
+            intent: sum(route.scores[intent] for route in routes) / len(routes) for intent in INTENTS
+        }
+        return Route(max(among, key=lambda intent: scores[intent]), scores)
+
+    def _follow(self, instruction: str, route: Route, trust: bool, manner: Manner) -> Reply:
         if route.intent == "segmentation":  # lines 2 to 7
             return self._segment(instruction, route, trust)
+        shown = [sight.opened.image for sight in self._sights]
         if route.intent == "followup":  # lines 8, 9, 12 to 14
             assert self._last is not None
-            words = self._ask(side_by_side(self._last.predictions[0]), instruction)
-        else:
-            words = self._ask(self.image, instruction)
-        return Reply(words, route, notice=self._sight.opened.notice(instruction))
+            shown = [side_by_side(found) for found in self._last.predictions if found.mask.any()]
+        spoken = self._segmenter.backbone.speak(shown, instruction, manner)
+        return Reply(spoken.text, route, notice=self._notice(instruction), spoken=spoken)
+
+    def _notice(self, question: str) -> str | None:
+        """What to know about an answer in words: the most that there is to say of an image."""
+        notices = [sight.opened.notice(question) for sight in self._sights]
+        notices = notices or [notice(None, self._segmenter.backbone.prompts.unknown(question))]
+        return max((said for said in notices if said), key=len, default=None)
 
     def _segment(self, instruction: str, route: Route, trust: bool) -> Reply:
-        found = self._sight.opened.segment(instruction, trust=trust)  # lines 4 and 5
-        self._last = Memory(self._sight.opened, (found,))  # line 6
-        return Reply(found.reason or GENERATED, route, (found,))
+        found = tuple(sight.opened.segment(instruction, trust=trust) for sight in self._sights)  # lines 4 and 5
+        self._last = Memory(self._sights[0].opened, found)  # line 6
+        reasons = [one.reason or GENERATED for one in found]
+        said = [f"Image {number}: {reason}" for number, reason in enumerate(reasons, 1)]
+        return Reply("\n".join(said) if len({*reasons}) > 1 else reasons[0], route, found)
 
-    def _ask(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> str:
-        return self._segmenter.ask(image, question, self._max_new_tokens)
+
+def _wordy(name: str | None) -> Route:
+    """The way of a talk without an image. Raises QuestionError for another way."""
+    if name not in (None, "dialogue"):
+        raise QuestionError(f"got the route {name!r} and no image; send one, or ask for words")
+    return Route("dialogue", {}, given=name is not None)
 
 
 def side_by_side(found: Prediction) -> UInt8[np.ndarray, "h ww 3"]:

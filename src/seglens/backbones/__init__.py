@@ -15,6 +15,7 @@ from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
 from seglens.backbones.prompts import QuestionError
 from seglens.backbones.qwen2_vl import Qwen2VLBackbone
 from seglens.backbones.qwen3_vl import Qwen3VLBackbone
+from seglens.backbones.speaking import Manner, Spoken, before_stop
 from seglens.backbones.watch import Watch
 from seglens.names import did_you_mean
 
@@ -73,9 +74,12 @@ __all__ = [
     "FAMILIES",
     "Backbone",
     "Blueprint",
+    "Manner",
     "OpenImage",
     "QuestionError",
+    "Spoken",
     "Watch",
+    "before_stop",
     "draw_blueprint",
     "hide_loading_bars",
     "load_backbone",

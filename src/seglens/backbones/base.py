@@ -244,6 +244,10 @@ class Backbone(ABC):
             image_tokens=torch.arange(first, end, device=self.device), grid=self.grid,
         )  # fmt: skip
 
+    def read_tokens(self, question: str) -> int:
+        """Tokens of a question with its image, as `read` reads them. Raises QuestionError as `Prompts.after` does."""
+        return len(self.prompts.before()) + self.grid[0] * self.grid[1] + len(self.prompts.after(question))
+
     @torch.no_grad()
     def embed_questions(self, questions: Sequence[str], prefix_positions: Int[Tensor, "1 p ..."]) -> QuestionRows:
         """Questions behind the prefix of an image, padded on the right. Raises QuestionError as `read` does."""

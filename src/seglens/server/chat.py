@@ -1,46 +1,44 @@
 """Talk about images, in the form that OpenAI's clients speak.
 
 Nothing is kept between requests: an answer follows from the messages alone. The masks that earlier turns left behind
-are found again by going through those turns, each of which costs its route and, if it segmented, its mask; the image
+are found again by going through those turns, each of which costs its route and, if it segmented, its masks; an image
 is open already when it was sent before.
 """
 
 from __future__ import annotations
 
-import secrets
+import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from time import time
-from typing import Literal
+from threading import Event
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from seglens.agent import Agent, Reply, Sight
-from seglens.schema import TalkAnswer
+from seglens.backbones import Manner
 from seglens.server.batcher import Job
-from seglens.server.completions import (
-    ChatAnswer,
-    ChatCompletion,
-    ChatRequest,
-    Choice,
-    as_events,
-)
+from seglens.server.completions import ChatCompletion, ChatRequest
 from seglens.server.images import Held
 from seglens.server.messages import AssistantMessage, ChatMessage, UserMessage
 from seglens.server.refusals import DOCUMENTED, Refusal
-from seglens.server.routes import heat_maps
+from seglens.server.saying import Writer
 from seglens.server.service import Receive, Service
+from seglens.server.streaming import Wire, events
 from seglens.server.unsupported import check_parameters
+from seglens.server.uploads import JSON
+
+STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a user said: words, the image they are about and, if it is known, the way the answer went."""
+    """What a user said: words, the images they are about and, if it is known, the way the answer went."""
 
     text: str
-    image: str
+    images: tuple[str, ...] = ()
     route: str | None = None
 
 
@@ -50,7 +48,7 @@ class Talk:
 
     turns: Sequence[Turn]
     images: dict[str, Held]
-    tokens: int
+    manner: Manner
     trust: bool
 
 
@@ -59,26 +57,44 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
 
     @router.post(
         "/completions", response_model=ChatCompletion, responses=DOCUMENTED,
-        summary="Talk about an image; masks come in `seglens`",
+        summary="Talk, about images or without; masks come in `seglens`",
     )  # fmt: skip
     async def complete(asked: ChatRequest, request: Request) -> Response:
         turns = read_turns(asked)
         _check(asked, turns, service)
-        tokens = _tokens(asked, service.settings.answer_tokens)
+        write = Writer(service, asked)
         with ExitStack() as stack:
-            talk = Talk(turns, await _images(service, turns, stack, request.receive), tokens, asked.seglens.trust)
-            reply = (await service.wait(Job([talk], partial(_talk, agent)), request.receive))[0]
-        written = await service.by_hand(partial(_written, service, asked, reply, tokens))
-        return Response(written, media_type="text/event-stream" if asked.stream else "application/json")
+            images, given_up = await _images(service, turns, stack, request.receive), Event()
+            stack.callback(given_up.set)  # an answer that nobody hears ends
+            wire = Wire() if asked.stream else None
+            tell = None if wire is None else wire.tell
+            manner = Manner(_tokens(asked, service.settings.answer_tokens), tell, asked.stops, given_up.is_set)
+            job = Job([Talk(turns, images, manner, asked.seglens.trust)], partial(_talk, agent))
+            if wire is None:
+                (reply,) = await service.wait(job, request.receive)
+                return Response(await service.by_hand(partial(write.whole, reply)), media_type=JSON)
+            answer = asyncio.create_task(service.wait(job, request.receive))
+            answer.add_done_callback(partial(_done, wire, stack.pop_all()))
+        await wire.begin(answer)
+        said = events(service, write, wire, answer, request.state.request_id)
+        return StreamingResponse(said, media_type=STREAM)
 
     return router
+
+
+def _done(wire: Wire, stack: ExitStack, answer: asyncio.Task[list[Reply]]) -> None:
+    """The answer is there, or nobody waits for it any more."""
+    stack.close()
+    wire.end()
+    if not answer.cancelled():
+        answer.exception()  # seen: a client that left hears of none
 
 
 async def _images(service: Service, turns: Sequence[Turn], stack: ExitStack, receive: Receive) -> dict[str, Held]:
     """The images of all turns, held open as long as the stack stands."""
     return {
         image: stack.enter_context(await service.shown_before(image, receive))
-        for image in dict.fromkeys(turn.image for turn in turns)
+        for image in dict.fromkeys(image for turn in turns for image in turn.images)
     }
 
 
@@ -91,45 +107,38 @@ def _reply(agent: Agent, talk: Talk) -> Reply:
     for held in talk.images.values():
         held.sight = held.sight or agent.look(held.opened)
     *earlier, last = talk.turns
-    talking = agent.start(_sight(talk, talk.turns[0]), talk.tokens)
+    talking = agent.start()
     for turn in earlier:
-        talking.show(_sight(talk, turn))
-        if turn.text:  # an image alone says nothing
+        talking.show(*_sights(talk, turn))
+        if turn.text and turn.images:  # an image alone says nothing, and words alone leave no mask
             talking.recall(turn.text, turn.route, talk.trust)
-    talking.show(_sight(talk, last))
-    return talking.say(last.text, last.route, talk.trust)
+    talking.show(*_sights(talk, last))
+    return talking.say(last.text, last.route, talk.trust, talk.manner)
 
 
-def _sight(talk: Talk, turn: Turn) -> Sight:
-    sight = talk.images[turn.image].sight
-    assert sight is not None
-    return sight
+def _sights(talk: Talk, turn: Turn) -> list[Sight]:
+    sights = [talk.images[image].sight for image in turn.images]
+    return [sight for sight in sights if sight is not None]
 
 
-# ---------------------------------------------------------------- reading and writing
+# ---------------------------------------------------------------- reading
 
 
 def read_turns(asked: ChatRequest) -> list[Turn]:
-    """The user's turns, each with the image that it is about. Raises a Refusal (400) for messages that are no talk
-    about an image."""
+    """The user's turns, each with the images that it is about: its own, or else those of the turn before. Raises a
+    Refusal (400) when the user does not speak last."""
     if not isinstance(asked.messages[-1], UserMessage):
-        raise _no_talk("the last message is not the user's; there is nothing to answer")
-    turns, image = list[Turn](), None
+        raise Refusal(
+            400, "invalid_messages",
+            f"the last message is of the role {asked.messages[-1].role!r}; end with one of the user's, to be answered",
+            "messages",
+        )  # fmt: skip
+    turns, images = list[Turn](), tuple[str, ...]()
     for number, message in enumerate(asked.messages):
         if isinstance(message, UserMessage):
-            image = _image(message, image)
-            turns.append(Turn(message.text, image, _way(asked.messages[number + 1 :])))
+            images = tuple(message.images) or images
+            turns.append(Turn(message.text, images, _way(asked.messages[number + 1 :])))
     return [*turns[:-1], replace(turns[-1], route=asked.seglens.route)]
-
-
-def _image(message: UserMessage, before: str | None) -> str:
-    """The image that a message is about: its own, or the one before."""
-    images = message.images
-    if len(images) > 1:
-        raise _no_talk(f"a message brings {len(images)} images; send one with each message")
-    if not images and before is None:
-        raise _no_talk("no image came with, or before, the user's first words; send one as an image_url part")
-    return images[0] if images else before or ""
 
 
 def _way(behind: Sequence[ChatMessage]) -> str | None:
@@ -138,16 +147,19 @@ def _way(behind: Sequence[ChatMessage]) -> str | None:
     return answer.seglens.route.intent if isinstance(answer, AssistantMessage) and answer.seglens else None
 
 
-def _no_talk(message: str) -> Refusal:
-    return Refusal(400, "invalid_messages", message, "messages")
-
-
 def _check(asked: ChatRequest, turns: Sequence[Turn], service: Service) -> None:
-    """Raises a Refusal for another model's name, and for more than is taken."""
+    """Raises a Refusal for another model's name, for what is not done here, and for more than is taken."""
     settings = service.settings
     service.check_model(asked.model)
     check_parameters(asked.model_extra or {})
-    images = len({turn.image for turn in turns})
+    if asked.stream_options is not None and not asked.stream:
+        raise Refusal(
+            400,
+            "unsupported_parameter",
+            "got stream_options without stream=true; send both, or neither",
+            "stream_options",
+        )
+    images = sum(len(turn.images) for k, turn in enumerate(turns) if not k or turn.images != turns[k - 1].images)
     if len(asked.messages) > settings.messages or images > settings.chat_images:
         raise Refusal(
             413, "chat_too_long",
@@ -160,24 +172,3 @@ def _check(asked: ChatRequest, turns: Sequence[Turn], service: Service) -> None:
 
 def _tokens(asked: ChatRequest, most: int) -> int:
     return min(asked.max_completion_tokens or most, asked.max_tokens or most, most)
-
-
-def _content(reply: Reply) -> str:
-    """The words, and behind them what to know about them: most clients show nothing else."""
-    return reply.text if reply.notice is None else f"{reply.text}\n\n({reply.notice})"
-
-
-def _written(service: Service, asked: ChatRequest, reply: Reply, tokens: int) -> bytes:
-    """The answer as JSON, or as events."""
-    said, predictions = reply.answer(), reply.predictions
-    ours = TalkAnswer(
-        route=said.route, notice=said.notice, answers=said.answers, ignored=asked.ignored,
-        heat_maps=heat_maps(predictions) if asked.seglens.heat_map else None,
-    )  # fmt: skip
-    words = service.segmenter.backbone.processor.tokenizer(reply.text, add_special_tokens=False).input_ids
-    ended: Literal["stop", "length"] = "length" if not predictions and len(words) >= tokens else "stop"
-    whole = ChatCompletion(
-        id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time()), model=service.settings.model_name,
-        choices=[Choice(message=ChatAnswer(content=_content(reply), seglens=ours), finish_reason=ended)],
-    )  # fmt: skip
-    return as_events(whole) if asked.stream else whole.model_dump_json().encode()

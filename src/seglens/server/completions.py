@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from seglens.schema import TalkAnswer, TalkRequest
 from seglens.server.messages import ChatMessage, Sent, unread
 from seglens.server.unsupported import HINTS
+
+
+class StreamOptions(Sent):
+    """Of a streamed answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool | None = Field(False, description="Say in a last event what the answer took.")
+    include_obfuscation: Literal[False] | None = Field(None, description="Nothing is hidden behind random letters.")
+
+
+Stop = Annotated[str, Field(min_length=1)]
 
 
 class ChatRequest(Sent):
@@ -19,7 +31,15 @@ class ChatRequest(Sent):
     stream: bool | None = False
     max_tokens: int | None = Field(None, ge=1, description="Of the answer; the server's own limit holds too.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The same under its newer name.")
+    stream_options: StreamOptions | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = Field(
+        None, description="Texts before the first of which the answer ends."
+    )
     seglens: TalkRequest = TalkRequest()
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def ignored(self) -> list[str]:
@@ -41,14 +61,23 @@ class Choice(BaseModel):
     logprobs: None = None
 
 
+class Usage(BaseModel):
+    """Tokens of the MLLM: of the last message, with its images, and of the answer. A mask is not made of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
 class ChatCompletion(BaseModel):
-    """There is no `usage`: nothing here is billed, and masks are not made of tokens."""
+    """An answer to the last message."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: list[Choice]
+    usage: Usage
 
 
 class Delta(BaseModel):
@@ -69,19 +98,4 @@ class ChatChunk(BaseModel):
     created: int
     model: str
     choices: list[ChunkChoice]
-
-
-def as_events(whole: ChatCompletion) -> bytes:
-    """The answer as server-sent events: its words, then what is ours with the reason of its end."""
-    choice = whole.choices[0]
-    deltas = [Delta(role="assistant", content="")]
-    deltas += [Delta(content=word) for word in choice.message.content.splitlines(keepends=True)]
-    chunks = [ChunkChoice(delta=delta) for delta in deltas]
-    chunks.append(ChunkChoice(delta=Delta(seglens=choice.message.seglens), finish_reason=choice.finish_reason))
-    said = [
-        ChatChunk(id=whole.id, created=whole.created, model=whole.model, choices=[chunk]).model_dump_json(
-            exclude_none=True
-        )
-        for chunk in chunks
-    ]
-    return "".join(f"data: {one}\n\n" for one in [*said, "[DONE]"]).encode()
+    usage: Usage | None = Field(None, description="Of the last event, whose choices are empty; if it was asked for.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from starlette.exceptions import HTTPException
 from seglens.backbones import QuestionError
 from seglens.data.images import ImageError, ImageTooLargeError
 from seglens.refinement import CorrectionError
-from seglens.server.refusals import Refusal, fault, of_fields
+from seglens.server.refusals import Refusal, fault, internal, of_fields
+
+LOG = logging.getLogger("seglens.server")
 
 
 def of_image(error: ImageError) -> Refusal:
@@ -54,16 +57,26 @@ def _answering(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Excep
     return answer
 
 
+def fault_of(error: Exception, request_id: str) -> bytes:
+    """The JSON of an error behind the beginning of an answer; what is an error of ours is logged."""
+    kinds = [kind for kind in REFUSALS if isinstance(error, kind)]
+    if not kinds:
+        LOG.error("%s failed", request_id, exc_info=error)
+    refusal = REFUSALS[kinds[0]](error) if kinds else internal(request_id)
+    return fault(refusal.status_code, refusal.code, refusal.message, request_id, refusal.param)
+
+
 def _methods(request: Request) -> str:
     """All that an address takes; the framework tells only those of the function that came nearest."""
     known = {method.upper() for method in request.app.openapi()["paths"].get(request.scope["route"].path_format, {})}
     return ", ".join(sorted(known | ({"HEAD"} if "GET" in known else set())))
 
 
-ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
-    HTTPException: _answering(of_http),
-    RequestValidationError: _answering(of_schema),
-    ImageError: _answering(of_image),
-    QuestionError: _answering(of_question),
-    CorrectionError: _answering(of_correction),
+REFUSALS: dict[type[Exception], Callable[[Any], Refusal]] = {
+    HTTPException: of_http,
+    RequestValidationError: of_schema,
+    ImageError: of_image,
+    QuestionError: of_question,
+    CorrectionError: of_correction,
 }
+ANSWERS = {kind: _answering(refusal_of) for kind, refusal_of in REFUSALS.items()}

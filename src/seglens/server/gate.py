@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from seglens.server.metrics import Metrics
-from seglens.server.refusals import Refusal, busy, fault
+from seglens.server.refusals import Refusal, busy, fault, internal
 from seglens.server.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -46,9 +46,7 @@ class Recorder:
             await record.refuse(refusal)
         except Exception:
             LOG.exception("%s failed", record.id)
-            await record.refuse(
-                Refusal(500, "internal_error", f"an error of ours, not of the request; the log has it as {record.id}")
-            )
+            await record.refuse(internal(record.id))
         finally:
             self.metrics.under_way.dec()
             self._write(scope, record)

@@ -47,6 +47,11 @@ def busy(code: str, message: str, seconds: int = 1) -> Refusal:
     return Refusal(503, code, message, headers={"Retry-After": str(seconds)})
 
 
+def internal(request_id: str) -> Refusal:
+    """Of what is an error of ours; nothing of it is told."""
+    return Refusal(500, "internal_error", f"an error of ours, not of the request; the log has it as {request_id}")
+
+
 def fault(status: int, code: str, message: str, request_id: str, param: str | None = None) -> bytes:
     """The JSON of a refusal."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
