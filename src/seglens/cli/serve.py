@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import Loading, load_segmenter, say
+from seglens.cli.shared import Loading, Thresholds, load_segmenter, say
 
 if TYPE_CHECKING:
     from seglens.server.settings import Settings
@@ -70,8 +70,10 @@ def _run(settings: Settings) -> None:
     from seglens.server.running import Running
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings.key()  # what is wrong is told before the model is loaded
-    running = Running(create_app(load_segmenter(Loading(settings.model, settings.device)), settings), settings)
+    settings.key(), settings.origins  # what is wrong is told before the model is loaded
+    sure = Thresholds(settings.presence_threshold, settings.mask_threshold).options()
+    loading = Loading(settings.model, settings.device, settings.dtype, settings.load_in)
+    running = Running(create_app(load_segmenter(loading, **sure), settings), settings)
     say(f"seglens: serving {settings.model} on {running.address} ({running.address}/openapi.json says how to ask)")
     running.until_told()
     say("seglens: stopped")

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+from starlette.middleware.cors import CORSMiddleware
 
 import seglens
 from seglens.agent import Agent
@@ -22,17 +24,26 @@ from seglens.server.service import Service
 from seglens.server.settings import Settings
 from seglens.server.watch import watch_routes
 
+DOCS, DESCRIBED = "/docs", {"/docs", "/openapi.json"}  # who may read the one needs the other
+OPEN_TO_ALL = {"/healthz"}  # who watches a machine has no key
+# The key is a header that a page must know to send: no cookies, and so nothing that a visitor's browser would add.
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "HEAD", "POST", "DELETE"], "allow_headers": ["*"],
+    "expose_headers": ["X-Request-Id", "Retry-After"], "max_age": 600,
+}  # fmt: skip
 SWEEPS = 4  # looks for expired images per time to live
 
 
 def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
-    """The server of one model. Raises ValueError or OSError for an API key that cannot be used."""
-    metrics = Metrics()
+    """The server of one model. Raises ValueError or OSError for an API key that cannot be
+    used, ValueError for an origin that is none."""
+    metrics, key = Metrics(), settings.key()
     service = Service(segmenter, settings, metrics)
     app = FastAPI(
         title="SegLens", version=seglens.__version__, lifespan=_life(service),
         description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
-        docs_url=None, redoc_url=None,  # both would fetch their scripts from a network
+        docs_url=DOCS if settings.docs else None, redoc_url=None,  # their scripts come from a network: only when asked
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # for /docs to ask for it; `Guard` checks
         redirect_slashes=False,  # `Lenient` takes them without a second request
     )  # fmt: skip
     agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)
@@ -46,11 +57,12 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
         app.include_router(router)
     for kind, answer in ANSWERS.items():
         app.add_exception_handler(kind, answer)
-    key = settings.key()
     app.add_middleware(Bodies, settings=settings)  # the innermost first
-    app.add_middleware(Guard, door=door, key=key)
+    app.add_middleware(Guard, door=door, key=key, open_to_all=OPEN_TO_ALL | (DESCRIBED if settings.docs else set()))
     app.add_middleware(Recorder, metrics=metrics)
     app.add_middleware(Lenient)
+    if settings.origins:  # the outermost: a refusal, too, must be readable for the page that asked
+        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, **CORS)
     return app
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
 from seglens.agent import Agent, Reply, Sight
@@ -28,7 +28,7 @@ from seglens.server.saying import Writer
 from seglens.server.service import Receive, Service
 from seglens.server.streaming import Wire, events
 from seglens.server.unsupported import check_parameters
-from seglens.server.uploads import JSON
+from seglens.server.uploads import JSON, only_json
 
 STREAM = "text/event-stream"
 
@@ -53,7 +53,7 @@ class Talk:
 
 
 def chat_routes(service: Service, agent: Agent) -> APIRouter:
-    router = APIRouter(prefix="/v1/chat", tags=["chat"])
+    router = APIRouter(prefix="/v1/chat", tags=["chat"], dependencies=[Depends(only_json)])
 
     @router.post(
         "/completions", response_model=ChatCompletion, responses=DOCUMENTED,

@@ -15,6 +15,10 @@ from seglens.data.images import ImageError, ImageTooLargeError
 from seglens.refinement import CorrectionError
 from seglens.server.refusals import Refusal, fault, internal, of_fields
 
+NOWHERE = (
+    "there is no such address; see /openapi.json (of OpenAI's API there are /v1/models and /v1/chat/completions: its "
+    "clients need a base_url that ends in /v1)"
+)
 LOG = logging.getLogger("seglens.server")
 
 
@@ -36,7 +40,7 @@ def of_http(error: HTTPException) -> Refusal:
     """What the framework itself refuses."""
     if isinstance(error, Refusal):
         return error
-    said = {404: "there is no such address; see /openapi.json", 405: "this address does not take that method"}
+    said = {404: NOWHERE, 405: "this address does not take that method"}
     codes = {404: "not_found", 405: "method_not_allowed"}
     message = said.get(error.status_code, f"{error.detail}; see /openapi.json")
     return Refusal(error.status_code, codes.get(error.status_code, "invalid_request"), message, headers=error.headers)

@@ -8,7 +8,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -25,7 +25,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOG = logging.getLogger("seglens.server")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-OPEN_TO_ALL = ("/healthz",)  # who watches a machine has no key
 
 
 class Recorder:
@@ -116,13 +115,13 @@ class Door:
 
 
 class Guard:
-    """Lets in whom the door lets in, and, where a key is set, only those who know it."""
+    """Lets in whom the door lets in, and, where a key is set, only those who know it; to some paths, anybody."""
 
-    def __init__(self, app: App, door: Door, key: str | None):
-        self.app, self.door, self.key = app, door, key
+    def __init__(self, app: App, door: Door, key: str | None, open_to_all: Container[str]):
+        self.app, self.door, self.key, self.open_to_all = app, door, key, open_to_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_TO_ALL:
+        if scope["type"] != "http" or scope["path"] in self.open_to_all:
             return await self.app(scope, receive, send)
         self._check_key(scope)
         self.door.check()

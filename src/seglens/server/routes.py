@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
 
 from seglens.exports import to_geojson, to_png
@@ -16,7 +16,7 @@ from seglens.prediction import Prediction, png_bytes
 from seglens.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest
 from seglens.server.refusals import DOCUMENTED, Refusal, documented
 from seglens.server.service import Service
-from seglens.server.uploads import JSON, UPLOAD, read_upload
+from seglens.server.uploads import JSON, UPLOAD, only_body, only_json, read_upload
 
 ImageId = Annotated[str, Path(description="As `/v1/images` gave it.")]
 
@@ -28,7 +28,7 @@ def image_routes(service: Service) -> APIRouter:
 
     @router.post(
         "", response_model=ImageAnswer, status_code=201, responses=DOCUMENTED, openapi_extra=UPLOAD,
-        summary="Open an image",
+        summary="Open an image", dependencies=[Depends(only_body)],
     )  # fmt: skip
     async def open_image(request: Request) -> Response:
         return as_json(await service.keep(await read_upload(request), request.receive), 201)
@@ -46,7 +46,7 @@ def image_routes(service: Service) -> APIRouter:
 
 def question_routes(service: Service) -> APIRouter:
     """Masks for words."""
-    router = APIRouter(prefix="/v1", tags=["questions"])
+    router = APIRouter(prefix="/v1", tags=["questions"], dependencies=[Depends(only_json)])
 
     @router.post("/segment", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Segment what words mean")
     async def segment(asked: SegmentRequest, request: Request) -> Response:

@@ -18,6 +18,8 @@ PORT = 8000
 # In every container beside a service named "seglens", Kubernetes and Docker's links set SEGLENS_PORT to its address.
 _LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", re.IGNORECASE)
+
 
 class Settings(BaseSettings):
     """Safe as it stands: this machine only, everything bounded, no addresses fetched."""
@@ -27,10 +29,25 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network, then with a key.")
     port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
     model: str = Field("embedded", description="A head folder, a hub id, or 'embedded'.")
-    device: str = Field("cpu", description="cpu, cuda, mps, ...")
+    device: str = Field("auto", description="auto (a CUDA GPU, Apple's mps, or else the CPU), cpu, cuda, mps, ...")
+    dtype: str | None = Field(
+        None, description="Of the MLLM: fp32, bf16, fp16 or auto; default fp32 on a CPU, else auto."
+    )
+    load_in: str | None = Field(None, description="Load the MLLM in '8bit' or '4bit', by bitsandbytes.")
+    presence_threshold: float | None = Field(
+        None, description="Probability below which nothing is found; default the head's own, mostly 0.5."
+    )
+    mask_threshold: float | None = Field(
+        None, description="Probability above which a pixel is in the mask (0.5; LENS's own code: 0.6)."
+    )
     # a key on a command line is seen by every user of the machine: an option takes only a file
     api_key: SecretStr | None = Field(None, description="Ask for it as 'Authorization: Bearer KEY'.")
     api_key_file: Path | None = Field(None, description="A file that holds the key to ask for.")
+
+    cors_origins: str = Field(
+        "", description="Origins whose web pages may ask, separated by commas, as in https://a.org; '*' for all."
+    )
+    docs: bool = Field(False, description="A page about the API at /docs; a browser fetches its scripts from a CDN.")
 
     body_bytes: Count = Field(32 * MIB, description="Bytes of one request.")
     bodies_bytes: Count = Field(256 * MIB, description="Bytes of all requests under way together.")
@@ -61,6 +78,17 @@ class Settings(BaseSettings):
     def _not_a_link(cls, value: Any) -> Any:
         """The address of a service is no port to listen on, and nobody asked for it."""
         return PORT if isinstance(value, str) and _LINK.fullmatch(value) else value
+
+    @property
+    def origins(self) -> list[str]:
+        """Of pages that may ask. Raises ValueError for what is no origin."""
+        origins = [one.strip().rstrip("/") for one in self.cors_origins.split(",") if one.strip()]
+        wrong = [one for one in origins if one != "*" and not _ORIGIN.fullmatch(one)]
+        if wrong:
+            raise ValueError(
+                f"got {wrong[0]!r} for a CORS origin; need '*', or scheme and host as in https://a.org:8443"
+            )
+        return origins
 
     @property
     def model_name(self) -> str:

@@ -1,4 +1,4 @@
-"""An image as a request brings it: a file in a form, or a data URI in JSON."""
+"""How a request brings what it asks: in a body of JSON, or an image as a file in a form."""
 
 from __future__ import annotations
 
@@ -33,9 +33,35 @@ UPLOAD: dict[str, Any] = {
 }
 
 
+async def only_body(request: Request) -> None:
+    """Raises a Refusal (400) for a parameter in the address, which nobody would read."""
+    for name in request.query_params:
+        raise Refusal(
+            400,
+            "unknown_parameter",
+            f"got {name[:60]!r} in the address; send what you ask in the body alone",
+            name[:60],
+        )
+
+
+async def only_json(request: Request) -> None:
+    """Raises a Refusal for a body that does not say that it is JSON (415), and as `only_body`."""
+    await only_body(request)
+    kind = _kind(request)
+    if kind != JSON and not kind.endswith("+json"):
+        raise Refusal(
+            415, "unsupported_media_type",
+            f"got the content type {kind[:60]!r}; send {JSON} (with curl: -H 'content-type: {JSON}')",
+        )  # fmt: skip
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_upload(request: Request) -> str | bytes:
     """The data URI, or the bytes of the file. Raises a Refusal for any other body."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(request)
     if kind == JSON:
         return _read_json(await request.body())
     if kind == FORM:
