@@ -160,7 +160,7 @@ class Conversation:
         with self._lock:
             if any(one.image.shape != self.image.shape or (one.image != self.image).any() for one in predictions):
                 raise ValueError("the masks are of another image; show() that one first")
-            self._last = Memory(self._sight.opened, tuple(predictions)) if predictions else None
+            self._last = Memory(self._sights[0].opened, tuple(predictions)) if predictions else None
 
     def _route(self, instruction: str, name: str | None) -> Route:
         """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
