@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -321,9 +322,42 @@ def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypa
         return seglens("miniature", "build", "--out", tmp_path)
 
     one_line(fail(StageError("stage 'sam' failed; the same command resumes it")), "stage 'sam' failed")
-    one_line(fail(torch.OutOfMemoryError("CUDA out of memory.\nTried")), "smaller --images", "another --device")
+    no_memory = "there is not enough memory (", "; use smaller pictures", "--load-in 8bit", "another --device"
+    one_line(fail(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 MiB")), *no_memory, "20.00 MiB")
+    one_line(fail(MemoryError()), *no_memory)
+    one_line(fail(OSError(errno.ENOMEM, "Cannot allocate memory")), *no_memory)
+    cpu = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: {}: you tried to allocate 4400000000 bytes."
+    one_line(fail(RuntimeError(cpu.format("not enough memory"))), *no_memory, "4,400 MB more")
+    one_line(fail(RuntimeError(cpu.format("can't allocate memory"))), *no_memory, "4,400 MB more")
+    damaged = ValueError("the weights cannot be read; download them again")
+    damaged.__cause__ = RuntimeError("unable to mmap 5 bytes from file: Cannot allocate memory (12)")
+    one_line(fail(damaged), *no_memory)
+    full = fail(OSError(errno.ENOSPC, "No space left on device", "/disk/a.png"))
+    one_line(full, "the disk is full ('/disk/a.png'): No space left on device; make room or give another folder")
     with pytest.raises(RuntimeError, match="shapes differ"):  # a mistake of ours is not hidden
         fail(RuntimeError("shapes differ"))
+
+
+def test_a_reader_that_goes_is_no_error(tmp_path: Path) -> None:
+    """As in `seglens ... | head`: nothing on standard error, which the shell shows."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [SEGLENS, "route", "--help"], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_without_memory_it_is_one_line_too(tmp_path: Path) -> None:
+    """What is missing may already be missed while packages are imported, and by theirs when the process ends."""
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    words = f"ulimit -v 700000 && exec {SEGLENS} segment a.png cat"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    one_line((done.returncode, done.stdout, done.stderr), "there is not enough memory")
 
 
 def test_the_console_script_says_one_line_too(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,6 +17,7 @@ from seglens.cli.chat import chat
 from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
+from seglens.cli.failures import is_memory, sentence
 from seglens.cli.general import bench
 from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
@@ -99,31 +102,22 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what no encoding can print
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
-        say(f"seglens: {_line(error)}")
-        raise SystemExit(2) from None
-    except RuntimeError as error:
-        say(f"seglens: {_mendable(error)}")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say("seglens: stopped")
-        raise SystemExit(130) from None
+    except BrokenPipeError:
+        _say_no_more()  # who read the output has gone, as `head` does
+        raise SystemExit(1) from None
+    except (Exception, KeyboardInterrupt) as error:
+        said = sentence(error)
+        if said is None:
+            raise
+        say(f"seglens: {said}")
+        if is_memory(error):  # there is none for the others' last words either
+            _say_no_more()
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
 
 
-def _mendable(error: RuntimeError) -> str:
-    """A line on a failed stage or a full device; any other error is a mistake of ours and is raised again."""
-    import torch  # only now: imports would slow the start of every command
-
-    from seglens.miniature.units import StageError
-
-    if isinstance(error, StageError):
-        return _line(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the device is out of memory ({_line(error)}); use smaller --images, or another --device"
-    raise error
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{str(error.filename)!r}: {error.strerror}; check the path and its rights"
-    return " ".join(str(error).split()) or type(error).__name__
+def _say_no_more() -> None:
+    """What other packages still have to say at the end of the process goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())

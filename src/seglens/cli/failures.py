@@ -1,0 +1,79 @@
+"""Errors that a user can mend, in one sentence each: what happened, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# what torch, its C++ parts, safetensors and the system say when there is no memory left
+NO_MEMORY = re.compile(
+    r"not enough memory|can(?:no|')t allocate memory|cannot allocate|std::bad_alloc|unable to mmap|out of memory|"
+    r"failed to map segment from shared object(?!: Oper)|can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user; None for a mistake of ours, which has to be raised again."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    if is_memory(error):
+        return _no_memory(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" ({str(error.filename)!r})" if error.filename else ""
+        return f"the disk is full{where}: {error.strerror}; make room or give another folder, and run the command again"
+    if isinstance(error, ValueError | OSError | ImportError):
+        return _line(error)
+    return _line(error) if isinstance(error, RuntimeError) and _is_stage(error) else None
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, of this machine or of its GPU."""
+    return any(map(_tells_of_memory, _causes(error)))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it was made of."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _tells_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    told_by_libraries = isinstance(error, RuntimeError | ImportError | OSError) or "Safetensor" in type(error).__name__
+    return told_by_libraries and bool(NO_MEMORY.search(str(error)))
+
+
+def _no_memory(error: BaseException) -> str:
+    said = _line(error)
+    wanted = re.search(r"tried to allocate ([\d.]+ ?\w+)", said, re.IGNORECASE)
+    more = f"{_size(wanted[1])} more were asked for" if wanted else said[:200]
+    return (
+        f"there is not enough memory ({more}); use smaller pictures, fewer queries at a time (in training --set micro=1), "
+        "--load-in 8bit, another --device, or a machine with more memory"
+    )
+
+
+def _size(text: str) -> str:
+    """Bytes for a person; other units as they are said."""
+    number, _, unit = text.partition(" ")
+    return f"{int(number) / 1e6:,.0f} MB" if number.isdigit() and unit in ("", "bytes") else text
+
+
+def _is_stage(error: RuntimeError) -> bool:
+    from seglens.miniature.units import StageError  # only now: imports would slow the start of every command
+
+    return isinstance(error, StageError)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{str(error.filename)!r}: {error.strerror}; check the path and its rights"
+    return " ".join(str(error).split()) or type(error).__name__
