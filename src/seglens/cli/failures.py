@@ -56,8 +56,8 @@ def _no_memory(error: BaseException) -> str:
     wanted = re.search(r"tried to allocate ([\d.]+ ?\w+)", said, re.IGNORECASE)
     more = f"{_size(wanted[1])} more were asked for" if wanted else said[:200]
     return (
-        f"there is not enough memory ({more}); use smaller pictures, fewer queries at a time (in training --set micro=1), "
-        "--load-in 8bit, another --device, or a machine with more memory"
+        f"there is not enough memory ({more}); use smaller pictures, fewer queries at a time (in training --set "
+        "micro=1), --load-in 8bit, another --device, or a machine with more memory"
     )
 
 
