@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from seglens.checkpoint import (
     CONFIG,
@@ -32,8 +33,9 @@ def hub_commit(name: str) -> str | None:
     return Path(found).parent.name if isinstance(found, str) else None
 
 
-def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id."""
+def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) -> Path:
+    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id, fetched as `where`
+    says (`token`, `cache_dir`, `local_files_only`)."""
     if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
         check_name(str(name), EMBEDDED_HEADS, "head of the package")
         return embedded_folder(str(name))
@@ -47,7 +49,7 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS], **where))
     except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
         raise CheckpointError(
             f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "

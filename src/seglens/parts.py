@@ -20,6 +20,7 @@ from seglens.decoders import MaskDecoder, load_decoder
 from seglens.devices import AUTO, precision, usable_device
 from seglens.features import Features, Live, extract
 from seglens.hub import hub_commit
+from seglens.pretrained import HUB, OLD_DTYPE, one_dtype
 from seglens.types import Sample
 
 
@@ -43,7 +44,8 @@ class Parts:
         mllm = place_backbone(backbone, device=device, segmentation_only=segmentation_only, **loading)
         if decoder is None:
             return cls(mllm, None)
-        sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32)
+        where = {key: loading[key] for key in HUB if key in loading}
+        sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32, **where)
         sam.module.to(device)
         return cls(mllm, sam)
 
@@ -104,7 +106,7 @@ def place_backbone(
     Raises ValueError when the device, the precision or the weights cannot be had, and ImportError without the packages
     that few bits need."""
     device = usable_device(device)
-    loading["dtype"] = precision(dtype, device)
+    loading["dtype"] = precision(one_dtype(dtype, loading.pop(OLD_DTYPE, None)), device)
     if load_in is not None:
         loading["quantization_config"] = few_bits(load_in, device, loading["dtype"])
     if loading.get("quantization_config") is not None:

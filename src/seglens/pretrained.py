@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,52 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from seglens.names import check_name
 from seglens.packed import PACKED, PLAIN, load_packed
 
+HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
+# What may be said of loading, all of which is heard: transformers takes some names and drops them.
+OPTIONS = (
+    "dtype", "device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config",
+    "attn_implementation", "variant", *HUB,
+)  # fmt: skip
+OLD_DTYPE = "torch_dtype"  # as transformers called `dtype` before version 5
+ADAPTER, INDEX = "adapter_config.json", "model.safetensors.index.json"
 FAULTS = {"missing_keys": "missing", "mismatched_keys": "of another shape", "unexpected_keys": "extra"}
+
+
+def checked_options(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of loading by the names that are used here. Raises ValueError on one that would not be heard."""
+    options = dict(loading)
+    if OLD_DTYPE in options:
+        options["dtype"] = one_dtype(options.get("dtype"), options.pop(OLD_DTYPE))
+    for key in options:
+        check_name(key, OPTIONS, "option of loading a model")
+    return options
+
+
+def one_dtype(dtype: Any, old: Any) -> Any:
+    """The precision that was asked for under its new name or its old one. Raises ValueError when they differ."""
+    if None not in (dtype, old) and str(dtype).removeprefix("torch.") != str(old).removeprefix("torch."):
+        raise ValueError(f"got dtype={dtype} and {OLD_DTYPE}={old}, two names of one option; give dtype alone")
+    return old if dtype is None else dtype
+
+
+def refuse_adapter(name: str | Path) -> None:
+    """Raises ValueError on a folder with an adapter of peft's in it: transformers would lay it over the weights where
+    peft is installed, and leave it where it is not."""
+    folder = Path(name)
+    if not (folder / ADAPTER).is_file():
+        return
+    merged = "load the model, merge the adapter (peft's merge_and_unload) and save the whole to a folder of its own"
+    if not any(folder.glob("*.safetensors.index.json")) and not any(
+        (folder / file).is_file() for file in (PLAIN, PACKED)
+    ):
+        raise ValueError(f"{folder} holds an adapter ({ADAPTER}) and no model; {merged}")
+    raise ValueError(
+        f"{folder} holds an adapter ({ADAPTER}) beside weights, and nothing tells whether it is merged into them; if "
+        f"it is, move its two files elsewhere, and if not, {merged}"
+    )
 
 
 def load_strict(
@@ -26,6 +69,9 @@ def load_strict(
     another shape, or when a file is damaged, and OSError when there is no safetensors file."""
     source: str | Path | None = name
     folder = Path(name)
+    refuse_adapter(folder)
+    if (folder / PLAIN).is_file() and (folder / INDEX).is_file():
+        raise ValueError(f"{folder} holds both {PLAIN} and {INDEX} with its parts; remove what is not meant")
     try:
         with quiet("transformers"):  # it logs a table of what does not fit and goes on; we say it in one line and stop
             if (folder / PACKED).is_file():  # transformers takes a folder or a state dict, not both
@@ -39,6 +85,8 @@ def load_strict(
         raise ValueError(
             f"the weights in {name} cannot be read ({error}); a file is cut short or damaged: download or save it again"
         ) from error
+    if not folder.is_dir():
+        _refuse_adapter_of_hub(str(name), loading)
     faults = {word: sorted(map(_key, report.get(key) or ())) for key, word in FAULTS.items()}
     faults["extra"] = [key for key in faults["extra"] if not needless(key)]
     if any(faults.values()):
@@ -47,6 +95,18 @@ def load_strict(
     if source is None:
         _as_from(model, folder)
     return model
+
+
+def _refuse_adapter_of_hub(name: str, loading: Mapping[str, Any]) -> None:
+    """As `refuse_adapter`, of what was fetched a moment ago."""
+    from huggingface_hub import try_to_load_from_cache
+
+    where = {key: loading[key] for key in ("cache_dir", "revision") if loading.get(key) is not None}
+    if isinstance(try_to_load_from_cache(name, ADAPTER, **where), str):
+        raise ValueError(
+            f"{name} holds an adapter ({ADAPTER}) beside weights, and nothing tells whether it is merged into them; "
+            "ask its owner for a model without, or fetch it into a folder and remove what is not meant"
+        )
 
 
 def _state(folder: Path) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ from seglens.methods import Method, build_method, kind_of, method_settings
 from seglens.methods.base import SeenImage, TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
+from seglens.pretrained import HUB
 from seglens.refinement import Refiner, check_corrections, obey
 from seglens.schema import Box, Click
 from seglens.types import Embedding, MethodOutput
@@ -75,11 +76,12 @@ class Segmenter:
 
         `device` "auto" is a GPU where there is one. A pixel belongs to the mask when its logit is above
         `mask_threshold`; a query whose presence is below `presence_threshold` (by default the head's own) has none.
-        `loading` goes to the backbone (`dtype`, `load_in="4bit"`, `attn_implementation`, ...). No network is used
+        `loading` goes to the backbone (`dtype`, `load_in="4bit"`, `attn_implementation`, ...; `token`, `cache_dir` and
+        `local_files_only` to all that is fetched), and what is none of its options is refused. No network is used
         unless a name is a hub id that is not yet on disk. `segmentation_only` leaves out the layers that a frozen
         method does not read; a tuned one reads them all. Raises CheckpointError or ValueError when anything is missing,
         extra or of another shape."""
-        folder = resolve_folder(name, revision)
+        folder = resolve_folder(name, revision, **{key: loading[key] for key in HUB if key in loading})
         config = read_config(folder)
         settings, tuned = _settings(config, folder)
         backbone, decoder = (

@@ -12,6 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seglens.backbones import FAMILIES, Backbone, load_backbone
+from seglens.checkpoint import CheckpointError, Origin
+from seglens.decoders import load_decoder
+from seglens.parts import Parts, place_backbone
+from seglens.segmenter import Segmenter
 from tiny import KINDS
 
 
@@ -39,6 +43,72 @@ def edit(folder: Path, **changes: Any) -> None:
     for key, value in changes.items():
         config[key] = {**config[key], **value} if isinstance(config.get(key), dict) else value
     (folder / "config.json").write_text(json.dumps(config))
+
+
+# ------------------------------------------------------------------ options
+
+
+def test_the_old_name_of_dtype_is_heard(llava: Path) -> None:
+    """Wherever options of loading are taken; transformers prefers a default of ours to it."""
+    for made in (
+        load_backbone(llava, torch_dtype=torch.bfloat16),
+        place_backbone(Origin(str(llava)), device="cpu", torch_dtype="bfloat16"),
+        Segmenter.from_pretrained(device="cpu", torch_dtype=torch.bfloat16).backbone,
+    ):
+        assert made.module.dtype == torch.bfloat16
+    assert load_backbone(llava, torch_dtype=torch.float32, dtype="float32").module.dtype == torch.float32
+    refused(llava, r"got dtype=torch\.float32 and torch_dtype=torch\.float16, two names", dtype=torch.float32,
+            torch_dtype=torch.float16)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["low_cpu_mem_usage", "load_in_8bit", "atn_implementation", "trust_remote_code", "subfolder"]
+)
+def test_an_option_that_nobody_would_hear_is_refused_by_name(name: str, llava: Path, sam: Path) -> None:
+    says = f"there is no option of loading a model '{name}'; choose from dtype, device_map"
+    refused(llava, says, **{name: True})
+    with pytest.raises(ValueError, match=says):
+        load_decoder(sam, **{name: True})
+    with pytest.raises(ValueError, match=says):
+        Segmenter.from_pretrained(device="cpu", **{name: True})
+
+
+def test_how_to_reach_files_is_said_of_all_that_is_fetched(
+    llava: Path, sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`local_files_only` keeps the head and the mask decoder off the network, too."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: asked.append(how) or str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        Segmenter.from_pretrained("nobody/nothing", local_files_only=True, token="t", dtype=torch.float32)
+    assert {key: asked[0][key] for key in ("local_files_only", "token")} == {"local_files_only": True, "token": "t"}
+    found = Parts.load(Origin(str(llava)), Origin(str(sam)), device="cpu", local_files_only=True)
+    assert found.decoder is not None
+
+
+# ------------------------------------------------------------------ an adapter beside the weights
+
+
+def test_an_adapter_beside_weights_is_refused(copy: Path) -> None:
+    """With peft installed, transformers would lay it over weights that may have it merged in; without, leave it."""
+    (copy / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    refused(
+        copy, "holds an adapter .* beside weights, and nothing tells whether it is merged into them; if it is, move"
+    )
+    (copy / "model.safetensors").unlink()
+    refused(copy, "holds an adapter .* and no model; load the model, merge the adapter")
+
+
+def test_an_adapter_beside_a_mask_decoder_is_refused(sam: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(sam, tmp_path / "sam")
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter"):
+        load_decoder(copy)
+
+
+def test_two_sets_of_weights_are_refused(damaged: Path) -> None:
+    (damaged / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {}}')
+    refused(damaged, r"holds both model\.safetensors and model\.safetensors\.index\.json with its parts; remove")
 
 
 # ------------------------------------------------------------------ weights

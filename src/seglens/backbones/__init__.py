@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from seglens.backbones.base import HUB, Backbone, OpenImage
+from seglens.backbones.base import Backbone, OpenImage
 from seglens.backbones.blueprint import Blueprint
 from seglens.backbones.internvl import InternVLBackbone
 from seglens.backbones.llava import LlavaBackbone
@@ -18,6 +18,7 @@ from seglens.backbones.qwen3_vl import Qwen3VLBackbone
 from seglens.backbones.speaking import Manner, Spoken, before_stop
 from seglens.backbones.watch import Watch
 from seglens.names import did_you_mean
+from seglens.pretrained import HUB, refuse_adapter
 
 FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
     "llava": LlavaBackbone,
@@ -52,6 +53,7 @@ def draw_blueprint(
 def _family(name: str | Path, **where: Any) -> type[Backbone]:
     if str(name).startswith((".", "/", "~")) and not Path(name).exists():
         raise ValueError(f"the model {str(name)!r} does not exist; give a folder, a config file or a hub id")
+    refuse_adapter(name)
     # read as it stands: transformers makes no config of a family that it does not know, or that brings its own code
     said, _ = PreTrainedConfig.get_config_dict(name, **where)
     family = str(said.get("model_type"))

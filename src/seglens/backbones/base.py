@@ -27,13 +27,12 @@ from seglens.backbones.sight import Layout, Patches, Seen
 from seglens.backbones.speaking import Listener, Manner, Spoken, before_stop
 from seglens.geometry import Frame
 from seglens.interruption import safe_point
-from seglens.pretrained import load_strict
+from seglens.pretrained import HUB, checked_options, load_strict
 from seglens.types import Attention, Readout, Refill, Speech, Tuning
 
 if TYPE_CHECKING:
     from seglens.backbones.adapt import Adapted
 
-HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
 Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
 
@@ -141,6 +140,7 @@ class Backbone(ABC):
         `image_size` is the canvas's side in pixels, for families that see images of any size. `segmentation_only`
         leaves out every layer that segmenting never runs: the model can then not chat. Raises ValueError when the
         layer, the size or the weights do not fit the model."""
+        loading = checked_options(loading)
         where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
         layout = cls.layout(config, image_size)  # a wrong size is told before the weights are read

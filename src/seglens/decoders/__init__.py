@@ -12,6 +12,7 @@ from seglens.decoders.base import MaskDecoder
 from seglens.decoders.sam import SamDecoder
 from seglens.decoders.sam2 import Sam2Decoder
 from seglens.names import did_you_mean
+from seglens.pretrained import HUB, checked_options, refuse_adapter
 
 DECODERS: dict[str, Callable[..., MaskDecoder]] = {  # by config.model_type
     "sam": SamDecoder.from_pretrained,
@@ -24,7 +25,10 @@ def load_decoder(name: str | Path, *, revision: str | None = None, **loading: An
     """Load the mask decoder in a folder or at a hub id, whatever its family. `loading` goes to transformers.
 
     Raises ValueError when the family is not supported, naming those that are, or when the weights do not fit."""
-    family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
+    refuse_adapter(name)
+    loading = checked_options(loading)
+    where = {key: loading[key] for key in HUB if key in loading}
+    family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **where).model_type
     if family not in DECODERS:
         hint = did_you_mean(family, DECODERS)
         raise ValueError(f"{name} is a {family!r} model; supported mask decoders: {', '.join(DECODERS)}{hint}")

@@ -17,7 +17,7 @@ from transformers import ImageProcessingMixin
 
 from seglens.decoders.hiding import hiding, watch_prompts
 from seglens.geometry import Frame
-from seglens.pretrained import load_strict
+from seglens.pretrained import HUB, checked_options, load_strict
 from seglens.types import Embedding, Prompt
 
 # SAM's own pixel statistics (0 to 255), SAM 2's too; used when the checkpoint folder says nothing of pixels
@@ -56,8 +56,10 @@ class MaskDecoder(ABC):
         """Load from a folder or a hub id; safetensors only. `loading` goes to transformers (`dtype`, ...).
 
         Raises ValueError when a tensor is missing, extra or of another shape, OSError when there is no such file."""
+        loading = checked_options(loading)
         module = load_strict(cls.model, name, revision=revision, **loading)
-        return cls(module, *_statistics(name, revision), str(name), revision)
+        where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
+        return cls(module, *_statistics(name, **where), str(name), revision)
 
     @property
     def device(self) -> torch.device:
@@ -204,11 +206,11 @@ class MaskDecoder(ABC):
         )[0]  # fmt: skip
 
 
-def _statistics(name: str | Path, revision: str | None) -> tuple[Statistics, Statistics]:
+def _statistics(name: str | Path, **where: Any) -> tuple[Statistics, Statistics]:
     """Mean and deviation of pixels, 0 to 255, read from the files alone: SAM 2's own processor needs torchvision."""
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in PROCESSORS):
         return MEAN, STD
-    said, _ = ImageProcessingMixin.get_image_processor_dict(str(name), revision=revision)
+    said, _ = ImageProcessingMixin.get_image_processor_dict(str(name), **where)
     mean, std = (said.get(key) for key in ("image_mean", "image_std"))
     return _scaled(mean) if mean else MEAN, _scaled(std) if std else STD
 
