@@ -366,6 +366,17 @@ def test_two_visitors_never_mix(visit: Callable[[], Visitor], tmp_path: Path) ->
     np.testing.assert_array_equal(mask_of(first, tmp_path / "again"), mine)
 
 
+def test_a_word_that_the_model_does_not_know(visitor: Visitor) -> None:
+    visitor.choose(CAT)
+    assert "'xyzzy' is unknown" in visitor.say("segment the xyzzy.")
+    assert "'xyzzy' is unknown" in visitor.legend()["segment the xyzzy."]
+    assert "score" not in visitor.legend()["segment the xyzzy."]
+    assert (visitor.source("mask"), visitor.all("#files a")) == (None, [])
+    visitor.press("trust", "segment the xyzzy.")
+    assert visitor.legend()["segment the xyzzy."].startswith("score")
+    assert visitor.source("mask")
+
+
 def test_whatever_goes_wrong_is_told_and_the_page_goes_on(visitor: Visitor, tmp_path: Path) -> None:
     assert "choose or upload one first" in visitor.say("segment the cat.")
     file = tmp_path / "no picture.png"

@@ -13,10 +13,11 @@ from seglens.agent import Agent
 from seglens.page.examples import EXAMPLES
 from seglens.page.limits import Limits
 from seglens.page.page import Page
+from seglens.page.view import view_of
 from seglens.page.visit import Gesture, Message, Visit
 from seglens.page.visits import Visits
 from seglens.page.widgets import Widgets
-from seglens.segmenter import Segmenter
+from seglens.segmenter import OpenedImage, Segmenter
 
 LIMITS = Limits()
 CAT = "segment the cat."
@@ -152,3 +153,24 @@ def test_what_was_asked_before_a_reload_and_never_begun_is_told(page: Page, agen
     assert visit.state.lines[-2].text == "segment the cup."
     assert "ask it again" in visit.state.lines[-1].text
     assert not visit.waiting
+
+
+def test_masks_of_a_strange_picture_are_shown_when_asked_for(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenedImage, "familiar", property(lambda _: False))
+    visit = with_cat(agent)
+    visit.answer(Message("segment the cup."))
+    view = view_of(visit.state, LIMITS.side)
+    assert view is not None
+    assert view.strange
+    assert [(one.mask, one.doubted) for one in view.layers] == [(None, True)] * 2
+    assert (view.heat, view.keypoints) == (None, ()), "nothing suggests that something was found"
+    visit.trust(view.layers[0].id)
+    assert [one.prediction.found for one in visit.state.findings] == [True, False]
+    visit.trust_picture()
+    assert [one.prediction.found for one in visit.state.findings] == [True, True]
+    visit.answer(Message("segment the clock."))
+    assert visit.state.findings[-1].prediction.found
+    visit.undo()
+    visit.undo()
+    assert not visit.state.trust
+    assert [one.prediction.found for one in visit.state.findings] == [True, False]

@@ -36,7 +36,7 @@ class Edit(Said):
     """A button of the legend, or of the picture, was pressed."""
 
     act: Literal["choose", "trust", "remove", "undo"]
-    id: int = 0  # of the finding
+    id: int = 0  # of the finding; 0: the picture
 
 
 class Page:
@@ -126,8 +126,10 @@ class Page:
             match edit.act:
                 case "choose":
                     visit.choose(edit.id)
-                case "trust":
+                case "trust" if edit.id:
                     visit.trust(edit.id)
+                case "trust":
+                    visit.trust_picture()
                 case "remove":
                     visit.remove(edit.id)
                 case "undo":

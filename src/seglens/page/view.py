@@ -76,6 +76,7 @@ class View:
     picture: str
     radius: float  # of a keypoint
     strange: bool = False  # the picture is not of the kind that the model was made for
+    trusted: bool = False  # masks of it are shown all the same
     layers: tuple[Layer, ...] = ()
     chosen: int | None = None  # whose heat map, keypoints and corrections follow
     chosen_shown: bool = True
@@ -92,9 +93,9 @@ def view_of(state: State, side: int, hidden: Collection[int] = ()) -> View | Non
         return None
     height, width = state.image.shape[:2]
     radius, chosen = max(2.0, max(height, width) / 90), state.finding
-    found = None if chosen is None else chosen.prediction
+    found = None if chosen is None or chosen.doubted else chosen.prediction
     return View(
-        width, height, data_uri(picture(state.image, side)), radius, state.familiar is False,
+        width, height, data_uri(picture(state.image, side)), radius, state.familiar is False, state.trust,
         layers=tuple(_layer(one, side, one.id not in hidden, one is chosen) for one in state.findings),
         chosen=None if chosen is None else chosen.id, chosen_shown=chosen is None or chosen.id not in hidden,
         heat=None if found is None else _uri(heat_layer(found, side)), keypoints=() if found is None else _dots(found),

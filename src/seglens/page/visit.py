@@ -69,6 +69,7 @@ class State:
     chosen: int | None = None  # id of the finding that is spoken of: clicks correct it, follow-ups ask about it
     tries: tuple[str, ...] = ()  # suggestions
     familiar: bool | None = None  # whether the picture is of the kind that the model was made for; None: it cannot say
+    trust: bool = False  # masks are shown in spite of that
     step: str = ""  # what led here, in words
 
     @property
@@ -126,13 +127,7 @@ class Visit:
 
     def answer(self, message: Message) -> None:
         """Answer it. Raises ValueError without a picture, and where the agent does."""
-        reply = self._talking().say(message.words, route=message.route, trust=message.trust)
-        state = self._said(message.words, reply, reply.route)
-        for found in reply.predictions:
-            findings, new, gone = put(state.findings, found, self._limits.findings)
-            self.hidden.discard(new.id)
-            state = replace(state, findings=findings, chosen=new.id, lines=(*state.lines, *map(_made_room, gone)))
-        self._take(state)
+        self._take(self._answered(self.state, message))
 
     def correct(self, gesture: Gesture, mode: Mode) -> None:
         """Refine the chosen mask. Raises ValueError without one, and where the gesture cannot be used."""
@@ -140,12 +135,20 @@ class Visit:
         reply = talk.refine(box=gesture.box()) if mode == "box" else talk.refine(clicks=[gesture.click(mode)])
         assert chosen is not None, "what the talk refines is what was chosen"
         self.hidden.discard(chosen.id)
-        state = self._said(gesture.says(mode), reply)
+        state = _said(self.state, gesture.says(mode), reply)
         self._take(replace(state, findings=changed(state.findings, chosen.id, *reply.predictions)))
 
     def trust(self, id: int) -> None:
         """Show the mask of finding `id` in spite of the doubt about it. Raises ValueError as `_find`."""
         self.answer(Message(self._find(id).prediction.query, "segmentation", trust=True))
+
+    def trust_picture(self) -> None:
+        """Show the masks of this picture, though it is strange to the model: of what was asked and will be."""
+        state = replace(self.state, trust=True)
+        for one in self.state.findings:
+            if one.doubted:
+                state = self._answered(state, Message(one.prediction.query, "segmentation", trust=True))
+        self._take(replace(state, step="showing masks all the same"))
 
     def choose(self, id: int) -> None:
         """Speak of finding `id` from now on. No step of its own: it changes nothing. Raises ValueError as `_find`."""
@@ -195,11 +198,16 @@ class Visit:
         while self.waiting:
             self.note(self.waiting.popleft().words, "⚠️ The page was reloaded before this was answered; ask it again.")
 
-    def _said(self, words: str, reply: Reply, route: Route | None = None) -> State:
-        lines = [Line("user", words), Line("assistant", reply.text, route)]
-        if reply.notice is not None:
-            lines.append(Line("assistant", reply.notice))
-        return replace(self.state, lines=(*self.state.lines, *lines), step=words)
+    def _answered(self, state: State, message: Message) -> State:
+        """The state after the answer to a message."""
+        trust = message.trust or state.trust
+        reply = self._talking().say(message.words, route=message.route, trust=trust)
+        state = _said(state, message.words, reply, reply.route)
+        for found in reply.predictions:
+            findings, new, gone = put(state.findings, found, self._limits.findings)
+            self.hidden.discard(new.id)
+            state = replace(state, findings=findings, chosen=new.id, lines=(*state.lines, *map(_made_room, gone)))
+        return state
 
     def _take(self, state: State) -> None:
         if self.state.image is not None:
@@ -231,3 +239,11 @@ class Visit:
 
 def _made_room(gone: Finding) -> Line:
     return Line("assistant", f"The mask of {gone.prediction.query!r} was taken off to make room.")
+
+
+def _said(state: State, words: str, reply: Reply, route: Route | None = None) -> State:
+    """With what the visitor said and the reply to it as the last lines."""
+    lines = [Line("user", words), Line("assistant", reply.text, route)]
+    if reply.notice is not None:
+        lines.append(Line("assistant", reply.notice))
+    return replace(state, lines=(*state.lines, *lines), step=words)

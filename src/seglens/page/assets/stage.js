@@ -82,7 +82,7 @@ document.addEventListener("keydown", (event) => {
 // What is drawn anew takes the focus with it: the same control gets it back.
 document.addEventListener("focusin", ({ target }) => {
   const { act, id } = target.dataset;
-  const same = act ? `[data-act="${act}"][data-id="${id ?? ""}"], .undo[data-act="${act}"]` : id ? `input[data-id="${id}"]` : ".canvas";
+  const same = act ? `button[data-act="${act}"]${id ? `[data-id="${id}"]` : ""}` : id ? `input[data-id="${id}"]` : ".canvas";
   focus = element.contains(target) ? same : null;
 });
 
@@ -97,7 +97,7 @@ watch("value", () => {
   if (at) frame(element.querySelector(".cross"), at, at);
   if (focus && document.activeElement === document.body) (element.querySelector(focus) ?? canvas()).focus({ preventScroll: true });
   if (!value.layers.length || !NARROW.matches) return;
-  element.scrollIntoView({ block: "start" }); // picture, reply and message box fit on the screen from here
+  canvas().scrollIntoView({ block: "start" }); // picture, reply and message box fit on the screen from here
   const legend = element.querySelector(".legend"), chosen = element.querySelector(".chosen");
   if (chosen) legend.scrollTop = chosen.offsetTop - legend.offsetTop;
 });
