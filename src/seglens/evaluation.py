@@ -51,6 +51,8 @@ class Record:
     strongest_inside: bool | None  # None without keypoints or without a target
     keypoints: int
     keypoints_inside: int
+    familiar: bool | None = None  # of the picture, as in `Prediction`
+    unknown_words: tuple[str, ...] = ()
     masks: dict[str, Any] | None = None
 
     @property
@@ -151,6 +153,7 @@ def _record(sample: Sample, target: Target, said: Prediction, threshold: float, 
         actual=int(counts.actual[0]), drawn_intersection=int(counts.intersection[1]), drawn_union=int(counts.union[1]),
         strongest_inside=bool(inside[0]) if target.present and len(inside) else None,
         keypoints=len(inside), keypoints_inside=int(inside.sum()),
+        familiar=said.familiar, unknown_words=said.unknown_words,
         masks=_runs(target, said) if masks else None,
     )  # fmt: skip
 
@@ -163,6 +166,17 @@ def _runs(target: Target, said: Prediction) -> dict[str, Any]:
 def results(records: Sequence[Record], protocol: str) -> dict[str, Any]:
     """The report of a protocol of `PROTOCOLS`, or "world" for `summarise`. Raises ValueError on any other name."""
     return summarise(list(records)) if protocol == WORLD else find_protocol(protocol)([r.outcome for r in records])
+
+
+def understood(records: Sequence[Record]) -> dict[str, Any]:
+    """How much of the data the model says that it does not understand, and refuses: the share of unfamiliar images
+    (None: the model cannot say) and that of queries with unknown words."""
+    images = {record.image: record.familiar for record in records}
+    return {
+        "images": len(images),
+        "unfamiliar": _share([float(not known) for known in images.values() if known is not None]),
+        "queries_with_unknown_words": _share([float(bool(record.unknown_words)) for record in records]),
+    }
 
 
 def prediction_lines(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def print_report(report: Mapping[str, Any]) -> None:
             table.add_row(name, *_cells(row))
     console = _console()
     console.print(table)
-    for part in ("keypoints", "presence", "vqa", "sam"):
+    for part in ("keypoints", "presence", "understood", "vqa", "sam"):
         if part in report:
             console.print(f"{part}: {json.dumps(report[part])}")
     _print_skipped(console, report)
@@ -39,6 +39,8 @@ def print_results(report: Mapping[str, Any]) -> None:
         table.add_row(name, f"{value:.4f}")
     console = _console()
     console.print(table)
+    if "understood" in report:
+        console.print(f"understood: {json.dumps(report['understood'])}")
     _print_skipped(console, report)
 
 

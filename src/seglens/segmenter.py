@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -146,8 +147,16 @@ class Segmenter:
         return self.decoder is not None
 
     def ask(self, image: ImageSource, question: str, max_new_tokens: int = 128) -> str:
-        """The untouched MLLM's answer."""
-        return self.backbone.generate(load_image(image), question, max_new_tokens)
+        """The untouched MLLM's answer. Warns of what `notice` says."""
+        pixels = load_image(image)
+        told = self.notice(pixels, question)
+        if told is not None:
+            warnings.warn(told, stacklevel=2)
+        return self.backbone.generate(pixels, question, max_new_tokens)
+
+    def notice(self, image: ImageSource, question: str) -> str | None:
+        """What to know about the MLLM's answer: an unfamiliar picture, unknown words; None when there is nothing."""
+        return notice(self.backbone.familiar(load_image(image)), self.backbone.prompts.unknown(question))
 
 
 class OpenedImage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -35,6 +35,7 @@ class Vision:
     later: tuple[Float[Tensor, "b i d"], ...]
     rows: Float[Tensor, "b p d"]
     positions: Int[Tensor, "b p ..."]
+    tower: tuple[Float[Tensor, "b n v"], ...] = ()  # as in `Patches`
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Adapted:
     ):  # fmt: skip
         _check(backbone)
         self._tuned, adapter = attach(backbone, tuning)
+        self._sees_anew = tuning.vision_rank > 0
         self.adapter: nn.Module = adapter
         self.attention, self.refill = attention, refill
         self.width, self.patch_width = backbone.width, backbone.patch_width
@@ -113,7 +115,8 @@ class Adapted:
         """See an image once."""
         seen = self._see(self.pixels(image)[None])
         begun = self._begin(seen) if self.attention in ("causal", "images") else None
-        return SeenImage(Frame(*image.shape[:2]), seen, begun)
+        frame = Frame(*image.shape[:2])
+        return SeenImage(frame, replace(seen, tower=()), begun, self._knows(seen, frame))
 
     @torch.no_grad()
     def read(self, image: SeenImage, questions: Sequence[str]) -> Reading:
@@ -121,6 +124,10 @@ class Adapted:
         self.script.prompts.refuse_none(questions)
         said = [self.script.question(question) for question in questions]
         return self._read(image.seen, image.begun, _asked(said, self.device))
+
+    def _knows(self, seen: Vision, frame: Frame) -> bool | None:
+        """An adapter of the vision tower changes what a statistic of it was made of."""
+        return None if self._sees_anew else self._tuned.knows(seen.tower, frame)
 
     def teach(self, shown: Shown) -> Reading:
         """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
@@ -148,7 +155,7 @@ class Adapted:
         positions = self._tuned.prefix_positions(before.shape[1])[None].to(self.device)
         return Vision(
             patches.rows, given, refilled[0] if refilled else None, patches.later,
-            torch.cat([words, given.to(words)], 1), positions.expand(len(pixels), *positions.shape[1:]),
+            torch.cat([words, given.to(words)], 1), positions.expand(len(pixels), *positions.shape[1:]), patches.tower,
         )  # fmt: skip
 
     def _begin(self, seen: Vision) -> Begun:

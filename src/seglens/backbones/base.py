@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTr
 
 from seglens.backbones.cached import Pair
 from seglens.backbones.depth import COPIED, Depth, whole_sight
+from seglens.backbones.familiarity import Familiarity
 from seglens.backbones.heard import Heard, continuations, hear
 from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.positions import after
@@ -45,6 +46,7 @@ class ImageRows:
     rows: Float[Tensor, "1 p d"]
     positions: Int[Tensor, "1 p ..."]
     later: tuple[Float[Tensor, "1 i d"], ...]
+    familiar: bool | None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Backbone(ABC):
         self.patch_width, self.shuffle = layout.patch_width, layout.shuffle
         self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
         self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
+        self.familiarity = Familiarity.load(name) if name else None
         self.prompts = Prompts(processor, self.image_text(processor), name)
 
     @classmethod
@@ -208,7 +211,7 @@ class Backbone(ABC):
         """See an image once."""
         given = self.embed_image(image)
         prefix, memory = self._below.prefix(given.rows, given.positions, given.later)
-        return OpenImage(given.frame, prefix.to(self.device), given.positions, memory)
+        return OpenImage(given.frame, prefix.to(self.device), given.positions, memory, given.familiar)
 
     @torch.no_grad()
     def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageRows:
@@ -219,7 +222,20 @@ class Backbone(ABC):
         embedded = self.model.get_input_embeddings()(words)
         embedded = torch.cat([embedded, seen.rows.to(embedded)], 1)  # the image ends the prefix
         positions = self.prefix_positions(words.shape[1])[None].to(self.device)
-        return ImageRows(frame, embedded, positions, seen.later)
+        return ImageRows(frame, embedded, positions, seen.later, self.knows(seen.tower, frame))
+
+    def knows(self, tower: Sequence[Float[Tensor, "1 n v"]], frame: Frame) -> bool | None:
+        """Whether a picture is of the kind that the model was made for, by what the tower says of its canvas; None for
+        a model whose folder holds no statistic of that."""
+        return None if self.familiarity is None else self.familiarity.knows(tower, frame)
+
+    @torch.no_grad()
+    def familiar(self, image: UInt8[np.ndarray, "h w 3"]) -> bool | None:
+        """As `knows`, of a picture that was not opened."""
+        if self.familiarity is None:
+            return None
+        frame = Frame(*image.shape[:2])
+        return self.knows(self.see(self._pixels(image, frame)).tower, frame)
 
     def _pixels(self, image: np.ndarray, frame: Frame) -> Float[Tensor, "3 s s"]:
         """Both encoders see one frame: padded to a square, here with the mean colour that CLIP's padding had."""

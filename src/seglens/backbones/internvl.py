@@ -28,13 +28,15 @@ class InternVLBackbone(Backbone):
         return Layout(size, (cells, cells), vision.hidden_size, shuffle=shuffle)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
-        return Seen(tower(self.model, pixels))
+        found = tower(self.model, pixels)
+        return Seen(found.pooler_output, tower=tuple(found.hidden_states))
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
         found = self.model.model.vision_tower(pixels, output_hidden_states=True)
         chosen = self.model.config.vision_feature_layer
         rows = found.last_hidden_state if chosen == -1 else found.hidden_states[chosen]
-        return Patches(rows[:, 1:] if self.model.config.vision_feature_select_strategy == "default" else rows)
+        default = self.model.config.vision_feature_select_strategy == "default"
+        return Patches(rows[:, 1:] if default else rows, tower=tuple(found.hidden_states))
 
     def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
         return self.model.model.multi_modal_projector(merged)

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
-from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_rows
+from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_patches
 
 
 class LlavaBackbone(Backbone):
@@ -22,10 +22,11 @@ class LlavaBackbone(Backbone):
         return patchwise(config, image_size)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
-        return Seen(tower(self.model, pixels)[0][None])
+        found = tower(self.model, pixels)
+        return Seen(found.pooler_output[0][None], tower=tuple(found.hidden_states))
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
-        return Patches(tower_rows(self.model, pixels))
+        return tower_patches(self.model, pixels)
 
     def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
         return self.model.model.multi_modal_projector(merged)

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
-from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower_layers, tower_rows
+from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower_layers, tower_patches
 
 
 class LlavaOnevisionBackbone(Backbone):
@@ -24,10 +24,11 @@ class LlavaOnevisionBackbone(Backbone):
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
         # transformers' own get_image_features knows no image without tiles
-        return Seen(self.project(tower_rows(self.model, pixels[None])))
+        found = tower_patches(self.model, pixels[None])
+        return Seen(self.project(found.rows), tower=found.tower)
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
-        return Patches(tower_rows(self.model, pixels))
+        return tower_patches(self.model, pixels)
 
     def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
         return self.model.model.multi_modal_projector(merged)

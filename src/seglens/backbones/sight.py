@@ -32,19 +32,24 @@ class Layout:
 @dataclass(frozen=True)
 class Seen:
     """What a model's vision side says of a canvas: rows in place of the image tokens, in raster order, and rows to be
-    added to these after the first, second, ... decoder layer (Qwen3-VL's deepstack)."""
+    added to these after the first, second, ... decoder layer (Qwen3-VL's deepstack).
+
+    `tower` are the states of the vision tower before its first layer and behind each, where the family keeps them; in
+    front of the patches may stand that of a class token."""
 
     rows: Float[Tensor, "1 i d"]
     later: tuple[Float[Tensor, "1 i d"], ...] = ()
+    tower: tuple[Float[Tensor, "1 n v"], ...] = ()
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What the vision tower says of canvases, in raster order, before patches are merged into image tokens; `later` as
-    in `Seen`."""
+    """What the vision tower says of canvases, in raster order, before patches are merged into image tokens; `later` and
+    `tower` as in `Seen`."""
 
     rows: Float[Tensor, "b f v"]
     later: tuple[Float[Tensor, "b i d"], ...] = ()
+    tower: tuple[Float[Tensor, "b n v"], ...] = ()
 
     def merged(self, grid: tuple[int, int], shuffle: int) -> Float[Tensor, "b i sv"]:
         """Pixel-shuffle: the shuffle x shuffle patches of each image token side by side, row by row."""
@@ -81,20 +86,21 @@ def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:
 
 
 def tower(model: Any, pixels: Float[Tensor, "3 s s"]) -> Any:
-    """What the vision tower and projector of a LLaVA-like model say of one canvas, by the layer its config names: a
-    tensor of "1 i d", or a list with one of "i d"."""
+    """What the vision tower and projector of a LLaVA-like model say of one canvas, by the layer its config names, in
+    `pooler_output`: a tensor of "1 i d", or a list with one of "i d"; and the tower's `hidden_states`."""
     config = model.config
     return model.get_image_features(
         pixels[None], vision_feature_layer=config.vision_feature_layer,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-    ).pooler_output  # fmt: skip
+        vision_feature_select_strategy=config.vision_feature_select_strategy, output_hidden_states=True,
+    )  # fmt: skip
 
 
-def tower_rows(model: Any, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b f v"]:
+def tower_patches(model: Any, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
     """What the vision tower alone says, by the layers its config names, without the class token."""
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     rows = torch.cat([states[n] for n in _chosen(model.config)], -1)
-    return rows[:, 1:] if model.config.vision_feature_select_strategy == "default" else rows
+    default = model.config.vision_feature_select_strategy == "default"
+    return Patches(rows[:, 1:] if default else rows, tower=tuple(states))
 
 
 def tower_layers(model: Any) -> Sequence[nn.Module]:

@@ -94,7 +94,7 @@ def _queries(
     segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None],
     records: Path | None, predictions: Path | None,
 ) -> tuple[dict[str, Any], list[Fault]] | None:  # fmt: skip
-    from seglens.evaluation import as_json, prediction_lines, results, run_shared
+    from seglens.evaluation import as_json, prediction_lines, results, run_shared, understood
 
     said = run_shared(segmenter, samples, ranks, tick, masks=predictions is not None)
     if said is None:
@@ -103,7 +103,7 @@ def _queries(
         _write(records, as_json(said.records))
     if predictions is not None:
         _write(predictions, prediction_lines(said.records))
-    return results(said.records, name), said.faults
+    return {**results(said.records, name), "understood": understood(said.records)}, said.faults
 
 
 def _miou(

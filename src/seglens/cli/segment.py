@@ -181,8 +181,12 @@ def ask(
     from seglens.sources import read_one
 
     question, pixels = one_text(words, "question"), read_one(image)
-    answer = load_segmenter(loading).ask(pixels, question)
+    segmenter = load_segmenter(loading)
+    told = segmenter.notice(pixels, question)
+    answer = segmenter.backbone.generate(pixels, question)
     if as_json:
-        emit({"image": image, "question": question, "answer": answer})
-    else:
-        print(answer)
+        emit({"image": image, "question": question, "answer": answer, "notice": told})
+        return
+    print(answer)
+    if told is not None:
+        say(told)

@@ -75,7 +75,7 @@ class Desk:
         with self._turn:
             name, opened = self._opened(image)
             height, width = opened.image.shape[:2]
-            text, note = self.segmenter.ask(opened.image, question), opened.notice(question)
+            text, note = self.segmenter.backbone.generate(opened.image, question), opened.notice(question)
             return Told(image=name, width=width, height=height, text=text, notice=note)
 
     def describe(self, image: str | np.ndarray) -> Told:

@@ -1,9 +1,10 @@
-"""The recipe as a command: eleven stages, each resumable, from nothing to the weights that the package carries.
+"""The recipe as a command: twelve stages, each resumable, from nothing to the weights that the package carries.
 
 vision ----+--> alignment --> joint --+--> internvl --------+--> mllmseg, self1e
 language --+                          +--> manners --+      +--> lisa
 sam -------------------------------------------------+--> head
                                                      +---> lisa
+manners, internvl --> familiar
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 from transformers import SamImageProcessorPil
 
+from seglens.backbones import load_backbone
 from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head
 from seglens.courses import practise
@@ -30,6 +32,7 @@ from seglens.lessons import Drawn
 from seglens.locks import LOCK, held
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.base import TunedMethod
+from seglens.miniature.familiar import calibrate
 from seglens.miniature.heads import lens_config, miniature_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
@@ -56,6 +59,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "mllmseg": ("internvl",),
     "self1e": ("internvl",),
     "lisa": ("internvl", "sam"),
+    "familiar": ("manners", "internvl"),
 }
 BUDGETS: dict[str, Budget] = {
     "vision": Budget(steps=5200, batch=16, lr=1.5e-3, seed=1),
@@ -223,6 +227,12 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
     save_head(weights / method, made, head.state_dict(), torch.int8)
 
 
+def stage_familiar(out: Path, weights: Path) -> None:
+    """Which pictures are of the world, by what the exported MLLMs' vision towers say of them."""
+    for name in ("mllm", "internvl"):
+        calibrate(load_backbone(weights / name, dtype=torch.float32), weights / name)
+
+
 RUN: dict[str, Callable[[Path, Path], None]] = {
     "vision": stage_vision,
     "language": stage_language,
@@ -233,12 +243,15 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
     "sam": stage_sam,
     "head": stage_head,
     **{method: partial(stage_tuned, method) for method in TUNED},
+    "familiar": stage_familiar,
 }
 
 
 def run_stage(stage: str, out: Path, weights: Path) -> None:
     """One stage in this process, on the GPU if there is one."""
-    if stage not in ("head", *TUNED) and torch.cuda.is_available():  # heads are placed with the parts they read
+    if (
+        stage not in ("head", "familiar", *TUNED) and torch.cuda.is_available()
+    ):  # heads are placed with the parts they read
         torch.set_default_device("cuda")
     with held(out / f".{stage}{LOCK}"):
         RUN[stage](out, weights)
