@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -189,6 +190,13 @@ def test_categories_of_one_name_are_one(content: Any, scenes: list[Sample], tmp_
     assert [t.query for t in build(each="instance")[0].targets] == [
         f"pet, {order} from the left" for order in ("1st", "2nd", "3rd")
     ]
+
+
+def test_names_as_other_systems_write_them(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "images" / "train").mkdir()
+    (tmp_path / "images" / "0000.png").rename(tmp_path / "images" / "train" / unicodedata.normalize("NFD", "é.png"))
+    content["images"][0]["file_name"] = "train\\" + unicodedata.normalize("NFC", "é.png")
+    assert len(list(saved(tmp_path, content)())) == 2
 
 
 def test_a_picture_that_is_listed_twice_is_a_fault(content: Any, tmp_path: Path) -> None:

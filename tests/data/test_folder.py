@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,15 @@ def test_folders_of_the_same_words_are_one_query(root: Path, scenes: list[Sample
     assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
         ("image 0000", "has several masks of 'The  Cat'")
     ]
+
+
+def test_an_accent_may_be_written_in_two_ways(root: Path) -> None:
+    """As macOS writes it for one file and a tool for the other."""
+    (root / "images" / "0000.png").rename(root / "images" / unicodedata.normalize("NFD", "é.png"))
+    for folder in (root / "masks").iterdir():
+        (folder / "0000.png").rename(folder / unicodedata.normalize("NFC", "é.PNG"))
+    data = build(root)()
+    assert (len(list(data)), data.notes) == (2, [])
 
 
 def test_one_thing_in_a_flat_folder(root: Path, scenes: list[Sample]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from seglens.data.images import MAX_PIXELS, ImageError, formats, load_image, suffixes
+from seglens.data.maskfile import load_mask
 
 ROOT = Path(__file__).parents[2]
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [128, 128, 128]]], np.uint8)
@@ -264,6 +265,19 @@ def test_an_x_ray_counts_from_white_to_black() -> None:
         with Image.open(io.BytesIO(data)) as image:
             assert image.tag_v2[262] == 0
         assert np.array_equal(load_image(data)[..., 0], gray)
+
+
+def test_a_mask_of_an_x_ray_keeps_its_sense(tmp_path: Path) -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[2:4, 1:5] = True
+    Image.fromarray(np.where(mask, 0, 65535).astype(np.uint16)).save(tmp_path / "mask.tif", tiffinfo={262: 0})
+    np.testing.assert_array_equal(load_mask(tmp_path / "mask.tif"), mask)
+
+
+def test_signed_bytes_are_refused() -> None:
+    """Pillow would show -1 as 255."""
+    data = encoded(Image.fromarray(np.full((4, 4), 7, np.uint8)), "TIFF", tiffinfo={339: 2})
+    assert "signed bytes" in refused(data)
 
 
 def test_a_colour_key_of_sixteen_bits_is_over_white() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ LINES: dict[str, tuple[Any, str, str]] = {
     "huge": (GOOD | {"polygons": [[1, 2, 3, 10**400, 5, 6]]}, "mask", "not a list of numbers"),
     "too many digits": (f'{{"image": "a.png", "id": {"9" * 5000}}}', "annotation", "digits"),
     "another image's": (GOOD | {"polygons": [[3, 5, 120, 5, 120, 15]]}, "mask", "with the point (120, 5) for"),
+    "shares": (GOOD | {"polygons": [[0.1, 0.2, 0.4, 0.2, 0.4, 0.9]]}, "mask", "if their numbers are shares"),
     "thin": (GOOD | {"polygons": [[3, 5, 12, 5, 7, 5.001]]}, "empty mask", "thinner than one"),
     "no polygon": (GOOD | {"polygons": []}, "annotation", "it needs a path, a list of"),
     "text as polygons": (GOOD | {"polygons": "x"}, "annotation", "has polygons 'x'"),
@@ -201,6 +203,22 @@ def test_the_same_words_in_several_lines_are_one_query(root: Path) -> None:
     ]
     _, (fault,) = judged(saved(root, GOOD, GOOD | {"polygons": [[1, 2]]}))
     assert (fault.record, fault.says.split(":")[0]) == ("line 1", "line 2")  # a union without one of them is wrong
+
+
+def test_names_as_other_systems_write_them(root: Path) -> None:
+    """The slashes of Windows, é in two characters (macOS), and one picture in two spellings."""
+    (root / "bilder").mkdir()
+    Image.new("RGB", (30, 20)).save(root / "bilder" / unicodedata.normalize("NFC", "café.png"))
+    save_png(MASK, root / "bilder" / unicodedata.normalize("NFC", "é.png"))
+    lines = (
+        {"image": "bilder\\" + unicodedata.normalize("NFD", "café.png"), "text": "x", "polygons": [SQUARE]},
+        {"image": "a.png", "text": "x", "mask": unicodedata.normalize("NFD", "bilder\\é.png")},
+        {"image": "./a.png", "text": "y", "polygons": [SQUARE]},
+    )
+    one, two = saved(root, *lines)()
+    assert [target.query for target in two.targets] == ["x", "y"]
+    np.testing.assert_array_equal(two.targets[0].mask, MASK)
+    assert len(one.targets) == 1
 
 
 def test_a_target_that_is_there_and_absent_is_a_fault(root: Path) -> None:

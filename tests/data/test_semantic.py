@@ -284,3 +284,12 @@ def test_a_split_that_is_not_for_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split=test; choose from train, val"):
         load_data(f"ade20k:root={tmp_path},split=test")
     json.dumps(load_data(f"ade20k:root={tmp_path},split=val")[0].targets[0].query)
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    """A photograph and its map would both be left out without a word."""
+    write_ade20k(tmp_path, a=stripes(1, 2), b=stripes(3))
+    folder = tmp_path / "ade20k"
+    (folder / "images/training/a.jpg").rename(folder / "images/training/a.JPG")
+    (folder / "annotations/training/a.png").rename(folder / "annotations/training/a.PNG")
+    assert [sample.id for sample in load_data(f"ade20k:root={tmp_path}")] == ["a", "b"]

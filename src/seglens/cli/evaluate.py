@@ -81,9 +81,14 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
     """Those of the file, else the data's own."""
     from seglens.data.dataset import classes_of
     from seglens.data.reading import read_text
+    from seglens.data.wording import first_of_name
 
     if file is not None:
-        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        said = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        first = first_of_name(dict(enumerate(said)))
+        if twice := [said[at] for at, one in first.items() if at != one]:
+            raise ValueError(f"{file} names {twice[0]!r} twice; a class needs one name of its own")
+        return said
     names = list(classes_of(samples))
     if not names:
         raise ValueError("this data has no class names of its own; give --classes FILE, a name per line")

@@ -11,7 +11,7 @@ import numpy as np
 
 from seglens.data.exhaustive import Certain
 from seglens.data.masks import Named, Polygons, Runs, draw_each
-from seglens.data.reading import Split, need_folder, read_json
+from seglens.data.reading import Split, located, need_folder, read_json
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records, Remains
 from seglens.data.wording import first_of_name
 
@@ -116,7 +116,8 @@ class _Index:
         for row, record in enumerate(self.tables["images"]):
             try:
                 key = _id(record, "id")
-                image = {"path": self.folder / _file_name(record), "size": _size(record)}
+                path = located(self.folder, _file_name(record))
+                image = {"path": path, "size": _size(record)}
                 self.certain.looked(key, record)
             except ValueError as error:
                 yield self._fault(_name(record, "image", f"images[{row}]"), str(error))
@@ -124,9 +125,7 @@ class _Index:
             if images.setdefault(key, image) is not image:
                 self.bad_images.add(key)
                 yield self._fault(f"image {key}", "is the id of more than one image", "duplicate id")
-            elif (
-                first := files.setdefault(self.folder / _file_name(record), key)
-            ) != key:  # neither has all annotations of the picture
+            elif (first := files.setdefault(path, key)) != key:  # neither has all annotations of the picture
                 self.bad_images.add(key)
                 self.certain.unsure.add(first)
                 yield self._fault(f"image {key}", f"is the file of image {first}; keep one of them", "duplicate image")

@@ -19,7 +19,7 @@ BYTE = 8
 ENDS = 0.001  # share of the pixels at either end that do not tell the range: dead and saturated ones
 NARROW = 1 / 8  # of the depth: what varies less is seen by its own range (a thermal image around one temperature)
 LEAST = 64  # values: what varies by fewer is flat, and stretching would show its noise
-_PHOTOMETRIC, _LARGEST, _LARGEST_SIGNED, _BITS = 262, 281, 341, 258  # TIFF's tags
+_PHOTOMETRIC, _LARGEST, _LARGEST_SIGNED, _BITS, _SAMPLE_FORMAT = 262, 281, 341, 258, 339  # TIFF's tags
 SWAPPED = {"16L": "16B", "16B": "16L", "16N": "16B" if np.little_endian else "16L"}
 
 
@@ -79,6 +79,13 @@ def white_is_zero(image: Image.Image) -> bool:
     """Whether a TIFF counts from white to black, as X-rays do: Pillow turns round samples of 8 bits only."""
     tags: Any = getattr(image, "tag_v2", None)
     return tags is not None and tags.get(_PHOTOMETRIC) == 0 and image.mode.startswith("I")
+
+
+def is_signed_byte(image: Image.Image) -> bool:
+    """Whether a TIFF holds bytes from -128 to 127, which Pillow reads as 0 to 255, the negative ones as bright."""
+    tags: Any = getattr(image, "tag_v2", None)
+    kinds = (tags.get(_SAMPLE_FORMAT) or (1,)) if tags is not None else (1,)
+    return image.mode == "L" and 2 in (kinds if isinstance(kinds, tuple) else (kinds,))
 
 
 def is_deep_colour(image: Image.Image) -> bool:

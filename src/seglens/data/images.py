@@ -17,7 +17,16 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from seglens.data.depth import depth, is_deep_colour, lower_bytes, opened_from, to_bytes, told_depth, white_is_zero
+from seglens.data.depth import (
+    depth,
+    is_deep_colour,
+    is_signed_byte,
+    lower_bytes,
+    opened_from,
+    to_bytes,
+    told_depth,
+    white_is_zero,
+)
 
 # Twice Pillow's warning level, which is where Pillow itself refuses: 0.5 GiB of RGB.
 MAX_PIXELS = 178_956_970
@@ -152,6 +161,8 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray,
     _check_size(*image.size, name, max_pixels)
     with _refusals(name), _quiet():
         told, deep, file = told_depth(image), is_deep_colour(image), opened_from(image)
+        if is_signed_byte(image):
+            raise ImageError(f"{name} has signed bytes, of unknown zero; need unsigned ones, 0 to 255: convert it")
         image.load()
         turn = _TURNS.get(_orientation(image))  # not before: Pillow turns a TIFF when it reads it
         if deep:

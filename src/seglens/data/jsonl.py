@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from seglens.data.kin import is_class_name
 from seglens.data.lines import objects
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, Runs
-from seglens.data.reading import Split, need_folder
+from seglens.data.reading import Split, located, need_folder
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
 from seglens.data.wording import joined, plain
 
@@ -86,6 +87,7 @@ class _Gathered:
         self.file, self.root = file, root
         self.pictures: dict[str, _Picture] = {}
         self.ids: dict[str, str] = {}  # to the record that first has it
+        self.spelt: dict[str, str] = {}  # a path to the way in which it is first written
         self.held: dict[str, set[str]] = {}  # images to the words of bad lines, which may be there
         self.unsure = False  # a line of which nobody knows the image
 
@@ -102,7 +104,8 @@ class _Gathered:
         said = value.get("text")
         texts = [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, str)]
         if isinstance(value.get("image"), str) and texts:
-            self.held.setdefault(value["image"], set()).update(texts)
+            image = self.spelt.setdefault(os.path.normpath(value["image"]), value["image"])
+            self.held.setdefault(image, set()).update(texts)
         else:
             self.unsure = True
 
@@ -152,11 +155,13 @@ class _Gathered:
         key = value.get("image")
         if not isinstance(key, str) or not key or "\0" in key:
             raise ValueError(f"has image {key!r}; it needs the path of the image")
+        key = self.spelt.setdefault(os.path.normpath(key), key)  # ./a.png is a.png
         picture = self.pictures.get(key)
         if picture is None:
-            if not (self.root / key).is_file():
-                raise _LineError(f"there is no file {str(self.root / key)!r}", "image")
-            picture = self.pictures[key] = _Picture(self.root / key)
+            path = located(self.root, key)
+            if not path.is_file():
+                raise _LineError(f"there is no file {str(path)!r}", "image")
+            picture = self.pictures[key] = _Picture(path)
         return picture
 
 
@@ -211,9 +216,10 @@ def _of_form(form: str, content: Any) -> Any:
 def _source(content: Any, base: Path) -> MaskSource:
     """A mask in any of the three forms."""
     if isinstance(content, str):
-        if not (base / content).is_file():
-            raise ValueError(f"names the mask {content!r}, and there is no file {str(base / content)!r}")
-        return MaskFile(base / content)
+        path = located(base, content)
+        if not path.is_file():
+            raise ValueError(f"names the mask {content!r}, and there is no file {str(path)!r}")
+        return MaskFile(path)
     if isinstance(content, dict):
         return Runs(content)
     if isinstance(content, list) and content and all(isinstance(part, list) for part in content):

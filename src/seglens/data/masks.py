@@ -163,6 +163,11 @@ def _check_polygon(part: Any) -> None:
 def _check_inside(parts: Sequence[Any], size: tuple[int, int]) -> None:
     corners = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in parts])
     sides = np.array([size[1], size[0]])
+    if corners.min() >= 0 and corners.max() <= 1 and min(size) > 2:  # they would be drawn as a pixel
+        raise ValueError(
+            f"got polygons that lie within one pixel of {size[0]} x {size[1]}; if their numbers are shares of the "
+            "image's sides, multiply x by its width and y by its height"
+        )
     beyond = np.maximum(corners - sides, -corners)
     if (beyond > np.maximum(SLACK_PIXELS, SLACK * sides)).any():
         x, y = corners[beyond.max(1).argmax()]

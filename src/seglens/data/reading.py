@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,14 @@ def need_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise DataError(f"there is no folder {str(path)!r}; {what}: check the path")
     return path
+
+
+def located(folder: Path, name: str) -> Path:
+    """The file that an annotation names: as it is written, or else with the slashes of Windows turned, or its accents
+    in the other form of Unicode (macOS writes é as two characters). As it is written where there is none."""
+    turned = name.replace("\\", "/")
+    forms = (name, turned, *(unicodedata.normalize(form, turned) for form in ("NFC", "NFD")))
+    return next((folder / one for one in forms if (folder / one).is_file()), folder / name)
 
 
 def read_text(path: Path) -> str:
@@ -49,7 +58,7 @@ def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], li
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inside.parts):
-            found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
+            found.setdefault(unicodedata.normalize("NFC", inside.with_suffix("").as_posix()), []).append(path)
     return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}, [
         Fault(
             str(folder),

@@ -94,13 +94,18 @@ def _asks(path: Path, classes: Classes) -> Callable[[], tuple[Ask, ...]]:
     return lambda: asks_of(path, classes)
 
 
+def _files(folder: Path, suffix: str) -> dict[str, Path]:
+    """By their names without the suffix, however it is written (.JPG)."""
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == suffix}
+
+
 def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = True) -> Iterator[Entry | Fault]:
     """Photographs (.jpg) with the label maps (.png) of the same name, in the order of names.
 
     `every_image` is false where the folder of photographs serves other datasets too."""
-    pictures, maps = {path.stem for path in images.glob("*.jpg")}, {path.stem for path in labels.glob("*.png")}
-    for stem in sorted(pictures | maps if every_image else maps):
-        image, file = images / f"{stem}.jpg", labels / f"{stem}.png"
+    pictures, maps = _files(images, ".jpg"), _files(labels, ".png")
+    for stem in sorted({*pictures, *maps} if every_image else maps):
+        image, file = pictures.get(stem, images / f"{stem}.jpg"), maps.get(stem, labels / f"{stem}.png")
         if stem not in pictures:
             yield Fault(str(file), stem, f"its image {image} is missing", "image")
         elif stem not in maps:

@@ -13,7 +13,7 @@ import yaml
 from jaxtyping import Float
 
 from seglens.data.masks import SLACK, Polygons
-from seglens.data.reading import IMAGES, Split, by_stem, need_folder, read_text
+from seglens.data.reading import IMAGES, Split, by_stem, located, need_folder, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
 from seglens.data.wording import first_of_name
 
@@ -141,9 +141,9 @@ def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator
 
 def _listed(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
     for number, line in enumerate(read_text(source).splitlines(), 1):
-        path = source.parent / line.strip()
         if not line.strip():
             continue
+        path = located(source.parent, line.strip())
         if not path.is_file():
             yield Fault(str(source), f"line {number}", f"there is no file {str(path)!r}", "image")
             continue
