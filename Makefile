@@ -53,7 +53,9 @@ test-latest: $(BIN)/pip ## the wheel with the newest packages that pyproject all
 	grep '^torch==' constraints.txt > $(LATEST)/torch.txt
 	$(LATEST)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(LATEST)/wheel .
 	rm -rf build
-	$(LATEST_PIP) "$$(echo $(LATEST)/wheel/*.whl)[train,tune,tools,serve,page]" pytest hypothesis beartype openai
+	$(LATEST_PIP) $(LATEST)/wheel/*.whl
+	$(LATEST)/bin/seglens doctor # an extra may hold a package back, which a plain install takes
+	$(LATEST_PIP) "$$(echo $(LATEST)/wheel/*.whl)[train,tune,tools,serve,page]" pytest pytest-xdist hypothesis beartype openai
 	$(ONE_THREAD) $(LATEST)/bin/python tests/latest.py $(LATEST)
 
 docs: setup ## the site, into out/site; the theme's word about its own future is left out

@@ -51,7 +51,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "doctor": [*seglens, "doctor"],
         "page": [sys.executable, "-c", PAGE],
         "a training step": [*seglens, "train", "--data", lesson, *step, "--out", str(out / "run")],
-        "tests": [sys.executable, "-m", "pytest", "-q", *TESTS],
+        "tests": [sys.executable, "-m", "pytest", "-q", "-n", "2", *TESTS],
     }
 
 

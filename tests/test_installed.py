@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import latest
 import seglens.doctor as doctor
 import seglens.installed as installed
 from command import Run
+from latest import TESTS
 from seglens import __version__
 from seglens.installed import Package, installed_packages, remedy
 
@@ -70,3 +73,26 @@ def test_with_the_tested_versions_the_files_are_to_blame(monkeypatch: pytest.Mon
 
 def _sick() -> str:
     raise TypeError("update() got an unexpected keyword")
+
+
+def test_the_newest_packages_are_tried_after_the_tested_ones() -> None:
+    assert [path for path in TESTS if not (ROOT / path).is_file()] == []
+    commands = re.findall(r"^make (\S+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert commands == ["test", "static", "test-latest"]
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest-latest:")[2].partition("\n\n")[0]
+    assert "tests/latest.py" in recipe
+    assert "-c constraints.txt" not in recipe, "only torch stays at the tested version"
+
+
+def test_what_moved_is_told_before_all_else_and_when_something_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("latest.commands", lambda folder: {"tour": [sys.executable, "-c", "raise SystemExit(3)"]})
+    monkeypatch.setattr("seglens.installed.moved_packages", lambda: [Package("transformers", "9.0", "5.0")])
+    assert latest.main(tmp_path) == 2
+    assert "not from the wheel" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "prefix", str(Path(installed.TESTED).parent))
+    assert latest.main(tmp_path) == 3
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "newer than constraints.txt: transformers 9.0 (tested: 5.0)"
+    assert told[2] == "tour failed with these packages newer than constraints.txt: transformers 9.0 (tested: 5.0)"
