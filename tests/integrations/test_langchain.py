@@ -105,8 +105,15 @@ def test_the_schema_is_one_that_models_are_told(pair: list[BaseTool]) -> None:
         ({"image": "image-0123456789abcdef", "queries": ["cup"]}, "no open image"),
         ({"image": "data:image/png;base64,AAAA", "queries": ["cup"]}, "not an image"),
         ({"image": "QUERY", "queries": [" "]}, "without words"),
-        ({"image": "QUERY", "queries": []}, "Tool input validation error"),
-        ({"queries": ["cup"]}, "Tool input validation error"),
+        ({"image": "QUERY", "queries": []}, "queries got []: list should have at least 1 item"),
+        ({"image": "QUERY", "queries": ["cup"] * 33}, "a list of 1 to 32 texts"),
+        ({"image": "QUERY", "queries": "the red cup"}, "queries got 'the red cup': input should be a valid list"),
+        ({"image": "QUERY", "queries": [7]}, "queries.0 got 7: input should be a valid string"),
+        ({"image": "QUERY", "queries": ["cup"], "each": "maybe"}, "each got 'maybe': input should be a valid boolean"),
+        ({"image": "QUERY", "queries": ["cup"], "colour": 1}, "colour is no argument of this tool; there are image,"),
+        ({"image": 7, "queries": ["cup"]}, "image got 7: input should be a valid string"),
+        ({"queries": ["cup"]}, "image is missing. What is needed: image: A file path, base64, a data URI, or the id"),
+        ({}, "image is missing; queries is missing"),
     ],
 )
 def test_what_is_wrong_comes_back_to_the_model_in_words(
@@ -115,6 +122,24 @@ def test_what_is_wrong_comes_back_to_the_model_in_words(
     message = pair[0].invoke(call("segment", **args))
     assert message.status == "error"
     assert said in message.content
+
+
+def test_a_wrong_question_comes_back_in_words(pair: list[BaseTool]) -> None:
+    for args, said in (
+        ({"image": "x"}, "question is missing"),
+        ({"image": "x", "question": ""}, "at least 1 character"),
+    ):
+        message = pair[1].invoke(call("ask", **args))
+        assert message.status == "error"
+        assert said in message.content
+        assert "A question about the image, in words." in message.content
+        assert message.content.endswith("Correct it and call again.")
+
+
+def test_an_answer_to_a_wrong_call_is_short(pair: list[BaseTool]) -> None:
+    message = pair[0].invoke(call("segment", image=["x" * 9000], queries=list(range(30))))
+    assert message.status == "error"
+    assert len(message.content) < 2000
 
 
 def test_or_is_raised_as_langchains_own_exception(segmenter: Segmenter) -> None:

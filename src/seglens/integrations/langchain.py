@@ -11,15 +11,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from seglens.data.images import load_image
 from seglens.incoming import Limits
-from seglens.integrations.desk import MOST_QUERIES, Desk
+from seglens.integrations.desk import LONGEST_ECHO, MOST_QUERIES, Desk
 from seglens.integrations.images import Doors
 from seglens.segmenter import ImageSource, Segmenter
 
@@ -29,6 +30,7 @@ except ImportError as error:
     raise ImportError("a LangChain tool needs 'langchain-core': pip install 'seglens[tools]'") from error
 
 T = TypeVar("T")
+MOST_FAULTS = 5  # of one call that are told
 SEGMENT = (
     "Find things in an image by words, plain or in need of thought ('the thing that keeps you dry'): says of each "
     "whether it is there, where, and how sure that is, and keeps its pixel-exact mask."
@@ -36,28 +38,34 @@ SEGMENT = (
 ASK = "Answer a question about an image in words."
 
 
-class Queries(BaseModel):
+class Arguments(BaseModel):
+    """What a model gives a tool; an argument that nobody knows is an error, never passed over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Queries(Arguments):
     """What is asked of an image that is known."""
 
     queries: list[str] = Field(
-        min_length=1, max_length=MOST_QUERIES, description="What to look for, in words; one mask each."
-    )
+        min_length=1, max_length=MOST_QUERIES,
+        description=f"What to look for, in words: a list of 1 to {MOST_QUERIES} texts, one mask each.",
+    )  # fmt: skip
     each: bool | None = Field(
         None, description="Whether several things get masks of their own; null: if the words say so."
     )
-
     trust: bool = Field(
         False, description="Whether to show the mask in spite of an unfamiliar picture or unknown words."
     )
 
 
-class Question(BaseModel):
+class Question(Arguments):
     """What is asked about an image that is known, to be answered in words."""
 
-    question: str = Field(description="A question about the image.")
+    question: str = Field(min_length=1, description="A question about the image, in words.")
 
 
-class Named(BaseModel):
+class Named(Arguments):
     """Which image."""
 
     image: str = Field(description="A file path, base64, a data URI, or the id that an earlier answer named.")
@@ -109,8 +117,30 @@ def ask_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> B
 def _tool(function: Callable[..., Any], description: str, args: type[BaseModel]) -> BaseTool:
     return StructuredTool.from_function(
         function, description=description, args_schema=args, response_format="content_and_artifact",
-        handle_tool_error=True, handle_validation_error=True,
+        handle_tool_error=True, handle_validation_error=partial(_advice, args),
     )  # fmt: skip
+
+
+def _advice(args: type[BaseModel], error: Any) -> str:
+    """What is wrong with a call, argument by argument, and what each of them takes: a model corrects itself by it."""
+    faults = error.errors(include_url=False)
+    said = "; ".join(_fault(one, args) for one in faults[:MOST_FAULTS])
+    wrong = {str(one["loc"][0]) for one in faults if one["loc"]}
+    needed = "; ".join(
+        f"{name}: {(field.description or '').rstrip('.')}" for name, field in args.model_fields.items() if name in wrong
+    )
+    return f"The call does not fit. {said}. {f'What is needed: {needed}. ' if needed else ''}Correct it and call again."
+
+
+def _fault(one: Mapping[str, Any], args: type[BaseModel]) -> str:
+    place = ".".join(str(step) for step in one["loc"])
+    if one["type"] == "missing":
+        return f"{place} is missing"
+    if one["type"] == "extra_forbidden":
+        return f"{place} is no argument of this tool; there are {', '.join(args.model_fields)}"
+    came = repr(one["input"])
+    came = came if len(came) <= LONGEST_ECHO else f"{came[:LONGEST_ECHO]}..."
+    return f"{place} got {came}: {one['msg'][0].lower()}{one['msg'][1:]}"
 
 
 def _desk(given: Segmenter | Desk) -> Desk:
