@@ -11,6 +11,7 @@ from PIL import Image
 
 from seglens.backbones import Backbone, Manner, QuestionError, load_backbone
 from seglens.backbones.speaking import Listener, before_stop
+from seglens.interruption import GivenUpError, interruptible
 from seglens.segmenter import Segmenter
 from seglens.types import Sample
 from tiny import KINDS
@@ -85,10 +86,16 @@ def test_an_answer_ends_before_a_text(speaker: Backbone, scene: Sample) -> None:
     assert cut.written < whole.written  # it was not generated to its end
 
 
-def test_an_answer_that_nobody_hears_is_not_finished(speaker: Backbone, scene: Sample) -> None:
+def test_an_answer_that_nobody_hears_ends_at_a_token(speaker: Backbone, scene: Sample) -> None:
     pieces = list[str]()
-    cut = speaker.speak([scene.image], QUESTION, Manner(40, pieces.append, given_up=lambda: len(pieces) > 2))
-    assert cut.written < speaker.speak([scene.image], QUESTION, Manner(40)).written
+
+    def check() -> None:
+        if len(pieces) > 2:
+            raise GivenUpError("nobody waits")
+
+    with interruptible(check), pytest.raises(GivenUpError):
+        speaker.speak([scene.image], QUESTION, Manner(40, pieces.append))
+    assert len(pieces) == 3
 
 
 def listen(texts: list[str], stop: tuple[str, ...] = ()) -> list[str]:

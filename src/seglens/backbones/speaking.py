@@ -28,13 +28,11 @@ class Spoken:
 @dataclass(frozen=True)
 class Manner:
     """How an answer is given. `tell` is called, in the thread of the model, with each new piece of it: together they
-    are the answer. The answer ends before the first of the texts `stop`. `given_up` is asked after every token: an
-    answer that nobody waits for any more ends there."""
+    are the answer. The answer ends before the first of the texts `stop`."""
 
     max_new_tokens: int = 128
     tell: Callable[[str], None] | None = None
     stop: Sequence[str] = ()
-    given_up: Callable[[], bool] = lambda: False
 
 
 class Listener:
@@ -49,9 +47,7 @@ class Listener:
 
     def _hear(self, said: Int[Tensor, " n"]) -> bool:
         """Whether to end here."""
-        safe_point()
-        if self.manner.given_up():
-            return True
+        safe_point()  # an answer that nobody waits for any more ends at any token
         if not self.manner.tell and not self.manner.stop:
             return False
         text = self._decode(said.tolist())

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
@@ -64,11 +63,10 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
         _check(asked, turns, service)
         write = Writer(service, asked)
         with ExitStack() as stack:
-            images, given_up = await _images(service, turns, stack, request.receive), Event()
-            stack.callback(given_up.set)  # an answer that nobody hears ends
+            images = await _images(service, turns, stack, request.receive)
             wire = Wire() if asked.stream else None
             tell = None if wire is None else wire.tell
-            manner = Manner(_tokens(asked, service.settings.answer_tokens), tell, asked.stops, given_up.is_set)
+            manner = Manner(_tokens(asked, service.settings.answer_tokens), tell, asked.stops)
             job = Job([Talk(turns, images, manner, asked.seglens.trust)], partial(_talk, agent))
             if wire is None:
                 (reply,) = await service.wait(job, request.receive)
