@@ -73,7 +73,7 @@ def attention(look: Look) -> list[Picture]:
 
 def keypoints(look: Look) -> list[Picture]:
     """All peaks of the map, those that are strong enough, and which of them lie on the target."""
-    config, heat = look.opened.segmenter.method.config, torch.from_numpy(look.said.heat_map)
+    config, heat = look.opened.segmenter.method.config, torch.tensor(look.said.heat_map)
     cells, _, some = suppress(heat[None], config.keypoints, config.radius * heat.shape[1])
     frame = look.opened.seen.frame
     peaks = frame.to_image(frame.cells_to_canvas(cells[0][some[0]], tuple(heat.shape))).numpy()

@@ -24,6 +24,10 @@ _HOMES = {"OpenedImage": "segmenter", "Prediction": "prediction", "Segmenter": "
 __all__ = ["OpenedImage", "Prediction", "Segmenter", "__version__"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'seglens' has no attribute {name!r}; public names: {', '.join(__all__)}")

@@ -16,6 +16,8 @@ def usable_device(name: str | torch.device) -> torch.device:
     """The device of that name, the best one here for "auto"; of several processes, each takes its own "cuda".
 
     Raises ValueError when this machine does not have it."""
+    if not isinstance(name, str | torch.device):
+        raise ValueError(f"got {type(name).__name__} for a device; need auto, cpu, cuda or mps")
     if str(name) == AUTO:
         name = _best()
     if str(name) == "cuda" and "LOCAL_RANK" in os.environ:

@@ -36,6 +36,8 @@ def hub_commit(name: str) -> str | None:
 def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) -> Path:
     """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id, fetched as `where`
     says (`token`, `cache_dir`, `local_files_only`)."""
+    if not isinstance(name, str | Path):
+        raise CheckpointError(f"got {type(name).__name__} for a model; need its name or its folder, as in {EMBEDDED!r}")
     if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
         check_name(str(name), EMBEDDED_HEADS, "head of the package")
         return embedded_folder(str(name))

@@ -96,7 +96,7 @@ class Splitter:
         assert self.decoder is not None
         side = self.decoder.mask_side
         height, width = self.frame.content(side)
-        return (self.frame.to_canvas_mask(torch.from_numpy(mask), side)[:height, :width] > 0.5).numpy()
+        return (self.frame.to_canvas_mask(torch.tensor(mask), side)[:height, :width] > 0.5).numpy()
 
 
 def _counted(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
@@ -127,7 +127,7 @@ def _things(number: Int[np.ndarray, "h w"], prediction: Prediction) -> Iterator[
     areas, boxes = _counted(number), _boxes(number)
     certain = np.zeros(len(areas))
     for rows, logits in prediction.logit_bands():
-        chance = torch.from_numpy(logits).sigmoid().numpy()
+        chance = torch.tensor(logits).sigmoid().numpy()
         certain += np.bincount(number[rows].ravel(), chance.ravel(), len(areas))
     for k in (np.flatnonzero(areas[1:]) + 1).tolist():
         x0, y0, x1, y1 = boxes[k].tolist()

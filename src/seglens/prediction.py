@@ -21,11 +21,25 @@ from seglens.files import write_together
 from seglens.geometry import Frame
 from seglens.interruption import safe_point
 from seglens.marks import marked_png
+from seglens.notebook import as_html, plotted, small_png
 from seglens.regions import box_of
 from seglens.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
 
 MASK_COLOUR = (255, 64, 96)
 INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the target, as in the paper's Figure 3
+
+
+# Arrays of a prediction
+ARRAYS = (
+    "image", "mask", "heat_map", "keypoints", "keypoint_scores", "keypoint_labels", "canvas_logits", "logits",
+)  # fmt: skip
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written to; the array itself stays as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class Instance:
@@ -45,7 +59,7 @@ class Instance:
         x0, y0, x1, y1 = box
         left, top = corner
         self.box = (left + x0, top + y0, left + x1, top + y1)  # x0, y0, x1, y1 of the mask (x1, y1 exclusive)
-        self.cut: Bool[np.ndarray, "ch cw"] = mask[y0:y1, x0:x1]
+        self.cut: Bool[np.ndarray, "ch cw"] = read_only(mask[y0:y1, x0:x1])
         self.size: tuple[int, int] = size or (mask.shape[0], mask.shape[1])
         self.score = score  # mean foreground probability over the mask, in [0, 1]
 
@@ -55,7 +69,7 @@ class Instance:
         x0, y0, x1, y1 = self.box
         whole = np.zeros(self.size, bool)
         whole[y0:y1, x0:x1] = self.cut
-        return whole
+        return read_only(whole)
 
     @property
     def area(self) -> int:
@@ -63,7 +77,7 @@ class Instance:
         return int(np.count_nonzero(self.cut))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """The answer to one query about one image, in the image's own pixels.
 
@@ -92,6 +106,37 @@ class Prediction:
     logits: Float[np.ndarray, "h w"] | None = None  # `mask_logits` of a prediction made by hand, without a canvas
     timing: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Nobody writes into what was found, where others would not see it: arrays are read-only views."""
+        for name in ARRAYS:
+            given = getattr(self, name)
+            if isinstance(given, np.ndarray) and given.flags.writeable:
+                object.__setattr__(self, name, read_only(given))
+
+    def __repr__(self) -> str:
+        return f"Prediction({self._caption(repr(self.query))})"
+
+    def _repr_png_(self) -> bytes:
+        return small_png(self.overlay(heat=False))
+
+    def _repr_html_(self) -> str:
+        return as_html(self.overlay(heat=False), self._caption(self.query))
+
+    def plot(self, axes: Any = None, heat: bool = True) -> Any:
+        """Draw the overlay with matplotlib, into a new figure or into the `axes` given. Returns the axes.
+
+        Raises ImportError without matplotlib."""
+        return plotted(self.overlay(heat), self._caption(self.query), axes)
+
+    def _caption(self, query: str) -> str:
+        """Query and answer in a line."""
+        height, width = self.mask.shape
+        words = f"score {self.score:.2f}" if self.found and self.score is not None else "not found"
+        likely = "" if self.presence is None else f", presence {self.presence:.2f}"
+        several = f", {len(self.instances)} instances" if self.instances else ""
+        area = int(np.count_nonzero(self.mask))
+        return f"{query}: {words}{likely}{several}, {area} of {width} x {height} pixels"
+
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """x0, y0, x1, y1 of the mask (x1, y1 exclusive), or None when it is empty."""
@@ -107,7 +152,7 @@ class Prediction:
         made = np.empty(self.image.shape[:2], np.float32)
         for rows, logits in self.logit_bands():
             made[rows] = logits
-        return made
+        return read_only(made)
 
     def logit_bands(self) -> Iterator[tuple[slice, Float[np.ndarray, "r w"]]]:
         """`mask_logits` from the top to the bottom, some rows at a time. Raises as they do."""
@@ -116,7 +161,7 @@ class Prediction:
             return
         if self.canvas_logits is None:
             raise ValueError("the prediction was made by hand, without mask_logits; give them to ask for them")
-        drawing = Drawing(Frame(*self.image.shape[:2]), torch.from_numpy(self.canvas_logits)[None], self.moves)
+        drawing = Drawing(Frame(*self.image.shape[:2]), torch.tensor(self.canvas_logits)[None], self.moves)
         yield from ((rows, logits[0].numpy()) for rows, logits in drawing.bands())
 
     def drawn(self, threshold: float) -> Bool[np.ndarray, "h w"]:

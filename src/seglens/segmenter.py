@@ -6,8 +6,9 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import PicklingError
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
@@ -31,7 +32,8 @@ from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.devices import AUTO
 from seglens.drawing import Drawing
-from seglens.hub import push_folder, resolve_folder
+from seglens.given import corrections_of, queries_of, question_of, threshold_of
+from seglens.hub import hub_commit, push_folder, resolve_folder
 from seglens.instances import Splitter, asked
 from seglens.interruption import safe_point
 from seglens.methods import Method, build_method, kind_of, method_settings
@@ -39,7 +41,7 @@ from seglens.methods.base import SeenImage, TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import Prediction, on_mask
 from seglens.pretrained import HUB
-from seglens.refinement import Refiner, check_corrections, obey
+from seglens.refinement import CorrectionError, Refiner, check_corrections, obey
 from seglens.schema import Box, Click
 from seglens.types import Embedding, MethodOutput
 from seglens.verdict import EMPTIED, notice, refusal
@@ -63,9 +65,10 @@ class Segmenter:
         the head's own, is the probability below which a query counts as absent. Raises ValueError when it is none."""
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
         self.reader: Any = method.mllm if isinstance(method, TunedMethod) else backbone
-        self.mask_threshold = mask_threshold
+        self.mask_threshold = threshold_of(mask_threshold)
         self.presence_threshold = config.presence_threshold if presence_threshold is None else presence_threshold
         check_presence(self.presence_threshold)
+        self._loaded: Loaded | None = None
 
     @classmethod
     def from_pretrained(
@@ -95,7 +98,21 @@ class Segmenter:
         )  # fmt: skip
         method = build_method(settings, parts.backbone, parts.decoder)
         load_state(folder, method)
-        return cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold, presence_threshold)
+        made = cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold, presence_threshold)
+        made._loaded = Loaded.of(name, revision, device=device, segmentation_only=segmentation_only, **loading)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A segmenter is pickled as what it was loaded from, with its options: another process loads it again.
+
+        Raises PicklingError for one that was not loaded by name."""
+        if self._loaded is None:
+            raise PicklingError(
+                "this segmenter was put together from parts, and has no name to load it by in another process; "
+                "save() it, and use Segmenter.from_pretrained(folder)"
+            )
+        thresholds = {"mask_threshold": self.mask_threshold, "presence_threshold": self.presence_threshold}
+        return load_again, (self._loaded.name, {**self._loaded.options, **thresholds})
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the head; the frozen parts stay where they are and are named: folders by absolute paths, hub ids with
@@ -134,6 +151,8 @@ class Segmenter:
         image; the query is then one for all, or a list with one entry (a string or a list) per image."""
         if not isinstance(image, list | tuple):
             return self.open(image).segment(query, each, trust)
+        if not isinstance(query, str | list | tuple):
+            queries_of(query)  # says what is wrong with it
         queries = [query] * len(image) if isinstance(query, str) else list(query)
         if len(queries) != len(image):
             raise ValueError(
@@ -149,7 +168,7 @@ class Segmenter:
     def ask(self, image: ImageSource, question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's answer. Warns of what `notice` says."""
         pixels = load_image(image)
-        told = self.notice(pixels, question)
+        told = self.notice(pixels, question_of(question))
         if told is not None:
             warnings.warn(told, stacklevel=2)
         return self.backbone.generate(pixels, question, max_new_tokens)
@@ -159,16 +178,38 @@ class Segmenter:
         return notice(self.backbone.familiar(load_image(image)), self.backbone.prompts.unknown(question))
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What `Segmenter.from_pretrained` was given: a folder by its absolute path, a hub id with its commit. No token:
+    a pickle is no place for a secret, and the hub's own login holds in every process."""
+
+    name: str
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str | Path, revision: str | None, **options: Any) -> Loaded:
+        folder = Path(name).is_dir()
+        commit = revision if folder else revision or hub_commit(str(name))
+        options.pop("token", None)
+        return cls(str(Path(name).absolute() if folder else name), {"revision": commit, **options})
+
+
+def load_again(name: str, options: dict[str, Any]) -> Segmenter:
+    """What a pickled segmenter is made from."""
+    return Segmenter.from_pretrained(name, **options)
+
+
 class OpenedImage:
     """An image that the MLLM and SAM have seen. Ask it as often as you like, from any thread."""
 
     def __init__(self, segmenter: Segmenter, image: np.ndarray):
         clock = _Clock(segmenter.backbone.device)
-        self.segmenter, self.image = segmenter, image
+        self.segmenter, self.image = segmenter, image.view()
         self.seen: SeenImage = segmenter.reader.open(image)
         decoder = segmenter.decoder
         self.embedding: Embedding | None = None if decoder is None else decoder.encode(image, self.seen.frame)
         self.kept: Any = None  # what the method keeps of the image; filled by the first question
+        self.image.flags.writeable = False  # predictions share it
         clock.lap("open")
         self.opening = clock.laps["open"]
 
@@ -185,7 +226,7 @@ class OpenedImage:
         `each` asks for several things with a mask each, in `Prediction.instances`; by default the words decide
         (`seglens.instances`: "each of the cups", "every cup separately"). `trust` shows the mask in spite of an
         unfamiliar picture or unknown words, which are reasons for none otherwise."""
-        queries = [query] if isinstance(query, str) else list(query)
+        queries = queries_of(query)
         if not queries:
             return []
         safe_point()
@@ -229,6 +270,7 @@ class OpenedImage:
         Raises ValueError when the method has no promptable mask decoder, when the prediction is of another image, and
         when a click or the box lies outside the image."""
         decoder, frame = self._promptable(), self.seen.frame
+        clicks, box = corrections_of(clicks, box)
         self._check_own(prediction)
         corrections = prediction.corrections.joined(clicks, box)
         check_corrections(corrections, frame)
@@ -255,7 +297,7 @@ class OpenedImage:
         assert prediction.canvas_logits is not None
         threshold = self.segmenter.mask_threshold
         refiner = Refiner(self._promptable(), self.embedding, self.seen.frame, threshold)
-        canvas, drawn = torch.from_numpy(prediction.canvas_logits), prediction.corrections.joined((), box)
+        canvas, drawn = torch.tensor(prediction.canvas_logits), prediction.corrections.joined((), box)
         if not prediction.found:  # the user saw an empty mask
             canvas = threshold - (canvas - threshold).abs()
         if box is not None:
@@ -275,6 +317,8 @@ class OpenedImage:
         return self.segmenter.decoder
 
     def _check_own(self, prediction: Prediction) -> None:
+        if not isinstance(prediction, Prediction):
+            raise CorrectionError(f"got {type(prediction).__name__} to refine; need a prediction that segment() gave")
         if prediction.canvas_logits is None:
             raise ValueError("the prediction was not made by segment(), which keeps what refining starts from")
         if prediction.image is not self.image and not np.array_equal(prediction.image, self.image):

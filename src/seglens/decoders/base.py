@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ImageProcessingMixin
+from transformers.utils import logging
 
 from seglens.decoders.hiding import hiding, watch_prompts
 from seglens.geometry import Frame
@@ -57,7 +59,8 @@ class MaskDecoder(ABC):
 
         Raises ValueError when a tensor is missing, extra or of another shape, OSError when there is no such file."""
         loading = checked_options(loading)
-        module = load_strict(cls.model, name, revision=revision, **loading)
+        with without_bar() if Path(name).is_dir() else nullcontext():  # a download shows how far it is
+            module = load_strict(cls.model, name, revision=revision, **loading)
         where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
         return cls(module, *_statistics(name, **where), str(name), revision)
 
@@ -204,6 +207,18 @@ class MaskDecoder(ABC):
             None if points is None else points * scale - 0.5, labels,
             None if boxes is None else boxes * scale - 0.5, None,
         )[0]  # fmt: skip
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """Loading shows one bar, the MLLM's."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _statistics(name: str | Path, **where: Any) -> tuple[Statistics, Statistics]:
