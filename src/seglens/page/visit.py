@@ -229,7 +229,10 @@ class Visit:
 
     def _talking(self) -> Conversation:
         if self.state.image is None:
-            raise ValueError("there is no picture (or it was forgotten after a long pause); choose or upload one first")
+            raise ValueError(
+                "there is no picture (or it was forgotten, after a long pause or as the server was started anew); "
+                "choose or upload one first"
+            )
         if self._talk is None:
             self._sight = self._sight or self._agent.look(self.state.image)
             self._talk = self._agent.start(self._sight)
