@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 OWN = (
-    "attacks", "errands", "hostile", "lisa", "loops", "lora", "measure", "memory", "models", "operations", "questions",
-    "quantised_cache", "served", "serving", "training", "wire",
+    "attacks", "errands", "hostile", "large", "lisa", "loops", "lora", "measure", "memory", "models", "operations",
+    "questions", "quantised_cache", "served", "serving", "training", "wire",
 )  # fmt: skip
 HURRY = ["--size", "tiny", "--rounds", "1", "--json"]
 Run = Callable[..., dict[str, Any]]
@@ -94,6 +94,14 @@ def test_all_layers_say_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_pat
         torch.testing.assert_close(one.prefix[:-before], other.prefix[:-before])  # words before the image
         apart = (one.prefix - other.prefix).norm() / other.prefix.norm()
         assert apart < 0.1, apart
+
+
+def test_large(run: Run) -> None:
+    found = run("large")
+    assert aims(found) == [2, 1, 1]
+    spent = found["rows"]
+    assert {"1 click: seconds", "100 clicks: MB", "16 queries: seconds"} < spent.keys()
+    assert found["ratios"][2]["value"] == pytest.approx(spent["100 clicks: seconds"] / spent["1 click: seconds"])
 
 
 def test_loops(run: Run) -> None:

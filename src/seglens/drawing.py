@@ -82,9 +82,10 @@ class Drawing:
         masks, sums = [np.empty(size, bool) for _ in self.canvas], torch.zeros(len(self.canvas), dtype=torch.float64)
         for rows, logits in self.bands():
             inside = logits > threshold
-            sums += torch.where(inside, logits.sigmoid(), 0).sum((1, 2), dtype=torch.float64).cpu()
-            for mask, part in zip(masks, inside.cpu().numpy(), strict=True):
-                mask[rows] = part
+            for k, mask in enumerate(masks):
+                mask[rows] = inside[k].cpu().numpy()
+                if mask[rows].any():  # most bands show nothing of most things
+                    sums[k] += torch.where(inside[k], logits[k].sigmoid(), 0).sum(dtype=torch.float64).cpu()
         return [(mask, total / max(1, int(mask.sum()))) for mask, total in zip(masks, sums.tolist(), strict=True)]
 
     def _read(self, rows: slice) -> Float[Tensor, "q r w"]:
