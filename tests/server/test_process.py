@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from command import Run
 from seglens.listening import listen
+from seglens.segmenter import Segmenter
+from seglens.server.settings import Settings
 
 KEY = "a-key-that-no-log-shows"
 
@@ -112,6 +116,34 @@ def test_its_options_are_its_settings(seglens: Run) -> None:
     status, _, err = seglens("serve", "--queue", "0")
     assert status == 2
     assert err == "seglens: --queue 0: Input should be greater than or equal to 1; see seglens serve --help\n"
+
+
+def test_settings_of_the_model_reach_it(seglens: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an option and from the environment alike."""
+    loaded = list[Segmenter]()
+
+    def take(segmenter: Segmenter, settings: Settings) -> None:
+        loaded.append(segmenter)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("seglens.server.app.create_app", take)
+    monkeypatch.setenv("SEGLENS_PRESENCE_THRESHOLD", "0.9")
+    monkeypatch.setenv("SEGLENS_PORT", "tcp://10.0.0.1:8000")
+    status, _, err = seglens("serve", "--mask-threshold", "0.6", "--dtype", "bf16", "--device", "cpu")
+    assert (status, err) == (2, "seglens: far enough\n")
+    (segmenter,) = loaded
+    assert segmenter.presence_threshold == 0.9
+    assert segmenter.mask_threshold == pytest.approx(math.log(0.6 / 0.4))
+    assert segmenter.backbone.module.dtype == torch.bfloat16
+    for words, said in (
+        (("--presence-threshold", "2"), "needs a probability from 0 to 1"),
+        (("--load-in", "3bit"), "choose from 8bit, 4bit"),
+        (("--cors-origins", "a.org"), "for a CORS origin"),
+    ):
+        status, _, err = seglens("serve", *words)
+        assert status == 2
+        assert said in err
+    assert len(loaded) == 1
 
 
 def test_an_address_that_is_taken_is_told(seglens: Run) -> None:
