@@ -22,6 +22,7 @@ from seglens.page.limits import Limits
 from seglens.prediction import png_bytes
 from seglens.schema import Box, Click
 from seglens.segmenter import OpenedImage, Segmenter
+from shared import shared
 
 # pycocotools gives NumPy 2 arrays in a way that NumPy 1 knew.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -288,7 +289,7 @@ def test_a_reload_keeps_what_is_being_answered(visitor: Visitor) -> None:
     visitor.driver.refresh()
     visitor.until(lambda: len(visitor.talk()) >= 2)
     assert visitor.talk()[0] == "segment the cat."
-    assert visitor.source("mask") or "ask it again" in visitor.talk()[1]
+    assert visitor.source("mask")
 
 
 def test_after_a_restart_of_the_server_it_is_told_what_is_gone(visitor: Visitor) -> None:
@@ -375,6 +376,24 @@ def test_a_word_that_the_model_does_not_know(visitor: Visitor) -> None:
     visitor.press("trust", "segment the xyzzy.")
     assert visitor.legend()["segment the xyzzy."].startswith("score")
     assert visitor.source("mask")
+
+
+def test_a_photograph_is_told_at_the_picture(visitor: Visitor, segmenter: Segmenter) -> None:
+    photograph = min(shared("coco/train2017").glob("*.jpg"))
+    if segmenter.open(photograph).familiar is None:
+        pytest.skip("the embedded model carries no statistic of the pictures that it knows")
+    visitor.upload(photograph)
+    assert "nothing of photographs" in visitor.one("#stage .strange").text
+    assert visitor.one("#stage .strange a").get_attribute("href").endswith("#about")
+    assert "docs/photographs.md" in visitor.one("#about").text
+    visitor.say("segment the cup.")
+    assert "score" not in visitor.legend()["segment the cup."]
+    assert (visitor.source("mask"), visitor.source("heat"), visitor.all("#files a")) == (None, None, [])
+    visitor.one("#stage .strange button").click()
+    visitor.until(lambda: "because you asked for it" in visitor.one("#stage .strange").text)
+    assert not visitor.all("#stage .trust")
+    visitor.choose(CAT)
+    assert not visitor.all("#stage .strange")
 
 
 def test_whatever_goes_wrong_is_told_and_the_page_goes_on(visitor: Visitor, tmp_path: Path) -> None:

@@ -144,14 +144,15 @@ def test_a_picture_that_has_to_wait_is_announced(page: Page, agent: Agent, told:
     assert [line.partition(":")[0] for line in told] == ["Your picture waits"] * 2
 
 
-def test_what_was_asked_before_a_reload_and_never_begun_is_told(page: Page, agent: Agent) -> None:
+def test_what_was_asked_before_a_reload_is_answered_after_it(page: Page, agent: Agent) -> None:
     key = page.visits.add(visit := with_cat(agent))
     visit.hear(Message("segment the cup."))
     shown = page.come_back(key, None)
     assert [line["content"] for line in shown[page.on.chat]][-1] == "segment the cup."
-    page.settle(key)
-    assert visit.state.lines[-2].text == "segment the cup."
-    assert "ask it again" in visit.state.lines[-1].text
+    visit.hear(Message("what colour is it?"))  # sent before the page had caught up
+    *_, shown = page.answer(key)
+    assert [one.prediction.query for one in visit.state.findings] == [CAT, "segment the cup."]
+    assert shown[page.on.chat][-2]["content"] == "what colour is it?"
     assert not visit.waiting
 
 

@@ -71,7 +71,7 @@ class Page:
         on.stage.edit(self.edit, [on.key], filled, **model)
         on.stage.input(self.toggle, [on.key], None, **light)
         back = blocks.load(self.come_back, [on.ticket, on.key], filled, js=TICKET, **light)
-        back.then(self.settle, [on.key], filled, **model, show_progress="hidden")
+        back.then(self.answer, [on.key], filled, **model, show_progress="hidden")
 
     def announce(self, key: str | None) -> None:
         """A picture is on its way: say so where it has to wait."""
@@ -102,15 +102,19 @@ class Page:
         """A suggestion was pressed."""
         return self.hear(row[0], route, key)
 
-    def answer(self, key: str) -> Any:
-        """The oldest message that waits is answered."""
-        visit = self.visits.find(key)
-        if visit is None or not visit.waiting:  # forgotten, or told already that nobody answers it
-            return gr.skip()
-        message = visit.waiting.popleft()
-        with self._deed(key, message.words) as (key, visit):
-            visit.answer(message)
-        return self._show(key, visit)
+    def answer(self, key: str | None) -> Iterator[Any]:
+        """Every message that waits is answered; after a reload, also those whose page is gone."""
+        visit = self.visits.find(key or "")
+        if key is None or visit is None:
+            yield gr.skip()
+            return
+        if not visit.waiting:  # what an earlier page asked for may have come meanwhile
+            yield self._show(key, visit)
+        while visit.waiting:
+            message = visit.waiting.popleft()
+            with self._deed(key, message.words) as (key, visit):
+                visit.answer(message)
+            yield self._show(key, visit)
 
     def correct(self, mode: Mode, key: str | None, event: gr.EventData) -> Shown:
         """The picture was clicked, or a box was drawn on it."""
@@ -158,14 +162,6 @@ class Page:
         key, visit = self._enter(None)
         visit.note(None, RESTARTED)
         return self._show(key, visit)
-
-    def settle(self, key: str | None) -> Any:
-        """After a reload: what was asked before it has been answered by now, or never will be."""
-        visit = self.visits.find(key or "")
-        if visit is None:
-            return gr.skip()
-        visit.settle()
-        return self._show(key or "", visit)
 
     def _enter(self, key: str | None) -> tuple[str, Visit]:
         """The visit of that key; a new one, which says so, where it was forgotten."""

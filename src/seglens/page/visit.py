@@ -193,11 +193,6 @@ class Visit:
         """Let go of what can be made again from the picture."""
         self._sight = self._talk = None
 
-    def settle(self) -> None:
-        """Tell of messages that nobody will answer, because the page was closed before their turn."""
-        while self.waiting:
-            self.note(self.waiting.popleft().words, "⚠️ The page was reloaded before this was answered; ask it again.")
-
     def _answered(self, state: State, message: Message) -> State:
         """The state after the answer to a message."""
         trust = message.trust or state.trust
