@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from seglens.data.masks import encode_rle
 from seglens.drawing import Drawing, Moves, bands
-from seglens.files import write_together
+from seglens.files import digest, write_new
 from seglens.geometry import Frame
 from seglens.interruption import safe_point
 from seglens.marks import marked_png
@@ -229,13 +229,15 @@ class Prediction:
         """`answer`, ready for JSON."""
         return self.answer().model_dump(mode="json")
 
-    def save(self, folder: str | Path, name: str = "prediction") -> dict[str, Path]:
+    def save(self, folder: str | Path, name: str = "prediction", overwrite: bool = False) -> dict[str, Path]:
         """Write `NAME_mask.png` (lossless, 0 and 255) and `NAME_overlay.png` into `folder`, both or neither.
-        Returns their paths."""
+        Returns their paths.
+
+        Raises FileExistsError when something else is there, unless `overwrite` allows to write over it."""
         folder = Path(folder)
         paths = {kind: folder / f"{name}_{kind}.png" for kind in ("mask", "overlay")}
         mask = Image.fromarray(self.mask.astype(np.uint8) * 255)
-        write_together({paths["mask"]: marked_png(mask), paths["overlay"]: marked_png(self.overlay())})
+        write_new({paths["mask"]: marked_png(mask), paths["overlay"]: marked_png(self.overlay())}, overwrite)
         return paths
 
 
@@ -265,9 +267,25 @@ def on_mask(mask: Bool[np.ndarray, "h w"], points: Float[np.ndarray, "n 2"]) -> 
     return inside & mask[y.clip(0, height - 1), x.clip(0, width - 1)]
 
 
-def slug(text: str, longest: int = 40) -> str:
-    """A file name for a query: letters and digits only, never a path."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:longest].strip("_") or "query"
+def slug(text: str, longest: int = 80) -> str:
+    """A file name for a query: letters and digits of any script, never a path, at most `longest` bytes. A text that has
+    none or is too long ends in a digest of the whole, so that two such texts have two names."""
+    kept = letters(text)
+    if kept and len(kept.encode()) <= longest:
+        return kept
+    mark = digest(text.encode("utf-8", "surrogatepass"))[:8]
+    return f"{cut(kept, longest - len(mark) - 1) or 'query'}_{mark}"
+
+
+def letters(text: str) -> str:
+    """The letters (with their marks) and digits of any script, in lower case, the rest as "_" between them."""
+    kept = "".join(c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
+    return "_".join(unicodedata.normalize("NFC", kept).split())
+
+
+def cut(name: str, longest: int) -> str:
+    """The beginning of a name in so many bytes."""
+    return name.encode()[:longest].decode(errors="ignore").strip("_")
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -3,80 +3,64 @@
 from __future__ import annotations
 
 import json
-import tempfile
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from seglens.exports.page import Page
+from seglens.exports.page import Leaf, Page, Title
 
 
 @dataclass(frozen=True)
 class Files:
     """Files of a page: their content by their paths in the export's folder, and for every prediction the path of the
-    file that holds its answer (which may be one that is written at the end)."""
+    file that holds its answer (which may be one that is written at the end). `about` is, of files that are not among
+    the format's `paths`, the query that each is about."""
 
     content: dict[str, bytes]
     answers: list[str]
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class Format(ABC):
     """Pages in, files out, one page at a time; no page is kept."""
 
+    whole: tuple[str, ...] = ()  # the paths of the files of the whole run
+
+    @abstractmethod
+    def paths(self, title: Title) -> Mapping[str, str | None]:
+        """The files that a page of this title has, whatever is found, each with the one query that it is about, None if
+        it is about all. Files for what is found may come beside them."""
+
     @abstractmethod
     def page(self, page: Page) -> Files:
         """The files of this page."""
 
-    @abstractmethod
-    def note(self, page: Page) -> None:
-        """What of a page goes to the files of the whole run; called when the page's own files are written."""
+    def note(self, queries: Iterable[str]) -> None:  # noqa: B027 -- most formats number nothing
+        """What was asked so far, in its order, by this process and by those whose work goes on."""
 
-    @abstractmethod
-    def finish(self) -> dict[str, Iterable[bytes]]:
-        """The files of the whole run, in pieces."""
+    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
+        """The files of the whole run, in pieces, of all pages that are written; these may be gone through again."""
+        return {}
 
 
 class PerPage(Format):
     """A format whose files are about one image each."""
 
-    def __init__(self, made: Callable[[Page], Files]):
-        self.made = made
+    def __init__(self, named: Callable[[Title], Mapping[str, str | None]], made: Callable[[Page], Files]):
+        self.named, self.made = named, made
+
+    def paths(self, title: Title) -> Mapping[str, str | None]:
+        return self.named(title)
 
     def page(self, page: Page) -> Files:
         return self.made(page)
 
-    def note(self, page: Page) -> None:
-        pass
 
-    def finish(self) -> dict[str, Iterable[bytes]]:
-        return {}
-
-
-class Spool:
-    """Records that wait on disk, in a file without a name, until the run ends: memory stays flat."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    @cached_property
-    def file(self) -> IO[bytes]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        opened = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 -- open for as long as the spool lives
-        weakref.finalize(self, opened.close)
-        return opened
-
-    def add(self, record: Any) -> None:
-        self.file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-
-    def array(self) -> Iterator[bytes]:
-        """A JSON array of all records."""
-        self.file.seek(0)
-        before = b"[\n"
-        for line in self.file:
-            yield before + line.rstrip(b"\n")
-            before = b",\n"
-        yield b"\n]" if before == b",\n" else b"[]"
+def array(records: Iterable[Any]) -> Iterator[bytes]:
+    """A JSON array, a line per record."""
+    before = b"[\n"
+    for record in records:
+        yield before + json.dumps(record, allow_nan=False).encode()
+        before = b",\n"
+    yield b"\n]" if before == b",\n" else b"[]"

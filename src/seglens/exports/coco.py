@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from seglens.data.masks import encode_rle
-from seglens.exports.base import Files, Format, Spool
+from seglens.exports.base import Files, Format, array
 from seglens.exports.bridge import bridged
 from seglens.exports.outline import outline
-from seglens.exports.page import Page, Thing, missing_picture, things_of
+from seglens.exports.page import Item, Leaf, Page, Title, missing_picture, missing_place
 
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
 
@@ -22,69 +20,61 @@ def to_coco(pages: Iterable[Page], polygons: bool = False) -> dict[str, Any]:
     Masks are compressed run lengths, which are exact everywhere. With `polygons` they are lists of polygons, one per
     piece. COCO's polygons have no holes, so that one with holes walks into each over a line of no width and back:
     pycocotools makes the same pixels of it."""
-    book = _Book(polygons)
-    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
-    for page in pages:
-        images.append(book.image(page))
-        annotations += book.annotations(page)
-    return {"info": INFO, "images": images, "annotations": annotations, "categories": book.categories()}
+    leaves = [page.leaf() for page in pages]
+    numbers = _numbers(leaves)
+    annotations = list(_annotations(leaves, numbers, polygons))
+    return {"info": INFO, "images": list(_images(leaves)), "annotations": annotations, "categories": _named(numbers)}
 
 
 class CocoFile(Format):
     """`coco.json` for the whole run, and `images/` with what is in no file."""
 
-    def __init__(self, folder: Path, name: str, polygons: bool):
-        self.name = name
-        self.book = _Book(polygons)
-        self.images, self.annotations = Spool(folder), Spool(folder)
+    def __init__(self, name: str, polygons: bool):
+        self.whole, self.polygons = (name,), polygons
+
+    def paths(self, title: Title) -> Mapping[str, str | None]:
+        return missing_place(title)
 
     def page(self, page: Page) -> Files:
-        return Files(missing_picture(page), [self.name] * len(page.predictions))
+        return Files(missing_picture(page), [*self.whole] * len(page.predictions))
 
-    def note(self, page: Page) -> None:
-        self.images.add(self.book.image(page))
-        for record in self.book.annotations(page):
-            self.annotations.add(record)
+    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
+        return {self.whole[0]: self._pieces(leaves)}
 
-    def finish(self) -> dict[str, Iterable[bytes]]:
-        return {self.name: self._pieces()}
-
-    def _pieces(self) -> Iterable[bytes]:
+    def _pieces(self, leaves: Iterable[Leaf]) -> Iterator[bytes]:
+        numbers = _numbers(leaves)
         yield b'{"info": ' + json.dumps(INFO).encode() + b',\n"images": '
-        yield from self.images.array()
+        yield from array(_images(leaves))
         yield b',\n"annotations": '
-        yield from self.annotations.array()
-        yield b',\n"categories": ' + json.dumps(self.book.categories()).encode() + b"}\n"
+        yield from array(_annotations(leaves, numbers, self.polygons))
+        yield b',\n"categories": ' + json.dumps(_named(numbers)).encode() + b"}\n"
 
 
-class _Book:
-    """Records and their numbers: images and annotations by their order, categories by when a query was first asked."""
+def _numbers(leaves: Iterable[Leaf]) -> dict[str, int]:
+    """Categories by when a query was first asked."""
+    queries = dict.fromkeys(answer.query for leaf in leaves for answer in leaf.answers)
+    return {query: number for number, query in enumerate(queries, 1)}
 
-    def __init__(self, polygons: bool):
-        self.polygons = polygons
-        self.pages, self.things, self.queries = 0, 0, dict[str, int]()
 
-    def image(self, page: Page) -> dict[str, Any]:
-        self.pages += 1
-        for one in page.predictions:
-            self.queries.setdefault(one.query, len(self.queries) + 1)
-        height, width = page.image.shape[:2]
-        return {"id": self.pages, "file_name": page.file or f"{page.name}.png", "width": width, "height": height}
+def _named(numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"id": number, "name": query, "supercategory": ""} for query, number in numbers.items()]
 
-    def annotations(self, page: Page) -> list[dict[str, Any]]:
-        """Those of the image that was numbered last."""
-        return [self._annotation(thing) for thing in things_of(page.predictions)]
 
-    def _annotation(self, thing: Thing) -> dict[str, Any]:
-        self.things += 1
-        mask = thing.instance.mask
-        x0, y0, x1, y1 = thing.instance.box
-        pieces = [bridged(region).ravel().tolist() for region in outline(mask)] if self.polygons else encode_rle(mask)
-        return {
-            "id": self.things, "image_id": self.pages, "category_id": self.queries[thing.query],
-            "segmentation": pieces, "area": int(mask.sum()), "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0,
-            "score": round(thing.instance.score, 4),
+def _images(leaves: Iterable[Leaf]) -> Iterator[dict[str, Any]]:
+    for number, leaf in enumerate(leaves, 1):
+        yield {"id": number, "file_name": leaf.file or f"{leaf.name}.png", "width": leaf.width, "height": leaf.height}
+
+
+def _annotations(leaves: Iterable[Leaf], numbers: Mapping[str, int], polygons: bool) -> Iterator[dict[str, Any]]:
+    things = ((image, item) for image, leaf in enumerate(leaves, 1) for item in leaf.items)
+    for number, (image, item) in enumerate(things, 1):
+        x0, y0, x1, y1 = item.told.box
+        yield {
+            "id": number, "image_id": image, "category_id": numbers[item.query],
+            "segmentation": _polygons(item) if polygons else item.told.segmentation.model_dump(mode="json"),
+            "area": item.told.area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0, "score": item.told.score,
         }  # fmt: skip
 
-    def categories(self) -> list[dict[str, Any]]:
-        return [{"id": number, "name": query, "supercategory": ""} for query, number in self.queries.items()]
+
+def _polygons(item: Item) -> list[list[int]]:
+    return [bridged(region).ravel().tolist() for region in outline(item.mask())]

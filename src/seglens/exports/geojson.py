@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from seglens.exports.base import Files
 from seglens.exports.outline import Region, outline
-from seglens.exports.page import Page, Thing, things_of
+from seglens.exports.page import Page, Thing, Title, things_of
 from seglens.prediction import Prediction
 
 
@@ -51,8 +51,12 @@ def _closed(ring: Int[np.ndarray, "_ 2"]) -> list[list[int]]:
     return np.concatenate([ring, ring[:1]]).tolist()
 
 
+def geojson_paths(title: Title) -> dict[str, None]:
+    return {f"{title.name}.geojson": None}
+
+
 def geojson(page: Page) -> Files:
     """`NAME.geojson`."""
     text = json.dumps(to_geojson(page.predictions), ensure_ascii=False, allow_nan=False)
-    name = f"{page.name}.geojson"
+    (name,) = geojson_paths(page.title)
     return Files({name: text.encode("utf-8", "backslashreplace")}, [name] * len(page.predictions))

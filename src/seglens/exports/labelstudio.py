@@ -5,8 +5,8 @@ https://labelstud.io/guide/predictions and https://labelstud.io/tags/brushlabels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -14,8 +14,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from seglens.exports.base import Files, Format, Spool
-from seglens.exports.page import IMAGES, Page, Thing, missing_picture, things_of
+from seglens.exports.base import Files, Format, array
+from seglens.exports.page import IMAGES, Item, Leaf, Page, Title, missing_picture, missing_place
 
 TASKS, LABELS = "labelstudio.json", "labelstudio.xml"
 FROM, TO = "tag", "image"  # names of the labels and of the image in the labelling setup
@@ -61,23 +61,27 @@ def to_label_studio(page: Page) -> dict[str, Any]:
 
     The image's address is the one under which Label Studio serves local files; `Page.file` counts from the folder that
     LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names."""
-    things = things_of(page.predictions)
-    results = [_result(f"{number:04d}", thing) for number, thing in enumerate(things, 1)]
-    scores = [one.instance.score for one in things]
+    return _task(page.leaf())
+
+
+def _task(leaf: Leaf) -> dict[str, Any]:
+    items = leaf.items
+    results = [_result(f"{number:04d}", item) for number, item in enumerate(items, 1)]
+    scores = [item.told.score for item in items]
     return {
-        "data": {TO: SERVED + quote(page.file or f"{IMAGES}/{page.name}.png")},
+        "data": {TO: SERVED + quote(os.fsencode(leaf.file or f"{IMAGES}/{leaf.name}.png"))},
         "predictions": [
             {"model_version": "seglens", "score": round(float(np.mean(scores or [0])), 4), "result": results}
         ],
     }
 
 
-def _result(number: str, thing: Thing) -> dict[str, Any]:
-    height, width = thing.instance.mask.shape
+def _result(number: str, item: Item) -> dict[str, Any]:
+    height, width = item.told.segmentation.size
     return {
         "id": number, "type": "brushlabels", "from_name": FROM, "to_name": TO, "image_rotation": 0,
-        "original_width": width, "original_height": height, "score": round(thing.instance.score, 4),
-        "value": {"format": "rle", "rle": brush_rle(thing.instance.mask), "brushlabels": [thing.query]},
+        "original_width": width, "original_height": height, "score": item.told.score,
+        "value": {"format": "rle", "rle": brush_rle(item.mask()), "brushlabels": [item.query]},
     }  # fmt: skip
 
 
@@ -85,18 +89,17 @@ class LabelStudioFile(Format):
     """`labelstudio.json`, the tasks of the whole run; `labelstudio.xml`, the labelling setup that they need; and
     `images/` with what is in no file."""
 
-    def __init__(self, folder: Path):
-        self.tasks, self.queries = Spool(folder), dict[str, None]()
+    whole = (TASKS, LABELS)
+
+    def paths(self, title: Title) -> Mapping[str, str | None]:
+        return missing_place(title)
 
     def page(self, page: Page) -> Files:
         return Files(missing_picture(page), [TASKS] * len(page.predictions))
 
-    def note(self, page: Page) -> None:
-        self.queries |= dict.fromkeys(one.query for one in page.predictions)
-        self.tasks.add(to_label_studio(page))
-
-    def finish(self) -> dict[str, Iterable[bytes]]:
-        labels = "".join(f"    <Label value={quoteattr(query)}/>\n" for query in self.queries)
+    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
+        queries = dict.fromkeys(answer.query for leaf in leaves for answer in leaf.answers)
+        labels = "".join(f"    <Label value={quoteattr(query)}/>\n" for query in queries)
         setup = f'<View>\n  <Image name="{TO}" value="${TO}"/>\n  <BrushLabels name="{FROM}" toName="{TO}">\n'
         closed = f"{setup}{labels}  </BrushLabels>\n</View>\n"
-        return {TASKS: self.tasks.array(), LABELS: [closed.encode("utf-8", "xmlcharrefreplace")]}
+        return {TASKS: array(map(_task, leaves)), LABELS: [closed.encode("utf-8", "xmlcharrefreplace")]}

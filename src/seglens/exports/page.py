@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import io
-import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from seglens.prediction import Instance, Prediction, slug
+from seglens.data.masks import decode_rle
+from seglens.prediction import Instance, Prediction, letters, slug
+from seglens.schema import Answer, InstanceAnswer
 
 IMAGES = "images"  # the folder of pictures that are in no file
 LONGEST = 120  # bytes of a name; file systems take 255, and queries and endings come behind it
 
 
+@dataclass(frozen=True)
+class Title:
+    """What the files about an image are named by: known before anything is found in it.
+
+    `file` is where the image itself lies, from the folder that all images of a dataset have in common; None for a
+    picture that is in no file, as a frame of a video: formats that point at images then write it."""
+
+    name: str
+    queries: tuple[str, ...]
+    file: str | None = None
+
+    def file_names(self) -> list[str]:
+        """The beginning of a file name for every query; all numbered when two would share one."""
+        names = [f"{file_name(self.name)}_{slug(query)}" for query in self.queries]
+        return (
+            names
+            if len(set(map(alike, names))) == len(names)
+            else [f"{name}_{number}" for number, name in enumerate(names)]
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Page:
-    """The predictions for one image, one per query.
+    """The predictions for one image, one per query; `name` and `file` as in `Title`.
 
-    `name` begins the names of its files. `file` is where the image itself lies, from the folder that all images of a
-    dataset have in common; None for a picture that is in no file, as a frame of a video: formats that point at images
-    then write it."""
+    `key` says which image it is, and `stamp` which state of it, for an export that goes on where another stopped."""
 
     name: str
     predictions: Sequence[Prediction]
     file: str | None = None
+    key: str = ""
+    stamp: str = ""
 
     def __post_init__(self) -> None:
         if not self.predictions:
@@ -37,10 +60,52 @@ class Page:
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
         return self.predictions[0].image
 
+    @property
+    def title(self) -> Title:
+        return Title(self.name, tuple(one.query for one in self.predictions), self.file)
+
     def file_names(self) -> list[str]:
-        """The beginning of a file name for every query; all numbered when two would share one."""
-        names = [f"{file_name(self.name)}_{slug(one.query)}" for one in self.predictions]
-        return names if len(set(names)) == len(names) else [f"{name}_{number}" for number, name in enumerate(names)]
+        """As those of its title."""
+        return self.title.file_names()
+
+    def leaf(self) -> Leaf:
+        """The page without its pixels."""
+        height, width = self.image.shape[:2]
+        return Leaf(self.name, width, height, [one.answer() for one in self.predictions], self.file)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What is kept of a page for the files of a whole run."""
+
+    name: str
+    width: int
+    height: int
+    answers: list[Answer]
+    file: str | None = None
+
+    @property
+    def items(self) -> list[Item]:
+        """What other tools take as objects, in order; nothing for what was not found."""
+        return [Item(answer.query, one) for answer in self.answers for one in answer.instances or _whole(answer)]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A thing, as an answer tells it."""
+
+    query: str
+    told: InstanceAnswer
+
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        return decode_rle(self.told.segmentation.model_dump())
+
+
+def _whole(answer: Answer) -> list[InstanceAnswer]:
+    """The mask of an answer without instances, as one; none where nothing was found."""
+    if answer.score is None or answer.box is None:
+        return []
+    return [InstanceAnswer(score=answer.score, box=answer.box, area=answer.area, segmentation=answer.segmentation)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +127,22 @@ def listed(predictions: Prediction | Iterable[Prediction]) -> list[Prediction]:
 
 def file_name(text: str) -> str:
     """Letters and digits of any script, and never a path. Too long, its end is kept: that is where numbers stand."""
-    kept = re.sub(r"[\W_]+", "_", text.lower()).strip("_").encode()
-    return kept[-LONGEST:].decode(errors="ignore").strip("_") or "image"
+    return letters(text).encode()[-LONGEST:].decode(errors="ignore").strip("_") or "image"
+
+
+def alike(name: str) -> str:
+    """The same for two names that a file system may take for one, which knows no case or one form of a letter."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def missing_place(title: Title) -> dict[str, None]:
+    """Where the image is written, under `images/`, for formats that point at it; nowhere if it lies in a file."""
+    return {} if title.file else {f"{IMAGES}/{title.name}.png": None}
 
 
 def missing_picture(page: Page) -> dict[str, bytes]:
-    """The image, under `images/`, for formats that point at it; nothing where it lies in a file already."""
-    return {} if page.file else {f"{IMAGES}/{page.name}.png": picture(page.image)}
+    """The image at its `missing_place`."""
+    return {place: picture(page.image) for place in missing_place(page.title)}
 
 
 def picture(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

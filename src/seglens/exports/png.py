@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from seglens.exports.base import Files
-from seglens.exports.page import Page, listed, things_of
+from seglens.exports.page import Page, Title, listed, things_of
 from seglens.marks import marked_png
 from seglens.prediction import Prediction
 
@@ -49,10 +49,14 @@ def to_png(predictions: Prediction | Iterable[Prediction]) -> Image.Image:
     return image
 
 
+def indexed_paths(title: Title) -> dict[str, None]:
+    return {f"{title.name}_indexed.png": None}
+
+
 def indexed(page: Page) -> Files:
     """`NAME_indexed.png`."""
     image = to_png(page.predictions)
-    name = f"{page.name}_indexed.png"
+    (name,) = indexed_paths(page.title)
     return Files({name: marked_png(image, things=image.info["things"])}, [name] * len(page.predictions))
 
 

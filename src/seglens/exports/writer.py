@@ -1,15 +1,18 @@
-"""Pages to files in a folder, one page at a time."""
+"""Pages to files in a folder, one page at a time; what was not written by the same run is never written over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from seglens.exports.formats import DEFAULT, FORMATS
-from seglens.exports.page import Page, file_name
-from seglens.files import write_parts, write_together
+from seglens.exports.ledger import Command, Done, Ledger, Written
+from seglens.exports.page import Leaf, Page, Title, alike, file_name
+from seglens.files import ELSEWHERE, Digest, digest, holds, prepared
 from seglens.names import check_name
 
 
@@ -17,39 +20,112 @@ class Export:
     """A run of pages to a folder. Files of a page are written together, all or none; files of the whole run when the
     `with` ends, also by an error or an interrupt: they then hold the pages that are done. No page is kept.
 
-    Raises ValueError on a format that nobody knows, OSError where the folder cannot be written."""
+    A file that something else wrote is never written over, unless `overwrite` allows it, and a file of `sources` (the
+    pictures that the pages are about) not even then. With a `command` the folder keeps a ledger: the same command goes
+    on where an earlier run stopped, however that ended, and several processes may write to one folder.
 
-    def __init__(self, folder: str | Path, formats: Sequence[str] = DEFAULT):
+    Raises ValueError on a format that nobody knows, FileExistsError where a file of the whole run is not this
+    command's, OSError where the folder cannot be written."""
+
+    def __init__(
+        self, folder: str | Path, formats: Sequence[str] = DEFAULT, command: Command | None = None,
+        sources: Iterable[Path] = (), overwrite: bool = False,
+    ):  # fmt: skip
         for name in formats:
             check_name(name, FORMATS, "format")
-        self.folder = Path(folder)
-        self.formats = {name: FORMATS[name](self.folder) for name in formats}
-        self.taken: set[str] = set()
-        self.used = False
-
-    def add(self, page: Page) -> list[dict[str, Path]]:
-        """Write a page. For each of its predictions: the file that holds its answer, by format."""
-        page = self._named(page)
-        made = {name: format.page(page) for name, format in self.formats.items()}
-        content = {self.folder / path: data for files in made.values() for path, data in files.content.items()}
-        write_together(content)
+        self.folder, self.overwrite = Path(folder), overwrite
+        self.formats = {name: FORMATS[name]() for name in formats}
+        self.sources = {_identity(path) for path in sources} - {None}
+        self.ledger = Ledger(self.folder, command, tuple(formats))
+        self.pages = 0  # that were added, or known
+        self.changed: list[Path] = []  # of known pages: files that somebody changed since they were written
         for format in self.formats.values():
-            format.note(page)
-        self.used = True
-        return [
-            {name: self.folder / files.answers[k] for name, files in made.items()} for k in range(len(page.predictions))
-        ]
+            for path in format.whole:
+                self._check(path, self.ledger.command.covering())
 
-    def _named(self, page: Page) -> Page:
-        """With a name that shares no file with an earlier page: two folders may hold files of one name."""
-        name, number = file_name(page.name), 1
-        while True:
-            named = replace(page, name=name if number == 1 else f"{name}_{number}")
-            files = {named.name, *named.file_names()}
-            if not files & self.taken:
-                self.taken |= files
-                return named
+    def plan(self, titles: Iterable[tuple[str, Title]]) -> None:
+        """Names for pages to come, by the keys of their pictures. Raises FileExistsError, before anything is computed,
+        when a file of theirs is there and is not this command's."""
+        for key, title in titles:
+            for path, query in self._paths(replace(title, name=self._name(title, key))).items():
+                self._check(path, self.ledger.command.about(key, query), None)
+
+    def known(self, key: str, stamp: str) -> Done | None:
+        """What is written of a picture already: it need not be asked again, and counts as added."""
+        done = None if self.overwrite else self.ledger.done_page(key, stamp)
+        if done is not None:
+            self.pages += 1
+            self.changed += done.changed
+        return done
+
+    def add(self, page: Page, complete: bool = True) -> list[dict[str, Path]]:
+        """Write a page. For each of its predictions: the file that holds its answer, by format. A page that is not
+        `complete` is asked again by the run that goes on.
+
+        Raises FileExistsError where a file is not this command's; nothing of the page is then written."""
+        key = page.key or f"page {self.pages}"
+        with self._writing():
+            page = replace(page, name=self._name(page.title, key), key=key)
+            made = {name: format.page(page) for name, format in self.formats.items()}
+            content = {path: data for files in made.values() for path, data in files.content.items()}
+            written = self._checked(
+                page, content, {path: query for f in made.values() for path, query in f.about.items()}
+            )
+            said = [{name: files.answers[k] for name, files in made.items()} for k in range(len(page.predictions))]
+            with prepared({self.folder / path: [data] for path, data in content.items()}, self.ledger.aside) as place:
+                self.ledger.page(page, said, written, complete)
+                place()
+        self.pages += 1
+        return [{name: self.folder / path for name, path in one.items()} for one in said]
+
+    def _checked(self, page: Page, content: dict[str, bytes], about: dict[str, str]) -> dict[str, Written]:
+        """The files of a page as they will be noted. Raises FileExistsError where one must not be written."""
+        queries = {**self._paths(page.title), **about}
+        recipes = {path: self.ledger.command.about(page.key, queries[path]) for path in content}
+        for path, data in content.items():
+            self._check(path, recipes[path], page.stamp, data)
+        return {path: Written(recipes[path], len(data), digest(data)) for path, data in content.items()}
+
+    def _paths(self, title: Title) -> dict[str, str | None]:
+        return {path: query for format in self.formats.values() for path, query in format.paths(title).items()}
+
+    def _name(self, title: Title, key: str) -> str:
+        """A name whose files no other picture has: two folders may hold files of one name."""
+        base, number = file_name(title.name), 1
+        name = self.ledger.names.get(key, base)
+        while not self._is_free(replace(title, name=name), key):
             number += 1
+            name = f"{base}_{number}"
+        self.ledger.claim(key, name, list(self._paths(replace(title, name=name))))
+        return name
+
+    def _is_free(self, title: Title, key: str) -> bool:
+        claims = self.ledger.claims
+        return all(claims.get(alike(taken), key) == key for taken in (title.name, *self._paths(title)))
+
+    def _check(self, path: str, recipe: str, stamp: str | None = "", data: bytes | None = None) -> None:
+        """Raises FileExistsError when there is something at `path` that this command must not write over. It may write
+        over what it wrote itself, by the same `recipe` and of the same picture (None: whatever its stamp is), and
+        over the same `data`."""
+        where, known = self.folder / path, self.ledger.written.get(path)
+        if not os.path.lexists(where):
+            return
+        if _identity(where) in self.sources:
+            raise FileExistsError(f"{str(where)!r} is a picture that is to be segmented; choose another folder")
+        same = known is not None and known.recipe == recipe and stamp in (None, known.stamp)
+        untouched = same and known is not None and (stamp is None or known.is_still(where))
+        if not (self.overwrite or untouched or (data is not None and holds(where, data))):
+            why = "was changed after this command wrote it" if same else f"is there already, {self.ledger.author(path)}"
+            raise FileExistsError(f"{str(where)!r} {why}; {ELSEWHERE}")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self.ledger.locked():
+            if self.overwrite and not self.pages:
+                self.ledger.anew()
+            for format in self.formats.values():
+                format.note(self.ledger.queries)
+            yield
 
     def __enter__(self) -> Export:
         return self
@@ -57,14 +133,58 @@ class Export:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.used:
-            for format in self.formats.values():
-                for path, parts in format.finish().items():
-                    write_parts(self.folder / path, parts)
+        if self.pages:
+            self._finish()
+
+    def _finish(self) -> None:
+        with self._writing():
+            recipe, leaves = self.ledger.command.covering(), _Leaves(self.ledger)
+            parts = {path: _Counted(some) for f in self.formats.values() for path, some in f.finish(leaves).items()}
+            for path in parts:
+                self._check(path, recipe)
+            if parts:
+                with prepared({self.folder / path: some for path, some in parts.items()}, self.ledger.aside) as place:
+                    self.ledger.whole({path: some.written(recipe) for path, some in parts.items()})
+                    place()
 
 
-def write(pages: Iterable[Page], folder: str | Path, formats: Sequence[str] = DEFAULT) -> None:
+class _Leaves:
+    """The pages that are written, as often as they are asked for."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return self.ledger.leaves()
+
+
+class _Counted:
+    """Pieces of a file, which is known when all of them were given."""
+
+    def __init__(self, parts: Iterable[bytes]):
+        self.parts, self.size, self.digest = parts, 0, Digest()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self.parts:
+            self.size += len(part)
+            self.digest.update(part)
+            yield part
+
+    def written(self, recipe: str) -> Written:
+        return Written(recipe, self.size, self.digest.hexdigest())
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def write(pages: Iterable[Page], folder: str | Path, formats: Sequence[str] = DEFAULT, overwrite: bool = False) -> None:
     """All pages to files, as `Export` does."""
-    with Export(folder, formats) as export:
+    with Export(folder, formats, overwrite=overwrite) as export:
         for page in pages:
             export.add(page)

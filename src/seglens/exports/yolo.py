@@ -13,7 +13,7 @@ import yaml
 from seglens.exports.base import Files, Format
 from seglens.exports.bridge import joined
 from seglens.exports.outline import outline
-from seglens.exports.page import Page, picture, things_of
+from seglens.exports.page import Leaf, Page, Title, picture, things_of
 from seglens.prediction import Prediction
 
 YAML = "data.yaml"
@@ -40,23 +40,25 @@ class YoloFolder(Format):
     The images are written out, as a label is found by the place of its image: as PNG, upright, with the very pixels
     that the masks were made on."""
 
+    whole = (YAML,)
+
     def __init__(self) -> None:
         self.classes: dict[str, int] = {}
 
+    def paths(self, title: Title) -> Mapping[str, str | None]:
+        return dict.fromkeys((f"images/{title.name}.png", f"labels/{title.name}.txt"))
+
     def page(self, page: Page) -> Files:
-        for one in page.predictions:
-            self.classes.setdefault(one.query, len(self.classes))
-        label = f"labels/{page.name}.txt"
-        content = {
-            f"images/{page.name}.png": picture(page.image),
-            label: to_yolo(page.predictions, self.classes).encode(),
-        }
+        self.note(page.title.queries)
+        image, label = self.paths(page.title)
+        content = {image: picture(page.image), label: to_yolo(page.predictions, self.classes).encode()}
         return Files(content, [label] * len(page.predictions))
 
-    def note(self, page: Page) -> None:
-        pass  # its classes are numbered before its lines are written
+    def note(self, queries: Iterable[str]) -> None:
+        for query in queries:
+            self.classes.setdefault(query, len(self.classes))
 
-    def finish(self) -> dict[str, Iterable[bytes]]:
+    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
         # No `path`: folders then count from data.yaml itself, where "." would be the folder that training starts in.
         said = {"train": "images", "val": "images", "names": {number: name for name, number in self.classes.items()}}
         return {YAML: [yaml.safe_dump(said, sort_keys=False, allow_unicode=True).encode()]}

@@ -1,0 +1,204 @@
+"""What was written into a folder, by which command, and of which pictures: kept in the folder itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seglens.exports.page import Leaf, Page, alike
+from seglens.files import digest, file_digest
+from seglens.journal import Journal, JournalError
+from seglens.schema import Answer
+
+HIDDEN = ".seglens"  # the folder of the ledger, in the folder of an export
+HEADER = {"seglens": "what was written into this folder", "version": 1}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What decides the answers about a picture: the queries and, by their names, all other settings; `root` is the
+    folder that `Page.file` counts from."""
+
+    queries: Sequence[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    root: str | None = None
+
+    def answering(self) -> str:
+        """The same for commands that give the same answers."""
+        return _digest(self.settings, self.queries)
+
+    def covering(self) -> str:
+        """The same for commands whose pages belong into the same files of a whole run."""
+        return _digest(self.settings, self.queries, self.root)
+
+    def about(self, key: str, query: str | None) -> str:
+        """The same for commands that write the same into a file about a picture, and one of its queries or all."""
+        return _digest(self.settings, key, self.queries if query is None else [query])
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written: what decides its content (see `Command`), and the content itself; `stamp` is that of
+    the picture that it is about, `place` that of its row in the journal."""
+
+    recipe: str
+    size: int
+    digest: str
+    stamp: str = ""
+    place: int = 0
+
+    def is_still(self, path: Path) -> bool:
+        """Whether the file holds now what was written."""
+        return path.is_file() and path.stat().st_size == self.size and file_digest(path) == self.digest
+
+
+@dataclass(frozen=True)
+class Done:
+    """A page that is written: its answers, and for each the files that hold it, by format. Files that somebody changed
+    since then are left as they are."""
+
+    answers: list[Answer]
+    files: list[dict[str, Path]]
+    changed: list[Path]
+
+
+class Ledger:
+    """The ledger of a folder for one command. Without a command nothing is known from before, nor kept for later."""
+
+    def __init__(self, folder: Path, command: Command | None, formats: tuple[str, ...]):
+        self.folder, self.formats, self.command = folder, formats, command or Command(())
+        self.aside = None if command is None else folder / HIDDEN / "aside"  # of files that are being written
+        self.journal = Journal(HEADER, None if command is None else folder / HIDDEN / "journal.jsonl", folder)
+        self.written: dict[str, Written] = {}
+        self.claims: dict[str, str] = {}  # names of pages and paths of files, as `alike` has them: the picture's key
+        self.names: dict[str, str] = {}  # of pages, by the key of their picture
+        self.queries: dict[str, None] = {}  # of this command's pages, in the order in which they were first asked
+        self.pages: dict[str, int] = {}  # of this command, by key: the place of the last row
+        self.done: dict[str, int] = {}  # of them, those that need not be asked again
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what was added, by this process or another."""
+        try:
+            for place, row in self.journal.news():
+                self._take_in(place, row)
+        except JournalError as error:
+            raise JournalError(
+                f"{error}; choose another folder, or delete {self.folder / HIDDEN}, which forgets what was written"
+            ) from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process writes into the folder meanwhile, and all that others wrote is known. What a killed one left
+        half-written is removed."""
+        with self.journal.locked() as alone:
+            self.refresh()
+            if alone and self.aside is not None:
+                shutil.rmtree(self.aside, ignore_errors=True)
+            if self.aside is not None:
+                self.aside.mkdir(parents=True, exist_ok=True)
+            yield
+
+    def claim(self, key: str, name: str, paths: Sequence[str]) -> None:
+        """Names that no page of another picture gets."""
+        self.names[key] = name
+        self.claims |= dict.fromkeys(map(alike, (name, *paths)), key)
+
+    def page(self, page: Page, said: list[dict[str, str]], files: Mapping[str, Written], complete: bool) -> None:
+        """Note a page, before its files are moved to their places: whatever happens then, they are this command's."""
+        leaf = page.leaf()
+        self.journal.add(
+            {
+                "page": page.name, "key": page.key, "stamp": page.stamp, "file": page.file, "complete": complete,
+                "size": [leaf.width, leaf.height], "answers": [one.model_dump(mode="json") for one in leaf.answers],
+                "said": said, "files": _rows(files), "formats": self.formats, "command": asdict(self.command),
+            }
+        )  # fmt: skip
+        self.refresh()
+
+    def whole(self, files: Mapping[str, Written]) -> None:
+        """Note files of the whole run, before they are moved to their places."""
+        self.journal.add({"files": _rows(files), "command": asdict(self.command)})
+        self.refresh()
+
+    def anew(self) -> None:
+        """Forget the pages of this command: it starts from nothing."""
+        if self.pages:
+            self.journal.add({"anew": self.command.covering()})
+            self.refresh()
+
+    def done_page(self, key: str, stamp: str) -> Done | None:
+        """The page of a picture in this state, if this command wrote it in all formats and its files lie there."""
+        row = self.journal.at(self.done[key]) if key in self.done else None
+        if row is None or row["stamp"] != stamp:
+            return None
+        sizes = {self.folder / path: size for path, (_, size, _) in row["files"].items()}
+        if not all(path.is_file() for path in sizes):
+            return None
+        said = [{kind: self.folder / path for kind, path in one.items()} for one in row["said"]]
+        return Done(_answers(row), said, [path for path, size in sizes.items() if path.stat().st_size != size])
+
+    def leaves(self) -> Iterator[Leaf]:
+        """All pages of this command that are written, in the order in which they were first."""
+        for place in self.pages.values():
+            row = self.journal.at(place)
+            width, height = row["size"]
+            yield Leaf(row["page"], width, height, _answers(row), row["file"])
+
+    def author(self, path: str) -> str:
+        """Where a file comes from, in words: what differs from this command."""
+        known = self.written.get(path)
+        if known is None:
+            return "and not from this command"
+        row = self.journal.at(known.place)
+        if unlike := _difference(row["command"], asdict(self.command)):
+            return f"from another command ({unlike})"
+        return f"made of {row['key']} as it was then"
+
+    def _take_in(self, place: int, row: dict[str, Any]) -> None:
+        if row.get("anew") == self.command.covering():
+            self.pages, self.done, self.queries = {}, {}, {}
+        for path, (recipe, size, content) in row.get("files", {}).items():
+            self.written[path] = Written(recipe, size, content, row.get("stamp", ""), place)
+        if "page" in row:
+            self.claim(row["key"], row["page"], list(row["files"]))
+            self._take_page(place, row, Command(**row["command"]))
+
+    def _take_page(self, place: int, row: dict[str, Any], command: Command) -> None:
+        if command.covering() != self.command.covering() or not set(self.formats) & set(row["formats"]):
+            return
+        self.pages[row["key"]] = place
+        self.queries |= dict.fromkeys(answer["query"] for answer in row["answers"])
+        if row["complete"] and set(self.formats) <= set(row["formats"]):
+            self.done[row["key"]] = place
+
+
+def _rows(files: Mapping[str, Written]) -> dict[str, list[Any]]:
+    return {path: [one.recipe, one.size, one.digest] for path, one in files.items()}
+
+
+def _answers(row: Mapping[str, Any]) -> list[Answer]:
+    return [Answer.model_validate(one) for one in row["answers"]]
+
+
+def _digest(*values: Any) -> str:
+    return digest(json.dumps(values, sort_keys=True).encode())
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """In words, what two commands have not in common."""
+    one, other = (
+        {**said["settings"], "queries": list(said["queries"]), "folder of the pictures": said["root"]}
+        for said in (theirs, ours)
+    )
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return "; ".join(f"{name}: {_told(one.get(name))} there, {_told(other.get(name))} here" for name in names)
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(repr, value)) if isinstance(value, list) else str(value)
