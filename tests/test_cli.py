@@ -92,7 +92,7 @@ def test_segment_prints_json_and_writes_lossless_masks(world: Path, tmp_path: Pa
 def test_segment_several_queries(seglens: Run, world: Path, tmp_path: Path) -> None:
     queries = ("the cat", "the cat!", "the leftmost thing")
     code, out, err = seglens("segment", world / "0001.png", *queries, "--json", "--out", tmp_path)
-    said = json.loads(out)
+    said = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
     assert [one["query"] for one in said] == list(queries)
     assert len({path for one in said for path in one["files"].values()}) == 6  # none overwrites another

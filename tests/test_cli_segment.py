@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from seglens.data.images import load_labels
 from seglens.data.maskfile import load_mask
 from seglens.data.masks import decode_rle
 from seglens.exports import DEFAULT, FORMATS
-from seglens.schema import Answer
+from seglens.schema import AnswerLine, FaultLine, Line
 from seglens.segmenter import Segmenter
 from seglens.types import Sample
 from test_video import write_video
@@ -69,14 +71,30 @@ def test_json_lines(seglens: Run, folder: Path, query: str) -> None:
     said = [json.loads(line) for line in out.splitlines()]
     assert code == 1
     assert [one["image"] for one in said] == ["in/a.png", "in/a.png", "in/bad.png", "in/deep/a.png", "in/deep/a.png"]
-    assert set(said[2]) == {"image", "error"}
+    assert "'in/bad.png' is not an image" in said[2]["error"]
     for one in said[:2] + said[3:]:
         assert list(one["files"]) == ["mask", "png", "coco"]
         np.testing.assert_array_equal(load_mask(one["files"]["mask"]), decode_rle(one["segmentation"]))
-        Answer.model_validate({key: value for key, value in one.items() if key not in ("image", "files")})
+    for line in out.splitlines():
+        assert isinstance(Line.model_validate_json(line).root, FaultLine if "error" in line else AnswerLine)
     assert load_labels(said[0]["files"]["png"]).max() == len(said[1]["instances"]) + said[0]["found"]
-    code, out, _ = seglens("segment", "in/deep", query, "--json")
+    code, out, _ = seglens("segment", "in/deep", query, "--json", "--out", "deep")
     assert (code, len(out.splitlines())) == (0, 1)
+
+
+def test_one_image_has_the_same_lines(seglens: Run, folder: Path, query: str) -> None:
+    """One query, several, and an image that cannot be read."""
+    for queries in ([query], [query, "the leftmost thing"]):
+        code, out, _ = seglens("segment", "in/a.png", *queries, "--json", "--out", f"out{len(queries)}")
+        lines = [Line.model_validate_json(line).root for line in out.splitlines()]
+        assert code == 0
+        assert [(type(one), one.image, one.query) for one in lines] == [(AnswerLine, "in/a.png", q) for q in queries]
+    code, out, err = seglens("segment", "in/bad.png", query, "--json")
+    (line,) = map(Line.model_validate_json, out.splitlines())
+    assert code == 2
+    assert isinstance(line.root, FaultLine)
+    assert line.root.query is None
+    assert line.root.error in err
 
 
 def test_what_is_written_can_be_read_as_data(seglens: Run, folder: Path, query: str) -> None:
@@ -102,7 +120,7 @@ def test_instances(seglens: Run, folder: Path) -> None:
     said = json.loads(out)
     assert code == 0
     for number, one in enumerate(said["instances"], 1):
-        file = Path(said["files"]["mask"].replace("_mask.png", f"_{number}_mask.png"))
+        file = Path(said["files"]["mask"].replace("_mask.png", f"-{number}_mask.png"))
         np.testing.assert_array_equal(load_mask(file), decode_rle(one["segmentation"]))
     assert said["instances"]
     code, out, _ = seglens("segment", "in/a.png", "each thing", "--no-each", "--json")
@@ -138,6 +156,10 @@ def test_results_are_no_sources(seglens: Run, folder: Path, query: str) -> None:
         code, said, err = seglens("segment", "in", query, "--out", out)
         assert (code, len(said.splitlines())) == (1, 2)
     assert "seglens: left out: 8 made by SegLens" in err
+    code, _, err = seglens("segment", "in", query, "--out", "in/all", "--format", "yolo")
+    code, said, err = seglens("segment", "in", query, "--out", "in/all", "--format", "yolo")
+    assert (code, len(said.splitlines())) == (1, 2)
+    assert "14 made by SegLens" in err  # the copies of pictures too
 
 
 def test_standard_input(seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +213,7 @@ def test_an_image_that_the_model_cannot_open_is_listed(
     monkeypatch.setattr(segmenter, "open", open_large)
     code, out, err = seglens("segment", "in", query)
     assert (code, len(out.splitlines())) == (1, 2)
-    assert err.splitlines()[-2:-1] == ["  'in/b.png': too small for the model"]
+    assert "  'in/b.png': too small for the model" in err.splitlines()
 
 
 def test_the_help_names_every_format() -> None:
@@ -229,4 +251,100 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, qu
         load_mask(path)
     for path in out.glob("*.geojson"):
         json.loads(path.read_text())
-    assert not list(out.glob(".*"))
+    assert [path.name for path in out.glob(".*")] == [".seglens"]
+
+
+def test_a_killed_run_goes_on(seglens: Run, folder: Path, query: str) -> None:
+    """SIGKILL, then the same command: only what is missing is computed, all lines are printed, and every file is as one
+    run leaves it."""
+    for number in range(8):
+        Path("in", f"{number}.png").write_bytes(Path("in/a.png").read_bytes())
+    asked = ["segment", "in/*.png", query, "--json", "--format", "mask,coco,yolo,labelstudio"]
+    with subprocess.Popen(
+        [SEGLENS, *asked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as running:
+        assert running.stdout is not None
+        first = [json.loads(running.stdout.readline()) for _ in range(3)]
+        running.kill()
+        running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGKILL
+    assert not Path("out/coco.json").exists()
+    code, out, err = seglens(*asked)
+    said = [json.loads(line) for line in out.splitlines()]
+    assert code == 1  # in/bad.png
+    assert said[:3] == first
+    assert [one["image"] for one in said] == [f"in/{name}.png" for name in (*range(8), "a", "bad")]
+    done = int(re.search(r"seglens: (\d) of 10 images were done before", err)[1])  # type: ignore[index]
+    assert 3 <= done < 9
+    seglens(*asked, "--out", "whole")
+    assert _files("out") == _files("whole")
+    assert len(json.loads(Path("out/coco.json").read_text())["images"]) == 9
+
+
+def _files(folder: str) -> dict[str, bytes]:
+    """What a run leaves, but its ledger."""
+    paths = (path for path in Path(folder).rglob("*") if path.is_file() and ".seglens" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_nothing_is_written_over(seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures themselves, labels made by hand, another run's results: refused before the model is loaded."""
+    loaded = list[object]()
+    monkeypatch.setattr(sys.modules["seglens.cli.segment"], "load_segmenter", lambda *_, **__: loaded.append(1))
+    Path("in/bad.png").unlink()
+    for place in ("images", "labels"):
+        Path("set", place).mkdir(parents=True)
+    Path("set/images/a.png").write_bytes(Path("in/a.png").read_bytes())
+    Path("set/labels/a.txt").write_text("0 0 0 1 0 1 1")
+    before = _files("set")
+    code, out, err = seglens("segment", "set/images", query, "--format", "yolo", "--out", "set")
+    assert (code, out) == (2, "")
+    assert "'set/images/a.png' is a picture that is to be segmented; choose another folder" in err
+    code, out, err = seglens("segment", "in/a.png", query, "--format", "yolo", "--out", "set")
+    assert (code, out) == (2, "")
+    assert "'set/images/a.png' is there already, and not from this command" in err
+    code, out, err = seglens("segment", "set/images", query, "--format", "yolo", "--out", "set", "--overwrite")
+    assert code == 2
+    assert _files("set") == before
+    assert loaded == []
+
+
+def test_one_bad_query_or_export_ends_nothing(
+    seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that is too long is a fault of its own, as is a file that cannot be written."""
+    Path("in/bad.png").unlink()
+    Path("out/deep_a_the_thing_overlay.png").mkdir(parents=True)
+    code, out, err = seglens("segment", "in", "the thing", "cat " * 5000, "--json")
+    said = [Line.model_validate_json(line).root for line in out.splitlines()]
+    assert code == 2
+    assert "deep_a_the_thing_overlay.png' is there already" in err
+    Path("out/deep_a_the_thing_overlay.png").rmdir()
+    code, out, err = seglens("segment", "in", "the thing", "cat " * 5000, "--json")
+    said = [Line.model_validate_json(line).root for line in out.splitlines()]
+    assert code == 1
+    assert [type(one) for one in said] == [AnswerLine, FaultLine] * 2
+    assert [one.query for one in said] == ["the thing", "cat " * 5000] * 2
+    assert "seglens: 2 of 2 images could not be segmented:" in err
+
+    def broken(page: object) -> None:
+        if page.name == "deep_a":  # type: ignore[attr-defined]
+            raise OSError(errno.EIO, "Input/output error", "out/x.png")
+        return whole(page)
+
+    whole = FORMATS["geojson"]().made  # type: ignore[attr-defined]
+    monkeypatch.setattr("seglens.exports.formats.geojson", broken)
+    code, out, err = seglens("segment", "in", "the thing", "--format", "geojson", "--out", "other")
+    assert (code, len(out.splitlines())) == (1, 1)
+    assert "the results for 'in/deep/a.png' cannot be written: [Errno 5] Input/output error" in err
+    monkeypatch.undo()
+
+
+def test_a_full_disk_stops_the_run(seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(page: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/x.png")
+
+    monkeypatch.setattr("seglens.exports.formats.geojson", full)
+    code, out, err = seglens("segment", "in", query, "--format", "geojson")
+    assert (code, out) == (2, "")
+    assert "'out/x.png' cannot be written: No space left on device; what is done is kept: make room, and" in err

@@ -95,15 +95,37 @@ def test_saving_loses_nothing(said: Prediction, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "deep" / "folder").iterdir()) == ["one_mask.png", "one_overlay.png"]
 
 
+def test_saving_writes_over_nothing_else(said: Prediction, tmp_path: Path) -> None:
+    paths = said.save(tmp_path)
+    said.save(tmp_path)  # the same once more
+    other = replace(said, mask=~said.mask)
+    with pytest.raises(
+        FileExistsError, match=r"'.*prediction_mask.png' is there already \(and 1 more\); choose another"
+    ):
+        other.save(tmp_path)
+    np.testing.assert_array_equal(load_mask(paths["mask"]), said.mask)
+    other.save(tmp_path, overwrite=True)
+    np.testing.assert_array_equal(load_mask(paths["mask"]), other.mask)
+
+
 @given(st.text())
 def test_a_file_name_is_never_a_path(text: str) -> None:
     name = slug(text)
-    assert 0 < len(name) <= 40
-    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_")
+    assert 0 < len(name.encode()) <= 80
+    assert not set(name) & set("/\\:*?<>|\"'-. \0\n")
     assert slug(name) == name
 
 
 def test_a_file_name_is_readable() -> None:
     assert slug("The thing, that keeps you dry!") == "the_thing_that_keeps_you_dry"
     assert slug("../../etc/passwd") == "etc_passwd"
-    assert slug("雨") == "query"
+    assert slug("雨") == "雨"
+    assert slug("की") != slug("का")  # vowels that are marks
+
+
+def test_texts_without_letters_and_long_ones_have_names_of_their_own() -> None:
+    long = "the thing that keeps you dry when it rains cats and dogs and everything else " * 2
+    texts = ["?", "!", "😀", long, f"{long} today", "雨" * 40, "雨" * 41]
+    assert len({slug(text) for text in texts}) == len(texts)
+    assert slug("?").startswith("query_")
+    assert slug(long).startswith("the_thing_that_keeps_you_dry_when_it_rains_cats_and_dogs_and_everything")

@@ -26,7 +26,7 @@ from seglens.methods import LensConfig, build_lens
 from seglens.prediction import Prediction
 from seglens.refinement import MOST_PROMPTS, MOST_REGIONS, CorrectionError, obey
 from seglens.regions import box_of, depth, label_regions
-from seglens.schema import Box, Click
+from seglens.schema import Box, Click, Line
 from seglens.segmenter import OpenedImage, Segmenter
 from seglens.types import Embedding, Prompt, Sample
 
@@ -328,9 +328,15 @@ def test_the_command(seglens: Run, scene: Sample, tmp_path: Path) -> None:
     mask = decode_rle(said["segmentation"])
     assert (code, mask[30, 20], mask[30, 200]) == (0, True, False)
     assert Path(said["files"]["mask"]).is_file()
-    code, out, _ = seglens(*words[:3], "--box", "10,10,200,220", "--out", tmp_path / "out")
-    assert code == 0
-    assert "pixels" in out
+    Line.model_validate_json(out)
+    other = (*words[:3], "--box", "10,10,200,220", "--out", tmp_path / "out")
+    code, out, error = seglens(*other)
+    assert (code, out) == (2, "")
+    assert "from another command (clicks: '20,30', '200.5,30,0' there, none here; box: not given there, 10,10" in error
+    for words in ((*other[:-1], tmp_path / "box"), (*other, "--overwrite"), other):
+        code, out, _ = seglens(*words)
+        assert code == 0
+        assert "pixels" in out
 
 
 @pytest.mark.parametrize(

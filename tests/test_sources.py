@@ -12,7 +12,7 @@ from PIL import Image
 from seglens.data.images import ImageError
 from seglens.finding import told
 from seglens.marks import marked_png
-from seglens.sources import BadImage, NamedImage, Sources, read_one
+from seglens.sources import BadImage, NamedImage, Sources, one_image
 from test_video import write_video
 
 
@@ -42,13 +42,16 @@ def test_a_folder_with_all_that_lies_in_it(root: Path) -> None:
     assert sources.total == 6
     assert sources.root == Path("in").absolute()
     assert not sources.alone
-    bad = read[2]
-    assert isinstance(bad, BadImage)
-    assert "'in/deep/bad.png' is not an image" in bad.says
-    names = [one.name for one in read if isinstance(one, NamedImage)]
-    assert names == ["a", "b", "deep/c", "deep/er/a", "x[1]"]
+    assert [one.name for one in read if isinstance(one, NamedImage)] == [
+        "a", "b", "deep/bad", "deep/c", "deep/er/a", "x[1]",
+    ]  # fmt: skip
+    bad = read.pop(2)
+    assert isinstance(bad, NamedImage)
+    with pytest.raises(ImageError, match=r"'in/deep/bad.png' is not an image"):
+        _ = bad.pixels
     values = [int(one.pixels[0, 0, 0]) for one in read if isinstance(one, NamedImage) and str(one.file).endswith("png")]
     assert values == [0, 60, 120]
+    assert len({one.key for one in read if isinstance(one, NamedImage)}) == 5
     assert shown("in") == shown("in") == shown("in/")
 
 
@@ -60,14 +63,37 @@ def test_globs_and_several_words(root: Path) -> None:
     assert Sources.of(["in/deep/c.png", "in/b.png"]).root == root.absolute()
 
 
+def test_the_folder_of_all_is_the_one_that_was_named(root: Path) -> None:
+    """Whatever lies in it: an image that comes later moves no other one's name."""
+    for word in ("in/deep", "in/deep/**/*.png", "in/deep/c.png"):
+        assert Sources.of([word]).root == Path("in/deep").absolute()
+    for word in ("in", "in/**/er/*.jpg"):
+        assert Sources.of([word]).root == Path("in").absolute()
+
+
+def test_a_picture_that_changed_has_another_stamp(root: Path) -> None:
+    def stamp() -> tuple[str, str]:
+        (image,) = Sources.of(["in/b.png"])
+        assert isinstance(image, NamedImage)
+        return image.key, image.stamp
+
+    before = stamp()
+    Path("in/b.png").touch()
+    assert stamp() == before
+    Image.new("RGB", (5, 4), "red").save("in/b.png")
+    assert stamp()[0] == before[0]
+    assert stamp()[1] != before[1]
+
+
 def test_one_file_alone(root: Path) -> None:
     assert Sources.of(["in/b.png"]).alone
     assert Sources.of(["in/none.png"]).alone  # told when it is read
     assert not Sources.of(["in/b.pn*"]).alone
     assert not Sources.of(["in/b.png", "in/a.jpg"]).alone
     (missing,) = Sources.of(["in/none.png"])
-    assert isinstance(missing, BadImage)
-    assert "does not exist" in missing.says
+    assert isinstance(missing, NamedImage)
+    with pytest.raises(ImageError, match="does not exist"):
+        _ = missing.pixels
 
 
 def test_words_that_match_nothing(root: Path) -> None:
@@ -91,9 +117,12 @@ def test_results_are_no_sources(root: Path) -> None:
     Path("in/out").mkdir()
     for place in ("in/out/b_cat_mask.png", "in/b_cat_mask.png"):
         Path(place).write_bytes(marked_png(Image.new("P", (3, 3)), things="[]"))
+    Path("in/images").mkdir()
+    Path("in/images/b.png").write_bytes(marked_png(Image.new("RGB", (3, 3)), "copy"))
     sources = Sources.of(["in"])
-    assert [one.shown for one in sources.each if "mask" in one.shown] == []
-    assert sources.left_out == {"made by SegLens": 2, ".txt": 1}
+    assert [one.shown for one in sources.each if "mask" in one.shown or "images" in one.shown] == []
+    assert sources.left_out == {"made by SegLens": 3, ".txt": 1}
+    assert shown("in/images") == ["in/images/b.png"]  # copies of pictures, where there is nothing else
     assert "in/out/b_cat_mask.png" not in shown("in/**/*.png")
     assert shown("in/out/b_cat_mask.png") == ["in/out/b_cat_mask.png"]
     with pytest.raises(ImageError, match="the folder 'in/out' holds no image, but 1 made by SegLens"):
@@ -130,11 +159,12 @@ def test_standard_input(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (read,) = sources
     assert isinstance(read, NamedImage)
     assert (read.name, read.shown, read.file, read.pixels.shape) == ("stdin", "standard input", None, (4, 5, 3))
+    assert len(read.key) > len("standard input ")  # two of them are two images
     piped(Path("in/a.jpg").read_bytes())
-    assert read_one("-").shape == read_one("in/a.jpg").shape == (4, 5, 3)
+    assert one_image("-").pixels.shape == one_image("in/a.jpg").pixels.shape == (4, 5, 3)
     piped(b"")
     with pytest.raises(ImageError, match="standard input is empty"):
-        read_one("-")
+        one_image("-")
 
 
 def test_a_tilde_that_no_shell_has_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +191,9 @@ def test_videos_beside_images(root: Path) -> None:
 def test_nothing_is_read_before_it_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = list[Path]()
     monkeypatch.setattr("seglens.sources.load_image", lambda path: read.append(path) or np.zeros((1, 1, 3), np.uint8))
-    images = iter(Sources.of(["in"]))
+    first, second, *_ = Sources.of(["in"])
+    assert isinstance(first, NamedImage)
+    assert isinstance(second, NamedImage)
     assert read == []
-    next(images)
-    next(images)
-    assert read == [Path("in/a.jpg"), Path("in/b.png")]
+    _ = second.pixels, first.pixels
+    assert read == [Path("in/b.png"), Path("in/a.jpg")]

@@ -43,6 +43,14 @@ def write_new(files: Mapping[Path, bytes], overwrite: bool = False) -> None:
     write_together(files)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises OSError when nothing can be written into a folder, which need not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    for wrong, code in ((not there.is_dir(), errno.ENOTDIR), (not os.access(there, os.W_OK | os.X_OK), errno.EACCES)):
+        if wrong:
+            raise OSError(code, os.strerror(code), str(there))
+
+
 def check_free(paths: Iterable[Path]) -> None:
     """Raises FileExistsError that names the first of the paths where something is, and says how many there are."""
     taken = [path for path in paths if os.path.lexists(path)]

@@ -6,12 +6,11 @@ import glob
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seglens.data.images import PLUGIN, ImageError, suffixes
-from seglens.marks import is_marked
+from seglens.marks import mark_of
 from seglens.video import VIDEOS
 
 OURS = "made by SegLens"
@@ -21,8 +20,9 @@ NEEDS_A_PLUGIN = frozenset((".heic", ".heif", ".hif"))
 @dataclass(frozen=True)
 class Found:
     """Files in a stable order, and how many were met and left out, by their ending or what they are. `searched` where
-    they were looked for, in a folder or by a glob."""
+    they were looked for, in a folder or by a glob; `base` is the folder that their names count from."""
 
+    base: Path
     paths: tuple[Path, ...]
     left_out: Counter[str] = field(default_factory=Counter)
     searched: bool = False
@@ -38,7 +38,7 @@ def find(word: str) -> Found:
     if path.is_dir():
         return _folder(path)
     if path.exists() or not glob.has_magic(word):  # brackets may stand in the name of a file
-        return Found((path,))
+        return Found(path.parent, (path,))
     return _glob(os.path.expanduser(word))
 
 
@@ -48,7 +48,7 @@ def matches(pattern: str) -> bool:
 
 
 def _folder(folder: Path) -> Found:
-    found = _sorted_out(_visible(sorted(folder.rglob("*")), folder), suffixes())
+    found = _sorted_out(folder, sorted(folder.rglob("*")), suffixes())
     if not found.paths:
         videos = sum(count for ending, count in found.left_out.items() if ending in VIDEOS)
         hint = f"it holds {videos} videos: name them, or use a glob" if videos else "check the path"
@@ -59,7 +59,7 @@ def _folder(folder: Path) -> Found:
 def _glob(pattern: str) -> Found:
     base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    found = _sorted_out(_visible(files, base), suffixes() | VIDEOS)
+    found = _sorted_out(base, files, suffixes() | VIDEOS)
     if not found.paths:
         met = f"matches {len(files)} files, no image or video among them" if files else "matches nothing"
         raise ImageError(
@@ -68,23 +68,25 @@ def _glob(pattern: str) -> Found:
     return found
 
 
-def _visible(paths: list[Path], base: Path) -> Iterator[Path]:
-    for path in paths:
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts):
-            yield path
-
-
-def _sorted_out(paths: Iterator[Path], taken: frozenset[str]) -> Found:
-    kept, left_out = list[Path](), Counter[str]()
+def _sorted_out(base: Path, paths: list[Path], taken: frozenset[str]) -> Found:
+    """Without what SegLens made. Its copies of pictures are left out beside others; where there are no others, they are
+    what is meant."""
+    kept, copies, left_out = list[Path](), list[Path](), Counter[str]()
     for path in paths:
         ending = path.suffix.lower()
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
+            continue
+        mark = mark_of(path) if ending == ".png" and ending in taken else None
         if ending not in taken:
             left_out[ending or "without an ending"] += 1
-        elif ending == ".png" and is_marked(path):
+        elif mark == "result":
             left_out[OURS] += 1
         else:
-            kept.append(path)
-    return Found(tuple(kept), left_out, searched=True)
+            (copies if mark else kept).append(path)
+    if not kept:
+        return Found(base, tuple(copies), left_out, searched=True)
+    left_out[OURS] += len(copies)
+    return Found(base, tuple(kept), +left_out, searched=True)
 
 
 def told(left_out: Counter[str]) -> str:

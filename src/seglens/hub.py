@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from seglens.checkpoint import (
     Origin,
     embedded_folder,
 )
-from seglens.files import write_atomic
+from seglens.files import digest, stamp, write_atomic
 from seglens.names import check_name
 
 CARD = "README.md"
@@ -57,6 +58,15 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
             f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
             "check the name or the network"
         ) from error
+
+
+def identified(name: str) -> str:
+    """A head's name with a digest of its files (by `files.stamp`), so that another head of the same name is not taken
+    for it. Raises CheckpointError."""
+    folder = resolve_folder(name)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    shown = os.path.abspath(folder) if Path(name).is_dir() else name
+    return f"{shown} ({digest(''.join(map(stamp, files)).encode())[:12]})"
 
 
 def without_weights(name: str) -> Path:

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, PngImagePlugin
 
-KEY, MAKER = "Software", "SegLens"
-_TEXT = f"tEXt{KEY}\0{MAKER}".encode()  # as it stands in the file: Pillow writes texts right behind the header
-_WITHIN = 128  # bytes
+KEY = "Software"
+MAKERS = {
+    "result": "SegLens",
+    "copy": "SegLens, a copy",
+}  # a copy is of a picture, for formats that need it beside them
+_WITHIN = 128  # bytes: Pillow writes texts right behind the header
+
+Mark = Literal["result", "copy"]
 
 
-def marked_png(image: Image.Image, compress_level: int = 6, **texts: str) -> bytes:
+def marked_png(image: Image.Image, mark: Mark = "result", compress_level: int = 6, **texts: str) -> bytes:
     """The image as a lossless PNG file that says who made it, with further `texts` by their keywords."""
     words = PngImagePlugin.PngInfo()
-    for key, text in {KEY: MAKER, **texts}.items():
+    for key, text in {KEY: MAKERS[mark], **texts}.items():
         words.add_text(key, text)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=words, compress_level=compress_level)
     return buffer.getvalue()
 
 
-def is_marked(path: Path) -> bool:
-    """Whether a file is a PNG that SegLens made; False also for one that cannot be read."""
+def mark_of(path: Path) -> Mark | None:
+    """How a file is marked; None also for one that cannot be read."""
     try:
         with path.open("rb") as file:
-            return _TEXT in file.read(_WITHIN)
+            start = file.read(_WITHIN)
     except OSError:
-        return False
+        return None
+    name = start.partition(f"tEXt{KEY}\0".encode())[2]
+    marks: tuple[Mark, ...] = ("copy", "result")  # the longer text first
+    return next((mark for mark in marks if name.startswith(MAKERS[mark].encode())), None)

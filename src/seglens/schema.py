@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 # One white pixel: an example that can be sent as it stands.
 _PIXEL = (
@@ -109,6 +109,34 @@ class Answer(Said):
     instances: list[InstanceAnswer] = Field(description="One mask each; empty unless they were asked for.")
     keypoints: list[Keypoint]
     milliseconds: dict[str, float] = Field(description="Of each lap; `open` is shared by all queries about an image.")
+
+
+class AnswerLine(Answer):
+    """A line of `seglens segment --json` and `refine --json`: what was found for one query in one image."""
+
+    image: str = Field(description="The image as it was named; of a video, with the number of the frame.")
+    files: dict[str, str] = Field(description="The file that holds the answer, by format.")
+
+
+class FaultLine(Said):
+    """A line of `seglens segment --json`: an image, or a query about it, that has no answer."""
+
+    image: str
+    query: str | None = Field(None, description="null: the image cannot be used for any query.")
+    error: str = Field(description="What came, what is needed, what to do.")
+
+
+class Line(RootModel[AnswerLine | FaultLine]):
+    """Every line of `seglens segment --json` and `refine --json`: one per image and query."""
+
+
+class AskLine(Said):
+    """The line of `seglens ask --json`."""
+
+    image: str
+    question: str
+    answer: str
+    notice: str | None = Field(description="What to know about the answer: an unfamiliar picture, unknown words.")
 
 
 class Segmented(Said):

@@ -6,17 +6,18 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from seglens.data.images import ImageError, load_image
-from seglens.finding import Found, find
+from seglens.files import digest, stamp
+from seglens.finding import find
 from seglens.video import VIDEOS, count_frames, frames
 
 STDIN = "-"
@@ -25,22 +26,32 @@ LARGEST = 2**30  # bytes that are read of standard input: an image of the most p
 
 @dataclass(frozen=True, eq=False)
 class NamedImage:
-    """An image, and `name`: its path in the folder that all have in common, without its ending, or VIDEO_000123.
+    """An image, which is decoded when its `pixels` are asked for.
 
-    `shown` is what a user is told. `file` is None for what lies in no file of its own, as a frame of a video."""
+    `name` is its path in the folder that all have in common, without its ending, or VIDEO_000123; `shown` is what a
+    user is told; `key` says which image it is, and `stamp` which state of it. `file` is None for what lies in no file
+    of its own, as a frame of a video."""
 
     name: str
     shown: str
-    pixels: UInt8[np.ndarray, "h w 3"]
-    file: Path | None
+    key: str
+    stamp: str
+    load: Callable[[], UInt8[np.ndarray, "h w 3"]]
+    file: Path | None = None
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Raises ImageError."""
+        return self.load()
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """What could not be used, and a line that names it and says why."""
+    """What could not be used, and a line that names it and says why; with a query, what could not be asked of it."""
 
     shown: str
     says: str
+    query: str | None = None
 
 
 class Source(ABC):
@@ -58,7 +69,7 @@ class Source(ABC):
 
     @abstractmethod
     def images(self, root: Path | None) -> Iterator[NamedImage]:
-        """Decoded as they are asked for. Raises ImageError."""
+        """One after the other. Raises ImageError."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,19 @@ class File(Source):
     def shown(self) -> str:
         return str(self.path)
 
-    def images(self, root: Path | None) -> Iterator[NamedImage]:
+    @property
+    def key(self) -> str:
+        return os.path.abspath(self.path)
+
+    def name(self, root: Path | None) -> str:
         inside = self.path.absolute().relative_to(root) if root else Path(self.path.name)
-        yield NamedImage(inside.with_suffix("").as_posix(), self.shown, load_image(self.path), self.path)
+        return inside.with_suffix("").as_posix()
+
+    def images(self, root: Path | None) -> Iterator[NamedImage]:
+        yield NamedImage(self.name(root), self.shown, self.key, _stamp(self.path), self._load, self.path)
+
+    def _load(self) -> UInt8[np.ndarray, "h w 3"]:
+        return load_image(self.path)
 
 
 @dataclass(frozen=True)
@@ -94,8 +115,10 @@ class Video(Source):
         return -(-known // self.every) if known else None
 
     def images(self, root: Path | None) -> Iterator[NamedImage]:
+        key, stamped = os.path.abspath(self.path), _stamp(self.path)
         for number, pixels in frames(self.path, self.every):
-            yield NamedImage(f"{self.path.stem}_{number:06d}", f"{self.path} frame {number}", pixels, None)
+            name, shown = f"{self.path.stem}_{number:06d}", f"{self.path} frame {number}"
+            yield NamedImage(name, shown, f"{key} frame {number}", stamped, partial(_given, pixels))
 
 
 @dataclass(frozen=True)
@@ -106,7 +129,8 @@ class Piped(Source):
     count = 1
 
     def images(self, root: Path | None) -> Iterator[NamedImage]:
-        yield NamedImage("stdin", self.shown, load_image(_piped()), None)
+        data = _piped()
+        yield NamedImage("stdin", self.shown, f"standard input {digest(data)}", "", partial(load_image, data))
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,7 @@ class Sources:
     each: tuple[Source, ...]
     alone: bool = False  # one image, named by itself
     left_out: Counter[str] = field(default_factory=Counter)
+    bases: tuple[Path, ...] = ()  # folders that were named, or hold the files that were
 
     @classmethod
     def of(cls, words: Sequence[str], every: int = 1) -> Sources:
@@ -125,23 +150,32 @@ class Sources:
         Raises ValueError on a folder or a glob that holds nothing of use."""
         if every < 1:
             raise ValueError(f"got every={every}; it needs 1 (all frames of a video) or more")
-        each, left_out = dict[Source, None](), Counter[str]()
+        each, left_out, bases, searched = dict[Source, None](), Counter[str](), list[Path](), False
         for word in words:
-            found = Found(()) if word == STDIN else find(word)
-            each |= dict.fromkeys([Piped()] if word == STDIN else [_source(path, every) for path in found.paths])
+            if word == STDIN:
+                each[Piped()] = None
+                continue
+            found = find(word)
+            each |= dict.fromkeys(_source(path, every) for path in found.paths)
             left_out += found.left_out
-        alone = len(words) == 1 and not found.searched and not isinstance(next(iter(each)), Video)
-        return cls(tuple(each), alone, left_out)
+            bases.append(found.base)
+            searched = found.searched
+        alone = len(words) == 1 and not searched and not isinstance(next(iter(each)), Video)
+        return cls(tuple(each), alone, left_out, tuple(bases))
 
     @cached_property
     def root(self) -> Path | None:
-        """The folder that all files have in common; None when there are images that lie in no file."""
-        paths = [one.path for one in self.each if isinstance(one, File)]
-        if len(paths) < len(self.each):
+        """The folder that all have in common, whatever lies in it; None when there are images that lie in no file."""
+        if not all(isinstance(one, File) for one in self.each):
             return None
         with suppress(ValueError):  # on two drives
-            return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+            return Path(os.path.commonpath([path.absolute() for path in self.bases]))
         return None
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of all files that are named."""
+        return [one.path for one in self.each if isinstance(one, File | Video)]
 
     @property
     def total(self) -> int | None:
@@ -157,18 +191,26 @@ class Sources:
                 yield BadImage(one.shown, str(error))
 
 
-def read_one(word: str) -> UInt8[np.ndarray, "h w 3"]:
+def one_image(word: str) -> NamedImage:
     """The image that one word names: a file, or "-" for standard input. Raises ImageError."""
-    return load_image(_piped() if word == STDIN else Path(word))
-
-
-def name_of(word: str) -> str:
-    """What the results about such an image are called after."""
-    return "stdin" if word == STDIN else Path(word).stem
+    source = Piped() if word == STDIN else File(Path(word))
+    (image,) = source.images(None)
+    return image
 
 
 def _source(path: Path, every: int) -> Source:
     return Video(path, every) if path.suffix.lower() in VIDEOS else File(path)
+
+
+def _stamp(path: Path) -> str:
+    """Empty where there is nothing to read: who decodes it is told."""
+    with suppress(OSError, ValueError):
+        return stamp(path) if path.is_file() else ""
+    return ""
+
+
+def _given(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    return pixels
 
 
 def _piped() -> bytes:

@@ -24,7 +24,7 @@ def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
     }  # fmt: skip
     np.testing.assert_array_equal(load_mask(files["mask"]), two_cups().mask)
     for number, one in enumerate(two_cups().instances, 1):
-        path = tmp_path / f"in_a_each_of_the_cups_{number}_mask.png"
+        path = tmp_path / f"in_a_each_of_the_cups-{number}_mask.png"
         np.testing.assert_array_equal(load_mask(path), one.mask)
     assert len(list(tmp_path.iterdir())) == 4
 

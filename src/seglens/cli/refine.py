@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, Thresholds, Trust, emit, load_segmenter, why_not
+from seglens.cli.shared import (
+    JsonLines,
+    Loading,
+    Overwrite,
+    Thresholds,
+    Trust,
+    emit_line,
+    load_segmenter,
+    printable,
+    settled,
+    why_not,
+)
 
 if TYPE_CHECKING:
+    from seglens.prediction import Prediction
     from seglens.schema import Box, Click
 
 
@@ -23,24 +36,38 @@ def refine(
     ] = None,
     box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 in pixels, around it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for mask and overlay.")] = Path("out"),
-    as_json: AsJson = False,
+    as_json: JsonLines = False,
     trust: Trust = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
     from seglens.arguments import one_text
-    from seglens.prediction import slug
-    from seglens.sources import name_of, read_one
+    from seglens.exports import Command, Export, Page, Title
+    from seglens.sources import one_image
 
     query, sure = one_text(words, "query"), thresholds.options()
-    pixels, clicks, drawn = read_one(image), [_click(text) for text in click or ()], _box(box)
-    opened = load_segmenter(loading, segmentation_only=True, **sure).open(pixels)
-    refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
-    files = refined.save(out, f"{slug(name_of(image))}_{slug(query)}")
+    picture, clicks, drawn = one_image(image), [_click(text) for text in click or ()], _box(box)
+    settings = {**settled(loading, thresholds), "trust": trust, "clicks": list(click or ()), "box": box}
+    title = Title(f"{picture.name}_refined", (query,))
+    key, sources = f"{picture.key} refined", [] if picture.file is None else [picture.file]
+    with Export(out, command=Command([query], settings), sources=sources, overwrite=overwrite) as export:
+        export.plan([(key, title)])
+        pixels = picture.pixels  # before the model is loaded: a wrong name is told at once
+        opened = load_segmenter(loading, segmentation_only=True, **sure).open(pixels)
+        refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
+        (files,) = export.add(Page(title.name, [refined], None, key, picture.stamp))
+    _tell(image, refined, files, as_json)
+
+
+def _tell(image: str, refined: Prediction, files: Mapping[str, Path], as_json: bool) -> None:
+    from seglens.schema import AnswerLine
+
+    paths = {kind: printable(str(path)) for kind, path in files.items()}
     if as_json:
-        emit({"image": image, **refined.to_dict(), "files": {kind: str(path) for kind, path in files.items()}})
-    else:
-        verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else why_not(refined)
-        print(f"{query}: {verdict} ({refined.timing['refine']:.0f} ms); {files['mask']}, {files['overlay']}")
+        emit_line(AnswerLine(**dict(refined.answer()), image=printable(image), files=paths))
+        return
+    verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else why_not(refined)
+    print(f"{refined.query}: {verdict} ({refined.timing['refine']:.0f} ms); {', '.join(paths.values())}")
 
 
 def _click(text: str) -> Click:

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from seglens.backbones import Backbone
     from seglens.prediction import Prediction
+    from seglens.schema import Answer
     from seglens.segmenter import Segmenter
 
 Model = Annotated[str, typer.Option("--model", help="A head folder, a hub id, or 'embedded'.")]
@@ -33,7 +36,13 @@ MaskThreshold = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Show the mask in spite of an unfamiliar picture or unknown words.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write over files of other runs, and do anew what this one has done.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Print JSON: a line per image and query, as seglens.schema.Line describes it.")
+]
 AUTO, EMBEDDED = "auto", "embedded"  # as `seglens.devices` and `seglens.checkpoint` have them, which import torch
 
 
@@ -112,7 +121,26 @@ def emit(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def why_not(prediction: Prediction) -> str:
+def emit_line(line: BaseModel) -> None:
+    """A line of JSON on standard output, at once."""
+    said = json.dumps(line.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+    print(printable(said), flush=True)
+
+
+def printable(text: str) -> str:
+    """Names of files may hold bytes that are no text: these stand there as backslashes and digits."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def settled(loading: Loading, thresholds: Thresholds) -> dict[str, Any]:
+    """What of these options decides an answer, by their names: not where it is computed."""
+    from seglens.hub import identified
+
+    model = identified(loading.model)
+    return {"model": model, "dtype": loading.dtype, "load_in": loading.load_in, **vars(thresholds)}
+
+
+def why_not(prediction: Prediction | Answer) -> str:
     """Of a query that was not found: the reason, after the query, on one line."""
     return f"not found. {prediction.reason or ''}".strip()
 

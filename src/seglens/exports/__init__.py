@@ -5,7 +5,8 @@ from seglens.exports.fiftyone import to_fiftyone
 from seglens.exports.formats import DEFAULT, FORMATS
 from seglens.exports.geojson import to_geojson
 from seglens.exports.labelstudio import to_label_studio
-from seglens.exports.page import Page
+from seglens.exports.ledger import Command
+from seglens.exports.page import Page, Title
 from seglens.exports.png import to_png
 from seglens.exports.supervision import to_supervision
 from seglens.exports.writer import Export, write
@@ -14,8 +15,10 @@ from seglens.exports.yolo import to_yolo
 __all__ = [
     "DEFAULT",
     "FORMATS",
+    "Command",
     "Export",
     "Page",
+    "Title",
     "to_coco",
     "to_fiftyone",
     "to_geojson",

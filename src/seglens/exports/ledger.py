@@ -201,4 +201,6 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def _told(value: Any) -> str:
-    return ", ".join(map(repr, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(repr, value)) or "none"
+    return "not given" if value is None else str(value)

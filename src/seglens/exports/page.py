@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from seglens.data.masks import decode_rle
+from seglens.marks import marked_png
 from seglens.prediction import Instance, Prediction, letters, slug
 from seglens.schema import Answer, InstanceAnswer
 
@@ -147,6 +147,4 @@ def missing_picture(page: Page) -> dict[str, bytes]:
 
 def picture(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """The image as a PNG file: lossless, and packed quickly rather than tightly."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return marked_png(Image.fromarray(image), "copy", compress_level=1)

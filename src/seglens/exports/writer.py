@@ -12,7 +12,7 @@ from types import TracebackType
 from seglens.exports.formats import DEFAULT, FORMATS
 from seglens.exports.ledger import Command, Done, Ledger, Written
 from seglens.exports.page import Leaf, Page, Title, alike, file_name
-from seglens.files import ELSEWHERE, Digest, digest, holds, prepared
+from seglens.files import ELSEWHERE, Digest, check_folder, digest, holds, prepared
 from seglens.names import check_name
 
 
@@ -34,6 +34,7 @@ class Export:
         for name in formats:
             check_name(name, FORMATS, "format")
         self.folder, self.overwrite = Path(folder), overwrite
+        check_folder(self.folder)
         self.formats = {name: FORMATS[name]() for name in formats}
         self.sources = {_identity(path) for path in sources} - {None}
         self.ledger = Ledger(self.folder, command, tuple(formats))

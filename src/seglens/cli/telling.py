@@ -1,0 +1,80 @@
+"""What `seglens segment` and `refine` say of pictures: answers on standard output as they come, the rest at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from seglens.cli.shared import emit_line, printable, say, why_not
+
+if TYPE_CHECKING:
+    from seglens.batch import Batch, Outcome
+    from seglens.schema import Answer
+    from seglens.sources import BadImage, Sources
+
+
+class Told:
+    """A line per image and query; at the end what went wrong, was left out, or was done before."""
+
+    def __init__(self, sources: Sources, as_json: bool):
+        self.alone, self.left_out, self.as_json = sources.alone, sources.left_out, as_json
+        self.images, self.known = 0, 0
+        self.faults: list[BadImage] = []
+
+    def outcome(self, one: Outcome) -> None:
+        """Raises ValueError when the only image has no answer at all."""
+        self.images += 1
+        self.known += one.known
+        for answer, files in zip(one.answers, one.files, strict=True):
+            self._answer(one.shown, answer, files)
+        for fault in one.faults:
+            self._fault(fault)
+        if self.alone and one.faults and not one.answers:
+            raise ValueError(one.faults[0].says)
+        self.faults += one.faults
+
+    def end(self, batch: Batch) -> None:
+        """Raises typer.Exit when something went wrong."""
+        from seglens.finding import told
+
+        if self.known:
+            say(f"seglens: {self.known} of {self.images} images were done before; --overwrite does them anew")
+        for path in batch.export.changed:
+            say(f"seglens: {str(path)!r} was changed after it was written; it is left as it is")
+        if self.left_out:
+            say(f"seglens: left out: {told(self.left_out)}")
+        if self.faults:
+            bad = len({fault.shown for fault in self.faults})
+            say(f"seglens: {bad} of {self.images} images could not be segmented:")
+            for fault in self.faults:
+                say(f"  {' '.join(fault.says.split())}")
+            raise typer.Exit(1)
+
+    def _answer(self, shown: str, answer: Answer, files: Mapping[str, Path]) -> None:
+        from seglens.schema import AnswerLine
+
+        paths = {kind: printable(str(path)) for kind, path in files.items()}
+        if self.as_json:
+            emit_line(AnswerLine(**dict(answer), image=printable(shown), files=paths))
+        else:
+            line = told_answer(answer, list(dict.fromkeys(paths.values())))
+            print(line if self.alone else f"{shown}: {line}", flush=True)
+
+    def _fault(self, fault: BadImage) -> None:
+        from seglens.schema import FaultLine
+
+        if self.as_json:
+            emit_line(FaultLine(image=printable(fault.shown), query=fault.query, error=printable(fault.says)))
+
+
+def told_answer(answer: Answer, paths: Sequence[str]) -> str:
+    """For a person, on one line."""
+    shown = ", ".join(paths)
+    if not answer.found:
+        return f"{answer.query}: {why_not(answer)} {shown}"
+    presence = "" if answer.presence is None else f" (presence {answer.presence:.2f})"
+    several = f", {len(answer.instances)} instances" if answer.instances else ""
+    return f"{answer.query}: found, score {answer.score:.2f}{presence}{several}; {shown}"
