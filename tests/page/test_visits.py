@@ -171,7 +171,10 @@ def test_masks_of_a_strange_picture_are_shown_when_asked_for(agent: Agent, monke
     assert [one.prediction.found for one in visit.state.findings] == [True, True]
     visit.answer(Message("segment the clock."))
     assert visit.state.findings[-1].prediction.found
-    visit.undo()
-    visit.undo()
+    visit.answer(Message("segment the elephant."))
+    assert not visit.state.findings[-1].prediction.found
+    assert not visit.state.findings[-1].doubted, "it is not there, and no trust would show it"
+    for _ in range(3):
+        visit.undo()
     assert not visit.state.trust
     assert [one.prediction.found for one in visit.state.findings] == [True, False]

@@ -16,6 +16,7 @@ class Finding:
     id: int
     prediction: Prediction
     first: int  # number of the colour of its first thing; the others follow
+    trusted: bool = False  # asked for in spite of a picture or a word that is strange to the model
 
     @property
     def words(self) -> str:
@@ -26,17 +27,19 @@ class Finding:
     def doubted(self) -> bool:
         """Whether nothing is shown though a mask was drawn: the picture, or a word, is strange to the model."""
         found = self.prediction
-        return not found.found and (found.familiar is False or bool(found.unknown_words))
+        return not (found.found or self.trusted) and (found.familiar is False or bool(found.unknown_words))
 
 
 Findings = tuple[Finding, ...]
 
 
-def put(findings: Findings, prediction: Prediction, most: int) -> tuple[Findings, Finding, Findings]:
+def put(
+    findings: Findings, prediction: Prediction, most: int, trusted: bool = False
+) -> tuple[Findings, Finding, Findings]:
     """With one more answer: all that are kept, the new one, and those that had to go because there are at most `most`.
 
     A query that was asked before is replaced, in its place; what is new comes last, and the oldest goes."""
-    new = Finding(1 + max((one.id for one in findings), default=0), prediction, 0)
+    new = Finding(1 + max((one.id for one in findings), default=0), prediction, 0, trusted)
     old = next((one for one in findings if one.words == new.words), None)
     others = [one for one in findings if one is not old]
     first = _colour(others, _things(prediction), 0 if old is None else old.first)

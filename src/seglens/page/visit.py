@@ -199,7 +199,7 @@ class Visit:
         reply = self._talking().say(message.words, route=message.route, trust=trust)
         state = _said(state, message.words, reply, reply.route)
         for found in reply.predictions:
-            findings, new, gone = put(state.findings, found, self._limits.findings)
+            findings, new, gone = put(state.findings, found, self._limits.findings, trust)
             self.hidden.discard(new.id)
             state = replace(state, findings=findings, chosen=new.id, lines=(*state.lines, *map(_made_room, gone)))
         return state
