@@ -89,6 +89,7 @@ def test_what_moved_is_told_before_all_else_and_when_something_fails(
 ) -> None:
     monkeypatch.setattr("latest.commands", lambda folder: {"tour": [sys.executable, "-c", "raise SystemExit(3)"]})
     monkeypatch.setattr("seglens.installed.moved_packages", lambda: [Package("transformers", "9.0", "5.0")])
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert latest.main(tmp_path) == 2
     assert "not from the wheel" in capsys.readouterr().out
     monkeypatch.setattr(sys, "prefix", str(Path(installed.TESTED).parent))

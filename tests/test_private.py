@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = Path(seglens.__file__).parent
 PRIVATE = {  # names with an underscore
     "_attn_implementation": "transformers",
+    "_data": "gradio",
     "_hf_hook": "accelerate",
     "_reset_state": "accelerate",
 }
@@ -162,6 +163,11 @@ def test_a_hook_of_accelerate_lies_where_it_is_looked_for() -> None:
     module = nn.Linear(2, 2)
     hooks.add_hook_to_module(module, hooks.ModelHook())
     assert "_hf_hook" in vars(module)
+
+
+def test_the_whole_of_a_page_event_lies_where_it_is_read() -> None:
+    gradio = pytest.importorskip("gradio")
+    assert gradio.EventData(None, {"shape": 1})._data == {"shape": 1}
 
 
 def _parsed(module: Any) -> ast.Module:
