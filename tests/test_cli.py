@@ -89,6 +89,23 @@ def test_segment_prints_json_and_writes_lossless_masks(world: Path, tmp_path: Pa
         assert overlay.size == (256, 256)
 
 
+def test_scenes_are_added_to_and_never_written_over(seglens: Run, tmp_path: Path) -> None:
+    def sample(*words: object) -> tuple[int, str, str]:
+        return seglens("world", "sample", "--out", tmp_path, *words)
+
+    assert sample("--n", 2, "--seed", 7)[0] == 0
+    assert sample("--n", 3, "--seed", 7)[0] == 0
+    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert (len(held), held["scenes.jsonl"].count(b"\n")) == (4, 3)
+    for words in (("--n", 2, "--seed", 7), ("--n", 3, "--seed", 8), ("--n", 3, "--seed", 7, "--split", "train")):
+        one_line(sample(*words), "lists 3 scenes of split test and seed 7", "choose another place")
+    (tmp_path / "scenes.jsonl").unlink()
+    one_line(sample("--n", 1, "--seed", 8), "0000.png' is there already")
+    assert (tmp_path / "0000.png").read_bytes() == held["0000.png"]
+    assert sample("--n", 1, "--seed", 8, "--overwrite")[0] == 0
+    assert (tmp_path / "0000.png").read_bytes() != held["0000.png"]
+
+
 def test_segment_several_queries(seglens: Run, world: Path, tmp_path: Path) -> None:
     queries = ("the cat", "the cat!", "the leftmost thing")
     code, out, err = seglens("segment", world / "0001.png", *queries, "--json", "--out", tmp_path)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from seglens.files import whole_folder, write_atomic, write_parts, write_together
+from seglens.files import (
+    SAMPLE,
+    check_folder,
+    stamp,
+    whole_folder,
+    write_atomic,
+    write_new,
+    write_parts,
+    write_together,
+)
 
 
 def test_a_full_disk_is_told_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +71,32 @@ def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
         write_parts(tmp_path / "deep" / "a", breaking())
     assert (tmp_path / "deep" / "a").read_bytes()[:3] == b"\0\0\0"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a"]
+
+
+def test_new_files_are_written_over_nothing_else(tmp_path: Path) -> None:
+    files = {tmp_path / "a": b"one", tmp_path / "b": b"two"}
+    write_new(files)
+    write_new(files)  # the same once more
+    with pytest.raises(FileExistsError, match=r"b' is there already; choose another place, or allow"):
+        write_new({tmp_path / "a": b"one", tmp_path / "b": b"three", tmp_path / "c": b"four"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one", "b": b"two"}
+    write_new({tmp_path / "b": b"three"}, overwrite=True)
+    assert (tmp_path / "b").read_bytes() == b"three"
+
+
+def test_a_folder_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+    check_folder(tmp_path / "deep" / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        check_folder(tmp_path / "file" / "deep")
+
+
+def test_a_stamp_tells_a_beginning_an_end_and_a_length(tmp_path: Path) -> None:
+    def of(data: bytes) -> str:
+        (tmp_path / "a").write_bytes(data)
+        return stamp(tmp_path / "a")
+
+    large = bytes(5 * SAMPLE)
+    kinds = [b"", b"a", b"b", large, large + b"\0", b"\1" + large[1:], large[1:] + b"\1"]
+    assert len(set(map(of, kinds))) == len(kinds)
+    assert of(large) == of(large)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from seglens.files import write_atomic, write_together
+from seglens.files import write_atomic, write_new
 
 FORMAT, VERSION = "seglens-int8", "1"
 PLAIN, PACKED = "model.safetensors", "model.int8.safetensors"  # as transformers reads it, and as only we do
@@ -132,7 +132,7 @@ def unpack_folder(folder: Path, out: Path) -> None:
     """Write a packed model to `out` as bare transformers reads it: in fp32, to the last bit what it is loaded as when
     it is packed, and the other files as they are.
 
-    Raises PackedError as `load_packed` does; then nothing is written."""
+    Raises PackedError as `load_packed` does, FileExistsError where other files are; then nothing is written."""
     weights = save(load_packed(folder / PACKED), metadata={"format": "pt"})
     others = {out / path.name: path.read_bytes() for path in folder.iterdir() if path.name != PACKED}
-    write_together({**others, out / PLAIN: weights})
+    write_new({**others, out / PLAIN: weights})

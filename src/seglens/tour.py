@@ -7,7 +7,7 @@ from textwrap import fill
 
 from PIL import Image, ImageDraw, ImageFont
 
-from seglens.files import write_atomic
+from seglens.files import write_new
 from seglens.marks import marked_png
 from seglens.miniature.language import speaker
 from seglens.miniature.world import Scene, World
@@ -19,8 +19,10 @@ SEED = 3
 SCALE, CAPTION, LINE = 2, 64, 46  # pixels, pixels, letters
 
 
-def show(out: Path) -> None:
-    """Write the scene, a mask and an overlay per query, and one sheet of them all into `out`; say where they are."""
+def show(out: Path, overwrite: bool = False) -> None:
+    """Write the scene, a mask and an overlay per query, and one sheet of them all into `out`; say where they are.
+
+    Raises FileExistsError where other files are, unless `overwrite` allows to write over them."""
     world = World("test", SEED)
     index, scene = next((i, s) for i in range(100) if _offers(s := world.scene(i)))
     one = speaker(world, index, scene)
@@ -28,14 +30,14 @@ def show(out: Path) -> None:
     question = one.question("colour")
     if question is None or len(queries) < len(KINDS):
         raise RuntimeError(f"scene {index} of seed {SEED} no longer offers {', '.join(KINDS)} and a colour question")
+    write_new({out / "scene.png": png_bytes(Image.fromarray(scene.image))}, overwrite)
     segmenter = Segmenter.from_pretrained()
     predictions = segmenter.open(scene.image).segment(queries)
-    write_atomic(out / "scene.png", png_bytes(Image.fromarray(scene.image)))
     for kind, prediction in zip(KINDS, predictions, strict=True):
-        prediction.save(out, f"{kind}_{slug(prediction.query)}")
+        prediction.save(out, f"{kind}_{slug(prediction.query)}", overwrite)
         print(f"{kind:>10}: {prediction.query:<44} {_verdict(prediction)}")
     print(f"{'chat':>10}: {question.text:<44} {segmenter.ask(scene.image, question.text)}")
-    write_atomic(out / "demo.png", marked_png(_sheet(Image.fromarray(scene.image), predictions)))
+    write_new({out / "demo.png": marked_png(_sheet(Image.fromarray(scene.image), predictions))}, overwrite)
     print(f"\nThe pictures are in {out.resolve()}; look at demo.png first.")
 
 

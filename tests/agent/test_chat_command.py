@@ -64,6 +64,8 @@ def test_answers_on_standard_output_and_all_else_beside_it(image: Path, typed: R
     ]
     assert err == "looking at scene.png; /help lists the commands\n"
     assert np.asarray(Image.open("masks/scene_1_mask.png")).any()
+    code, out, _ = typed(image, "--out", "masks", "mark the red cup.\n")  # another talk writes over nothing
+    assert "  mask: masks/scene_2_mask.png" in out.splitlines()
 
 
 def test_a_byte_order_mark_before_the_first_line_is_no_word(image: Path, typed: Run) -> None:

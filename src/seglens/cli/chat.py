@@ -112,10 +112,17 @@ class Chat:
     def _show(self, reply: Reply) -> None:
         files: dict[str, str] = {}
         for found in reply.predictions:
-            self.shown += 1
-            paths = found.save(self.out, f"{self.name}_{self.shown}")
+            paths = found.save(self.out, self._free_name())
             files |= {kind: str(path) for kind, path in paths.items()}
         self.view.reply(reply, files)
+
+    def _free_name(self) -> str:
+        """The next number that no file has: an earlier conversation may have left some."""
+        while True:
+            self.shown += 1
+            name = f"{self.name}_{self.shown}"
+            if not any((self.out / f"{name}_{kind}.png").exists() for kind in ("mask", "overlay")):
+                return name
 
     def _image(self, path: str) -> None:
         from seglens.prediction import slug

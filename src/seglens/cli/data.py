@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, emit, say
+from seglens.cli.shared import AsJson, Overwrite, emit, say
 
 if TYPE_CHECKING:
     from seglens.data import Dataset
@@ -86,11 +86,12 @@ def data_show(
     spec: Spec,
     n: Annotated[int, typer.Option(min=1, help="Number of samples, spread over the dataset.")] = 4,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/data"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Write one picture per sample: the image, then each query with its mask or answer. Bad records are left out, and
     named."""
     from seglens.data.sheet import sheet
-    from seglens.files import write_atomic
+    from seglens.files import write_new
     from seglens.marks import marked_png
     from seglens.prediction import slug
 
@@ -100,7 +101,7 @@ def data_show(
         if sample is None:
             continue
         path = out / f"{index:06d}_{slug(Path(sample.id).stem)}.png"
-        write_atomic(path, marked_png(sheet(sample)))
+        write_new({path: marked_png(sheet(sample))}, overwrite)
         asked = (f"{one.query} -> {one.answer}" if one.spoken else one.query for one in sample.targets)
         print(f"{path}: {'; '.join(asked)}")
         shown += 1

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, emit
+from seglens.cli.shared import AsJson, Overwrite, emit
 
 
 def doctor(
@@ -51,10 +51,12 @@ def _tell_costs(models: Sequence[str], layer: int | None, image_size: int | None
         print(table(costs))
 
 
-def tour(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo")) -> None:
+def tour(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo"), overwrite: Overwrite = False
+) -> None:
     """A scene, queries of several kinds, a question: pictures on disk in seconds."""
     from seglens.backbones import hide_loading_bars
     from seglens.tour import show
 
     hide_loading_bars()
-    show(out)
+    show(out, overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, emit
+from seglens.cli.shared import AsJson, Overwrite, emit
 
 
 def world_sample(
@@ -15,11 +15,12 @@ def world_sample(
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for images, masks and scenes.jsonl.")] = Path("out/world"),
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write scenes: PNG images and a JSONL of all that is true of them, masks as COCO RLE."""
     from seglens.miniature.sample import write_samples
 
-    print(write_samples(n, seed, split, out))
+    print(write_samples(n, seed, split, out, overwrite))
 
 
 def miniature_build(

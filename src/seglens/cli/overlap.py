@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, emit, say
+from seglens.cli.shared import AsJson, Overwrite, emit, say
 
 
 def overlap(
@@ -16,6 +16,7 @@ def overlap(
         Path | None, typer.Option(help="Also write the images to leave out of training, for exclude=.")
     ] = None,
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Which images of RefCOCO's training sets are in the val and test sets of its siblings. Needs no image on disk."""
     from seglens.data.overlap import report, save_keys, to_hold_out
@@ -24,7 +25,7 @@ def overlap(
     found = list(parts(root))
     told = report(found)
     if out is not None:
-        save_keys(out, to_hold_out(found))
+        save_keys(out, to_hold_out(found), overwrite)
     if as_json:
         emit(told)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AUTO, AsJson, Device, emit, load_mllm, progress
+from seglens.cli.shared import AUTO, AsJson, Device, Overwrite, emit, load_mllm, progress
 
 if TYPE_CHECKING:
     from seglens.chart import Panel
@@ -26,6 +26,7 @@ def probe(
         Path | None, typer.Option(help="Write probe.json and the curve, probe.png, into this folder (or NAME.json).")
     ] = None,
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
     device: Device = AUTO,
 ) -> None:
     """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
@@ -33,16 +34,18 @@ def probe(
     from seglens.checkpoint import Origin
     from seglens.data import load_data
     from seglens.data.dataset import faults_of
+    from seglens.files import check_folder, check_free
     from seglens.hub import hub_commit
     from seglens.probe import check_limit
     from seglens.probe import probe as measure
 
     check_limit(limit)
     samples = load_data(data)  # before a large model is loaded
-    mllm = load_mllm(backbone, device=device, image_size=image_size)
     file = out if out is None or out.suffix == ".json" else out / "probe.json"
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told before the work
+    if file is not None:  # what cannot be written is told before the work
+        check_folder(file.parent)
+        check_free([] if overwrite else [file, file.with_suffix(".png")])
+    mllm = load_mllm(backbone, device=device, image_size=image_size)
     with progress("probing", len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
         curve = measure(mllm, samples, limit, tick)
     signature, origin = mllm.signature(), Origin.of(backbone, hub_commit(backbone))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seglens.data.records import DataError, Entry, Fault, Note
-from seglens.files import write_atomic
+from seglens.files import write_new
 
 _COCO = re.compile(r"(?:COCO_\w+_)?(\d{12})\.jpg")
 
@@ -60,9 +60,9 @@ def without(found: Iterable[Entry | Fault | Note], keys: Collection[str]) -> Ite
     return (one for one in found if not isinstance(one, Entry) or image_key(one.image) not in keys)
 
 
-def save_keys(path: Path, keys: Iterable[str]) -> None:
-    """One key per line."""
-    write_atomic(path, "".join(f"{key}\n" for key in keys).encode())
+def save_keys(path: Path, keys: Iterable[str], overwrite: bool = False) -> None:
+    """One key per line. Raises FileExistsError where another file is, unless `overwrite` allows to write over it."""
+    write_new({path: "".join(f"{key}\n" for key in keys).encode()}, overwrite)
 
 
 def load_keys(path: Path) -> frozenset[str]:

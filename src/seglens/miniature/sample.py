@@ -10,30 +10,55 @@ from PIL import Image
 
 from seglens.data.masks import encode_rle
 from seglens.data.world import kind_of, union
-from seglens.files import write_atomic
+from seglens.files import ELSEWHERE, write_new
 from seglens.miniature.language import VQA_KINDS, speaker
 from seglens.miniature.world import SPLITS, Scene, Thing, World
 from seglens.prediction import png_bytes
 
+LISTED = "scenes.jsonl"
 
-def write_samples(n: int, seed: int, split: str, out: Path) -> Path:
-    """Write `n` scenes into `out`: NNNN.png and scenes.jsonl. Returns the path of the JSONL."""
+
+def write_samples(n: int, seed: int, split: str, out: Path, overwrite: bool = False) -> Path:
+    """Write `n` scenes into `out`: NNNN.png and scenes.jsonl. Returns the path of the JSONL.
+
+    More scenes of the same world may come to those that are there. Raises FileExistsError where other files are,
+    unless `overwrite` allows to write over them."""
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}")
     if n < 1:
         raise ValueError(f"got n={n}; need at least 1 scene")
     if seed < 0:
         raise ValueError(f"got seed={seed}; need 0 or more")
-    world, lines = World(split, seed), []
+    world, lines = World(split, seed), list[str]()
+    if not overwrite:
+        _check_same(out / LISTED, n, seed, split)
     for index in range(n):
         scene = world.scene(index)
         name = f"{index:04d}.png"
-        write_atomic(out / name, png_bytes(Image.fromarray(scene.image)))
+        write_new({out / name: png_bytes(Image.fromarray(scene.image))}, overwrite)
         lines.append(
             json.dumps({"image": name, "split": split, "seed": seed, "index": index, **_truth(world, index, scene)})
         )
-    write_atomic(out / "scenes.jsonl", ("\n".join(lines) + "\n").encode())
-    return out / "scenes.jsonl"
+    listed = ("\n".join(lines) + "\n").encode()
+    begun = (out / LISTED).is_file() and listed.startswith((out / LISTED).read_bytes())
+    write_new({out / LISTED: listed}, overwrite or begun)
+    return out / LISTED
+
+
+def _check_same(listed: Path, n: int, seed: int, split: str) -> None:
+    """Raises FileExistsError, before anything is drawn, where the list is of other scenes, or of more of them."""
+    if not listed.is_file():
+        return
+    try:
+        held = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines()]
+        worlds = {(one["split"], one["seed"]) for one in held}
+    except (ValueError, KeyError, TypeError):
+        raise FileExistsError(f"{str(listed)!r} is there already, and is no list of scenes; {ELSEWHERE}") from None
+    if worlds - {(split, seed)} or len(held) > n:
+        theirs = ", ".join(f"{len(held)} scenes of split {one} and seed {number}" for one, number in sorted(worlds))
+        raise FileExistsError(
+            f"{str(listed)!r} lists {theirs}; these are {n} of split {split} and seed {seed}; {ELSEWHERE}"
+        )
 
 
 def _truth(world: World, index: int, scene: Scene) -> dict[str, Any]:
