@@ -88,7 +88,8 @@ class Splitter:
         height, width = mask.shape
         kept = _distinct((drawn[:, :height, :width] > 0).cpu().numpy(), mask)
         for rows, logits in Drawing(self.frame, drawn[kept]).bands() if kept else ():
-            number[rows] = np.where((logits > 0).any(0).cpu().numpy(), logits.cpu().numpy().argmax(0) + 1, 0)
+            high, which = logits.max(0)
+            number[rows] = torch.where(high > 0, which + 1, 0).cpu().numpy()
         return number
 
     def _on_canvas(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "y x"]:

@@ -19,7 +19,7 @@ from seglens.integrations.mcp import ToolError, Tools
 from seglens.interruption import GivenUpError, interruptible, safe_point
 from seglens.refinement import Refiner
 from seglens.schema import Click
-from seglens.segmenter import Segmenter
+from seglens.segmenter import OpenedImage, Segmenter
 from seglens.server.batcher import Batcher, Job
 from seglens.server.metrics import Metrics
 from serving import Serve, Served, noise
@@ -94,6 +94,44 @@ def test_a_result_that_takes_too_long_to_write(hurried: tuple[Served, str], monk
     asked = {"image": name, "queries": [f"the cup {k}" for k in range(32)]}
     assert server.client.post("/v1/segment", json=asked).json()["error"]["code"] == "timeout"
     assert 0 < len(written) < 32
+
+
+def test_the_others_get_their_turn_between_the_passes(
+    serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a request with many passes and a small one that comes when the first pass runs."""
+    server = serve(together_pixels=40 * 40)
+    large, small = (server.client.post("/v1/images", files={"file": noise(40, 40 + k)}).json()["id"] for k in (0, -1))
+    began, may, order = threading.Event(), threading.Event(), list[str]()
+    segment = OpenedImage.segment
+
+    def watched(self: OpenedImage, queries: list[str], *rest: object) -> object:
+        order.extend(queries)
+        began.set()
+        assert may.wait(30)
+        return segment(self, queries, *rest)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(OpenedImage, "segment", watched)
+    answers = dict[str, httpx.Response]()
+
+    def ask(name: str, image: str, queries: list[str]) -> None:
+        with httpx.Client(base_url=server.address, trust_env=False, timeout=60) as client:
+            answers[name] = client.post("/v1/segment", json={"image": image, "queries": queries})
+
+    first = threading.Thread(target=ask, args=("large", large, ["the cup", "the cat", "the tree"]))
+    first.start()
+    assert began.wait(30)
+    second = threading.Thread(target=ask, args=("small", small, ["the duck"]))
+    second.start()
+    deadline = time.monotonic() + 30
+    while "seglens_questions_waiting 1.0" not in server.client.get("/metrics").text and time.monotonic() < deadline:
+        pass
+    may.set()
+    first.join()
+    second.join()
+    assert order == ["the cup", "the duck", "the cat", "the tree"]
+    assert {name: answer.status_code for name, answer in answers.items()} == {"large": 200, "small": 200}
+    assert [one["query"] for one in answers["large"].json()["answers"]] == ["the cup", "the cat", "the tree"]
 
 
 # ---------------------------------------------------------------- the queue of the model

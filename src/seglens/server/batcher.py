@@ -26,6 +26,7 @@ class Job:
     run: Callable[[Sequence[Any]], Sequence[Any]]
     key: Hashable = None
     check: Callable[[Any], None] = lambda item: None
+    most: int | None = None  # items that may run with it, its own among them; None: as many as the batcher takes
     future: Future[list[Any]] = field(default_factory=Future)
     given_up: threading.Event = field(default_factory=threading.Event)
 
@@ -90,7 +91,7 @@ class Batcher:
             return jobs
 
     def _company(self, first: Job) -> list[Job]:
-        jobs, room = [first], self.together - len(first.items)
+        jobs, room = [first], min(self.together, first.most or self.together) - len(first.items)
         if first.key is None:
             return jobs
         left = deque[Job]()

@@ -91,10 +91,18 @@ class Service:
     async def segment(
         self, opened: OpenedImage, queries: Sequence[str], each: bool | None, trust: bool, receive: Receive
     ) -> list[Prediction]:
-        """Raises QuestionError for a query that cannot be read, and Refusals."""
+        """In passes of as many masks as memory allows, between which the model is the others', who wait too.
+
+        Raises QuestionError for a query that cannot be read, and Refusals."""
         self._check_queries(queries)
-        run = partial(self._segment, opened, each, trust)
-        return await self.wait(Job(list(queries), run, (id(opened), each, trust), self._check_query), receive)
+        height, width = opened.image.shape[:2]
+        at_once = max(1, self.settings.together_pixels // (height * width))
+        run, key = partial(self._segment, opened, each, trust), (id(opened), each, trust)
+        end, made = self._end(), list[Prediction]()
+        for start in range(0, len(queries), at_once):
+            part = list(queries[start : start + at_once])
+            made += await self.wait(Job(part, run, key, self._check_query, at_once), receive, end)
+        return made
 
     def _check_queries(self, queries: Sequence[str]) -> None:
         most = self.settings.queries
@@ -139,14 +147,8 @@ class Service:
             return [opened.refine(opened.segment(r.query, False, r.trust), r.clicks, r.box) for r in requests]
 
     def _segment(self, opened: OpenedImage, each: bool | None, trust: bool, queries: Sequence[str]) -> list[Prediction]:
-        """In passes of as many masks as memory allows."""
-        height, width = opened.image.shape[:2]
-        at_once = max(1, self.settings.together_pixels // (height * width))
-        made = list[Prediction]()
         with self.metrics.asking.time():
-            for start in range(0, len(queries), at_once):
-                made += opened.segment(list(queries[start : start + at_once]), each, trust)
-        return made
+            return opened.segment(list(queries), each, trust)
 
     # ---------------------------------------------------------------- waiting
 
@@ -158,7 +160,7 @@ class Service:
             raise self._late() from error
 
     def _in_time(self, work: Callable[[], T]) -> T:
-        end = monotonic() + self.settings.request_seconds
+        end = self._end()
 
         def check() -> None:
             if monotonic() > end:
@@ -167,19 +169,26 @@ class Service:
         with interruptible(check):
             return work()
 
+    def _end(self) -> float:
+        """When a request that begins now is given up."""
+        return monotonic() + self.settings.request_seconds
+
     def _late(self) -> Refusal:
         return Refusal(
             504, "timeout",
             f"no answer within {self.settings.request_seconds:g} seconds; ask less at once, or try again later",
         )  # fmt: skip
 
-    async def wait(self, job: Job, receive: Receive) -> list[Any]:
-        """The results of a job. Raises what it raised, and a Refusal when its time is over or its client left; it is
-        then not begun any more, or ends at its next safe point: the model is the others'."""
+    async def wait(self, job: Job, receive: Receive, end: float | None = None) -> list[Any]:
+        """The results of a job, until `end` (by default as long as a request may take from now).
+
+        Raises what it raised, and a Refusal when its time is over or its client left; it is then not begun any more, or
+        ends at its next safe point: the model is the others'."""
         future = asyncio.wrap_future(self.batcher.submit(job))
         left = asyncio.ensure_future(_departure(receive))
         try:
-            await asyncio.wait((future, left), timeout=self.settings.request_seconds, return_when="FIRST_COMPLETED")
+            time = (self._end() if end is None else end) - monotonic()
+            await asyncio.wait((future, left), timeout=max(0.0, time), return_when="FIRST_COMPLETED")
             if future.done():
                 return future.result()
             if left.done():
