@@ -45,9 +45,14 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be trusted: what is wrong with it, and what to do."""
 
 
+def weights_folder() -> Path:
+    """Where the package keeps its own models."""
+    return (Path(str(files("seglens"))) / "weights").resolve()
+
+
 def embedded_folder(name: str) -> Path:
     """Where the package keeps one of its own heads ("embedded") or of their parts ("embedded/mllm")."""
-    return (Path(str(files("seglens"))) / "weights" / (EMBEDDED_HEADS | EMBEDDED_PARTS)[name]).resolve()
+    return weights_folder() / (EMBEDDED_HEADS | EMBEDDED_PARTS)[name]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from seglens.cli.chat import chat
 from seglens.cli.convert import convert_mllmseg
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
-from seglens.cli.failures import is_memory, sentence
+from seglens.cli.failures import is_memory, sentence, too_tight
 from seglens.cli.general import bench
 from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
@@ -100,6 +100,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what no encoding can print
+    if tight := too_tight():
+        say(f"seglens: {tight}")
+        raise SystemExit(2)
     try:
         app()
     except BrokenPipeError:
@@ -119,5 +122,7 @@ def _say_no_more() -> None:
     """What other packages still have to say at the end of the process goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
         with contextlib.suppress(OSError, ValueError):
             os.dup2(nowhere, stream.fileno())

@@ -6,11 +6,17 @@ import errno
 import re
 from collections.abc import Iterator
 
+try:
+    import resource
+except ImportError:  # Windows, which has no such limits
+    resource = None  # type: ignore[assignment]
+
+LEAST = 900_000_000  # bytes of address space that torch and transformers need to be imported
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # what torch, its C++ parts, safetensors and the system say when there is no memory left
 NO_MEMORY = re.compile(
     r"not enough memory|can(?:no|')t allocate memory|cannot allocate|std::bad_alloc|unable to mmap|out of memory|"
-    r"failed to map segment from shared object(?!: Oper)|can't start new thread",
+    r"failed to map segment from shared object(?!: Oper)|can't start new thread|could not create a primitive",
     re.IGNORECASE,
 )
 
@@ -27,6 +33,20 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, ValueError | OSError | ImportError):
         return _line(error)
     return _line(error) if isinstance(error, RuntimeError) and _is_stage(error) else None
+
+
+def too_tight() -> str | None:
+    """What to tell a user whose limit (ulimit -v) is below what the packages need to be loaded: there some end the
+    process without a word that we could catch. None where there is enough, or no such limit."""
+    if resource is None:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit in (resource.RLIM_INFINITY, -1) or limit >= LEAST:
+        return None
+    return (
+        f"there is not enough memory: a process may take {limit / 1e6:,.0f} MB here, and {LEAST / 1e6:,.0f} MB are "
+        "needed to begin; raise the limit (ulimit -v)"
+    )
 
 
 def is_memory(error: BaseException) -> bool:
