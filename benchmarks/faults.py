@@ -37,7 +37,7 @@ class Size:
     clients: int = 64
 
 
-SIZES = {"usual": Size(), "quick": Size(2, 16, 1, 1, 1, 64, 8), "tiny": Size(1, 2, 1, 1, 1, 0, 0)}
+SIZES = {"usual": Size(), "quick": Size(2, 16, 1, 1, 1, 64, 8), "tiny": Size(1, 4, 1, 1, 1, 0, 0)}
 Work = Callable[[Path, Size, random.Random], Iterator[Trial]]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from trials import Trial, cache, command, contents, limited, pieces, train
 
 MB = 2**20
-REASONS = ("File too large", "No space left on device", "disk is full", "make room")
+REASONS = ("File too large", "has no room", "No space left on device", "disk is full", "make room")
 
 
 def prepare(folder: Path) -> None:
@@ -34,7 +34,7 @@ def segment(out: str, picture: str = "scene.png") -> list[object]:
 
 DISK: dict[str, tuple[Callable[[str], list[object]], tuple[int, int]]] = {  # and between which bytes a file ends
     "checkpoint": (train, (60_000, 400_000)),
-    "export": (segment, (10, 400)),
+    "export": (segment, (2_000, 20_000)),
     "cache": (cache, (2_000, 200_000)),
 }
 

@@ -79,7 +79,7 @@ class Running:
 
     @property
     def last(self) -> str:
-        return (self.said.strip().splitlines() or [f"exit code {self.code}"])[-1][:300]
+        return f"exit code {self.code}: {(self.said.strip().splitlines() or [''])[-1][:300]}"
 
 
 def command(*words: object, folder: Path, settings: Sequence[Setting] = ()) -> Running:

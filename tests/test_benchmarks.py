@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +18,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 OWN = (
-    "attacks", "errands", "hostile", "large", "lisa", "loops", "lora", "measure", "memory", "models", "operations",
-    "questions", "quantised_cache", "served", "serving", "training", "wire",
+    "attacks", "crowds", "errands", "faults", "flips", "hostile", "kills", "large", "lisa", "loops", "lora", "measure",
+    "memory", "models", "operations", "questions", "quantised_cache", "served", "serving", "shortages", "training",
+    "trials", "wire",
 )  # fmt: skip
 HURRY = ["--size", "tiny", "--rounds", "1", "--json"]
 Run = Callable[..., dict[str, Any]]
@@ -224,3 +227,34 @@ def test_every_script_is_in_the_docs() -> None:
     said = (ROOT / "docs" / "benchmarks.md").read_text()
     scripts = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
     assert {script for script in scripts if f"benchmarks/{script}.py" not in said} <= {"cache"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and locks are Linux's")
+@pytest.mark.slow  # a minute: each trial is a command of its own
+def test_a_trial_of_faults() -> None:
+    """One fault of every kind that is cheap holds. All of them: `python benchmarks/faults.py`."""
+    words = [sys.executable, FOLDER / "faults.py", "--size", "tiny", "--json", "--seed", "1"]
+    kinds = ["kills", "flips", "disks", "pairs", "memory"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([*words, "--only", *kinds], capture_output=True, text=True, env=environment)
+    found = json.loads(done.stdout)
+    native = "little memory: train"  # torch's own backward pass may end a process that gets no memory
+    assert [one for one in found["failed"] if one["kind"] != native] == [], done.stderr
+    counts = found["kinds"]
+    assert {"SIGKILL during train", "two runs of train in one folder", native} < counts.keys()
+    assert all(count["tried"] > 0 for count in counts.values())
+
+
+def test_a_fault_that_does_not_hold_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    faults, trials = (importlib.import_module(name) for name in ("faults", "trials"))
+    found = [trials.Trial("a kind", "one", True), trials.Trial("a kind", "two", False, "why")]
+    monkeypatch.setattr(faults, "ready", lambda: None)
+    monkeypatch.setattr(faults, "KINDS", {"kills": lambda *_: iter(found)})
+    with pytest.raises(SystemExit) as left:
+        faults.main(["--only", "kills"])
+    said = capsys.readouterr()
+    assert left.value.code == 1
+    assert "a kind: 2 tried, 1 held" in said.out
+    assert "did not hold: a kind: two: why" in said.err

@@ -344,8 +344,8 @@ def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypa
     one_line(fail(MemoryError()), *no_memory)
     one_line(fail(OSError(errno.ENOMEM, "Cannot allocate memory")), *no_memory)
     cpu = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: {}: you tried to allocate 4400000000 bytes."
-    one_line(fail(RuntimeError(cpu.format("not enough memory"))), *no_memory, "4,400 MB more")
-    one_line(fail(RuntimeError(cpu.format("can't allocate memory"))), *no_memory, "4,400 MB more")
+    one_line(fail(RuntimeError(cpu.format("not enough memory"))), *no_memory, "4,400.0 MB more")
+    one_line(fail(RuntimeError(cpu.format("can't allocate memory"))), *no_memory, "4,400.0 MB more")
     damaged = ValueError("the weights cannot be read; download them again")
     damaged.__cause__ = RuntimeError("unable to mmap 5 bytes from file: Cannot allocate memory (12)")
     one_line(fail(damaged), *no_memory)

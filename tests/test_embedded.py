@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,12 @@ from seglens import Segmenter
 from seglens.checkpoint import EMBEDDED_HEADS, EMBEDDED_PARTS, embedded_folder
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
+from seglens.sums import SUMS, SumsError, check_sums, told_sums
 
 # gIoU on these scenes must exceed this; measured: .812, .700, .575, .727
 LEAST = {"embedded": 0.77, "embedded/mllmseg": 0.65, "embedded/self1e": 0.52, "embedded/lisa": 0.68}
 SCENES = WorldData(n=12, seed=4)
+WEIGHTS = embedded_folder("embedded").parent
 
 
 @pytest.mark.parametrize("name", EMBEDDED_HEADS)
@@ -40,3 +44,33 @@ def test_all_of_it_is_under_25_megabytes() -> None:
     weights = folders[0].parent
     assert {folder.name for folder in folders} == {folder.name for folder in Path(weights).iterdir()}
     assert sum(file.stat().st_size for file in weights.rglob("*") if file.is_file()) < 25e6
+
+
+def test_a_changed_byte_of_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any file: a word of the vocabulary or a size in a config gives other masks without any other sign."""
+    import seglens.checkpoint
+
+    monkeypatch.setattr(seglens.checkpoint, "weights_folder", lambda: tmp_path)
+    for name in ("lens", "mllm", "sam"):
+        shutil.copytree(WEIGHTS / name, tmp_path / name)
+    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        data = file.read_bytes()
+        file.write_bytes(bytes([*data[:40], data[40] ^ 4]) + data[41:])
+        check_sums.cache_clear()
+        named = file if file.name != SUMS else file.parent
+        with pytest.raises(SumsError, match=f"{named}.*install seglens again"):
+            Segmenter.from_pretrained()
+        file.write_bytes(data)
+    check_sums.cache_clear()
+
+
+def test_every_file_of_the_package_has_its_checksum() -> None:
+    """After a model was made again: python -m seglens.sums"""
+    folders = sorted(path for path in WEIGHTS.iterdir() if path.is_dir())
+    assert folders
+    for folder in folders:
+        told = told_sums(folder)
+        assert sorted(told) == sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+        for name, expected in told.items():
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            assert found == expected, f"{folder / name} was made again: python -m seglens.sums"

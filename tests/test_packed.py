@@ -28,6 +28,7 @@ from seglens.packed import (
     unpack_folder,
 )
 from seglens.segmenter import Segmenter
+from seglens.sums import SUMS
 from seglens.types import Sample
 from tiny import KINDS
 
@@ -279,7 +280,9 @@ def test_unpacked_for_bare_transformers(seglens: Run, segmenter: Segmenter, scen
     code, out, err = seglens("miniature", "unpack", tmp_path)
     assert (code, err) == (0, "")
     assert {str(tmp_path / "mllm"), str(tmp_path / "sam")} <= set(out.split())
-    assert {p.name for p in (tmp_path / "mllm").iterdir()} == {p.name for p in MLLM.iterdir()} - {PACKED} | {PLAIN}
+    assert {p.name for p in (tmp_path / "mllm").iterdir()} == {p.name for p in MLLM.iterdir()} - {PACKED, SUMS} | {
+        PLAIN
+    }
     bare = AutoModelForImageTextToText.from_pretrained(tmp_path / "mllm").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "mllm", backend="pil")
     question = segmenter.backbone.prompts.text("how many things are there?")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from seglens.features import Features, collate, extract
 from seglens.lessons import Drawn
 from seglens.locks import LOCK, InUseError, held
 from seglens.methods import Lens
-from seglens.runs import RunError
+from seglens.runs import NOTE, RunError, _note
 from seglens.segmenter import Segmenter
 from seglens.training import Terminated, TrainConfig, fit
 from seglens.types import Embedding
@@ -199,6 +200,24 @@ def test_a_full_disk_leaves_the_checkpoint_before(backbone: Backbone, decoder: M
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.glob("*step_*")] == ["step_2"]
     fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("at", range(0, 900, 60))
+def test_a_changed_byte_of_a_checkpoint_s_note_is_told_of_the_note(straight: tuple[Lens, Path], at: int) -> None:
+    """Not of a file whose checksum the note no longer tells."""
+    note = straight[1] / "step_30" / NOTE
+    whole = note.read_bytes()
+    assert len(whole) > 600
+    changed = bytearray(whole)
+    changed[at % len(whole)] ^= 4
+    note.write_bytes(changed)
+    accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value="NO"), is_main_process=True)
+    try:
+        with pytest.raises(RunError, match=rf"step_30/{NOTE} is missing or damaged .*; delete .*step_30 and the same"):
+            _note(note.parent, accelerator)
+    finally:
+        note.write_bytes(whole)
+    assert _note(note.parent, accelerator)["step"] == 30
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "checkpoint.json"])

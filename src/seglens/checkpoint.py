@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seglens.files import write_atomic, write_json
 from seglens.packed import PackedError, pack, unpack
+from seglens.sums import check_sums
 
 FORMAT, VERSION = "seglens-head", 1
 EMBEDDED = "embedded"  # the default model that the package carries
@@ -55,6 +56,13 @@ def embedded_folder(name: str) -> Path:
     return weights_folder() / (EMBEDDED_HEADS | EMBEDDED_PARTS)[name]
 
 
+def intact_folder(name: str) -> Path:
+    """As `embedded_folder`, with every byte as it was made. Raises SumsError that names a file which is not."""
+    folder = embedded_folder(name)
+    check_sums(folder)
+    return folder
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a frozen part comes from: a hub id, a folder, a folder relative to the checkpoint ("../mllm"), or one of
@@ -76,7 +84,7 @@ class Origin:
 
         Raises CheckpointError when there is no such folder."""
         if self.name in EMBEDDED_PARTS:
-            return str(embedded_folder(self.name))
+            return str(intact_folder(self.name))
         if not self.name.startswith((".", "/")):
             return self.name
         path = (folder / self.name).resolve()  # an absolute name replaces the folder
@@ -85,6 +93,8 @@ class Origin:
                 f"the frozen part {self.name!r} is needed, and there is no folder {path}; "
                 f"bring it there, or correct its name (in {folder / CONFIG}, if that names it)"
             )
+        if path.parent == weights_folder():  # as the package's own heads name their parts
+            check_sums(path)
         return str(path)
 
 

@@ -14,7 +14,7 @@ from seglens.checkpoint import (
     CheckpointError,
     HeadConfig,
     Origin,
-    embedded_folder,
+    intact_folder,
 )
 from seglens.files import digest, stamp, write_atomic
 from seglens.names import check_name
@@ -41,7 +41,7 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
         raise CheckpointError(f"got {type(name).__name__} for a model; need its name or its folder, as in {EMBEDDED!r}")
     if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
         check_name(str(name), EMBEDDED_HEADS, "head of the package")
-        return embedded_folder(str(name))
+        return intact_folder(str(name))
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:

@@ -17,6 +17,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from seglens.files import write_atomic, write_new
+from seglens.sums import SUMS
 
 FORMAT, VERSION = "seglens-int8", "1"
 PLAIN, PACKED = "model.safetensors", "model.int8.safetensors"  # as transformers reads it, and as only we do
@@ -134,5 +135,5 @@ def unpack_folder(folder: Path, out: Path) -> None:
 
     Raises PackedError as `load_packed` does, FileExistsError where other files are; then nothing is written."""
     weights = save(load_packed(folder / PACKED), metadata={"format": "pt"})
-    others = {out / path.name: path.read_bytes() for path in folder.iterdir() if path.name != PACKED}
+    others = {out / path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (PACKED, SUMS)}
     write_new({**others, out / PLAIN: weights})

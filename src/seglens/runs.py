@@ -100,7 +100,7 @@ class RunFolder:
             if accelerator.is_main_process:
                 sums = {str(file.relative_to(partial)): _sealed(file) for file in _files(partial)}
                 made = {"step": reached.step, "smooth": reached.smooth, "layout": layout(accelerator), "sums": sums}
-                write_json(partial / NOTE, made)
+                write_json(partial / NOTE, {**made, "seal": _seal(made)})
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(partial, final)
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -226,9 +226,12 @@ def _note(folder: Path, accelerator: Any) -> dict[str, Any]:
     remedy = f"delete {folder} and the same command goes on from the checkpoint before it"
     try:
         note = json.loads((folder / NOTE).read_text())
+        seal = note.pop("seal")
         step, smooth, sums, made = note["step"], note["smooth"], note["sums"], note["layout"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / NOTE} is missing or damaged ({error}); {remedy}") from error
+        if _seal(note) != seal:
+            raise ValueError("its checksum does not fit")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / NOTE} is missing or damaged ({error!r}); {remedy}") from error
     if made != layout(accelerator):
         raise RunError(
             f"{folder} was written as {made!r} and this launch reads {layout(accelerator)!r}; "
@@ -239,6 +242,10 @@ def _note(folder: Path, accelerator: Any) -> dict[str, Any]:
         if wrong is not None:
             raise RunError(f"{folder / wrong} is missing or not as it was written; {remedy}")
     return {"step": step, "smooth": smooth, "layout": made}
+
+
+def _seal(note: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

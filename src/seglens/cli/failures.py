@@ -84,7 +84,7 @@ def _no_memory(error: BaseException) -> str:
 def _size(text: str) -> str:
     """Bytes for a person; other units as they are said."""
     number, _, unit = text.partition(" ")
-    return f"{int(number) / 1e6:,.0f} MB" if number.isdigit() and unit in ("", "bytes") else text
+    return f"{int(number) / 1e6:,.1f} MB" if number.isdigit() and unit in ("", "bytes") else text
 
 
 def _is_stage(error: RuntimeError) -> bool:

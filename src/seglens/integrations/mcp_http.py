@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 from collections.abc import Callable, Sequence
 
 import uvicorn
 from mcp.server import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.requests import ClientDisconnect
 
 from seglens.listening import listen
 
@@ -61,6 +63,8 @@ async def serve_http(
     app = server.streamable_http_app(
         host=host, streamable_http_path=PATH, max_request_body_size=max_body, transport_security=security(host, names)
     )
+    for handler in logging.getLogger().handlers:  # which the protocol's own package has set up
+        handler.addFilter(_is_news)
     with listen(host, port, "another address with --http") as listener:
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_LAST_WORDS)
         listening = uvicorn.Server(config)
@@ -68,6 +72,12 @@ async def serve_http(
         signal.signal(signal.SIGTERM, listening.handle_exit)
         ready(f"http://{_shown(host)}:{listener.getsockname()[1]}{PATH}")
         await listening.serve(sockets=[listener])
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A client that left in the middle of its request is no error of the server: a page of traceback each would fill
+    the log of whoever is pestered so."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 def _is_local(host: str) -> bool:

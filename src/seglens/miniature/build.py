@@ -45,6 +45,7 @@ from seglens.miniature.upper import train_manners
 from seglens.miniature.vision import PatchReadout, pixels, train_vision
 from seglens.miniature.world import World
 from seglens.parts import Parts
+from seglens.sums import write_sums
 from seglens.training import TrainConfig, fit
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -247,6 +248,9 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+EXPORTED = {"manners": ("mllm",), "head": ("lens",), "familiar": ("mllm", "internvl")}  # the others: as they are called
+
+
 def run_stage(stage: str, out: Path, weights: Path) -> None:
     """One stage in this process, on the GPU if there is one."""
     if (
@@ -255,6 +259,9 @@ def run_stage(stage: str, out: Path, weights: Path) -> None:
         torch.set_default_device("cuda")
     with held(out / f".{stage}{LOCK}"):
         RUN[stage](out, weights)
+        for name in EXPORTED.get(stage, (stage,)):
+            if (weights / name).is_dir():
+                write_sums(weights / name)
     torch.set_default_device(None)
 
 
