@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
+OWN = {"curves", ".seglens", ".lock"}
 LONGEST = 300.0  # seconds of one command
 PARTS = ("--backbone", "embedded/mllm", "--decoder", "embedded/sam")
 SMALL = ("--set", "images=2", "--set", "micro=1", "--set", "descriptor_width=16", "--set", "encoder_width=16")
@@ -98,14 +99,14 @@ def cache(out: str, n: int = 24) -> list[object]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file by its name; what the run keeps for itself (curves) is left out."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and "curves" not in path.parts)
+    """Every file by its name; what a run keeps for itself (curves, its journal) is left out."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not OWN.intersection(path.parts))
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def pieces(folder: Path) -> list[str]:
-    """What was left half-written: hidden files and folders, but for a lock, which stops nobody."""
-    hidden = (path for path in folder.rglob(".*") if path.name != ".lock")
+    """What was left half-written: hidden files and folders, but for what is meant to be there."""
+    hidden = (path for path in folder.rglob(".*") if not OWN.intersection(path.parts))
     return [str(path.relative_to(folder)) for path in hidden]
 
 
