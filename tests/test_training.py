@@ -202,14 +202,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(backbone: Backbone, decoder: M
     fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
 
 
-@pytest.mark.parametrize("at", range(0, 900, 60))
+@pytest.mark.parametrize("at", range(0, 450, 30))
 def test_a_changed_byte_of_a_checkpoint_s_note_is_told_of_the_note(straight: tuple[Lens, Path], at: int) -> None:
     """Not of a file whose checksum the note no longer tells."""
     note = straight[1] / "step_30" / NOTE
     whole = note.read_bytes()
-    assert len(whole) > 600
+    assert len(whole) > 450
     changed = bytearray(whole)
-    changed[at % len(whole)] ^= 4
+    changed[at] ^= 4
     note.write_bytes(changed)
     accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value="NO"), is_main_process=True)
     try:
