@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -95,3 +96,26 @@ def test_pictures_are_what_the_model_does(
         now, then = (np.asarray(Image.open(one).convert("RGB"), float) for one in (path, DOCS / "images" / path.name))
         assert now.shape == then.shape
         assert np.abs(now - then).mean() < 4, path.name  # of 255
+
+
+def said_by_the_code() -> list[str]:
+    """Every text of the package, with three dots where something is filled in."""
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(v.value) if isinstance(v, ast.Constant) else "..." for v in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_sentences_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(shown) > 20
+    said = said_by_the_code()
+    for sentence in shown:
+        parts = [part.strip() for part in sentence.split("...") if part.strip(" ;,:")]
+        assert any(all(part in one for part in parts) for one in said), f"nothing says {sentence!r}"
