@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,7 +19,7 @@ from PIL import Image
 import forked
 from command import Run
 from data.lisa_files import stripes, write_ade20k
-from forked import Started
+from forked import Started, command
 from seglens.data.records import Ask, DataError, Drawn, Entry, Fault, Records
 from seglens.data.world import WorldData
 from seglens.evaluation import (
@@ -29,10 +31,12 @@ from seglens.evaluation import (
     run_shared,
     summarise,
 )
+from seglens.journal import JournalError
 from seglens.prediction import Prediction, on_mask
 from seglens.ranks import Ranks, joined
 from seglens.scoring import read_predictions, score
 from seglens.segmenter import Segmenter, threshold_logit
+from seglens.sharing import Kept, Row
 from seglens.types import Sample, Target
 
 SIDE = 20
@@ -269,9 +273,114 @@ def test_what_cannot_be_read_is_told(segmenter: Segmenter, tmp_path: Path) -> No
     assert made is not None
     assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
     assert [fault.record for fault in made.faults] == ["5", "gone"]
-    strict = Records("photos", [e for e in images(tmp_path) if isinstance(e, Entry)], trainable=False)
+    assert made.damaged == []
+
+
+def test_a_damaged_picture_ends_nothing(segmenter: Segmenter, tmp_path: Path) -> None:
+    """It is told apart from what the data leaves out; where there is nothing else, it is an error."""
+    entries = [entry for entry in images(tmp_path) if isinstance(entry, Entry)]
+    ticks, told = list[int](), list[str]()
+    made = run_shared(
+        segmenter, Records("photos", entries, trainable=False), Ranks(), lambda: ticks.append(1),
+        told=lambda records: told.extend(record.query for record in records),
+    )  # fmt: skip
+    assert made is not None
+    assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
+    assert [str(fault) for fault in made.damaged] == [str(fault) for fault in made.damaged if "gone.png" in str(fault)]
+    assert (len(made.damaged), made.faults, len(ticks)) == (1, [], 3)
+    assert told == ["cat", "dog", "cat"]
     with pytest.raises(DataError, match="gone"):
-        run_shared(segmenter, strict, Ranks())
+        run_shared(segmenter, Records("photos", entries[1:2], trainable=False), Ranks())
+
+
+def test_what_is_kept_is_not_asked_again(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after any sample, then gone on with: the same records, and each sample is asked once."""
+    data = WorldData(n=4, seed=3, queries=2)
+    whole = run_shared(segmenter, data, Ranks(), masks=True)
+    opened, settings = list[int](), {"model": "one"}
+    look = segmenter.open
+
+    def counted(image: np.ndarray) -> object:
+        opened.append(1)
+        if len(opened) == 3:
+            raise KeyboardInterrupt
+        return look(image)
+
+    monkeypatch.setattr(segmenter, "open", counted)
+    path = tmp_path / "p.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_shared(segmenter, data, Ranks(), masks=True, kept=Kept(path, settings, Ranks()))
+    kept = Kept(path, settings, Ranks())
+    assert sorted(kept.rows) == [0, 1]
+    assert run_shared(segmenter, data, Ranks(), masks=True, kept=kept) == whole
+    assert len(opened) == 5
+    with pytest.raises(JournalError, match=r"p.jsonl.part is the journal of something else: .*; give another name"):
+        Kept(path, {"model": "two"}, Ranks())
+    assert Kept(path, {"model": "two"}, Ranks(), anew=True).rows == {}
+    Kept(path, settings, Ranks()).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_go_on_with_what_others_kept(segmenter: Segmenter, tmp_path: Path) -> None:
+    """One process goes on where two were stopped."""
+    data, path = WorldData(n=4, seed=3, queries=2), tmp_path / "p.jsonl"
+    for rank in range(2):
+        Kept(path, {}, Ranks(rank, 2)).add(rank, Row([]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl.part", "p.jsonl.part1"]
+    made = run_shared(segmenter, data, Ranks(), kept=Kept(path, {}, Ranks()))
+    assert made is not None
+    assert {record.image for record in made.records} == {data[2].id, data[3].id}
+
+
+def test_a_killed_evaluation_goes_on(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL, then the same command: the same files to the last byte, and nothing beside them."""
+    monkeypatch.chdir(tmp_path)
+    asked = ["eval", "--data", "world:n=12,seed=3,queries=2", "--protocol", "lisa", "--json"]
+    one = Started(command, *asked, "--records", "r.jsonl", "--predictions", "p.jsonl")
+    while one.running and not (Path("p.jsonl").exists() and Path("p.jsonl").read_bytes().count(b"\n") > 3):
+        time.sleep(0.01)
+    one.kill()
+    assert one.wait() == [-signal.SIGKILL]
+    assert Path("p.jsonl").read_bytes().count(b"\n") > 3  # written as they came
+    code, out, err = seglens(*asked, "--predictions", "other.jsonl")
+    whole = json.loads(out)
+    code, out, err = seglens(*asked, "--predictions", "p.jsonl", "--records", "r.jsonl", "--mask-threshold", "0.6")
+    assert (code, out) == (2, "")
+    assert "p.jsonl.part is the journal of something else" in err
+    code, out, err = seglens(*asked, "--records", "r.jsonl", "--predictions", "p.jsonl")
+    assert (code, json.loads(out)) == (0, whole)
+    assert Path("p.jsonl").read_bytes() == Path("other.jsonl").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.jsonl", "p.jsonl", "r.jsonl"]
+    code, out, err = seglens(*asked, "--predictions", "p.jsonl")
+    assert (code, out) == (2, "")
+    assert "'p.jsonl' is there already; choose another place" in err
+    assert seglens(*asked, "--predictions", "p.jsonl", "--overwrite")[0] == 0
+
+
+def test_a_damaged_picture_and_the_command(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seglens("world", "sample", "--n", 3, "--seed", 7, "--out", "world")
+    assert seglens("segment", "world", "the largest thing", "--format", "coco")[0] == 0
+    Path("world/0001.png").write_bytes(Path("world/0001.png").read_bytes()[:3000])
+    Path("classes.txt").write_text("the largest thing\nthe sky\n")
+    for protocol, more in {"lisa": (), "miou": ("--classes", "classes.txt")}.items():
+        asked = (
+            "eval",
+            "--data",
+            "coco:images=world,annotations=out/coco.json",
+            "--protocol",
+            protocol,
+            "--json",
+            *more,
+        )
+        code, out, err = seglens(*asked, "--records", f"{protocol}.jsonl")
+        report = json.loads(out)
+        assert code == 1
+        assert report["skipped"] == 1
+        assert "'world/0001.png' is cut short" in report["faults"][0]
+        assert "seglens: 1 of 3 images could not be evaluated:" in err
+        assert Path(f"{protocol}.jsonl").read_bytes().count(b"\n") == 2
+        assert list(tmp_path.glob("*.part")) == []
 
 
 def test_thresholds_are_probabilities() -> None:
@@ -298,7 +407,7 @@ def test_the_command_with_protocols(tmp_path: Path, seglens: Run) -> None:
         (("--classes", str(tmp_path / "classes.txt")), "give --protocol miou"),
         (("--mask-threshold", "60"), "between 0 and 1"),
         (("--protocol", "miou", "--classes", str(tmp_path / "none.txt")), "none.txt"),
-        (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt"), "--records", "r"), "no --records"),
+        (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt"), "--predictions", "p"), "no --predictions"),
         (("--protocol", "miou", "--classes", str(tmp_path / "classes.txt")), "is not in the class list"),
     ):
         code, out, err = evaluate(*arguments)

@@ -68,7 +68,7 @@ def test_one_question_per_class_and_the_loudest_logit_of_each_pixel(
     for model in (silent, segmenter):
         found = run_open_vocabulary(model, data, CLASSES, Ranks())
         assert found is not None
-        difference = (found[0].counts[0] - torch.tensor(counts)).abs().max().item()
+        difference = (found.table.counts[0] - torch.tensor(counts)).abs().max().item()
         assert difference <= 2  # pixels whose loudest two tie to rounding; measured: 0
 
 
@@ -89,8 +89,8 @@ def test_classes_are_asked_for_in_the_templates_of_the_data(
     data = Listed([labelled(scene, Target("Dog.", left), Target("bus", right))])
     found = run_open_vocabulary(segmenter, Prompted(data, preset), CLASSES, Ranks())
     assert found is not None
-    table, faults = found
-    assert faults == []
+    table = found.table
+    assert found.faults == found.damaged == []
     assert table.classes == CLASSES
     assert table.counts[0, :, 2].tolist() == [0, left.sum(), 0, right.sum(), 0]
     form = " What is {} in this image? Please output segmentation mask." if preset == "lisa-eval" else "{}"
@@ -114,8 +114,8 @@ def test_pixels_are_counted_by_class(segmenter: Segmenter, opened: OpenedImage, 
     data = [labelled(scene, Target("Cat.", left, ignore=ignore), Target("bus", right))]
     found = run_open_vocabulary(segmenter, Listed(data), CLASSES, Ranks())
     assert found is not None
-    table, faults = found
-    assert faults == []
+    table = found.table
+    assert found.faults == found.damaged == []
     label = loudest(opened, CLASSES).numpy()
     label[ignore] = -1
     for number, truth in {0: left & ~ignore, 3: right & ~ignore, 1: np.zeros_like(left)}.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from seglens.data import Dataset
-from seglens.data.dataset import faults_of, usable
 from seglens.data.masks import encode_rle
 from seglens.data.records import Fault
 from seglens.metrics import bootstrap_ratio, ciou, giou, iou, overlap, precision_at
@@ -20,6 +19,7 @@ from seglens.prediction import Prediction, on_mask
 from seglens.protocols import Outcome, columns, find_protocol
 from seglens.ranks import Ranks
 from seglens.segmenter import Segmenter
+from seglens.sharing import Kept, ask_all
 from seglens.types import Sample, Target
 
 # Area of the target as a share of the image: names and upper bounds (exclusive)
@@ -66,10 +66,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """The records of a dataset in its order, and what of it could not be read."""
+    """The records of a dataset in its order, what the dataset leaves out, and what else could not be asked."""
 
     records: list[Record]
     faults: list[Fault]
+    damaged: list[Fault]
 
 
 def run(
@@ -84,30 +85,25 @@ def run(
 
 
 def run_shared(
-    segmenter: Segmenter, data: Dataset, ranks: Ranks, tick: Callable[[], None] = lambda: None, masks: bool = False
-) -> Run | None:
+    segmenter: Segmenter, data: Dataset, ranks: Ranks, tick: Callable[[], None] = lambda: None, masks: bool = False,
+    kept: Kept | None = None, told: Callable[[list[Record]], None] = lambda records: None,
+) -> Run | None:  # fmt: skip
     """`run` over this process's share of `data`. The first rank returns what all ranks found, the same as one process
-    would; the others None. Raises DataError on a bad sample, unless `data` leaves such out: `faults` names them."""
-    mine, faults = dict[int, list[Record]](), list[Fault]()
-    for index, sample in samples_of(data, ranks, faults):
-        mine[index] = _ask(segmenter, sample, masks)
-        tick()
-    given = ranks.gather((mine, faults))
-    if given is None:
+    would; the others None. What is `kept` is not asked again; `told` is given the records of a sample as they come.
+
+    A sample that cannot be used ends nothing. Raises its error when there is no other."""
+    found = ask_all(
+        data, lambda sample: [asdict(one) for one in _ask(segmenter, sample, masks)], ranks, tick, kept,
+        lambda rows: told(_numbered(list(map(_read, rows)))),
+    )  # fmt: skip
+    if found is None:
         return None
-    by_index = {index: records for one, _ in given for index, records in one.items()}
-    named = dict.fromkeys(fault for _, some in given for fault in some)  # every rank has those of the index
-    return Run(_numbered([r for index in sorted(by_index) for r in by_index[index]]), list(named))
+    return Run(_numbered([_read(one) for rows in found.rows for one in rows]), found.faults, found.damaged)
 
 
-def samples_of(data: Dataset, ranks: Ranks, faults: list[Fault]) -> Iterator[tuple[int, Sample]]:
-    """This process's samples with their numbers. What `data` leaves out is added to `faults`."""
-    faults += faults_of(data)
-    for index in ranks.share(len(data)):
-        sample, found = usable(data, index)
-        faults += found
-        if sample is not None:
-            yield index, sample
+def _read(row: dict[str, Any]) -> Record:
+    """A record that JSON may have held."""
+    return Record(**{**row, "unknown_words": tuple(row["unknown_words"])})
 
 
 def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:

@@ -16,11 +16,11 @@ from seglens.data.chance import words
 from seglens.data.prompts import Prompted, apply
 from seglens.data.records import DataError, Fault
 from seglens.drawing import Drawing
-from seglens.evaluation import samples_of
 from seglens.metrics import bootstrap, class_counts, miou
 from seglens.protocols import interval
 from seglens.ranks import Ranks
 from seglens.segmenter import OpenedImage, Segmenter
+from seglens.sharing import Kept, ask_all
 from seglens.types import Sample
 
 CLASSES_AT_ONCE = 16  # masks at the image's size held together, whatever the length of the class list
@@ -35,9 +35,19 @@ class ClassTable:
     counts: Int64[torch.Tensor, "n k 3"]
 
 
+@dataclass(frozen=True)
+class ClassRun:
+    """The counts of a dataset, what it leaves out, and what else could not be asked."""
+
+    table: ClassTable
+    faults: list[Fault]
+    damaged: list[Fault]
+
+
 def run_open_vocabulary(
-    segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None
-) -> tuple[ClassTable, list[Fault]] | None:
+    segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None,
+    kept: Kept | None = None,
+) -> ClassRun | None:  # fmt: skip
     """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
     holds. What is returned, and to whom, as by `evaluation.run_shared`.
 
@@ -46,16 +56,11 @@ def run_open_vocabulary(
     on two classes that claim a pixel."""
     numbers = _numbers(classes)
     data, questions = _bare(data, classes)
-    mine, faults = {}, list[Fault]()
-    for index, sample in samples_of(data, ranks, faults):
-        mine[index] = _count(segmenter, sample, questions, numbers)
-        tick()
-    given = ranks.gather((mine, faults))
-    if given is None:
+    found = ask_all(data, lambda sample: _count(segmenter, sample, questions, numbers).tolist(), ranks, tick, kept)
+    if found is None:
         return None
-    rows = {index: row for one, _ in given for index, row in one.items()}
-    table = ClassTable(tuple(classes), _stack([rows[index] for index in sorted(rows)], len(numbers)))
-    return table, list(dict.fromkeys(fault for _, some in given for fault in some))
+    counts = [torch.tensor(row, dtype=torch.int64) for row in found.rows]
+    return ClassRun(ClassTable(tuple(classes), _stack(counts, len(numbers))), found.faults, found.damaged)
 
 
 def class_report(table: ClassTable) -> dict[str, Any]:
@@ -74,6 +79,14 @@ def class_report(table: ClassTable) -> dict[str, Any]:
         "mIoU_95": interval(ends),
         "by_class": {name: value for name, value, seen in zip(table.classes, each, occur, strict=True) if seen},
     }
+
+
+def image_lines(table: ClassTable) -> list[dict[str, Any]]:
+    """Of every image, in order: pixels of intersection, union and ground truth of the classes that occur in it."""
+    return [
+        {name: counts for name, counts in zip(table.classes, image, strict=True) if any(counts)}
+        for image in table.counts.tolist()
+    ]
 
 
 def _bare(data: Dataset, classes: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:

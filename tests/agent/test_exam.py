@@ -98,6 +98,26 @@ def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
         assert told in err
 
 
+def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG cut")
+    rows = [
+        {"text": "segment the dog.", "tier": "mine", "route": "segmentation", "image": "cut.png"},
+        {"text": "segment the cat.", "tier": "mine", "route": "segmentation", "scene": 0},
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = seglens("route", file, "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert (found["instructions"], len(found["faults"])) == (1, 1)
+    assert "seglens: 1 of 2 instructions could not be routed:" in err
+    assert "'segment the dog.': '" in err
+    file.write_text(json.dumps(rows[0]))
+    code, out, err = seglens("route", file)
+    assert (code, out) == (2, "")
+    assert "cut.png' is not an image" in err
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

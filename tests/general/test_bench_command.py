@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,32 @@ def test_the_embedded_model_answers_mme(seglens: Run, tmp_path: Path) -> None:
     code, printed, _ = seglens("bench", "mme", "--root", root, "--answers", out, "--json")
     assert code == 0
     assert json.loads(printed)["scores"] == scores
+
+
+def test_a_damaged_picture_ends_nothing(seglens: Run, tmp_path: Path) -> None:
+    """It is listed with the questions about it, the others are scored, and a run on the mended data asks only those."""
+    root, out = tmp_path / "mme", tmp_path / "answers.jsonl"
+    shutil.copytree(shared("general/mme/mini"), root)
+    asked = ("bench", "mme", "--root", root, "--out", out, "--json")
+    first, second = sorted(path for path in root.rglob("*") if path.suffix in (".jpg", ".png"))[:2]
+    held = first.read_bytes()
+    first.chmod(0o644)
+    second.chmod(0o644)
+    first.write_bytes(held[: len(held) // 2])
+    second.rename(second.with_suffix(".gone"))
+    code, printed, err = seglens(*asked)
+    report = json.loads(printed)
+    assert (code, report["asked"]) == (1, 10)
+    assert len(report["faults"]) == 4
+    assert "seglens: 4 questions could not be asked, and are not scored:" in err
+    assert "cut short or damaged" in err
+    assert "does not exist" in err
+    first.write_bytes(held)
+    second.with_suffix(".gone").rename(second)
+    before = out.read_bytes()
+    code, printed, _ = seglens(*asked)
+    assert (code, json.loads(printed)["asked"]) == (0, 14)
+    assert out.read_bytes().startswith(before)
 
 
 def test_a_bare_backbone_answers_pope_alike(seglens: Run, segmenter: Segmenter) -> None:

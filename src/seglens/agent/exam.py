@@ -77,14 +77,32 @@ def _image(row: Mapping[str, Any], path: Path, where: str) -> ImageSource:
     raise BenchmarkError(f"{where}: got scene={scene!r} and image={image!r}; need one: a number from 0, or a path")
 
 
-def route_all(router: Router, instructions: Sequence[Instruction]) -> Iterator[Routed]:
+def route_all(router: Router, instructions: Sequence[Instruction], failed: list[str] | None = None) -> Iterator[Routed]:
     """Each instruction with its route, as the three labels are in the middle of a conversation. Each image is seen
-    once."""
+    once.
+
+    Raises ValueError when an image or an instruction cannot be used. With `failed` it is told there, and ends
+    nothing."""
     for image in dict.fromkeys(one.image for one in instructions):
-        heard = router.hear(image.load())
-        for one in instructions:
-            if one.image == image:
-                yield Routed(one, router.route(heard, one.text))
+        about = [one for one in instructions if one.image == image]
+        try:
+            heard = router.hear(image.load())
+        except ValueError as error:
+            _tell(failed, [f"{one.text!r}: {error}" for one in about], error)
+            continue
+        for one in about:
+            try:
+                route = router.route(heard, one.text)
+            except ValueError as error:
+                _tell(failed, [f"{one.text!r}: {error}"], error)
+            else:
+                yield Routed(one, route)
+
+
+def _tell(failed: list[str] | None, says: list[str], error: ValueError) -> None:
+    if failed is None:
+        raise error
+    failed += says
 
 
 def report(routed: Sequence[Routed]) -> dict[str, Any]:

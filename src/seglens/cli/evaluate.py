@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, Thresholds, emit, load_segmenter, progress
+from seglens.cli.shared import (
+    AsJson,
+    Loading,
+    Overwrite,
+    Thresholds,
+    emit,
+    load_segmenter,
+    progress,
+    settled,
+    tell_faults,
+)
+from seglens.files import check_free, write_atomic
 
 if TYPE_CHECKING:
     from seglens.data import Dataset
     from seglens.data.records import Fault
+    from seglens.evaluation import Record
     from seglens.ranks import Ranks
     from seglens.segmenter import Segmenter
+    from seglens.sharing import Kept
 
 MIOU = "miou"
 
@@ -33,38 +46,52 @@ def evaluate(
         Path | None, typer.Option(help="For miou: the class names, one per line; by default the data's own.")
     ] = None,
     as_json: AsJson = False,
-    records: Annotated[Path | None, typer.Option(help="Also write one JSON line per query here.")] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Also write one JSON line per query here (miou: one per image).")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Also write every mask and its target here, as `seglens score` reads them.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """gIoU, cIoU and more with 95 % intervals, by a paper's protocol. On the world: by query kind and target size,
-    keypoints, presence, the MLLM's answers and SAM alone. Under torchrun the processes share the work."""
+    keypoints, presence, the MLLM's answers and SAM alone. Under torchrun the processes share the work.
+
+    What cannot be read is listed (exit code 1). With --records or --predictions, the same command goes on where one was
+    stopped."""
     from seglens.data import load_data
     from seglens.data.world import WorldData
     from seglens.ranks import joined
+    from seglens.sharing import Kept
 
     samples = load_data(data)
     name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
-    _check(name, classes, records, predictions)
+    _check(name, classes, predictions)
     names = _class_names(samples, classes) if name == MIOU else []
-    sure = thresholds.options()
+    sure, files = thresholds.options(), [path for path in (predictions, records) if path is not None]
+    settings = {**settled(loading, thresholds), "data": data, "images": len(samples), "classes": names}
     with joined() as ranks:
+        kept = Kept(files[0] if files else None, {**settings, "masks": predictions is not None}, ranks, overwrite)
+        if not (overwrite or kept.parts()):
+            check_free(files)
         segmenter = load_segmenter(replace(loading, device=ranks.device(loading.device)), **sure)
         with progress("segmenting", len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
             if name == MIOU:
-                found = _miou(segmenter, samples, names, ranks, tick)
+                found = _miou(segmenter, samples, names, ranks, tick, kept, records)
             else:
-                found = _queries(segmenter, samples, name, ranks, tick, records, predictions)
+                found = _queries(segmenter, samples, name, ranks, tick, kept, records, predictions)
         if found is None:  # another rank's to tell
             return
-        report, faults = found
-        left_out = {"skipped": len(faults), "faults": [str(fault) for fault in faults]} if faults else {"skipped": 0}
+        report, faults, damaged = found
+        left_out = list(map(str, [*faults, *damaged]))
+        skipped = {"skipped": len(left_out), "faults": left_out} if left_out else {"skipped": 0}
         world = _world_report(segmenter, samples) if name == "world" else {}
-        _show({"data": data, "model": loading.model, "protocol": name, **report, **left_out, **world}, as_json)
+        _show({"data": data, "model": loading.model, "protocol": name, **report, **skipped, **world}, as_json)
+        kept.close()
+        tell_faults(list(map(str, damaged)), f"of {len(samples)} images could not be evaluated")
 
 
-def _check(name: str, classes: Path | None, records: Path | None, predictions: Path | None) -> None:
+def _check(name: str, classes: Path | None, predictions: Path | None) -> None:
     """Whatever can be refused is refused before a model is loaded."""
     from seglens.evaluation import WORLD
     from seglens.names import check_name
@@ -73,8 +100,8 @@ def _check(name: str, classes: Path | None, records: Path | None, predictions: P
     check_name(name, [WORLD, *PROTOCOLS, MIOU], "protocol")
     if name != MIOU and classes is not None:
         raise ValueError(f"--protocol {name} asks for no list of classes; give --protocol miou, or leave out --classes")
-    if name == MIOU and (records or predictions):
-        raise ValueError("--protocol miou gives every pixel a class, so it has no --records and no --predictions")
+    if name == MIOU and predictions:
+        raise ValueError("--protocol miou gives every pixel a class, so it has no --predictions")
 
 
 def _class_names(samples: Dataset, file: Path | None) -> list[str]:
@@ -96,34 +123,46 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
 
 
 def _queries(
-    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None],
+    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None], kept: Kept,
     records: Path | None, predictions: Path | None,
-) -> tuple[dict[str, Any], list[Fault]] | None:  # fmt: skip
+) -> tuple[dict[str, Any], list[Fault], list[Fault]] | None:  # fmt: skip
     from seglens.evaluation import as_json, prediction_lines, results, run_shared, understood
 
-    said = run_shared(segmenter, samples, ranks, tick, masks=predictions is not None)
+    files = {path: rows for path, rows in ((records, as_json), (predictions, prediction_lines)) if path is not None}
+    if ranks.world == 1:
+        for path in files:
+            write_atomic(path, b"")
+
+    def told(found: list[Record]) -> None:
+        """For who looks on meanwhile: the files are made anew at the end."""
+        for path, rows in files.items() if ranks.world == 1 else ():
+            with path.open("ab") as file:
+                file.write(_lines(rows(found)))
+
+    said = run_shared(segmenter, samples, ranks, tick, predictions is not None, kept, told)
     if said is None:
         return None
-    if records is not None:
-        _write(records, as_json(said.records))
-    if predictions is not None:
-        _write(predictions, prediction_lines(said.records))
-    return {**results(said.records, name), "understood": understood(said.records)}, said.faults
+    for path, rows in files.items():
+        write_atomic(path, _lines(rows(said.records)))
+    return {**results(said.records, name), "understood": understood(said.records)}, said.faults, said.damaged
 
 
 def _miou(
-    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None]
-) -> tuple[dict[str, Any], list[Fault]] | None:
-    from seglens.open_vocabulary import class_report, run_open_vocabulary
+    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None], kept: Kept,
+    records: Path | None,
+) -> tuple[dict[str, Any], list[Fault], list[Fault]] | None:  # fmt: skip
+    from seglens.open_vocabulary import class_report, image_lines, run_open_vocabulary
 
-    found = run_open_vocabulary(segmenter, samples, names, ranks, tick)
-    return None if found is None else (class_report(found[0]), found[1])
+    found = run_open_vocabulary(segmenter, samples, names, ranks, tick, kept)
+    if found is None:
+        return None
+    if records is not None:
+        write_atomic(records, _lines(image_lines(found.table)))
+    return class_report(found.table), found.faults, found.damaged
 
 
-def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    from seglens.files import write_atomic
-
-    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, emit, load_mllm, load_segmenter
+from seglens.cli.shared import AsJson, Loading, Overwrite, emit, load_mllm, load_segmenter, tell_faults
 
 
 def bench(
@@ -26,10 +26,12 @@ def bench(
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; the benchmark's own by default.")] = None,
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule. With --adapter
     it answers as a method that tunes it would leave it, if chat ran through the adapter too."""
-    from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take
+    from seglens.files import check_free
+    from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take, whole
     from seglens.general.mmbench import check_submission
     from seglens.names import check_name
 
@@ -37,8 +39,9 @@ def bench(
     benchmark = BENCHMARKS[name]
     if submission is not None and benchmark.submit is None:
         raise BenchmarkError(f"{name} has no server for answers; leave out --submission")
-    if submission is not None:
-        check_submission(submission)  # before a question is asked
+    if submission is not None:  # before a question is asked
+        check_submission(submission)
+        check_free([] if overwrite else [submission])
     if not root and name != "world-vqa":
         raise BenchmarkError(f"{name} needs --root, the folder or file of its questions")
     every = benchmark.read(root)
@@ -55,12 +58,14 @@ def bench(
             "--adapter needs a head that has one; name it with --model, without --backbone or --answers"
         )
     asked |= {"adapter": "on"} if adapter else {}
+    failed = dict[str, str]()
     if answers is not None:
         said: Mapping[str, str] = read_answers(answers, every)
     else:
         tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
         speaker = partial(_speaker, loading, backbone, adapter)
-        said = _ask(speaker, questions, tokens, out, {"benchmark": name, **asked}, as_json)
+        said = _ask(speaker, questions, tokens, out, {"benchmark": name, **asked}, as_json, failed)
+        questions = whole(questions, failed)
     report: dict[str, Any] = {"benchmark": name, "root": root, **asked, "asked": len(questions)}
     report["first_image_only"] = sum(len(question.images) > 1 for question in questions)
     if submission is not None and benchmark.submit is not None:
@@ -68,24 +73,26 @@ def bench(
         report["submission"] = str(submission)
     else:
         report["scores"] = benchmark.score(questions, said)
+    if failed:
+        report["faults"] = list(failed.values())
     emit(report) if as_json else _print(report)
+    tell_faults(list(failed.values()), "questions could not be asked, and are not scored")
 
 
 def _ask(
     speaker: Callable[[], Callable[..., str]], questions: Any, tokens: int, out: Path | None, settings: dict[str, Any],
-    quiet: bool,
+    quiet: bool, failed: dict[str, str],
 ) -> dict[str, str]:  # fmt: skip
     from rich.console import Console
     from rich.progress import track
 
-    from seglens.general import BenchmarkError, run
+    from seglens.general import BenchmarkError, checked, run
 
     if tokens < 1:
         raise BenchmarkError(f"got --max-new-tokens {tokens}; need at least 1")
-    for question in questions:
-        question.check()  # before a large model is loaded
+    fit = checked(questions, failed)  # before a large model is loaded
     bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
-    return run(speaker(), questions, tokens, out, settings, bar)
+    return run(speaker(), fit, tokens, out, settings, bar, failed)
 
 
 def _speaker(loading: Loading, backbone: str | None, adapter: bool) -> Callable[..., str]:

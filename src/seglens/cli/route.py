@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, emit, load_mllm, load_segmenter, progress
+from seglens.cli.shared import AsJson, Loading, emit, load_mllm, load_segmenter, progress, tell_faults
 
 
 def route(
@@ -41,21 +41,24 @@ def route(
     mllm = load_mllm(backbone, **loading.placing) if backbone else load_segmenter(loading).backbone
     router = Router(mllm, None if prompt is None else PROMPTS[prompt])
     with progress("routing", len(asked), hidden=as_json) as advance:
-        routed = []
-        for one in route_all(router, asked):
+        routed, failed = [], list[str]()
+        for one in route_all(router, asked, failed):
             routed.append(one)
             advance()
+    if not routed:
+        raise ValueError(failed[0])
     found = {"model": backbone or loading.model, "part": part, **report(routed)}
     missed = [
         {"text": one.asked.text, "tier": one.asked.tier, "route": one.route.intent, "scores": one.route.scores}
         for one in routed if not one.right
     ]  # fmt: skip
     if as_json:
-        emit(found | ({"wrong": missed} if wrong else {}))
-        return
-    _print(found)
-    for row in missed if wrong else []:
-        print(f"{row['tier']} -> {row['route']}: {row['text']}")
+        emit(found | ({"wrong": missed} if wrong else {}) | ({"faults": failed} if failed else {}))
+    else:
+        _print(found)
+        for row in missed if wrong else []:
+            print(f"{row['tier']} -> {row['route']}: {row['text']}")
+    tell_faults(failed, f"of {len(asked)} instructions could not be routed")
 
 
 def _follow(loading: Loading, scenes: int, as_json: bool) -> None:

@@ -117,6 +117,16 @@ def say_left_out(faults: Sequence[str], of: str = "", shown: int = 3) -> None:
         say(f"left out{of}: {len(faults)} bad records: {'; '.join(faults[:shown])}{more}")
 
 
+def tell_faults(faults: Sequence[str], could_not: str, count: int | None = None) -> None:
+    """Each on a line of its own, at the end of a command that did the rest; `count` is of what they are about, where
+    that is not one each. Raises typer.Exit when there are any."""
+    if faults:
+        say(f"seglens: {len(faults) if count is None else count} {could_not}:")
+        for fault in faults:
+            say(f"  {' '.join(fault.split())}")
+        raise typer.Exit(1)
+
+
 def emit(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 

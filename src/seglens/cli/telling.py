@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from seglens.cli.shared import emit_line, printable, say, why_not
+from seglens.cli.shared import emit_line, printable, say, tell_faults, why_not
 
 if TYPE_CHECKING:
     from seglens.batch import Batch, Outcome
@@ -46,12 +44,8 @@ class Told:
             say(f"seglens: {str(path)!r} was changed after it was written; it is left as it is")
         if self.left_out:
             say(f"seglens: left out: {told(self.left_out)}")
-        if self.faults:
-            bad = len({fault.shown for fault in self.faults})
-            say(f"seglens: {bad} of {self.images} images could not be segmented:")
-            for fault in self.faults:
-                say(f"  {' '.join(fault.says.split())}")
-            raise typer.Exit(1)
+        bad = {fault.shown for fault in self.faults}
+        tell_faults([fault.says for fault in self.faults], f"of {self.images} images could not be segmented", len(bad))
 
     def _answer(self, shown: str, answer: Answer, files: Mapping[str, Path]) -> None:
         from seglens.schema import AnswerLine

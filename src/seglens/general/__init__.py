@@ -9,7 +9,7 @@ from typing import Any
 
 from seglens.general import mmbench, mme, mmmu, mmstar, pope, world
 from seglens.general.questions import BenchmarkError, Question
-from seglens.general.running import read_answers, run, take
+from seglens.general.running import checked, read_answers, run, take, whole
 
 Read = Callable[[str], list[Question]]
 Score = Callable[[Sequence[Question], Mapping[str, str]], dict[str, Any]]
@@ -37,4 +37,4 @@ BENCHMARKS: dict[str, Benchmark] = {
     "world-vqa": Benchmark(world.read, world.score, max_new_tokens=12),
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkError", "Question", "read_answers", "run", "take"]
+__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkError", "Question", "checked", "read_answers", "run", "take", "whole"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +28,71 @@ def take(questions: Sequence[Question], limit: int | None) -> list[Question]:
     return [question for question in questions if question.id in names or question.group in groups]
 
 
+def checked(questions: Sequence[Question], failed: dict[str, str]) -> list[Question]:
+    """The questions that can be put to a model, as far as is known without decoding an image; `failed` is told of the
+    others, by their ids. Raises BenchmarkError when there is none."""
+    fit = list[Question]()
+    for question in questions:
+        try:
+            question.check()
+        except BenchmarkError as error:
+            failed[question.id] = str(error)
+        else:
+            fit.append(question)
+    _check_some(fit, failed)
+    return fit
+
+
+def _check_some(done: Collection[object], failed: Mapping[str, str]) -> None:
+    """Raises BenchmarkError with the first failure when nothing else is there."""
+    if failed and not done:
+        raise BenchmarkError(next(iter(failed.values())))
+
+
+def whole(questions: Sequence[Question], failed: Mapping[str, str]) -> list[Question]:
+    """The questions that can be scored: without those that failed, and those that are judged together with them."""
+    groups = {question.group for question in questions if question.id in failed and question.group}
+    return [question for question in questions if question.id not in failed and question.group not in groups]
+
+
 def run(
     ask: Ask, questions: Sequence[Question], max_new_tokens: int, out: Path | None = None,
     settings: Mapping[str, Any] | None = None, track: Callable[[Sequence[Question]], Iterable[Question]] = iter,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """The model's answers by question id. `ask` is `Backbone.generate`.
 
     With `out` each answer is written as it comes, and questions answered there are not asked again. `settings` (what
     was asked of whom) and the prompts must be those of the file. Raises BenchmarkError before the first question when
-    an image is missing or the file is another run's."""
-    for question in questions:
-        question.check()
+    an image is missing or the file is another run's, and when a question cannot be answered. With `failed` such a
+    question ends nothing, unless there is no other: it is told there, by its id."""
+    if failed is None:
+        for question in questions:
+            question.check()
+    fit = questions if failed is None else checked(questions, failed)
     file = AnswerFile(out, {**(settings or {}), "max_new_tokens": max_new_tokens}) if out is not None else None
     answers = file.answers(questions) if file is not None else {}
-    for question in track([question for question in questions if question.id not in answers]):
-        image = question.picture()
+    for question in track([question for question in fit if question.id not in answers]):
         try:
-            said = ask(image, question.prompt, max_new_tokens)
-        except ValueError as error:
-            raise BenchmarkError(f"{question.where}: {error}") from error
-        answers[question.id] = said
-        if file is not None:
-            file.add(question, said)
+            said = _said_of(ask, question, max_new_tokens)
+        except BenchmarkError as error:
+            if failed is None:
+                raise
+            failed[question.id] = str(error)
+        else:
+            answers[question.id] = said
+            if file is not None:
+                file.add(question, said)
+    _check_some(answers, failed or {})
     return answers
+
+
+def _said_of(ask: Ask, question: Question, max_new_tokens: int) -> str:
+    image = question.picture()
+    try:
+        return ask(image, question.prompt, max_new_tokens)
+    except ValueError as error:
+        raise BenchmarkError(f"{question.where}: {error}") from error
 
 
 class AnswerFile:
