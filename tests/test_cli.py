@@ -331,7 +331,7 @@ def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
 
 
 def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(error: Exception) -> tuple[int, str, str]:
+    def fail(error: BaseException) -> tuple[int, str, str]:
         def failing(*_: object) -> None:
             raise error
 
@@ -349,6 +349,10 @@ def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypa
     damaged = ValueError("the weights cannot be read; download them again")
     damaged.__cause__ = RuntimeError("unable to mmap 5 bytes from file: Cannot allocate memory (12)")
     one_line(fail(damaged), *no_memory)
+    panic = type("PanicException", (BaseException,), {})
+    one_line(fail(panic("PyObject pointer is null")), *no_memory)
+    with pytest.raises(panic, match="a mistake in it"):
+        fail(panic("a mistake in it"))
     full = fail(OSError(errno.ENOSPC, "No space left on device", "/disk/a.png"))
     one_line(full, "the disk is full ('/disk/a.png'): No space left on device; make room or give another folder")
     with pytest.raises(RuntimeError, match="shapes differ"):  # a mistake of ours is not hidden

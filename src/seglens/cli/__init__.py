@@ -108,8 +108,8 @@ def main() -> None:
     except BrokenPipeError:
         _say_no_more()  # who read the output has gone, as `head` does
         raise SystemExit(1) from None
-    except (Exception, KeyboardInterrupt) as error:
-        said = sentence(error)
+    except BaseException as error:  # packages in Rust have panics of their own, which are no Exceptions
+        said = None if isinstance(error, SystemExit | GeneratorExit) else sentence(error)
         if said is None:
             raise
         say(f"seglens: {said}")

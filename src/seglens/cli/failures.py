@@ -11,12 +11,14 @@ try:
 except ImportError:  # Windows, which has no such limits
     resource = None  # type: ignore[assignment]
 
+RUST = ("SafetensorError", "PanicException")  # errors of packages that are written in it
 LEAST = 900_000_000  # bytes of address space that torch and transformers need to be imported
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # what torch, its C++ parts, safetensors and the system say when there is no memory left
 NO_MEMORY = re.compile(
     r"not enough memory|can(?:no|')t allocate memory|cannot allocate|std::bad_alloc|unable to mmap|out of memory|"
-    r"failed to map segment from shared object(?!: Oper)|can't start new thread|could not create a primitive",
+    r"failed to map segment from shared object(?!: Oper)|can't start new thread|could not create a primitive|"
+    r"PyObject pointer is null",
     re.IGNORECASE,
 )
 
@@ -67,7 +69,7 @@ def _tells_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
-    told_by_libraries = isinstance(error, RuntimeError | ImportError | OSError) or "Safetensor" in type(error).__name__
+    told_by_libraries = isinstance(error, RuntimeError | ImportError | OSError) or type(error).__name__ in RUST
     return told_by_libraries and bool(NO_MEMORY.search(str(error)))
 
 
