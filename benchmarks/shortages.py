@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from PIL import Image
-from trials import Trial, cache, command, contents, limited, pieces, train
+from trials import LONGEST, Trial, cache, command, contents, limited, pieces, train
 
 MB = 2**20
 REASONS = ("File too large", "has no room", "No space left on device", "disk is full", "make room")
@@ -110,8 +110,8 @@ def little_memory(folder: Path, number: int, chance: random.Random) -> Iterator[
         size = chance.randint(300_000, 1_000_000)
         words = " ".join(f"'{word}'" for word in (sys.executable, "-m", "seglens", *segment(f"start {k}")))
         begun = subprocess.run(
-            ["bash", "-c", f"ulimit -v {size} && exec {words}"], cwd=folder, capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            ["timeout", "-s", "KILL", str(LONGEST), "bash", "-c", f"ulimit -v {size} && exec {words}"], cwd=folder,
+            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         lines = begun.stderr.strip().splitlines()
         fine = begun.returncode == 0 or (len(lines) == 1 and "memory" in lines[0])

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 OWN = {"curves", ".seglens", ".lock"}
-LONGEST = 300.0  # seconds of one command
+LONGEST = 120.0  # seconds of one command
 PARTS = ("--backbone", "embedded/mllm", "--decoder", "embedded/sam")
 SMALL = ("--set", "images=2", "--set", "micro=1", "--set", "descriptor_width=16", "--set", "encoder_width=16")
 Setting = Callable[[], object]  # done in the process before the command
