@@ -11,11 +11,11 @@ import pytest
 from seglens.files import (
     SAMPLE,
     check_folder,
+    prepared,
     stamp,
     whole_folder,
     write_atomic,
     write_new,
-    write_parts,
     write_together,
 )
 
@@ -60,7 +60,8 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
-    write_parts(tmp_path / "deep" / "a", (bytes([number]) * 3 for number in range(3)))
+    with prepared({tmp_path / "deep" / "a": (bytes([number]) * 3 for number in range(3))}) as place:
+        place()
     assert (tmp_path / "deep" / "a").read_bytes() == b"\0\0\0\1\1\1\2\2\2"
 
     def breaking() -> Iterator[bytes]:
@@ -68,7 +69,8 @@ def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        write_parts(tmp_path / "deep" / "a", breaking())
+        with prepared({tmp_path / "deep" / "a": breaking()}) as place:
+            place()
     assert (tmp_path / "deep" / "a").read_bytes()[:3] == b"\0\0\0"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a"]
 

@@ -86,12 +86,6 @@ def _move(written: list[tuple[Path, Path]]) -> None:
         os.replace(temporary, path)
 
 
-def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """As `write_atomic`, of data that comes in parts and need not fit in memory."""
-    with prepared({path: parts}) as place:
-        place()
-
-
 def _written(path: Path, parts: Iterable[bytes], aside: Path | None) -> Path:
     """A hidden file with the data, on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
