@@ -68,9 +68,8 @@ def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
         yield b"new"
         raise RuntimeError("no more")
 
-    with pytest.raises(RuntimeError, match="no more"):
-        with prepared({tmp_path / "deep" / "a": breaking()}) as place:
-            place()
+    with pytest.raises(RuntimeError, match="no more"), prepared({tmp_path / "deep" / "a": breaking()}) as place:
+        place()
     assert (tmp_path / "deep" / "a").read_bytes()[:3] == b"\0\0\0"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a"]
 
