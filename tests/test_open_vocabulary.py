@@ -55,11 +55,12 @@ def test_one_question_per_class_and_the_loudest_logit_of_each_pixel(
     data = Listed([labelled(scene, Target("dog", left), Target("bus", right))])
     said = [silent.segment(scene.image, name) for name in CLASSES]
     assert all(one.presence is None for one in said)
-    assert all(one.mask_logits.shape == scene.image.shape[:2] for one in said)
+    logits = [one.mask_logits for one in said]  # made anew whenever they are asked for
+    assert all(one.shape == scene.image.shape[:2] for one in logits)
     counts = [[0, 0, 0] for _ in CLASSES]
     for y, x in np.ndindex(*left.shape):
         if left[y, x] or right[y, x]:
-            heard = [float(one.mask_logits[y, x]) for one in said]
+            heard = [float(one[y, x]) for one in logits]
             predicted, actual = heard.index(max(heard)), 1 if left[y, x] else 3
             for number, count in enumerate(counts):
                 count[0] += predicted == number == actual

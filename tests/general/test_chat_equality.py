@@ -43,6 +43,8 @@ def bare(plain: Path, questions: list[tuple[str, Question]]) -> dict[str, str]:
     return said
 
 
+# what `ask` says beside the answer: the pictures and words are of benchmarks, not of the drawn world
+@pytest.mark.filterwarnings("ignore:The (picture|words?) :UserWarning")
 def test_the_head_leaves_every_answer_as_it_was(
     segmenter: Segmenter, questions: list[tuple[str, Question]], bare: dict[str, str]
 ) -> None:

@@ -58,6 +58,8 @@ def model() -> SegLensVLM:
     return supported_vlm["seglens"]()
 
 
+# what `ask` says beside the answer: the pictures and words are of benchmarks, not of the drawn world
+@pytest.mark.filterwarnings("ignore:The (picture|words?) :UserWarning")
 def test_the_harness_gets_the_answers_of_the_bare_model(
     model: SegLensVLM, segmenter: Segmenter, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from seglens import Segmenter
 from seglens.data.world import WorldData
-from seglens.miniature import ablate, build, lessons, promptable, upper, vision
+from seglens.miniature import ablate, build, familiar, lessons, promptable, upper, vision
 from seglens.miniature.recipe import Budget
 from seglens.miniature.world import World
 
@@ -29,6 +29,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "HEAD_DATA", WorldData(n=4, seed=6, split="train", queries=3))
     monkeypatch.setattr(build, "HEAD_TRAINING", replace(build.HEAD_TRAINING, steps=2, images=2, save_every=1))
     monkeypatch.setattr(build, "TUNED", {name: replace(lot, steps=2, images=2) for name, lot in build.TUNED.items()})
+    for name in ("SCENES", "STRANGE", "HELD", "STEPS"):
+        monkeypatch.setattr(familiar, name, 4)
     monkeypatch.setattr(vision, "evaluator", lambda *_: nothing)
     monkeypatch.setattr(promptable, "examiner", lambda *_: nothing)
     monkeypatch.setattr(upper, "examiner", lambda *_: nothing)

@@ -29,7 +29,7 @@ class Familiarity:
     spread: Float[Tensor, " d"]
     look: Float[Tensor, "k d"]  # what is looked for in a patch
     least: Float[Tensor, " k"]
-    weight: Float[Tensor, " 2k"]  # of its mean over the patches, and of its standard deviation
+    weight: Float[Tensor, " 2*k"]  # of its mean over the patches, and of its standard deviation
     threshold: Float[Tensor, ""]
 
     @classmethod
@@ -72,7 +72,7 @@ class Familiarity:
 
 def read(
     rows: Float[Tensor, "b f d"], shown: Bool[Tensor, "b f"], look: Float[Tensor, "k d"], least: Float[Tensor, " k"],
-    weight: Float[Tensor, " 2k"],
+    weight: Float[Tensor, " 2*k"],
 ) -> Float[Tensor, " b"]:  # fmt: skip
     """The score of normalised states: `weight` times mean and standard deviation of max(0, rows · look - least)."""
     share = shown / shown.sum(1, keepdim=True).clamp(min=1)
