@@ -95,6 +95,18 @@ def test_our_own_reader_takes_it(form: str, tmp_path: Path, images: Path) -> Non
     assert [t.query for t in one_each.targets][:2] == [f"each of the cups, {n} from the left" for n in ("1st", "2nd")]
 
 
+def test_the_first_pixel_alone_is_a_mask(tmp_path: Path) -> None:
+    """Its polygon looks like the whole image in shares of its sides."""
+    mask = np.zeros((40, 60), bool)
+    mask[0, 0] = True
+    (tmp_path / "images").mkdir()
+    Image.fromarray(found("dot", mask).image).save(tmp_path / "images" / "a.png")
+    write([Page("a", [found("dot", mask)], "a.png")], tmp_path, list(FILES))
+    for file in FILES.values():
+        (sample,) = load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / file}")
+        np.testing.assert_array_equal(sample.targets[0].mask, mask)
+
+
 def test_supervision_takes_it(tmp_path: Path, images: Path) -> None:
     """Exactly from run lengths. From polygons it draws outlines too: up to one pixel more to the right and below."""
     write(pages(), tmp_path, list(FILES))

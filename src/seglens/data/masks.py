@@ -127,6 +127,7 @@ class Polygons:
     the image by more than `SLACK`: they would be cut at its border without a word."""
 
     parts: Sequence[Any]  # a file may hold anything: checked when drawn
+    scaled: bool = False  # made of shares of the image's sides: whatever they are, they are pixels
 
     @classmethod
     def of(cls, parts: Sequence[Any]) -> Polygons:
@@ -141,7 +142,7 @@ class Polygons:
             raise ValueError("got no polygon; an object needs at least one, and an absent target is written otherwise")
         for part in self.parts:
             _check_polygon(part)
-        _check_inside(self.parts, size)
+        _check_inside(self.parts, size, self.scaled)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
         return Drawn(decode_rle(rle, size))
 
@@ -160,10 +161,11 @@ def _check_polygon(part: Any) -> None:
         raise ValueError(f"got a polygon with a coordinate that is no pixel: {shown}")
 
 
-def _check_inside(parts: Sequence[Any], size: tuple[int, int]) -> None:
+def _check_inside(parts: Sequence[Any], size: tuple[int, int], scaled: bool) -> None:
     corners = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in parts])
     sides = np.array([size[1], size[0]])
-    if corners.min() >= 0 and corners.max() <= 1 and min(size) > 2:  # they would be drawn as a pixel
+    first = corners.min() >= 0 and corners.max() <= 1 and min(size) > 2  # they would be drawn as a pixel
+    if first and not scaled and (corners % 1).any():  # whole numbers may well mean that pixel
         raise ValueError(
             f"got polygons that lie within one pixel of {size[0]} x {size[1]}; if their numbers are shares of the "
             "image's sides, multiply x by its width and y by its height"

@@ -66,7 +66,7 @@ class Shares:
 
     def draw(self, size: tuple[int, int]) -> Drawn:
         sides = np.array([size[1], size[0]], np.float64)
-        return Polygons([(part * sides).ravel().tolist() for part in self.parts]).draw(size)
+        return Polygons([(part * sides).ravel().tolist() for part in self.parts], scaled=True).draw(size)
 
 
 def _of_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
