@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,7 +48,7 @@ def test_every_stage_leads_to_a_segmenter(short: None, tmp_path: Path, monkeypat
     for head in ("lens", *build.TUNED):
         prediction = Segmenter.from_pretrained(weights / head).segment(scene.image, "the largest thing")
         assert prediction.mask.shape == scene.ids.shape
-        assert torch.isfinite(torch.from_numpy(prediction.mask_logits)).all()
+        assert np.isfinite(prediction.mask_logits).all()
     # the same parts serve the ablations
     monkeypatch.setattr(ablate, "HEAD_TRAINING", build.HEAD_TRAINING)
     monkeypatch.setattr(ablate, "DATA", build.HEAD_DATA)
