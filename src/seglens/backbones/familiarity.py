@@ -22,9 +22,9 @@ MOST = 8.0  # standard deviations: one wild number of a patch decides nothing
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """Reads the states of patches behind layer `layer` of the tower (0: its embeddings)."""
+    """Reads the states of patches behind some layers of the tower (0: its embeddings), side by side."""
 
-    layer: Int[Tensor, ""]
+    layers: Int[Tensor, " l"]
     mean: Float[Tensor, " d"]  # of the states of familiar pictures
     spread: Float[Tensor, " d"]
     look: Float[Tensor, "k d"]  # what is looked for in a patch
@@ -53,7 +53,7 @@ class Familiarity:
 
     def knows(self, tower: Sequence[Float[Tensor, "1 n d"]], frame: Frame) -> bool:
         """Whether the picture is familiar, by the tower's states of its canvas, layer by layer."""
-        states = tower[int(self.layer)][:, -(self.side(tower) ** 2) :]
+        states = patches(tower, self.layers.tolist())
         return float(self.score(states, content(frame, self.side(tower))[None].to(states.device))) >= float(
             self.threshold
         )
@@ -68,6 +68,12 @@ class Familiarity:
         given = {name: tensor.to(states.device, torch.float32) for name, tensor in self.state().items()}
         rows = ((states.float() - given["mean"]) / given["spread"]).clamp(-MOST, MOST)
         return read(rows, shown, given["look"], given["least"], given["weight"])
+
+
+def patches(tower: Sequence[Float[Tensor, "1 n v"]], layers: Sequence[int]) -> Float[Tensor, "1 f d"]:
+    """The states of the patches behind these layers, side by side."""
+    count = Familiarity.side(tower) ** 2
+    return torch.cat([tower[layer][:, -count:] for layer in layers], -1)
 
 
 def read(

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import SamImageProcessorPil
 
 from seglens.backbones import load_backbone
+from seglens.backbones.familiarity import FILE
 from seglens.cache import Cache
 from seglens.checkpoint import HeadConfig, Origin, save_head
 from seglens.courses import practise
@@ -32,7 +33,7 @@ from seglens.lessons import Drawn
 from seglens.locks import LOCK, held
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.base import TunedMethod
-from seglens.miniature.familiar import calibrate
+from seglens.miniature.familiar import FLAGGED, calibrate
 from seglens.miniature.heads import lens_config, miniature_config
 from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
@@ -230,8 +231,9 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
 
 def stage_familiar(out: Path, weights: Path) -> None:
     """Which pictures are of the world, by what the exported MLLMs' vision towers say of them."""
-    for name in ("mllm", "internvl"):
-        calibrate(load_backbone(weights / name, dtype=torch.float32), weights / name)
+    for name, flagged in FLAGGED.items():
+        (weights / name / FILE).unlink(missing_ok=True)  # one of an earlier version might not be read any more
+        calibrate(load_backbone(weights / name, dtype=torch.float32), weights / name, flagged)
 
 
 RUN: dict[str, Callable[[Path, Path], None]] = {

@@ -1,5 +1,6 @@
 """Pictures that are not of the drawn world, made by code: what photographs are like as far as their statistics go
-(dead leaves: things of all sizes before one another, shaded and with 1/f textures), clouds, noise and plain colours."""
+(dead leaves: things of all sizes before one another, shaded and with 1/f textures), landscapes with such things, the
+world's own grounds with strange things or nothing on them, clouds, noise and plain colours."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
+from seglens.miniature.backgrounds import background
 from seglens.miniature.world import SIZE
 
-KINDS = {"leaves": 0.75, "clouds": 0.13, "noise": 0.06, "plain": 0.06}
+KINDS = {"leaves": 0.38, "land": 0.2, "ground": 0.26, "clouds": 0.08, "noise": 0.04, "plain": 0.04}
 GREY, CUT = 0.15, 0.5  # shares
 
 
@@ -17,7 +19,8 @@ def strange(seed: int, index: int) -> UInt8[np.ndarray, "h w 3"]:
     """Picture number `index`: at most SIZE pixels a side, a pure function of its arguments."""
     rng = np.random.default_rng([seed, index])
     kind = rng.choice(list(KINDS), p=list(KINDS.values()))
-    image = {"leaves": _leaves, "clouds": _clouds, "noise": _noise, "plain": _plain}[kind](rng)
+    made = {"leaves": _leaves, "land": _land, "ground": _ground, "clouds": _clouds, "noise": _noise, "plain": _plain}
+    image = made[kind](rng)
     if rng.random() < GREY:
         image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
     if rng.random() < CUT:
@@ -44,19 +47,49 @@ def _colours(rng: np.random.Generator, count: int) -> Float[np.ndarray, "n 3"]:
 
 
 def _leaves(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Things before one another until little else is left."""
+    image = _colours(rng, 1)[0] + _cloud(rng, rng.uniform(0.6, 2.2), 1) * rng.uniform(0, 50)
+    image = image + _cloud(rng, 2.2, 1) * rng.uniform(0, 40)
+    _strew(rng, image, int(rng.integers(8, 140)), rng.uniform(4, 30), rng.uniform(60, 200))
+    return _photographed(rng, image)
+
+
+def _land(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """A sky or a wall, one or two grounds below it, and a few things."""
+    y, image = np.linspace(-1, 1, SIZE)[:, None, None], np.zeros((SIZE, SIZE, 3))
+    for level in (-1.0, *np.sort(rng.uniform(-0.6, 0.7, int(rng.integers(1, 4))))):
+        edge = level + _cloud(rng, 2.5, 1)[:1] * rng.choice([0, 0.02, 0.08])
+        colour = _colours(rng, 1)[0] + y * rng.normal(size=3) * 25
+        texture = _cloud(rng, rng.uniform(0.3, 2.4), 1) * rng.choice([0, rng.uniform(2, 35)])
+        image = np.where(y >= edge, colour + texture, image)
+    _strew(rng, image, int(rng.integers(0, 40)), rng.uniform(4, 20), rng.uniform(30, 90))
+    return _photographed(rng, image)
+
+
+def _ground(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Where the world's things would stand: nothing, or things that are none of its."""
+    image = background(rng, SIZE).astype(float)
+    _strew(rng, image, int(rng.choice([0, int(rng.integers(1, 12))])), rng.uniform(12, 40), rng.uniform(40, 90))
+    return _picture(image)
+
+
+def _strew(rng: np.random.Generator, image: np.ndarray, count: int, least: float, most: float) -> None:
+    """Things of all sizes, the large ones first: few are large and many small, as in the world that is photographed."""
     textures = [_cloud(rng, rng.uniform(0.6, 2.2), 1) for _ in range(3)]
     strengths = rng.uniform(0, 45, 3) * (rng.random(3) < 0.75)
-    image = _colours(rng, 1)[0] + textures[0] * rng.uniform(0, 50) + _cloud(rng, 2.2, 1) * rng.uniform(0, 40)
-    palette, least, most = _colours(rng, int(rng.integers(3, 12))), rng.uniform(4, 30), rng.uniform(60, 200)
-    count = int(rng.integers(8, 140))
-    for radius in np.sort(least / np.sqrt(rng.uniform((least / most) ** 2, 1, count)))[::-1]:
+    palette = _colours(rng, int(rng.integers(3, 12)))
+    for radius in np.sort(least / np.sqrt(rng.uniform(min(1, least / most) ** 2, 1, count)))[::-1]:
         _leaf(rng, image, float(radius), palette[rng.integers(len(palette))], textures, strengths)
+
+
+def _photographed(rng: np.random.Generator, image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """In a light from one side, with a tint, grain and blur."""
     y, x = np.ogrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
-    image += (x * rng.normal() + y * rng.normal())[..., None] * rng.uniform(0, 50)
-    image += _cloud(rng, 1.5, 3) * rng.uniform(0, 6) + rng.normal(size=image.shape) * rng.choice([0, 2, 6])
-    picture = _picture(image * rng.uniform(0.6, 1.1))
+    image = image + (x * rng.normal() + y * rng.normal())[..., None] * rng.uniform(0, 50)
+    image = image + _cloud(rng, 1.5, 3) * rng.uniform(0, 6) + rng.normal(size=image.shape) * rng.choice([0, 2, 6])
+    picture = Image.fromarray(_picture(image * rng.uniform(0.6, 1.1)))
     blur = float(rng.choice([0, 0.5, 1, 2.5], p=[0.4, 0.3, 0.2, 0.1]))
-    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(blur)))
+    return np.asarray(picture.filter(ImageFilter.GaussianBlur(blur)))
 
 
 def _leaf(
