@@ -167,6 +167,7 @@ def test_the_tools_are_listed_with_what_they_take_and_give(talk: Talk) -> None:
     assert tools["segment"].output_schema["properties"]["answers"]["type"] == "array"
     assert set(tools["refine"].input_schema["properties"]) == {"image", "query", "clicks", "box", "overlay", "trust"}
     assert all(tool.annotations.read_only_hint for tool in tools.values())
+    assert all(tool.input_schema["additionalProperties"] is False for tool in tools.values())
 
 
 def test_segment_answers_as_the_package_does(talk: Talk, text: str, scene: Sample, opened: OpenedImage) -> None:
@@ -263,6 +264,10 @@ def test_ask_and_describe_are_the_untouched_model(talk: Talk, text: str, scene: 
         ("refine", {"image": "OPEN", "query": "cup", "clicks": [{"x": 1, "y": 1, "label": 2}]}, "label"),
         ("refine", {"image": "OPEN", "query": "cup", "clicks": [{"x": 1}]}, "Field required"),
         ("refine", {"image": "OPEN", "query": "cup", "box": {"x0": 5, "y0": 5, "x1": 1, "y1": 1}}, "box"),
+        ("segment", {"image": "OPEN", "queries": ["cup"], "threshold": 0.7}, "threshold\n  Extra inputs are not"),
+        ("refine", {"image": "OPEN", "query": "cup", "points": [[1, 1]]}, "points\n  Extra inputs are not"),
+        ("ask", {"image": "OPEN", "question": "what is it?", "max_tokens": 5}, "max_tokens\n  Extra inputs are not"),
+        ("describe_image", {"image": "OPEN", "language": "fr"}, "language\n  Extra inputs are not"),
         ("ask", {"image": "OPEN", "question": ""}, "at least 1 character"),
         ("describe_image", {}, "Field required"),
         ("paint", {"image": "OPEN"}, "Unknown tool"),

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, create_model
 
 from seglens import __version__
 from seglens.integrations.desk import MOST_QUERIES, Desk, Sight
@@ -26,6 +26,7 @@ try:
     import anyio.to_thread
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
+    from mcp.server.mcpserver.tools import Tool
     from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 except ImportError as error:
     raise ImportError("the MCP server needs the library 'mcp': pip install 'seglens[tools]'") from error
@@ -150,14 +151,22 @@ def _bounded(call: Callable[[], T], cancelled: threading.Event, seconds: float) 
 
 def build_server(tools: Tools) -> MCPServer:
     """The server, not yet listening."""
-    server: MCPServer = MCPServer(
-        "seglens", version=__version__, log_level="WARNING",
+    verbs = (tools.segment, tools.refine, tools.ask, tools.describe_image)
+    return MCPServer(
+        "seglens", version=__version__, log_level="WARNING", tools=[_tool(verb, tools.taken()) for verb in verbs],
         instructions="Pixel-level sight: name a thing in words and get its mask. Send an image once, then name it by "
         "the id that every answer carries.",
     )  # fmt: skip
-    for tool in (tools.segment, tools.refine, tools.ask, tools.describe_image):
-        server.add_tool(tool, description=f"{_line(tool.__doc__ or '')} {tools.taken()}", annotations=_READS)
-    return server
+
+
+def _tool(verb: Callable[..., Awaitable[CallToolResult]], taken: str) -> Tool:
+    """A verb as a tool. An argument that it does not have is refused by name: a caller whose argument was dropped in
+    silence believes that it was obeyed."""
+    tool = Tool.from_function(verb, description=f"{_line(verb.__doc__ or '')} {taken}", annotations=_READS)
+    arguments = tool.fn_metadata.arg_model
+    strict = create_model(arguments.__name__, __base__=arguments, __cls_kwargs__={"extra": "forbid"})
+    tool.fn_metadata.arg_model, tool.parameters = strict, strict.model_json_schema(by_alias=True)
+    return tool
 
 
 def _shown(sight: Sight, overlay: bool) -> CallToolResult:
