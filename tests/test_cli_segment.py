@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,18 @@ def test_standard_input(seglens: Run, folder: Path, query: str, monkeypatch: pyt
     assert Path("out/images/stdin.png").is_file()
     names = [one["file_name"] for one in json.loads(Path("out/coco.json").read_text())["images"]]
     assert names == ["stdin.png"]
+
+
+def test_a_head_that_cannot_refuse_says_so(seglens: Run, tmp_path: Path, scene: Sample, segmenter: Segmenter) -> None:
+    picture, head = tmp_path / "a.png", tmp_path / "head"
+    Image.fromarray(scene.image).save(picture)
+    config = replace(segmenter.config, presence="untrained")
+    Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, config).save(head)
+    ask = ("segment", picture, "a zeppelin", "--trust", "--out", tmp_path / "out", "--model")
+    code, out, err = seglens(*ask, head, "--json")
+    assert (code, json.loads(out)["presence"]) == (0, None)
+    assert f"note: {head} was trained without absent targets: it shows a mask for every query" in err
+    assert "absent targets" not in seglens(*ask, "embedded", "--overwrite")[2]
 
 
 def test_words_that_could_be_either_are_refused(seglens: Run, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import multiprocessing
@@ -81,6 +82,14 @@ def test_what_was_found_cannot_be_written_over(said: Prediction) -> None:
     for array in arrays.values():
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+
+
+def test_a_copy_cannot_be_written_over_either(said: Prediction) -> None:
+    for other in (pickle.loads(pickle.dumps(said)), copy.deepcopy(said)):
+        test_what_was_found_cannot_be_written_over(other)
+        np.testing.assert_array_equal(other.instances[0].mask, said.instances[0].mask)
+        with pytest.raises(ValueError, match="read-only"):
+            other.instances[0].cut[0] = 0
 
 
 def test_a_callers_own_arrays_stay_theirs(segmenter: Segmenter, said: Prediction) -> None:

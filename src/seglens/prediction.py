@@ -63,6 +63,11 @@ class Instance:
         self.size: tuple[int, int] = size or (mask.shape[0], mask.shape[1])
         self.score = score  # mean foreground probability over the mask, in [0, 1]
 
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        """From a pickle or a copy: what was cut out of the mask is read-only as in the first one."""
+        for name, value in state[1].items():
+            setattr(self, name, read_only(value) if name == "cut" else value)
+
     @property
     def mask(self) -> Bool[np.ndarray, "h w"]:
         """At the image's size, made anew whenever it is asked for."""
@@ -112,6 +117,11 @@ class Prediction:
             given = getattr(self, name)
             if isinstance(given, np.ndarray) and given.flags.writeable:
                 object.__setattr__(self, name, read_only(given))
+
+    def __setstate__(self, fields: dict[str, Any]) -> None:
+        """From a pickle or a copy: its arrays are read-only like those of the first one."""
+        self.__dict__.update(fields)
+        self.__post_init__()
 
     def __repr__(self) -> str:
         return f"Prediction({self._caption(repr(self.query))})"

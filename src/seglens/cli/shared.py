@@ -43,6 +43,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLines = Annotated[
     bool, typer.Option("--json", help="Print JSON: a line per image and query, as seglens.schema.Line describes it.")
 ]
+NEVER_REFUSES = (
+    "note: {} was trained without absent targets: it shows a mask for every query, of what is not there too "
+    "(docs/own-data.md, negatives)"
+)
 AUTO, EMBEDDED = "auto", "embedded"  # as `seglens.devices` and `seglens.checkpoint` have them, which import torch
 
 
@@ -171,11 +175,15 @@ def progress(doing: str, total: int | None, hidden: bool) -> Iterator[Callable[.
 
 
 def load_segmenter(loading: Loading, **options: Any) -> Segmenter:
+    """The segmenter that the options name. Says on standard error when its head cannot refuse."""
     from seglens.backbones import hide_loading_bars
     from seglens.segmenter import Segmenter
 
     hide_loading_bars()
-    return Segmenter.from_pretrained(loading.model, **loading.placing, **options)
+    made = Segmenter.from_pretrained(loading.model, **loading.placing, **options)
+    if made.config.presence == "untrained":
+        say(NEVER_REFUSES.format(loading.model))
+    return made
 
 
 def load_mllm(name: str, **options: Any) -> Backbone:
