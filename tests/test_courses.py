@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from data import lisa_files, make_refer
 from own_data import write_coco
 from seglens.cache import Cache, CacheError
-from seglens.checkpoint import Origin, read_config
+from seglens.checkpoint import CheckpointError, Origin, read_config, weights_sum
 from seglens.courses import Course, any_absent, open_data, prepare
 from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.devices import usable_device
 from seglens.features import Pick, collate
 from seglens.lessons import Drawn, Streamed
+from seglens.methods.lisa import LisaConfig
 from seglens.parts import Parts
 from seglens.presets import RECIPES, Recipe, adjusted, recipe
 from seglens.types import Sample, Target
@@ -316,3 +317,49 @@ def test_mixtures_take_negatives(tmp_path: Path) -> None:
         mixed, _ = open_data(text, recipe(name))
         assert isinstance(mixed, Mixed)
         assert any_absent(mixed) == found
+
+
+LISA = LisaConfig(rank=2)
+
+
+@pytest.mark.parametrize("method", [SMALL, LISA], ids=["frozen", "tuned"])
+def test_a_training_starts_from_a_trained_head(made: Recipe, tmp_path: Path, method: object) -> None:
+    """All of its weights, the adapter's too; written down, and told apart from a run that goes on."""
+    first = replace(made, method=method)
+    trained(prepare(first, DATA, tmp_path / "one"), tmp_path / "one")
+    head = tmp_path / "one" / "head"
+    second = replace(first, training=replace(made.training, seed=9, steps=6, save_every=3))
+    course = prepare(second, DATA, tmp_path / "two", init=head)
+    assert course.notices()[0] == f"starting from the weights of {head}"
+    given, fresh_one = load_file(head / "head.safetensors"), prepare(second, DATA, tmp_path / "none").head.state_dict()
+    assert all(torch.equal(tensor.cpu(), given[name]) for name, tensor in course.head.state_dict().items())
+    assert any(not torch.equal(tensor.cpu(), given[name]) for name, tensor in fresh_one.items())
+    course.run(tmp_path / "two", quiet=True)
+    note = {"head": str(head), "weights": weights_sum(head)}
+    assert read_config(tmp_path / "two" / "head").trained["init"] == note  # type: ignore[index]
+    assert json.loads((tmp_path / "two" / "train.json").read_text())["init"] == note
+    again = prepare(second, DATA, tmp_path / "two", init=head)
+    assert again.notices()[0].startswith(f"the run in {tmp_path / 'two'} goes on from its step 6; {head} is what it")
+    again.run(tmp_path / "two", quiet=True)
+    with pytest.raises(ValueError, match=r"other settings \(init in train.json\)"):
+        prepare(second, DATA, tmp_path / "two").run(tmp_path / "two", quiet=True)
+
+
+def test_a_head_that_cannot_be_started_from(made: Recipe, tmp_path: Path, llava: Path) -> None:
+    trained(prepare(made, DATA, tmp_path / "one"), tmp_path / "one")
+    head = tmp_path / "one" / "head"
+
+    def refused(said: str, recipe: Recipe, init: Path | str = head) -> None:
+        with pytest.raises(ValueError, match=said) as caught:
+            prepare(recipe, DATA, tmp_path / "two", init=init)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "two").exists()
+
+    refused("is a head of lens, and lisa is trained here; give a head of lisa", replace(made, method=LISA))
+    other = replace(made, backbone=str(shutil.copytree(llava, tmp_path / "other")))
+    refused(rf"is a head for the MLLM {llava}, and {tmp_path / 'other'} is given here; train on the same one", other)
+    wider = replace(made, method=replace(SMALL, descriptor_width=32, threshold=0.5))
+    refused(r"has another shape \(.*settings that it was trained with: .*descriptor_width=16", wider)
+    refused("reads the MLLM at layer 4, and layer 2 is given here; give --layer 4", replace(made, layer=2))
+    with pytest.raises(CheckpointError, match=f"{tmp_path} holds no config.json"):
+        prepare(made, DATA, tmp_path / "two", init=tmp_path)

@@ -35,6 +35,7 @@ RUN = "train.json"  # what a training was started with, in its folder
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
 SEAL = "seal"  # the entry of the config that tells whether weights and settings are still those that were saved
+INIT = "init"  # the entry of a note of training that names the head it started from
 SETTLED_LATER = ("presence",)  # which older heads do not have
 SETTLED = ("method", "settings", "layer", "image_size")  # what the weights were trained for: not a person's to edit
 
@@ -44,6 +45,14 @@ Presence = Literal["trained", "untrained"]
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be trusted: what is wrong with it, and what to do."""
+
+
+class MisfitError(CheckpointError):
+    """Weights of another shape than the head that should hold them; `faults` names each tensor."""
+
+    def __init__(self, message: str, faults: Sequence[str]):
+        super().__init__(message)
+        self.faults = faults
 
 
 def weights_folder() -> Path:
@@ -226,6 +235,12 @@ def load_state(
     head.load_state_dict(state)
 
 
+def weights_sum(folder: str | Path) -> str:
+    """The SHA-256 of a head's weights, as its config was sealed with it. Raises CheckpointError as `read_config` does.
+    """
+    return str(_read(Path(folder))[SEAL]["weights"])
+
+
 def load_adapter(folder: str | Path, head: nn.Module) -> None:
     """Load the adapter of a saved head into another, whose own parts stay as they are. Raises as `load_state` does."""
     adapter = nn.Module()
@@ -266,7 +281,8 @@ def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str,
         if found[k].shape != needed[k].shape
     ]
     if faults:
-        raise CheckpointError(
+        raise MisfitError(
             f"{path} does not fit its config: {few(sorted(faults))}; the head was trained with other settings or "
-            "another backbone"
+            "another backbone",
+            sorted(faults),
         )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from seglens.cache import MANIFEST, Cache, Share, left_out
-from seglens.checkpoint import HeadConfig, Origin, Presence
+from seglens.checkpoint import (
+    INIT,
+    HeadConfig,
+    MisfitError,
+    Origin,
+    Presence,
+    few,
+    load_state,
+    read_config,
+    weights_sum,
+)
 from seglens.data import Dataset, load_data
 from seglens.data.dataset import faults_of
 from seglens.data.mixing import Epochs, Mixed, load_mixture, names_a_mixture
@@ -18,9 +29,10 @@ from seglens.data.spec import parse
 from seglens.devices import AUTO
 from seglens.exercises import Examiner
 from seglens.features import FeatureSource, Live
+from seglens.hub import resolve_folder
 from seglens.launch import need_extras
 from seglens.lessons import Drawn, Lessons, Streamed
-from seglens.methods import METHODS, Method, build_method, name_of
+from seglens.methods import METHODS, Method, build_method, method_settings, name_of
 from seglens.methods.base import TunedMethod
 from seglens.parts import Parts
 from seglens.prediction import slug
@@ -76,17 +88,19 @@ class Course:
     lessons: Lessons
     exam: FeatureSource | None
     data: Dataset | Mixed
+    told: tuple[str, ...] = ()  # of how it begins, for a person
 
     def left_out(self) -> list[str]:
         """The bad records that the data has left out so far, by name: of what is read live, more may be found."""
         return _left_out(self.data, self.lessons)
 
     def notices(self) -> list[str]:
-        """What to know of the queries for things that are not there, which teach a head to refuse."""
+        """What to know of how it begins, and of the queries for things that are not there, which teach a head to
+        refuse."""
         if self.config.presence == "untrained":
-            return [UNTRAINED]
+            return [*self.told, UNTRAINED]
         asked = parse(self.config.trained["data"])[1] if self.config.trained else {}
-        return [ADDED.format(asked["negatives"])] if "negatives" in asked else []
+        return [*self.told, *([ADDED.format(asked["negatives"])] if "negatives" in asked else [])]
 
     def run(self, out: Path, quiet: bool = False) -> dict[str, float]:
         """Train the head, or go on with it. Returns the last smoothed terms."""
@@ -95,16 +109,18 @@ class Course:
 
 def prepare(
     recipe: Recipe, data: str, out: Path, exam: str | None = None, cache: Path | None = None, live: bool = False,
-    device: str = AUTO, image_size: int | None = None,
+    device: str = AUTO, image_size: int | None = None, init: str | Path | None = None,
 ) -> Course:  # fmt: skip
     """Load the frozen parts, open the data and build the head.
 
     `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
     once and its features are kept in `cache` (by default in `out`) unless `live`; a mixture is read live unless `cache`
     is given, because new prompts at every draw are worth more than the disk that they would need. What is examined on
-    is kept in `out`.
+    is kept in `out`. `init` is a trained head (a folder or a hub id) whose weights this training starts from, adapter
+    included.
 
-    Raises ValueError when the data is kept for tests, a part cannot be had, or `cache` holds something else."""
+    Raises ValueError when the data is kept for tests, a part cannot be had, `cache` holds something else, or `init` is
+    a head of another method, of other frozen parts or of another shape."""
     need_extras(recipe.training.trackers)
     name = name_of(recipe.method)
     kind = METHODS[name]
@@ -119,6 +135,7 @@ def prepare(
             f"cache of it holds ({cache}); leave out --cache, or train a method that leaves the MLLM frozen (lens)"
         )
     recipe.training.passes(Share.here().world)
+    start = None if init is None else Start.of(init, recipe)
     opened, data = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
     if isinstance(opened, Mixed) and opened.spoken and not kind.tuned:
         raise ValueError(
@@ -132,6 +149,8 @@ def prepare(
     )  # fmt: skip
     torch.manual_seed(recipe.training.seed)
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
+    if start is not None:
+        start.give(head, None if kind.tuned else parts.backbone.layer)
     asked: FeatureSource | None = None
     if isinstance(head, TunedMethod):
         examiner = Examiner(head.mllm, parts.decoder, head.mask_side)
@@ -144,7 +163,72 @@ def prepare(
         kept = FeatureStorage(out / "features", live)
         asked = None if examined is None or exam is None else kept.source(parts, examined, exam)
     config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)), any_absent(opened))
-    return Course(recipe, head, config, lessons, asked, opened)
+    if start is None:
+        return Course(recipe, head, config, lessons, asked, opened)
+    config = replace(config, trained={**(config.trained or {}), INIT: start.note()})
+    return Course(recipe, head, config, lessons, asked, opened, start.told(out))
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained head that a training starts from: MLLMSeg's GRES stage and UFO's last stages are such."""
+
+    name: str
+    folder: Path
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, name: str | Path, recipe: Recipe) -> Start:
+        """Raises ValueError for a head of another method, or of other frozen parts."""
+        folder = resolve_folder(name)
+        config, method = read_config(folder), name_of(recipe.method)
+        if config.method != method:
+            raise ValueError(
+                f"{name} is a head of {config.method}, and {method} is trained here; give a head of {method} to start "
+                "from"
+            )
+        parts = {"MLLM": (config.backbone, recipe.backbone), "mask decoder": (config.decoder, recipe.decoder)}
+        for what, (theirs, ours) in parts.items():
+            if theirs is None or ours is None:  # a method that has no mask decoder
+                continue
+            if theirs.resolve(folder) != Origin.of(ours).resolve():
+                raise ValueError(
+                    f"{name} is a head for the {what} {theirs.name}, and {ours} is given here; train on the same one, "
+                    "or start from another head"
+                )
+        return cls(str(name), folder, recipe)
+
+    def give(self, head: Method, layer: int | None) -> None:
+        """Its weights, adapter included. Raises ValueError when they have another shape or were read at another layer.
+        """
+        theirs = read_config(self.folder).layer
+        if theirs != layer:
+            raise ValueError(
+                f"{self.name} reads the MLLM at layer {theirs}, and layer {layer} is given here; give --layer {theirs}"
+            )
+        try:
+            load_state(self.folder, head)
+        except MisfitError as error:
+            raise ValueError(
+                f"{self.name} cannot start this training, whose head has another shape ({few(error.faults)}); take the "
+                f"settings that it was trained with: {self._differing() or 'the same image size'}"
+            ) from error
+
+    def _differing(self) -> str:
+        """Its settings that are others here, as a user would give them."""
+        config = read_config(self.folder)
+        theirs: Any = method_settings(config.method, config.settings)
+        names = [field.name for field in fields(theirs)]
+        other = [name for name in names if getattr(theirs, name) != getattr(self.recipe.method, name)]
+        return ", ".join(f"{name}={getattr(theirs, name)}" for name in other)
+
+    def note(self) -> dict[str, str]:
+        return {"head": self.name, "weights": weights_sum(self.folder)}
+
+    def told(self, out: Path) -> tuple[str, ...]:
+        if newest := max((int(path.name.split("_")[1]) for path in out.glob("step_*")), default=0):
+            return (f"the run in {out} goes on from its step {newest}; {self.name} is what it started from, no more",)
+        return (f"starting from the weights of {self.name}",)
 
 
 def open_data(text: str, recipe: Recipe) -> tuple[Dataset | Mixed, str]:

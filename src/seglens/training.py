@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from seglens.checkpoint import HeadConfig
+from seglens.checkpoint import INIT, HeadConfig
 from seglens.features import FeatureSource, Lesson
 from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_curves, halting, need_extras, precise
 from seglens.lessons import Lessons
@@ -128,6 +128,7 @@ def _fit(
     passes, micro = config.passes(accelerator.num_processes)
     arrange(accelerator, passes, micro, config.clip)
     made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint()}
+    made[INIT] = (head.trained or {}).get(INIT)
     if accelerator.is_main_process:
         claim(out, made)
     trained = [p for p in method.parameters() if p.requires_grad]

@@ -24,6 +24,9 @@ def train(
     exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached features; default inside OUT.")] = None,
     live: Annotated[bool, typer.Option(help="Run the MLLM at every step instead of caching.")] = False,
+    init: Annotated[
+        str | None, typer.Option(help="Start from this head's weights: the same method, MLLM and shape.")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the head or the training, such as lr=1e-4.")
     ] = None,
@@ -49,7 +52,7 @@ def train(
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         try:
-            course = prepare(recipe, data, out, exam, cache, live, device, image_size)
+            course = prepare(recipe, data, out, exam, cache, live, device, image_size, init)
             lacks = course.left_out()
             if not rank:
                 say_left_out(lacks)
