@@ -236,7 +236,7 @@ def load_state(
 
 
 def weights_sum(folder: str | Path) -> str:
-    """The SHA-256 of a head's weights, as its config was sealed with it. Raises CheckpointError as `read_config` does."""
+    """The SHA-256 of a head's weights, as its config was sealed with it. Raises as `read_config` does."""
     return str(_read(Path(folder))[SEAL]["weights"])
 
 

@@ -199,7 +199,7 @@ class Start:
         return cls(str(name), folder, recipe)
 
     def give(self, head: Method, layer: int | None) -> None:
-        """Its weights, adapter included. Raises ValueError when they have another shape or were read at another layer."""
+        """Its weights, adapter included. Raises ValueError for another shape or layer."""
         theirs = read_config(self.folder).layer
         if theirs != layer:
             raise ValueError(
