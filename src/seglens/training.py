@@ -127,8 +127,10 @@ def _fit(
     accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
     passes, micro = config.passes(accelerator.num_processes)
     arrange(accelerator, passes, micro, config.clip)
-    made = {"training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint()}
-    made[INIT] = (head.trained or {}).get(INIT)
+    made = {
+        "training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint(),
+        INIT: (head.trained or {}).get(INIT),
+    }  # fmt: skip
     if accelerator.is_main_process:
         claim(out, made)
     trained = [p for p in method.parameters() if p.requires_grad]
