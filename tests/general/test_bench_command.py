@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import vqa_files
 
 from command import Run
 from seglens.general import BENCHMARKS
@@ -110,11 +111,28 @@ def test_a_submission_instead_of_a_score(seglens: Run, tmp_path: Path) -> None:
     )
 
 
+def test_results_of_another_tool_and_a_submission(seglens: Run, tmp_path: Path, encoded: str) -> None:
+    """A list as VQA's own code takes it is scored, and one is written for the split whose answers nobody has."""
+    root, results = vqa_files.vqav2(tmp_path, encoded), tmp_path / "results.json"
+    said = {262148000: "down", 262148001: "no", 393225000: "2"}
+    results.write_text(json.dumps([{"question_id": name, "answer": text} for name, text in said.items()]))
+    code, printed, _ = seglens("bench", "vqav2", "--root", root, "--answers", results, "--json")
+    assert code == 0
+    assert json.loads(printed)["scores"]["accuracy"] == pytest.approx((0.6 + 0 + 1) / 3)
+    test = root / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    code, _, err = seglens("bench", "vqav2", "--root", test)
+    assert code == 2
+    assert "the right answer is not public; write the file for the server with --submission" in err
+    code, _, _ = seglens("bench", "vqav2", "--root", test, "--model", "embedded", "--submission", tmp_path / "out.json")
+    assert code == 0
+    assert [row["question_id"] for row in json.loads((tmp_path / "out.json").read_text())] == [262148000, 262148001]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("mmee",), "there is no benchmark 'mmee'; choose from mme, mmbench, mmbench-circular, mmmu, mmstar, pope, "
-                    "world-vqa; did you mean 'mme'?"),
+        (("mmee",), "there is no benchmark 'mmee'; choose from gqa, mme, mmbench, mmbench-circular, mmmu, mmstar, "
+                    "okvqa, pope, textvqa, vizwiz, vqav2, world-vqa; did you mean 'mme'?"),
         (("mme",), "mme needs --root"),
         (("mme", "--root", "nowhere"), "nowhere holds no subtask of MME"),
         (("pope", "--root", "nowhere.json"), "'nowhere.json': No such file or directory"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vqa_files import WRITERS
 
 from seglens.general import BENCHMARKS, BenchmarkError, Question, take
 from shared import shared
@@ -32,7 +33,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def questions(name: str, tmp_path: Path, encoded: str, write_table: Callable[..., Path]) -> list[Question]:
-    if name in TABLES:
+    if name in WRITERS:
+        root = str(WRITERS[name](tmp_path, encoded))
+    elif name in TABLES:
         root = str(write_table(tmp_path / "table.tsv", [{**row, "image": encoded} for row in TABLES[name]]))
     else:
         root = DRAWN.get(name) or str(shared(ROOTS[name]))
@@ -49,7 +52,7 @@ def numbers(scores: Mapping[str, Any]) -> list[float]:
 
 
 def test_every_benchmark_is_tried() -> None:
-    assert {*ROOTS, *DRAWN, *TABLES} == set(BENCHMARKS)
+    assert {*ROOTS, *DRAWN, *TABLES, *WRITERS} == set(BENCHMARKS)
 
 
 def test_right_answers_score_higher_than_none(name: str, questions: list[Question]) -> None:

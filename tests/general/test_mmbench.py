@@ -99,7 +99,7 @@ def test_a_submission_for_the_server(tmp_path: Path, write_table: WriteTable, en
     with pytest.raises(BenchmarkError, match=r"test.tsv:2: index 1: the right answer is not public"):
         mmbench.score(questions, {"1": "A", "2": "B"})
     for name, delimiter in (("out.tsv", "\t"), ("out.csv", ",")):
-        mmbench.write_submission(tmp_path / name, questions, {"1": "A", "2": "B"})
+        mmbench.SUBMISSION.write(tmp_path / name, questions, {"1": "A", "2": "B"})
         with (tmp_path / name).open(newline="") as file:
             written = list(csv.DictReader(file, delimiter=delimiter))
         assert [line["prediction"] for line in written] == ["A", "B"]
@@ -107,9 +107,9 @@ def test_a_submission_for_the_server(tmp_path: Path, write_table: WriteTable, en
             {k: v for k, v in line.items() if k != "image"} for line in rows
         ]
     with pytest.raises(BenchmarkError, match=r"must end in .tsv or .csv"):
-        mmbench.write_submission(tmp_path / "out.xlsx", questions, {"1": "A", "2": "B"})
+        mmbench.SUBMISSION.write(tmp_path / "out.xlsx", questions, {"1": "A", "2": "B"})
     with pytest.raises(BenchmarkError, match=r"1 of 2 questions have no answer, the first is '2'"):
-        mmbench.write_submission(tmp_path / "less.tsv", questions, {"1": "A"})
+        mmbench.SUBMISSION.write(tmp_path / "less.tsv", questions, {"1": "A"})
     assert not (tmp_path / "less.tsv").exists()
 
 

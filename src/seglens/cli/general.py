@@ -11,9 +11,11 @@ import typer
 
 from seglens.cli.shared import AsJson, Loading, Overwrite, emit, load_mllm, load_segmenter, tell_faults
 
+NAMES = "gqa, mme, mmbench, mmbench-circular, mmmu, mmstar, okvqa, pope, textvqa, vizwiz, vqav2 or world-vqa."
+
 
 def bench(
-    name: Annotated[str, typer.Argument(help="mme, mmbench, mmbench-circular, mmmu, mmstar, pope or world-vqa.")],
+    name: Annotated[str, typer.Argument(help=NAMES)],
     loading: Loading,
     root: Annotated[str, typer.Option(help="The benchmark's folder or file; for world-vqa such as n=50,seed=1.")] = "",
     backbone: Annotated[str | None, typer.Option(help="Ask this bare MLLM (folder or hub id), without a head.")] = None,
@@ -21,9 +23,7 @@ def bench(
     limit: Annotated[int | None, typer.Option(help="Only so many questions, and those judged with them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write answers here as they come; go on where it stopped.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Score these answers; no model is asked.")] = None,
-    submission: Annotated[
-        Path | None, typer.Option(help="Write the .tsv or .csv for MMBench's server instead.")
-    ] = None,
+    submission: Annotated[Path | None, typer.Option(help="Write the file for the benchmark's server instead.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; the benchmark's own by default.")] = None,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -32,15 +32,14 @@ def bench(
     it answers as a method that tunes it would leave it, if chat ran through the adapter too."""
     from seglens.files import check_free
     from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take, whole
-    from seglens.general.mmbench import check_submission
     from seglens.names import check_name
 
     check_name(name, BENCHMARKS, "benchmark")
     benchmark = BENCHMARKS[name]
-    if submission is not None and benchmark.submit is None:
+    if submission is not None and benchmark.submission is None:
         raise BenchmarkError(f"{name} has no server for answers; leave out --submission")
-    if submission is not None:  # before a question is asked
-        check_submission(submission)
+    if submission is not None and benchmark.submission is not None:  # before a question is asked
+        benchmark.submission.check(submission)
         check_free([] if overwrite else [submission])
     if not root and name != "world-vqa":
         raise BenchmarkError(f"{name} needs --root, the folder or file of its questions")
@@ -68,8 +67,8 @@ def bench(
         questions = whole(questions, failed)
     report: dict[str, Any] = {"benchmark": name, "root": root, **asked, "asked": len(questions)}
     report["first_image_only"] = sum(len(question.images) > 1 for question in questions)
-    if submission is not None and benchmark.submit is not None:
-        benchmark.submit(submission, questions, said)
+    if submission is not None and benchmark.submission is not None:
+        benchmark.submission.write(submission, questions, said)
         report["submission"] = str(submission)
     else:
         report["scores"] = benchmark.score(questions, said)

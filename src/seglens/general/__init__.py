@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from seglens.general import mmbench, mme, mmmu, mmstar, pope, world
+from seglens.general import gqa, mmbench, mme, mmmu, mmstar, pope, textvqa, vizwiz, vqa, world
 from seglens.general.questions import BenchmarkError, Question
 from seglens.general.running import checked, read_answers, run, take, whole
+from seglens.general.submissions import Submission
 
 Read = Callable[[str], list[Question]]
 Score = Callable[[Sequence[Question], Mapping[str, str]], dict[str, Any]]
-Submit = Callable[[Path, Sequence[Question], Mapping[str, str]], None]
 
 
 @dataclass(frozen=True)
@@ -24,17 +23,33 @@ class Benchmark:
     read: Read
     score: Score
     max_new_tokens: int = 128
-    submit: Submit | None = None
+    submission: Submission | None = None
 
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "gqa": Benchmark(gqa.read, gqa.score, vqa.MAX_NEW_TOKENS, gqa.SUBMISSION),
     "mme": Benchmark(mme.read, mme.score),
-    "mmbench": Benchmark(mmbench.read, mmbench.score, submit=mmbench.write_submission),
-    "mmbench-circular": Benchmark(mmbench.read_circular, mmbench.score, submit=mmbench.write_submission),
+    "mmbench": Benchmark(mmbench.read, mmbench.score, submission=mmbench.SUBMISSION),
+    "mmbench-circular": Benchmark(mmbench.read_circular, mmbench.score, submission=mmbench.SUBMISSION),
     "mmmu": Benchmark(mmmu.read, mmmu.score),
     "mmstar": Benchmark(mmstar.read, mmstar.score),
+    "okvqa": Benchmark(vqa.read_okvqa, vqa.score, vqa.MAX_NEW_TOKENS),
     "pope": Benchmark(pope.read, pope.score),
+    "textvqa": Benchmark(textvqa.read, textvqa.score, vqa.MAX_NEW_TOKENS, textvqa.SUBMISSION),
+    "vizwiz": Benchmark(vizwiz.read, vizwiz.score, vqa.MAX_NEW_TOKENS, vizwiz.SUBMISSION),
+    "vqav2": Benchmark(vqa.read_vqav2, vqa.score, vqa.MAX_NEW_TOKENS, vqa.SUBMISSION),
     "world-vqa": Benchmark(world.read, world.score, max_new_tokens=12),
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkError", "Question", "checked", "read_answers", "run", "take", "whole"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "BenchmarkError",
+    "Question",
+    "Submission",
+    "checked",
+    "read_answers",
+    "run",
+    "take",
+    "whole",
+]

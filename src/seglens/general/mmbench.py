@@ -18,6 +18,7 @@ from seglens.files import write_atomic
 from seglens.general.answers import choice_prompt, infer_letter, mean, paired
 from seglens.general.choices import Row, only_table, rows
 from seglens.general.questions import BenchmarkError, Question, distinct
+from seglens.general.submissions import Submission
 
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 STEP = 1_000_000  # between a question's index and that of its next rotation
@@ -102,26 +103,14 @@ def _by(names: Mapping[str, str], hits: Mapping[str, bool]) -> dict[str, float]:
     return {name: mean(values) for name, values in sorted(found.items())}
 
 
-def check_submission(path: Path) -> None:
-    """Raises BenchmarkError when no file of that name can be written."""
-    if path.suffix not in DELIMITERS:
-        raise BenchmarkError(
-            f"{path} must end in .tsv or .csv (for .xlsx open one of them in a spreadsheet and save it)"
-        )
-
-
-def write_submission(path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
-    """The table for the evaluation server: every column but the image, and `prediction`. The server takes .xlsx, .tsv
-    and .csv; the last two are written here, by the name's ending."""
-    check_submission(path)
-    missing = [question.id for question in questions if question.id not in answers]
-    if missing:
-        raise BenchmarkError(
-            f"{len(missing)} of {len(questions)} questions have no answer, the first is {missing[0]!r}"
-        )
+def _write_table(path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
     text = io.StringIO()
     rows = [{**question.record, "prediction": answers[question.id]} for question in questions]
     writer = csv.DictWriter(text, list(rows[0]), delimiter=DELIMITERS[path.suffix], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())
+
+
+# every column but the image, and `prediction`; the server takes .xlsx, .tsv and .csv
+SUBMISSION = Submission(tuple(DELIMITERS), _write_table, " (for .xlsx open one of them in a spreadsheet and save it)")

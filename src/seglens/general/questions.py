@@ -89,7 +89,7 @@ class Question:
     category: str = ""
     area: str = ""
     kind: str = ""
-    record: Mapping[str, str] = field(default_factory=dict, repr=False)  # what a submission repeats
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what a submission repeats
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """Its first image: the chat path takes one (VLMEvalKit's practice for models that take one)."""
@@ -121,6 +121,29 @@ def distinct(questions: Sequence[Question], what: str) -> list[Question]:
     if twice is not None:
         raise BenchmarkError(f"{twice.where}: the id {twice.id!r} is taken already; each question needs its own")
     return list(questions)
+
+
+def folder_near(file: Path, names: Sequence[str]) -> Path:
+    """The first folder of these names that is there, beside the file or one or two folders above; else the first name
+    beside it."""
+    places = [above / name for above in list(file.absolute().parents)[:3] for name in names]
+    return next((place for place in places if place.is_dir()), file.parent / names[0])
+
+
+def only_file(root: str, patterns: Sequence[str], what: str) -> Path:
+    """The file `root`, or of that folder and those in it the file that the first pattern with one finds."""
+    path = Path(root)
+    if not path.is_dir():
+        return path
+    for pattern in patterns:
+        found = sorted(path.glob(f"**/{pattern}"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise BenchmarkError(
+                f"{root} holds {len(found)} files {pattern}; name one with --root: {found[0]} is the first"
+            )
+    raise BenchmarkError(f"{root} holds no {' and no '.join(patterns)}; name {what}'s folder or its file with --root")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

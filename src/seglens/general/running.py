@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from seglens.general.questions import BenchmarkError, Question, json_lines, read_json, table
 
 Ask = Callable[[UInt8[np.ndarray, "h w 3"], str, int], str]  # image, question, max_new_tokens
-IDS, SAID = ("id", "question_id", "index"), ("answer", "prediction", "text")
+IDS, SAID = ("id", "question_id", "index", "questionId", "image"), ("answer", "prediction", "text")
 
 
 def take(questions: Sequence[Question], limit: int | None) -> list[Question]:
@@ -156,7 +156,8 @@ class AnswerFile:
 
 def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
     """Answers from a file: JSON lines (id and answer, as a run writes them), a JSON object id -> answer (MMMU's
-    outputs), or a .tsv or .csv with the columns index and prediction (VLMEvalKit's). Each id once, and a question's."""
+    outputs), a JSON list of objects (the results of VQA, GQA and VizWiz), or a .tsv or .csv with the columns index and
+    prediction (VLMEvalKit's). Each id once, and a question's."""
     known, found = {question.id for question in questions}, dict[str, str]()
     for where, name, said in _said(path):
         if name not in known:
@@ -169,9 +170,7 @@ def _said(path: Path) -> Iterable[tuple[str, str, str]]:
     """Where, id and answer of each."""
     if path.suffix == ".json":
         value = read_json(path)
-        if not isinstance(value, dict):
-            raise BenchmarkError(f"{path}: got a {type(value).__name__}; need an object id -> answer, or a .jsonl")
-        rows = [({"id": name, "answer": said}, f"{path}: {name}") for name, said in value.items()]
+        rows = _rows_of(value, path)
     elif path.suffix in (".tsv", ".csv"):
         found = table(path, ("index", "prediction"), "\t" if path.suffix == ".tsv" else ",")
         rows = [(row, f"{path}:{number}") for number, row in found]
@@ -179,6 +178,16 @@ def _said(path: Path) -> Iterable[tuple[str, str, str]]:
         rows = [(row, f"{path}:{number}") for number, row in json_lines(path) if "run" not in row]
     for row, where in rows:
         yield where, *_answer(row, where)
+
+
+def _rows_of(value: Any, path: Path) -> list[tuple[dict[str, Any], str]]:
+    if isinstance(value, dict):
+        return [({"id": name, "answer": said}, f"{path}: {name}") for name, said in value.items()]
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+        return [(row, f"{path}: [{number}]") for number, row in enumerate(value)]
+    raise BenchmarkError(
+        f"{path}: got a {type(value).__name__}; need an object id -> answer, a list of objects, or a .jsonl"
+    )
 
 
 def _answer(row: Mapping[str, Any], where: str) -> tuple[str, str]:
