@@ -210,7 +210,7 @@ def test_predictions_on_disk_score_the_same(segmenter: Segmenter, tmp_path: Path
     path.write_text("".join(json.dumps(line) + "\n" for line in prediction_lines(records)))
     again = read_predictions(path)
     assert again.outcomes == [r.outcome for r in records]
-    for protocol in ("lisa", "gres", "fp-refcoco"):
+    for protocol in ("lisa", "gres", "rec", "fp-refcoco"):
         expected = {"file": str(path), "protocol": protocol, **results(records, protocol), "skipped": 0}
         assert score(again, protocol) == expected
     assert results(records, "world") == summarise(records)

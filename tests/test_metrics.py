@@ -15,14 +15,17 @@ from seglens.metrics import (
     Counts,
     bootstrap,
     bootstrap_ratio,
+    box_iou,
     ciou,
     class_counts,
+    extent,
     giou,
     gres_rule,
     iou,
     miou,
     overlap,
     precision_at,
+    true_extent,
 )
 from seglens.protocols import PRECISIONS
 
@@ -34,6 +37,21 @@ def rows(*lines: str) -> torch.Tensor:
 
 PREDICTION = rows("##..", "####", "....", "#...", "....", "..##")
 TARGET = rows(".##.", "####", "##..", "....", "....", "..#.")
+
+
+def test_boxes_of_masks_as_mllmseg_has_them() -> None:
+    """Rows 5 to 14 and columns 10 to 19 against the annotation's box of the same square: 81 of 100, because the mask's
+    ends at the number of its last pixel; against its own mask's: 1. The numbers are those of its test script."""
+    mask = np.zeros((40, 60), bool)
+    assert extent(mask) is None
+    mask[5:15, 10:20] = True
+    assert extent(mask) == (10, 5, 19, 14)
+    square, beside = true_extent(None, (10.0, 5.0, 10.0, 10.0)), true_extent(None, (30.0, 5.0, 10.0, 10.0))
+    assert box_iou(extent(mask), square) == pytest.approx(0.81)
+    assert box_iou(extent(mask), true_extent(extent(mask), None)) == 1
+    assert box_iou(extent(mask), true_extent(None, (14.5, 5.0, 9.0, 9.0))) == pytest.approx(40.5 / (81 + 81 - 40.5))
+    assert box_iou(extent(mask), beside) == box_iou(None, square) == box_iou(square, None) == 0
+    assert box_iou((3.0, 3.0, 3.0, 3.0), (3.0, 3.0, 3.0, 3.0)) == 0  # one pixel has no area there
 
 
 def test_small_table() -> None:

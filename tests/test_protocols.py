@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,17 @@ def test_fp_refcoco() -> None:
     assert "gIoU" not in report
 
 
+def test_rec_counts_boxes_above_one_half() -> None:
+    """Two of three targets: exactly one half is a miss, as in MLLMSeg's test script; no target is none to find."""
+    found = [replace(HIT, boxes=boxes, image=name) for boxes, name in ((0.81, "i"), (0.5, "j"), (0.51, "k"))]
+    report = PROTOCOLS["rec"]([*found, RIGHTLY])
+    assert report["box_P@0.5"] == 2 / 3
+    assert report["box_P@0.5_95"][0] < 2 / 3 < report["box_P@0.5_95"][1]
+    assert report["cIoU"] == pytest.approx(0.9)
+    assert PROTOCOLS["rec"]([RIGHTLY])["box_P@0.5"] is None
+    assert PROTOCOLS["rec"]([])["box_P@0.5"] is None
+
+
 def test_reasonseg_reports_short_and_long_apart() -> None:
     short, long = outcome(5, 10, 5, kind="short"), outcome(10, 10, 10, kind="long", image="j")
     report = PROTOCOLS["lisa"]([short, long])
@@ -99,5 +111,5 @@ def test_nothing_to_average_is_null() -> None:
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(ValueError, match="no protocol 'lissa'; choose from lisa, gres, fp-refcoco"):
+    with pytest.raises(ValueError, match="no protocol 'lissa'; choose from lisa, gres, rec, fp-refcoco"):
         find_protocol("lissa")

@@ -17,7 +17,8 @@ import published
 from command import Run
 from seglens.data.masks import decode_rle, encode_rle, read_rle
 from seglens.data.records import DataError
-from seglens.scoring import Scored, compare, read_predictions, run_counts, score
+from seglens.metrics import extent
+from seglens.scoring import Scored, compare, read_predictions, run_counts, run_extent, score
 from shared import shared
 
 quick = settings(deadline=None, database=None, max_examples=100)
@@ -58,6 +59,19 @@ def test_runs_are_counted_as_pixels(seed: int, density: float, height: int, widt
     runs = [read_rle(encode_rle(one))[1] for one in drawn]
     p, t = p & ~i, t & ~i
     assert run_counts(*runs) == ((p & t).sum(), (p | t).sum(), p.sum(), t.sum())
+    assert run_extent(runs[0], height) == extent(drawn[0])
+
+
+def test_boxes_of_predictions(tmp_path: Path) -> None:
+    """A found box, one of a line that gives the target's own, a refusal, and a target that is not there."""
+    tall = mask("....", ".##.", ".##.", ".##.")
+    lines = [row(1, tall, tall), row(2, tall, tall, box=[0, 0, 4, 4]), row(3, tall & False, tall)]
+    scored = read_predictions(write(tmp_path / "p.jsonl", [*lines, row(4, tall, tall & False)]))
+    assert [one.boxes for one in scored.outcomes] == [1, 2 / 16, 0, None]
+    assert score(scored, "rec")["box_P@0.5"] == 1 / 3
+    for box in ([1, 2, 3], "x", [1, 2, 3, None]):
+        with pytest.raises(DataError, match=r"as box; it needs x, y, width and height"):
+            read_predictions(write(tmp_path / "p.jsonl", [row(1, tall, tall, box=box)]))
 
 
 def test_runs_of_no_pixels() -> None:

@@ -13,7 +13,7 @@ import torch
 from seglens.data import Dataset
 from seglens.data.masks import encode_rle
 from seglens.data.records import Fault
-from seglens.metrics import bootstrap_ratio, ciou, giou, iou, overlap, precision_at
+from seglens.metrics import bootstrap_ratio, box_iou, ciou, extent, giou, iou, overlap, precision_at, true_extent
 from seglens.miniature.world import SMALL
 from seglens.prediction import Prediction, on_mask
 from seglens.protocols import Outcome, columns, find_protocol
@@ -32,7 +32,8 @@ class Record:
     """One query: pixel counts of the mask given, and of the mask drawn before absence was judged.
 
     `id` is the sample's and, after a slash, the target's own, or the number of the query in it where it has none or
-    shares it. `masks`, kept on request, are the run lengths of prediction, target and ignored pixels."""
+    shares it. `masks`, kept on request, are the run lengths of prediction, target and ignored pixels, and the
+    target's own box."""
 
     id: str
     image: str
@@ -53,6 +54,7 @@ class Record:
     keypoints_inside: int
     familiar: bool | None = None  # of the picture, as in `Prediction`
     unknown_words: tuple[str, ...] = ()
+    boxes: float | None = None  # IoU of the mask's box and the target's; None without a target
     masks: dict[str, Any] | None = None
 
     @property
@@ -60,7 +62,7 @@ class Record:
         # Of the mask that a user gets: a refused query shows none, so GRES adds its target alone to the unions.
         return Outcome(
             self.id, self.image, self.kind, self.found,
-            self.intersection, self.union, self.predicted, self.actual,
+            self.intersection, self.union, self.predicted, self.actual, self.boxes,
         )  # fmt: skip
 
 
@@ -150,13 +152,15 @@ def _record(sample: Sample, target: Target, said: Prediction, threshold: float, 
         strongest_inside=bool(inside[0]) if target.present and len(inside) else None,
         keypoints=len(inside), keypoints_inside=int(inside.sum()),
         familiar=said.familiar, unknown_words=said.unknown_words,
+        boxes=box_iou(extent(said.mask), true_extent(extent(target.mask), target.box)) if target.present else None,
         masks=_runs(target, said) if masks else None,
     )  # fmt: skip
 
 
 def _runs(target: Target, said: Prediction) -> dict[str, Any]:
     ignore = {} if target.ignore is None else {"ignore": encode_rle(target.ignore)}
-    return {"prediction": encode_rle(said.mask), "target": encode_rle(target.mask), **ignore}
+    box = {} if target.box is None else {"box": list(target.box)}
+    return {"prediction": encode_rle(said.mask), "target": encode_rle(target.mask), **ignore, **box}
 
 
 def results(records: Sequence[Record], protocol: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
@@ -101,6 +102,34 @@ def precision_at(counts: Counts, threshold: float) -> float:
     # 7 / 10 is the float 0.7, while 0.7 * union may round up.
     ratio = counts.intersection / counts.union.double()
     return ((ratio >= threshold) | (counts.union == 0)).double().mean().item()
+
+
+Extent = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def extent(mask: Bool[np.ndarray, "h w"]) -> Extent | None:
+    """The numbers of the outermost columns and rows with a pixel of the mask; None for an empty one."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return (float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])) if len(rows) else None
+
+
+def true_extent(drawn: Extent | None, box: tuple[float, float, float, float] | None) -> Extent | None:
+    """A target's: of the annotation's `box` (x, y, width, height) where it has one, else of the mask that it draws."""
+    return drawn if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
+
+
+def box_iou(one: Extent | None, other: Extent | None) -> float:
+    """Intersection over union of two boxes, 0 where one is missing or the two do not overlap.
+
+    MLLMSeg's rule for referring expression comprehension: a mask's box ends at the number of its last pixel, so that it
+    is a pixel narrower than an annotation's."""
+    if one is None or other is None:
+        return 0.0
+    width, height = (min(one[k + 2], other[k + 2]) - max(one[k], other[k]) for k in (0, 1))
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
 
 
 def class_counts(predicted: Int64[Tensor, " n"], actual: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, "k 3"]:

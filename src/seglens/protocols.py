@@ -26,12 +26,14 @@ from seglens.metrics import (
 from seglens.names import check_name
 
 PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
+BOX_HIT = 0.5
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One query in pixels that count. `found` is the method's own word: false when it says that there is no target,
-    even if it drew a mask. `kind` is what the dataset calls the query (ReasonSeg: short, long)."""
+    even if it drew a mask. `kind` is what the dataset calls the query (ReasonSeg: short, long). `boxes` is the IoU of
+    the mask's box and the target's; None where there is no target."""
 
     id: str
     image: str
@@ -41,6 +43,7 @@ class Outcome:
     union: int
     predicted: int
     actual: int
+    boxes: float | None = None
 
 
 Rule = Callable[[Counts, Bool[torch.Tensor, " n"]], Contribution]
@@ -49,11 +52,12 @@ Extras = Callable[["Columns"], dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Outcomes as tensors. `images` numbers them; `refused` is not found."""
+    """Outcomes as tensors. `images` numbers them; `refused` is not found; `boxes` are NaN where there is no target."""
 
     counts: Counts
     refused: Bool[torch.Tensor, " n"]
     images: Int64[torch.Tensor, " n"]
+    boxes: Float64[torch.Tensor, " n"]
 
     @property
     def targeted(self) -> Bool[torch.Tensor, " n"]:
@@ -67,7 +71,8 @@ def columns(outcomes: Sequence[Outcome]) -> Columns:
     number: dict[str, int] = {}
     images = torch.tensor([number.setdefault(o.image, len(number)) for o in outcomes], dtype=torch.int64)
     refused = torch.tensor([not o.found for o in outcomes], dtype=torch.bool)
-    return Columns(Counts(intersection, union, predicted, actual), refused, images)
+    boxes = torch.tensor([math.nan if o.boxes is None else o.boxes for o in outcomes], dtype=torch.float64)
+    return Columns(Counts(intersection, union, predicted, actual), refused, images, boxes)
 
 
 @dataclass(frozen=True)
@@ -163,10 +168,22 @@ def _premise_extras(table: Columns) -> dict[str, Any]:
     }
 
 
+def _box_extras(table: Columns) -> dict[str, Any]:
+    """The share of targets whose box is found: an IoU above one half, as MLLMSeg counts them."""
+    known = ~table.boxes.isnan()
+    hits = (table.boxes[known] > BOX_HIT).double()
+    return {
+        f"box_P@{BOX_HIT}": _number(hits.mean().item()),
+        f"box_P@{BOX_HIT}_95": interval(bootstrap_ratio(hits, torch.ones_like(hits), table.images[known])),
+    }
+
+
 PROTOCOLS: dict[str, Protocol] = {
     # RefCOCO and its kin: every sentence of every reference. ReasonSeg: overall, short and long apart.
     "lisa": Protocol(lisa_rule, _lisa_extras, eps=EPS_SUM, kinds=True),
     "gres": Protocol(gres_rule, _gres_extras),
+    # MLLMSeg (arXiv 2508.04107): referring expression comprehension by the boxes of masks, beside gIoU and cIoU.
+    "rec": Protocol(lisa_rule, _box_extras, eps=EPS_SUM),
     # SESAME (arXiv 2312.08366): "See", and "Segment" pooled over true and false premises, whose ground truth is blank.
     "fp-refcoco": Protocol(lisa_rule, _premise_extras, eps=EPS_SUM, mean=False),
 }

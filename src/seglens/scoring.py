@@ -2,8 +2,9 @@
 
 A line is ``{"id": ..., "prediction": RLE, "target": RLE}``, with COCO run lengths, and may say more: ``"ignore"`` (RLE
 of pixels that do not count), ``"no_target"`` (true: the method says that nothing in the image fits; by default an empty
-prediction says so), ``"image"`` (samples of one image are re-drawn together) and ``"kind"``. Files of any length are
-read line by line, and pixels are counted on the run lengths, never drawn.
+prediction says so), ``"image"`` (samples of one image are re-drawn together), ``"kind"`` and ``"box"`` (the target's
+own, as x, y, width and height). Files of any length are read line by line, and pixels are counted on the run
+lengths, never drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jaxtyping import Float64, Int64
 
 from seglens.data.masks import read_rle
 from seglens.data.records import Bad, DataError, Fault
-from seglens.metrics import bootstrap
+from seglens.metrics import Extent, bootstrap, box_iou, true_extent
 from seglens.protocols import Outcome, columns, find_protocol, interval, mean_iou
 
 FAULTS_SHOWN = 5
@@ -169,7 +170,9 @@ def _count(row: Mapping[str, Any]) -> tuple[Outcome, bytes]:
     intersection, union, predicted, actual = run_counts(prediction, target, ignore)
     found = predicted > 0 if refusal is None else not refusal
     image, kind = (_text(row, key, default) for key, default in (("image", row["id"]), ("kind", "query")))
-    outcome = Outcome(row["id"], image, kind, found, intersection, union, predicted, actual)
+    true = true_extent(run_extent(target, size[0]), _box(row))
+    boxes = box_iou(run_extent(prediction, size[0]), true) if actual else None
+    outcome = Outcome(row["id"], image, kind, found, intersection, union, predicted, actual, boxes)
     return outcome, _hash(size, target, ignore)
 
 
@@ -182,6 +185,28 @@ def _runs(row: Mapping[str, Any], key: str, size: tuple[int, int] | None) -> tup
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
     return runs, of
+
+
+def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    said = row.get("box")
+    if said is None:
+        return None
+    if not isinstance(said, list) or len(said) != 4 or not all(type(one) in (int, float) for one in said):
+        raise ValueError(f"got {str(said)[:40]!r} as box; it needs x, y, width and height, or to be left out")
+    x, y, width, height = map(float, said)
+    return x, y, width, height
+
+
+def run_extent(runs: Int64[np.ndarray, " r"], height: int) -> Extent | None:
+    """`metrics.extent` of a mask in run lengths, which go down the columns."""
+    ends = runs.cumsum()[1::2]
+    starts = ends - runs[1::2]
+    first, last = starts[ends > starts], ends[ends > starts] - 1  # pixels of the runs of foreground
+    if not len(first):
+        return None
+    left, right = first // height, last // height
+    top, bottom = np.where(left == right, first % height, 0), np.where(left == right, last % height, height - 1)
+    return float(left.min()), float(top.min()), float(right.max()), float(bottom.max())
 
 
 def _text(row: Mapping[str, Any], key: str, default: str) -> str:

@@ -97,6 +97,29 @@ def test_an_image_comes_with_all_its_queries(tmp_path: Path) -> None:
     assert {t.kind for t in sample.targets} == {"phrase"}
 
 
+def test_the_first_sentence_of_the_first_reference(tmp_path: Path) -> None:
+    """What MLLMSeg's code for pictures of results asks; the order is that of the references."""
+    records = [ref(20, 101, 2, "train", sentence(200, "first"), sentence(201, "second")), *refs()]
+    save(tmp_path, records=records)
+    every = load(tmp_path, ",split=train")
+    assert [[t.query for t in sample.targets] for sample in every] == [
+        ["first", "second", "left box", "the box é", "two boxes"]
+    ]
+    (one,) = load(tmp_path, ",split=train,queries=first")
+    assert [t.query for t in one.targets] == ["first"]
+
+
+def test_an_object_s_own_box(tmp_path: Path) -> None:
+    """As COCO writes it, where it is written so and the reference points at one object."""
+    content = changed(instances(), ("annotations", 0, "bbox"), [10, 5, 10.5, 10])
+    content = changed(content, ("annotations", 1, "bbox"), [1, 2, "x", 4])
+    save(tmp_path, content=content)
+    (sample,) = load(tmp_path, ",split=train")
+    assert [target.box for target in sample.targets] == [(10, 5, 10.5, 10), (10, 5, 10.5, 10), None]
+    save(tmp_path, "grefcoco", "grefs(unc).json", general_refs(), content)
+    assert [t.box for sample in load(tmp_path, name="grefcoco") for t in sample.targets] == [None] * 3
+
+
 def test_run_lengths(tmp_path: Path) -> None:
     save(tmp_path)
     val = load(tmp_path)

@@ -40,7 +40,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="A dataset with its options.")] = "world:n=500,seed=1",
     protocol: Annotated[
         str | None,
-        typer.Option(help="world, lisa, gres, fp-refcoco or miou; by default world for the world, else lisa."),
+        typer.Option(help="world, lisa, gres, rec, fp-refcoco or miou; by default world for the world, else lisa."),
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="For miou: the class names, one per line; by default the data's own.")

@@ -15,9 +15,11 @@ Bad = Literal["refuse", "skip"]  # `data.records.Bad`, which would bring numpy a
 def score(
     predictions: Annotated[
         Path,
-        typer.Argument(help="JSON lines: id, prediction and target (COCO run lengths), optional ignore, no_target."),
+        typer.Argument(
+            help="JSON lines: id, prediction and target (COCO run lengths), optional ignore, no_target, box."
+        ),
     ],
-    protocol: Annotated[str, typer.Option(help="lisa, gres or fp-refcoco.")] = "lisa",
+    protocol: Annotated[str, typer.Option(help="lisa, gres, rec or fp-refcoco.")] = "lisa",
     against: Annotated[
         Path | None,
         typer.Option(help="Other predictions of the same samples: the difference, PREDICTIONS minus these."),

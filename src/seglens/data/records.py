@@ -91,7 +91,8 @@ class MaskSource(Protocol):
 class Ask:
     """One query of an annotation file. `record` is where it stands there; `kind` says what sort of words it is: phrase,
     class, part, sentence. `id` is what its results are found by, if that is not `record`. `size` is the (height, width)
-    that the record names, where records of one image may differ. `spoken`: `answer` is all that is asked for."""
+    that the record names, where records of one image may differ. `spoken`: `answer` is all that is asked for. `box`: as
+    in `Target`."""
 
     query: str
     mask: MaskSource
@@ -101,6 +102,7 @@ class Ask:
     id: str | None = None
     size: tuple[int, int] | None = None
     spoken: bool = False
+    box: tuple[float, float, float, float] | None = None
 
 
 Holds = frozenset[str] | None | Callable[[tuple[Ask, ...]], "frozenset[str] | None"]
@@ -321,7 +323,8 @@ def _target(entry: Entry, ask: Ask, size: tuple[int, int]) -> Target | list[Faul
     counted = drawn.mask if drawn.ignore is None else drawn.mask & ~drawn.ignore
     if drawn.absent == bool(counted.any()):
         return [Fault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")]
-    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer, ask.id or ask.record, ask.spoken)
+    name = ask.id or ask.record
+    return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer, name, ask.spoken, box=ask.box)
 
 
 def _wrongly_empty(ask: Ask, drawn: Drawn) -> str:

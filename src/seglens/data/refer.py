@@ -23,6 +23,7 @@ from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, 
 from seglens.data.unpickle import load as unpickle
 
 Split = Literal["train", "val", "test", "testA", "testB", "testC"]
+Queries = Literal["all", "first"]
 _COCO = ("images/mscoco/images/train2014", "images/train2014")
 
 
@@ -64,8 +65,9 @@ class Referring:
     def splits(self) -> list[str]:
         return sorted({ref["split"] for ref in self.refs if isinstance(ref, dict) and type(ref.get("split")) is str})
 
-    def entries(self, split: str) -> Iterator[Entry | Fault | Note]:
+    def entries(self, split: str, queries: Queries = "all") -> Iterator[Entry | Fault | Note]:
         """An Entry for each image of the split, in the order of the references, and what is wrong with the others.
+        With the first of `queries`, an image asks the first sentence of its first reference alone.
 
         Whether the images are on disk is not asked: masks draw at the entry's size without them."""
         yield from self.faults
@@ -93,7 +95,7 @@ class Referring:
                 f"{self.file} has no reference of split {split}; its splits: {', '.join(self.splits()) or 'none'}"
             )
         for image, of_it in asks.items():
-            yield self._entry(image, split, tuple(of_it))
+            yield self._entry(image, split, tuple(of_it[: 1 if queries == "first" else None]))
 
     def _entry(self, image: Any, split: str, asks: tuple[Ask, ...]) -> Entry | Fault:
         try:
@@ -116,6 +118,7 @@ class Referring:
             if image not in self.images or ("image", image) in self.twice:
                 raise ValueError(f"image {image} is {self._how_often('image', image)} in {self.instances}")
             mask, kind = self._target(ref, image)
+            box = self._box(ref)
             sentences = _field(ref, "sentences", list)
             if id(sentences) in seen:  # only in a pickle, and there a way to make much of little
                 raise ValueError("shares its sentences with another reference")
@@ -135,7 +138,7 @@ class Referring:
             if false:
                 yield Ask(query, Nothing(), f"{name} sent {sent}", "false premise", sentence.get("gt_sent") or None)
             else:
-                yield Ask(query, mask, f"{name} sent {sent}", kind)
+                yield Ask(query, mask, f"{name} sent {sent}", kind, box=box)
 
     def _target(self, ref: Mapping[str, Any], image: Any) -> tuple[MaskSource, str]:
         """The mask of a reference; gRefCOCO lists several objects, or [-1] for none, and leaves out crowds."""
@@ -156,6 +159,15 @@ class Referring:
             raise ValueError("refers to crowds alone")
         sources = [Named(f"annotation {one['id']}", mask_source(one)) for one in found]
         return sources[0] if len(sources) == 1 else Union(sources), "phrase"
+
+    def _box(self, ref: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+        """The box of the one annotation that a reference points at, where it is written as COCO does."""
+        many = ref.get("ann_id")
+        said = None if isinstance(many, list) else self.annotations[many].get("bbox")
+        if not isinstance(said, list) or len(said) != 4 or not all(type(one) in (int, float) for one in said):
+            return None
+        x, y, width, height = map(float, said)
+        return x, y, width, height
 
     def _annotation(self, name: Any, image: Any) -> Mapping[str, Any]:
         if name not in self.annotations or ("annotation", name) in self.twice:
@@ -320,10 +332,12 @@ def _builder(name: str, usual: Form) -> Callable[..., Records]:
         split_by: str = usual.split_by,
         images: Path | None = None,
         exclude: Path | None = None,
+        queries: Queries = "all",
         bad: Bad = "refuse",
     ) -> Records:
-        """`exclude` is a file of images to leave out, as `seglens data overlap` writes it."""
-        found = read(root, name, split_by, images).entries(split)
+        """`exclude` is a file of images to leave out, as `seglens data overlap` writes it; `queries=first` asks the
+        first sentence of each image's first reference."""
+        found = read(root, name, split_by, images).entries(split, queries)
         kept = without(found, load_keys(exclude)) if exclude else found
         return Records(f"{name} {split}", present(kept), trainable=split == "train", bad=bad)
 
