@@ -221,6 +221,24 @@ def test_presets_have_the_published_numbers(setting: str) -> None:
         assert ({**vars(made), **vars(made.training), **vars(made.method)})[setting] == expected, name
 
 
+def test_a_rate_of_the_language_model_is_its_own(made: Recipe, tmp_path: Path) -> None:
+    """The first step of Adam is as long as the rate, whatever the gradient."""
+    training = replace(made.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None)
+    course = prepare(replace(made, method=LISA, training=training), DATA, tmp_path)
+    before = {name: tensor.clone() for name, tensor in course.head.state_dict().items()}
+    course.run(tmp_path, quiet=True)
+    moved = {name: float((after - before[name]).abs().max()) for name, after in course.head.state_dict().items()}
+    for name in ("adapter.language.0.self_attn.q_proj.B", "adapter.words.new_output"):
+        assert moved[name] == pytest.approx(1e-4, rel=0.01), name
+    assert moved["project.0.weight"] == pytest.approx(1e-3, rel=0.01)
+    head = read_config(tmp_path / "head")
+    assert head.trained is not None
+    assert head.trained["training"]["language_lr"] == 1e-4
+    frozen = replace(made, training=training)
+    with pytest.raises(ValueError, match="trains nothing inside the language model; leave it out"):
+        prepare(frozen, DATA, tmp_path / "lens").run(tmp_path / "lens", quiet=True)
+
+
 def test_settings() -> None:
     said = ("lr=1e-3", "micro=none", "newton=none", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
     made = adjusted(RECIPES["lens"]["paper"], said)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
 from seglens.shuffle import pixel_shuffle, pixel_unshuffle, replicate, scan
+from stretched import slow_bilinear
 
 SIZES = [((4, 6), 2), ((6, 3), 3), ((5, 2), 1)]
 
@@ -53,15 +54,19 @@ def test_replicas_are_the_nearest_enlargement_shuffled(size: tuple[int, int], fa
 
 
 @pytest.mark.parametrize(("size", "factor"), SIZES)
-def test_a_scan_is_a_shuffle_at_stride_one(size: tuple[int, int], factor: int) -> None:
+def test_a_scan_is_of_the_blocks_within_the_map(size: tuple[int, int], factor: int) -> None:
+    """By loops: a block at every place where one fits, and their map stretched to the size of the whole."""
     x = numbered(*size)
     found, (h, w) = scan(x, factor), size
     assert found.shape == (2, h, w, 3 * factor**2)
-    assert torch.equal(found[:, ::factor, ::factor], pixel_shuffle(x, factor))
-    for y in range(h):
-        for z in range(w):
-            block = [x[:, min(y + u, h - 1), min(z + v, w - 1)] for u in range(factor) for v in range(factor)]
-            assert torch.equal(found[:, y, z], torch.cat(block, -1))
+    fits = torch.zeros(2, 3 * factor**2, h - factor + 1, w - factor + 1)
+    for y in range(h - factor + 1):
+        for z in range(w - factor + 1):
+            fits[:, :, y, z] = torch.cat([x[:, y + u, z + v] for u in range(factor) for v in range(factor)], -1)
+    for n in range(2):
+        for c in range(3 * factor**2):
+            slow = slow_bilinear(fits[n, c].numpy(), (h, w))
+            torch.testing.assert_close(found[n, :, :, c], torch.as_tensor(slow, dtype=x.dtype), rtol=1e-5, atol=1e-4)
 
 
 def test_leading_axes_are_left_alone() -> None:

@@ -71,6 +71,27 @@ def test_killed_and_resumed_is_undisturbed(straight: tuple[Lens, Path], files: t
         assert torch.equal(expected, got), f"{name} differs after a resume from step {reached}"
 
 
+def test_a_resumed_run_keeps_its_groups(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+    """What decays and what does not, and each group's rate: what goes on is what was never disturbed."""
+    parts, config = (backbone, decoder), replace(SHORT, weight_decay=5.0, decay="weights")
+
+    def trained(out: Path, **how: object) -> dict[str, torch.Tensor]:
+        head = fresh(*parts)
+        fit(head, lessons(*parts), replace(config, **how), head_config(*parts), out, quiet=True)
+        return head.state_dict()
+
+    whole = trained(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "step_2", tmp_path / "cut" / "step_2")
+    shutil.copy(tmp_path / "whole" / "train.json", tmp_path / "cut")
+    resumed = trained(tmp_path / "cut")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    kept = torch.load(tmp_path / "cut" / "step_4" / "optimizer.bin", weights_only=True)["param_groups"]
+    assert sorted(group["weight_decay"] for group in kept) == [0.0, 5.0]
+    assert not any(name.endswith("bias") for group in kept if group["weight_decay"] for name in group["params"])
+    every = trained(tmp_path / "all", decay="all")
+    assert any(not torch.equal(tensor, every[name]) for name, tensor in whole.items())
+
+
 def test_two_devices_and_one_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
     """Also when one goes on where two were killed, and when a step is cut into passes."""
     how = {"steps": 12, "images": 4, "micro": 1, "save_every": 1, "mixed_precision": "no"}

@@ -33,7 +33,8 @@ class Exercise:
 
     def tally(self) -> Totals:
         spoken = sum(words.spoken for words in self.said)
-        return Totals(sum(self.present), len(self.said) - spoken, len(self.said))
+        tokens = sum(sum(words.learnt) for words in self.said)
+        return Totals(sum(self.present), len(self.said) - spoken, len(self.said), tokens)
 
     @staticmethod
     def batch(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:
@@ -96,7 +97,7 @@ def gather(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Bat
     present = torch.tensor([[*e.present, *[False] * n] for e, n in zip(found, void, strict=True)], device=device)
     seen = [e.embedding for e in found if e.embedding is not None]
     embedding = Embedding.joined(seen).each(lambda tensor: tensor.to(device)) if seen else None
-    return Batch(shown, embedding, Truth(masks, cells, present, asked & ~spoken, spoken))
+    return Batch(shown, embedding, Truth(masks, cells, present, asked & ~spoken, spoken, shown.learnt.sum(-1)))
 
 
 def _filled(areas: UInt8[Tensor, "q _ _"], void: int) -> UInt8[Tensor, "_ _ _"]:

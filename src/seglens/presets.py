@@ -85,7 +85,9 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "mllmseg": {
         "default": Recipe(mllmseg.PRESETS["default"], TrainConfig(lr=4e-5), prompt="none"),
         # both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
-        **{name: Recipe(mllmseg.PRESETS[name], MLLMSEG_TRAINING, prompt="none") for name in ("paper", "authors")},
+        "paper": Recipe(mllmseg.PRESETS["paper"], MLLMSEG_TRAINING, prompt="none"),
+        # the Trainer of transformers exempts biases and norms from weight decay
+        "authors": Recipe(mllmseg.PRESETS["authors"], replace(MLLMSEG_TRAINING, decay="weights"), prompt="none"),
     },
     "self1e": {
         "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
@@ -93,11 +95,10 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf", prompt="lisa")
             for name in ("paper", "authors")
         },
-        # the released code trains the vision side and the MLPs of 8B at 1e-4, and only the language model at 6e-5;
-        # there is one rate here
+        # the vision side and the MLPs of 8B at 1e-4, the language model at 6e-5
         "authors-8b": Recipe(
             self1e.PRESETS["authors-8b"],
-            replace(SELF1E_TRAINING, lr=6e-5),
+            replace(SELF1E_TRAINING, language_lr=6e-5),
             backbone="OpenGVLab/InternVL3-8B-hf",
             prompt="lisa",
         ),

@@ -7,7 +7,7 @@ pixel repeated (`replicate`) or shuffled at stride 1 (`scan`), as SELF1E compare
 
 from __future__ import annotations
 
-import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Shaped
 from torch import Tensor
@@ -30,10 +30,9 @@ def replicate(x: Shaped[Tensor, "*b h w c"], factor: int) -> Shaped[Tensor, "*b 
 
 
 def scan(x: Shaped[Tensor, "*b h w c"], factor: int) -> Shaped[Tensor, "*b h w _"]:
-    """The block of factor x factor pixels whose top left each pixel is, so that every factor-th row and column is
-    `pixel_shuffle`. At the bottom and the right the border is repeated: the paper does not say how it fills a block
-    there."""
-    h, w = x.shape[-3:-1]
-    step = torch.arange(factor, device=x.device)
-    rows, columns = ((torch.arange(n, device=x.device)[:, None] + step).clamp(max=n - 1) for n in (h, w))
-    return rearrange(x[..., rows, :, :][..., columns, :], "... h u w v c -> ... h w (u v c)")
+    """All blocks of factor x factor neighbours that lie within the map, stretched bilinearly to its size: what is left
+    of it in the released code, since the paper does not say how it fills blocks at the border."""
+    *batch, h, w, _ = x.shape
+    blocks = rearrange(x.unfold(-3, factor, 1).unfold(-3, factor, 1), "... h w c u v -> ... (u v c) h w")
+    planes = F.interpolate(blocks.reshape(-1, *blocks.shape[-3:]), (h, w), mode="bilinear", align_corners=False)
+    return rearrange(planes, "n c h w -> n h w c").reshape(*batch, h, w, -1)

@@ -30,6 +30,7 @@ from seglens.launch import Precision, Tracker, accelerator_for, arrange, begin_c
 from seglens.lessons import Lessons
 from seglens.locks import LOCK, held
 from seglens.methods.base import Method
+from seglens.methods.groups import Decay, groups
 from seglens.runs import LAST, Reached, RunError, RunFolder, claim
 from seglens.types import Totals
 from seglens.validation import validate
@@ -43,8 +44,12 @@ class TrainConfig:
     images: int = 8  # per optimiser step, over all devices, with their questions
     micro: int | None = None  # images of one pass on one device; None is all of the device's share
     lr: float = 5e-5
+    language_lr: float | None = None  # of what is trained inside the language model; None is lr
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
+    decay: Decay = (
+        "all"  # what weight decay is of: "weights" leaves out biases and norms, as transformers' Trainer does
+    )
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up: to zero (linear is LISA's), or flat
     warmup: int = 100  # steps
     clip: float | None = 1.0
@@ -60,16 +65,18 @@ class TrainConfig:
         for name in ("steps", "images", "save_every", "keep", "validate_every", "log_every", "lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training got {name}={getattr(self, name)}; it must be above 0, and finite")
-        for name in ("micro", "clip"):
+        for name in ("micro", "clip", "language_lr"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"training got {name}={getattr(self, name)}; it must be above 0, or None")
+        if self.decay not in get_args(Decay):
+            raise ValueError(f"training got decay={self.decay!r}; it must be {' or '.join(get_args(Decay))}")
         if self.mixed_precision not in get_args(Precision):
             raise ValueError(f"training got mixed_precision={self.mixed_precision!r}; it must be bf16 or no")
         if self.warmup < 0:
             raise ValueError(f"training got warmup={self.warmup}; it must be 0 or more")
 
     def rate(self, step: int) -> float:
-        """Share of `lr` at this step."""
+        """Share of every group's `lr` at this step."""
         left = min(1.0, max(0.0, (self.steps - step) / max(1, self.steps - self.warmup)))
         falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.schedule]
         return min((step + 1) / max(1, self.warmup), falling)
@@ -133,15 +140,16 @@ def _fit(
     }  # fmt: skip
     if accelerator.is_main_process:
         claim(out, made)
-    trained = [p for p in method.parameters() if p.requires_grad]
+    parts = groups(method, config.lr, config.language_lr, config.weight_decay, config.decay)
+    trained = [{"params": list(group.parameters), "weight_decay": group.weight_decay} for group in parts]
     # on a GPU the default holds copies of all gradients and states while it steps: a fifth of the peak memory
     fused = {"fused": True} if accelerator.device.type == "cuda" else {}
-    optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **fused)
+    optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, **fused)
     model, optimiser = accelerator.prepare(method, optimiser)
     begin_curves(accelerator, made)
     folder = RunFolder(out, head, config.keep)
     reached = folder.resume(accelerator, model, optimiser)
-    parts = [a * accelerator.num_processes + accelerator.process_index for a in range(passes)]
+    mine = [a * accelerator.num_processes + accelerator.process_index for a in range(passes)]
 
     def numbers(at: int, part: int) -> range:
         """The lessons of a part of a step."""
@@ -149,7 +157,7 @@ def _fit(
 
     def read(at: int) -> list[list[Lesson]]:
         """This device's parts of a step."""
-        return [list(map(lessons.lesson, numbers(at, part))) for part in parts]
+        return [list(map(lessons.lesson, numbers(at, part))) for part in mine]
 
     hidden = quiet or not accelerator.is_main_process
     if reached.step and not hidden:
@@ -158,13 +166,13 @@ def _fit(
         for shown in _ahead(read, reached.step, config.steps):
             model.train()
             step = reached.step
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * config.rate(step)
+            for group, part in zip(optimiser.param_groups, parts, strict=True):
+                group["lr"] = part.lr * config.rate(step)
             totals = _totals(accelerator, shown)
             said = []
-            for part, found in zip(parts, shown, strict=True):
+            for number, found in zip(mine, shown, strict=True):
                 batch = type(found[0]).batch(found, accelerator.device)
-                drawn = method.chance(batch.truth.valid.shape, _seeded(config.seed, step, part))
+                drawn = method.chance(batch.truth.valid.shape, _seeded(config.seed, step, number))
                 drawn = {name: value.to(accelerator.device) for name, value in drawn.items()}
                 with accelerator.accumulate(model):
                     with precise(accelerator.device, config.mixed_precision):
@@ -179,7 +187,7 @@ def _fit(
                 said.append({name: value.detach() for name, value in losses.items()})
             terms, told = _summed(accelerator, said, halt())
             if not all(map(math.isfinite, terms.values())):
-                blamed = [lessons.name(n) for part in _infinite(accelerator, parts, said) for n in numbers(step, part)]
+                blamed = [lessons.name(n) for part in _infinite(accelerator, mine, said) for n in numbers(step, part)]
                 raise RunError(_blame(step + 1, terms, blamed))
             reached = Reached(step + 1, _smoothed(reached.smooth, terms))
             step = reached.step

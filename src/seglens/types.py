@@ -94,6 +94,7 @@ class Tuning:
     vision_rank: int = 0  # of adapters on all linear layers of the vision tower, with alpha = 2 rank
     projector: bool = False  # a trained copy of what stands between vision tower and language model
     vocabulary: bool = False  # trained copies of the word embedding and the output layer
+    final_norm: bool = False  # a trained copy of the norm behind the language model's last layer
 
 
 @dataclass(frozen=True)
@@ -219,20 +220,26 @@ class Truth:
     present: Bool[Tensor, "b q"]
     valid: Bool[Tensor, "b q"]
     spoken: Bool[Tensor, "b q"]  # a question to be answered in words alone: it has no mask, and is not `valid`
+    tokens: Int[Tensor, "b q"] | None = (
+        None  # how many tokens of each answer are learnt, of a method that is taught any
+    )
 
     def totals(self) -> Totals:
-        counted = (self.present & self.valid, self.valid, self.valid | self.spoken)
-        return Totals(*(float(mask.sum()) for mask in counted))
+        answered = self.valid | self.spoken
+        counted = (self.present & self.valid, self.valid, answered)
+        tokens = 0.0 if self.tokens is None else float(self.tokens[answered].sum())
+        return replace(Totals(*(float(mask.sum()) for mask in counted)), tokens=tokens)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """How many masks, questions and answers a loss is averaged over: those of a whole optimiser step, on all
-    devices."""
+    """How many masks, questions, answers and tokens of answers a loss is averaged over: those of a whole optimiser
+    step, on all devices."""
 
     present: float | int
     valid: float | int
-    answered: float | int  # in tokens or in words
+    answered: float | int  # in segmentation tokens or in words
+    tokens: float | int = 0  # of answers, that are learnt
 
 
 @dataclass(frozen=True)

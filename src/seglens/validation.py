@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seglens.features import FeatureSource, Pick
@@ -29,9 +30,15 @@ def validate(accelerator: Any, model: nn.Module, exam: FeatureSource, images: in
         output = model(batch.given, batch.embedding)
         if chosen:
             truth = batch.truth
-            sums += _sums(output.mask_logits > 0, truth.masks > 0.5, truth.present & truth.valid)
+            sums += _sums(_alike(output.mask_logits, truth.masks) > 0, truth.masks > 0.5, truth.present & truth.valid)
     total, n, intersection, union = _gathered(accelerator, sums)
     return {"gIoU": total / max(n, 1), "cIoU": intersection / max(union, 1)}
+
+
+def _alike(logits: Float[Tensor, "b q _ _"], masks: Float[Tensor, "b q s s"]) -> Float[Tensor, "b q s s"]:
+    """On the canvas where masks are compared, if a method draws on another."""
+    side = masks.shape[-2:]
+    return logits if logits.shape[-2:] == side else F.interpolate(logits, side, mode="bilinear", align_corners=False)
 
 
 def _everything(exam: FeatureSource, image: int) -> Pick:

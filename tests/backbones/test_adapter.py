@@ -149,6 +149,31 @@ def test_mixed_precision(internvl: Path) -> None:
         assert all(p.grad is None or p.grad.isfinite().all() for p in adapted.adapter.parameters())
 
 
+@pytest.mark.parametrize("attention", ["causal", "dual"])
+def test_the_last_norm_is_trained_in_a_copy(internvl: Path, attention: Attention) -> None:
+    """What is read, said and generated goes through the copy; the model that chats keeps its own."""
+    backbone = load_backbone(internvl, attn_implementation="eager")
+    own = backbone.module.get_decoder().norm.weight
+    before = own.clone()
+    tuned = backbone.adapt(dataclasses.replace(LISA, final_norm=True), SPEECH, attention)
+    plain = backbone.adapt(LISA, SPEECH, attention)
+    (added,) = {*tuned.adapter.state_dict()} - {*plain.adapter.state_dict()}
+    assert added == "norm.weight"
+    given = shown(tuned, IMAGES, LESSON)
+    for name in ("image", "segment", "choice", "text_loss"):
+        assert torch.equal(getattr(tuned.teach(given), name), getattr(plain.teach(given), name)), name
+    tuned.teach(given).text_loss.sum().backward()  # type: ignore[union-attr]
+    norm = tuned.adapter.get_parameter("norm.weight")
+    assert norm.grad is not None
+    assert norm.grad.abs().max() > 0
+    said = plain.teach(given).segment
+    norm.data *= 2
+    assert error(tuned.teach(given).segment, 2 * said) < 1e-5
+    assert torch.equal(own, before)
+    assert own is not norm
+    assert own.grad is None
+
+
 def test_it_moves_with_its_parameters_shared(backbone: Backbone) -> None:
     adapted = backbone.adapt(ALL, SPEECH)
     before = {name: id(p) for name, p in adapted.adapter.named_parameters()}

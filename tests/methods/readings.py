@@ -44,7 +44,8 @@ def reading(tokens: int = 1, each: bool = False, seed: int = 0) -> Reading:
 def truth(present: list[list[int]], valid: list[list[int]], spoken: list[list[int]], side: int = 32) -> Truth:
     flags = [torch.tensor(rows).bool() for rows in (present, valid, spoken)]
     masks = torch.rand(B, Q, side, side, generator=torch.Generator().manual_seed(1)).round()
-    return Truth(masks * flags[0][..., None, None], torch.zeros(B, Q, *GRID), *flags)
+    tokens = torch.arange(1, 1 + B * Q).reshape(B, Q)
+    return Truth(masks * flags[0][..., None, None], torch.zeros(B, Q, *GRID), *flags, tokens)
 
 
 # a question of each kind: two are there, one is not; one is there, one is answered in words, one was never asked

@@ -41,6 +41,7 @@ def test_what_is_tuned_and_said() -> None:
     assert (speech.tokens, speech.refusal, len(speech.answers)) == (("[SEG]",), None, 5)
     assert speech.answers[0] == "[SEG]."
     assert PRESETS["authors"].tuning().vocabulary
+    assert PRESETS["authors"].text_mean == "tokens"
 
 
 @pytest.mark.parametrize("kind", ["phrase", "sentence"])
@@ -121,6 +122,21 @@ def test_a_step_cut_in_two_has_the_same_loss(decoder: MaskDecoder) -> None:
 
     for name, value in whole.items():
         assert value.item() == pytest.approx(sum(part(b)[name].item() for b in range(B)), rel=1e-6)
+
+
+@pytest.mark.parametrize("mean", ["answers", "tokens"])
+def test_words_of_a_step_cut_in_two(decoder: MaskDecoder, mean: str) -> None:
+    """Over all answers, or all tokens, of the step: not the mean of the means of its passes."""
+    lisa, said, text = make(decoder, text_mean=mean), logits(), torch.rand(B, Q)
+    cuts = [Truth(**{name: getattr(SOME, name)[b : b + 1] for name in vars(SOME)}) for b in range(B)]
+    parts = [
+        lisa.losses(MethodOutput(said[b : b + 1], text_loss=text[b : b + 1]), cut, SOME.totals())["text"].item()
+        for b, cut in enumerate(cuts)
+    ]
+    whole = lisa.losses(MethodOutput(said, text_loss=text), SOME)["text"].item()
+    assert sum(parts) == pytest.approx(whole)
+    weights = SOME.tokens.flatten()[:5] if mean == "tokens" else torch.ones(5)  # the last is nobody's
+    assert whole == pytest.approx((text.flatten()[:5] * weights).sum().item() / weights.sum().item())
 
 
 def test_nothing_taught_is_no_loss(decoder: MaskDecoder) -> None:

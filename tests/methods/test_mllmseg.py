@@ -453,7 +453,8 @@ def test_what_is_tuned_and_said() -> None:
     authors = PRESETS["authors"]
     assert authors.request.format("the cup") == " What are the cupin this image? Please output segmentation masks."
     assert authors.answers[0].format("the cup") == "Sure,the cup:[SEG]."
-    assert authors.tuning().vocabulary
+    assert (authors.tuning().vocabulary, authors.tuning().final_norm, authors.text_mean) == (True, True, "tokens")
+    assert not tuning.final_norm
 
 
 @pytest.mark.usefixtures("unchecked")

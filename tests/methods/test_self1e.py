@@ -24,6 +24,7 @@ from seglens.losses import mask_terms
 from seglens.methods.base import TunedReader
 from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
 from seglens.types import MethodOutput, Reading, Sample, Speech, Target, Totals, Truth, Tuning
+from stretched import slow_bilinear
 from tiny import KINDS
 
 TINY = Self1eConfig(mask_side=24)
@@ -81,21 +82,6 @@ def slow_pus(layers: nn.Sequential, features: np.ndarray) -> np.ndarray:
         said = slow_mlp(layers, features[y, x])
         for k in range(4):
             out[2 * y + k // 2, 2 * x + k % 2] = said[k * d : (k + 1) * d]
-    return out
-
-
-def slow_bilinear(features: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixel centres at i + 1/2, the border repeated."""
-    h, w = features.shape[:2]
-    out = np.full((*size, *features.shape[2:]), np.nan)
-    for y, x in np.ndindex(*size):
-        v = min(max((y + 0.5) * h / size[0] - 0.5, 0), h - 1)
-        u = min(max((x + 0.5) * w / size[1] - 0.5, 0), w - 1)
-        top, left = int(v), int(u)
-        low, right = min(top + 1, h - 1), min(left + 1, w - 1)
-        above = features[top, left] * (left + 1 - u) + features[top, right] * (u - left)
-        below = features[low, left] * (left + 1 - u) + features[low, right] * (u - left)
-        out[y, x] = above * (top + 1 - v) + below * (v - top)
     return out
 
 
@@ -377,6 +363,7 @@ def truth(seed: int = 0) -> Truth:
     return Truth(
         masks, torch.zeros(2, 3, 2, 3), present, valid=torch.tensor([[True, True, False], [True, True, False]]),
         spoken=torch.tensor([[False, False, False], [False, False, True]]),
+        tokens=torch.tensor([[3, 5, 7], [2, 4, 20]]),
     )  # fmt: skip
 
 
@@ -412,7 +399,7 @@ def test_a_step_in_two_passes_has_the_loss_of_one() -> None:
             coarse_logits=out.coarse_logits[i : i + 1],
             text_loss=out.text_loss[i : i + 1],
         )
-        half = Truth(*(getattr(wanted, name)[i : i + 1] for name in ("masks", "cells", "present", "valid", "spoken")))
+        half = Truth(*(getattr(wanted, name)[i : i + 1] for name in vars(wanted)))
         parts.append(model.losses(piece, half, totals))
     for name, value in whole.items():
         assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-5)
@@ -494,7 +481,8 @@ def test_presets_survive_json(name: str) -> None:
 def test_paper_and_code_differ() -> None:
     paper, authors = (PRESETS[name] for name in ("paper", "authors"))
     default = PRESETS["default"]
-    assert default == replace(authors, request=default.request, coarse_token="before")
+    ours = {"request": default.request, "coarse_token": "before", "text_mean": "answers", "upsampling": "twice"}
+    assert default == replace(authors, **ours)
     assert (authors.combine, authors.coarse_weight, authors.bce_weight, authors.dice_weight) == (True, 1.0, 2.0, 0.5)
     assert (paper.combine, paper.coarse_weight, paper.bce_weight, paper.dice_weight) == (False, 0.0, 1.0, 1.0)
 
@@ -538,6 +526,23 @@ def test_logits_are_resized_as_the_library_does() -> None:
     raw = torch.einsum("bqid,bqkd->bqi", read.image, read.segment).reshape(2, 3, 3, 3) / 6**0.5
     expected = F.interpolate(raw, (7, 7), mode="bilinear", align_corners=False)
     assert error(model.decode(read).mask_logits, expected) < EXACT
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["authors", "authors-8b"])
+def test_the_authors_stretch_a_mask_once(name: str) -> None:
+    """From the cells of the fused map (twice the tower's patches a side) to the picture; compared at mask_side."""
+    model, read, wanted = make(replace(PRESETS[name], mask_side=24)), reading(grid=(3, 3)), truth()
+    over = replace(model.config, upsampling="twice")
+    twice = make(over)
+    once, stopped = model.decode(read), twice.decode(read)
+    assert once.mask_logits.shape == (2, 3, 12, 12)
+    assert stopped.mask_logits.shape == (2, 3, 24, 24)
+    there = np.stack([slow_bilinear(mask.numpy(), (24, 24)) for mask in once.mask_logits.flatten(0, 1)])
+    assert error(stopped.mask_logits.flatten(0, 1), there) < SINGLE
+    terms = (model.losses(once, wanted), twice.losses(stopped, wanted))
+    assert {k: v.item() for k, v in terms[0].items()} == pytest.approx({k: v.item() for k, v in terms[1].items()})
+    assert model.mask_side == 24
 
 
 @pytest.mark.parametrize("name", ["authors", "authors-8b"])

@@ -32,7 +32,8 @@ def test_what_is_tuned_and_said() -> None:
     assert speech.answers[:2] == ("<MASK>" * 16 + ".", "It is " + "<MASK>" * 16 + ".")
     assert speech.refusal is None
     assert UfoConfig(scale=2, answers=("<MASK> .",)).speech().answers == ("<MASK><MASK><MASK><MASK> .",)
-    assert PRESETS["authors"] == replace(config, vocabulary=True)
+    assert PRESETS["authors"] == replace(config, vocabulary=True, final_norm=True, text_mean="tokens")
+    assert PRESETS["authors"].tuning().final_norm
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,16 @@ def test_losses_are_means_over_what_is_taught(absent: str) -> None:
     assert terms["dice"].item() == pytest.approx(sum(naive).item() / len(pairs))
     assert terms["focal"].item() == pytest.approx(3 * sum(focused).item() / len(pairs))
     assert terms["text"].item() == pytest.approx((0 + 1 + 2 + 3 + 4) / 5)  # the last is neither asked nor spoken
+
+
+def test_long_answers_weigh_more_where_tokens_are_averaged() -> None:
+    """Answers of 1, 2, 3, 4 and 5 tokens that are valid or spoken, and one of 6 that nobody asked."""
+    text = torch.tensor([[0.5, 1.0, 4.0], [2.0, 8.0, 100.0]])
+    found = make(text_mean="tokens", text_weight=2.0).losses(MethodOutput(logits(), text_loss=text), SOME)["text"]
+    assert found.item() == pytest.approx(2 * (1 * 0.5 + 2 * 1.0 + 3 * 4.0 + 4 * 2.0 + 5 * 8.0) / (1 + 2 + 3 + 4 + 5))
+    bare = replace(SOME, tokens=None)
+    with pytest.raises(ValueError, match=r"text_mean='tokens' needs Truth\.tokens"):
+        make(text_mean="tokens").losses(MethodOutput(logits(), text_loss=text), bare)
 
 
 def test_a_batch_without_targets_teaches_only_words() -> None:

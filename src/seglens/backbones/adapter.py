@@ -97,6 +97,8 @@ def attach(backbone: Backbone, tuning: Tuning) -> tuple[Backbone, Adapter]:
     tuned.model = shared_copy(backbone.model)
     if tuning.projector:
         _copy_projectors(tuned, adapter)
+    if tuning.final_norm:
+        _copy_final_norm(tuned.model.get_decoder(), adapter)
     _extend_vocabulary(tuned.model, tuning, adapter, backbone.model.dtype)
     if tuning.rank or tuning.vision_rank:
         _inject(tuned, tuning, adapter)
@@ -123,6 +125,12 @@ def _copy_projectors(tuned: Backbone, adapter: Adapter) -> None:
         part = plain_copy(tuned.model.get_submodule(name))
         adapter.hold(f"projector.{n}", part)
         tuned.model.set_submodule(name, InFull(part))
+
+
+def _copy_final_norm(language: Any, adapter: Adapter) -> None:
+    part = plain_copy(language.norm)
+    adapter.hold("norm", part)
+    language.norm = InFull(part)
 
 
 @torch.no_grad()

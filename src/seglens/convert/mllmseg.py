@@ -72,7 +72,9 @@ def convert_mllmseg(
 
     Raises CheckpointError that names every tensor that is missing, left over or of another shape, and every fact in
     which the two models differ; FileExistsError when there is something at `out`. Nothing half-written is left."""
-    settings = replace(settings, rank=0, vocabulary=False, refusal=settings.refusal if refuses else None)
+    settings = replace(
+        settings, rank=0, vocabulary=False, final_norm=False, refusal=settings.refusal if refuses else None
+    )
     skeleton, config = Skeleton.draw(base), _read_json(source / "config.json")
     check_facts(config, skeleton, str(source / "config.json"))
     first = _first_new_token(source, skeleton)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def mask_side(self) -> int:
-        """Side of the square canvas of its mask logits."""
+        """Side of the square canvas on which its masks are compared with the truth."""
 
     def look(self, read: Any) -> Any:
         """What no question about an image changes, kept between questions: once per image. None where there is nothing
@@ -150,6 +150,21 @@ def check_choices(config: Any, name: str) -> None:
 def spread(values: Tensor, total: float) -> Tensor:
     """The mean of a term's values over `total` masks, questions or answers of a whole step."""
     return values.sum() / max(total, 1)
+
+
+TextMean = Literal["answers", "tokens"]
+
+
+def text_term(loss: Tensor, truth: Truth, totals: Totals, mean: TextMean) -> Tensor:
+    """Cross-entropy of the answers, given as the mean over the tokens of each, averaged over answers or over all of
+    their tokens alike: then long answers weigh more, as in the code of LISA, MLLMSeg, SELF1E and UFO (over the tokens
+    of a pass there, of a whole step here)."""
+    asked = truth.valid | truth.spoken
+    if mean == "answers":
+        return spread(loss[asked], totals.answered)
+    if truth.tokens is None:
+        raise ValueError("text_mean='tokens' needs Truth.tokens, how many tokens of each answer are learnt")
+    return spread((loss * truth.tokens)[asked], totals.tokens)
 
 
 def masked(truth: Truth, totals: Totals, absent: str) -> tuple[Bool[Tensor, "b q"], float]:

@@ -14,7 +14,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.losses import mask_terms
-from seglens.methods.base import PromptDecoder, Source, TunedMethod, TunedReader, check_choices, masked, spread
+from seglens.methods.base import (
+    PromptDecoder,
+    Source,
+    TextMean,
+    TunedMethod,
+    TunedReader,
+    check_choices,
+    masked,
+    spread,
+    text_term,
+)
 from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 
 TOKEN = "[SEG]"
@@ -41,6 +51,7 @@ class LisaConfig:
     )  # fmt: skip
     absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
     text_weight: float = 1.0
+    text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     bce_weight: float = 2.0
     dice_weight: float = 0.5
 
@@ -92,7 +103,7 @@ class Lisa(TunedMethod):
         taught, masks = masked(truth, totals, config.absent)
         mask = mask_terms(output.mask_logits[taught], truth.masks[taught])
         return {
-            "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
+            "text": config.text_weight * text_term(output.text_loss, truth, totals, config.text_mean),
             "bce": config.bce_weight * spread(mask["bce"], masks),
             "dice": config.dice_weight * spread(mask["dice"], masks),
         }
@@ -106,5 +117,5 @@ def build_lisa(config: LisaConfig, backbone: Source, decoder: PromptDecoder) -> 
 PRESETS: dict[str, LisaConfig] = {
     "default": LisaConfig(),
     # the released code; train and evaluate with prompt=lisa and prompt=lisa-eval, and ask in whole requests
-    "authors": LisaConfig(vocabulary=True, request="{}"),
+    "authors": LisaConfig(vocabulary=True, text_mean="tokens", request="{}"),
 }

@@ -19,7 +19,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.losses import focal, smooth_dice
-from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, masked, spread
+from seglens.methods.base import (
+    Source,
+    TextMean,
+    TunedMethod,
+    TunedReader,
+    check_choices,
+    masked,
+    spread,
+    text_term,
+)
 from seglens.methods.dysample import DySample
 from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 
@@ -54,10 +63,12 @@ class MLLMSegConfig:
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     vocabulary: bool = False  # also train word embedding and output layer (authors, on InternLM2), not just new rows
+    final_norm: bool = False  # also train the norm behind the last layer (authors)
     request: str = "What are {} in this image? Please output segmentation masks."
     answers: tuple[str, ...] = ("Sure, {}:[SEG].",)
     refusal: str | None = "Sure, {}:[REJ]."  # None: every query gets a mask
     text_weight: float = 1.0
+    text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     focal_weight: float = 1.0
     dice_weight: float = 1.0
     focal_alpha: float = 0.25
@@ -107,7 +118,10 @@ class MLLMSegConfig:
 
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
-        return Tuning(self.tokens, self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
+        return Tuning(
+            self.tokens, self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary,
+            final_norm=self.final_norm,
+        )  # fmt: skip
 
     def speech(self) -> Speech:
         """What is said to it and by it."""
@@ -299,7 +313,7 @@ class MLLMSeg(TunedMethod):
         drawn, wanted = output.mask_logits[taught], truth.masks[taught]
         hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
         return {
-            "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
+            "text": config.text_weight * text_term(output.text_loss, truth, totals, config.text_mean),
             "focal": config.focal_weight * spread(hard, masks),
             "dice": config.dice_weight * spread(smooth_dice(drawn, wanted), masks),
         }
@@ -318,6 +332,7 @@ PRESETS: dict[str, MLLMSegConfig] = {
     # that belongs there, in which its evaluation asks and answers
     "authors": MLLMSegConfig(
         norm="batch", upright=False, shift_image_tokens=True, double_sigmoid=True, vocabulary=True,
+        final_norm=True, text_mean="tokens",
         request=" What are {}in this image? Please output segmentation masks.", answers=("Sure,{}:[SEG].",),
         refusal="Sure,{}:[REJ].",
     ),

@@ -8,7 +8,7 @@ paper's.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,7 +18,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.losses import mask_terms
-from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, masked, spread
+from seglens.methods.base import (
+    Source,
+    TextMean,
+    TunedMethod,
+    TunedReader,
+    check_choices,
+    masked,
+    spread,
+    text_term,
+)
 from seglens.shuffle import pixel_unshuffle
 from seglens.types import Attention, Embedding, MethodOutput, Reading, Refill, Speech, Totals, Truth, Tuning
 
@@ -56,8 +65,11 @@ class Self1eConfig:
     # which F'_SEG the coarse mask is made with: before the third MLP, or as that leaves it (authors)
     coarse_token: Literal["before", "combined"] = "before"
     mask_side: int = 128  # where masks are compared
+    # how masks get to the image's size: over mask_side, or in one step from the grid where they are drawn (authors)
+    upsampling: Literal["twice", "once"] = "twice"
     absent: Literal["skip", "empty"] = "empty"  # a target that is not in the image teaches nothing, or an empty mask
     text_weight: float = 1.0
+    text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     bce_weight: float = 2.0
     dice_weight: float = 0.5
     rank: int = 128
@@ -199,9 +211,14 @@ class Self1e(TunedMethod):
         states = self._amplify("image", as_map(read.segment[:, :, :1], (1, 1)))
         segment = reduce(states, "b q h w d -> b q d", "mean")
         logits = self._dot(self._parts(self.look(read) if seen is None else seen, image), segment)
-        logits = resize(logits, (self.mask_side, self.mask_side))
+        if self.config.upsampling == "twice" or logits.shape[-2] != logits.shape[-1]:  # a canvas is square
+            logits = self._compared(logits)
         coarse = dot(image, self._coarse_token(segment)) if self.config.coarse else None
         return MethodOutput(logits, coarse_logits=coarse, text_loss=read.text_loss)
+
+    def _compared(self, logits: Float[Tensor, "b q _ _"]) -> Float[Tensor, "b q s s"]:
+        side = (self.mask_side, self.mask_side)
+        return logits if logits.shape[-2:] == side else resize(logits, side)
 
     def _coarse_token(self, segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q d"]:
         if self.combine is None or self.config.coarse_token == "before":
@@ -240,14 +257,13 @@ class Self1e(TunedMethod):
         """Section 3.6 as named, weighted terms, averaged over the masks and answers of this batch, or over `totals`."""
         totals = totals or truth.totals()
         asked, total = masked(truth, totals, self.config.absent)
-        terms = self._mask_terms(output.mask_logits[asked], truth.masks[asked], total)
+        terms = self._mask_terms(self._compared(output.mask_logits)[asked], truth.masks[asked], total)
         if output.coarse_logits is not None:
-            fine = resize(output.coarse_logits, (self.mask_side, self.mask_side))
-            coarse = self._mask_terms(fine[asked], truth.masks[asked], total)
+            coarse = self._mask_terms(self._compared(output.coarse_logits)[asked], truth.masks[asked], total)
             terms |= {f"coarse_{name}": self.config.coarse_weight * term for name, term in coarse.items()}
         if output.text_loss is not None:
-            said = output.text_loss[truth.valid | truth.spoken]
-            terms["text"] = self.config.text_weight * spread(said, totals.answered)
+            said = text_term(output.text_loss, truth, totals, self.config.text_mean)
+            terms["text"] = self.config.text_weight * said
         return terms
 
     def _mask_terms(
@@ -294,11 +310,12 @@ def build_self1e(config: Self1eConfig, backbone: Source, decoder: None = None) -
 
 
 _WORDS = "{}"  # for data that comes in whole requests
+_AUTHORS = Self1eConfig(request=_WORDS, coarse_token="combined", text_mean="tokens", upsampling="once")
 PRESETS: dict[str, Self1eConfig] = {
     "default": Self1eConfig(),
     # the released code, for InternVL3-2B and for InternVL3-8B; trained with prompt=lisa, asked with prompt=lisa-eval
-    "authors": Self1eConfig(request=_WORDS, coarse_token="combined"),
-    "authors-8b": Self1eConfig(request=_WORDS, coarse_token="combined", rank=64),
+    "authors": _AUTHORS,
+    "authors-8b": replace(_AUTHORS, rank=64),
     # the text: Eq. 1 to 6, and a plain sum of three losses
     "paper": Self1eConfig(request=_WORDS, combine=False, coarse_weight=0.0, bce_weight=1.0, dice_weight=1.0),
 }

@@ -1,8 +1,8 @@
 """UFO: fine-grained perception through an open-ended language interface (arXiv 2503.01342), its segmentation.
 
 No mask decoder: the MLLM answers with a run of <MASK> tokens, and each of them, multiplied with the image tokens, gives
-the map of one sub-pixel of every cell. Facts are those of the authors' code. There the question stands before the image
-and the last norm is trained as well; here the image comes first, and no question changes what is said of it.
+the map of one sub-pixel of every cell. Facts are those of the authors' code. There the question stands before the
+image; here the image comes first, and no question changes what is said of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.losses import focal, smooth_dice
-from seglens.methods.base import Source, TunedMethod, TunedReader, check_choices, masked, spread
+from seglens.methods.base import (
+    Source,
+    TextMean,
+    TunedMethod,
+    TunedReader,
+    check_choices,
+    masked,
+    spread,
+    text_term,
+)
 from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 
 TOKEN = "<MASK>"
@@ -36,6 +45,7 @@ class UfoConfig:
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     vocabulary: bool = False  # also train word embedding and output layer (UFO does), not just the row of <MASK>
+    final_norm: bool = False  # also train the norm behind the last layer (UFO does)
     attention: Literal["causal", "images"] = "images"  # whether image tokens see all others of the image
     scale: int = 4  # sub-pixels of a cell along each side, one <MASK> each
     mask_side: int = 128  # at which masks are compared and drawn; UFO compares at the size of its input
@@ -45,6 +55,7 @@ class UfoConfig:
     )  # fmt: skip
     absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
     text_weight: float = 1.0
+    text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     focal_weight: float = 1.0
     dice_weight: float = 1.0
 
@@ -60,7 +71,10 @@ class UfoConfig:
 
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
-        return Tuning((TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
+        return Tuning(
+            (TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary,
+            final_norm=self.final_norm,
+        )  # fmt: skip
 
     def speech(self) -> Speech:
         """What is said to it and by it: one new word, said `scale` x `scale` times."""
@@ -96,7 +110,7 @@ class Ufo(TunedMethod):
         taught, masks = masked(truth, totals, config.absent)
         logits, target = output.mask_logits[taught], truth.masks[taught]
         return {
-            "text": config.text_weight * spread(output.text_loss[truth.valid | truth.spoken], totals.answered),
+            "text": config.text_weight * text_term(output.text_loss, truth, totals, config.text_mean),
             "focal": config.focal_weight * spread(focal(logits, target), masks),
             "dice": config.dice_weight * spread(smooth_dice(logits, target, SMOOTH), masks),
         }
@@ -107,4 +121,7 @@ def build_ufo(config: UfoConfig, backbone: Source, decoder: None = None) -> Ufo:
     return Ufo(config, backbone.adapt(config.tuning(), config.speech(), config.attention))
 
 
-PRESETS: dict[str, UfoConfig] = {"default": UfoConfig(), "authors": UfoConfig(vocabulary=True)}
+PRESETS: dict[str, UfoConfig] = {
+    "default": UfoConfig(),
+    "authors": UfoConfig(vocabulary=True, final_norm=True, text_mean="tokens"),
+}
