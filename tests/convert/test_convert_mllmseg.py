@@ -268,7 +268,7 @@ def test_the_heads_config(base: Path, source: Path, tmp_path: Path) -> None:
         out = tmp_path / f"head{refuses}"
         convert_mllmseg(source, out, base, refuses, TINY)
         config = json.loads((out / "config.json").read_text())
-        expected = replace(TINY, rank=0, vocabulary=False, refusal=TINY.refusal if refuses else None)
+        expected = replace(TINY, rank=0, vocabulary=False, final_norm=False, refusal=TINY.refusal if refuses else None)
         assert config["method"] == "mllmseg"
         assert config["settings"] == json.loads(json.dumps(asdict(expected)))
         assert config["backbone"] == {"name": "./mllm", "revision": None}
