@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seglens.agent import Agent, Conversation
-from seglens.agent.conversation import GENERATED, REFINED, side_by_side
+from seglens.agent.conversation import GENERATED, REFINED, pair
 from seglens.backbones import QuestionError
 from seglens.data.world import WorldData
 from seglens.schema import Box, Click
@@ -125,7 +125,7 @@ def test_another_image(agent: Agent, talk: Conversation, scene: Sample) -> None:
     other = WorldData(n=2, seed=5)[1]
     talk.show(other.image)
     assert np.array_equal(talk.image, other.image)
-    assert talk.say(ABOUT).text == agent.segmenter.ask(side_by_side(old[0]), ABOUT)
+    assert talk.say(ABOUT).text == agent.segmenter.ask(pair(old[0]), ABOUT)
     with pytest.raises(ValueError, match="the last mask belongs to the image before"):
         talk.refine([Click(x=1, y=1)])
     new = talk.say(other.targets[0].query, route="segmentation")
@@ -210,7 +210,7 @@ def test_several_images_are_one_subject(agent: Agent, scene: Sample) -> None:
     assert reply.text.splitlines() == [f"Image 1: {reply.predictions[0].reason}", f"Image 2: {GENERATED}"]
     follow = talk.say(ABOUT, "followup")
     assert follow.route.intent == "followup"
-    assert follow.text == agent.segmenter.ask(side_by_side(reply.predictions[1]), ABOUT)  # of the mask that is there
+    assert follow.text == agent.segmenter.ask(pair(reply.predictions[1]), ABOUT)  # of the mask that is there
     ways = [agent.router.route(image, ABOUT).scores for image in (grey, scene.image)]
     assert talk.say(ABOUT).route.scores == pytest.approx(
         {way: sum(s[way] for s in ways) / 2 for way in ways[0]}, abs=1e-6

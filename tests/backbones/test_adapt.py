@@ -58,7 +58,7 @@ class Case:
 
 
 def make(folder: Path, how: dict) -> Case:
-    backbone = load_backbone(folder, **{**KINDS[folder.name].options, **how})
+    backbone = load_backbone(folder, **{**KINDS[folder.name].options, **how}, as_is=True)
     return Case(backbone, Bare.load(folder, **how), digest(backbone.module))
 
 

@@ -235,7 +235,7 @@ def test_nothing_is_trained_or_changed(case: Case) -> None:
 def test_chat_is_untouched(family: Path, decoder: MaskDecoder) -> None:
     question = "what is in the picture ?"
     answer, logits = Bare.load(family).talk(IMAGE, question, 8)
-    backbone = load(family)
+    backbone = load(family, as_is=True)
 
     def talk() -> None:
         assert backbone.generate(IMAGE, question, 8) == answer

@@ -23,7 +23,7 @@ TOKENS = 9
 
 @pytest.fixture(scope="module")
 def loaded(family: Path) -> Backbone:
-    return load_backbone(family, **{**KINDS[family.name].options, "dtype": torch.float32})
+    return load_backbone(family, **{**KINDS[family.name].options, "dtype": torch.float32}, as_is=True)
 
 
 def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:

@@ -86,7 +86,7 @@ def test_who_answers_for_people(seglens: Run) -> None:
         "bench", "world-vqa", "--root", "n=1,seed=1", "--limit", 1, "--model", "embedded/self1e", "--adapter"
     )
     assert code == 0
-    assert "world-vqa: 1 answers of embedded/self1e through its adapter\n" in printed
+    assert "world-vqa: 1 answers of embedded/self1e through its adapter, pictures as they came\n" in printed
 
 
 def test_published_outputs_for_people(seglens: Run) -> None:

@@ -187,7 +187,8 @@ class Conversation:
         shown = [sight.opened.image for sight in self._sights]
         if route.intent == "followup":  # lines 8, 9, 12 to 14
             assert self._last is not None
-            shown = [side_by_side(found) for found in self._last.predictions if found.mask.any()]
+            pads = self._segmenter.backbone.pads
+            shown = [pair(found, pads) for found in self._last.predictions if found.mask.any()]
         spoken = self._segmenter.backbone.speak(shown, instruction, manner)
         return Reply(spoken.text, route, notice=self._notice(instruction), spoken=spoken)
 
@@ -212,10 +213,15 @@ def _wordy(name: str | None) -> Route:
     return Route("dialogue", {}, given=name is not None)
 
 
-def side_by_side(found: Prediction) -> UInt8[np.ndarray, "h ww 3"]:
-    """Line 12: the original, and to its right the same with the mask alone laid over it."""
+def pair(found: Prediction, padded: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """Line 12: the original, and to its right the same with the mask alone laid over it.
+
+    A pair that will be `padded` to a square stands one above the other where that makes the square smaller: both are
+    then seen larger."""
     plain = replace(
         found, keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
         keypoint_labels=np.zeros(0, bool),
     )  # fmt: skip
-    return np.concatenate([found.image, np.asarray(plain.overlay(heat=False))], 1)
+    height, width = found.image.shape[:2]
+    axis = 0 if padded and width > height else 1
+    return np.concatenate([found.image, np.asarray(plain.overlay(heat=False))], axis)

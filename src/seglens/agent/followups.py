@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from seglens.agent.agent import Agent
-from seglens.agent.conversation import side_by_side
+from seglens.agent.conversation import pair
 from seglens.agent.exam import SEED
 from seglens.general.answers import mean
 from seglens.miniature.exam import same_answer
@@ -35,7 +35,7 @@ def colours(agent: Agent, scenes: int) -> dict[str, Any]:
         named = NAMED.format(thing.name)
         said = {
             "followup": talk.say(QUESTION, route="followup").text,
-            "named_on_pair": agent.segmenter.ask(side_by_side(prediction), named),
+            "named_on_pair": agent.segmenter.ask(pair(prediction, agent.segmenter.backbone.pads), named),
             "named_on_original": agent.segmenter.ask(scene.image, named),
         }
         chance = mean([other.colour == thing.colour for other in scene.things])

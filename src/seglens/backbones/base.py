@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from seglens.backbones.processors import load_processor, processor_hash, text_ha
 from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.backbones.sight import Layout, Patches, Seen
 from seglens.backbones.speaking import Listener, Manner, Spoken, before_stop
+from seglens.backbones.uncropped import crops, squared
 from seglens.geometry import Frame
 from seglens.interruption import safe_point
 from seglens.pretrained import HUB, checked_options, load_strict
@@ -123,6 +125,7 @@ class Backbone(ABC):
     ):  # fmt: skip
         self.model, self.processor = model.requires_grad_(False).eval(), processor
         self.name, self.revision = name, revision  # where it was loaded from
+        self.as_is = False  # chat shows the processor every picture as it came, even where it crops
         self.layer, self.depth = depth.layer, depth.whole  # hidden_states[layer] is what it reads
         layout, text = self.layout(model.config, image_size), model.config.get_text_config()
         self.image_size, self.grid, self._first_layer = layout.image_size, layout.grid, layout.first_layer
@@ -135,14 +138,15 @@ class Backbone(ABC):
     @classmethod
     def from_pretrained(
         cls, name: str | Path, *, layer: int | None = None, image_size: int | None = None,
-        segmentation_only: bool = False, revision: str | None = None, **loading: Any,
+        segmentation_only: bool = False, revision: str | None = None, as_is: bool = False, **loading: Any,
     ) -> Backbone:  # fmt: skip
         """Load from a folder or a hub id; safetensors only, no remote code. `loading` goes to transformers
         (`dtype`, `device_map`, `quantization_config`, `attn_implementation`, `local_files_only`, ...).
 
         `image_size` is the canvas's side in pixels, for families that see images of any size. `segmentation_only`
-        leaves out every layer that segmenting never runs: the model can then not chat. Raises ValueError when the
-        layer, the size or the weights do not fit the model."""
+        leaves out every layer that segmenting never runs: the model can then not chat. `as_is` shows pictures in the
+        chat to a processor that crops as they came (see `pads`). Raises ValueError when the layer, the size or the
+        weights do not fit the model."""
         loading = checked_options(loading)
         where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
@@ -159,7 +163,9 @@ class Backbone(ABC):
             raise ValueError(
                 f"attn_implementation={attention!r} takes no mask of who sees whom; choose {' or '.join(ATTENTION)}"
             )
-        return cls(model, load_processor(name, config, **where), depth, image_size, str(name), revision)
+        made = cls(model, load_processor(name, config, **where), depth, image_size, str(name), revision)
+        made.as_is = as_is
+        return made
 
     @property
     def module(self) -> nn.Module:
@@ -277,6 +283,16 @@ class Backbone(ABC):
 
     # ---------------------------------------------------------------- chatting
 
+    @property
+    def pads(self) -> bool:
+        """Whether the chat pads pictures to squares, because the processor would cut off the ends of long ones. All
+        that is said to other processors, and to any with `as_is`, is what the bare model is told, bit for bit."""
+        return not self.as_is and self._crops
+
+    @cached_property
+    def _crops(self) -> bool:
+        return crops(self.processor.image_processor)
+
     @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's own answer, through its own processor, greedy."""
@@ -284,7 +300,7 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def speak(self, images: Images, question: str, manner: Manner) -> Spoken:
-        """`generate` about one image, several, or none: through the processor, as the model was made for it.
+        """`generate` about one image, several, or none: through the processor, which sees all of each (`pads`).
 
         Raises as `shown_inputs` does, and ValueError for a model without the layers that talk."""
         self.check_can_chat()
@@ -318,15 +334,17 @@ class Backbone(ABC):
         return {*(ends if isinstance(ends, list) else [] if ends is None else [ends])}
 
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
-        """What the model's own processor makes of an image and a question. Raises as `shown_inputs` does."""
+        """What the model's own processor makes of an image and a question; none of the image is cropped (`pads`).
+        Raises as `shown_inputs` does."""
         return self.shown_inputs([image], question)
 
     def shown_inputs(self, images: Images, question: str) -> dict[str, Tensor]:
-        """The same for any number of images: the chat path adds nothing to it.
+        """The same for any number of images: the chat path adds nothing to it but the padding that `pads` tells of.
 
         Raises QuestionError as `Prompts.after` does, and for more tokens than the model was made for."""
         self.prompts.after(question)
-        shown = [Image.fromarray(image) for image in images] or None
+        whole = [squared(image, self.processor.image_processor) for image in images] if self.pads else images
+        shown = [Image.fromarray(image) for image in whole] or None
         inputs = self.processor(images=shown, text=self.prompts.text(question, len(images)), return_tensors="pt")
         tokens, most = inputs["input_ids"].shape[1], self.model.config.get_text_config().max_position_embeddings
         if tokens > most:

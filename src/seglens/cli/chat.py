@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, Thresholds, Trust, load_segmenter
+from seglens.cli.shared import AsJson, Talking, Thresholds, Trust, load_segmenter
 from seglens.names import check_name
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def numbers(word: str) -> list[float]:
 
 def chat(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    loading: Loading,
+    loading: Talking,
     thresholds: Thresholds,
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
     as_json: AsJson = False,

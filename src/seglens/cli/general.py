@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, Overwrite, emit, load_mllm, load_segmenter, tell_faults
+from seglens.cli.shared import AsJson, Overwrite, Talking, emit, load_mllm, load_segmenter, tell_faults
 
 NAMES = "gqa, mme, mmbench, mmbench-circular, mmmu, mmstar, okvqa, pope, textvqa, vizwiz, vqav2 or world-vqa."
+# what of a picture the model saw: published numbers of LLaVA-1.5 are of padded ones
+PADDED, AS_THEY_CAME = "padded to squares", "as they came"
 
 
 def bench(
     name: Annotated[str, typer.Argument(help=NAMES)],
-    loading: Loading,
+    loading: Talking,
     root: Annotated[str, typer.Option(help="The benchmark's folder or file; for world-vqa such as n=50,seed=1.")] = "",
     backbone: Annotated[str | None, typer.Option(help="Ask this bare MLLM (folder or hub id), without a head.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Answer through a tuned method's adapter.")] = False,
@@ -29,7 +31,8 @@ def bench(
     overwrite: Overwrite = False,
 ) -> None:
     """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule. With --adapter
-    it answers as a method that tunes it would leave it, if chat ran through the adapter too."""
+    it answers as a method that tunes it would leave it, if chat ran through the adapter too. The report tells whether
+    pictures were padded to squares, as before a processor that crops, or shown as they came (--as-is)."""
     from seglens.files import check_free
     from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take, whole
     from seglens.names import check_name
@@ -58,14 +61,17 @@ def bench(
         )
     asked |= {"adapter": "on"} if adapter else {}
     failed = dict[str, str]()
+    seen = dict[str, str]()
     if answers is not None:
         said: Mapping[str, str] = read_answers(answers, every)
     else:
         tokens = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
-        speaker = partial(_speaker, loading, backbone, adapter)
-        said = _ask(speaker, questions, tokens, out, {"benchmark": name, **asked}, as_json, failed)
+        fit = _fit(questions, tokens, failed)
+        ask, pads = _speaker(loading, backbone, adapter)
+        seen = {"pictures": PADDED if pads else AS_THEY_CAME}
+        said = _ask(ask, fit, tokens, out, {"benchmark": name, **asked, **(seen if pads else {})}, as_json, failed)
         questions = whole(questions, failed)
-    report: dict[str, Any] = {"benchmark": name, "root": root, **asked, "asked": len(questions)}
+    report: dict[str, Any] = {"benchmark": name, "root": root, **asked, **seen, "asked": len(questions)}
     report["first_image_only"] = sum(len(question.images) > 1 for question in questions)
     if submission is not None and benchmark.submission is not None:
         benchmark.submission.write(submission, questions, said)
@@ -78,34 +84,41 @@ def bench(
     tell_faults(list(failed.values()), "questions could not be asked, and are not scored")
 
 
+def _fit(questions: Any, tokens: int, failed: dict[str, str]) -> Any:
+    """What can be asked, looked at before a large model is loaded."""
+    from seglens.general import BenchmarkError, checked
+
+    if tokens < 1:
+        raise BenchmarkError(f"got --max-new-tokens {tokens}; need at least 1")
+    return checked(questions, failed)
+
+
 def _ask(
-    speaker: Callable[[], Callable[..., str]], questions: Any, tokens: int, out: Path | None, settings: dict[str, Any],
-    quiet: bool, failed: dict[str, str],
+    ask: Callable[..., str], fit: Any, tokens: int, out: Path | None, settings: dict[str, Any], quiet: bool,
+    failed: dict[str, str],
 ) -> dict[str, str]:  # fmt: skip
     from rich.console import Console
     from rich.progress import track
 
-    from seglens.general import BenchmarkError, checked, run
+    from seglens.general import run
 
-    if tokens < 1:
-        raise BenchmarkError(f"got --max-new-tokens {tokens}; need at least 1")
-    fit = checked(questions, failed)  # before a large model is loaded
     bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
-    return run(speaker(), fit, tokens, out, settings, bar, failed)
+    return run(ask, fit, tokens, out, settings, bar, failed)
 
 
-def _speaker(loading: Loading, backbone: str | None, adapter: bool) -> Callable[..., str]:
-    """Who answers: a bare MLLM, or that of a head, with its adapter off or on."""
+def _speaker(loading: Talking, backbone: str | None, adapter: bool) -> tuple[Callable[..., str], bool]:
+    """Who answers, a bare MLLM or that of a head with its adapter off or on; and whether it pads pictures."""
     if backbone:
-        return load_mllm(backbone, **loading.placing).generate
+        mllm = load_mllm(backbone, **loading.placing)
+        return mllm.generate, mllm.pads
     segmenter = load_segmenter(loading)
     if not adapter:
-        return segmenter.backbone.generate
+        return segmenter.backbone.generate, segmenter.backbone.pads
     if segmenter.reader is segmenter.backbone:
         raise ValueError(
             f"{loading.model} is a {segmenter.config.method} head, which leaves its MLLM frozen; leave out --adapter"
         )
-    return segmenter.reader.generate
+    return segmenter.reader.generate, segmenter.backbone.pads
 
 
 def _print(report: Mapping[str, Any]) -> None:
@@ -117,7 +130,8 @@ def _print(report: Mapping[str, Any]) -> None:
     if "submission" in report:
         print(f"{report['asked']} answers of {whom} for the server: {report['submission']}")
         return
-    print(f"{report['benchmark']}: {report['asked']} answers of {whom}")
+    shown = f", pictures {report['pictures']}" if "pictures" in report else ""
+    print(f"{report['benchmark']}: {report['asked']} answers of {whom}{shown}")
     table = Table("score", "value")
     for label, value in _flat(report["scores"]):
         table.add_row(label, value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import Loading, Thresholds, load_segmenter, say
+from seglens.cli.shared import Talking, Thresholds, load_segmenter, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def mcp(
-    loading: Loading,
+    loading: Talking,
     thresholds: Thresholds,
     http: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP here (a PORT alone: for this machine only).")

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Loading, Thresholds, load_segmenter, say
+from seglens.cli.shared import Talking, Thresholds, load_segmenter, say
 
 
 def demo(
-    loading: Loading,
+    loading: Talking,
     thresholds: Thresholds,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Loading, emit, load_mllm, load_segmenter, progress, tell_faults
+from seglens.cli.shared import AsJson, Talking, emit, load_mllm, load_segmenter, progress, tell_faults
 
 
 def route(
-    loading: Loading,
+    loading: Talking,
     file: Annotated[Path | None, typer.Argument(help="JSON lines of your own; by default the package's set.")] = None,
     part: Annotated[str, typer.Option(help="test, dev or all.")] = "test",
     backbone: Annotated[str | None, typer.Option(help="A bare MLLM (folder or hub id), without a head.")] = None,
@@ -61,7 +61,7 @@ def route(
     tell_faults(failed, f"of {len(asked)} instructions could not be routed")
 
 
-def _follow(loading: Loading, scenes: int, as_json: bool) -> None:
+def _follow(loading: Talking, scenes: int, as_json: bool) -> None:
     from seglens.agent import Agent
     from seglens.agent.followups import colours
 

@@ -14,6 +14,7 @@ from seglens.cli.shared import (
     JsonLines,
     Loading,
     Overwrite,
+    Talking,
     Thresholds,
     Trust,
     emit_line,
@@ -92,7 +93,7 @@ def _format_names(given: Sequence[str] | None) -> list[str]:
 def ask(
     image: Annotated[str, typer.Argument(help="An image file, or - for one on standard input.")],
     words: Annotated[list[str], typer.Argument(metavar="QUESTION", help="A question about it, in quotes.")],
-    loading: Loading,
+    loading: Talking,
     as_json: AsJson = False,
 ) -> None:
     """Ask the untouched multimodal LLM."""

@@ -27,6 +27,12 @@ DType = Annotated[
     str | None, typer.Option("--dtype", help="Of the MLLM: fp32, bf16, fp16 or auto; default fp32 on a CPU, else auto.")
 ]
 LoadIn = Annotated[str | None, typer.Option(metavar="8bit|4bit", help="Load the MLLM in so few bits, by bitsandbytes.")]
+AsIs = Annotated[
+    bool,
+    typer.Option(
+        "--as-is", help="Chat shows pictures as they came, even to a processor that crops long ones (LLaVA-1.5's CLIP)."
+    ),
+]
 PresenceThreshold = Annotated[
     float | None, typer.Option(help="Probability below which nothing is found; default the head's own, mostly 0.5.")
 ]
@@ -66,6 +72,13 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class Talking(Loading):
+    """Options of every command that loads a model to talk with."""
+
+    as_is: AsIs = False
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Options of every command that draws masks."""
 
@@ -82,7 +95,7 @@ class Thresholds:
         return {"presence_threshold": self.presence_threshold, **drawn}
 
 
-GROUPED = (Loading, Thresholds)
+GROUPED = (Loading, Talking, Thresholds)
 
 
 def unfolded(command: Callable[..., Any]) -> Callable[..., Any]:

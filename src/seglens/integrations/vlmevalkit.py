@@ -38,11 +38,12 @@ Message = str | Mapping[str, str] | Sequence[str] | Sequence[Mapping[str, str]]
 
 
 class SegLensVLM:
-    """One image and the texts of a message go to the MLLM through its own processor, greedy.
+    """One image and the texts of a message go to the MLLM through its own processor, greedy. The image is padded to a
+    square before a processor that would crop it, unless `as_is=True` is given.
 
     `model_path` is a head folder, a hub id, or "embedded"; `backbone` names a bare MLLM instead. `device` is a GPU
-    where there is one. `loading` goes to transformers. Of several images the first is shown, with a warning, as the
-    harness does for models that take one."""
+    where there is one. `loading` as `Segmenter.from_pretrained` takes it. Of several images the first is shown, with a
+    warning, as the harness does for models that take one."""
 
     INSTALL_REQ = False
     INTERLEAVE = False

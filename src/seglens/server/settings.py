@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         None, description="Of the MLLM: fp32, bf16, fp16 or auto; default fp32 on a CPU, else auto."
     )
     load_in: str | None = Field(None, description="Load the MLLM in '8bit' or '4bit', by bitsandbytes.")
+    as_is: bool = Field(False, description="Chat shows pictures as they came, even to a processor that crops.")
     presence_threshold: float | None = Field(
         None, description="Probability below which nothing is found; default the head's own, mostly 0.5."
     )
