@@ -89,6 +89,23 @@ def test_who_answers_for_people(seglens: Run) -> None:
     assert "world-vqa: 1 answers of embedded/self1e through its adapter, pictures as they came\n" in printed
 
 
+def test_what_of_a_picture_was_shown_is_told(seglens: Run, llava: Path, tmp_path: Path) -> None:
+    """LLaVA-1.5's processor crops: padded or as they came are two scores, and answers of both never share a file."""
+    out = tmp_path / "answers.jsonl"
+    asked = ("bench", "pope", "--root", shared("general/pope/mini"), "--backbone", llava, "--limit", 1, "--out", out)
+    few = ("--max-new-tokens", 2)
+    code, printed, _ = seglens(*asked, *few, "--json")
+    assert (code, json.loads(printed)["pictures"]) == (0, "padded to squares")
+    code, _, err = seglens(*asked, *few, "--as-is")
+    assert code == 2
+    assert "answers.jsonl holds the answers of" in err
+    assert "pictures=padded to squares" in err
+    out.unlink()
+    code, printed, _ = seglens(*asked, *few, "--as-is")
+    assert code == 0
+    assert ", pictures as they came" in printed
+
+
 def test_published_outputs_for_people(seglens: Run) -> None:
     folder = shared("general/mmmu")
     code, printed, _ = seglens("bench", "mmmu", "--root", folder, "--answers", folder / "llava1.5_13b_val.json")
