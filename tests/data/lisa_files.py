@@ -59,6 +59,20 @@ def write_mapillary(root: Path, names: list[str], version: str = "v2.0", mode: s
     return root
 
 
+def write_pascal(
+    root: Path, year: int, labels: str, listed: str = "", ending: str = ".png", mode: str = "L", **maps: np.ndarray
+) -> Path:
+    """Photographs of VOC with label maps in a folder of VOCdevkit/VOC<year>, and the list of the split's names."""
+    voc = root / f"VOCdevkit/VOC{year}"
+    for stem, pixels in maps.items():
+        photograph(voc / f"JPEGImages/{stem}.jpg")
+        label_map(voc / labels / f"{stem}{ending}", pixels, mode)
+    if listed:
+        (voc / listed).parent.mkdir(parents=True, exist_ok=True)
+        (voc / listed).write_text("".join(f"{stem}\n" for stem in maps))
+    return root
+
+
 SQUARE = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]
 
 

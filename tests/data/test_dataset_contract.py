@@ -18,6 +18,7 @@ from lisa_files import (
     write_llava,
     write_mapillary,
     write_paco,
+    write_pascal,
     write_pascal_part,
 )
 from make_refer import coco_name, ref, refs, save, save_image, save_reason, sentence
@@ -70,6 +71,24 @@ def pascal_part(folder: Path) -> str:
     return f"pascal_part:root={write_pascal_part(folder)}"
 
 
+def pascal_context(folder: Path) -> str:
+    listed = "ImageSets/SegmentationContext/train.txt"
+    write_pascal(folder, 2010, "SegmentationClassContext", listed, b=stripes(2, 3), a=stripes(0, 1, 59))
+    return f"pc59:root={folder},split=train"
+
+
+def pascal_full(folder: Path) -> str:
+    labels = "annotations_detectron2/pc459_train"
+    write_pascal(folder, 2010, labels, "", ".tif", "I;16", b=stripes(2, 300), a=stripes(0, 458, 65535))
+    return f"pc459:root={folder},split=train"
+
+
+def pascal_voc(folder: Path) -> str:
+    listed = "ImageSets/Segmentation/train.txt"
+    write_pascal(folder, 2012, "SegmentationClass", listed, mode="P", b=stripes(1, 2), a=stripes(0, 20, 255))
+    return f"pas20:root={folder},split=train"
+
+
 def refer(name: str, folder: Path) -> str:
     form = FORMS[name]
     records = [*refs(), ref(12, 102, 3, "train", sentence(120, "another"))]
@@ -97,6 +116,9 @@ KINDS: dict[str, Kind] = {
     "mapillary": Kind(mapillary, "mapillary/config_v2.0.json"),
     "paco": Kind(paco, "vlpart/paco/annotations/paco_lvis_v1_train.json"),
     "pascal_part": Kind(pascal_part, "vlpart/pascal_part/train.json"),
+    "pc59": Kind(pascal_context, "VOCdevkit/VOC2010/ImageSets/SegmentationContext/train.txt"),
+    "pc459": Kind(pascal_full),
+    "pas20": Kind(pascal_voc, "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"),
     **{name: Kind(partial(refer, name), f"{name}/instances.json") for name in FORMS},
     "reasonseg": Kind(reasonseg, "ReasonSeg/train/one.json"),
 }

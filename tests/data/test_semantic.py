@@ -59,7 +59,7 @@ def test_gray_of_few_bits_is_not_stretched(tmp_path: Path, bits: int, raw: str) 
 
 def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     photograph(tmp_path / "colours.png")
-    with pytest.raises(ImageError, match="mode RGB; a label map is a PNG of one channel"):
+    with pytest.raises(ImageError, match="mode RGB; a label map is a PNG or TIFF of one channel"):
         load_labels(tmp_path / "colours.png")
     photograph(tmp_path / "photo.jpg").rename(tmp_path / "photo.png")
     with pytest.raises(ImageError, match="a label map is a PNG"):

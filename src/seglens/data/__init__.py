@@ -16,6 +16,7 @@ from seglens.data.jsonl import jsonl_data
 from seglens.data.limited import Limited
 from seglens.data.negatives import with_negatives
 from seglens.data.parts import paco, pascal_part
+from seglens.data.pascal import pas20, pc59, pc459
 from seglens.data.prompts import Prompted
 from seglens.data.reasonseg import reasonseg
 from seglens.data.refer import BUILDERS as REFER
@@ -37,6 +38,9 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "mapillary": mapillary,
     "paco": paco,
     "pascal_part": pascal_part,
+    "pc59": pc59,
+    "pc459": pc459,
+    "pas20": pas20,
     **REFER,
     "reasonseg": reasonseg,
 }

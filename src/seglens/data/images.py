@@ -34,6 +34,7 @@ MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 HEIF = "HEIF"  # what telephones save; Pillow reads it through a plugin of its own package
 PLUGIN = "pillow-heif"
+TIFF = (b"II*\0", b"MM\0*")  # how a file begins
 _FLOATS = frozenset((".pfm",))  # a kind of PPM, of unknown scale: depths, never photographs
 
 T = TypeVar("T")
@@ -288,19 +289,21 @@ def _line(error: Exception) -> str:
 
 
 def load_labels(path: str | Path) -> Integer[np.ndarray, "h w"]:
-    """The label values of a PNG as the file stores them: palette indices, or gray of up to 16 bits; colours never.
+    """The label values of a PNG or TIFF as the file stores them: palette indices, or gray of up to 16 bits; colours
+    never.
 
-    Raises ``ImageError`` where `load_stored` does, and on what is not a PNG or has more than one channel.
+    Raises ``ImageError`` where `load_stored` does, and on what is neither or has more than one channel.
     """
     image = load_stored(path)
     with Path(path).open("rb") as file:
         header = file.read(26)  # through the bit depth and the kind of colour, which come first in every PNG
-    if not header.startswith(b"\x89PNG") or image.mode not in ("1", "L", "P", "I", "I;16"):
+    png = header.startswith(b"\x89PNG")
+    if not (png or header.startswith(TIFF)) or image.mode not in ("1", "L", "P", "I", "I;16"):
         raise ImageError(
-            f"{str(path)!r} has mode {image.mode}; a label map is a PNG of one channel (palette, or gray of 8 or 16 "
-            "bits): give the map of indices, not its coloured view"
+            f"{str(path)!r} has mode {image.mode}; a label map is a PNG or TIFF of one channel (palette, or gray of "
+            "8 or 16 bits): give the map of indices, not its coloured view"
         )
     pixels, (bits, colour) = np.array(image), header[24:]
-    if colour == 0 and bits in (2, 4):  # Pillow stretches these over 0..255
+    if png and colour == 0 and bits in (2, 4):  # Pillow stretches these over 0..255
         return pixels // (255 // (2**bits - 1))
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels

@@ -23,6 +23,7 @@ from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Recor
 Split = Literal["train", "val"]
 LISTS = Path(__file__).parent / "class_names"
 IGNORED = 255
+Load = Callable[[Path], Integer[np.ndarray, "h w"]]
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ class Label:
         return Drawn(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
 
 
-def asks_of(path: Path, classes: Classes) -> tuple[Ask, ...]:
-    """A query for every class in a label map, decoded once. Raises ValueError on a value that no class has."""
-    pixels = load_labels(path)
+def asks_of(path: Path, classes: Classes, load: Load | None = None) -> tuple[Ask, ...]:
+    """A query for every class in a label map (an image, unless `load` reads something else), decoded once. Raises
+    ValueError on a value that no class has."""
+    pixels = (load or load_labels)(path)
     present = np.unique(pixels).tolist()
     unknown = [value for value in present if value not in classes.names and value not in classes.ignored]
     if unknown:
@@ -86,7 +88,7 @@ def asks_of(path: Path, classes: Classes) -> tuple[Ask, ...]:
     return tuple(Ask(name, mask, path.stem, "class", id=name) for name, mask in named)
 
 
-def _holds(asks: tuple[Ask, ...]) -> frozenset[str] | None:
+def holds(asks: tuple[Ask, ...]) -> frozenset[str] | None:
     return asks[0].mask.hidden if asks and isinstance(asks[0].mask, Label) else frozenset()
 
 
@@ -111,7 +113,7 @@ def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = Tru
         elif stem not in maps:
             yield Fault(str(image), stem, f"its label map {file} is missing")
         else:
-            yield Entry(stem, image, str(file), _asks(file, classes), holds=_holds)
+            yield Entry(stem, image, str(file), _asks(file, classes), holds=holds)
 
 
 def _records(name: str, split: str, bad: Bad, classes: Classes, found: Iterator[Entry | Fault]) -> Records:
@@ -128,18 +130,18 @@ def ade20k(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
     need("ade20k", root, images, labels)
     own = root / "ade20k" / "objectInfo150.txt"
     file = own if own.exists() else LISTS / "ade20k.txt"
-    names = _synonyms(own) if own.exists() else dict(enumerate(_lines(file), 1))
+    names = _synonyms(own) if own.exists() else dict(enumerate(lines(file), 1))
     classes = Classes.of(names, {0, IGNORED}, file, other=frozenset((0,)))
     return _records("ade20k", split, bad, classes, _pairs(root / images, root / labels, classes))
 
 
-def _lines(file: Path) -> list[str]:
+def lines(file: Path) -> list[str]:
     return [line.rstrip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def _synonyms(file: Path) -> dict[int, str]:
     """Tables as ADE20K has them: a heading, then the number first and the synonyms last, tabs between."""
-    rows = [line.split("\t") for line in _lines(file)[1:]]
+    rows = [line.split("\t") for line in lines(file)[1:]]
     try:
         return {int(row[0]): re.split("[,;]", row[-1])[0].strip() for row in rows}
     except ValueError as error:
@@ -155,19 +157,19 @@ def cocostuff(root: Path, split: Split = "train", bad: Bad = "refuse") -> Record
     need("cocostuff", root, images, labels)
     own = root / "cocostuff" / "labels.txt"
     file = own if own.exists() else LISTS / "cocostuff.txt"
-    names = _numbered(file)
+    names = {number - 1: name for number, name in numbered(file).items() if number}  # 0, "unlabeled", is IGNORED
     vague = {value for value, name in names.items() if "-" in name}
     classes = Classes.of(names, vague | {IGNORED}, file)
     found = _pairs(root / images, root / labels, classes, every_image=False)
     return _records("cocostuff", split, bad, classes, found)
 
 
-def _numbered(file: Path) -> dict[int, str]:
-    """Lists as COCO-Stuff has them, "1: person"; number 0, "unlabeled", is the ignored value."""
-    lines = [re.fullmatch(r"(\d+): *(.+)", line) for line in _lines(file)]
-    if None in lines:
+def numbered(file: Path) -> dict[int, str]:
+    """The names by number in lists as COCO-Stuff has them, "1: person"."""
+    found = [re.fullmatch(r"(\d+): *(.+)", line) for line in lines(file)]
+    if None in found:
         raise DataError(f"{str(file)!r} has a line that is not like '1: person'; download it again, or remove it")
-    return {int(line[1]) - 1: line[2] for line in lines if line and int(line[1])}
+    return {int(line[1]): line[2] for line in found if line}
 
 
 def mapillary(

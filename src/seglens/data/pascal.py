@@ -1,0 +1,147 @@
+"""Pascal Context and Pascal VOC for open-vocabulary segmentation: the tables' PC-59, PC-459 and PAS-20.
+
+Each is read in the layouts that people have on disk: as published (Pascal Context's own .mat files beside VOC2010,
+VOC2012's palette maps), as mmsegmentation converts them, and in the two folders of detectron2's kind. The first that is
+there is read. What is none of the classes (VOC's background, Context's other things) is ignored, as borders are.
+Words that VOC writes together stand apart here: potted plant, tv monitor, dining table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer
+
+from seglens.data.reading import read_text
+from seglens.data.records import Bad, DataError, Entry, Fault, Records
+from seglens.data.semantic import IGNORED, LISTS, Classes, Split, asks_of, holds, numbered
+
+WIDE = 65535  # what maps of 16 bits ignore
+VOC20 = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
+    "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
+)  # fmt: skip
+PART = {"train": "training", "val": "validation"}
+CONTEXT = "VOCdevkit/VOC2010"
+PHOTOS = f"{CONTEXT}/JPEGImages"
+VOC = "VOCdevkit/VOC2012"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where photographs and label maps lie below a root, what the values of a map mean, and which file names those of a
+    split (the first that is there; without one, all maps of the folder are the split's)."""
+
+    images: str
+    labels: str
+    names: Mapping[int, str]
+    ignored: frozenset[int]
+    ending: str = ".png"
+    listed: Sequence[str] = ()
+    other: frozenset[int] = field(default=frozenset())  # values of what is none of the classes
+
+    def found(self, root: Path) -> bool:
+        return (root / self.labels).is_dir()
+
+
+def pc59(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
+    """Pascal Context's 59 most frequent classes."""
+    known = numbered(LISTS / "pascal_context_59.txt")
+    rest = frozenset(range(1 + len(numbered(LISTS / "pascal_context.txt")))) - frozenset(known)
+    from_1 = dict(enumerate(known.values(), 1))
+    layouts = [
+        *_detectron(split, "59", known, IGNORED, ".png"),
+        Layout(PHOTOS, f"{CONTEXT}/SegmentationClassContext", from_1, frozenset((0, IGNORED)),
+               listed=_lists(split), other=frozenset((0,))),
+        Layout(PHOTOS, f"{CONTEXT}/trainval", known, rest, ".mat", _lists(split), rest - {0}),
+    ]  # fmt: skip
+    return _records("pc59", root, split, bad, layouts)
+
+
+def pc459(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
+    """All 459 classes of Pascal Context."""
+    known = numbered(LISTS / "pascal_context.txt")
+    published = Layout(PHOTOS, f"{CONTEXT}/trainval", known, frozenset((0,)), ".mat", _lists(split))
+    return _records("pc459", root, split, bad, [*_detectron(split, "459", known, WIDE, ".tif"), published])
+
+
+def _detectron(split: str, count: str, known: Mapping[int, str], ignored: int, ending: str) -> list[Layout]:
+    """The two layouts whose maps count the classes from 0 and ignore the highest value."""
+    names, part = dict(enumerate(known.values())), PART[split]
+    return [
+        Layout(PHOTOS, f"{CONTEXT}/annotations_detectron2/pc{count}_{split}", names, frozenset((ignored,)), ending),
+        Layout(f"pascal_ctx_d2/images/{part}", f"pascal_ctx_d2/annotations_ctx{count}/{part}", names,
+               frozenset((ignored,)), ending),
+    ]  # fmt: skip
+
+
+def _lists(split: str) -> list[str]:
+    """mmsegmentation's list, else that of VOC2010, whose train and val are those of Pascal Context."""
+    return [f"{CONTEXT}/ImageSets/{folder}/{split}.txt" for folder in ("SegmentationContext", "Main")]
+
+
+def pas20(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
+    """Pascal VOC 2012's 20 classes, without the background."""
+    published = Layout(
+        f"{VOC}/JPEGImages", f"{VOC}/SegmentationClass", dict(enumerate(VOC20, 1)), frozenset((0, IGNORED)),
+        listed=[f"{VOC}/ImageSets/Segmentation/{split}.txt"], other=frozenset((0,)),
+    )  # fmt: skip
+    images, labels = (f"pascal_voc_d2/{folder}/{PART[split]}" for folder in ("images", "annotations_pascal20"))
+    made = Layout(images, labels, dict(enumerate(VOC20)), frozenset((IGNORED,)))
+    return _records("pas20", root, split, bad, [published, made])
+
+
+def _records(name: str, root: Path, split: str, bad: Bad, layouts: Sequence[Layout]) -> Records:
+    at = next((layout for layout in layouts if layout.found(root)), None)
+    if at is None:
+        tried = ", ".join(layout.labels for layout in layouts)
+        raise DataError(
+            f"{name} finds none of {tried} in {str(root)!r}; give root=..., the folder that holds VOCdevkit/ "
+            "(or detectron2's own folder)"
+        )
+    classes = Classes(at.names, at.ignored, {}, at.other)
+    found = _entries(root, at, classes)
+    return Records(f"{name} {split}", found, trainable=split == "train", bad=bad, classes=tuple(at.names.values()))
+
+
+def _entries(root: Path, at: Layout, classes: Classes) -> Iterator[Entry | Fault]:
+    load = load_mat if at.ending == ".mat" else None
+    for stem in _stems(root, at):
+        image, file = root / at.images / f"{stem}.jpg", root / at.labels / f"{stem}{at.ending}"
+        if not image.is_file():
+            yield Fault(str(file), stem, f"its image {image} is missing", "image")
+        elif not file.is_file():
+            yield Fault(str(image), stem, f"its label map {file} is missing")
+        else:
+            yield Entry(stem, image, str(file), partial(asks_of, file, classes, load), holds=holds)
+
+
+def _stems(root: Path, at: Layout) -> list[str]:
+    """The names of the split's images, in order."""
+    if not at.listed:
+        return sorted(path.stem for path in (root / at.labels).iterdir() if path.suffix == at.ending)
+    file = next((root / name for name in at.listed if (root / name).is_file()), None)
+    if file is None:
+        raise DataError(
+            f"{root / at.labels} is there, but not {' or '.join(at.listed)}, which names the split's images"
+        )
+    return sorted({line.split()[0] for line in read_text(file).splitlines() if line.strip()})
+
+
+def load_mat(path: Path) -> Integer[np.ndarray, "h w"]:
+    """The label map of one of Pascal Context's own files: 1 to 459, a value per pixel. Raises ValueError."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError("reading Pascal Context's .mat files needs scipy; run: pip install scipy") from error
+    try:
+        pixels = loadmat(path)["LabelMap"]
+    except Exception as error:  # a damaged file raises whatever its bytes happen to lead to
+        raise ValueError(f"{path.name} is no label map of Pascal Context ({error}); download it again") from error
+    if pixels.ndim != 2 or pixels.dtype.kind not in "ui":
+        raise ValueError(f"{path.name} holds a LabelMap of {pixels.dtype} {pixels.shape}; need whole numbers, a matrix")
+    return pixels
