@@ -1,10 +1,11 @@
-"""Many clicks and many queries on a large picture: `python benchmarks/large.py [--size 24mp|tiny] [--json]`.
+"""Many clicks and many queries on a large picture: `python benchmarks/large.py [--size 24mp|64mp|tiny] [--json]`.
 
-Measured is one call of `OpenedImage.refine` with n clicks, random places and labels, and one of `OpenedImage.segment`
-with n queries, on a picture that is open already, by the embedded model: seconds (on one thread of a CPU those that the
-process computed, because the machine is shared; else of the wall), and what memory the process took at its peak beyond
-what it held before, the result included. Opening the picture, and writing an answer,
-are not in it. The median of seconds and the highest memory of the rounds are told."""
+Measured is one call of `OpenedImage.refine` with n clicks, random places and labels, one of `OpenedImage.segment` with
+n queries, and one of an agent's tool with as many queries as it takes, whose answer is written as run lengths, one mask
+after the other. The picture is open already, the model the embedded one. Told are seconds (on one thread of a CPU those
+that the process computed, because the machine is shared; else of the wall), the median of the rounds, and what memory
+the process took at its peak beyond what it held before, the result included, the highest of the rounds. Opening the
+picture is not in it, nor, but for the tool, writing an answer."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ import numpy as np
 import torch
 from measure import Ratio, Report, machine, options
 
+from seglens.incoming import Limits
+from seglens.integrations.desk import MOST_QUERIES, Desk
+from seglens.integrations.images import Doors
 from seglens.miniature.gauge import measured
 from seglens.schema import Click
 from seglens.segmenter import OpenedImage, Segmenter
 
-SIZES = {"24mp": (4000, 6000), "tiny": (120, 180)}  # height and width
+SIZES = {"24mp": (4000, 6000), "64mp": (8000, 8000), "tiny": (120, 180)}  # height and width
 CLICKS, QUERIES = 100, 16
 SECONDS, BYTES = 2.0, 1e9  # aims
 THINGS = ("cat", "cup", "tree", "house", "car", "apple", "boat", "hat", "fish", "key", "star", "bed", "duck", "drum")
@@ -41,8 +45,9 @@ def clicks(height: int, width: int) -> list[Click]:
     ]
 
 
-def queries() -> list[str]:
-    return [f"the {'small' if k >= len(THINGS) else 'large'} {THINGS[k % len(THINGS)]}" for k in range(QUERIES)]
+def queries(count: int) -> list[str]:
+    sizes = ("large", "small", "largest")
+    return [f"the {sizes[k // len(THINGS)]} {THINGS[k % len(THINGS)]}" for k in range(count)]
 
 
 def spent(work: Callable[[], object], device: torch.device, rounds: int) -> tuple[float, float]:
@@ -56,27 +61,31 @@ def spent(work: Callable[[], object], device: torch.device, rounds: int) -> tupl
 
 def compare(size: str, device: str, threads: int, rounds: int) -> Report:
     image = opened(size, device)
-    found, many, asked = image.segment("the large cat", trust=True), clicks(*image.image.shape[:2]), queries()
+    found, many, asked = image.segment("the large cat", trust=True), clicks(*image.image.shape[:2]), queries(QUERIES)
+    desk = Desk(image.segmenter, Doors(Limits()))
+    name = desk.images.add(image.image)
     ways: dict[str, Callable[[], object]] = {
         "1 click": lambda: image.refine(found, many[:1]),
         f"{CLICKS} clicks": lambda: image.refine(found, many),
         "1 query": lambda: image.segment(asked[:1], trust=True),
         f"{QUERIES} queries": lambda: image.segment(asked, trust=True),
+        f"{MOST_QUERIES} queries to a tool": lambda: desk.segment(name, queries(MOST_QUERIES), trust=True),
     }
     ways["1 click"]()  # code is loaded when it is first used
     costs = {name: spent(work, torch.device(device), rounds) for name, work in ways.items()}
     rows = {f"{name}: seconds": cost[0] for name, cost in costs.items()}
     rows |= {f"{name}: MB": cost[1] / 1e6 for name, cost in costs.items()}
-    click, crowd, query, several = costs.values()
+    click, crowd, query, several, tool = costs.values()
     ratios = [
         Ratio(f"seconds of {CLICKS} clicks", crowd[0], SECONDS, most=True),
         Ratio(f"GB of {CLICKS} clicks", crowd[1] / 1e9, BYTES / 1e9, most=True),
         Ratio(f"... seconds, of those of 1 click, with {CLICKS} times as many", crowd[0] / click[0]),
         Ratio(f"GB of {QUERIES} queries", several[1] / 1e9, BYTES / 1e9, most=True),
         Ratio(f"... seconds, of those of 1 query, with {QUERIES} times as many", several[0] / query[0]),
+        Ratio(f"GB of {MOST_QUERIES} queries to a tool", tool[1] / 1e9, BYTES / 1e9, most=True),
     ]
     height, width = SIZES[size]
-    notes = [f"{width} x {height} pixels; {QUERIES} masks of them are {QUERIES * height * width / 1e6:.0f} MB"]
+    notes = [f"{width} x {height} pixels; a mask of them is {height * width / 1e6:.0f} MB"]
     return Report(
         "many clicks and queries on one open picture", size, "", rows, ratios, notes, machine(device, threads)
     )

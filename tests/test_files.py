@@ -60,7 +60,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
-    with prepared({tmp_path / "deep" / "a": (bytes([number]) * 3 for number in range(3))}) as place:
+    with prepared([(tmp_path / "deep" / "a", (bytes([number]) * 3 for number in range(3)))]) as place:
         place()
     assert (tmp_path / "deep" / "a").read_bytes() == b"\0\0\0\1\1\1\2\2\2"
 
@@ -68,7 +68,7 @@ def test_parts_make_one_file_or_none(tmp_path: Path) -> None:
         yield b"new"
         raise RuntimeError("no more")
 
-    with pytest.raises(RuntimeError, match="no more"), prepared({tmp_path / "deep" / "a": breaking()}) as place:
+    with pytest.raises(RuntimeError, match="no more"), prepared([(tmp_path / "deep" / "a", breaking())]) as place:
         place()
     assert (tmp_path / "deep" / "a").read_bytes()[:3] == b"\0\0\0"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a"]

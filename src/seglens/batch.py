@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from seglens.exports import Command, Export, Page, Title
+from seglens.kept import Folded, Kept
 from seglens.prediction import Prediction
 from seglens.schema import Answer
 from seglens.segmenter import OpenedImage, Segmenter
@@ -71,7 +72,7 @@ class Batch:
             return Outcome(image.shown, faults=[*faults, _unwritten(image, error)])
         return Outcome(image.shown, [one.answer() for one in predictions], files, faults)
 
-    def _asked(self, image: NamedImage) -> tuple[list[Prediction], list[BadImage]]:
+    def _asked(self, image: NamedImage) -> tuple[Sequence[Prediction], list[BadImage]]:
         """All queries in one pass; where that fails, one by one, so that a bad query spoils no other."""
         try:
             pixels = image.pixels
@@ -83,18 +84,18 @@ class Batch:
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
             return [], [_fault(image, error)]
         try:
-            return opened.segment(list(self.command.queries), self.each, self.trust), []
+            return Kept(opened.predictions(list(self.command.queries), self.each, self.trust)), []
         except (ValueError, MemoryError, torch.OutOfMemoryError):
             return self._one_by_one(image, opened)
 
-    def _one_by_one(self, image: NamedImage, opened: OpenedImage) -> tuple[list[Prediction], list[BadImage]]:
-        predictions, faults = list[Prediction](), list[BadImage]()
+    def _one_by_one(self, image: NamedImage, opened: OpenedImage) -> tuple[Kept, list[BadImage]]:
+        predictions, faults = list[Folded](), list[BadImage]()
         for query in self.command.queries:
             try:
-                predictions.append(opened.segment(query, self.each, self.trust))
+                predictions.append(Folded.of(opened.segment(query, self.each, self.trust)))
             except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
                 faults.append(_fault(image, error, query))
-        return predictions, faults
+        return Kept(predictions), faults
 
 
 def _inside(path: Path, root: Path | None) -> str | None:

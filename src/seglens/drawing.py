@@ -5,7 +5,7 @@ Logits at the image's size are four bytes for each pixel and query; a mask is on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from seglens.geometry import Frame
 from seglens.interruption import safe_point
 
 BAND = 2**20  # numbers made at a time: few enough to stay in a processor's cache
+TOGETHER = 2**24  # pixels of the masks that are made at a time: many of a small image, and one of a large one
 
 
 def bands(rows: int, wide: int) -> Iterator[slice]:
@@ -75,18 +76,29 @@ class Drawing:
         found = [row[y][:, x] for y, x in pixels.tolist()]
         return np.stack(found, 1) if found else np.zeros((len(self.canvas), 0), np.float32)
 
+    def masks(self, threshold: float) -> Iterator[tuple[Bool[np.ndarray, "h w"], float]]:
+        """As `above`, one query after the other: masks of no more than `TOGETHER` pixels are held here at a time, or
+        one."""
+        step = max(1, TOGETHER // (self.frame.height * self.frame.width))
+        for first in range(0, len(self.canvas), step):
+            made = replace(self, canvas=self.canvas[first : first + step]).above(threshold)
+            while made:
+                yield made.pop(0)
+
     def above(self, threshold: float) -> list[tuple[Bool[np.ndarray, "h w"], float]]:
         """Per query the mask of all pixels above a threshold, and the mean foreground probability over it; 0 for an
-        empty one."""
+        empty one. The same numbers whatever is asked with it."""
         size = (self.frame.height, self.frame.width)
-        masks, sums = [np.empty(size, bool) for _ in self.canvas], torch.zeros(len(self.canvas), dtype=torch.float64)
+        masks = [np.empty(size, bool) for _ in self.canvas]
+        sums = torch.zeros((len(self.canvas), self.frame.height), dtype=torch.float64)  # by row: bands differ in height
         for rows, logits in self.bands():
             inside = logits > threshold
             for k, mask in enumerate(masks):
                 mask[rows] = inside[k].cpu().numpy()
                 if mask[rows].any():  # most bands show nothing of most things
-                    sums[k] += torch.where(inside[k], logits[k].sigmoid(), 0).sum(dtype=torch.float64).cpu()
-        return [(mask, total / max(1, int(mask.sum()))) for mask, total in zip(masks, sums.tolist(), strict=True)]
+                    sums[k, rows] = torch.where(inside[k], logits[k].sigmoid(), 0).sum(-1, dtype=torch.float64).cpu()
+        totals = [row.sum().item() for row in sums]
+        return [(mask, total / max(1, int(mask.sum()))) for mask, total in zip(masks, totals, strict=True)]
 
     def _read(self, rows: slice) -> Float[Tensor, "q r w"]:
         logits = self.frame.to_image_logits(self.canvas, rows)

@@ -30,7 +30,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_together(files: Mapping[Path, bytes]) -> None:
     """As `write_atomic`, of several files: none is there before all could be written."""
-    with prepared({path: (data,) for path, data in files.items()}) as place:
+    with prepared((path, (data,)) for path, data in files.items()) as place:
         place()
 
 
@@ -68,12 +68,13 @@ def holds(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def prepared(files: Mapping[Path, Iterable[bytes]], aside: Path | None = None) -> Iterator[Callable[[], None]]:
+def prepared(files: Iterable[tuple[Path, Iterable[bytes]]], aside: Path | None = None) -> Iterator[Callable[[], None]]:
     """Everything lies on the disk under hidden names, beside its place or in the folder `aside` of the same file
-    system; what is given moves all of it to its places. Raises as `write_atomic`."""
+    system; what is given moves all of it to its places. Files, and their parts, are asked for one after the other.
+    Raises as `write_atomic`."""
     written = list[tuple[Path, Path]]()
     try:
-        for path, parts in files.items():
+        for path, parts in files:
             written.append((_written(path, parts, aside), path))
         yield lambda: _move(written)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import PicklingError
@@ -217,7 +217,6 @@ class OpenedImage:
     def segment(self, query: str, each: bool | None = None, trust: bool = False) -> Prediction: ...
     @overload
     def segment(self, query: Queries, each: bool | None = None, trust: bool = False) -> list[Prediction]: ...
-    @torch.inference_mode()
     def segment(
         self, query: str | Queries, each: bool | None = None, trust: bool = False
     ) -> Prediction | list[Prediction]:
@@ -226,27 +225,42 @@ class OpenedImage:
         `each` asks for several things with a mask each, in `Prediction.instances`; by default the words decide
         (`seglens.instances`: "each of the cups", "every cup separately"). `trust` shows the mask in spite of an
         unfamiliar picture or unknown words, which are reasons for none otherwise."""
+        made = list(self.predictions(query, each, trust))
+        return made[0] if isinstance(query, str) else made
+
+    def predictions(self, query: str | Queries, each: bool | None = None, trust: bool = False) -> Iterator[Prediction]:
+        """What `segment` finds, one query after the other: the MLLM reads all of them in one pass, and masks of the
+        image's size are made when it is their turn. A large picture with many queries so takes the memory of one mask,
+        if each prediction is let go before the next is asked for."""
         queries = queries_of(query)
         if not queries:
-            return []
-        safe_point()
+            return
         clock = _Clock(self.segmenter.backbone.device, open=self.opening)
         meant = [asked(q) for q in queries]
-        read = self.segmenter.reader.read(self.seen, [m.words for m in meant])
+        output = self._output([m.words for m in meant], clock)
+        masks = Drawing(self.seen.frame, output.mask_logits[0]).masks(self.segmenter.mask_threshold)
+        for k, (q, m) in enumerate(zip(queries, meant, strict=True)):
+            clock.go_on()
+            with torch.inference_mode():
+                drawn = next(masks)
+                clock.lap("upsample")
+                made = self._prediction(q, k, output, drawn, clock.laps, self._unknown(m.words), trust)
+                del drawn  # what is refused shows another mask
+                made = self._divided(made) if (m.each if each is None else each) else made
+            yield made
+            del made
+
+    @torch.inference_mode()
+    def _output(self, words: Sequence[str], clock: _Clock) -> MethodOutput:
+        safe_point()
+        read = self.segmenter.reader.read(self.seen, words)
         clock.lap("read")
         method = self.segmenter.method
         if self.kept is None:
             self.kept = method.look(read)
         output = method.decode(read, self.embedding, self.kept)
         clock.lap("head")
-        drawn = Drawing(self.seen.frame, output.mask_logits[0]).above(self.segmenter.mask_threshold)
-        clock.lap("upsample")
-        made = [
-            self._prediction(q, k, output, drawn[k], clock.laps, self._unknown(m.words), trust)
-            for k, (q, m) in enumerate(zip(queries, meant, strict=True))
-        ]
-        made = [self._divided(p) if (m.each if each is None else each) else p for p, m in zip(made, meant, strict=True)]
-        return made[0] if isinstance(query, str) else made
+        return output
 
     @property
     def familiar(self) -> bool | None:
@@ -369,7 +383,11 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = self._now()
-        self.laps[name], self._last = 1e3 * (now - self._last), now
+        self.laps[name], self._last = self.laps.get(name, 0.0) + 1e3 * (now - self._last), now
+
+    def go_on(self) -> None:
+        """What passed since the last lap belongs to none."""
+        self._last = self._now()
 
     def _now(self) -> float:
         if self.device.type != "cpu":  # a GPU is still at work when Python goes on

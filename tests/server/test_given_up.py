@@ -103,15 +103,15 @@ def test_the_others_get_their_turn_between_the_passes(
     server = serve(together_pixels=40 * 40)
     large, small = (server.client.post("/v1/images", files={"file": noise(40, 40 + k)}).json()["id"] for k in (0, -1))
     began, may, order = threading.Event(), threading.Event(), list[str]()
-    segment = OpenedImage.segment
+    predictions = OpenedImage.predictions
 
     def watched(self: OpenedImage, queries: list[str], *rest: object) -> object:
         order.extend(queries)
         began.set()
         assert may.wait(30)
-        return segment(self, queries, *rest)  # type: ignore[call-overload]
+        return predictions(self, queries, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(OpenedImage, "segment", watched)
+    monkeypatch.setattr(OpenedImage, "predictions", watched)
     answers = dict[str, httpx.Response]()
 
     def ask(name: str, image: str, queries: list[str]) -> None:

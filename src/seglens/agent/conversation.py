@@ -13,6 +13,7 @@ from PIL import Image
 from seglens.agent.router import INTENTS, Intent, Route, Router, given_route
 from seglens.backbones import Manner, QuestionError, Spoken
 from seglens.backbones.heard import Heard
+from seglens.kept import Kept
 from seglens.prediction import Prediction
 from seglens.schema import Box, Click, ReplyAnswer, RouteTaken
 from seglens.segmenter import ImageSource, OpenedImage, Segmenter
@@ -31,7 +32,7 @@ class Reply:
 
     text: str
     route: Route
-    predictions: tuple[Prediction, ...] = ()
+    predictions: Sequence[Prediction] = ()
     notice: str | None = None
     spoken: Spoken | None = None
 
@@ -60,7 +61,7 @@ class Memory:
     """M.last: what was segmented last, and the open image of the first prediction."""
 
     opened: OpenedImage
-    predictions: tuple[Prediction, ...]
+    predictions: Sequence[Prediction]
 
     @property
     def empty(self) -> bool:
@@ -87,8 +88,8 @@ def look(segmenter: Segmenter, router: Router, image: Shown) -> Sight:
 
 
 class Conversation:
-    """One visitor's talk: the images shown (mostly one), the last masks and all turns. Threads may share it: they wait
-    for each other."""
+    """One visitor's talk: the images shown (mostly one), the last masks and all turns, whose masks are kept in little
+    memory. Threads may share it: they wait for each other."""
 
     def __init__(self, segmenter: Segmenter, router: Router, images: Sequence[Shown], max_new_tokens: int):
         self._segmenter, self._router, self._max_new_tokens = segmenter, router, max_new_tokens
@@ -102,7 +103,7 @@ class Conversation:
         return self._sights[0].opened.image
 
     @property
-    def predictions(self) -> tuple[Prediction, ...]:
+    def predictions(self) -> Sequence[Prediction]:
         """What was segmented last."""
         return self._last.predictions if self._last is not None else ()
 
@@ -149,9 +150,9 @@ class Conversation:
                 raise ValueError("there is no mask to refine yet; segment something first")
             if not any(self._last.opened is sight.opened for sight in self._sights):
                 raise ValueError("the last mask belongs to the image before; segment something in this one first")
-            found = self._last.opened.refine(self._last.predictions[0], clicks, box)
-            self._last = replace(self._last, predictions=(found,))
-            return Reply(found.reason or REFINED, Route("segmentation", {}, given=True), (found,))
+            refined = Kept([self._last.opened.refine(self._last.predictions[0], clicks, box)])
+            self._last = replace(self._last, predictions=refined)
+            return Reply(refined.bare[0].reason or REFINED, Route("segmentation", {}, given=True), refined)
 
     def point_at(self, predictions: Sequence[Prediction]) -> None:
         """Speak of these masks of the present image from now on, as if they had been segmented last; of none if empty.
@@ -160,7 +161,7 @@ class Conversation:
         with self._lock:
             if any(one.image.shape != self.image.shape or (one.image != self.image).any() for one in predictions):
                 raise ValueError("the masks are of another image; show() that one first")
-            self._last = Memory(self._sights[0].opened, tuple(predictions)) if predictions else None
+            self._last = Memory(self._sights[0].opened, Kept(predictions)) if predictions else None
 
     def _route(self, instruction: str, name: str | None) -> Route:
         """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
@@ -199,9 +200,9 @@ class Conversation:
         return max((said for said in notices if said), key=len, default=None)
 
     def _segment(self, instruction: str, route: Route, trust: bool) -> Reply:
-        found = tuple(sight.opened.segment(instruction, trust=trust) for sight in self._sights)  # lines 4 and 5
+        found = Kept(sight.opened.segment(instruction, trust=trust) for sight in self._sights)  # lines 4 and 5
         self._last = Memory(self._sights[0].opened, found)  # line 6
-        reasons = [one.reason or GENERATED for one in found]
+        reasons = [one.reason or GENERATED for one in found.bare]
         said = [f"Image {number}: {reason}" for number, reason in enumerate(reasons, 1)]
         return Reply("\n".join(said) if len({*reasons}) > 1 else reasons[0], route, found)
 

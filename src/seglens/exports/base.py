@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from seglens.exports.page import Leaf, Page, Title
+from seglens.exports.page import Leaf, Page, Title, missing_place, picture
+
+
+class Made(NamedTuple):
+    """A file by its path in the export's folder. `about` is, of one that is not among the format's `paths`, the query
+    that it is about."""
+
+    path: str
+    data: bytes
+    about: str | None = None
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a page: their content by their paths in the export's folder, and for every prediction the path of the
-    file that holds its answer (which may be one that is written at the end). `about` is, of files that are not among
-    the format's `paths`, the query that each is about."""
+    """Files of a page, each made when its turn comes (the pictures of a page with many queries are never in memory
+    together), and for every prediction the path of the file that holds its answer (which may be one that is written at
+    the end)."""
 
-    content: dict[str, bytes]
+    content: Iterable[Made]
     answers: list[str]
-    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class Format(ABC):
@@ -55,6 +63,11 @@ class PerPage(Format):
 
     def page(self, page: Page) -> Files:
         return self.made(page)
+
+
+def missing_picture(page: Page) -> Iterator[Made]:
+    """The image at its `missing_place`."""
+    return (Made(place, picture(page.image)) for place in missing_place(page.title))
 
 
 def array(records: Iterable[Any]) -> Iterator[bytes]:

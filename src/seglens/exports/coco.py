@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from seglens.exports.base import Files, Format, array
+from seglens.exports.base import Files, Format, array, missing_picture
 from seglens.exports.bridge import bridged
 from seglens.exports.outline import outline
-from seglens.exports.page import Item, Leaf, Page, Title, missing_picture, missing_place
+from seglens.exports.page import Item, Leaf, Page, Title, missing_place
 
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from seglens.exports.base import Files
+from seglens.exports.base import Files, Made
 from seglens.exports.outline import Region, outline
 from seglens.exports.page import Page, Thing, Title, things_of
 from seglens.prediction import Prediction
@@ -59,4 +59,4 @@ def geojson(page: Page) -> Files:
     """`NAME.geojson`."""
     text = json.dumps(to_geojson(page.predictions), ensure_ascii=False, allow_nan=False)
     (name,) = geojson_paths(page.title)
-    return Files({name: text.encode("utf-8", "backslashreplace")}, [name] * len(page.predictions))
+    return Files([Made(name, text.encode("utf-8", "backslashreplace"))], [name] * len(page.predictions))

@@ -14,8 +14,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from seglens.exports.base import Files, Format, array
-from seglens.exports.page import IMAGES, Item, Leaf, Page, Title, missing_picture, missing_place
+from seglens.exports.base import Files, Format, array, missing_picture
+from seglens.exports.page import IMAGES, Item, Leaf, Page, Title, missing_place
 
 TASKS, LABELS = "labelstudio.json", "labelstudio.xml"
 FROM, TO = "tag", "image"  # names of the labels and of the image in the labelling setup

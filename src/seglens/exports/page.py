@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from seglens.data.masks import decode_rle
+from seglens.kept import bare
 from seglens.marks import marked_png
 from seglens.prediction import Instance, Prediction, letters, slug
 from seglens.schema import Answer, InstanceAnswer
@@ -58,11 +59,11 @@ class Page:
 
     @property
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
-        return self.predictions[0].image
+        return bare(self.predictions)[0].image
 
     @property
     def title(self) -> Title:
-        return Title(self.name, tuple(one.query for one in self.predictions), self.file)
+        return Title(self.name, tuple(one.query for one in bare(self.predictions)), self.file)
 
     def file_names(self) -> list[str]:
         """As those of its title."""
@@ -116,13 +117,10 @@ class Thing:
     instance: Instance
 
 
-def things_of(predictions: Prediction | Iterable[Prediction]) -> list[Thing]:
+def things_of(predictions: Prediction | Iterable[Prediction]) -> Iterator[Thing]:
     """The instances of every prediction, or else its mask, in order; nothing for what was not found."""
-    return [Thing(one.query, instance) for one in listed(predictions) for instance in one.things]
-
-
-def listed(predictions: Prediction | Iterable[Prediction]) -> list[Prediction]:
-    return [predictions] if isinstance(predictions, Prediction) else list(predictions)
+    each = [predictions] if isinstance(predictions, Prediction) else predictions
+    return (Thing(one.query, instance) for one in each for instance in one.things)
 
 
 def file_name(text: str) -> str:
@@ -138,11 +136,6 @@ def alike(name: str) -> str:
 def missing_place(title: Title) -> dict[str, None]:
     """Where the image is written, under `images/`, for formats that point at it; nowhere if it lies in a file."""
     return {} if title.file else {f"{IMAGES}/{title.name}.png": None}
-
-
-def missing_picture(page: Page) -> dict[str, bytes]:
-    """The image at its `missing_place`."""
-    return {place: picture(page.image) for place in missing_place(page.title)}
 
 
 def picture(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from seglens.exports.base import Files
+from seglens.exports.base import Files, Made
 from seglens.exports.page import Page, Title
 from seglens.marks import marked_png
 
@@ -18,15 +20,14 @@ def mask_paths(title: Title) -> dict[str, str]:
 def masks(page: Page) -> Files:
     """`NAME_mask.png` of 0 and 255 per query; where it means several things, `NAME-1_mask.png` and so on beside it,
     best first: no name of an image or a query has that hyphen."""
-    content, about = dict[str, bytes](), dict[str, str]()
-    names = page.file_names()
-    for name, prediction in zip(names, page.predictions, strict=True):
-        made = {f"{name}_mask.png": _black_and_white(prediction.mask)}
+    return Files(_masks(page), list(mask_paths(page.title)))
+
+
+def _masks(page: Page) -> Iterator[Made]:
+    for name, prediction in zip(page.file_names(), page.predictions, strict=True):
+        yield Made(f"{name}_mask.png", _black_and_white(prediction.mask), prediction.query)
         for number, one in enumerate(prediction.instances, 1):
-            made[f"{name}-{number}_mask.png"] = _black_and_white(one.mask)
-        content |= made
-        about |= dict.fromkeys(made, prediction.query)
-    return Files(content, list(mask_paths(page.title)), about)
+            yield Made(f"{name}-{number}_mask.png", _black_and_white(one.mask), prediction.query)
 
 
 def overlay_paths(title: Title) -> dict[str, str]:
@@ -36,8 +37,8 @@ def overlay_paths(title: Title) -> dict[str, str]:
 def overlays(page: Page) -> Files:
     """`NAME_overlay.png` per query."""
     names = list(overlay_paths(page.title))
-    made = zip(names, page.predictions, strict=True)
-    return Files({name: marked_png(prediction.overlay()) for name, prediction in made}, names)
+    shown = zip(names, page.predictions, strict=True)
+    return Files((Made(name, marked_png(prediction.overlay())) for name, prediction in shown), names)
 
 
 def _black_and_white(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from seglens.exports.base import Files
-from seglens.exports.page import Page, Title, listed, things_of
+from seglens.drawing import bands
+from seglens.exports.base import Files, Made
+from seglens.exports.page import Page, Title
 from seglens.marks import marked_png
 from seglens.prediction import Prediction
 
@@ -23,30 +25,30 @@ def to_png(predictions: Prediction | Iterable[Prediction]) -> Image.Image:
     A pixel holds one value: where things overlap the smaller one is seen, so that a part stays on its whole. `info`,
     which is written into the PNG as text (`things`), says of every value its query, its score, its area and how many of
     its pixels are seen: where the two differ, another format holds the rest. Raises ValueError beyond 255 things."""
-    each = listed(predictions)
-    things = things_of(each)
-    if len(things) > MOST:
-        raise ValueError(f"a palette has {MOST} values and the image {len(things)} things; export it as coco")
-    areas = [int(one.instance.mask.sum()) for one in things]
-    values = np.zeros(each[0].image.shape[:2], np.uint8)
-    for k in np.argsort(areas, kind="stable")[::-1].tolist():
-        values[things[k].instance.mask] = k + 1
-    seen = np.bincount(values.ravel(), minlength=len(things) + 1)[1:].tolist()
+    each = [predictions] if isinstance(predictions, Prediction) else predictions
+    values, told = _painted(each)
+    seen = sum((np.bincount(row, minlength=MOST + 1) for row in values), np.zeros(MOST + 1, int))
     image = Image.fromarray(values)
     image.putpalette(_palette().tobytes())
-    image.info["things"] = json.dumps(
-        [
-            {
-                "value": k + 1,
-                "query": one.query,
-                "score": round(one.instance.score, 4),
-                "area": areas[k],
-                "seen": seen[k],
-            }
-            for k, one in enumerate(things)
-        ]
-    )
+    image.info["things"] = json.dumps([{**one, "seen": int(seen[one["value"]])} for one in told])
     return image
+
+
+def _painted(predictions: Iterable[Prediction]) -> tuple[UInt8[np.ndarray, "h w"], list[dict[str, Any]]]:
+    """The values of all pixels, and what they stand for. One prediction after the other: none needs to stay."""
+    values, told, areas = np.zeros((0, 0), np.uint8), list[dict[str, Any]](), np.full(MOST + 1, np.inf)
+    for prediction in predictions:
+        values = values if values.size else np.zeros(prediction.image.shape[:2], np.uint8)
+        for one in prediction.things:
+            if len(told) == MOST:
+                raise ValueError(f"a palette has {MOST} values and the image more things; export it as coco")
+            x0, y0, x1, y1 = one.box
+            place, cut, area = values[y0:y1, x0:x1], one.cut, one.area
+            for rows in bands(*cut.shape):
+                place[rows][cut[rows] & (areas[place[rows]] > area)] = len(told) + 1
+            areas[len(told) + 1] = area
+            told.append({"value": len(told) + 1, "query": prediction.query, "score": round(one.score, 4), "area": area})
+    return values, told
 
 
 def indexed_paths(title: Title) -> dict[str, None]:
@@ -57,7 +59,7 @@ def indexed(page: Page) -> Files:
     """`NAME_indexed.png`."""
     image = to_png(page.predictions)
     (name,) = indexed_paths(page.title)
-    return Files({name: marked_png(image, things=image.info["things"])}, [name] * len(page.predictions))
+    return Files([Made(name, marked_png(image, things=image.info["things"]))], [name] * len(page.predictions))
 
 
 def _palette() -> UInt8[np.ndarray, "256 3"]:

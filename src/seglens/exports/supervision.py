@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seglens.exports.page import listed, things_of
+from seglens.exports.page import things_of
 from seglens.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ def to_supervision(predictions: Prediction | Iterable[Prediction]) -> Detections
         from supervision import Detections
     except ImportError as error:
         raise ImportError("supervision is not installed; pip install 'seglens[export]'") from error
-    each = listed(predictions)
+    each = [predictions] if isinstance(predictions, Prediction) else list(predictions)
     numbers = {query: number for number, query in enumerate(dict.fromkeys(one.query for one in each))}
-    things = things_of(each)
+    things = list(things_of(each))
     masks = [one.instance.mask for one in things]
     return Detections(
         xyxy=np.array([one.instance.box for one in things], np.float32).reshape(-1, 4),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from seglens.exports.base import Files
 from seglens.exports.formats import DEFAULT, FORMATS
 from seglens.exports.ledger import Command, Done, Ledger, Written
 from seglens.exports.page import Leaf, Page, Title, alike, file_name
@@ -68,24 +69,26 @@ class Export:
         with self._writing():
             page = replace(page, name=self._name(page.title, key), key=key)
             made = {name: format.page(page) for name, format in self.formats.items()}
-            content = {path: data for files in made.values() for path, data in files.content.items()}
-            written = self._checked(
-                page, content, {path: query for f in made.values() for path, query in f.about.items()}
-            )
             said = [{name: files.answers[k] for name, files in made.items()} for k in range(len(page.predictions))]
-            with prepared({self.folder / path: [data] for path, data in content.items()}, self.ledger.aside) as place:
+            written = dict[str, Written]()
+            with prepared(self._checked(page, made.values(), written), self.ledger.aside) as place:
                 self.ledger.page(page, said, written, complete)
                 place()
         self.pages += 1
         return [{name: self.folder / path for name, path in one.items()} for one in said]
 
-    def _checked(self, page: Page, content: dict[str, bytes], about: dict[str, str]) -> dict[str, Written]:
-        """The files of a page as they will be noted. Raises FileExistsError where one must not be written."""
-        queries = {**self._paths(page.title), **about}
-        recipes = {path: self.ledger.command.about(page.key, queries[path]) for path in content}
-        for path, data in content.items():
-            self._check(path, recipes[path], page.stamp, data)
-        return {path: Written(recipes[path], len(data), digest(data)) for path, data in content.items()}
+    def _checked(
+        self, page: Page, made: Iterable[Files], written: dict[str, Written]
+    ) -> Iterator[tuple[Path, list[bytes]]]:
+        """The files of a page, one after the other; `written` takes up how each will be noted. Raises FileExistsError
+        where one must not be written."""
+        queries = self._paths(page.title)
+        for path, data, about in (one for files in made for one in files.content):
+            if path not in written:  # several formats may have a file in common
+                recipe = self.ledger.command.about(page.key, queries.get(path, about))
+                self._check(path, recipe, page.stamp, data)
+                written[path] = Written(recipe, len(data), digest(data))
+                yield self.folder / path, [data]
 
     def _paths(self, title: Title) -> dict[str, str | None]:
         return {path: query for format in self.formats.values() for path, query in format.paths(title).items()}
@@ -144,7 +147,8 @@ class Export:
             for path in parts:
                 self._check(path, recipe)
             if parts:
-                with prepared({self.folder / path: some for path, some in parts.items()}, self.ledger.aside) as place:
+                files = ((self.folder / path, some) for path, some in parts.items())
+                with prepared(files, self.ledger.aside) as place:
                     self.ledger.whole({path: some.written(recipe) for path, some in parts.items()})
                     place()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import yaml
 
-from seglens.exports.base import Files, Format
+from seglens.exports.base import Files, Format, Made
 from seglens.exports.bridge import joined
 from seglens.exports.outline import outline
 from seglens.exports.page import Leaf, Page, Title, picture, things_of
@@ -51,7 +51,7 @@ class YoloFolder(Format):
     def page(self, page: Page) -> Files:
         self.note(page.title.queries)
         image, label = self.paths(page.title)
-        content = {image: picture(page.image), label: to_yolo(page.predictions, self.classes).encode()}
+        content = [Made(image, picture(page.image)), Made(label, to_yolo(page.predictions, self.classes).encode())]
         return Files(content, [label] * len(page.predictions))
 
     def note(self, queries: Iterable[str]) -> None:

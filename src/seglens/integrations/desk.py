@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from seglens.integrations.images import MOST_OPEN, Doors, OpenImages, is_id
+from seglens.kept import Folded, Kept
 from seglens.prediction import Prediction
-from seglens.schema import Box, Click, Segmented, Told
+from seglens.schema import Answer, Box, Click, Segmented, Told
 from seglens.segmenter import OpenedImage, Segmenter
 
 DESCRIBE = "What is in the picture?"
@@ -25,7 +26,7 @@ class Sight:
     """What was found in one image: for programs the `answer`, for eyes the `predictions` it was made of."""
 
     answer: Segmented
-    predictions: tuple[Prediction, ...]
+    predictions: Sequence[Prediction]
 
     def overlays(self, heat: bool = False) -> list[Image.Image]:
         """The image with the mask of each query drawn in, and the attention that led there with `heat`."""
@@ -57,7 +58,7 @@ class Desk:
         _check_queries(queries)
         with self._turn:
             name, opened = self._opened(image)
-            return _sight(name, opened, opened.segment(list(queries), each, trust))
+            return _sight(name, opened, opened.predictions(list(queries), each, trust))
 
     def refine(
         self, image: str | np.ndarray, query: str, clicks: Sequence[Click] = (), box: Box | None = None,
@@ -97,10 +98,14 @@ def _check_queries(queries: Sequence[str]) -> None:
         raise ValueError("got a query without words; say what to look for")
 
 
-def _sight(name: str, opened: OpenedImage, predictions: Sequence[Prediction]) -> Sight:
+def _sight(name: str, opened: OpenedImage, predictions: Iterable[Prediction]) -> Sight:
+    """One prediction after the other: none stays at the image's size."""
     height, width = opened.image.shape[:2]
-    answers = [prediction.answer() for prediction in predictions]
-    return Sight(Segmented(image=name, width=width, height=height, answers=answers), tuple(predictions))
+    answers, kept = list[Answer](), list[Folded]()
+    for prediction in predictions:
+        answers.append(prediction.answer())
+        kept.append(Folded.of(prediction))
+    return Sight(Segmented(image=name, width=width, height=height, answers=answers), Kept(kept))
 
 
 def _cut(text: str, longest: int = LONGEST_ECHO) -> str:

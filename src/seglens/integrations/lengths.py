@@ -52,11 +52,20 @@ def _length(answer: Answer) -> int:
 
 
 def _lighter(answer: Answer, most: int) -> Answer:
-    """The answer with masks of fewer pixels, until they fit or there is nothing left to leave out."""
-    pictures = [shares(decode_rle(mask.model_dump())) for mask in _masks(answer)]
-    while _length(answer) > most and max(pictures[0].size) > 1:
-        pictures = [one.resize((max(1, one.width // 2), max(1, one.height // 2)), BOX) for one in pictures]
-        mask, *masks = (RunLengths.model_validate(encode_rle(most_of(one))) for one in pictures)
+    """The answer with masks of fewer pixels, until they fit or there is nothing left to leave out. One mask after the
+    other: dozens of a large image do not fit into memory."""
+    whole, halvings = _masks(answer), 0
+    while _length(answer) > most and max(answer.segmentation.size) > 1:
+        halvings += 1
+        mask, *masks = (_halved(one, halvings) for one in whole)
         things = [one.model_copy(update={"segmentation": m}) for one, m in zip(answer.instances, masks, strict=True)]
         answer = answer.model_copy(update={"segmentation": mask, "instances": things})
     return answer
+
+
+def _halved(mask: RunLengths, times: int) -> RunLengths:
+    """The mask with sides halved so many times."""
+    picture = shares(decode_rle(mask.model_dump()))
+    for _ in range(times):
+        picture = picture.resize((max(1, picture.width // 2), max(1, picture.height // 2)), BOX)
+    return RunLengths.model_validate(encode_rle(most_of(picture)))

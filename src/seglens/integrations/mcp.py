@@ -19,6 +19,7 @@ from seglens.integrations.desk import MOST_QUERIES, Desk, Sight
 from seglens.integrations.lengths import within
 from seglens.integrations.picture import drawn, jpeg
 from seglens.interruption import GivenUpError, interruptible
+from seglens.kept import bare
 from seglens.schema import Box, Click, Segmented, Told
 
 try:
@@ -173,10 +174,11 @@ def _shown(sight: Sight, overlay: bool) -> CallToolResult:
     """Words for the model, a picture for eyes, the answer with its masks for programs: together within what clients
     take."""
     content: list[ContentBlock] = [TextContent(type="text", text=sight.words())]
-    found = [(k + 1, one) for k, one in enumerate(sight.predictions) if one.found]
+    said = bare(sight.predictions)
+    found = [number for number, one in enumerate(said, 1) if one.found]
     if overlay and found:
-        numbers = [number for number, _ in found] if len(sight.predictions) > 1 else []
-        content.append(_picture(drawn(found[0][1].image, [one.mask for _, one in found], numbers)))
+        masks = (one.mask for one in sight.predictions if one.found)
+        content.append(_picture(drawn(said[0].image, masks, found if len(said) > 1 else [])))
     rest = CallToolResult(content=[*content, TextContent(type="text", text=LIGHTER)], structured_content={})
     answer, long = within(sight.answer, LONGEST_RESULT - len(rest.model_dump_json().encode()))
     if long:

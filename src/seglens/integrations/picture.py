@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from einops import reduce
@@ -21,19 +21,22 @@ COVER = 0.4  # of a pixel's colour is its mask's
 
 
 def drawn(
-    image: UInt8[np.ndarray, "h w 3"], masks: Sequence[Bool[np.ndarray, "h w"]], numbers: Sequence[int] = ()
+    image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]], numbers: Sequence[int] = ()
 ) -> Image.Image:
-    """The image, at most `SIDE` pixels long, with its masks; a number is written on each mask that has one."""
+    """The image, at most `SIDE` pixels long, with its masks; a number is written on each mask that has one. Masks are
+    asked for one after the other, and made small at once."""
     scale = min(1.0, SIDE / max(image.shape[:2]))
     width, height = (max(1, round(scale * side)) for side in image.shape[1::-1])
     pixels = np.asarray(Image.fromarray(image).resize((width, height), BOX), np.float32)
-    small = [shrunk(mask, height, width) for mask in masks]
-    for k, mask in enumerate(small):
-        pixels = np.where(mask[..., None], (1 - COVER) * pixels + COVER * _colour(k), pixels)
+    middles = list[tuple[int, int] | None]()
+    for k, mask in enumerate(shrunk(one, height, width) for one in masks):
+        pixels[mask] = (1 - COVER) * pixels[mask] + COVER * _colour(k)
         pixels[outline(mask)] = _colour(k)
+        middles.append(_middle(mask))
     picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    for mask, number in zip(small, numbers, strict=False):
-        _write(picture, mask, str(number))
+    for middle, number in zip(middles, numbers, strict=False):
+        if middle is not None:
+            _write(picture, middle, str(number))
     return picture
 
 
@@ -70,14 +73,18 @@ def _colour(k: int) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb((FIRST_HUE + k * GOLDEN) % 1, 0.8, 1.0), np.float32) * 255
 
 
-def _write(picture: Image.Image, mask: Bool[np.ndarray, "h w"], words: str) -> None:
-    """On the mask, at the pixel nearest to its middle."""
+def _middle(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int] | None:
+    """The pixel (x, y) of the mask that is nearest to its middle; None where it has none."""
     if not mask.any():
-        return
+        return None
     places = np.argwhere(mask)
     middle = reduce(places.astype(float), "n yx -> yx", "mean")
     y, x = places[np.square(places - middle).sum(1).argmin()].tolist()
+    return x, y
+
+
+def _write(picture: Image.Image, at: tuple[int, int], words: str) -> None:
     size = max(12, max(picture.size) // 40)
     ImageDraw.Draw(picture).text(
-        (x, y), words, (255, 255, 255), ImageFont.load_default(size), anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0)
+        at, words, (255, 255, 255), ImageFont.load_default(size), anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0)
     )

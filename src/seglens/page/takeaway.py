@@ -40,8 +40,8 @@ def takeaway(predictions: Sequence[Prediction]) -> list[File]:
         )
     ]
     if sum(len(one.things) for one in predictions) > 1:
-        (numbered,) = indexed(page).content.values()
-        files.append(File("Numbered things (PNG)", "instances.png", embed("image/png", numbered)))
+        (numbered,) = indexed(page).content
+        files.append(File("Numbered things (PNG)", "instances.png", embed("image/png", numbered.data)))
     book = json.dumps(to_coco([page]), ensure_ascii=False, allow_nan=False)
     return [
         *files,

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from seglens.exports import to_geojson, to_png
 from seglens.exports.png import MOST
+from seglens.kept import bare
 from seglens.prediction import Prediction, png_bytes
 from seglens.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest
 from seglens.server.refusals import DOCUMENTED, Refusal, documented
@@ -65,12 +66,14 @@ def question_routes(service: Service) -> APIRouter:
 
 
 def heat_maps(predictions: Sequence[Prediction]) -> list[list[list[float]] | None]:
-    return [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in predictions]
+    return [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in bare(predictions)]
 
 
-def _written(image: str, predictions: list[Prediction], heat_map: bool = False, also: Collection[str] = ()) -> bytes:
+def _written(
+    image: str, predictions: Sequence[Prediction], heat_map: bool = False, also: Collection[str] = ()
+) -> bytes:
     """The answer as JSON; masks are encoded here, off the event loop."""
-    height, width = predictions[0].image.shape[:2]
+    height, width = bare(predictions)[0].image.shape[:2]
     answer = SegmentAnswer(
         image=image, width=width, height=height, answers=[p.answer() for p in predictions],
         heat_maps=heat_maps(predictions) if heat_map else None,
@@ -80,7 +83,7 @@ def _written(image: str, predictions: list[Prediction], heat_map: bool = False, 
     return answer.model_dump_json().encode()
 
 
-def _indexed(predictions: list[Prediction]) -> str:
+def _indexed(predictions: Sequence[Prediction]) -> str:
     if sum(len(p.things) for p in predictions) > MOST:
         raise Refusal(413, "too_many_things", f"one PNG holds at most {MOST} things; ask for geojson instead", "also")
     return b64encode(png_bytes(to_png(predictions))).decode()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from seglens.agent import Reply
 from seglens.backbones import before_stop
+from seglens.kept import bare
 from seglens.schema import TalkAnswer
 from seglens.server.completions import (
     ChatAnswer,
@@ -75,7 +76,7 @@ class Writer:
         if reply.spoken is not None:
             read, written = reply.spoken.read, reply.spoken.written
         else:  # a mask is not made of tokens; the sentence that comes with it is
-            read = sum(backbone.read_tokens(found.query) for found in reply.predictions)
+            read = sum(backbone.read_tokens(found.query) for found in bare(reply.predictions))
             written = len(backbone.processor.tokenizer(self.content(reply), add_special_tokens=False).input_ids)
         return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 

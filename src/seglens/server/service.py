@@ -15,6 +15,7 @@ import numpy as np
 
 from seglens.incoming import decode_bytes, decode_data_uri
 from seglens.interruption import GivenUpError, interruptible
+from seglens.kept import Folded, Kept
 from seglens.prediction import Prediction
 from seglens.schema import ImageAnswer, RefineRequest
 from seglens.segmenter import OpenedImage, Segmenter
@@ -90,19 +91,20 @@ class Service:
 
     async def segment(
         self, opened: OpenedImage, queries: Sequence[str], each: bool | None, trust: bool, receive: Receive
-    ) -> list[Prediction]:
-        """In passes of as many masks as memory allows, between which the model is the others', who wait too.
+    ) -> Kept:
+        """In passes of as many masks as memory allows, between which the model is the others', who wait too. Of what
+        was found no mask stays at the image's size.
 
         Raises QuestionError for a query that cannot be read, and Refusals."""
         self._check_queries(queries)
         height, width = opened.image.shape[:2]
         at_once = max(1, self.settings.together_pixels // (height * width))
         run, key = partial(self._segment, opened, each, trust), (id(opened), each, trust)
-        end, made = self._end(), list[Prediction]()
+        end, made = self._end(), list[Folded]()
         for start in range(0, len(queries), at_once):
             part = list(queries[start : start + at_once])
             made += await self.wait(Job(part, run, key, self._check_query, at_once), receive, end)
-        return made
+        return Kept(made)
 
     def _check_queries(self, queries: Sequence[str]) -> None:
         most = self.settings.queries
@@ -146,9 +148,9 @@ class Service:
         with self.metrics.asking.time():
             return [opened.refine(opened.segment(r.query, False, r.trust), r.clicks, r.box) for r in requests]
 
-    def _segment(self, opened: OpenedImage, each: bool | None, trust: bool, queries: Sequence[str]) -> list[Prediction]:
+    def _segment(self, opened: OpenedImage, each: bool | None, trust: bool, queries: Sequence[str]) -> list[Folded]:
         with self.metrics.asking.time():
-            return opened.segment(list(queries), each, trust)
+            return [Folded.of(one) for one in opened.predictions(list(queries), each, trust)]
 
     # ---------------------------------------------------------------- waiting
 
