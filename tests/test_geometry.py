@@ -56,28 +56,28 @@ def test_content_is_sams_rounding(frame: Frame, size: int) -> None:
 
 def test_letterbox_places_and_fills() -> None:
     image = torch.full((30, 60, 3), 200, dtype=torch.uint8)
-    canvas = Frame(30, 60).letterbox(image, 20, (1.0, 2.0, 3.0))
+    canvas = Frame(30, 60).render(image, 20, (1.0, 2.0, 3.0))
     assert torch.allclose(canvas[:, :10], torch.tensor(200.0), atol=1e-3)
     assert canvas[:, 10:].unique(dim=1).squeeze().tolist() == [[1.0] * 20, [2.0] * 20, [3.0] * 20]
 
 
 def test_letterbox_keeps_pixels_at_equal_size_and_averages_when_shrinking() -> None:
     image = torch.randint(256, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Frame(8, 8).letterbox(image, 8, (0.0, 0.0, 0.0)), image.permute(2, 0, 1).float())
+    assert torch.equal(Frame(8, 8).render(image, 8, (0.0, 0.0, 0.0)), image.permute(2, 0, 1).float())
     stripes = (torch.arange(64) % 2 * 255).to(torch.uint8)[None, :, None].expand(64, 64, 3)
-    shrunk = Frame(64, 64).letterbox(stripes, 8, (0.0, 0.0, 0.0))
+    shrunk = Frame(64, 64).render(stripes, 8, (0.0, 0.0, 0.0))
     assert (shrunk - 127.5).abs().max() < 5  # without antialiasing it would be 0 or 255
 
 
 @pytest.mark.parametrize("shape", [(1, 3000), (3000, 1)])
 def test_letterbox_of_a_strip_keeps_one_pixel(shape: tuple[int, int]) -> None:
-    canvas = Frame(*shape).letterbox(torch.full((*shape, 3), 255, dtype=torch.uint8), 16, (0.0, 0.0, 0.0))
+    canvas = Frame(*shape).render(torch.full((*shape, 3), 255, dtype=torch.uint8), 16, (0.0, 0.0, 0.0))
     assert (canvas > 0).sum() == 3 * 16
 
 
 def test_arrays_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"4 x 6.*6 x 4.*its own size"):
-        Frame(4, 6).letterbox(torch.zeros(6, 4, 3, dtype=torch.uint8), 8, (0.0, 0.0, 0.0))
+        Frame(4, 6).render(torch.zeros(6, 4, 3, dtype=torch.uint8), 8, (0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="its own size"):
         Frame(4, 6).to_canvas_mask(torch.zeros(2, 6, 4, dtype=torch.bool), 8)
 

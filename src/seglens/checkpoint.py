@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from seglens.files import write_atomic, write_json
+from seglens.geometry import LETTERBOX, Canvas
 from seglens.packed import PackedError, pack, unpack
 from seglens.sums import check_sums
 
@@ -36,7 +37,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
 SEAL = "seal"  # the entry of the config that tells whether weights and settings are still those that were saved
 INIT = "init"  # the entry of a note of training that names the head it started from
-SETTLED_LATER = ("presence",)  # which older heads do not have
+SETTLED_LATER = ("presence", "canvas")  # which older heads do not have
 SETTLED = ("method", "settings", "layer", "image_size")  # what the weights were trained for: not a person's to edit
 
 
@@ -118,6 +119,7 @@ class HeadConfig:
     layer: int | None = None  # at which a frozen MLLM is read; None where the method reads it to its end
     decoder: Origin | None = None  # None where the method draws its masks itself
     image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
+    canvas: Canvas = LETTERBOX  # how pictures come to it
     presence_threshold: float = 0.5
     presence: Presence = "trained"  # untrained: no target of its data was absent, and its presence means nothing
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
@@ -155,7 +157,7 @@ def read_config(folder: str | Path) -> HeadConfig:
     del raw[SEAL]
     backbone, decoder = (None if given is None else Origin(**given) for given in map(raw.pop, ("backbone", "decoder")))
     assert backbone is not None
-    return HeadConfig(backbone=backbone, decoder=decoder, **raw)
+    return HeadConfig(backbone=backbone, decoder=decoder, canvas=Canvas(**raw.pop("canvas", {})), **raw)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -203,6 +205,10 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
             return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
     if raw[SEAL].keys() != {"weights", "config"} or not all(isinstance(sum, str) for sum in raw[SEAL].values()):
         return f"has {SEAL}={json.dumps(raw[SEAL])[:60]}, needs the checksums of weights and config"
+    try:
+        Canvas(**raw.get("canvas", {}))
+    except (TypeError, ValueError) as error:
+        return f"has canvas={json.dumps(raw['canvas'])[:80]}, which cannot be read ({error})"
     presence = raw.get("presence", "trained")
     if presence not in get_args(Presence):
         return f"has presence={json.dumps(presence)[:60]}, needs {' or '.join(get_args(Presence))}"

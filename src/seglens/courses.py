@@ -145,7 +145,8 @@ def prepare(
     examined = None if exam is None else load_data(exam)
     parts = Parts.load(
         Origin.of(recipe.backbone), Origin.of(recipe.decoder) if kind.needs_decoder and recipe.decoder else None,
-        layer=recipe.layer, image_size=image_size, device=device, segmentation_only=not kind.tuned,
+        layer=recipe.layer, image_size=image_size, canvas=recipe.canvas, floors=recipe.floors,
+        device=device, segmentation_only=not kind.tuned,
     )  # fmt: skip
     torch.manual_seed(recipe.training.seed)
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
@@ -290,5 +291,5 @@ def _head_config(recipe: Recipe, parts: Parts, data: str, lacks: int, absent: bo
     layer = None if METHODS[name].tuned else parts.backbone.layer
     settings = asdict(recipe.method)
     presence: Presence = "trained" if absent else "untrained"
-    size = parts.backbone.image_size
-    return HeadConfig(name, settings, backbone, layer, decoder, size, presence=presence, trained=note)
+    size, canvas = parts.backbone.image_size, parts.backbone.canvas
+    return HeadConfig(name, settings, backbone, layer, decoder, size, canvas, presence=presence, trained=note)

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seglens.decoders import MaskDecoder
 from seglens.features import FULL, Batch, areas
-from seglens.geometry import Frame
 from seglens.methods.base import TunedReader
 from seglens.types import Embedding, Sample, Shown, Target, Totals, Truth, Words
 
@@ -53,7 +52,7 @@ class Examiner:
     def exercise(self, sample: Sample, questions: Iterable[int] | None = None) -> Exercise:
         """Of some questions about an image (default all), those that are answered in words among them."""
         targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
-        frame = Frame(*sample.image.shape[:2])
+        frame = self.mllm.frame(sample.image)
         masks, cells = (areas(targets, frame, size) for size in (self.mask_side, self.mllm.grid[0]))
         seen = None if self.decoder is None else self.decoder.encode(sample.image, frame)
         return Exercise(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
@@ -18,7 +19,7 @@ from seglens.backbones import Backbone
 from seglens.data import Dataset
 from seglens.data.dataset import usable
 from seglens.decoders import MaskDecoder
-from seglens.geometry import Frame
+from seglens.geometry import Frame, floor_targets
 from seglens.types import Embedding, Readout, Sample, Shown, Target, Totals, Truth
 
 FULL = 255  # a cell of a stored area that is wholly covered
@@ -31,7 +32,7 @@ class Asked:
     rows: Float[Tensor, "t d"]
     positions: Int[Tensor, "t ..."]
     mask: UInt8[Tensor, "s s"]  # on the mask decoder's canvas
-    cells: UInt8[Tensor, "h w"]  # on the backbone's grid
+    cells: UInt8[Tensor, "h w"]  # on the backbone's grid, or floored on another (`extract`)
     present: bool
 
 
@@ -100,14 +101,20 @@ class Batch:
 
 
 def extract(
-    sample: Sample, backbone: Backbone, decoder: MaskDecoder, questions: Iterable[int] | None = None
-) -> Features:
-    """See an image once, read some of its questions (default all) in one pass, and lay the truth on both grids."""
+    sample: Sample, backbone: Backbone, decoder: MaskDecoder, questions: Iterable[int] | None = None,
+    floors: int | None = None,
+) -> Features:  # fmt: skip
+    """See an image once, read some of its questions (default all) in one pass, and lay the truth on both grids; with
+    `floors`, in place of the backbone's grid on one of so many cells a side, by `floor_targets`."""
     targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
     opened = backbone.open(sample.image)
     readout = backbone.read(opened, [t.query for t in targets])
     lengths = readout.question_mask[0].sum(-1).tolist()
-    masks, cells = (areas(targets, opened.frame, size) for size in (decoder.mask_side, readout.grid[0]))
+    masks = areas(targets, opened.frame, decoder.mask_side)
+    if floors is None:
+        cells = areas(targets, opened.frame, readout.grid[0])
+    else:
+        cells = floor_targets(np.stack([t.mask for t in targets]), opened.frame, floors)
     asked = [
         Asked(
             readout.question[0, q, :n].cpu(), readout.question_positions[0, q, :n].cpu(), masks[q], cells[q], t.present

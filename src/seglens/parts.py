@@ -30,11 +30,12 @@ class Parts:
 
     backbone: Backbone
     decoder: MaskDecoder | None
+    floors: int | None = None  # features: the side of floored targets (`features.extract`) that a method asks for
 
     @classmethod
     def load(
         cls, backbone: Origin, decoder: Origin | None, *, device: str | torch.device = AUTO,
-        segmentation_only: bool = True, **loading: Any,
+        segmentation_only: bool = True, floors: int | None = None, **loading: Any,
     ) -> Parts:  # fmt: skip
         """Both from folders or hub ids; `loading` goes to the backbone, as in `place_backbone`. The mask decoder is
         always in fp32.
@@ -43,11 +44,11 @@ class Parts:
         device = usable_device(device)
         mllm = place_backbone(backbone, device=device, segmentation_only=segmentation_only, **loading)
         if decoder is None:
-            return cls(mllm, None)
+            return cls(mllm, None, floors)
         where = {key: loading[key] for key in HUB if key in loading}
         sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32, **where)
         sam.module.to(device)
-        return cls(mllm, sam)
+        return cls(mllm, sam, floors)
 
     @property
     def device(self) -> torch.device:
@@ -69,16 +70,17 @@ class Parts:
         """All that decides what the parts say of a sample, as plain values: the key of cached features. Reads
         every byte of weights that lie in a folder, once."""
         named: dict[str, Backbone | MaskDecoder | None] = {"backbone": self.backbone, "decoder": self.decoder}
-        return {
+        made = {
             name: identity(part.signature(), part.name, hub_commit(part.name))
             for name, part in named.items()
             if part is not None
         }
+        return made if self.floors is None else {**made, "truth": {"floors": self.floors}}
 
     def read(self, sample: Sample, questions: Sequence[int] | None = None) -> Features:
         """What they say of a sample and of questions about it, by number among those that ask for masks (default
         all)."""
-        return extract(sample.drawn(), self.backbone, self.sam(), questions)
+        return extract(sample.drawn(), self.backbone, self.sam(), questions, self.floors)
 
     def live(self, data: Dataset, name: str) -> Live:
         """A dataset, read whenever it is asked for."""

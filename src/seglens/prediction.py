@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from seglens.data.masks import encode_rle
 from seglens.drawing import Drawing, Moves, bands
 from seglens.files import digest, write_new
-from seglens.geometry import Frame
+from seglens.geometry import Frame, Lay
 from seglens.interruption import safe_point
 from seglens.marks import marked_png
 from seglens.notebook import as_html, plotted, small_png
@@ -107,6 +107,7 @@ class Prediction:
     instances: tuple[Instance, ...] = ()  # one mask each, best first; empty unless they were asked for
     corrections: Corrections = field(default_factory=Corrections)  # what the user has shown so far
     canvas_logits: Float[np.ndarray, "s s"] | None = None  # what was drawn, on the square canvas
+    lay: Lay = "letterbox"  # how the image lies on the canvas
     moves: Moves | None = None  # what clicks added to it, finer than the canvas
     logits: Float[np.ndarray, "h w"] | None = None  # `mask_logits` of a prediction made by hand, without a canvas
     timing: dict[str, float] = field(default_factory=dict)
@@ -171,8 +172,13 @@ class Prediction:
             return
         if self.canvas_logits is None:
             raise ValueError("the prediction was made by hand, without mask_logits; give them to ask for them")
-        drawing = Drawing(Frame(*self.image.shape[:2]), torch.tensor(self.canvas_logits)[None], self.moves)
+        drawing = Drawing(self._frame, torch.tensor(self.canvas_logits)[None], self.moves)
         yield from ((rows, logits[0].numpy()) for rows, logits in drawing.bands())
+
+    @property
+    def _frame(self) -> Frame:
+        height, width = self.image.shape[:2]
+        return Frame(height, width, self.lay)
 
     def drawn(self, threshold: float) -> Bool[np.ndarray, "h w"]:
         """Pixels whose logit is above a threshold, found or not. Raises as `mask_logits` do."""
@@ -213,7 +219,7 @@ class Prediction:
     def _heat(self, rows: slice) -> Float[np.ndarray, "r w"]:
         assert self.heat_map is not None
         heat = torch.from_numpy(self.heat_map / max(float(self.heat_map.max()), 1e-12))
-        return Frame(*self.image.shape[:2]).to_image_logits(heat.float()[None], rows)[0].numpy()
+        return self._frame.to_image_logits(heat.float()[None], rows)[0].numpy()
 
     def answer(self) -> Answer:
         """Everything but pixels, as the schema has it; masks as COCO run-length encoding."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seglens.data.negatives import USUAL
+from seglens.geometry import LETTERBOX, Canvas
 from seglens.methods import lisa, mllmseg, self1e, ufo
+from seglens.methods.base import TILE
 from seglens.methods.lens import LensConfig
 from seglens.names import check_name
 from seglens.training import TrainConfig
@@ -25,12 +27,14 @@ LENS: dict[str, LensConfig] = {
         attention_weight=1.0,
         presence_weight=0.0,
     ),
-    # the released code: last token's row, map divided by its peak at 128 x 128, relative threshold, i / (W - 1); what
-    # still differs from it stands in docs/design.md, section 4
+    # the released code: last token's row, map divided by its peak at 128 x 128 against floored masks, [CLS] from
+    # N(0, 1), relative threshold, i / (W - 1); what still differs from it stands in docs/design.md, section 4
     "authors": LensConfig(
         aggregate="last",
         map_scale="peak",
         map_size=128,
+        map_target="floor",
+        cls_std=1.0,
         threshold=0.4,
         newton="paper",
         coordinates="corner",
@@ -55,9 +59,15 @@ class Recipe:
     layer: int | None = None
     rates: str = "paper"
     prompt: str | None = None  # in which a mixture's queries are put, unless it says otherwise; None is its own choice
+    canvas: Canvas = LETTERBOX  # how pictures come to the MLLM
     negatives: float = (
         USUAL  # queries for what an image does not show, unless the data says otherwise: no paper has any
     )
+
+    @property
+    def floors(self) -> int | None:
+        """As in `Parts`."""
+        return self.method.floors if isinstance(self.method, LensConfig) else None
 
 
 MLLMSEG_TRAINING = TrainConfig(
@@ -69,6 +79,8 @@ SELF1E_TRAINING = TrainConfig(steps=15_000, images=160, micro=5, lr=1e-4, schedu
 LLAVA_SAM: dict[str, Any] = {
     "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
 }  # fmt: skip
+SELF1E_2B: dict[str, Any] = {"backbone": "OpenGVLab/InternVL3-2B-hf", "prompt": "lisa"}
+ADJUSTABLE = ("method", "training", "canvas")
 RECIPES: dict[str, dict[str, Recipe]] = {
     "lens": {
         "default": Recipe(LENS["default"], TrainConfig()),
@@ -79,6 +91,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             LENS["authors"],
             TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
             rates="authors",
+            # train.py and eval.py: SAM's square of 1024 with black padding, which the processor then shrinks
+            canvas=Canvas(resample="sam-processor", padding="black"),
             **LLAVA_SAM,
         ),
     },
@@ -87,20 +101,21 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         # both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
         "paper": Recipe(mllmseg.PRESETS["paper"], MLLMSEG_TRAINING, prompt="none"),
         # the Trainer of transformers exempts biases and norms from weight decay
-        "authors": Recipe(mllmseg.PRESETS["authors"], replace(MLLMSEG_TRAINING, decay="weights"), prompt="none"),
+        "authors": Recipe(
+            mllmseg.PRESETS["authors"], replace(MLLMSEG_TRAINING, decay="weights"), prompt="none", canvas=TILE
+        ),
     },
     "self1e": {
         "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
-        **{
-            name: Recipe(self1e.PRESETS[name], SELF1E_TRAINING, backbone="OpenGVLab/InternVL3-2B-hf", prompt="lisa")
-            for name in ("paper", "authors")
-        },
+        "paper": Recipe(self1e.PRESETS["paper"], SELF1E_TRAINING, **SELF1E_2B),
+        "authors": Recipe(self1e.PRESETS["authors"], SELF1E_TRAINING, canvas=TILE, **SELF1E_2B),
         # the vision side and the MLPs of 8B at 1e-4, the language model at 6e-5
         "authors-8b": Recipe(
             self1e.PRESETS["authors-8b"],
             replace(SELF1E_TRAINING, language_lr=6e-5),
             backbone="OpenGVLab/InternVL3-8B-hf",
             prompt="lisa",
+            canvas=TILE,
         ),
     },
     "lisa": {
@@ -111,6 +126,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             TrainConfig(steps=5000, images=160, micro=2, lr=3e-4),
             rates="lisa",
             prompt="lisa",
+            canvas=Canvas(resample="processor"),
             **LLAVA_SAM,
         ),
     },
@@ -120,6 +136,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "authors": Recipe(
             ufo.PRESETS["authors"],
             TrainConfig(steps=1250, images=512, micro=4, lr=2e-4, weight_decay=0.01, schedule="cosine", warmup=62),
+            canvas=TILE,
         ),
     },
 }
@@ -134,14 +151,14 @@ def recipe(name: str, method: str = "lens") -> Recipe:
 
 
 def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
-    """The recipe with settings "name=value" of its head or its training changed.
+    """The recipe with settings "name=value" of its head, its training or its canvas changed.
 
-    Raises ValueError on a name that neither has, with the nearest, and on a value of another kind."""
+    Raises ValueError on a name that none of them has, with the nearest, and on a value of another kind."""
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"got the setting {text!r}; write name=value, as in lr=1e-4")
-        parts = {field.name: part for part in ("method", "training") for field in fields(getattr(made, part))}
+        parts = {field.name: part for part in ADJUSTABLE for field in fields(getattr(made, part))}
         check_name(name.strip(), parts, "setting")
         part = parts[name.strip()]
         config: Any = getattr(made, part)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seglens.backbones import Backbone, Watch
-from seglens.geometry import Frame
+from seglens.geometry import Frame, Lay
 from seglens.metrics import bootstrap_ratio
 from seglens.prediction import on_mask
 from seglens.types import Sample, Target
@@ -113,7 +113,8 @@ def probe(
         asked = [target for target in sample.targets if _counted(target).any()]
         if asked:
             maps = watch.maps(sample.image, [target.query for target in asked])
-            tallies.append(_tally(maps, sample, asked, images.setdefault(sample.id, len(images))))
+            number = images.setdefault(sample.id, len(images))
+            tallies.append(_tally(maps, sample, asked, number, backbone.canvas.lay))
         tick()
     if len(images) < FEWEST_IMAGES:
         raise ValueError(
@@ -176,10 +177,12 @@ def _counted(target: Target) -> Bool[np.ndarray, "h w"]:
     return target.mask if target.ignore is None else target.mask & ~target.ignore
 
 
-def _tally(maps: Float[Tensor, "k q gh gw"], sample: Sample, asked: list[Target], image: int) -> _Tally:
+def _tally(
+    maps: Float[Tensor, "k q gh gw"], sample: Sample, asked: list[Target], image: int, lay: Lay = "letterbox"
+) -> _Tally:
     """Cells whose centre is to be ignored are no candidates for the peak, and ignored area has no mass."""
-    frame, grid = Frame(*sample.image.shape[:2]), (maps.shape[2], maps.shape[3])
-    nothing = np.zeros(sample.image.shape[:2], bool)
+    (height, width), grid = sample.image.shape[:2], (maps.shape[2], maps.shape[3])
+    frame, nothing = Frame(height, width, lay), np.zeros((height, width), bool)
     targets = [_counted(target) for target in asked]
     ignored = [nothing if target.ignore is None else target.ignore for target in asked]
     on, off = (torch.from_numpy(np.stack([on_mask(m, _centres(frame, grid)) for m in ms])) for ms in (targets, ignored))

@@ -137,8 +137,8 @@ class Refiner:
 
     def _cell(self, click: Click) -> tuple[int, int]:
         height, width = self.frame.content(self.decoder.mask_side)
-        scale = self.decoder.mask_side / self.frame.side
-        return min(int(click.y * scale), height - 1), min(int(click.x * scale), width - 1)
+        side, (tall, wide) = self.decoder.mask_side, self.frame.extent
+        return min(int(click.y * (side / tall)), height - 1), min(int(click.x * (side / wide)), width - 1)
 
     def _prompt(
         self, clicks: Sequence[Click], box: Float[Tensor, " 4"] | None = None, mask: Tensor | None = None
@@ -167,12 +167,12 @@ class Refiner:
             inner = np.minimum(inner, np.hypot(y - row, x - column))
         labels = label_regions(mask)
         areas = np.bincount(labels.ravel())[1:]
-        scale = self.frame.side / self.decoder.mask_side
+        tall, wide = (whole / self.decoder.mask_side for whole in self.frame.extent)
         middles = []
         for region in np.argsort(-areas, kind="stable")[:MOST_REGIONS]:
             if areas[region] >= LEAST_REGION * mask.sum():
                 row, column = divmod(int(np.where(labels == region + 1, inner, -1).argmax()), mask.shape[1])
-                middles.append(Click(x=(column + 0.5) * scale, y=(row + 0.5) * scale, label=1))
+                middles.append(Click(x=(column + 0.5) * wide, y=(row + 0.5) * tall, label=1))
         return middles
 
 

@@ -93,7 +93,7 @@ class Segmenter:
         )
         assert backbone is not None
         parts = Parts.load(
-            backbone, decoder, layer=config.layer, image_size=config.image_size, device=device,
+            backbone, decoder, layer=config.layer, image_size=config.image_size, canvas=config.canvas, device=device,
             segmentation_only=segmentation_only and not tuned, **loading,
         )  # fmt: skip
         method = build_method(settings, parts.backbone, parts.decoder)
@@ -363,7 +363,7 @@ class OpenedImage:
             reason=reason, unknown_words=unknown, familiar=self.familiar,
             heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
             keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points),
-            canvas_logits=output.mask_logits[0, k].cpu().numpy(), timing=dict(timing),
+            canvas_logits=output.mask_logits[0, k].cpu().numpy(), lay=self.seen.frame.lay, timing=dict(timing),
         )  # fmt: skip
 
     def _keypoints(self, k: int, output: MethodOutput) -> tuple[np.ndarray, np.ndarray]:

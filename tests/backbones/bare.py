@@ -80,7 +80,7 @@ class Bare:
     def canvas(self, image: np.ndarray, size: int) -> Tensor:
         """The image padded to a square with the processor's mean colour, and normalised."""
         mean, std = (255 * torch.tensor(getattr(self.processor.image_processor, f"image_{v}")) for v in ("mean", "std"))
-        pixels = Frame(*image.shape[:2]).letterbox(torch.tensor(image), size, tuple(mean.tolist()))
+        pixels = Frame(*image.shape[:2]).render(torch.tensor(image), size, tuple(mean.tolist()))
         return ((pixels - mean[:, None, None]) / std[:, None, None]).to(self.model.dtype)
 
     @torch.no_grad()

@@ -93,7 +93,7 @@ def test_the_processor_shows_the_canvas(backbone: Backbone) -> None:
     image = WORLD.scene(0).image
     shown = backbone.chat_inputs(image, QUESTION)["pixel_values"]
     assert shown.shape == (1, 3, 256, 256)
-    own = backbone._pixels(image, backbone.embed_image(image).frame)
+    own = backbone.pixels(image)
     taught = pixels([WORLD.scene(0)], INTERNVL.side)
     assert (shown[0] - own).abs().max() < 1e-6  # measured: 1.2e-7
     assert torch.equal(shown, taught)

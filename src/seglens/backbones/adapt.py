@@ -102,7 +102,11 @@ class Adapted:
 
     def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
         """The normalised canvas."""
-        return self._tuned._pixels(image, Frame(*image.shape[:2]))
+        return self._tuned.pixels(image)
+
+    def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
+        """Where an image lies on the canvas."""
+        return self._tuned.canvas.frame(image)
 
     def words(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
         """As `Script.lesson`."""
@@ -115,7 +119,7 @@ class Adapted:
         """See an image once."""
         seen = self._see(self.pixels(image)[None])
         begun = self._begin(seen) if self.attention in ("causal", "images") else None
-        frame = Frame(*image.shape[:2])
+        frame = self.frame(image)
         return SeenImage(frame, replace(seen, tower=()), begun, self._knows(seen, frame))
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ from seglens.backbones.prompts import PROBES, Prompts, QuestionError
 from seglens.backbones.sight import Layout, Patches, Seen
 from seglens.backbones.speaking import Listener, Manner, Spoken, before_stop
 from seglens.backbones.uncropped import crops, squared
-from seglens.geometry import Frame
+from seglens.geometry import LETTERBOX, Canvas, Frame
 from seglens.interruption import safe_point
 from seglens.pretrained import HUB, checked_options, load_strict
 from seglens.types import Attention, Readout, Refill, Speech, Tuning
@@ -121,9 +121,9 @@ class Backbone(ABC):
 
     def __init__(
         self, model: Any, processor: Any, depth: Depth, image_size: int | None = None, name: str = "",
-        revision: str | None = None,
+        revision: str | None = None, canvas: Canvas = LETTERBOX,
     ):  # fmt: skip
-        self.model, self.processor = model.requires_grad_(False).eval(), processor
+        self.model, self.processor, self.canvas = model.requires_grad_(False).eval(), processor, canvas
         self.name, self.revision = name, revision  # where it was loaded from
         self.as_is = False  # chat shows the processor every picture as it came, even where it crops
         self.layer, self.depth = depth.layer, depth.whole  # hidden_states[layer] is what it reads
@@ -138,15 +138,16 @@ class Backbone(ABC):
     @classmethod
     def from_pretrained(
         cls, name: str | Path, *, layer: int | None = None, image_size: int | None = None,
-        segmentation_only: bool = False, revision: str | None = None, as_is: bool = False, **loading: Any,
+        segmentation_only: bool = False, revision: str | None = None, as_is: bool = False, canvas: Canvas = LETTERBOX,
+        **loading: Any,
     ) -> Backbone:  # fmt: skip
         """Load from a folder or a hub id; safetensors only, no remote code. `loading` goes to transformers
         (`dtype`, `device_map`, `quantization_config`, `attn_implementation`, `local_files_only`, ...).
 
-        `image_size` is the canvas's side in pixels, for families that see images of any size. `segmentation_only`
-        leaves out every layer that segmenting never runs: the model can then not chat. `as_is` shows pictures in the
-        chat to a processor that crops as they came (see `pads`). Raises ValueError when the layer, the size or the
-        weights do not fit the model."""
+        `image_size` is the canvas's side in pixels, for families that see images of any size; `canvas` says how
+        pictures come to it, except in chat. `segmentation_only` leaves out every layer that segmenting never runs: the
+        model can then not chat. `as_is` shows pictures in the chat to a processor that crops as they came (see `pads`).
+        Raises ValueError when the layer, the size or the weights do not fit the model."""
         loading = checked_options(loading)
         where = {"revision": revision, **{key: loading[key] for key in HUB if key in loading}}
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
@@ -163,7 +164,7 @@ class Backbone(ABC):
             raise ValueError(
                 f"attn_implementation={attention!r} takes no mask of who sees whom; choose {' or '.join(ATTENTION)}"
             )
-        made = cls(model, load_processor(name, config, **where), depth, image_size, str(name), revision)
+        made = cls(model, load_processor(name, config, **where), depth, image_size, str(name), revision, canvas)
         made.as_is = as_is
         return made
 
@@ -198,7 +199,7 @@ class Backbone(ABC):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "image_size": self.image_size,
             "grid": "x".join(map(str, self.grid)),
-            "frame": "pad-mean",
+            "frame": self.canvas.name,
             "packing": self._packing(),
             "processor": processor_hash(self.processor),
             "template": text_hash(self.prompts.text(PROBES[0])),
@@ -222,8 +223,7 @@ class Backbone(ABC):
     @torch.no_grad()
     def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageRows:
         """See an image, and stop before the first decoder layer."""
-        frame = Frame(*image.shape[:2])
-        seen = self.see(self._pixels(image, frame))
+        frame, seen = self.canvas.frame(image), self.see(self.pixels(image))
         words = torch.tensor([self.prompts.before()], dtype=torch.long, device=self.device)
         embedded = self.model.get_input_embeddings()(words)
         embedded = torch.cat([embedded, seen.rows.to(embedded)], 1)  # the image ends the prefix
@@ -240,14 +240,14 @@ class Backbone(ABC):
         """As `knows`, of a picture that was not opened."""
         if self.familiarity is None:
             return None
-        frame = Frame(*image.shape[:2])
-        return self.knows(self.see(self._pixels(image, frame)).tower, frame)
+        return self.knows(self.see(self.pixels(image)).tower, self.canvas.frame(image))
 
-    def _pixels(self, image: np.ndarray, frame: Frame) -> Float[Tensor, "3 s s"]:
-        """Both encoders see one frame: padded to a square, here with the mean colour that CLIP's padding had."""
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 s s"]:
+        """The normalised canvas. Both encoders see one frame; by default padding is of the mean colour that CLIP's
+        had."""
         images = self.processor.image_processor
         mean, std = (255 * torch.tensor(v) for v in (images.image_mean, images.image_std))
-        pixels = frame.letterbox(torch.tensor(image), self.image_size, tuple(mean.tolist()))
+        pixels = self.canvas.render(image, self.image_size, tuple(mean.tolist()), int(images.resample))
         # in this order padding is 0 and not a rounding error, which norms behind a layer without bias would blow up
         return ((pixels - mean[:, None, None]) / std[:, None, None]).to(self.device, self.model.dtype)
 

@@ -23,6 +23,7 @@ from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
 from seglens.convert.internvl import OUTPUT, WORDS, check_facts, mllm_pieces
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.files import whole_folder, write_json
+from seglens.methods.base import TILE
 from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
 
 SCALE = 2.0  # the released code's alpha is twice the rank, whatever the rank
@@ -94,7 +95,9 @@ def convert_mllmseg(
         state = {f"decoder.{name}": piece.made(weights) for name, piece in head.items()}
         state |= {name: piece.made(weights) for name, piece in rows.items()}
         made = {"converted from": source.resolve().name, "base": base.resolve().name}
-        save_head(folder, HeadConfig("mllmseg", asdict(settings), Origin(f"./{MLLM}"), None, None, trained=made), state)
+        save_head(
+            folder, HeadConfig("mllmseg", asdict(settings), Origin(f"./{MLLM}"), canvas=TILE, trained=made), state
+        )
     return Converted(str(out), len(mllm), weights.updated, sum(p.numel() for p in decoder.parameters()))
 
 

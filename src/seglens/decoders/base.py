@@ -89,7 +89,7 @@ class MaskDecoder(ABC):
     @torch.no_grad()
     def encode(self, image: UInt8[np.ndarray, "h w 3"], frame: Frame) -> Embedding:
         """The image's embedding. Padding is zero after normalisation, as SAM was trained."""
-        pixels = frame.letterbox(torch.tensor(image), self.image_size, self.mean)
+        pixels = frame.render(torch.tensor(image), self.image_size, self.mean)
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
         seen = self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
         # laid out as when they come from a file: the necks give channels last, where a kernel may round otherwise

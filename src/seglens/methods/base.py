@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from seglens.geometry import Frame
+from seglens.geometry import Canvas, Frame
 from seglens.types import (
     Attention,
     Embedding,
@@ -25,6 +25,10 @@ from seglens.types import (
     Tuning,
     Words,
 )
+
+TILE = Canvas(
+    lay="squash", resample="processor"
+)  # InternVL's one tile, as the authors of MLLMSeg, SELF1E and UFO make it
 
 
 @runtime_checkable
@@ -74,6 +78,9 @@ class TunedReader(Protocol):
 
     def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
         """The normalised canvas."""
+
+    def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
+        """Where an image lies on it."""
 
     def words(self, query: str, answer: str | None, present: bool, why: str | None) -> Words:
         """A query with its answer in tokens, and `why` behind them, or its refusal; with `answer`, a question that is

@@ -36,6 +36,9 @@ class LensConfig:
     aggregate: Literal["mean", "last"] = "last"  # A_c from all question tokens (Eq. 1: mean), or the last (authors)
     map_scale: Literal["raw", "peak"] = "raw"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
     map_size: int | None = None  # side at which L_attn compares; None is the grid itself, authors use 128
+    # what a cell of `map_size` is compared with: the share of it that is mask, rounded; or the mask's own first pixel,
+    # where it is mask to the last bit (authors: `geometry.floor_targets`)
+    map_target: Literal["share", "floor"] = "share"
     coordinates: Literal["centre", "corner"] = "centre"  # cell i lies at (i + 1/2) / W, or at i / (W - 1) (authors)
     newton: Literal["guarded", "paper", "none"] = "guarded"  # sub-pixel step (S1.2): with guards, to the letter, none
     descriptor_width: int | None = None  # of the MLP after cross-attention; None is the MLLM's own
@@ -43,6 +46,7 @@ class LensConfig:
     train_mask_decoder: bool = True
     local_descriptions: bool = True  # d_i; False is an ablation
     global_description: bool = True  # f_s; False is an ablation
+    cls_std: float = 0.02  # of the numbers that [CLS] starts with; 1 for the authors
     drop: float = 0.5  # probability of a sample using only the global description in training (S1.4)
     dice_weight: float = 2.0
     bce_weight: float = 4.0
@@ -54,9 +58,16 @@ class LensConfig:
         for name in ("keypoints", "radius", "neighbourhood", "encoder_width"):
             if not (isinstance(getattr(self, name), int | float) and getattr(self, name) > 0):
                 raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number above 0")
-        for name in ("threshold", "drop"):
+        for name in ("threshold", "drop", "cls_std"):
             if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
                 raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
+        if self.map_target == "floor" and self.map_size is None:
+            raise ValueError("LENS got map_target='floor' without a map_size; give the side too, 128 for the authors")
+
+    @property
+    def floors(self) -> int | None:
+        """The side at which L_attn needs its targets from the masks themselves; None: what it needs is there anyway."""
+        return self.map_size if self.map_target == "floor" else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,9 @@ class Lens(Method):
         self.norm = nn.RMSNorm(width, eps=1e-6)  # fresh; the copied layers end where the MLLM's own norm does not reach
         mlp = config.descriptor_width or feed_forward
         self.descriptor = Descriptor(width, heads, mlp, config.encoder_width, decoder.width)
-        self.cls = nn.Parameter(torch.randn(decoder.width) * 0.02)  # the global description's "position" (section 3.3)
+        self.cls = nn.Parameter(
+            torch.randn(decoder.width) * config.cls_std
+        )  # the global description's "position" (section 3.3)
         self.presence = nn.Linear(width, 1) if config.presence_weight > 0 else None
         self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
 
@@ -250,7 +263,14 @@ class Lens(Method):
             return bce(heat, cells)
         size = (self.config.map_size,) * 2
         fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
+        if self.config.map_target == "share":
+            return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
+        if cells.shape[1:] != size:
+            raise ValueError(
+                f"L_attn with map_target='floor' needs targets of {size[0]} x {size[0]} cells and got "
+                f"{cells.shape[1]} x {cells.shape[2]}; read the features with floors={size[0]}"
+            )
+        return bce(fine, cells)
 
 
 def _without_void(

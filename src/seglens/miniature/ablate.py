@@ -19,7 +19,9 @@ from seglens.methods import LensConfig, build_lens
 from seglens.miniature.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
 from seglens.miniature.heads import lens_config
 from seglens.miniature.units import keep_report, kept_report, side_by_side
+from seglens.parts import Parts
 from seglens.prediction import slug
+from seglens.presets import recipe
 from seglens.segmenter import Segmenter
 from seglens.training import fit
 
@@ -40,6 +42,11 @@ class Row:
     def config(self) -> LensConfig:
         """The settings that the row trains with."""
         return replace(lens_config(self.preset), **self.settings)
+
+    def parts(self, weights: Path) -> Parts:
+        """What the row learns from."""
+        named = recipe(self.preset)
+        return frozen_parts(weights, self.layer, canvas=named.canvas, floors=self.config().floors)
 
 
 ROWS: dict[str, Row] = {
@@ -71,11 +78,12 @@ ROWS: dict[str, Row] = {
 def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     """Train and examine one row; its results go to `out`."""
     row = ROWS[name]
-    parts, config = frozen_parts(weights, row.layer), row.config()
+    parts, config = row.parts(weights), row.config()
     torch.manual_seed(row.seed)
     head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
-    made = HeadConfig("lens", asdict(config), Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam")))
+    origins = Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam"))
+    made = HeadConfig("lens", asdict(config), *origins, canvas=parts.backbone.canvas)
     fit(head, lessons(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
     reports = {}
     for label, off in {name: {}, **row.at_test}.items():
@@ -90,6 +98,7 @@ def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
     parts = {part: content(weights / part) for part in ("mllm", "sam")}
     made = {
         "config": asdict(row.config()),
+        "canvas": asdict(recipe(row.preset).canvas),
         "layer": row.layer,
         "at_test": list(row.at_test),
         "steps": steps,
@@ -102,8 +111,8 @@ def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
     """Run every row that has no report yet, `jobs` side by side, and return the table in Markdown."""
     weights = Path(str(files("seglens") / "weights")) if weights is None else weights
     waiting = [name for name in ROWS if _reports(out, name, weights, steps) is None]
-    for layer in sorted({ROWS[n].layer for n in waiting}):
-        features(frozen_parts(weights, layer), DATA, out)
+    for one in {(ROWS[n].layer, ROWS[n].preset == "authors"): ROWS[n] for n in waiting}.values():
+        features(one.parts(weights), DATA, out)
     module = "seglens.miniature.ablate"
     side_by_side({name: (module, name, str(out), str(weights), str(steps)) for name in waiting}, jobs)
     return _table(out, weights, steps)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -176,12 +177,13 @@ def stage_sam(out: Path, weights: Path) -> None:
     )
 
 
-def frozen_parts(weights: Path, layer: int = LAYER, mllm: str = "mllm") -> Parts:
+def frozen_parts(weights: Path, layer: int = LAYER, mllm: str = "mllm", **reading: Any) -> Parts:
     """An exported MLLM ("mllm" or "internvl") and SAM as a user loads them, on the GPU if there is one; on a CPU,
-    training is fastest with eager attention."""
+    training is fastest with eager attention. `reading`: the `canvas` and `floors` of a preset."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     origins = (Origin(str(weights / name)) for name in (mllm, "sam"))
-    return Parts.load(*origins, layer=layer, device=device, dtype=torch.float32, attn_implementation="eager")
+    named = {"dtype": torch.float32, "attn_implementation": "eager", **reading}
+    return Parts.load(*origins, layer=layer, device=device, **named)
 
 
 def features(parts: Parts, data: WorldData, out: Path) -> Cache:

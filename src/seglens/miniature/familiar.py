@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from seglens.backbones import Backbone
 from seglens.backbones.familiarity import MOST, Familiarity, content, patches, read
-from seglens.geometry import Frame
 from seglens.miniature.strange import strange
 from seglens.miniature.world import World
 from seglens.packed import pack, unpack
@@ -84,10 +83,9 @@ def states(backbone: Backbone, images: Iterator[Pixels] | Sequence[Pixels]) -> t
     """The tower's patch states at the tapped layers, "n f d", and which of them show the picture, "n f"."""
     rows, shown = [], []
     for image in images:
-        frame = Frame(*image.shape[:2])
-        tower = backbone.see(backbone._pixels(image, frame)).tower
+        tower = backbone.see(backbone.pixels(image)).tower
         rows.append(patches(tower, TAPPED)[0].half().cpu())
-        shown.append(content(frame, Familiarity.side(tower)))
+        shown.append(content(backbone.canvas.frame(image), Familiarity.side(tower)))
     return torch.stack(rows), torch.stack(shown)
 
 
