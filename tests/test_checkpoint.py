@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from seglens import checkpoint
 from seglens.backbones import Backbone
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, save_head
 from seglens.decoders import MaskDecoder
+from seglens.geometry import Canvas
 from seglens.hub import resolve_folder
 from seglens.methods import Lens, LensConfig, build_lens
 from seglens.packed import pack, unpack
@@ -122,7 +124,13 @@ def test_every_flipped_bit_of_the_weights_is_found(folder: Path, backbone: Backb
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer": 1}, {"image_size": 64}, {"settings": SETTINGS | {"threshold": 0.9}}, {"seal": {"weights": "0" * 64}}],
+    [
+        {"layer": 1},
+        {"image_size": 64},
+        {"canvas": {"lay": "squash"}},
+        {"settings": SETTINGS | {"threshold": 0.9}},
+        {"seal": {"weights": "0" * 64}},
+    ],
 )
 def test_what_the_weights_were_trained_for_cannot_be_edited(folder: Path, change: dict[str, Any]) -> None:
     path = folder / "config.json"
@@ -144,7 +152,7 @@ def test_presence_that_was_not_trained(head: Lens, config: HeadConfig, folder: P
     assert "config.json was changed after it was saved" in refusal(tmp_path / "untrained")
     path.write_text(json.dumps(made | {"presence": "some"}))
     assert 'has presence="some", needs trained or untrained' in refusal(tmp_path / "untrained")
-    del made["presence"]
+    del made["presence"], made["canvas"]
     values = [made["seal"]["weights"], *(made[key] for key in checkpoint.SETTLED)]  # as heads were sealed before
     made["seal"]["config"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(made))
@@ -263,6 +271,38 @@ def test_a_config_with_a_wrong_entry(folder: Path, change: dict[str, Any], expec
     if "seal" not in change:
         reseal(folder)
     assert expected in refusal(folder)
+
+
+def test_the_canvas_is_kept_and_rebuilt(head: Lens, config: HeadConfig, tmp_path: Path) -> None:
+    """Beside the weights that were trained on it, and no more a person's to edit than they are."""
+    squashed = replace(config, canvas=Canvas(lay="squash", resample="processor"))
+    save_head(tmp_path, squashed, head.state_dict())
+    assert read_config(tmp_path) == squashed
+    segmenter = Segmenter.from_pretrained(tmp_path)
+    assert segmenter.backbone.canvas == segmenter.config.canvas == squashed.canvas
+    segmenter.save(tmp_path / "again")
+    assert read_config(tmp_path / "again").canvas == squashed.canvas
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"squash"', '"letterbox"'))
+    assert "was changed after it was saved" in refusal(tmp_path)
+
+
+def test_a_head_from_before_there_was_a_choice_of_canvas(folder: Path) -> None:
+    path = folder / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["canvas"]
+    path.write_text(json.dumps(raw))
+    reseal(folder)
+    assert read_config(folder).canvas == Canvas()
+
+
+@pytest.mark.parametrize("canvas", [{"lay": "crop"}, {"lie": "squash"}, [], 3])
+def test_a_canvas_that_there_is_not(folder: Path, canvas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"canvas": canvas}))
+    reseal(folder)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    assert "has canvas=" in refusal(folder)
 
 
 def test_a_layer_that_the_backbone_does_not_have(folder: Path) -> None:

@@ -21,10 +21,13 @@ from seglens.courses import Course, any_absent, open_data, prepare
 from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.devices import usable_device
 from seglens.features import Pick, collate
+from seglens.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.lessons import Drawn, Streamed
+from seglens.methods.base import TILE
 from seglens.methods.lisa import LisaConfig
 from seglens.parts import Parts
 from seglens.presets import RECIPES, Recipe, adjusted, recipe
+from seglens.segmenter import Segmenter
 from seglens.types import Sample, Target
 from train_run import LONG, SMALL, fresh
 
@@ -144,6 +147,38 @@ def test_a_cache_of_other_data_or_weights_is_refused(made: Recipe, llava: Path, 
     assert isinstance(course.lessons.order, Epochs)
 
 
+def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp_path: Path) -> None:
+    """And a head that was taught on another canvas is asked on it."""
+    kept = tmp_path / "default" / "features"
+    prepare(made, DATA, tmp_path / "default")
+    squashed = replace(made, canvas=TILE)
+    with pytest.raises(CacheError, match=r'backbone\.frame is "pad-mean", wanted "squash-mean-processor"'):
+        prepare(squashed, DATA, tmp_path / "out", cache=kept)
+    floored = replace(made, method=replace(SMALL, map_size=16, map_target="floor"))
+    with pytest.raises(CacheError, match=r"truth\.floors is nothing, wanted 16"):
+        prepare(floored, DATA, tmp_path / "out", cache=kept)
+    course = prepare(squashed, DATA, tmp_path / "squashed")
+    course.run(tmp_path / "squashed", quiet=True)
+    assert read_config(tmp_path / "squashed" / "head").canvas == TILE
+    assert Segmenter.from_pretrained(tmp_path / "squashed" / "head").open(
+        np.zeros((20, 60, 3), np.uint8)
+    ).seen.frame == (Frame(20, 60, "squash"))
+
+
+def test_floored_targets_reach_the_loss(made: Recipe, tmp_path: Path) -> None:
+    floored = replace(made, method=replace(SMALL, map_scale="peak", map_size=16, map_target="floor"))
+    course = prepare(floored, DATA, tmp_path)
+    data, _ = open_data(DATA, made)
+    for source in (course.lessons.sources[0], prepare(floored, DATA, tmp_path / "live", live=True).lessons.sources[0]):
+        found = source.features(Pick(1, (0, 2)))
+        masks = np.stack([data[1].targets[q].mask for q in (0, 2)])
+        assert torch.equal(torch.stack([one.cells for one in found.asked]), floor_targets(masks, Frame(256, 256), 16))
+    assert course.run(tmp_path, quiet=True)["attention"] > 0
+    short = collate([prepare(made, DATA, tmp_path / "short").lessons.sources[0].features(Pick(1, (0, 2)))])
+    with pytest.raises(ValueError, match=r"needs targets of 16 x 16 cells .*floors=16"):
+        course.head.losses(course.head(short.given, short.embedding), short.truth)
+
+
 def test_the_head_says_how_it_was_made(made: Recipe, tmp_path: Path) -> None:
     course = prepare(made, DATA, tmp_path, exam="world:n=1,seed=2,queries=2")
     course.run(tmp_path, quiet=True)
@@ -203,6 +238,9 @@ PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and conf
     "aggregate": ("mean", "last"),
     "map_scale": ("raw", "peak"),
     "map_size": (None, 128),
+    "map_target": ("share", "floor"),
+    "cls_std": (0.02, 1.0),
+    "canvas": (LETTERBOX, Canvas(resample="sam-processor", padding="black")),
     "threshold": (0.0, 0.4),
     "coordinates": ("centre", "corner"),
     "drop": (0.5, 0.9),

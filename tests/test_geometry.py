@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +12,9 @@ from hypothesis import strategies as st
 
 from seglens.geometry import Frame
 
-frames = st.builds(Frame, st.integers(1, 5000), st.integers(1, 5000))
-small_frames = st.builds(Frame, st.integers(1, 60), st.integers(1, 60))
+lays = st.sampled_from(["letterbox", "squash"])
+frames = st.builds(Frame, st.integers(1, 5000), st.integers(1, 5000), lays)
+small_frames = st.builds(Frame, st.integers(1, 60), st.integers(1, 60), lays)
 grids = st.tuples(st.integers(1, 64), st.integers(1, 64))
 quick = settings(deadline=None, database=None, max_examples=60)
 
@@ -49,6 +53,9 @@ def test_empty_frame_is_refused(height: int, width: int) -> None:
 @given(frames, st.integers(1, 1024))
 def test_content_is_sams_rounding(frame: Frame, size: int) -> None:
     height, width = frame.content(size)
+    if frame.lay == "squash":
+        assert (height, width) == (size, size)
+        return
     assert max(height, width) == size
     assert height == max(1, int(frame.height * size / frame.side + 0.5 + 1e-9))
     assert width == max(1, int(frame.width * size / frame.side + 0.5 + 1e-9))
@@ -87,11 +94,24 @@ def test_arrays_of_another_size_are_refused() -> None:
 def test_canvas_mask_conserves_area(frame: Frame, size: int, seed: int) -> None:
     mask = torch.rand(3, frame.height, frame.width, generator=torch.Generator().manual_seed(seed)) < 0.4
     soft = frame.to_canvas_mask(mask, size)
-    area = soft.double().sum((-2, -1)) * (frame.side / size) ** 2
+    area = soft.double().sum((-2, -1)) * math.prod(frame.extent) / size**2
     assert torch.allclose(area, mask.sum((-2, -1)).double(), rtol=1e-5, atol=1e-3)
     assert soft.min() >= 0
     assert soft.max() <= 1
     assert torch.allclose(frame.to_canvas_mask(mask[0], size), soft[0], atol=1e-6)
+
+
+def test_a_squashed_canvas_by_hand() -> None:
+    frame = Frame(height=50, width=100, lay="squash")
+    assert frame.extent == (50, 100)
+    assert frame.to_canvas(torch.tensor([100.0, 25.0])).tolist() == [1.0, 0.5]
+    assert frame.to_image(torch.tensor([[0.25, 0.5]])).tolist() == [[25.0, 25.0]]
+    # 2 x 3 pixels on 2 x 2 cells: each is a pixel high and a pixel and a half wide
+    mask = torch.tensor([[1, 0, 0], [0, 1, 1]]).bool()
+    expected = torch.tensor([[1 / 1.5, 0], [0.5 / 1.5, 1]])
+    assert torch.allclose(Frame(2, 3, "squash").to_canvas_mask(mask, 2), expected)
+    canvas = Frame(30, 60, "squash").render(torch.full((30, 60, 3), 200, dtype=torch.uint8), 20, (1.0, 2.0, 3.0))
+    assert torch.allclose(canvas, torch.tensor(200.0), atol=1e-3)  # there is no padding
 
 
 def test_canvas_mask_by_hand() -> None:
@@ -115,9 +135,10 @@ def test_image_logits_of_a_ramp_are_the_pixel_centres(frame: Frame, size: int) -
     assert torch.allclose(logits, pixels.clamp(0.5 / size, 1 - 0.5 / size), atol=1e-6)
 
 
+@pytest.mark.parametrize("lay", ["letterbox", "squash"])
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (64, 64), (37, 91)])
-def test_mask_to_canvas_and_back(shape: tuple[int, int]) -> None:
-    frame, mask = Frame(*shape), torch.zeros(1, *shape, dtype=torch.bool)
+def test_mask_to_canvas_and_back(shape: tuple[int, int], lay: Any) -> None:
+    frame, mask = Frame(*shape, lay), torch.zeros(1, *shape, dtype=torch.bool)
     mask[:, shape[0] // 4 : shape[0] // 2 + 8, shape[1] // 3 : shape[1] // 2 + 5] = True
     back = frame.to_image_logits(frame.to_canvas_mask(mask, 256) - 0.5) > 0
     assert torch.equal(back, mask)

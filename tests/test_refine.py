@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from seglens.data.masks import decode_rle
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.drawing import Drawing, Moves
-from seglens.geometry import Frame
+from seglens.geometry import Canvas, Frame
 from seglens.methods import LensConfig, build_lens
 from seglens.prediction import Prediction
 from seglens.refinement import MOST_PROMPTS, MOST_REGIONS, CorrectionError, obey
@@ -261,8 +263,12 @@ def drawn_by(request: pytest.FixtureRequest, backbone: Backbone, tmp_path: Path)
     return Segmenter(backbone, decoder, head, HeadConfig("lens", {}, named, backbone.layer, named))
 
 
-def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray) -> None:
+@pytest.mark.parametrize("lay", ["letterbox", "squash"])
+def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray, lay: Any) -> None:
     assert drawn_by.can_refine
+    drawn_by.backbone = copy(drawn_by.backbone)  # others read with it too
+    drawn_by.reader = drawn_by.backbone
+    drawn_by.backbone.canvas = Canvas(lay=lay)
     opened = drawn_by.open(picture)
     said = opened.refine(opened.segment("a thing"), corners(picture))
     assert heard(said)

@@ -208,7 +208,7 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
     try:
         Canvas(**raw.get("canvas", {}))
     except (TypeError, ValueError) as error:
-        return f"has canvas={json.dumps(raw['canvas'])[:80]}, which cannot be read ({error})"
+        return f"has canvas={json.dumps(raw['canvas'])[:80]}, which is none ({error})"
     presence = raw.get("presence", "trained")
     if presence not in get_args(Presence):
         return f"has presence={json.dumps(presence)[:60]}, needs {' or '.join(get_args(Presence))}"

@@ -95,6 +95,22 @@ def test_the_same_command_elsewhere_means_the_same_cache(
     assert (code, error.count("key.backbone.layer is 4, wanted 5")) == (2, 1)
 
 
+def test_a_cache_for_a_preset(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
+    """Read as the preset's training will read, and resumed by a command that says so."""
+    out = tmp_path / "cache"
+    assert seglens("build", *parts, "--out", out, "--preset", "authors", "--set", "padding=mean")[0] == 0
+    cache = Cache.open(out, data=DATA)
+    assert cache.manifest.key["backbone"]["frame"] == "letterbox-mean-sam-processor"
+    assert cache.manifest.key["truth"] == {"floors": 128}
+    assert cache.features(Pick(0, (0, 1))).asked[0].cells.shape == (128, 128)
+    assert "--preset authors" in cache.manifest.command
+    assert cache.manifest.command.endswith("--set padding=mean")
+    code, _, error = seglens("build", *parts, "--out", out)
+    assert code == 2
+    assert 'key.backbone.frame is "letterbox-mean-sam-processor", wanted "pad-mean"' in error
+    assert "no setting 'lie'" in seglens("build", *parts, "--out", out, "--set", "lie=squash")[2]
+
+
 def test_an_estimate(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
     code, said, _ = seglens("estimate", *parts, "--out", tmp_path / "cache", "--json")
     weight = json.loads(said)

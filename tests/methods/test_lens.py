@@ -341,6 +341,17 @@ def test_state_moves_to_another_head(
         assert torch.equal(other(readout, embedding).mask_logits, expected)
 
 
+def test_the_global_position_starts_as_wide_as_it_is_told(backbone: Backbone, decoder: MaskDecoder) -> None:
+    """From N(0, 1) for the authors, from a fiftieth of it unless they are asked for; the same numbers otherwise."""
+    ours, theirs = (make(backbone, decoder, replace(TINY, cls_std=wide)).cls for wide in (0.02, 1.0))
+    assert torch.allclose(theirs, 50 * ours)
+    assert 0.7 < theirs.detach().std().item() < 1.3
+    with pytest.raises(ValueError, match=r"cls_std=2\.0; it must be a number from 0 to 1"):
+        LensConfig(cls_std=2.0)
+    with pytest.raises(ValueError, match="map_target='floor' without a map_size"):
+        LensConfig(map_target="floor")
+
+
 def test_which_samples_lose_their_keypoints(backbone: Backbone, decoder: MaskDecoder) -> None:
     def share(seed: int = 0, **changes: Any) -> float:
         drawn = make(backbone, decoder, replace(TINY, **changes)).chance((40, 50), torch.Generator().manual_seed(seed))[

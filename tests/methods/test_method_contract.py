@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.bare import Bare, digest, error
@@ -25,9 +27,9 @@ from seglens.courses import prepare
 from seglens.decoders import MaskDecoder
 from seglens.exercises import Examiner
 from seglens.features import Batch, extract
-from seglens.geometry import Frame
+from seglens.geometry import Canvas
 from seglens.methods import METHODS, Method, build_method, method_settings
-from seglens.methods.base import TunedMethod
+from seglens.methods.base import TILE, TunedMethod
 from seglens.presets import Recipe
 from seglens.segmenter import Segmenter
 from seglens.training import TrainConfig
@@ -52,6 +54,7 @@ PAIRS_OF_TWO = [(name, kind) for name, kind in PAIRS if kind in TWO]
 LEARNT = [  # each takes seconds
     ("lens", "internvl"), ("lisa", "llava-1.5"), ("ufo", "internvl"), ("mllmseg", "internvl"), ("self1e", "llava-1.5"),
 ]  # fmt: skip
+SQUASHED = [(*pair, "squash") for pair in LEARNT]
 
 # where an image token is one patch, F_V1^HQ is F_V1, and what SELF1E adds of the one it takes away of the other
 IDLE = {("self1e", "llava-1.5"): "amplifiers.given."}
@@ -118,6 +121,7 @@ class System:
         return HeadConfig(
             self.name, asdict(self.method.config), Origin.of(self.backbone.name), layer,
             None if self.decoder is None else Origin.of(self.decoder.name), self.backbone.image_size,
+            self.backbone.canvas,
         )  # fmt: skip
 
     def segmenter(self) -> Segmenter:
@@ -173,6 +177,13 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     return loaded
 
 
+def laid(backbone: Backbone, canvas: Canvas) -> Backbone:
+    """The same model, to which pictures come in another way."""
+    other = copy(backbone)
+    other.canvas = canvas
+    return other
+
+
 def build(name: str, backbone: Backbone, decoder: MaskDecoder | None) -> System:
     frozen = [digest(part.module) for part in (backbone, decoder) if part is not None]
     torch.manual_seed(0)
@@ -184,8 +195,9 @@ def build(name: str, backbone: Backbone, decoder: MaskDecoder | None) -> System:
 @pytest.fixture(scope="module")
 def system(request: pytest.FixtureRequest, load: Load, decoder: MaskDecoder) -> System:
     """Two steps away from where it began, where an adapter still says nothing. For reading alone."""
-    name, kind = request.param
-    made = build(name, load(kind), decoder if METHODS[name].needs_decoder else None)
+    name, kind, *lay = request.param
+    backbone = laid(load(kind), TILE) if lay else load(kind)
+    made = build(name, backbone, decoder if METHODS[name].needs_decoder else None)
     assert all(math.isfinite(loss) for loss, _ in made.steps(every_question(made), 2, rate=5e-3))
     return made
 
@@ -200,7 +212,7 @@ def every_question(system: System) -> Batch:
     return batch
 
 
-def on(pairs: list[tuple[str, str]]) -> pytest.MarkDecorator:
+def on(pairs: Sequence[tuple[str, ...]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("system", pairs, ids=map("-".join, pairs), indirect=True)
 
 
@@ -288,7 +300,7 @@ def logits(segmenter: Segmenter, image: np.ndarray) -> Tensor:
     return torch.stack([torch.tensor(p.mask_logits) for p in segmenter.segment(image, list(QUERIES))])
 
 
-@on(PAIRS_OF_TWO)
+@on(PAIRS_OF_TWO + SQUASHED)
 def test_masks_have_the_size_of_the_image(system: System) -> None:
     for size in SIZES:
         sample = scene(*size)
@@ -297,12 +309,13 @@ def test_masks_have_the_size_of_the_image(system: System) -> None:
             assert np.isfinite(prediction.mask_logits).all()
 
 
-@on(PAIRS)
+@on(PAIRS + SQUASHED)
 def test_training_and_segmenting_say_the_same(system: System) -> None:
     """The pass with gradients over whole sequences, and the one that sees an image once."""
     sample = scene()
     with torch.no_grad():
-        taught = Frame(48, 64).to_image_logits(system.forward(system.batch(sample)).mask_logits[0])
+        frame = system.backbone.canvas.frame(sample.image)
+        taught = frame.to_image_logits(system.forward(system.batch(sample)).mask_logits[0])
     assert error(logits(system.segmenter(), sample.image), taught) < SAME
 
 
@@ -317,7 +330,7 @@ def test_many_questions_equal_single_ones(system: System) -> None:
         assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < SAME
 
 
-@on(PAIRS_OF_TWO)
+@on(PAIRS_OF_TWO + SQUASHED)
 def test_batches_equal_single_images(system: System) -> None:
     samples = scene(), scene(64, 40)
     with torch.no_grad():
@@ -326,13 +339,43 @@ def test_batches_equal_single_images(system: System) -> None:
             assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < SAME
 
 
-@on(PAIRS_OF_TWO)
+@on(PAIRS_OF_TWO + SQUASHED)
 def test_saved_and_loaded_says_the_same(system: System, tmp_path: Path) -> None:
     image = scene().image
     system.segmenter().save(tmp_path)
     again = Segmenter.from_pretrained(tmp_path, **EXACT)
     assert again.method.config == system.method.config
+    assert again.backbone.canvas == system.backbone.canvas
     assert torch.equal(logits(again, image), logits(system.segmenter(), image))
+
+
+@on(SQUASHED)
+def test_a_squashed_picture_fills_the_canvas_and_comes_back_whole(system: System) -> None:
+    """The canvas's borders are the picture's, in masks, truth, heat map and keypoints; and a square is no other."""
+    sample = scene(30, 90)
+    opened = system.segmenter().open(sample.image)
+    said = opened.segment(list(QUERIES))
+    drawn = torch.stack([torch.tensor(one.canvas_logits) for one in said])
+    stretched = F.interpolate(drawn[None], (30, 90), mode="bilinear", align_corners=False)[0]
+    assert error(torch.stack([torch.tensor(one.mask_logits) for one in said]), stretched) < 1e-5
+    truth = system.batch(sample).truth
+    shares = torch.tensor([float(target.mask.mean()) for target in sample.targets])
+    assert torch.allclose(truth.masks[0].mean((1, 2)), shares, atol=2e-3)
+    assert torch.allclose(truth.cells[0].mean((1, 2)), shares, atol=2e-3)
+    for one in said:
+        if one.heat_map is not None:
+            heat = torch.tensor(one.heat_map / one.heat_map.max())[None, None]
+            full = F.interpolate(heat, (30, 90), mode="bilinear", align_corners=False)[0, 0]
+            assert error(torch.tensor(one.heat_at_size()), full) < 1e-5
+            assert (one.keypoints <= (90, 30)).all()
+            assert (one.keypoints >= 0).all()
+            rows, columns = np.unravel_index(one.heat_map.argmax(), one.heat_map.shape)
+            strongest = one.keypoints[one.keypoint_scores.argmax()] * one.heat_map.shape[::-1] / (90, 30)
+            assert np.abs(strongest - (columns + 0.5, rows + 0.5)).max() <= 1  # of a cell: one Newton step
+    square = scene(48, 48).image
+    assert torch.equal(
+        system.backbone.pixels(square), laid(system.backbone, replace(TILE, lay="letterbox")).pixels(square)
+    )
 
 
 @on(PAIRS_OF_TWO)

@@ -22,6 +22,8 @@ MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as l
 Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
 Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; default the family's own.")]
 ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")]
+Preset = Annotated[str, typer.Option(help="Of lens, that will be trained: how pictures are laid on the canvas.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value, as it will be trained: lay=squash.")]
 DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]
 PerShard = Annotated[int | None, typer.Option(help="Images per file, which a process holds in memory; default 64.")]
 
@@ -29,13 +31,13 @@ PerShard = Annotated[int | None, typer.Option(help="Images per file, which a pro
 def cache_estimate(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
-    layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
-    device: Device = AUTO, as_json: AsJson = False,
+    layer: Layer = None, image_size: ImageSize = None, preset: Preset = "default", setting: Setting = None,
+    dtype: DType = "auto", shard: PerShard = None, device: Device = AUTO, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
     from seglens.cache import estimate
 
-    reading = Reading(data, backbone, decoder, layer, image_size, device)
+    reading = Reading(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
     said = estimate(samples, extract, out, manifest)
     if as_json:
@@ -47,7 +49,8 @@ def cache_estimate(
 def cache_build(
     data: Data, backbone: MLLM, decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Folder for the cache; the same command resumes.")],
-    layer: Layer = None, image_size: ImageSize = None, dtype: DType = "auto", shard: PerShard = None,
+    layer: Layer = None, image_size: ImageSize = None, preset: Preset = "default", setting: Setting = None,
+    dtype: DType = "auto", shard: PerShard = None,
     any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
     ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
     device: Device = AUTO, as_json: AsJson = False,
@@ -60,7 +63,7 @@ def cache_build(
     from seglens.devices import usable_device
 
     share = Share.here()
-    reading = Reading(data, backbone, decoder, layer, image_size, device)
+    reading = Reading(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
     known = list(faults_of(samples))
     if share.rank == 0:
@@ -117,6 +120,8 @@ class Reading:
     decoder: str
     layer: int | None
     image_size: int | None
+    preset: str
+    settings: tuple[str, ...]
     device: str
 
     def samples(self) -> tuple[Dataset, str]:
@@ -130,10 +135,14 @@ class Reading:
         from seglens.backbones import hide_loading_bars
         from seglens.checkpoint import Origin
         from seglens.parts import Parts
+        from seglens.presets import adjusted, recipe
 
+        made = adjusted(recipe(self.preset), self.settings)
         hide_loading_bars()
-        origins = (Origin.of(self.backbone), Origin.of(self.decoder))
-        return Parts.load(*origins, layer=self.layer, image_size=self.image_size, device=self.device)
+        return Parts.load(
+            Origin.of(self.backbone), Origin.of(self.decoder), layer=self.layer, image_size=self.image_size,
+            canvas=made.canvas, floors=made.floors, device=self.device,
+        )  # fmt: skip
 
     def load(self) -> tuple[Dataset, Extract]:
         return self.samples()[0], self.parts().read
@@ -144,9 +153,10 @@ class Reading:
 
         samples, data = self.samples()  # before the parts are loaded: a wrong name is told at once
         parts = self.parts()
-        asked = {name: value for name, value in vars(self).items() if name != "device"}
+        asked = {name: value for name, value in vars(self).items() if name not in ("device", "settings")}
         asked |= {"data": data, "dtype": dtype, "shard": shard}
         said = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
+        said += [f"--set {shlex.quote(one)}" for one in self.settings]
         command = " ".join(["seglens cache build", *said])
         made = Manifest(parts.key, data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
         return samples, parts.read, made

@@ -254,7 +254,7 @@ class Lens(Method):
         return terms
 
     def _attention_loss(
-        self, heat: Float[Tensor, "n h w"], masks: Float[Tensor, "n s s"], cells: Float[Tensor, "n h w"]
+        self, heat: Float[Tensor, "n h w"], masks: Float[Tensor, "n s s"], cells: Float[Tensor, "n _ _"]
     ) -> Float[Tensor, " n"]:
         if self.config.map_scale == "peak":
             # a soft-max row cannot reach 1 over a region; the detached peak, scaled to 0.99, keeps the peak's gradient
