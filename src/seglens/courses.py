@@ -155,9 +155,9 @@ def prepare(
     asked: FeatureSource | None = None
     if isinstance(head, TunedMethod):
         examiner = Examiner(head.mllm, parts.decoder, head.mask_side)
-        lessons = practise(parts, opened, data, examiner, recipe.training.seed)
+        lessons = practise(parts, opened, data, head, recipe.training.seed)
         if examined is not None and exam is not None:
-            asked = Live(examined, examiner.exercise, exam, parts.key)
+            asked = Live(examined, examiner.read, exam, parts.key)
     else:
         features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
         lessons = teach(parts, opened, data, features, recipe.training.seed)
@@ -254,11 +254,12 @@ def any_absent(data: Dataset | Mixed) -> bool:
     return any(rates[source.group] and has_absent(one) for source, one in sources)
 
 
-def practise(parts: Parts, data: Dataset | Mixed, name: str, examiner: Examiner, seed: int) -> Lessons:
+def practise(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int) -> Lessons:
     """The stream that a method which tunes its MLLM learns from: pictures and words."""
+    examiner = Examiner(head.mllm, parts.decoder, head.mask_side, head.practice, seed)
     if isinstance(data, Mixed):
-        return Streamed(data, examiner.exercise, parts.key)
-    source = Live(data, examiner.exercise, name, parts.key)
+        return Streamed(data, lambda sample, number: examiner.exercise(sample, number=number), parts.key)
+    source = Live(data, examiner.read, name, parts.key)
     return Drawn([source], Epochs(len(source), source.questions, seed))
 
 
@@ -268,7 +269,7 @@ def teach(parts: Parts, data: Dataset | Mixed, name: str, features: FeatureStora
         source = features.source(parts, data, name)
         return Drawn([source], Epochs(len(source), source.questions, seed))
     if features.live:
-        return Streamed(data, parts.read, parts.key)
+        return Streamed(data, lambda sample, _: parts.read(sample), parts.key)
     each = [
         features.source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}")
         for dataset in data.datasets

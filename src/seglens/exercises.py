@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from seglens.data.chance import below, pick, words
 from seglens.decoders import MaskDecoder
-from seglens.features import FULL, Batch, areas
+from seglens.features import FULL, Batch, Pick, areas
 from seglens.methods.base import TunedReader
-from seglens.types import Embedding, Sample, Shown, Target, Totals, Truth, Words
+from seglens.types import Embedding, Practice, Sample, Shown, Target, Totals, Truth, Words
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Exercise:
 
     def tally(self) -> Totals:
         spoken = sum(words.spoken for words in self.said)
-        tokens = sum(sum(words.learnt) for words in self.said)
-        return Totals(sum(self.present), len(self.said) - spoken, len(self.said), tokens)
+        learnt = [sum(words.learnt) for words in self.said]
+        return Totals(sum(self.present), len(self.said) - spoken, sum(map(bool, learnt)), sum(learnt))
 
     @staticmethod
     def batch(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:
@@ -43,29 +47,73 @@ class Exercise:
 @dataclass(frozen=True)
 class Examiner:
     """Makes exercises for one method: `mllm` tokenises, `decoder` (if the method has one) sees the image too, and masks
-    have `mask_side` cells a side."""
+    have `mask_side` cells a side. In training, `practice` says how they are shown."""
 
     mllm: TunedReader
     decoder: MaskDecoder | None
     mask_side: int
+    practice: Practice | None = None
+    seed: int = 0
 
-    def exercise(self, sample: Sample, questions: Iterable[int] | None = None) -> Exercise:
-        """Of some questions about an image (default all), those that are answered in words among them."""
+    def read(self, sample: Sample, pick: Pick) -> Exercise:
+        """Of what a lesson asks about an image."""
+        return self.exercise(sample, pick.questions, pick.number)
+
+    def exercise(self, sample: Sample, questions: Iterable[int] | None = None, number: int = 0) -> Exercise:
+        """Of some questions about an image (default all), those that are answered in words among them. What a practice
+        chooses at random is a function of the seed, the image and the `number` of the lesson."""
         targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
         frame = self.mllm.frame(sample.image)
         masks, cells = (areas(targets, frame, size) for size in (self.mask_side, self.mllm.grid[0]))
         seen = None if self.decoder is None else self.decoder.encode(sample.image, frame)
+        shown = self.mllm.pixels(self._photographed(sample, number))
         return Exercise(
-            self.mllm.pixels(sample.image).cpu(), tuple(map(self._words, targets)), masks, cells,
+            shown.cpu(), self._said(targets, sample.id, number), masks, cells,
             tuple(t.present for t in targets),
             None if seen is None else seen.each(Tensor.cpu),
         )  # fmt: skip
+
+    def _photographed(self, sample: Sample, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        if self.practice is None or not self.practice.jpeg:
+            return sample.image
+        low, high = self.practice.jpeg
+        (word,) = words(1, "jpeg", self.seed, number, sample.id)
+        return through_jpeg(sample.image, low + below(word, high - low + 1))
+
+    def _said(self, targets: Sequence[Target], image: str, number: int) -> tuple[Words, ...]:
+        """Queries for masks alone share conversations; all others are words of their own."""
+        if self.practice is None:
+            return tuple(map(self._words, targets))
+        said = {n: self._words(t) for n, t in enumerate(targets) if t.spoken or t.explained}
+        shared = [n for n in range(len(targets)) if n not in said]
+        if len(shared) > self.practice.queries:  # others together each time
+            order = pick(words(len(shared), "together", self.seed, number, image), len(shared))
+            shared = [shared[at] for at in order]
+        for start in range(0, len(shared), self.practice.queries):
+            some = shared[start : start + self.practice.queries]
+            keys = words(2, "conversation", self.seed, number, image, start)
+            said |= dict(zip(some, self._conversation([targets[n] for n in some], *keys), strict=True))
+        return tuple(said[n] for n in range(len(targets)))
+
+    def _conversation(self, targets: Sequence[Target], asked: int, answered: int) -> list[Words]:
+        assert self.practice is not None
+        form = below(answered, len(self.practice.openings))
+        items = [(t.query, (self.practice.items if t.present else self.practice.refusals)[form]) for t in targets]
+        request = self.practice.requests[below(asked, len(self.practice.requests))]
+        return self.mllm.conversation(request, self.practice.openings[form], items)
 
     def _words(self, target: Target) -> Words:
         return self.mllm.words(
             target.query, target.answer if target.spoken else None, target.present,
             target.answer if target.explained else None,
         )  # fmt: skip
+
+
+def through_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The image as it comes out of a JPEG of that quality (1 to 100), as Pillow writes it."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def gather(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:

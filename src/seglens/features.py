@@ -70,10 +70,12 @@ class Features:
 
 @dataclass(frozen=True)
 class Pick:
-    """An image of a source and which of its questions to use: what a training step asks for."""
+    """An image of a source and which of its questions to use: what a training step asks for. `number` is that of the
+    lesson, for what is drawn at random anew each time that an image is shown."""
 
     image: int
     questions: tuple[int, ...]
+    number: int = 0
 
 
 @runtime_checkable
@@ -179,12 +181,12 @@ def _void(like: Features) -> Asked:
 
 
 class Live:
-    """A dataset as lessons, made by `read` of a sample and the numbers of some questions about it whenever they are
-    asked for. `name` is how the user named the data, `key` what the parts are, their weights included, and `keep`
-    leaves of a sample the questions that can be learnt."""
+    """A dataset as lessons, made by `read` of a sample and what is asked about it whenever that is asked for. `name` is
+    how the user named the data, `key` what the parts are, their weights included, and `keep` leaves of a sample the
+    questions that can be learnt."""
 
     def __init__(
-        self, samples: Dataset, read: Callable[[Sample, Sequence[int]], Lesson], name: str, key: Mapping[str, Any],
+        self, samples: Dataset, read: Callable[[Sample, Pick], Lesson], name: str, key: Mapping[str, Any],
         keep: Callable[[Sample], Sample] = lambda sample: sample,
     ):  # fmt: skip
         self.samples, self.read, self.name, self.key, self.keep = samples, read, name, key, keep
@@ -208,7 +210,7 @@ class Live:
         sample = self._sample(pick.image)
         if sample is None:
             raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")
-        return self.read(sample, pick.questions)
+        return self.read(sample, pick)
 
     def fingerprint(self) -> str:
         made = [self.name, len(self), self.key]

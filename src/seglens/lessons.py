@@ -42,7 +42,7 @@ class Drawn:
 
     def lesson(self, number: int) -> Lesson:
         draw = self._draw(number)
-        return self.sources[draw.source].features(Pick(draw.image, draw.questions))
+        return self.sources[draw.source].features(Pick(draw.image, draw.questions, number))
 
     def _draw(self, number: int) -> Draw:
         """In place of an image that its data leaves out comes the next that it does not."""
@@ -62,14 +62,14 @@ class Drawn:
 @dataclass(frozen=True)
 class Streamed:
     """From a mixture of datasets as they lie, in fresh prompts at every draw, read when it is their turn. `key` is all
-    that decides what `read` gives."""
+    that decides what `read` gives of a sample and the number of the lesson."""
 
     mixed: Mixed
-    read: Callable[[Sample], Lesson]
+    read: Callable[[Sample, int], Lesson]
     key: Mapping[str, Any]
 
     def lesson(self, number: int) -> Lesson:
-        return self.read(self.mixed.sample(number))
+        return self.read(self.mixed.sample(number), number)
 
     def name(self, number: int) -> str:
         return self.mixed.sample(number).id

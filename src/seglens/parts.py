@@ -84,7 +84,7 @@ class Parts:
 
     def live(self, data: Dataset, name: str) -> Live:
         """A dataset, read whenever it is asked for."""
-        return Live(data, self.read, name, self.key, Sample.drawn)
+        return Live(data, lambda sample, pick: self.read(sample, pick.questions), name, self.key, Sample.drawn)
 
     def cached(
         self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto",

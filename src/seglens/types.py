@@ -110,6 +110,22 @@ class Speech:
     refusal: str | None = None
 
 
+@dataclass(frozen=True)
+class Practice:
+    """How a picture and its queries are shown in training alone, where that is not how they are shown later.
+
+    Up to `queries` of them are one conversation: one of `requests` names them all, and the answer opens with one of
+    `openings` and says the item of the same number of each; "{}" stands for a query. `refusals` are the items of
+    queries that nothing fits. A picture passes JPEG of a quality between the two of `jpeg`; () leaves it as it is."""
+
+    queries: int
+    requests: tuple[str, ...]
+    openings: tuple[str, ...]
+    items: tuple[str, ...]
+    refusals: tuple[str, ...]
+    jpeg: tuple[int, ...] = ()
+
+
 # Who sees whom besides the earlier rows: nobody; image tokens each other; these the segmentation tokens too; these all
 # words behind the image; everybody everybody
 Attention = Literal["causal", "images", "dual", "text", "full"]
@@ -122,7 +138,7 @@ class Words:
     """A question with its answer as an MLLM that is tuned reads them, from behind the image on."""
 
     ids: tuple[int, ...]  # new tokens are numbered on from the width of the model's output layer
-    learnt: tuple[bool, ...]  # the answer's tokens
+    learnt: tuple[bool, ...]  # the answer's tokens; none where another query of the same conversation has them
     places: tuple[int, ...]  # of the segmentation tokens (all at the refusal's, in a refusal; void in a spoken answer)
     spoken: bool
 
@@ -226,6 +242,8 @@ class Truth:
 
     def totals(self) -> Totals:
         answered = self.valid | self.spoken
+        if self.tokens is not None:  # queries of one conversation have one answer
+            answered = answered & (self.tokens > 0)
         counted = (self.present & self.valid, self.valid, answered)
         tokens = 0.0 if self.tokens is None else float(self.tokens[answered].sum())
         return replace(Totals(*(float(mask.sum()) for mask in counted)), tokens=tokens)
@@ -238,7 +256,7 @@ class Totals:
 
     present: float | int
     valid: float | int
-    answered: float | int  # in segmentation tokens or in words
+    answered: float | int  # in segmentation tokens or in words; queries of one conversation count once
     tokens: float | int = 0  # of answers, that are learnt
 
 

@@ -112,6 +112,10 @@ class Adapted:
         """As `Script.lesson`."""
         return self.script.lesson(query, answer, present, why)
 
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+        """As `Script.conversation`."""
+        return self.script.conversation(request, opening, items)
+
     # ---------------------------------------------------------------- reading
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seglens.backbones.prompts import LONGEST_QUESTION, Prompts, QuestionError
 from seglens.types import Speech, Words
@@ -80,6 +80,38 @@ class Script:
         new = {*self._names.values()}
         first = next((n for n, token in enumerate(said) if token in new), 0)
         return _words(asked, [*said, *self._end], [first] * len(self.speech.tokens))
+
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+        """Queries of one conversation, each with the item that answers it, as they are learnt: the same words for all,
+        each with its own place. The first of them learns the answer, the others find it said.
+
+        Full stops around a query are dropped, and the question is in lower case: so the authors of MLLMSeg. Raises
+        QuestionError as `Prompts.to_read` does."""
+        queries = [query.strip().strip(".") for query, _ in items]
+        for query in queries:
+            self.prompts.check(query)
+        asked = self.prompts.to_read([request.replace(QUERY, ", ".join(queries).lower())])[0]
+        pieces: list[str | int] = [opening]
+        for n, (query, (_, item)) in enumerate(zip(queries, items, strict=True)):
+            pieces += [", "] if n else []
+            pieces += [p.replace(QUERY, query) if isinstance(p, str) else p for p in self._line(item).pieces]
+        answer = [*self._spelt([*pieces, "."]), *self._end]
+        new = {*self._names.values()}
+        places = [n for n, token in enumerate(answer) if token in new]
+        said = [_words(asked, answer, [place] * len(self.speech.tokens)) for place in places]
+        return [said[0], *(replace(words, learnt=(False,) * len(words.ids)) for words in said[1:])]
+
+    def _spelt(self, pieces: Sequence[str | int]) -> list[int]:
+        """Tokens of text and of new tokens; text that belongs together is spelt together."""
+        tokens, text = list[int](), ""
+        for piece in [*pieces, None]:
+            if isinstance(piece, str):
+                text += piece
+                continue
+            tokens += self.prompts.said(text) if text else []
+            tokens += [] if piece is None else [piece]
+            text = ""
+        return tokens
 
     def _asked(self, query: str) -> list[int]:
         self.prompts.check(query)

@@ -16,6 +16,7 @@ from seglens.types import (
     Attention,
     Embedding,
     MethodOutput,
+    Practice,
     Reading,
     Refill,
     Shown,
@@ -86,6 +87,9 @@ class TunedReader(Protocol):
         """A query with its answer in tokens, and `why` behind them, or its refusal; with `answer`, a question that is
         answered so."""
 
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+        """Queries, each with the item that answers it, in one conversation."""
+
 
 class Method(nn.Module, ABC):
     """A trainable head. Its state is exactly what was trained."""
@@ -122,6 +126,11 @@ class TunedMethod(Method):
         super().__init__()
         self.adapter = mllm.adapter
         self._mllm = (mllm,)  # in a tuple: the MLLM is not a submodule
+
+    @property
+    def practice(self) -> Practice | None:
+        """How it is taught, where that is not how it is asked later."""
+        return None
 
     @property
     def mllm(self) -> TunedReader:

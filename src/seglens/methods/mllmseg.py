@@ -30,11 +30,11 @@ from seglens.methods.base import (
     text_term,
 )
 from seglens.methods.dysample import DySample
-from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+from seglens.types import Embedding, MethodOutput, Practice, Reading, Speech, Totals, Truth, Tuning
 
 SEG, REJ = "[SEG]", "[REJ]"
 EMPTY = -0.5  # logit of a pixel whose channels are silent, where the last filter starts upright
-COUNTS = ("width", "heads", "feed_forward", "subpixels", "groups")
+COUNTS = ("width", "heads", "feed_forward", "subpixels", "groups", "conversation")
 SHARES = ("dropout", "decoder_dropout", "focal_alpha")
 
 
@@ -67,6 +67,14 @@ class MLLMSegConfig:
     request: str = "What are {} in this image? Please output segmentation masks."
     answers: tuple[str, ...] = ("Sure, {}:[SEG].",)
     refusal: str | None = "Sure, {}:[REJ]."  # None: every query gets a mask
+    # in training alone: how many queries about an image are asked in one conversation, in which forms (none are those
+    # above, a query at a time; the opening and the item of an answer have one number), and between which two qualities
+    # of JPEG a picture comes
+    conversation: int = 1
+    taught_requests: tuple[str, ...] = ()
+    taught_openings: tuple[str, ...] = ()
+    taught_items: tuple[str, ...] = ()
+    jpeg: tuple[int, ...] = ()
     text_weight: float = 1.0
     text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     focal_weight: float = 1.0
@@ -77,7 +85,7 @@ class MLLMSegConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "MLLMSeg")
-        for name in ("targets", "answers"):
+        for name in ("targets", "answers", "taught_requests", "taught_openings", "taught_items", "jpeg"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON makes lists of them
         for name in COUNTS:
             if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
@@ -93,6 +101,28 @@ class MLLMSegConfig:
         if not self.sources:
             raise ValueError("MLLMSeg got detail, raw and semantic switched off; leave at least one of them on")
         self._check_words()
+        self._check_practice()
+
+    def _check_practice(self) -> None:
+        forms = (self.taught_requests, self.taught_openings, self.taught_items)
+        if not any(forms):
+            if self.conversation > 1 or self.jpeg:
+                raise ValueError(
+                    f"MLLMSeg got conversation={self.conversation} and jpeg={list(self.jpeg)} without words to teach; "
+                    "give taught_requests, taught_openings and taught_items"
+                )
+            return
+        if any(one.count("{}") != 1 for one in self.taught_requests) or not self.taught_requests:
+            raise ValueError(f"MLLMSeg got taught_requests={list(self.taught_requests)}; each needs one {{}}")
+        if len(self.taught_openings) != len(self.taught_items) or any(
+            (item.count("{}"), item.count(SEG), REJ in item) != (1, 1, False) for item in self.taught_items
+        ):
+            raise ValueError(
+                f"MLLMSeg got taught_openings={list(self.taught_openings)} and taught_items={list(self.taught_items)}; "
+                f"it needs an item for each opening, with one {{}} and one {SEG}"
+            )
+        if self.jpeg and not (len(self.jpeg) == 2 and 1 <= self.jpeg[0] <= self.jpeg[1] <= 100):
+            raise ValueError(f"MLLMSeg got jpeg={list(self.jpeg)}; it needs two qualities from 1 to 100, as in 75+100")
 
     def _check_words(self) -> None:
         if self.request.count("{}") != 1:
@@ -111,6 +141,16 @@ class MLLMSegConfig:
     def sources(self) -> tuple[str, ...]:
         """The maps that DSFF fuses, in the order in which they are joined."""
         return tuple(name for name in ("detail", "raw", "semantic") if getattr(self, name))
+
+    def practice(self) -> Practice | None:
+        """How a picture and its queries are shown in training."""
+        if not self.taught_items:
+            return None
+        refuses = self.refusal is not None
+        refusals = tuple(item.replace(SEG, REJ) if refuses else item for item in self.taught_items)
+        return Practice(
+            self.conversation, self.taught_requests, self.taught_openings, self.taught_items, refusals, self.jpeg
+        )
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -270,6 +310,10 @@ class MLLMSeg(TunedMethod):
     def mask_side(self) -> int:
         return self._mask_side
 
+    @property
+    def practice(self) -> Practice | None:
+        return self.config.practice()
+
     # ---------------------------------------------------------------- forward
 
     def look(self, read: Reading) -> Float[Tensor, "b r f c"]:
@@ -333,6 +377,18 @@ PRESETS: dict[str, MLLMSegConfig] = {
     "authors": MLLMSegConfig(
         norm="batch", upright=False, shift_image_tokens=True, double_sigmoid=True, vocabulary=True,
         final_norm=True, text_mean="tokens",
+        # what it is taught is said otherwise, and of several queries at once
+        conversation=5, jpeg=(75, 100),
+        taught_requests=(
+            "Can you segment {} in this image?", "Please segment {} in this image.",
+            "What are {} in this image? Please respond with segmentation masks.",
+            "What are {} in this image? Please output segmentation masks.",
+        ),
+        taught_openings=("The segmentation results are ", "Sure, they are ", "Sure, ", "Sure, ", "Sure, "),
+        taught_items=(
+            "{} [SEG]", "{}:[SEG]", "the mask of {} is [SEG]", "the segmentation of {} is [SEG]",
+            "the referred {} is [SEG]",
+        ),
         request=" What are {}in this image? Please output segmentation masks.", answers=("Sure,{}:[SEG].",),
         refusal="Sure,{}:[REJ].",
     ),

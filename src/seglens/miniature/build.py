@@ -29,7 +29,6 @@ from seglens.checkpoint import HeadConfig, Origin, save_head
 from seglens.courses import practise
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
-from seglens.exercises import Examiner
 from seglens.lessons import Drawn
 from seglens.locks import LOCK, held
 from seglens.methods import METHODS, build_lens, build_method
@@ -226,7 +225,7 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
     note = {"data": asdict(data), "training": asdict(training)}
     origins = Origin("../internvl"), None, Origin("../sam") if needs_sam else None
     made = HeadConfig(method, asdict(config), *origins, trained=note)
-    shown = practise(parts, data, repr(data), Examiner(head.mllm, parts.decoder, head.mask_side), training.seed)
+    shown = practise(parts, data, repr(data), head, training.seed)
     fit(head, shown, training, made, out / method)
     save_head(weights / method, made, head.state_dict(), torch.int8)
 

@@ -26,7 +26,6 @@ from seglens.checkpoint import HeadConfig, Origin, load_adapter
 from seglens.courses import practise
 from seglens.data.world import WorldData
 from seglens.evaluation import run, summarise
-from seglens.exercises import Examiner
 from seglens.files import write_atomic, write_json
 from seglens.general import world
 from seglens.general.running import run as put
@@ -223,7 +222,7 @@ def _lessons(bench: Bench, parts: Parts, head: Method, seed: int) -> Lessons:
     data = bench.plan.data
     if not isinstance(head, TunedMethod):
         return cached_lessons(parts, data, bench.out, seed)
-    return practise(parts, data, repr(data), Examiner(head.mllm, parts.decoder, head.mask_side), seed)
+    return practise(parts, data, repr(data), head, seed)
 
 
 def _talk(ask: Ask, plan: Plan) -> dict[str, Any]:
