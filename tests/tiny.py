@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers import (
     CLIPVisionConfig,
     InternVLConfig,
@@ -344,6 +345,33 @@ def qwen_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Ten
     }  # fmt: skip
 
 
+# ---------------------------------------------------------------- in tiles, where a family has them
+
+
+def tiles(canvas: Tensor, side: int) -> list[Tensor]:
+    size = canvas.shape[-1]
+    return [canvas[:, y : y + side, x : x + side] for y in range(0, size, side) for x in range(0, size, side)]
+
+
+def overview(canvas: Tensor, side: int) -> Tensor:
+    return interpolate(canvas[None].float(), (side, side), mode="bicubic", antialias=True)[0].to(canvas)
+
+
+def internvl_tiles(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    return {"input_ids": ids, "pixel_values": torch.stack([*tiles(canvas, 64), overview(canvas, 64)])}
+
+
+def bare_tiles(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """Without a thumbnail, as the authors of SELF1E and UFO show them."""
+    return {"input_ids": ids, "pixel_values": torch.stack(tiles(canvas, 64))}
+
+
+def llava_tiles(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    side = model.config.vision_config.image_size
+    pixels = torch.stack([overview(canvas, side), *tiles(canvas, side)])
+    return {"input_ids": ids, "pixel_values": pixels[None], "image_sizes": torch.tensor([canvas.shape[1:]])}
+
+
 SMALL = {"image_size": 40}  # 5 x 5 cells: no whole number of windows
 KINDS = {
     "llava-1.5": Kind(
@@ -363,3 +391,10 @@ KINDS = {
     "qwen2.5-vl": Kind(qwen2_5_vl, qwen2_vl_processor, qwen_canvas, SMALL),
     "qwen3-vl": Kind(qwen3_vl, qwen3_vl_processor, qwen_canvas, SMALL),
 }
+TILED = {
+    "internvl-tiles": Kind(internvl, internvl_processor, internvl_tiles, {"image_size": 128}),
+    "llava-next-tiles": Kind(llava_next, llava_next_processor, llava_tiles, {"image_size": 112}),
+    "llava-onevision-tiles": Kind(onevision, onevision_processor, llava_tiles, {"image_size": 80}),
+}
+TUNED = {"internvl-bare-tiles": Kind(internvl, internvl_processor, bare_tiles, {"image_size": 128})}
+EVERY = {**KINDS, **TILED, **TUNED}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from seglens.geometry import Frame
-from tiny import KINDS, Kind
+from tiny import EVERY, TILED, Kind
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -48,7 +48,7 @@ class Bare:
     @classmethod
     def load(cls, folder: Path, **how: Any) -> Bare:
         made = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
-        kind = KINDS[folder.name]
+        kind = EVERY[folder.name]
         return cls(made.from_pretrained(folder, **how).eval(), kind.processor(), kind)
 
     @property
@@ -69,7 +69,11 @@ class Bare:
         return answer, self.model(**inputs).logits
 
     def ids(self, question: str, cells: int) -> Tensor:
-        """Of the whole conversation, with `cells` image tokens where a chat may have more or fewer."""
+        """Of the whole conversation, with `cells` image tokens where a chat may have more or fewer; in tiles as many as
+        the processor's own, of a picture that it need not scale."""
+        if self.kind in TILED.values():
+            side = self.kind.options["image_size"]
+            return self.inputs(np.zeros((side, side, 3), np.uint8), question)["input_ids"]
         ids = self.inputs(np.zeros((8, 8, 3), np.uint8), question)["input_ids"][0]
         image = ids == self.model.config.image_token_id
         first, last = image.nonzero()[0], image.nonzero()[-1]

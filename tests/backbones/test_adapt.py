@@ -20,7 +20,7 @@ from seglens.backbones import Backbone, load_backbone
 from seglens.backbones.adapt import Adapted
 from seglens.methods.base import SeenImage, TunedReader
 from seglens.types import Attention, Reading, Shown, Speech, Tuning
-from tiny import KINDS
+from tiny import EVERY, KINDS, TILED, TUNED
 
 pytest.importorskip("peft", reason="needs peft: pip install 'seglens[tune]'")
 
@@ -58,15 +58,15 @@ class Case:
 
 
 def make(folder: Path, how: dict) -> Case:
-    backbone = load_backbone(folder, **{**KINDS[folder.name].options, **how}, as_is=True)
+    backbone = load_backbone(folder, **{**EVERY[folder.name].options, **how}, as_is=True)
     return Case(backbone, Bare.load(folder, **how), digest(backbone.module))
 
 
-@pytest.fixture(scope="module", params=[kind for kind in KINDS if kind != "miniature"])
+@pytest.fixture(scope="module", params=[kind for kind in {**KINDS, **TUNED} if kind != "miniature"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each kind but the largest, which is built as the first."""
     folder = tmp_path_factory.mktemp("kinds") / request.param
-    KINDS[request.param].save(folder)
+    EVERY[request.param].save(folder)
     return folder
 
 
@@ -90,6 +90,13 @@ def shown(adapted: Adapted, images: Sequence[np.ndarray], asked: Sequence[tuple[
     places, spoken = torch.tensor([words.places for words in said]), torch.tensor([words.spoken for words in said])
     pixels = torch.stack([adapted.pixels(image) for image in images])
     return Shown(pixels, *(v.expand(len(images), *v.shape) for v in (ids, mask, learnt, places, spoken)))
+
+
+def raster(backbone: Backbone) -> list[int]:
+    """The places of all cells, row by row over the canvas, where tile comes after tile."""
+    tiles, cells = backbone.tiling.across, backbone.tiling.cells
+    rows = [divmod(row, cells) for row in range(tiles * cells)]
+    return [((y * tiles + x) * cells + r) * cells + c for y, r in rows for x, c in rows]
 
 
 LESSON = (("cup", None, True), ("a dog", None, False), ("how ?", "so", True))
@@ -155,10 +162,11 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
             **either.bare.kind.canvas(either.bare.model, either.bare.processor, canvas, ids), output_hidden_states=True
         )
         states, image = there.hidden_states[-1][0], ids[0] == either.bare.model.config.image_token_id
-        assert error(reading.image[0, 0], states[image]) < either.tolerance  # measured: 8.7e-7 and .022
+        shown = states[image][raster(either.backbone)]
+        assert error(reading.image[0, 0], shown) < either.tolerance  # measured: 8.7e-7 and .022
         assert error(reading.segment[0, q, 0], states[-1]) < either.tolerance
         start = int(image.nonzero()[0])
-        assert (reading.before is None) == (start == 0)
+        assert (reading.before is None) == (start == 0 or either.backbone.tiling.across > 1)
         if reading.before is not None:
             assert error(reading.before[0], states[start - 1]) < either.tolerance
         logits = there.logits[0, -1]
@@ -172,7 +180,7 @@ def test_patches_become_the_image_tokens(either: Case) -> None:
     reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.see(adapted.pixels(IMAGE))
     fine = reading.fine_grid[0] * reading.fine_grid[1]
     assert reading.patches.shape == (1, fine, adapted.patch_width)
-    assert error(reading.given, seen.rows) < either.tolerance  # measured: 0 and 0
+    assert error(reading.given, seen.rows[:, backbone.tiling.places]) < either.tolerance  # measured: 0 and 0
     later = adapted.open(IMAGE).seen.later
     assert len(later) == len(seen.later)
     assert all(torch.equal(one, other) for one, other in zip(later, seen.later, strict=True))
@@ -188,9 +196,9 @@ def test_patches_become_the_image_tokens(either: Case) -> None:
 def test_patches_of_many_images_equal_single_ones(case: Case) -> None:
     adapted = case.backbone.adapt(LISA, SPEECH)
     pixels = torch.stack([adapted.pixels(image) for image in IMAGES])
-    both = case.backbone.patches(pixels)
+    both = adapted._look(pixels)
     for n, image in enumerate(IMAGES):
-        alone = case.backbone.patches(adapted.pixels(image)[None])
+        alone = adapted._look(adapted.pixels(image)[None])
         assert error(both.rows[n], alone.rows[0]) < case.tolerance
         for one, other in zip(both.later, alone.later, strict=True):
             assert error(one[n], other[0]) < case.tolerance
@@ -326,7 +334,10 @@ def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
     assert read.text_loss is None
     assert taught.segment.requires_grad
     assert not read.segment.requires_grad
-    for name in ("patches", "given", "refilled", "image", "segment", "choice", "before"):
+    names = ["patches", "given", "refilled", "image", "segment", "choice"]
+    if case.backbone.tiling.across == 1:
+        names.append("before")
+    for name in names:
         assert error(getattr(read, name), getattr(taught, name)) < case.tolerance, name  # measured: 6.0e-7
 
 
@@ -384,3 +395,12 @@ def test_the_first_image_token_sees_the_last(case: Case) -> None:
         one, other = (adapted.read(image, ["dog"]).image for image in (opened, moved))
         assert torch.equal(one[:, :, 0], other[:, :, 0]) == (attention == "causal")
         assert not torch.equal(one[:, :, -1], other[:, :, -1])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TILED if not kind.startswith("internvl")])
+def test_tiles_with_newlines_are_not_tuned(kind: str, tmp_path: Path) -> None:
+    TILED[kind].save(tmp_path)
+    backbone = load_backbone(tmp_path, **TILED[kind].options)
+    with pytest.raises(ValueError, match=r"in tiles is read by LENS only.*leave image_size out"):
+        backbone.adapt(LISA, SPEECH)
+    assert load_backbone(tmp_path).adapt(LISA, SPEECH).grid == (backbone.grid[0] // 2,) * 2

@@ -20,7 +20,7 @@ from seglens.decoders import MaskDecoder
 from seglens.geometry import Frame
 from seglens.methods.lens import Lens, LensConfig
 from seglens.types import Readout, Truth
-from tiny import KINDS
+from tiny import EVERY, KINDS, TILED
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 0.03}
@@ -51,7 +51,15 @@ class Case:
 
 
 def load(folder: Path, **how: object) -> Backbone:
-    return load_backbone(folder, **{**KINDS[folder.name].options, **how})
+    return load_backbone(folder, **{**EVERY[folder.name].options, **how})
+
+
+@pytest.fixture(scope="module", params=[*KINDS, *TILED])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of each kind, and of those that have tiles in tiles."""
+    folder = tmp_path_factory.mktemp("kinds") / request.param
+    EVERY[request.param].save(folder)
+    return folder
 
 
 def make(folder: Path, how: dict) -> Case:
@@ -83,12 +91,13 @@ def test_shapes(case: Case) -> None:
     rows, columns = backbone.grid
     assert rows * columns == len(readout.image_tokens)
     assert readout.grid == backbone.grid
-    assert readout.prefix.shape == (1, readout.image_tokens[-1] + 1, backbone.width)  # the image ends the prefix
     assert readout.question.shape[:2] == (1, len(QUESTIONS))
     for q, question in enumerate(QUESTIONS):
         ids = case.ids(question)
-        image = (ids[0] == case.bare.model.config.image_token_id).nonzero()[:, 0]
-        assert image.tolist() == readout.image_tokens.tolist()
+        image = (ids[0] == case.bare.model.config.image_token_id).nonzero()[:, 0].tolist()
+        assert set(image) >= {*readout.image_tokens.tolist()}
+        assert (image == readout.image_tokens.tolist()) == (backbone.tiling.across == 1)
+        assert readout.prefix.shape == (1, image[-1] + 1, backbone.width)  # the image ends the prefix
         length = int(readout.question_mask[0, q].sum())
         assert length == ids.shape[1] - readout.prefix.shape[1]
         assert readout.question_mask[0, q, :length].all()
@@ -288,7 +297,7 @@ def test_a_pixel_lands_in_its_token(narrow: Backbone, size: tuple[int, int]) -> 
     frame, (rows, columns) = Frame(*size), narrow.grid
 
     def seen(image: np.ndarray) -> Tensor:
-        return narrow.see(narrow.pixels(image)).rows[0]
+        return narrow.see(narrow.pixels(image)).rows[0, narrow.tiling.places]
 
     dark = np.zeros((*size, 3), np.uint8)
     still = seen(dark)

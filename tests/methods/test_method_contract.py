@@ -34,7 +34,7 @@ from seglens.presets import Recipe
 from seglens.segmenter import Segmenter
 from seglens.training import TrainConfig
 from seglens.types import MethodOutput, Sample, Target, Totals
-from tiny import KINDS
+from tiny import EVERY, KINDS
 
 # settings small enough for tiny models, in the words that a tokenizer of one token per word or byte can be asked in
 METHOD_CASES: dict[str, dict[str, Any]] = {
@@ -51,8 +51,13 @@ EVERYWHERE = ("lens", "lisa", "ufo")  # one of each sort is tried on every kind 
 TWO = ("llava-1.5", "internvl")
 PAIRS = [(name, kind) for name in METHOD_CASES for kind in KINDS if name in EVERYWHERE or kind in TWO]
 PAIRS_OF_TWO = [(name, kind) for name, kind in PAIRS if kind in TWO]
+IN_TILES = [  # a frozen MLLM is shown the whole picture beside them, one that is tuned is not
+    ("lens", "internvl-tiles"), ("lens", "llava-next-tiles"), ("lens", "llava-onevision-tiles"),
+    ("mllmseg", "internvl-tiles"), ("self1e", "internvl-tiles"), ("ufo", "internvl-tiles"),
+]  # fmt: skip
 LEARNT = [  # each takes seconds
     ("lens", "internvl"), ("lisa", "llava-1.5"), ("ufo", "internvl"), ("mllmseg", "internvl"), ("self1e", "llava-1.5"),
+    ("ufo", "internvl-tiles"),
 ]  # fmt: skip
 SQUASHED = [(*pair, "squash") for pair in LEARNT]
 
@@ -171,8 +176,8 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     @lru_cache
     def loaded(kind: str) -> Backbone:
         folder = tmp_path_factory.mktemp("methods") / kind
-        KINDS[kind].save(folder)
-        return load_backbone(folder, **{**KINDS[kind].options, **EXACT})
+        EVERY[kind].save(folder)
+        return load_backbone(folder, **{**EVERY[kind].options, **EXACT})
 
     return loaded
 
@@ -242,7 +247,7 @@ def test_overfits_one_scene(system: System) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-@on(PAIRS)
+@on(PAIRS + IN_TILES)
 def test_gradients_reach_what_is_trained_and_nothing_else(system: System) -> None:
     still = {name for name, p in system.trained.items() if torch.equal(p, system.start[name])}
     assert all(name.startswith(IDLE.get((system.name, system.kind), ())) for name in still), still
@@ -300,7 +305,7 @@ def logits(segmenter: Segmenter, image: np.ndarray) -> Tensor:
     return torch.stack([torch.tensor(p.mask_logits) for p in segmenter.segment(image, list(QUERIES))])
 
 
-@on(PAIRS_OF_TWO + SQUASHED)
+@on(PAIRS_OF_TWO + SQUASHED + IN_TILES)
 def test_masks_have_the_size_of_the_image(system: System) -> None:
     for size in SIZES:
         sample = scene(*size)
@@ -309,7 +314,7 @@ def test_masks_have_the_size_of_the_image(system: System) -> None:
             assert np.isfinite(prediction.mask_logits).all()
 
 
-@on(PAIRS + SQUASHED)
+@on(PAIRS + SQUASHED + IN_TILES)
 def test_training_and_segmenting_say_the_same(system: System) -> None:
     """The pass with gradients over whole sequences, and the one that sees an image once."""
     sample = scene()
@@ -319,7 +324,7 @@ def test_training_and_segmenting_say_the_same(system: System) -> None:
     assert error(logits(system.segmenter(), sample.image), taught) < SAME
 
 
-@on(PAIRS)
+@on(PAIRS + IN_TILES)
 def test_many_questions_equal_single_ones(system: System) -> None:
     image, queries = scene().image, [f"{query} {number}" for number in range(8) for query in QUERIES]
     opened = system.segmenter().open(image)
@@ -330,7 +335,7 @@ def test_many_questions_equal_single_ones(system: System) -> None:
         assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < SAME
 
 
-@on(PAIRS_OF_TWO + SQUASHED)
+@on(PAIRS_OF_TWO + SQUASHED + IN_TILES)
 def test_batches_equal_single_images(system: System) -> None:
     samples = scene(), scene(64, 40)
     with torch.no_grad():
@@ -339,7 +344,7 @@ def test_batches_equal_single_images(system: System) -> None:
             assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < SAME
 
 
-@on(PAIRS_OF_TWO + SQUASHED)
+@on(PAIRS_OF_TWO + SQUASHED + IN_TILES)
 def test_saved_and_loaded_says_the_same(system: System, tmp_path: Path) -> None:
     image = scene().image
     system.segmenter().save(tmp_path)
@@ -400,7 +405,7 @@ def talk(folder: str) -> tuple[str, Tensor]:
     return Bare.load(Path(folder), **EXACT).talk(scene().image, QUESTION, 8)
 
 
-@on(PAIRS)
+@on(PAIRS + IN_TILES)
 def test_chat_is_untouched(system: System) -> None:
     """Word for word and bit for bit, after building, training and segmenting, and with the adapter in place."""
     image, segmenter = scene().image, system.segmenter()

@@ -21,6 +21,7 @@ from seglens.backbones.depth import whole_sight
 from seglens.backbones.layers import DecoderLayers, sight_mask
 from seglens.backbones.positions import after
 from seglens.backbones.script import Script
+from seglens.backbones.sight import Patches
 from seglens.geometry import Frame
 from seglens.types import Attention, Reading, Refill, Shown, Speech, Tuning, Words
 
@@ -85,6 +86,7 @@ class Adapted:
         self.attention, self.refill = attention, refill
         self.width, self.patch_width = backbone.width, backbone.patch_width
         self.grid, self.shuffle, self.image_size = backbone.grid, backbone.shuffle, backbone.image_size
+        self.tiling = replace(backbone.tiling, overview=False)
         self._dtype = backbone.model.dtype
         self._packed = any(type(part).__name__ == "Linear4bit" for part in backbone.model.modules())
         self._first = backbone.model.get_output_embeddings().weight.shape[0]  # the id of the first new token
@@ -134,8 +136,9 @@ class Adapted:
         return self._read(image.seen, image.begun, _asked(said, self.device))
 
     def _knows(self, seen: Vision, frame: Frame) -> bool | None:
-        """An adapter of the vision tower changes what a statistic of it was made of."""
-        return None if self._sees_anew else self._tuned.knows(seen.tower, frame)
+        """An adapter of the vision tower changes what a statistic of it was made of, and so do tiles without an
+        overview."""
+        return None if self._sees_anew or self.tiling.across > 1 else self._tuned.knows(seen.tower, frame)
 
     def teach(self, shown: Shown) -> Reading:
         """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
@@ -154,23 +157,39 @@ class Adapted:
         return self._read(seen, begun, Questions(words, mask, places, spoken), learnt)
 
     def _see(self, pixels: Float[Tensor, "b 3 n n"]) -> Vision:
-        patches = self._tuned.patches(pixels)
+        patches = self._look(pixels)
         merged = patches.merged(self.grid, self.shuffle)
         given = [merged] if self.refill == "none" else [merged, patches.refilled(self.grid, self.shuffle, self.refill)]
         given, *refilled = self._tuned.project(torch.cat(given, 1)).split([part.shape[1] for part in given], 1)
         before = torch.tensor([self._tuned.prompts.before()], dtype=torch.long, device=self.device)
         words = self._tuned.model.get_input_embeddings()(before).expand(len(pixels), -1, -1)
-        positions = self._tuned.prefix_positions(before.shape[1])[None].to(self.device)
+        image = given[:, self.tiling.places.argsort().to(given.device)]  # in the order of the prompt
+        rows = torch.cat([words, image.to(words)], 1)
+        positions = self._tuned.prefix_positions(before.shape[1])[: rows.shape[1]][None]  # fewer without an overview
         return Vision(
-            patches.rows, given, refilled[0] if refilled else None, patches.later,
-            torch.cat([words, given.to(words)], 1), positions.expand(len(pixels), *positions.shape[1:]), patches.tower,
+            patches.rows, given, refilled[0] if refilled else None, patches.later, rows,
+            positions.to(self.device).expand(len(pixels), *positions.shape[1:]), patches.tower,
         )  # fmt: skip
+
+    def _look(self, pixels: Float[Tensor, "b 3 n n"]) -> Patches:
+        """The patches of canvases, seen tile by tile."""
+        if self.tiling.across == 1:
+            return self._tuned.patches(pixels)
+        return Patches(self.tiling.plane(self._tuned.patches(self.tiling.cut(pixels).flatten(0, 1)).rows))
 
     def _begin(self, seen: Vision) -> Begun:
         image = seen.given.shape[1] if self.attention == "images" else 0
         rows, memory = self._layers.prefix(seen.rows, seen.positions, seen.later, image)
-        states, first = self._norm(rows).to(self.device), rows.shape[1] - seen.given.shape[1]
-        return Begun(states[:, first:], states[:, first - 1] if first else None, memory)
+        return Begun(*self._image(self._norm(rows).to(self.device), rows.shape[1]), memory)
+
+    def _image(
+        self, states: Float[Tensor, "b l d"], end: int
+    ) -> tuple[Float[Tensor, "b i d"], Float[Tensor, "b d"] | None]:
+        """The image tokens of a prefix of `end` rows in raster order, and the token in front of the first; tiles, whose
+        tokens stand in another order, have none."""
+        first = end - self.tiling.tokens
+        before = states[:, first - 1] if first and self.tiling.across == 1 else None
+        return states[:, first + self.tiling.places.to(states.device)], before
 
     def _read(self, seen: Vision, begun: Begun | None, asked: Questions, learnt: Tensor | None = None) -> Reading:
         words = self._tuned.model.get_input_embeddings()(asked.words)
@@ -198,9 +217,9 @@ class Adapted:
         sees = sight_mask(self.attention, p, i, asked.mask, asked.places, asked.spoken)
         later = [repeat(added, "b i d -> (b q) i d", q=q) for added in seen.later]
         states = self._norm(self._layers.whole(rows, places, sees, later, p)).to(self.device)
-        states = rearrange(states, "(b q) l d -> b q l d", q=q)
-        before = states[:, 0, p - i - 1] if p > i else None  # no question changes what comes before the image
-        return states[:, :, p - i : p], states[:, :, p:], before
+        image, before = self._image(states, p)
+        image, words = (rearrange(x, "(b q) l d -> b q l d", q=q) for x in (image, states[:, p:]))
+        return image, words, None if before is None else before[::q]  # no question changes what comes before the image
 
     # ---------------------------------------------------------------- chatting
 
@@ -255,6 +274,11 @@ def _check(backbone: Backbone) -> None:
         raise ValueError(
             "this backbone was loaded with segmentation_only=True, without the layers that answer; "
             "load it again without"
+        )
+    if backbone.tiling.newlines:
+        raise ValueError(
+            f"a {model.config.model_type!r} model in tiles is read by LENS only: methods that tune their MLLM take the "
+            "tiles of an InternVL; choose one, or leave image_size out"
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("layers that were left on disk cannot be tuned; give every layer a device in device_map")

@@ -101,11 +101,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
-        """What the vision tower says of normalised canvases, where `see` goes on to the image tokens."""
+        """What the vision tower says of normalised canvases of one tile, or of single tiles, where `see` goes on to the
+        image tokens."""
 
     @abstractmethod
     def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
-        """Image tokens of merged patches: `project(patches(pixels).merged(grid, shuffle))` is what `see` says."""
+        """Image tokens of merged patches: of one tile, `project(patches(pixels).merged(grid, shuffle))` is what `see`
+        says."""
 
     @property
     @abstractmethod
@@ -129,7 +131,7 @@ class Backbone(ABC):
         self.layer, self.depth = depth.layer, depth.whole  # hidden_states[layer] is what it reads
         layout, text = self.layout(model.config, image_size), model.config.get_text_config()
         self.image_size, self.grid, self._first_layer = layout.image_size, layout.grid, layout.first_layer
-        self.patch_width, self.shuffle = layout.patch_width, layout.shuffle
+        self.patch_width, self.shuffle, self.tiling = layout.patch_width, layout.shuffle, layout.tiling
         self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
         self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
         self.familiarity = Familiarity.load(name) if name else None
@@ -259,16 +261,16 @@ class Backbone(ABC):
         given = self.embed_questions(questions, image.positions)
         hidden = self._below.questions(given.rows, given.positions, given.mask, image.memory)
         end = image.prefix.shape[1]
-        first = end - self.grid[0] * self.grid[1]
+        places = end - self.tiling.tokens + self.tiling.places
         return Readout(
             prefix=image.prefix, prefix_positions=image.positions, question=hidden.to(self.device),
             question_positions=given.positions, question_mask=given.mask,
-            image_tokens=torch.arange(first, end, device=self.device), grid=self.grid,
+            image_tokens=places.to(self.device), grid=self.grid,
         )  # fmt: skip
 
     def read_tokens(self, question: str) -> int:
         """Tokens of a question with its image, as `read` reads them. Raises QuestionError as `Prompts.after` does."""
-        return len(self.prompts.before()) + self.grid[0] * self.grid[1] + len(self.prompts.after(question))
+        return len(self.prompts.before()) + self.tiling.tokens + len(self.prompts.after(question))
 
     @torch.no_grad()
     def embed_questions(self, questions: Sequence[str], prefix_positions: Int[Tensor, "1 p ..."]) -> QuestionRows:

@@ -45,7 +45,8 @@ class Blueprint:
 
     @property
     def image_tokens(self) -> int:
-        return self.layout.grid[0] * self.layout.grid[1]
+        """How many tokens stand for an image."""
+        return self.layout.tiling.tokens
 
     def copied_layers(self) -> list[nn.Module]:
         """The decoder layers that a head copies."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
-from seglens.backbones.sight import Layout, Patches, Seen, fixed_size, tower, tower_layers
+from seglens.backbones.sight import Layout, Patches, Seen, tower, tower_layers
+from seglens.backbones.tiles import tiles_across
+
+TILES = (2, 3)  # along a side: it was made for up to 12 tiles
 
 
 class InternVLBackbone(Backbone):
-    """An `InternVLForConditionalGeneration`, shown one tile: pixel-shuffle leaves a token for every 2 x 2 patches."""
+    """An `InternVLForConditionalGeneration`: pixel-shuffle leaves a token for every 2 x 2 patches.
+
+    Shown one tile, or a square of them and then a thumbnail, as its own chat shows a square picture."""
 
     @staticmethod
     def layout(config: PreTrainedConfig, image_size: int | None) -> Layout:
@@ -24,12 +30,14 @@ class InternVLBackbone(Backbone):
         if height != width:
             raise ValueError(f"the model sees tiles of {height} x {width} pixels; only square ones can be read")
         cells, shuffle = int(height // patch * config.downsample_ratio), round(1 / config.downsample_ratio)
-        size = fixed_size(config, height, image_size)
-        return Layout(size, (cells, cells), vision.hidden_size, shuffle=shuffle)
+        across = tiles_across(config, height, image_size, TILES)
+        side = across * cells
+        return Layout(across * height, (side, side), vision.hidden_size, shuffle=shuffle, across=across)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
-        found = tower(self.model, pixels)
-        return Seen(found.pooler_output, tower=tuple(found.hidden_states))
+        found = tower(self.model, self.tiling.cut(pixels[None])[0])
+        rows = rearrange(found.pooler_output, "k i d -> 1 (k i) d")
+        return Seen(rows, tower=tuple(states[-1:] for states in found.hidden_states))
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
         found = self.model.model.vision_tower(pixels, output_hidden_states=True)
@@ -50,7 +58,7 @@ class InternVLBackbone(Backbone):
         return ("model.multi_modal_projector",)
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
-        return in_line(before, self.grid)
+        return in_line(before, self.tiling.tokens)
 
     @staticmethod
     def image_text(processor: Any) -> str:

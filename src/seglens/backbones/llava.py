@@ -22,7 +22,7 @@ class LlavaBackbone(Backbone):
         return patchwise(config, image_size)
 
     def see(self, pixels: Float[Tensor, "3 s s"]) -> Seen:
-        found = tower(self.model, pixels)
+        found = tower(self.model, pixels[None])
         return Seen(found.pooler_output[0][None], tower=tuple(found.hidden_states))
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
@@ -40,7 +40,7 @@ class LlavaBackbone(Backbone):
         return ("model.multi_modal_projector",)
 
     def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
-        return in_line(before, self.grid)
+        return in_line(before, self.tiling.tokens)
 
     @staticmethod
     def image_text(processor: Any) -> str:

@@ -11,9 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 
-def in_line(before: int, grid: tuple[int, int]) -> Int[Tensor, " p"]:
-    """One position per token: `before` tokens of text, then those of the image."""
-    return torch.arange(before + grid[0] * grid[1])
+def in_line(before: int, image: int) -> Int[Tensor, " p"]:
+    """One position per token: `before` tokens of text, then `image` that stand for the image."""
+    return torch.arange(before + image)
 
 
 def in_space(before: int, grid: tuple[int, int]) -> Int[Tensor, "p 3"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from seglens.backbones.tiles import Tiling, tiles_across
 from seglens.shuffle import pixel_shuffle, replicate, scan
 from seglens.types import Refill
 
@@ -19,33 +20,40 @@ from seglens.types import Refill
 @dataclass(frozen=True)
 class Layout:
     """How a model sees the square canvas: its side in pixels, the rows and columns of its image tokens, the width of
-    its vision tower's patches, the first layer whose states say all that was seen, and how many patches per side an
-    image token is made of."""
+    its vision tower's patches, the first layer whose states say all that was seen, how many patches per side an image
+    token is made of, how many tiles a side is cut into, and whether newlines end their rows of tokens (`Tiling`)."""
 
     image_size: int
     grid: tuple[int, int]
     patch_width: int
     first_layer: int = 1
     shuffle: int = 1
+    across: int = 1
+    newlines: bool = False
+
+    @property
+    def tiling(self) -> Tiling:
+        return Tiling(self.grid[0] // self.across, self.across, self.newlines)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model's vision side says of a canvas: rows in place of the image tokens, in raster order, and rows to be
-    added to these after the first, second, ... decoder layer (Qwen3-VL's deepstack).
+    """What a model's vision side says of a canvas: rows in place of the tokens that stand for the image, in the order
+    of the model's own prompts (of one tile: in raster order), and rows to be added to these after the first, second,
+    ... decoder layer (Qwen3-VL's deepstack).
 
-    `tower` are the states of the vision tower before its first layer and behind each, where the family keeps them; in
-    front of the patches may stand that of a class token."""
+    `tower` are the states of the vision tower before its first layer and behind each, where the family keeps them, of
+    the overview where there is one; in front of the patches may stand that of a class token."""
 
-    rows: Float[Tensor, "1 i d"]
+    rows: Float[Tensor, "1 n d"]
     later: tuple[Float[Tensor, "1 i d"], ...] = ()
-    tower: tuple[Float[Tensor, "1 n v"], ...] = ()
+    tower: tuple[Float[Tensor, "1 _ v"], ...] = ()
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What the vision tower says of canvases, in raster order, before patches are merged into image tokens; `later` and
-    `tower` as in `Seen`."""
+    """What the vision tower says of canvases of one tile, in raster order, before patches are merged into image tokens;
+    `later` and `tower` as in `Seen`."""
 
     rows: Float[Tensor, "b f v"]
     later: tuple[Float[Tensor, "b i d"], ...] = ()
@@ -64,16 +72,6 @@ class Patches:
         return rearrange(self.rows, "b (h w) v -> b h w v", h=grid[0] * shuffle)
 
 
-def fixed_size(config: PreTrainedConfig, own: int, asked: int | None) -> int:
-    """The one size at which a model sees. Raises ValueError when another was asked for."""
-    if asked not in (None, own):
-        raise ValueError(
-            f"image_size={asked} cannot be had: a {config.model_type!r} model sees its images at {own} pixels; "
-            "leave image_size out"
-        )
-    return own
-
-
 # ---------------------------------------------------------------- models built like LLaVA
 
 
@@ -81,16 +79,16 @@ def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:
     """Of a model with one image token per patch of a tower of one size (CLIP, SigLIP)."""
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
-    size = fixed_size(config, vision.image_size, image_size)
-    return Layout(size, (side, side), vision.hidden_size * len(_chosen(config)))
+    tiles_across(config, vision.image_size, image_size, ())
+    return Layout(vision.image_size, (side, side), vision.hidden_size * len(_chosen(config)))
 
 
-def tower(model: Any, pixels: Float[Tensor, "3 s s"]) -> Any:
-    """What the vision tower and projector of a LLaVA-like model say of one canvas, by the layer its config names, in
-    `pooler_output`: a tensor of "1 i d", or a list with one of "i d"; and the tower's `hidden_states`."""
+def tower(model: Any, pixels: Float[Tensor, "*k 3 s s"], **sizes: Tensor) -> Any:
+    """What the vision tower and projector of a LLaVA-like model say of the parts of one canvas, by the layer its config
+    names, in `pooler_output`: a tensor of "k i d", or a list of one of "n d"; and the tower's `hidden_states`."""
     config = model.config
     return model.get_image_features(
-        pixels[None], vision_feature_layer=config.vision_feature_layer,
+        pixels, **sizes, vision_feature_layer=config.vision_feature_layer,
         vision_feature_select_strategy=config.vision_feature_select_strategy, output_hidden_states=True,
     )  # fmt: skip
 

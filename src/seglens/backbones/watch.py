@@ -48,13 +48,13 @@ class Watch:
         _, q, t = asked.mask.shape
         ends = torch.arange(q, device=asked.mask.device) * t + asked.mask[0].sum(-1) - 1
         prefix, hidden, maps = given.rows, asked.rows, []
-        height, width = self.backbone.grid
-        end = prefix.shape[1]
+        tiling, end = self.backbone.tiling, prefix.shape[1]
+        places = end - tiling.tokens + tiling.places
         for n, (own, watched) in enumerate(zip(self._own, self._watched, strict=True)):
             prefix, memory = own.prefix(prefix, given.positions, given.later[n : n + 1])
             rows = watched.rows()
             hidden = watched.questions(hidden, asked.positions, asked.mask, memory, rows)
             assert rows.probabilities is not None
-            seen = rows.probabilities[0, :, ends.to(hidden.device), end - height * width : end]
+            seen = rows.probabilities[0, :, ends.to(hidden.device)][..., places.to(hidden.device)]
             maps.append(seen.mean(0).cpu())
-        return rearrange(torch.stack(maps), "k q (gh gw) -> k q gh gw", gh=height)
+        return rearrange(torch.stack(maps), "k q (gh gw) -> k q gh gw", gh=self.backbone.grid[0])

@@ -21,7 +21,7 @@ Data = Annotated[str, typer.Option(help="Data to read, such as world:n=4000,seed
 MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")]
 Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
 Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; default the family's own.")]
-ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")]
+ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")]
 Preset = Annotated[str, typer.Option(help="Of lens, that will be trained: how pictures are laid on the canvas.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value, as it will be trained: lay=squash.")]
 DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]

@@ -21,7 +21,9 @@ def probe(
     backbone: Annotated[str, typer.Option(help="The MLLM: a folder or hub id.")],
     data: Annotated[str, typer.Option(help="A dataset, some hundreds of queries; not the one to report on.")],
     limit: Annotated[int | None, typer.Option(help="Only so many images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write probe.json and the curve, probe.png, into this folder (or NAME.json).")
     ] = None,

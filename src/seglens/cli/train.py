@@ -19,7 +19,9 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="The MLLM: a folder or hub id; default the preset's.")] = None,
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
     layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default the family's own.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees any size (Qwen-VL).")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")
+    ] = None,
     probe: Annotated[Path | None, typer.Option(help="A probe.json: its MLLM, canvas and layer.")] = None,
     exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached features; default inside OUT.")] = None,
