@@ -41,3 +41,29 @@ def convert_mllmseg(
             f"decoder of {made.decoder_parameters / 1e6:.1f} M parameters"
         )
     say("its authors squash images to a square; here they are padded, so that masks may differ from theirs")
+
+
+def convert_internvl(
+    source: Annotated[Path, typer.Argument(help="The checkpoint's folder, as downloaded, with all of its files.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make; it takes as much room as the checkpoint.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="An InternVL in transformers' own form with the same language model, a folder or a hub id, for its "
+            "tokenizer: needed for InternLM2, whose own is code."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """An MLLM in transformers' own form (-hf) from an InternVL that is published without one."""
+    from seglens.backbones import hide_loading_bars
+    from seglens.convert.plain import convert_internvl
+    from seglens.hub import without_weights
+
+    hide_loading_bars()
+    made = convert_internvl(source, out, without_weights(base) if base else None)
+    if as_json:
+        emit(asdict(made))
+    else:
+        print(f"{made.folder}: {made.tensors} tensors ({made.updates_added} with an update added)")
+    say(f"name it with --backbone {made.folder}")

@@ -7,9 +7,11 @@ queries, keys and values in one matrix, becomes a LLaMA.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from einops import rearrange
@@ -21,6 +23,8 @@ from seglens.convert.weights import Piece
 
 VISION, LANGUAGE = r"vision_model\.encoder\.layers\.(\d+)", r"language_model\.model\.layers\.(\d+)"
 LAYER, BLOCK, KINDS = r"vision_tower.encoder.layer.\1", r"language_model.model.layers.\1", "(weight|bias)"
+LEFT = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.py", "*.md", "*.msgpack", "*.h5", ".*")
+SCALE = 2.0  # of low-rank updates: the alpha of InternVL's own code is twice the rank, whatever the rank
 WORDS, OUTPUT = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 RENAMED = {
     r"vision_model\.embeddings\.class_embedding": "vision_tower.embeddings.cls_token",
@@ -29,6 +33,7 @@ RENAMED = {
     rf"{VISION}\.ls([12])": rf"{LAYER}.lambda_\2",
     rf"{VISION}\.norm1\.{KINDS}": rf"{LAYER}.layernorm_before.\2",
     rf"{VISION}\.norm2\.{KINDS}": rf"{LAYER}.layernorm_after.\2",
+    rf"{VISION}\.attn\.([qk]_norm)\.weight": rf"{LAYER}.attention.\2.weight",
     rf"{VISION}\.attn\.proj\.{KINDS}": rf"{LAYER}.attention.projection_layer.\2",
     rf"{VISION}\.mlp\.(fc[12])\.{KINDS}": rf"{LAYER}.mlp.\2.\3",
     rf"mlp1\.0\.{KINDS}": r"multi_modal_projector.layer_norm.\1",
@@ -112,3 +117,24 @@ def check_facts(config: Mapping[str, Any], skeleton: Skeleton, where: str) -> No
                 f"{where} has {name}={found!r}, and the base model has {wanted!r}; give the base model of the same "
                 "size and generation"
             )
+
+
+def token_numbers(source: Path) -> dict[str, int]:
+    """Of added tokens, as either of the tokenizer's files tells them."""
+    added, whole = source / "added_tokens.json", source / "tokenizer_config.json"
+    if added.is_file():
+        return dict(read_json(added))
+    if whole.is_file():
+        return {token["content"]: int(n) for n, token in read_json(whole).get("added_tokens_decoder", {}).items()}
+    raise CheckpointError(
+        f"{source} needs {added.name} or {whole.name}, which number its special tokens; copy its tokenizer"
+    )
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is needed; copy all files of the checkpoint") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); copy it again") from error

@@ -7,7 +7,6 @@ and of the rows of the new tokens, without updates of its own. Names are those o
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,13 +19,12 @@ from torch import Tensor
 
 from seglens.backbones.skeleton import Skeleton
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
-from seglens.convert.internvl import OUTPUT, WORDS, check_facts, mllm_pieces
+from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, read_json, token_numbers
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.files import whole_folder, write_json
 from seglens.methods.base import TILE
 from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
 
-SCALE = 2.0  # the released code's alpha is twice the rank, whatever the rank
 IMAGE = "<IMG_CONTEXT>"
 MLLM, START = "mllm", "res_decoder."
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
@@ -52,7 +50,6 @@ DECODER = {
     r"conv2": "head.smooth",
 }
 POINTS = "res_decoder.upsample_adapter_l.init_pos"  # where DySample reads before points are moved: saved, never trained
-LEFT = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.py", "*.md", "*.msgpack", "*.h5", ".*")
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def convert_mllmseg(
     settings = replace(
         settings, rank=0, vocabulary=False, final_norm=False, refusal=settings.refusal if refuses else None
     )
-    skeleton, config = Skeleton.draw(base), _read_json(source / "config.json")
+    skeleton, config = Skeleton.draw(base), read_json(source / "config.json")
     check_facts(config, skeleton, str(source / "config.json"))
     first = _first_new_token(source, skeleton)
     weights = Weights(source, SCALE)
@@ -103,7 +100,7 @@ def convert_mllmseg(
 
 def _first_new_token(source: Path, skeleton: Skeleton) -> int:
     """The number of [SEG], behind all words of the base model; [REJ] follows."""
-    numbers = _token_numbers(source)
+    numbers = token_numbers(source)
     wanted = {SEG: skeleton.words, REJ: skeleton.words + 1, IMAGE: skeleton.image_token}
     for token, number in wanted.items():
         if numbers.get(token) != number:
@@ -112,18 +109,6 @@ def _first_new_token(source: Path, skeleton: Skeleton) -> int:
                 "the base model of the same size and generation"
             )
     return skeleton.words
-
-
-def _token_numbers(source: Path) -> dict[str, int]:
-    """Of added tokens, as either of the tokenizer's files tells them."""
-    added, whole = source / "added_tokens.json", source / "tokenizer_config.json"
-    if added.is_file():
-        return dict(_read_json(added))
-    if whole.is_file():
-        return {token["content"]: int(n) for n, token in _read_json(whole).get("added_tokens_decoder", {}).items()}
-    raise CheckpointError(
-        f"{source} needs {added.name} or {whole.name}, which number {SEG} and {REJ}; copy its tokenizer"
-    )
 
 
 def _check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:
@@ -180,15 +165,6 @@ def _check_points(saved: Tensor, groups: int, shuffle: int) -> None:
 def _copy_base(base: Path, folder: Path) -> None:
     """All that says how to use the model, and its config, in which word embedding and output layer are two."""
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*LEFT))
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
     write_json(folder / "config.json", config)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is needed; copy all files of the checkpoint") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); copy it again") from error

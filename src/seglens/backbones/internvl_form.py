@@ -1,0 +1,131 @@
+"""InternVL as its own code describes it (OpenGVLab), described as transformers does: config, tokenizer, processor.
+
+What is written is what transformers' `convert_internvl_weights_to_hf.py` writes, from the checkpoint's own files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import (
+    AutoTokenizer,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLVisionConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+LANGUAGES: dict[str, type[PreTrainedConfig]] = {
+    "Qwen2ForCausalLM": Qwen2Config,
+    "Qwen3ForCausalLM": Qwen3Config,
+    "LlamaForCausalLM": LlamaConfig,
+    "InternLM2ForCausalLM": LlamaConfig,  # which is LLaMA under other names
+}
+TEXT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "rms_norm_eps", "max_position_embeddings", "vocab_size", "hidden_act")  # fmt: skip
+TEXT_IF_THERE = ("head_dim", "attention_bias", "use_sliding_window", "sliding_window", "max_window_layers")
+VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
+          "layer_norm_eps", "hidden_act", "norm_type")  # fmt: skip
+VISION_RENAMED = {"qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm"}
+ENDS = {"internvl2_5": "\n", "Hermes-2": "", "internlm2-chat": ""}  # what follows <|im_end|>, by InternVL's template
+TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # the others are code of their own
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+         "special_tokens_map.json")  # fmt: skip
+IMAGE, BEFORE, BEHIND, VIDEO, END = "<IMG_CONTEXT>", "<img>", "</img>", "<video>", "<|im_end|>"
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ 'IMAGE\n' }}"
+    "{% elif item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>END' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def internvl_config(said: Mapping[str, Any], image_token: int, end_token: int) -> InternVLConfig:
+    """The config of InternVL's own code as transformers'. Word embedding and output layer are two.
+
+    Raises ValueError that names what is missing, and what transformers' class does not compute."""
+    text, vision = said.get("llm_config") or {}, said.get("vision_config") or {}
+    language = (text.get("architectures") or [""])[0]
+    if language not in LANGUAGES:
+        raise ValueError(f"its language model is {language or 'not named'!r}; those known: {', '.join(LANGUAGES)}")
+    if said.get("ps_version") != "v2":
+        raise ValueError(f"ps_version is {said.get('ps_version')!r}; transformers shuffles pixels in the order of 'v2'")
+    seen = said.get("force_image_size") or vision.get("image_size")
+    if seen != vision.get("image_size"):
+        raise ValueError(
+            f"force_image_size is {seen}, and the tower's {vision.get('image_size')}: it resizes positions"
+        )
+    eye = InternVLVisionConfig(
+        **_taken(vision, VISION, "vision_config"),
+        **{ours: vision[theirs] for theirs, ours in VISION_RENAMED.items() if theirs in vision},
+    )
+    words = LANGUAGES[language](
+        **_taken(text, TEXT, "llm_config"), **{key: text[key] for key in TEXT_IF_THERE if key in text},
+        rope_parameters=_rotary(text), eos_token_id=end_token, bos_token_id=text.get("bos_token_id"),
+        pad_token_id=text.get("pad_token_id"), tie_word_embeddings=False, architectures=[language],
+    )  # fmt: skip
+    ratio = said["downsample_ratio"]
+    return InternVLConfig(
+        vision_config=eye, text_config=words, image_token_id=image_token, downsample_ratio=ratio,
+        image_seq_length=int((seen // vision["patch_size"] * ratio) ** 2), tie_word_embeddings=False,
+        vision_feature_layer=said.get("select_layer", -1), architectures=["InternVLForConditionalGeneration"],
+    )  # fmt: skip
+
+
+def _taken(said: Mapping[str, Any], keys: tuple[str, ...], of: str) -> dict[str, Any]:
+    lacking = [key for key in keys if key not in said]
+    if lacking:
+        raise ValueError(f"{of} lacks {', '.join(lacking)}; copy the config of the checkpoint as published")
+    return {key: said[key] for key in keys}
+
+
+def _rotary(text: Mapping[str, Any]) -> dict[str, Any]:
+    scaling = dict(text.get("rope_scaling") or {})
+    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+    scaling.pop("type", None)
+    return {"rope_type": kind, **scaling, **_taken(text, ("rope_theta",), "llm_config")}
+
+
+def write_processor(source: Path, folder: Path, config: InternVLConfig, template: str) -> None:
+    """Tokenizer, image processor and chat template beside `config`, from the tokenizer's files in `source`.
+
+    Raises ValueError when the tokenizer is code of its own, or the conversation's template is not known."""
+    if template not in ENDS:
+        raise ValueError(f"its conversations are of the template {template!r}; those known: {', '.join(ENDS)}")
+    said = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if said.get("tokenizer_class") not in TOKENIZERS:
+        raise ValueError(
+            f"its tokenizer is {said.get('tokenizer_class')!r}, code of its own, which is not run here; give --base, "
+            "an InternVL in transformers' own form with the same language model, for its tokenizer"
+        )
+    named = {"start_image_token": BEFORE, "end_image_token": BEHIND, "context_image_token": IMAGE, "video_token": VIDEO}
+    with TemporaryDirectory() as apart:  # from the model's config, of which transformers would warn
+        for name in FILES:
+            if (source / name).is_file():
+                shutil.copy(source / name, apart)
+        tokenizer = AutoTokenizer.from_pretrained(apart, trust_remote_code=False, extra_special_tokens=named)
+    tokenizer.save_pretrained(folder)
+    height, width = config.vision_config.image_size
+    images = GotOcr2ImageProcessorPil(
+        size={"height": height, "width": width}, image_mean=MEAN, image_std=STD, crop_to_patches=True
+    )
+    images.save_pretrained(folder)
+    chat = TEMPLATE.replace("IMAGE", IMAGE).replace("END", ENDS[template])
+    (folder / "chat_template.jinja").write_text(chat, encoding="utf-8")
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": config.image_seq_length}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def numbers_of(folder: Path, tokens: tuple[str, ...]) -> dict[str, int | None]:
+    """How the tokenizer of a converted folder numbers these tokens."""
+    vocabulary = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
+    return {token: vocabulary.get(token) for token in tokens}

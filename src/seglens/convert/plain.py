@@ -1,0 +1,85 @@
+"""InternVL checkpoints that have no `-hf` form, as OpenGVLab publishes them, as folders in transformers' own form.
+
+Weights, config and (where it is a plain Qwen tokenizer) the tokenizer are the checkpoint's own. InternLM2's tokenizer
+is code of its own, which is not run: it is taken from any InternVL in transformers' own form with that language
+model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seglens.backbones.internvl_form import BEFORE, BEHIND, END, IMAGE, internvl_config, numbers_of, write_processor
+from seglens.backbones.skeleton import Skeleton
+from seglens.checkpoint import CheckpointError
+from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, mllm_pieces, read_json, token_numbers
+from seglens.convert.weights import Weights, refuse_misfit, write_model
+from seglens.files import whole_folder, write_json
+
+SPECIAL = (IMAGE, BEFORE, BEHIND, END)
+
+
+@dataclass(frozen=True)
+class ConvertedInternVL:
+    """What was made, for people: tensors written, and updates that were added on the way."""
+
+    folder: str
+    tensors: int
+    updates_added: int
+
+
+def convert_internvl(source: Path, out: Path, base: Path | None = None) -> ConvertedInternVL:
+    """The folder `out` from the checkpoint in `source`. `base` gives tokenizer, image processor and chat template where
+    they cannot be made from the checkpoint's own files.
+
+    Raises CheckpointError that names every tensor that is missing, left over or of another shape, and what of the model
+    transformers' class does not compute; FileExistsError when there is something at `out`. Nothing half-written is
+    left."""
+    said, numbers, weights = read_json(source / "config.json"), _special(source), Weights(source, SCALE)
+    with whole_folder(out) as folder:
+        try:
+            config = internvl_config(said, numbers[IMAGE], numbers[END])
+            if base is None:
+                write_processor(source, folder, config, str(said.get("template")))
+            else:
+                ignored = shutil.ignore_patterns(*LEFT, "config.json", "generation_config.json")
+                shutil.copytree(base, folder, ignore=ignored, dirs_exist_ok=True)
+        except ValueError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+        _check_numbers(folder, numbers, source, base)
+        config.save_pretrained(folder)
+        write_json(folder / "generation_config.json", {"eos_token_id": numbers[END]})
+        skeleton = Skeleton.draw(folder)
+        pieces = mllm_pieces({name: weights.shape(name) for name in weights.names}, skeleton)
+        if OUTPUT not in pieces and WORDS in pieces and (said.get("llm_config") or {}).get("tie_word_embeddings"):
+            pieces[OUTPUT] = replace(pieces[WORDS], take=torch.clone)  # a file holds no tensor under two names
+        refuse_misfit(pieces, skeleton.shapes, source)
+        write_model(folder, pieces, weights)
+    return ConvertedInternVL(str(out), len(pieces), weights.updated)
+
+
+def _special(source: Path) -> dict[str, int]:
+    """The numbers of the tokens that the model must know. Raises CheckpointError when one has none."""
+    numbers = token_numbers(source)
+    lacking = [token for token in SPECIAL if token not in numbers]
+    if lacking:
+        raise CheckpointError(
+            f"{source} numbers no {', '.join(lacking)}; it is no InternVL, or its tokenizer is missing"
+        )
+    return {token: numbers[token] for token in SPECIAL}
+
+
+def _check_numbers(folder: Path, numbers: Mapping[str, Any], source: Path, base: Path | None) -> None:
+    found = numbers_of(folder, SPECIAL)
+    if found != numbers:
+        token = next(token for token in SPECIAL if found[token] != numbers[token])
+        whose = "its own tokenizer's files" if base is None else f"the tokenizer of {base}"
+        raise CheckpointError(
+            f"{source} numbers {token} {numbers[token]}, and {whose} {found[token]}; give --base a model with the same "
+            "language model"
+        )
