@@ -24,11 +24,13 @@ SELF1E: dict[str, str] = {
     "without the coarse mask's loss": "in the authors' code alone",
 }
 
+# all expressions about an image are asked in one conversation, with the right answers to those before in view
+TOGETHER = "one conversation per image"
 # Headlines of the papers' own tables. cIoU on RefCOCO val/testA/testB, RefCOCO+ val/testA/testB, RefCOCOg val/test
 REFERRING: dict[str, tuple[str, str, str]] = {
     "LENS, LLaVA-1.5-7B": ("76.5 / 78.3 / 71.4", "66.1 / 71.7 / 58.3", "69.4 / 70.6"),
-    "MLLMSeg, InternVL2-8B": ("79.2 / 81.0 / 77.5", "73.9 / 77.6 / 68.6", "77.3 / 78.6"),
-    "MLLMSeg, InternVL2.5-8B": ("81.0 / 82.4 / 78.7", "76.4 / 79.1 / 72.5", "79.9 / 80.8"),
+    f"MLLMSeg, InternVL2-8B ({TOGETHER})": ("79.2 / 81.0 / 77.5", "73.9 / 77.6 / 68.6", "77.3 / 78.6"),
+    f"MLLMSeg, InternVL2.5-8B ({TOGETHER})": ("81.0 / 82.4 / 78.7", "76.4 / 79.1 / 72.5", "79.9 / 80.8"),
     "SELF1E-2B": ("80.2 / 82.1 / 77.6", "74.6 / 79.1 / 69.2", "77.0 / 77.8"),
     "SELF1E-8B": ("82.5 / 83.8 / 80.1", "77.6 / 81.6 / 73.7", "79.1 / 79.8"),
     "SELF1E-SEG-2B": ("84.3 / 85.4 / 82.3", "78.9 / 83.5 / 75.1", "80.4 / 81.0"),
@@ -44,7 +46,7 @@ REASONING: dict[str, tuple[str, str]] = {
 }
 # gIoU / cIoU / share of absent targets refused on gRefCOCO val, testA, testB
 GENERALISED: dict[str, tuple[str, str, str]] = {
-    "MLLMSeg, InternVL2-8B": ("73.2 / 70.0 / 71.1", "75.2 / 75.4 / 68.5", "67.9 / 67.1 / 63.1"),
-    "MLLMSeg, InternVL2.5-8B": ("75.1 / 71.6 / 73.2", "77.0 / 76.9 / 72.4", "69.7 / 68.5 / 65.5"),
+    f"MLLMSeg, InternVL2-8B ({TOGETHER})": ("73.2 / 70.0 / 71.1", "75.2 / 75.4 / 68.5", "67.9 / 67.1 / 63.1"),
+    f"MLLMSeg, InternVL2.5-8B ({TOGETHER})": ("75.1 / 71.6 / 73.2", "77.0 / 76.9 / 72.4", "69.7 / 68.5 / 65.5"),
     "SELF1E-8B, zero-shot": ("37.5 / 44.4 / –", "53.2 / 57.5 / –", "45.6 / 50.9 / –"),
 }
