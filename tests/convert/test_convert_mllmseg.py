@@ -273,6 +273,7 @@ def test_the_heads_config(base: Path, source: Path, tmp_path: Path) -> None:
         assert config["settings"] == json.loads(json.dumps(asdict(expected)))
         assert config["backbone"] == {"name": "./mllm", "revision": None}
         assert (config["layer"], config["decoder"]) == (None, None)
+        assert config["canvas"] == {"lay": "squash", "resample": "processor", "padding": "mean"}  # as it was trained
         rows = load_file(out / "head.safetensors")["adapter.words.new_input"]
         assert rows.shape == (len(expected.tokens), 64)
         assert not list((out / "mllm").glob("*.py"))

@@ -360,6 +360,8 @@ def test_a_squashed_picture_fills_the_canvas_and_comes_back_whole(system: System
     sample = scene(30, 90)
     opened = system.segmenter().open(sample.image)
     said = opened.segment(list(QUERIES))
+    alone = opened.segment(QUERIES[1])
+    assert error(torch.tensor(alone.mask_logits), torch.tensor(said[1].mask_logits)) < SAME
     drawn = torch.stack([torch.tensor(one.canvas_logits) for one in said])
     stretched = F.interpolate(drawn[None], (30, 90), mode="bilinear", align_corners=False)[0]
     assert error(torch.stack([torch.tensor(one.mask_logits) for one in said]), stretched) < 1e-5
