@@ -14,7 +14,7 @@ import typer
 from seglens import __version__
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.chat import chat
-from seglens.cli.convert import convert_internvl, convert_mllmseg
+from seglens.cli.convert import convert_internvl, convert_mllmseg, convert_self1e
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
 from seglens.cli.failures import is_memory, sentence, too_tight
@@ -57,7 +57,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     ),
     "convert": (
         "Other people's trained models as head folders, and MLLMs in transformers' own form.",
-        {"mllmseg": convert_mllmseg, "internvl": convert_internvl},
+        {"mllmseg": convert_mllmseg, "self1e": convert_self1e, "internvl": convert_internvl},
     ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "miniature": (

@@ -43,6 +43,35 @@ def convert_mllmseg(
     say("its authors squash images to a square; here they are padded, so that masks may differ from theirs")
 
 
+def convert_self1e(
+    source: Annotated[Path, typer.Argument(help="The checkpoint's folder, as downloaded, with all of its files.")],
+    out: Annotated[Path, typer.Argument(help="The head folder to make; it takes as much room as the checkpoint.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            help="InternVL3 of the same size in transformers' own form, a folder or a hub id, as in "
+            "OpenGVLab/InternVL3-2B-hf: for its config, tokenizer and processor; its weights are not read."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """A head folder from a published checkpoint of SELF1E: its InternVL and its MLPs. Names are those of the authors'
+    code; a file that has others is refused by name."""
+    from seglens.backbones import hide_loading_bars
+    from seglens.convert.self1e import convert_self1e
+    from seglens.hub import without_weights
+
+    hide_loading_bars()
+    made = convert_self1e(source, out, without_weights(base))
+    if as_json:
+        emit(asdict(made))
+    else:
+        print(
+            f"{made.folder}: {made.mllm_tensors} tensors of the MLLM ({made.updates_added} with an update added), MLPs "
+            f"of {made.mlp_parameters / 1e6:.1f} M parameters"
+        )
+
+
 def convert_internvl(
     source: Annotated[Path, typer.Argument(help="The checkpoint's folder, as downloaded, with all of its files.")],
     out: Annotated[Path, typer.Argument(help="The folder to make; it takes as much room as the checkpoint.")],

@@ -8,26 +8,23 @@ and of the rows of the new tokens, without updates of its own. Names are those o
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from seglens.backbones.skeleton import Skeleton
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
-from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, read_json, token_numbers
+from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, read_json, token_numbers
+from seglens.convert.tuned import MLLM, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
-from seglens.files import whole_folder, write_json
+from seglens.files import whole_folder
 from seglens.methods.base import TILE
 from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
 
 IMAGE = "<IMG_CONTEXT>"
-MLLM, START = "mllm", "res_decoder."
-INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
+START = "res_decoder."
 BLOCK = {
     r"layers\.0\.self_attn": "own",
     r"layers\.0\.multihead_attn": "other",
@@ -77,17 +74,17 @@ def convert_mllmseg(
     check_facts(config, skeleton, str(source / "config.json"))
     first = _first_new_token(source, skeleton)
     weights = Weights(source, SCALE)
-    _check_rank(config, weights, source)
+    check_rank(config, weights, source)
     shapes = {name: weights.shape(name) for name in weights.names if not name.startswith(START)}
     mllm = mllm_pieces(shapes, skeleton)
-    rows = _without_new_rows(mllm, first, len(settings.tokens), source)
+    rows = without_new_rows(mllm, first, {2: f"{SEG} and {REJ}"}, len(settings.tokens), source)
     head = _decoder_pieces(weights, settings, skeleton.shuffle)
     with torch.device("meta"):
         decoder = LightDecoder(settings, skeleton.width, skeleton.patch_width, skeleton.shuffle)
     refuse_misfit(mllm, skeleton.shapes, source)
     refuse_misfit(head, {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}, source)
     with whole_folder(out) as folder:
-        _copy_base(base, folder / MLLM)
+        copy_base(base, folder / MLLM)
         write_model(folder / MLLM, mllm, weights)
         state = {f"decoder.{name}": piece.made(weights) for name, piece in head.items()}
         state |= {name: piece.made(weights) for name, piece in rows.items()}
@@ -109,33 +106,6 @@ def _first_new_token(source: Path, skeleton: Skeleton) -> int:
                 "the base model of the same size and generation"
             )
     return skeleton.words
-
-
-def _check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:
-    """What is not yet added must be what the config speaks of."""
-    told = {config.get(key, 0) for key in ("use_llm_lora", "use_backbone_lora")} - {0}
-    if weights.ranks() != told:
-        raise CheckpointError(
-            f"{source / 'config.json'} tells of low-rank updates of rank {sorted(told) or 0}, and the weights hold "
-            f"those of rank {sorted(weights.ranks()) or 0}; the files are of two checkpoints: copy them again"
-        )
-
-
-def _without_new_rows(mllm: dict[str, Piece], first: int, tokens: int, source: Path) -> dict[str, Piece]:
-    """Cuts the rows of new tokens off the word embedding and the output layer; gives those that the head keeps."""
-    rows = dict[str, Piece]()
-    for name, kept in ((WORDS, INPUT_ROWS), (OUTPUT, OUTPUT_ROWS)):
-        if name not in mllm:
-            continue  # which is told with all that is missing
-        whole = mllm[name]
-        if whole.shape[0] != first + 2:
-            raise CheckpointError(
-                f"{source} has {whole.shape[0]} words in {whole.source}, and the base model's {first} with {SEG} and "
-                f"{REJ} are {first + 2}; give the base model of the same size and generation"
-            )
-        mllm[name] = Piece((first, *whole.shape[1:]), whole.source, lambda tensor: tensor[:first])
-        rows[kept] = Piece((tokens, *whole.shape[1:]), whole.source, lambda tensor: tensor[first : first + tokens])
-    return rows
 
 
 def _decoder_pieces(weights: Weights, settings: MLLMSegConfig, shuffle: int) -> dict[str, Piece]:
@@ -160,11 +130,3 @@ def _check_points(saved: Tensor, groups: int, shuffle: int) -> None:
     expected = torch.cat([across.flatten().repeat(groups), down.flatten().repeat(groups)])
     if saved.numel() != expected.numel() or (saved.flatten().float() - expected).abs().max() > 1e-3:
         raise CheckpointError(f"{POINTS} holds other points than DySample's; this decoder up-samples in another way")
-
-
-def _copy_base(base: Path, folder: Path) -> None:
-    """All that says how to use the model, and its config, in which word embedding and output layer are two."""
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*LEFT))
-    config = read_json(folder / "config.json")
-    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
-    write_json(folder / "config.json", config)
