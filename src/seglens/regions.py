@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
+from seglens.drawing import bands
+
 
 @dataclass(frozen=True, eq=False)
 class Runs:
@@ -86,9 +88,13 @@ def _since(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
 
 def _runs(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Row, first column and end (exclusive) of every run of pixels, in raster order."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8))
-    row, start = np.nonzero(edges == 1)
-    return row, start, np.nonzero(edges == -1)[1]
+    found = []
+    for rows in bands(*mask.shape):
+        padded = np.pad(mask[rows], ((0, 0), (1, 1)))
+        row, start = np.nonzero(padded[:, 1:] & ~padded[:, :-1])
+        found.append((row + rows.start, start, np.nonzero(padded[:, :-1] & ~padded[:, 1:])[1]))
+    row, start, end = (np.concatenate(some) for some in zip(*found, strict=True)) if found else np.zeros((3, 0), int)
+    return row, start, end
 
 
 def _touching(

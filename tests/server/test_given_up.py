@@ -134,6 +134,24 @@ def test_the_others_get_their_turn_between_the_passes(
     assert [one["query"] for one in answers["large"].json()["answers"]] == ["the cup", "the cat", "the tree"]
 
 
+def test_a_short_request_is_answered_before_a_long_one_ends(serve: Serve, clicked: list[int]) -> None:
+    server = serve()
+    name = server.client.post("/v1/images", files={"file": noise(40, 40)}).json()["id"]
+    answers = list[httpx.Response]()
+    asked = {"image": name, "query": "the cup", "clicks": CLICKS[:40], "trust": True}
+    long = threading.Thread(target=lambda: answers.append(server.client.post("/v1/refine", json=asked)))
+    long.start()
+    deadline = time.monotonic() + 30
+    while not clicked and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert answered(server, name)
+    assert not answers
+    assert 0 < len(clicked) < 40
+    long.join()
+    assert answers[0].status_code == 200
+    assert len(clicked) == 40
+
+
 # ---------------------------------------------------------------- the queue of the model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from seglens.integrations.images import MOST_OPEN, Doors, OpenImages, is_id
+from seglens.interruption import Turns
 from seglens.kept import Folded, Kept
 from seglens.prediction import Prediction
 from seglens.schema import Answer, Box, Click, Segmented, Told
@@ -43,12 +43,13 @@ class Sight:
 class Desk:
     """Segment, refine, ask and describe; an image is named by text, or by the id under which it is open.
 
-    From any thread, one at a time. Wrong images and wrong words raise ValueError or OSError in one line."""
+    From any thread, one at a time; what takes long lets the others in between (`Turns`). Wrong images and wrong words
+    raise ValueError or OSError in one line."""
 
     def __init__(self, segmenter: Segmenter, doors: Doors, most_open: int = MOST_OPEN):
         self.segmenter, self.doors = segmenter, doors
         self.images = OpenImages(segmenter, most_open)
-        self._turn = threading.Lock()
+        self._turns = Turns()
 
     def segment(
         self, image: str | np.ndarray, queries: Sequence[str], each: bool | None = None, trust: bool = False
@@ -56,7 +57,7 @@ class Desk:
         """A mask per query, in one pass. `each`: also one mask per instance; None: when the words ask for it. `trust`
         as in `OpenedImage.segment`."""
         _check_queries(queries)
-        with self._turn:
+        with self._turns.turn():
             name, opened = self._opened(image)
             return _sight(name, opened, opened.predictions(list(queries), each, trust))
 
@@ -66,14 +67,14 @@ class Desk:
     ) -> Sight:  # fmt: skip
         """The query's mask, corrected by all the clicks and the box that are given."""
         _check_queries([query])
-        with self._turn:
+        with self._turns.turn():
             name, opened = self._opened(image)
             return _sight(name, opened, [opened.refine(opened.segment(query, False, trust), clicks, box)])
 
     def ask(self, image: str | np.ndarray, question: str) -> Told:
         """The untouched MLLM's answer in words."""
         _check_queries([question])
-        with self._turn:
+        with self._turns.turn():
             name, opened = self._opened(image)
             height, width = opened.image.shape[:2]
             text, note = self.segmenter.backbone.generate(opened.image, question), opened.notice(question)

@@ -59,7 +59,7 @@ def _is_base64(text: str) -> bool:
 class OpenImages:
     """The images that were asked about last, by ids that nobody can guess who has not seen the image.
 
-    The same pixels are the same image: sent again they cost nothing. Not for two threads at once."""
+    The same pixels are the same image: sent again they cost nothing. For threads that take turns (`Turns`)."""
 
     def __init__(self, segmenter: Segmenter, most: int = MOST_OPEN):
         if most < 1:
@@ -74,10 +74,15 @@ class OpenImages:
         if name in self._open:
             self._open.move_to_end(name)
             return name
-        while len(self._open) >= self.most:  # before the next takes its memory
-            self._open.popitem(last=False)
-        self._open[name] = self.segmenter.open(pixels)
+        self._make_room()  # before it takes its memory
+        opened = self.segmenter.open(pixels)
+        self._make_room()  # others may have come meanwhile
+        self._open[name] = opened
         return name
+
+    def _make_room(self) -> None:
+        while len(self._open) >= self.most:
+            self._open.popitem(last=False)
 
     def get(self, name: str) -> OpenedImage:
         """Raises ImageError when there is no such image (any more)."""

@@ -18,7 +18,7 @@ from seglens import __version__
 from seglens.integrations.desk import MOST_QUERIES, Desk, Sight
 from seglens.integrations.lengths import within
 from seglens.integrations.picture import drawn, jpeg
-from seglens.interruption import GivenUpError, interruptible
+from seglens.interruption import ABREAST, GivenUpError, interruptible, rested
 from seglens.kept import bare
 from seglens.schema import Box, Click, Segmented, Told
 
@@ -63,7 +63,8 @@ _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent
 
 
 class Tools:
-    """The verbs of a desk as tools: the model works in one thread, off the event loop, and errors come in words.
+    """The verbs of a desk as tools: the model works off the event loop, in turns on calls that take long, and errors
+    come in words.
 
     `fetch` opens https addresses; None: they are refused. A call that is at work for longer than `seconds`, or is
     cancelled, ends at its next safe point."""
@@ -72,7 +73,7 @@ class Tools:
         self, desk: Desk, fetch: Fetch | None = None, most_waiting: int = MOST_WAITING, seconds: float = LONGEST_CALL
     ):
         self.desk, self.fetch, self.most_waiting, self.seconds = desk, fetch, most_waiting, seconds
-        self._model = anyio.CapacityLimiter(1)
+        self._begun = anyio.CapacityLimiter(ABREAST)
         self._inside = 0  # calls at work or waiting
 
     def taken(self) -> str:
@@ -130,7 +131,7 @@ class Tools:
         cancelled = threading.Event()
         try:
             work = partial(_bounded, call, cancelled, self.seconds)
-            return await anyio.to_thread.run_sync(work, limiter=self._model, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(work, limiter=self._begun, abandon_on_cancel=True)
         except (ValueError, OSError, GivenUpError) as error:
             raise ToolError(_line(error)) from error
         finally:
@@ -139,11 +140,11 @@ class Tools:
 
 
 def _bounded(call: Callable[[], T], cancelled: threading.Event, seconds: float) -> T:
-    """The call, which ends at a safe point once it was cancelled or its time is over."""
-    end = monotonic() + seconds
+    """The call, which ends at a safe point once it was cancelled or its own time at work is over."""
+    end = monotonic() + seconds - rested()
 
     def check() -> None:
-        if cancelled.is_set() or monotonic() > end:
+        if cancelled.is_set() or monotonic() - rested() > end:
             raise GivenUpError(f"no answer within {seconds:g} seconds; ask less at once, or about a smaller image")
 
     with interruptible(check):

@@ -67,7 +67,7 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
             wire = Wire() if asked.stream else None
             tell = None if wire is None else wire.tell
             manner = Manner(_tokens(asked, service.settings.answer_tokens), tell, asked.stops)
-            job = Job([Talk(turns, images, manner, asked.seglens.trust)], partial(_talk, agent))
+            job = Job([Talk(turns, images, manner, asked.seglens.trust)], partial(_talk, agent), long=True)
             if wire is None:
                 (reply,) = await service.wait(job, request.receive)
                 return Response(await service.by_hand(partial(write.whole, reply)), media_type=JSON)

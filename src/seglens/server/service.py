@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from seglens.incoming import decode_bytes, decode_data_uri
+from seglens.instances import asked
 from seglens.interruption import GivenUpError, interruptible
 from seglens.kept import Folded, Kept
 from seglens.prediction import Prediction
@@ -100,10 +101,11 @@ class Service:
         height, width = opened.image.shape[:2]
         at_once = max(1, self.settings.together_pixels // (height * width))
         run, key = partial(self._segment, opened, each, trust), (id(opened), each, trust)
+        long = each if each is not None else any(asked(query).each for query in queries)
         end, made = self._end(), list[Folded]()
         for start in range(0, len(queries), at_once):
             part = list(queries[start : start + at_once])
-            made += await self.wait(Job(part, run, key, self._check_query, at_once), receive, end)
+            made += await self.wait(Job(part, run, key, self._check_query, at_once, long), receive, end)
         return Kept(made)
 
     def _check_queries(self, queries: Sequence[str]) -> None:
@@ -133,16 +135,16 @@ class Service:
     def _check_query(self, query: str) -> None:
         self.segmenter.backbone.prompts.to_read([query])
 
-    async def refine(self, opened: OpenedImage, asked: RefineRequest, receive: Receive) -> Prediction:
+    async def refine(self, opened: OpenedImage, request: RefineRequest, receive: Receive) -> Prediction:
         """Raises QuestionError, CorrectionError and Refusals."""
-        self.check_length(asked.query, "query")
+        self.check_length(request.query, "query")
         if not self.segmenter.can_refine:
             raise Refusal(
                 400,
                 "cannot_refine",
                 f"{self.segmenter.config.method} draws its masks without SAM: nothing takes clicks",
             )
-        return (await self.wait(Job([asked], partial(self._refine, opened)), receive))[0]
+        return (await self.wait(Job([request], partial(self._refine, opened)), receive))[0]
 
     def _refine(self, opened: OpenedImage, requests: Sequence[RefineRequest]) -> list[Prediction]:
         with self.metrics.asking.time():
