@@ -259,6 +259,15 @@ def test_presets_have_the_published_numbers(setting: str) -> None:
         assert ({**vars(made), **vars(made.training), **vars(made.method)})[setting] == expected, name
 
 
+def test_stages_and_optimisers_are_the_authors() -> None:
+    """MLLMSeg's train_mllmseg_gres.sh: 20,000 steps of 32, 3 % of them warm-up; UFO's AdamW is torch's by default."""
+    res, gres, ufo = recipe("authors", "mllmseg"), recipe("authors-gres", "mllmseg"), recipe("authors", "ufo").training
+    assert (res.training.steps, res.training.warmup) == (50_000, 1500)
+    assert gres == replace(res, training=replace(res.training, steps=20_000, warmup=600))
+    assert (gres.training.images, gres.training.lr, gres.training.weight_decay) == (32, 4e-5, 0.05)
+    assert (ufo.betas, ufo.weight_decay, ufo.decay, ufo.language_lr) == ((0.9, 0.999), 0.01, "all", None)
+
+
 def test_a_rate_of_the_language_model_is_its_own(made: Recipe, tmp_path: Path) -> None:
     """The first step of Adam is as long as the rate, whatever the gradient."""
     training = replace(made.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None)
@@ -387,6 +396,11 @@ def test_a_training_starts_from_a_trained_head(made: Recipe, tmp_path: Path, met
     second = replace(first, training=replace(made.training, seed=9, steps=6, save_every=3))
     course = prepare(second, DATA, tmp_path / "two", init=head)
     assert course.notices()[0] == f"starting from the weights of {head}"
+    otherwise = replace(second, method=replace(method, **{"drop" if method is SMALL else "dropout": 0.25}))  # type: ignore[type-var]
+    told = prepare(otherwise, DATA, tmp_path / "told", init=head).notices()[0]
+    assert told == f"starting from the weights of {head}, trained with " + (
+        f"drop={SMALL.drop}" if method is SMALL else "dropout=0.05"
+    )
     given, fresh_one = load_file(head / "head.safetensors"), prepare(second, DATA, tmp_path / "none").head.state_dict()
     assert all(torch.equal(tensor.cpu(), given[name]) for name, tensor in course.head.state_dict().items())
     assert any(not torch.equal(tensor.cpu(), given[name]) for name, tensor in fresh_one.items())

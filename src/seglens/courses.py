@@ -217,10 +217,14 @@ class Start:
     def _differing(self) -> str:
         """Its settings that are others here, as a user would give them."""
         config = read_config(self.folder)
-        theirs: Any = method_settings(config.method, config.settings)
-        names = [field.name for field in fields(theirs)]
-        other = [name for name in names if getattr(theirs, name) != getattr(self.recipe.method, name)]
-        return ", ".join(f"{name}={getattr(theirs, name)}" for name in other)
+        settings: Any = method_settings(config.method, config.settings)
+        pairs: list[tuple[Any, Any]] = [(settings, self.recipe.method), (config.canvas, self.recipe.canvas)]
+        return ", ".join(
+            f"{field.name}={getattr(theirs, field.name)}"
+            for theirs, ours in pairs
+            for field in fields(theirs)
+            if getattr(theirs, field.name) != getattr(ours, field.name)
+        )
 
     def note(self) -> dict[str, str]:
         return {"head": self.name, "weights": weights_sum(self.folder)}
@@ -228,7 +232,8 @@ class Start:
     def told(self, out: Path) -> tuple[str, ...]:
         if newest := max((int(path.name.split("_")[1]) for path in out.glob("step_*")), default=0):
             return (f"the run in {out} goes on from its step {newest}; {self.name} is what it started from, no more",)
-        return (f"starting from the weights of {self.name}",)
+        other = self._differing()
+        return (f"starting from the weights of {self.name}" + (f", trained with {other}" if other else ""),)
 
 
 def open_data(text: str, recipe: Recipe) -> tuple[Dataset | Mixed, str]:

@@ -104,6 +104,13 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "authors": Recipe(
             mllmseg.PRESETS["authors"], replace(MLLMSEG_TRAINING, decay="weights"), prompt="none", canvas=TILE
         ),
+        # their second stage, on gRefCOCO alone, from a head of the first (--init)
+        "authors-gres": Recipe(
+            mllmseg.PRESETS["authors"],
+            replace(MLLMSEG_TRAINING, decay="weights", steps=20_000, warmup=600),
+            prompt="none",
+            canvas=TILE,
+        ),
     },
     "self1e": {
         "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
@@ -135,7 +142,16 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         # 20,000 passes of 4 images, 16 to a step, a twentieth of them warm-up; on how many devices is not told: 8 here
         "authors": Recipe(
             ufo.PRESETS["authors"],
-            TrainConfig(steps=1250, images=512, micro=4, lr=2e-4, weight_decay=0.01, schedule="cosine", warmup=62),
+            TrainConfig(
+                steps=1250,
+                images=512,
+                micro=4,
+                lr=2e-4,
+                betas=(0.9, 0.999),
+                weight_decay=0.01,
+                schedule="cosine",
+                warmup=62,
+            ),
             canvas=TILE,
         ),
     },

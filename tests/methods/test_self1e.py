@@ -405,6 +405,15 @@ def test_a_step_in_two_passes_has_the_loss_of_one() -> None:
         assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-5)
 
 
+def test_the_authors_divide_masks_by_all_answers() -> None:
+    """Four masks (an absent target's is empty) and five answers, of which one is in words."""
+    model, wanted = make(replace(PRESETS["authors"], mask_side=24)), truth()
+    out = model.decode(reading())
+    ours = make(replace(model.config, mask_mean="masks")).losses(out, wanted)
+    for name, value in model.losses(out, wanted).items():
+        assert value.item() == pytest.approx(ours[name].item() * (1 if name == "text" else 4 / 5), rel=1e-5)
+
+
 def test_a_batch_without_a_mask_teaches_words_alone() -> None:
     model, wanted = make(), truth()
     none = torch.zeros_like(wanted.valid)
@@ -481,8 +490,8 @@ def test_presets_survive_json(name: str) -> None:
 def test_paper_and_code_differ() -> None:
     paper, authors = (PRESETS[name] for name in ("paper", "authors"))
     default = PRESETS["default"]
-    ours = {"request": default.request, "coarse_token": "before", "text_mean": "answers", "upsampling": "twice"}
-    assert default == replace(authors, **ours)
+    ours = {"request": default.request, "coarse_token": "before", "upsampling": "twice"}
+    assert default == replace(authors, **ours, text_mean="answers", mask_mean="masks")
     assert (authors.combine, authors.coarse_weight, authors.bce_weight, authors.dice_weight) == (True, 1.0, 2.0, 0.5)
     assert (paper.combine, paper.coarse_weight, paper.bce_weight, paper.dice_weight) == (False, 0.0, 1.0, 1.0)
 

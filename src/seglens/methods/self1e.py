@@ -68,6 +68,8 @@ class Self1eConfig:
     # how masks get to the image's size: over mask_side, or in one step from the grid where they are drawn (authors)
     upsampling: Literal["twice", "once"] = "twice"
     absent: Literal["skip", "empty"] = "empty"  # a target that is not in the image teaches nothing, or an empty mask
+    # what the sum over masks is divided by: masks, or all answers, those in words alone included (authors)
+    mask_mean: Literal["masks", "answers"] = "masks"
     text_weight: float = 1.0
     text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     bce_weight: float = 2.0
@@ -257,6 +259,7 @@ class Self1e(TunedMethod):
         """Section 3.6 as named, weighted terms, averaged over the masks and answers of this batch, or over `totals`."""
         totals = totals or truth.totals()
         asked, total = masked(truth, totals, self.config.absent)
+        total = total if self.config.mask_mean == "masks" else totals.answered
         terms = self._mask_terms(self._compared(output.mask_logits)[asked], truth.masks[asked], total)
         if output.coarse_logits is not None:
             coarse = self._mask_terms(self._compared(output.coarse_logits)[asked], truth.masks[asked], total)
@@ -310,7 +313,9 @@ def build_self1e(config: Self1eConfig, backbone: Source, decoder: None = None) -
 
 
 _WORDS = "{}"  # for data that comes in whole requests
-_AUTHORS = Self1eConfig(request=_WORDS, coarse_token="combined", text_mean="tokens", upsampling="once")
+_AUTHORS = Self1eConfig(
+    request=_WORDS, coarse_token="combined", text_mean="tokens", mask_mean="answers", upsampling="once"
+)
 PRESETS: dict[str, Self1eConfig] = {
     "default": Self1eConfig(),
     # the released code, for InternVL3-2B and for InternVL3-8B; trained with prompt=lisa, asked with prompt=lisa-eval
