@@ -129,6 +129,8 @@ def prepare(
             "no MLLM; give --backbone"
         )  # fmt: skip
         raise ValueError(f"this preset names {needed}")
+    if not kind.trained:
+        raise ValueError(f"{name} has nothing to train; use it as it is (--backbone and --decoder without --model)")
     if kind.tuned and cache is not None:
         raise ValueError(
             f"{name} trains an adapter inside the MLLM, so that what the MLLM says changes with every step and no "

@@ -69,6 +69,14 @@ def identified(name: str) -> str:
     return f"{shown} ({digest(''.join(map(stamp, files)).encode())[:12]})"
 
 
+def identified_parts(backbone: str, decoder: str, heads: str | None) -> str:
+    """The names of an MLLM and a mask decoder, folders by absolute paths, and a file of heads with a digest of it."""
+    names = [os.path.abspath(name) if Path(name).is_dir() else name for name in (backbone, decoder)]
+    if heads is not None:
+        names.append(f"{heads} ({digest(stamp(Path(heads)).encode())[:12]})" if Path(heads).is_file() else heads)
+    return " + ".join(names)
+
+
 def without_weights(name: str) -> Path:
     """A folder as it is, or all that a hub id holds beside its weights.
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from seglens.backbones import Backbone, load_backbone
+from seglens.backbones import Backbone, draw_blueprint, load_backbone
 from seglens.backbones.few_bits import few_bits
+from seglens.backbones.head_choice import HeadChoice, known_choice
 from seglens.cache import Cache, Manifest, Share, Stored, build, identity
 from seglens.checkpoint import Origin
 from seglens.data import Dataset
@@ -22,6 +23,8 @@ from seglens.features import Features, Live, extract
 from seglens.hub import hub_commit
 from seglens.pretrained import HUB, OLD_DTYPE, one_dtype
 from seglens.types import Sample
+
+CHOOSE = "choose"  # localization heads for every query by itself
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,16 @@ class Parts:
     @classmethod
     def load(
         cls, backbone: Origin, decoder: Origin | None, *, device: str | torch.device = AUTO,
-        segmentation_only: bool = True, floors: int | None = None, **loading: Any,
+        segmentation_only: bool = True, floors: int | None = None, lowest_layer: int | None = None, **loading: Any,
     ) -> Parts:  # fmt: skip
         """Both from folders or hub ids; `loading` goes to the backbone, as in `place_backbone`. The mask decoder is
-        always in fp32.
+        always in fp32. Of an MLLM that is read at its own choice of layer, `lowest_layer` is the least that will do.
 
         Raises ValueError when the device, the precision, the layer or the weights cannot be had."""
         device = usable_device(device)
+        if lowest_layer is not None and loading.get("layer") is None:
+            own = draw_blueprint(backbone.resolve(), revision=backbone.revision).depth.layer
+            loading["layer"] = max(own, lowest_layer)
         mllm = place_backbone(backbone, device=device, segmentation_only=segmentation_only, **loading)
         if decoder is None:
             return cls(mllm, None, floors)
@@ -117,6 +123,18 @@ def place_backbone(
     if "device_map" not in loading:
         mllm.module.to(device)
     return mllm
+
+
+def chosen_heads(heads: str | Path | None, backbone: Origin) -> HeadChoice | None:
+    """The localization heads of a file, or those that the package knows of an MLLM; None, as for the word "choose",
+    when each query chooses its own. Raises HeadChoiceError when the file is none, or of another MLLM."""
+    if heads == CHOOSE:
+        return None
+    if heads is None:
+        return known_choice(backbone.name, backbone.revision)
+    choice = HeadChoice.read(heads)
+    choice.check(backbone.name, backbone.revision)
+    return choice
 
 
 def _origin(part: Backbone | MaskDecoder) -> Origin:

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pickle import PicklingError
 from tempfile import TemporaryDirectory
@@ -36,9 +36,9 @@ from seglens.given import corrections_of, queries_of, question_of, threshold_of
 from seglens.hub import hub_commit, push_folder, resolve_folder
 from seglens.instances import Splitter, asked
 from seglens.interruption import safe_point
-from seglens.methods import Method, build_method, kind_of, method_settings
-from seglens.methods.base import SeenImage, TunedMethod
-from seglens.parts import Parts
+from seglens.methods import LocalizationConfig, Method, build_method, kind_of, method_settings, name_of
+from seglens.methods.base import SeenImage
+from seglens.parts import Parts, chosen_heads
 from seglens.prediction import Prediction, on_mask
 from seglens.pretrained import HUB
 from seglens.refinement import CorrectionError, Refiner, check_corrections, obey
@@ -64,7 +64,7 @@ class Segmenter:
         """`mask_threshold` is a logit (`threshold_logit` makes one of a probability); `presence_threshold`, by default
         the head's own, is the probability below which a query counts as absent. Raises ValueError when it is none."""
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
-        self.reader: Any = method.mllm if isinstance(method, TunedMethod) else backbone
+        self.reader: Any = backbone if method.reader is None else method.reader
         self.mask_threshold = threshold_of(mask_threshold)
         self.presence_threshold = config.presence_threshold if presence_threshold is None else presence_threshold
         check_presence(self.presence_threshold)
@@ -102,6 +102,41 @@ class Segmenter:
         made._loaded = Loaded.of(name, revision, device=device, segmentation_only=segmentation_only, **loading)
         return made
 
+    @classmethod
+    def from_parts(
+        cls, backbone: str | Path, decoder: str | Path, *, heads: str | Path | None = None,
+        device: str | torch.device = AUTO, revision: str | None = None, segmentation_only: bool = False,
+        mask_threshold: float = MASK_THRESHOLD, presence_threshold: float | None = None, **loading: Any,
+    ) -> Segmenter:  # fmt: skip
+        """An MLLM and a SAM or SAM 2 with nothing trained between them: the MLLM's own attention says where to look
+        (`seglens.methods.localization`).
+
+        `backbone` and `decoder` are folders, hub ids or the package's own ("embedded/mllm", "embedded/sam"), and
+        `revision` is the MLLM's. `heads` is a file of `seglens probe --heads`; by default the attention heads that the
+        package knows of this MLLM, else those that look right for each query by themselves ("choose" takes these in any
+        case), which cannot tell what is not there. The rest as in `from_pretrained`; `segmentation_only` leaves out the
+        layers behind the last head. Raises ValueError when a part cannot be had, or the heads are another MLLM's."""
+        origins = Origin.of(str(backbone), revision), Origin.of(str(decoder))
+        choice = chosen_heads(heads, origins[0])
+        lowest = None if choice is None else choice.lowest_layer
+        parts = Parts.load(
+            *origins, device=device, segmentation_only=segmentation_only, lowest_layer=lowest, **loading
+        )  # fmt: skip
+        origin, sam = parts.origins()
+        if choice is not None:
+            choice.check(origin.name, origin.revision)
+        settings = LocalizationConfig() if choice is None else LocalizationConfig(choice.heads, mass=choice.mass)
+        config = HeadConfig(
+            name_of(settings), asdict(settings), origin, parts.backbone.layer, sam, parts.backbone.image_size,
+            parts.backbone.canvas, presence="untrained" if settings.mass is None else "trained",
+        )  # fmt: skip
+        method = build_method(settings, parts.backbone, parts.decoder).to(parts.device)
+        made = cls(parts.backbone, parts.decoder, method, config, mask_threshold, presence_threshold)
+        made._loaded = Loaded.of(
+            backbone, revision, str(decoder), device=device, segmentation_only=segmentation_only, heads=heads, **loading
+        )
+        return made
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A segmenter is pickled as what it was loaded from, with its options: another process loads it again.
 
@@ -112,7 +147,7 @@ class Segmenter:
                 "save() it, and use Segmenter.from_pretrained(folder)"
             )
         thresholds = {"mask_threshold": self.mask_threshold, "presence_threshold": self.presence_threshold}
-        return load_again, (self._loaded.name, {**self._loaded.options, **thresholds})
+        return load_again, (self._loaded.names, {**self._loaded.options, **thresholds})
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the head; the frozen parts stay where they are and are named: folders by absolute paths, hub ids with
@@ -183,20 +218,21 @@ class Loaded:
     """What `Segmenter.from_pretrained` was given: a folder by its absolute path, a hub id with its commit. No token:
     a pickle is no place for a secret, and the hub's own login holds in every process."""
 
-    name: str
+    names: tuple[str, ...]  # of a head, or of an MLLM and a mask decoder (`Segmenter.from_parts`)
     options: dict[str, Any]
 
     @classmethod
-    def of(cls, name: str | Path, revision: str | None, **options: Any) -> Loaded:
-        folder = Path(name).is_dir()
-        commit = revision if folder else revision or hub_commit(str(name))
+    def of(cls, name: str | Path, revision: str | None, *more: str | Path, **options: Any) -> Loaded:
+        commit = revision if Path(name).is_dir() else revision or hub_commit(str(name))
         options.pop("token", None)
-        return cls(str(Path(name).absolute() if folder else name), {"revision": commit, **options})
+        names = (str(Path(one).absolute() if Path(one).is_dir() else one) for one in (name, *more))
+        return cls(tuple(names), {"revision": commit, **options})
 
 
-def load_again(name: str, options: dict[str, Any]) -> Segmenter:
+def load_again(names: tuple[str, ...], options: dict[str, Any]) -> Segmenter:
     """What a pickled segmenter is made from."""
-    return Segmenter.from_pretrained(name, **options)
+    made = Segmenter.from_pretrained if len(names) == 1 else Segmenter.from_parts
+    return made(*names, **options)
 
 
 class OpenedImage:

@@ -82,6 +82,17 @@ class Readout:
 
 
 @dataclass(frozen=True)
+class HeadMaps:
+    """Attention that the last token of each of `q` questions (the start of the answer) pays to the image tokens in the
+    first `l` decoder layers of a frozen MLLM, each of its `n` heads by itself.
+
+    Probabilities: what a map sums up to is the share of the head's attention that the image has."""
+
+    maps: Float[Tensor, "b l n q h w"]
+    inside: Bool[Tensor, "b h w"]  # cells that show some of the image, not its padding alone
+
+
+@dataclass(frozen=True)
 class Tuning:
     """What of an MLLM is trained, all of it kept apart from the MLLM: low-rank adapters (LoRA) on linear layers chosen
     by name, rows for the new `tokens` and, on request, copies of whole parts."""

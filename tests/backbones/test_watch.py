@@ -5,6 +5,7 @@ Errors are relative to the largest value compared, measured in float32 on one th
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from bare import Bare, digest, error
 from torch import Tensor
 
 from seglens.backbones import Backbone, Watch, load_backbone
+from seglens.backbones.watch import HeadReader
+from seglens.types import HeadMaps
 from tiny import KINDS
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
@@ -49,6 +52,62 @@ def test_maps_are_the_models_own_attention(family: Path, backbone: Backbone, map
         assert error(maps[:, q].flatten(1), expected) < TOLERANCE  # measured: 9.9e-7
         for k in range(len(maps) - 1):  # and no layer's map is another's
             assert error(maps[k + 1, q].flatten(), expected[k]) > 0.05  # measured: at least .135
+
+
+@pytest.fixture(scope="module")
+def heads(backbone: Backbone) -> HeadMaps:
+    reader = HeadReader(backbone, backbone.depth)
+    return reader.read(reader.open(IMAGE), QUESTIONS)
+
+
+def test_every_head_is_the_models_own(family: Path, backbone: Backbone, heads: HeadMaps) -> None:
+    """The row of the last token, of all layers and heads, as the makers' class gives it."""
+    bare = Bare.load(family, dtype=torch.float32, attn_implementation="eager")
+    cells = backbone.grid[0] * backbone.grid[1]
+    assert heads.maps.shape == (1, len(bare.layers), backbone.heads, len(QUESTIONS), *backbone.grid)
+    for q, question in enumerate(QUESTIONS):
+        ids = bare.ids(question, cells)
+        image = ids[0] == bare.model.config.image_token_id
+        seen = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
+        expected = torch.stack([a[0, :, -1, image] for a in seen if a is not None])
+        assert (heads.maps[0, :, :, q].flatten(2) - expected).abs().max() < 1e-5
+
+
+def test_nothing_but_the_rows_asked_for_is_kept(heads: HeadMaps) -> None:
+    """The rows of all tokens of a layer, of which these are views otherwise, are let go of."""
+    assert heads.maps.untyped_storage().nbytes() == heads.maps.numel() * 4
+
+
+def test_no_layer_above_the_last_runs(backbone: Backbone, heads: HeadMaps) -> None:
+    class RanError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise RanError
+
+    reader = backbone.watch(3)
+    hook = backbone.module.get_decoder().layers[3].register_forward_pre_hook(stop)
+    try:
+        found = reader.read(reader.open(IMAGE), QUESTIONS)
+    finally:
+        hook.remove()
+    assert (found.maps - heads.maps[:, :3]).abs().max() < 1e-6
+    assert backbone.watch().count == backbone.layer + 2
+
+
+def test_padding_is_known(heads: HeadMaps, backbone: Backbone) -> None:
+    """The image of 50 x 90 pixels leaves the lower part of the square empty."""
+    rows = heads.inside[0].any(1)
+    assert rows.sum() == math.ceil(50 / 90 * backbone.grid[0])
+    assert rows[: int(rows.sum())].all()
+    assert heads.inside[0, 0].all()
+
+
+def test_layers_that_were_not_loaded_are_refused(family: Path) -> None:
+    backbone = load(family, segmentation_only=True)
+    assert backbone.watch().count == backbone.layer + 2
+    with pytest.raises(ValueError, match=r"loaded with \d+; load it again"):
+        backbone.watch(backbone.depth + 1)
 
 
 def test_map_k_is_where_a_head_at_layer_k_begins(family: Path, maps: Tensor) -> None:
@@ -99,7 +158,7 @@ def test_watching_leaves_the_backbone_as_it_was(family: Path) -> None:
     assert torch.equal(first, again)
     assert not any(m.training for m in backbone.module.modules())
     assert not any(p.requires_grad for p in backbone.module.parameters())
-    ours = {p.data_ptr() for layer in watch._watched for p in layer.layers.parameters()}
+    ours = {p.data_ptr() for layer in watch.reader._watched for p in layer.layers.parameters()}
     assert ours <= {p.data_ptr() for p in backbone.module.parameters()}  # no weight is held twice
 
 

@@ -35,6 +35,7 @@ from seglens.types import Attention, Readout, Refill, Speech, Tuning
 
 if TYPE_CHECKING:
     from seglens.backbones.adapt import Adapted
+    from seglens.backbones.watch import HeadReader
 
 Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
@@ -413,6 +414,13 @@ class Backbone(ABC):
         return torch.arange(inputs["input_ids"].shape[1], device=self.device)[None]
 
     # ---------------------------------------------------------------- copying and tuning
+
+    def watch(self, layers: int | None = None) -> HeadReader:
+        """A reader of the attention heads of the first `layers` decoder layers, by default of all that a head on this
+        backbone reads or copies. Raises ValueError as `HeadReader` does."""
+        from seglens.backbones.watch import HeadReader
+
+        return HeadReader(self, self.layer + COPIED if layers is None else layers)
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Talking, Thresholds, Trust, load_segmenter
+from seglens.cli.shared import AsJson, TalkingSystem, Thresholds, Trust, load_segmenter
 from seglens.names import check_name
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def numbers(word: str) -> list[float]:
 
 def chat(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    loading: Talking,
+    system: TalkingSystem,
     thresholds: Thresholds,
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
     as_json: AsJson = False,
@@ -186,7 +186,7 @@ def chat(
     sure = thresholds.options()
     pixels = load_image(image)  # before the model is loaded: a wrong name is told at once
     view: View = Lines() if as_json else Screen()
-    talk = Chat(Agent(load_segmenter(loading, **sure)).start(pixels), view, out, slug(image.stem), trust)
+    talk = Chat(Agent(load_segmenter(system, **sure)).start(pixels), view, out, slug(image.stem), trust)
     if not as_json:
         view.note(f"looking at {image}; /help lists the commands")
     try:

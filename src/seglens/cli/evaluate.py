@@ -12,8 +12,8 @@ import typer
 
 from seglens.cli.shared import (
     AsJson,
-    Loading,
     Overwrite,
+    System,
     Thresholds,
     emit,
     load_segmenter,
@@ -35,7 +35,7 @@ MIOU = "miou"
 
 
 def evaluate(
-    loading: Loading,
+    system: System,
     thresholds: Thresholds,
     data: Annotated[str, typer.Option(help="A dataset with its options.")] = "world:n=500,seed=1",
     protocol: Annotated[
@@ -69,12 +69,12 @@ def evaluate(
     _check(name, classes, predictions)
     names = _class_names(samples, classes) if name == MIOU else []
     sure, files = thresholds.options(), [path for path in (predictions, records) if path is not None]
-    settings = {**settled(loading, thresholds), "data": data, "images": len(samples), "classes": names}
+    settings = {**settled(system, thresholds), "data": data, "images": len(samples), "classes": names}
     with joined() as ranks:
         kept = Kept(files[0] if files else None, {**settings, "masks": predictions is not None}, ranks, overwrite)
         if not (overwrite or kept.parts()):
             check_free(files)
-        segmenter = load_segmenter(replace(loading, device=ranks.device(loading.device)), **sure)
+        segmenter = load_segmenter(replace(system, device=ranks.device(system.device)), **sure)
         with progress("segmenting", len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
             if name == MIOU:
                 found = _miou(segmenter, samples, names, ranks, tick, kept, records)
@@ -86,7 +86,7 @@ def evaluate(
         left_out = list(map(str, [*faults, *damaged]))
         skipped = {"skipped": len(left_out), "faults": left_out} if left_out else {"skipped": 0}
         world = _world_report(segmenter, samples) if name == "world" else {}
-        _show({"data": data, "model": loading.model, "protocol": name, **report, **skipped, **world}, as_json)
+        _show({"data": data, "model": system.name, "protocol": name, **report, **skipped, **world}, as_json)
         kept.close()
         tell_faults(list(map(str, damaged)), f"of {len(samples)} images could not be evaluated")
 

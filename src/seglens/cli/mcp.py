@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import Talking, Thresholds, load_segmenter, say
+from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def mcp(
-    loading: Talking,
+    system: TalkingSystem,
     thresholds: Thresholds,
     http: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP here (a PORT alone: for this machine only).")
@@ -42,7 +42,7 @@ def mcp(
         security(host, names)  # before the model is loaded: a wrong address is told at once
     fetch = _fetch(limits) if allow_urls else None
     with redirect_stdout(sys.stderr):  # which belongs to the protocol
-        segmenter = load_segmenter(loading, **sure)
+        segmenter = load_segmenter(system, **sure)
     server = build_server(Tools(Desk(segmenter, Doors(limits, files=not http), open_images), fetch))
     if http:
         max_body = limits.bytes * 4 // 3 + 2**20  # base64, and the words around it

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Talking, Thresholds, load_segmenter, say
+from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 
 
 def demo(
-    loading: Talking,
+    system: TalkingSystem,
     thresholds: Thresholds,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
@@ -29,7 +29,7 @@ def demo(
             raise
         raise ImportError("the page needs gradio; run: pip install 'seglens[page]'") from error
     limits, sure = Limits(), thresholds.options()
-    blocks = build(load_segmenter(loading, **sure), loading.model, limits)
+    blocks = build(load_segmenter(system, **sure), system.name, limits)
     print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=browser)}", flush=True)
     say("Press Ctrl+C to stop.")
     try:

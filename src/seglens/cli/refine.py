@@ -10,8 +10,8 @@ import typer
 
 from seglens.cli.shared import (
     JsonLines,
-    Loading,
     Overwrite,
+    System,
     Thresholds,
     Trust,
     emit_line,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def refine(
     image: Annotated[str, typer.Argument(help="An image file, or - for one on standard input.")],
     words: Annotated[list[str], typer.Argument(metavar="QUERY", help="What to segment, in quotes.")],
-    loading: Loading,
+    system: System,
     thresholds: Thresholds,
     click: Annotated[
         list[str] | None, typer.Option(help="x,y in pixels of something that belongs to it; x,y,0 of what does not.")
@@ -47,13 +47,13 @@ def refine(
 
     query, sure = one_text(words, "query"), thresholds.options()
     picture, clicks, drawn = one_image(image), [_click(text) for text in click or ()], _box(box)
-    settings = {**settled(loading, thresholds), "trust": trust, "clicks": list(click or ()), "box": box}
+    settings = {**settled(system, thresholds), "trust": trust, "clicks": list(click or ()), "box": box}
     title = Title(f"{picture.name}_refined", (query,))
     key, sources = f"{picture.key} refined", [] if picture.file is None else [picture.file]
     with Export(out, command=Command([query], settings), sources=sources, overwrite=overwrite) as export:
         export.plan([(key, title)])
         pixels = picture.pixels  # before the model is loaded: a wrong name is told at once
-        opened = load_segmenter(loading, segmentation_only=True, **sure).open(pixels)
+        opened = load_segmenter(system, segmentation_only=True, **sure).open(pixels)
         refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
         (files,) = export.add(Page(title.name, [refined], None, key, picture.stamp))
     _tell(image, refined, files, as_json)

@@ -12,8 +12,8 @@ import typer
 from seglens.cli.shared import (
     AsJson,
     JsonLines,
-    Loading,
     Overwrite,
+    System,
     Talking,
     Thresholds,
     Trust,
@@ -36,7 +36,7 @@ def segment(
             "every further one at the front that names a file or folder that is there, or ends as one does.",
         ),
     ],
-    loading: Loading,
+    system: System,
     thresholds: Thresholds,
     query: Annotated[
         list[str] | None,
@@ -72,10 +72,10 @@ def segment(
 
     named, queries = part(words, query or ())
     sources, sure = Sources.of(named, every), thresholds.options()
-    settings = {**settled(loading, thresholds), "each": each, "trust": trust}
+    settings = {**settled(system, thresholds), "each": each, "trust": trust}
     command = Command(queries, settings, None if sources.root is None else str(sources.root))
     export = Export(out, _format_names(formats) or DEFAULT, command, sources.paths, overwrite)
-    load = partial(load_segmenter, loading, segmentation_only=True, **sure)
+    load = partial(load_segmenter, system, segmentation_only=True, **sure)
     batch, told = Batch(sources, command, export, load, each, trust), Told(sources, as_json)
     batch.plan()
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import Talking, Thresholds, load_segmenter, say
+from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 
 if TYPE_CHECKING:
     from seglens.server.settings import Settings
@@ -72,8 +72,11 @@ def _run(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings.key(), settings.origins  # what is wrong is told before the model is loaded
     sure = Thresholds(settings.presence_threshold, settings.mask_threshold).options()
-    loading = Talking(settings.model, settings.device, settings.dtype, settings.load_in, settings.as_is)
-    running = Running(create_app(load_segmenter(loading, **sure), settings), settings)
-    say(f"seglens: serving {settings.model} on {running.address} ({running.address}/openapi.json says how to ask)")
+    system = TalkingSystem(
+        settings.model if "model" in settings.model_fields_set else None, settings.backbone, settings.decoder,
+        settings.heads, settings.device, settings.dtype, settings.load_in, settings.as_is,
+    )  # fmt: skip
+    running = Running(create_app(load_segmenter(system, **sure), settings), settings)
+    say(f"seglens: serving {system.name} on {running.address} ({running.address}/openapi.json says how to ask)")
     running.until_told()
     say("seglens: stopped")

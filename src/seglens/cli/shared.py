@@ -22,6 +22,31 @@ if TYPE_CHECKING:
     from seglens.segmenter import Segmenter
 
 Model = Annotated[str, typer.Option("--model", help="A head folder, a hub id, or 'embedded'.")]
+HeadOrParts = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="A head folder, a hub id, or 'embedded'; not with --backbone.", show_default="embedded"
+    ),
+]
+MLLM = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", metavar="MLLM",
+        help="A folder or hub id of an MLLM whose own attention says where to look: with --decoder, and without a "
+        "trained head.",
+    ),
+]  # fmt: skip
+SAM = Annotated[
+    str | None, typer.Option("--decoder", metavar="SAM", help="The SAM or SAM 2 that draws for --backbone.")
+]
+Heads = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|choose",
+        help="Attention heads of --backbone, from `seglens probe --heads`, or 'choose': for each query by itself; "
+        "default those that the package knows of this MLLM, else 'choose'.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto (a CUDA GPU, Apple's mps, or else the CPU), cpu, cuda, mps, ...")]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="Of the MLLM: fp32, bf16, fp16 or auto; default fp32 on a CPU, else auto.")
@@ -53,6 +78,11 @@ NEVER_REFUSES = (
     "note: {} was trained without absent targets: it shows a mask for every query, of what is not there too "
     "(docs/own-data.md, negatives)"
 )
+NEVER_REFUSES_YET = (
+    "note: nothing is known of how much attention {} pays to what is there: it shows a mask for every query, of what "
+    "is not there too (seglens probe --heads finds out)"
+)
+NAMES = ("model", "backbone", "decoder", "heads")
 AUTO, EMBEDDED = "auto", "embedded"  # as `seglens.devices` and `seglens.checkpoint` have them, which import torch
 
 
@@ -72,8 +102,54 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class System:
+    """The same of every command that segments: a trained head, or an MLLM and a mask decoder without one.
+
+    Raises ValueError when both are named, or half of the second."""
+
+    model: HeadOrParts = None
+    backbone: MLLM = None
+    decoder: SAM = None
+    heads: Heads = None
+    device: Device = AUTO
+    dtype: DType = None
+    load_in: LoadIn = None
+
+    def __post_init__(self) -> None:
+        if self.backbone is None and (self.decoder or self.heads):
+            given = "--decoder" if self.decoder else "--heads"
+            raise ValueError(
+                f"got {given} without --backbone; name the MLLM too, or leave it out (a head names its own)"
+            )
+        if self.backbone is not None and self.model is not None:
+            raise ValueError(
+                f"got --model {self.model} and --backbone {self.backbone}; give --model for a trained head, which "
+                "names its MLLM and its mask decoder, or --backbone and --decoder for none"
+            )
+        if self.backbone is not None and self.decoder is None:
+            raise ValueError("got --backbone without --decoder; name the SAM or SAM 2 that draws the masks")
+
+    @property
+    def placing(self) -> dict[str, Any]:
+        """All but the names, as `Segmenter.from_parts` takes it."""
+        return {name: value for name, value in vars(self).items() if name not in NAMES}
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return (self.model or EMBEDDED) if self.backbone is None else f"{self.backbone} + {self.decoder}"
+
+
+@dataclass(frozen=True)
 class Talking(Loading):
     """Options of every command that loads a model to talk with."""
+
+    as_is: AsIs = False
+
+
+@dataclass(frozen=True)
+class TalkingSystem(System):
+    """Options of every command that segments and talks."""
 
     as_is: AsIs = False
 
@@ -95,7 +171,7 @@ class Thresholds:
         return {"presence_threshold": self.presence_threshold, **drawn}
 
 
-GROUPED = (Loading, Talking, Thresholds)
+GROUPED = (Loading, Talking, System, TalkingSystem, Thresholds)
 
 
 def unfolded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,12 +235,15 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def settled(loading: Loading, thresholds: Thresholds) -> dict[str, Any]:
+def settled(system: System, thresholds: Thresholds) -> dict[str, Any]:
     """What of these options decides an answer, by their names: not where it is computed."""
-    from seglens.hub import identified
+    from seglens.hub import identified, identified_parts
 
-    model = identified(loading.model)
-    return {"model": model, "dtype": loading.dtype, "load_in": loading.load_in, **vars(thresholds)}
+    if system.backbone is None or system.decoder is None:
+        model = identified(system.name)
+    else:
+        model = identified_parts(system.backbone, system.decoder, system.heads)
+    return {"model": model, "dtype": system.dtype, "load_in": system.load_in, **vars(thresholds)}
 
 
 def why_not(prediction: Prediction | Answer) -> str:
@@ -187,15 +266,21 @@ def progress(doing: str, total: int | None, hidden: bool) -> Iterator[Callable[.
         yield lambda done=1: bar.advance(task, done)
 
 
-def load_segmenter(loading: Loading, **options: Any) -> Segmenter:
-    """The segmenter that the options name. Says on standard error when its head cannot refuse."""
+def load_segmenter(loading: Loading | System, **options: Any) -> Segmenter:
+    """The segmenter that the options name. Says on standard error when it cannot refuse."""
     from seglens.backbones import hide_loading_bars
     from seglens.segmenter import Segmenter
 
     hide_loading_bars()
-    made = Segmenter.from_pretrained(loading.model, **loading.placing, **options)
+    options |= loading.placing
+    if isinstance(loading, System) and loading.backbone is not None and loading.decoder is not None:
+        made = Segmenter.from_parts(loading.backbone, loading.decoder, heads=loading.heads, **options)
+        note = NEVER_REFUSES_YET.format(loading.backbone)
+    else:
+        name = loading.name if isinstance(loading, System) else loading.model
+        made, note = Segmenter.from_pretrained(name, **options), NEVER_REFUSES.format(name)
     if made.config.presence == "untrained":
-        say(NEVER_REFUSES.format(loading.model))
+        say(note)
     return made
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from seglens.methods.base import Method, PromptDecoder, Source
 from seglens.methods.lens import Lens, LensConfig, build_lens
 from seglens.methods.lisa import LisaConfig, build_lisa
+from seglens.methods.localization import LocalizationConfig, build_localization
 from seglens.methods.mllmseg import MLLMSegConfig, build_mllmseg
 from seglens.methods.self1e import Self1eConfig, build_self1e
 from seglens.methods.ufo import UfoConfig, build_ufo
@@ -18,12 +19,13 @@ from seglens.names import check_name
 @dataclass(frozen=True)
 class Kind:
     """A method: its settings, how it is built, whether it trains an adapter of the MLLM instead of reading it frozen,
-    and whether it needs a promptable mask decoder (SAM)."""
+    whether it needs a promptable mask decoder (SAM), and whether anything of it is trained at all."""
 
     config: type
     build: Callable[..., Method]
     tuned: bool
     needs_decoder: bool
+    trained: bool = True
 
 
 METHODS: dict[str, Kind] = {
@@ -32,6 +34,7 @@ METHODS: dict[str, Kind] = {
     "self1e": Kind(Self1eConfig, build_self1e, tuned=True, needs_decoder=False),
     "lisa": Kind(LisaConfig, build_lisa, tuned=True, needs_decoder=True),
     "ufo": Kind(UfoConfig, build_ufo, tuned=True, needs_decoder=False),
+    "localization": Kind(LocalizationConfig, build_localization, tuned=False, needs_decoder=True, trained=False),
 }
 
 # Values that saved heads hold and that are written otherwise now.
@@ -54,12 +57,16 @@ def method_settings(name: str, settings: dict[str, Any]) -> Any:
         raise ValueError(
             f"{name} has no setting {', '.join(sorted(unknown))}; it was saved by another version of seglens"
         )
-    # JSON has no tuples
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    values = {key: _tuples(value) for key, value in settings.items()}
     for key, now in EARLIER.get(name, {}).items():
         if key in values:
             values[key] = now.get(values[key], values[key])
     return config(**values)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has none."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def build_method(config: Any, backbone: Source, decoder: PromptDecoder | None) -> Method:
@@ -80,6 +87,7 @@ __all__ = [
     "Kind",
     "Lens",
     "LensConfig",
+    "LocalizationConfig",
     "Method",
     "build_lens",
     "build_method",

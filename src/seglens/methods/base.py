@@ -15,8 +15,10 @@ from seglens.geometry import Canvas, Frame
 from seglens.types import (
     Attention,
     Embedding,
+    HeadMaps,
     MethodOutput,
     Practice,
+    Prompt,
     Reading,
     Refill,
     Shown,
@@ -45,6 +47,7 @@ class PromptDecoder(Protocol):
     def decode(
         self, embedding: Embedding, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
     ) -> Tensor: ...
+    def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Tensor: ...
 
 
 @runtime_checkable
@@ -91,10 +94,32 @@ class TunedReader(Protocol):
         """Queries, each with the item that answers it, in one conversation."""
 
 
+@runtime_checkable
+class HeadAttention(Protocol):
+    """The attention heads of a frozen MLLM, as a method sees them: those of its first `count` decoder layers, `heads`
+    in each."""
+
+    @property
+    def heads(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
+        """See an image once."""
+
+    def read(self, image: Any, questions: Sequence[str]) -> HeadMaps:
+        """All questions about an opened image in one pass; b is 1."""
+
+
 class Method(nn.Module, ABC):
     """A trainable head. Its state is exactly what was trained."""
 
     config: Any
+
+    @property
+    def reader(self) -> Any:
+        """What opens images and reads questions for it; None is the frozen MLLM, read at one layer."""
+        return None
 
     @property
     @abstractmethod
@@ -136,6 +161,10 @@ class TunedMethod(Method):
     def mllm(self) -> TunedReader:
         return self._mllm[0]
 
+    @property
+    def reader(self) -> TunedReader:
+        return self.mllm
+
     def forward(self, given: Shown, embedding: Embedding | None) -> MethodOutput:
         """One training pass: read with gradients, then decode."""
         return self.decode(self.mllm.teach(given), embedding)
@@ -150,6 +179,7 @@ class Source(Protocol):
     feed_forward: int
 
     def clone_layers(self, count: int = 2) -> list: ...
+    def watch(self, layers: int | None = None) -> HeadAttention: ...
     def adapt(
         self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
     ) -> Any: ...

@@ -88,9 +88,9 @@ MLLMSEG: dict[str, Row] = {
     "without the raw patches": Row("mllmseg", {"raw": False}),
     "without step B (semantic)": Row("mllmseg", {"semantic": False}),
 }
-ROWS: dict[str, Row] = {**{name: Row(name) for name in METHODS}, **MLLMSEG, **SELF1E}
+ROWS: dict[str, Row] = {**{name: Row(name) for name, kind in METHODS.items() if kind.trained}, **MLLMSEG, **SELF1E}
 TABLES: dict[str, tuple[str, ...]] = {
-    "methods": tuple(METHODS),
+    "methods": tuple(name for name, kind in METHODS.items() if kind.trained),
     "mllmseg": ("mllmseg", *MLLMSEG),
     "self1e": tuple(SELF1E),
 }

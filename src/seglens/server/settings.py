@@ -29,6 +29,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network, then with a key.")
     port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 for a free one.")
     model: str = Field("embedded", description="A head folder, a hub id, or 'embedded'.")
+    backbone: str | None = Field(
+        None, description="An MLLM whose own attention says where to look, in place of 'model'; with 'decoder'."
+    )
+    decoder: str | None = Field(None, description="The SAM or SAM 2 that draws for 'backbone'.")
+    heads: str | None = Field(
+        None, description="Attention heads of 'backbone': a file of `seglens probe --heads`, or 'choose'."
+    )
     device: str = Field("auto", description="auto (a CUDA GPU, Apple's mps, or else the CPU), cpu, cuda, mps, ...")
     dtype: str | None = Field(
         None, description="Of the MLLM: fp32, bf16, fp16 or auto; default fp32 on a CPU, else auto."
@@ -94,7 +101,8 @@ class Settings(BaseSettings):
     @property
     def model_name(self) -> str:
         """As clients call it. Where a folder lies is nobody's business."""
-        return Path(self.model).name if Path(self.model).is_dir() else self.model
+        names = (self.model,) if self.backbone is None else (self.backbone, self.decoder or "")
+        return " + ".join(Path(name).name if Path(name).is_dir() else name for name in names)
 
     @property
     def limits(self) -> Limits:

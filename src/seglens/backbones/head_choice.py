@@ -1,0 +1,83 @@
+"""Localization heads of an MLLM in a small file: found once, by `seglens probe --heads`, and read wherever it is used.
+
+The package brings those of its own MLLMs; files for public ones can be added to the same folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seglens.backbones.depth import COPIED
+from seglens.files import write_json
+
+FORMAT, VERSION = "seglens-localization-heads", 1
+KNOWN = Path(__file__).parent / "heads"  # those that the package brings
+
+
+class HeadChoiceError(ValueError):
+    """A file of heads that cannot be used: what is wrong with it, and what to do."""
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Heads as (layer, head) from 0, of the MLLM `backbone` (a hub id with its commit, or a folder), the best first.
+
+    `mass`: attention on the image below which nothing there is what was asked for; None where nobody knows."""
+
+    backbone: str
+    revision: str | None
+    heads: tuple[tuple[int, int], ...]
+    mass: float | None = None
+    found: dict[str, Any] = field(default_factory=dict)  # a note of how
+
+    @classmethod
+    def read(cls, path: str | Path) -> HeadChoice:
+        """Raises HeadChoiceError when it is no such file."""
+        try:
+            told = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            assert (told.pop("format"), told.pop("version")) == (FORMAT, VERSION)
+            made = cls(**{**told, "heads": tuple((layer, head) for layer, head in told["heads"])})
+            assert made._sound()
+        except OSError as error:
+            raise HeadChoiceError(f"{path} cannot be read ({error}); give the file that seglens probe wrote") from None
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+            raise HeadChoiceError(
+                f"{path} is no file of localization heads; give one that `seglens probe --heads` wrote"
+            ) from None
+        return made
+
+    def _sound(self) -> bool:
+        numbers = [number for pair in self.heads for number in pair]
+        named = isinstance(self.backbone, str) and isinstance(self.revision, str | None)
+        mass = self.mass is None or (isinstance(self.mass, float) and 0 < self.mass < 1)
+        return named and mass and bool(numbers) and all(type(number) is int and number >= 0 for number in numbers)
+
+    def save(self, path: Path) -> None:
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    def fits(self, backbone: str, revision: str | None) -> bool:
+        """Whether they are that MLLM's: a commit that one side does not know is not compared."""
+        return self.backbone == backbone and (None in (self.revision, revision) or self.revision == revision)
+
+    def check(self, backbone: str, revision: str | None) -> None:
+        """Raises HeadChoiceError when they are another MLLM's."""
+        if not self.fits(backbone, revision):
+            known = ((self.backbone, self.revision), (backbone, revision))
+            theirs, ours = (name if commit is None else f"{name} at {commit[:12]}" for name, commit in known)
+            raise HeadChoiceError(
+                f"these localization heads are those of {theirs}, and the MLLM is {ours}; run `seglens probe --heads` "
+                "on that, or leave the file of heads out"
+            )
+
+    @property
+    def lowest_layer(self) -> int:
+        """Of those that may be read so that the layers of all heads are loaded."""
+        return max(layer for layer, _ in self.heads) + 1 - COPIED
+
+
+def known_choice(backbone: str, revision: str | None = None) -> HeadChoice | None:
+    """The heads that the package brings for an MLLM; None where it brings none."""
+    choices = map(HeadChoice.read, sorted(KNOWN.glob("*.json")))
+    return next((choice for choice in choices if choice.fits(backbone, revision)), None)

@@ -1,0 +1,198 @@
+"""Masks from a frozen MLLM that nobody trained anything for.
+
+A few of its attention heads look at what the words mean: the localization heads of Kang et al. (arXiv 2503.06287,
+CVPR 2025). The attention of the question's last token in these heads, summed, is a map whose peaks are clicks for SAM;
+of the masks that SAM draws, those are kept and joined that look most like the map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from seglens.geometry import Frame
+from seglens.methods.base import HeadAttention, Method, PromptDecoder, Source
+from seglens.methods.keypoints import refine, suppress
+from seglens.types import Embedding, HeadMaps, Keypoints, MethodOutput, Prompt, Totals, Truth
+
+TINY = 1e-12
+TOGETHER = 16  # clicks that SAM answers in one pass: each takes a copy of the image's embedding
+
+
+@dataclass(frozen=True)
+class LocalizationConfig:
+    """Which heads are looked at, how clicks are made of their map, and which masks are kept."""
+
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) from 0; none: chosen for every query by itself
+    chosen: int = 3  # heads chosen for a query (the paper: three suffice)
+    first_layer: int = 2  # those below are not chosen (as in the paper)
+    mass: float | None = None  # attention on the image at which presence is 1/2; None: absence is not known
+    blur: float = (
+        1 / 24
+    )  # deviation of the Gaussian that smooths the map, as a share of the grid's width (paper: 1 of 24)
+    clicks: int = 8  # peaks of the map, at most
+    radius: float = 1.5 / 12  # between peaks, as a share of the grid's width
+    threshold: float = 0.25  # of the highest peak
+    join: float = 0.35  # a further mask is joined when its density of attention is this share of the best one's
+    overlap: float = 0.15  # ... and no more of it than this lies in what is joined already
+
+    def __post_init__(self) -> None:
+        for name in ("chosen", "clicks", "radius"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"localization got {name}={getattr(self, name)!r}; it must be a number above 0")
+        for name in ("threshold", "join", "overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"localization got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
+        if self.mass is not None and not 0 < self.mass < 1:
+            raise ValueError(f"localization got mass={self.mass!r}; it must be a share between 0 and 1, or None")
+        if any(min(pair) < 0 for pair in self.heads) or len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"localization got heads={self.heads}; they are pairs (layer, head), each once, from 0")
+
+
+class Localization(Method):
+    """Nothing in it is trained: its state is empty, and it has no losses."""
+
+    config: LocalizationConfig
+
+    def __init__(self, config: LocalizationConfig, reader: HeadAttention, decoder: PromptDecoder):
+        super().__init__()
+        if wrong := [pair for pair in config.heads if pair[1] >= reader.heads]:
+            raise ValueError(f"got the heads {wrong} (layer, head); a layer of this MLLM has {reader.heads} heads")
+        if not config.heads and reader.count <= config.first_layer:
+            raise ValueError(
+                f"heads are chosen from decoder layer {config.first_layer} on, and {reader.count} layers are read; "
+                "load the MLLM with a higher layer"
+            )
+        self.config, self._reader, self._decoder = config, reader, (decoder,)  # in a tuple: not a submodule
+
+    @property
+    def reader(self) -> HeadAttention:
+        return self._reader
+
+    @property
+    def decoder(self) -> PromptDecoder:
+        return self._decoder[0]
+
+    @property
+    def mask_side(self) -> int:
+        return self.decoder.mask_side
+
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> Mapping[str, Tensor]:
+        """Raises ValueError: there is nothing to train."""
+        raise ValueError("localization has nothing to train; choose another method, or use it as it is")
+
+    def decode(self, read: HeadMaps, embedding: Embedding | None, seen: None = None) -> MethodOutput:
+        assert embedding is not None
+        heat, mass = self._map(read)
+        b, _, h, w = heat.shape
+        flat = rearrange(heat, "b q h w -> (b q) h w")
+        cells, score, keep = suppress(flat, self.config.clicks, self.config.radius * w, self.config.threshold)
+        points = Frame.cells_to_canvas(refine(flat, cells), (h, w))
+        split = lambda x: rearrange(x, "(b q) ... -> b q ...", b=b)  # noqa: E731
+        keypoints = Keypoints(split(points), split(score), split(keep))
+        logits = torch.stack([self._draw(heat[k], keypoints, embedding, k) for k in range(b)])
+        return MethodOutput(logits, heat, keypoints, self._presence(mass))
+
+    # ---------------------------------------------------------------- the map
+
+    def _map(self, read: HeadMaps) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q"]]:
+        """The sum of the localization heads' maps, each relative to its peak, and their mean mass. Padding has none."""
+        maps = rearrange(read.maps, "b l n q h w -> b q (l n) h w").float()
+        mass = maps.flatten(3).sum(-1)
+        maps = maps * read.inside[:, None, None]
+        heads = self._heads(maps, mass, read.maps.shape[2])
+        at = repeat(heads, "b q k -> b q k h w", h=maps.shape[-2], w=maps.shape[-1])
+        picked = maps.gather(2, at)
+        relative = picked / picked.flatten(3).amax(-1).clamp(min=TINY)[..., None, None]
+        smooth = blurred(relative.mean(2), self.config.blur * maps.shape[-1])
+        return smooth * read.inside[:, None], mass.gather(2, heads).mean(2)
+
+    def _heads(
+        self, maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int
+    ) -> Int[Tensor, "b q c"]:
+        """The given ones, or for each query those whose attention is the least spread, among heads that look at the
+        image: with a mass above the elbow of the sorted masses."""
+        if self.config.heads:
+            given = mass.new_tensor([layer * width + head for layer, head in self.config.heads], dtype=torch.long)
+            return given.expand(*mass.shape[:2], -1)
+        share = maps.flatten(3) / maps.flatten(3).sum(-1, keepdim=True).clamp(min=TINY)
+        spread = -(share * share.clamp(min=TINY).log()).sum(-1)
+        layer = torch.arange(mass.shape[2], device=mass.device) // width
+        looks = (mass >= elbow(mass)[..., None]) & (layer >= self.config.first_layer)
+        # those that do not look come last, the strongest of them first: there are always enough
+        rank = torch.where(looks, spread, spread.amax() + 2 - mass - (layer >= self.config.first_layer).to(mass))
+        return rank.topk(min(self.config.chosen, mass.shape[2]), largest=False).indices
+
+    def _presence(self, mass: Float[Tensor, "b q"]) -> Float[Tensor, "b q"] | None:
+        """The odds of the mass, over those of the mass at which nobody can say."""
+        if self.config.mass is None:
+            return None
+        even = mass.new_tensor(self.config.mass).logit()
+        return mass.clamp(TINY, 1 - 1e-6).logit() - even
+
+    # ---------------------------------------------------------------- the masks
+
+    def _draw(
+        self, heat: Float[Tensor, "q h w"], keypoints: Keypoints, embedding: Embedding, image: int
+    ) -> Float[Tensor, "q s s"]:
+        """Of one image: a mask for every click, and of these what looks like the map."""
+        points, keep = keypoints.points[image], keypoints.keep[image].clone()
+        keep[:, 0] = True  # a map of zeros has no peak
+        prompts = [Prompt(point[None], torch.ones(1, dtype=torch.long)) for point in points[keep]]
+        here = embedding.each(lambda x: x[image : image + 1])
+        drawn = [self.decoder.answer(here, some) for some in _parted(prompts, TOGETHER)]
+        masks = torch.cat(drawn).split(keep.sum(-1).tolist())
+        fine = F.interpolate(heat[None], (self.mask_side,) * 2, mode="bilinear", align_corners=False)[0]
+        return torch.stack([self._joined(mask, one.to(mask)) for mask, one in zip(masks, fine, strict=True)])
+
+    def _joined(self, masks: Float[Tensor, "m s s"], heat: Float[Tensor, "s s"]) -> Float[Tensor, "s s"]:
+        """The mask most like the map, by their cosine, with those that hold further things which the map looks at."""
+        inside = (masks > 0).to(heat)
+        area = inside.sum((1, 2)).clamp(min=1)
+        held = (inside * heat).sum((1, 2))
+        best = (held / area.sqrt()).argmax()
+        density, joined, union = held / area, masks[best], inside[best]
+        for k in range(len(masks)):
+            again = (inside[k] * union).sum() / area[k]
+            if k != best and density[k] >= self.config.join * density[best] and again <= self.config.overlap:
+                joined, union = torch.maximum(joined, masks[k]), torch.maximum(union, inside[k])
+        return joined
+
+
+def _parted(items: Sequence[Prompt], size: int) -> list[Sequence[Prompt]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def elbow(values: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
+    """Of values in rising order, the one farthest below the straight line from the least to the greatest: where a few
+    large ones begin."""
+    rising = values.sort(-1).values
+    along = torch.linspace(0, 1, values.shape[-1], device=values.device, dtype=values.dtype)
+    first, last = rising[..., :1], rising[..., -1:]
+    return rising.gather(-1, (first + along * (last - first) - rising).abs().argmax(-1, keepdim=True))[..., 0]
+
+
+def blurred(maps: Float[Tensor, "b q h w"], deviation: float) -> Float[Tensor, "b q h w"]:
+    """Smoothed by a Gaussian of `deviation` cells, three of them wide to each side; beyond the border nothing is."""
+    if deviation <= 0:
+        return maps
+    reach = math.ceil(3 * deviation)
+    steps = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = (-0.5 * (steps / deviation).square()).exp()
+    kernel = kernel / kernel.sum()
+    flat = rearrange(maps, "b q h w -> (b q) 1 h w")
+    flat = F.conv2d(flat, kernel[None, None, :, None], padding=(reach, 0))
+    flat = F.conv2d(flat, kernel[None, None, None], padding=(0, reach))
+    return rearrange(flat, "(b q) 1 h w -> b q h w", b=len(maps))
+
+
+def build_localization(config: LocalizationConfig, backbone: Source, decoder: PromptDecoder) -> Localization:
+    """The method on an MLLM of which only the layers up to the last head are run."""
+    layers = max(layer for layer, _ in config.heads) + 1 if config.heads else None
+    return Localization(config, backbone.watch(layers), decoder)
