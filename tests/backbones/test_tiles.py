@@ -17,9 +17,11 @@ from cache.made_up import made_for, same
 from seglens.backbones import Backbone, Watch, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
 from seglens.cache import Cache, build
+from seglens.checkpoint import embedded_folder
+from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features import Features, Pick, extract
-from seglens.types import Sample, Target
+from seglens.types import Sample, Speech, Target, Tuning
 from tiny import EVERY, KINDS, TILED
 
 QUESTIONS = ("the red cup", "dog")
@@ -157,6 +159,16 @@ def test_features_are_cached(backbone: Backbone, decoder: MaskDecoder, tmp_path:
     assert batch.given.grid == backbone.grid
     assert batch.truth.cells.shape[2:] == backbone.grid
     assert batch.given.image_tokens.tolist() == cells(backbone, batch.given.prefix.shape[1] - backbone.tiling.tokens)
+
+
+def test_what_is_not_understood_is_refused_in_tiles() -> None:
+    """By the whole picture, whether the MLLM is shown it beside its tiles or not."""
+    backbone = load_backbone(embedded_folder("embedded/internvl"), image_size=512)
+    adapted = backbone.adapt(Tuning(("[SEG]",)), Speech(("[SEG]",), "{}", ("[SEG].",)))
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    for image, familiar in ((WorldData(n=1, seed=5)[0].image, True), (noise, False)):
+        assert backbone.open(image).familiar is familiar
+        assert adapted.open(image).familiar is familiar
 
 
 # ------------------------------------------------------------------ what cannot be had

@@ -123,10 +123,10 @@ class Adapted:
     @torch.no_grad()
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
         """See an image once."""
-        seen = self._see(self.pixels(image)[None])
+        pixels, frame = self.pixels(image)[None], self.frame(image)
+        seen = self._see(pixels)
         begun = self._begin(seen) if self.attention in ("causal", "images") else None
-        frame = self.frame(image)
-        return SeenImage(frame, replace(seen, tower=()), begun, self._knows(seen, frame))
+        return SeenImage(frame, replace(seen, tower=()), begun, self._knows(pixels, seen, frame))
 
     @torch.no_grad()
     def read(self, image: SeenImage, questions: Sequence[str]) -> Reading:
@@ -135,10 +135,14 @@ class Adapted:
         said = [self.script.question(question) for question in questions]
         return self._read(image.seen, image.begun, _asked(said, self.device))
 
-    def _knows(self, seen: Vision, frame: Frame) -> bool | None:
-        """An adapter of the vision tower changes what a statistic of it was made of, and so do tiles without an
-        overview."""
-        return None if self._sees_anew or self.tiling.across > 1 else self._tuned.knows(seen.tower, frame)
+    def _knows(self, pixels: Float[Tensor, "1 3 n n"], seen: Vision, frame: Frame) -> bool | None:
+        """An adapter of the vision tower changes what a statistic of it was made of; tiles are no whole picture."""
+        if self._sees_anew or self._tuned.familiarity is None:
+            return None
+        if self.tiling.across == 1:
+            return self._tuned.knows(seen.tower, frame)
+        overview = replace(self.tiling, overview=True).cut(pixels)[:, -1]
+        return self._tuned.knows(self._tuned.patches(overview).tower, frame)
 
     def teach(self, shown: Shown) -> Reading:
         """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
