@@ -33,7 +33,8 @@ TEXT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_
 TEXT_IF_THERE = ("head_dim", "attention_bias", "use_sliding_window", "sliding_window", "max_window_layers")
 VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
           "layer_norm_eps", "hidden_act", "norm_type")  # fmt: skip
-VISION_RENAMED = {"qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm"}
+# their name, ours, and what their class takes where a config is silent
+VISION_RENAMED = (("qkv_bias", "attention_bias", False), ("qk_normalization", "use_qk_norm", True))
 ENDS = {"internvl2_5": "\n", "Hermes-2": "", "internlm2-chat": ""}  # what follows <|im_end|>, by InternVL's template
 TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # the others are code of their own
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
@@ -66,7 +67,7 @@ def internvl_config(said: Mapping[str, Any], image_token: int, end_token: int) -
         )
     eye = InternVLVisionConfig(
         **_taken(vision, VISION, "vision_config"),
-        **{ours: vision[theirs] for theirs, ours in VISION_RENAMED.items() if theirs in vision},
+        **{ours: vision.get(theirs, otherwise) for theirs, ours, otherwise in VISION_RENAMED},
     )
     words = LANGUAGES[language](
         **_taken(text, TEXT, "llm_config"), **{key: text[key] for key in TEXT_IF_THERE if key in text},
