@@ -79,6 +79,13 @@ def test_a_tile_is_what_internvls_own_processor_makes(kind: str, size: tuple[int
     assert torch.allclose(backbone.pixels(noise(*size)).float(), own[0].float(), atol=2e-5)
 
 
+def test_a_processor_that_names_no_filter() -> None:
+    image, mean = noise(20, 30), (1.0, 2.0, 3.0)
+    assert torch.equal(LETTERBOX.render(image, 16, mean, None), LETTERBOX.render(image, 16, mean, 3))
+    with pytest.raises(ValueError, match=r"resample=processor needs .* take resample=bilinear"):
+        TILE.render(image, 16, mean, None)
+
+
 def test_unless_asked_for_nothing_changes() -> None:
     image = noise(30, 50)
     canvas = LETTERBOX.render(image, 24, (1.0, 2.0, 3.0), Image.Resampling.BICUBIC)

@@ -162,12 +162,19 @@ class Canvas:
         return Frame(height, width, self.lay)
 
     def render(
-        self, image: UInt8[np.ndarray, "h w 3"], size: int, mean: tuple[float, float, float], own: int
+        self, image: UInt8[np.ndarray, "h w 3"], size: int, mean: tuple[float, float, float], own: int | None
     ) -> Float[Tensor, "3 s s"]:
-        """An image on the canvas at ``size``, 0..255; ``mean`` (RGB) is the processor's colour, ``own`` its filter."""
+        """An image on the canvas at ``size``, 0..255; ``mean`` (RGB) is the processor's colour, ``own`` its filter, by
+        Pillow's number.
+
+        Raises ``ValueError`` when that filter is asked for and the processor has none."""
         frame, fill = self.frame(image), mean if self.padding == "mean" else (0.0, 0.0, 0.0)
         if self.resample == "bilinear":
             return frame.render(torch.tensor(image), size, fill)
+        if own is None:
+            raise ValueError(
+                f"resample={self.resample} needs a processor that names its filter; take resample=bilinear"
+            )
         picture = Image.fromarray(image)
         if self.resample == "sam-processor":
             red, green, blue = map(int, fill)

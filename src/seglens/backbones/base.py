@@ -250,7 +250,7 @@ class Backbone(ABC):
         had."""
         images = self.processor.image_processor
         mean, std = (255 * torch.tensor(v) for v in (images.image_mean, images.image_std))
-        pixels = self.canvas.render(image, self.image_size, tuple(mean.tolist()), int(images.resample))
+        pixels = self.canvas.render(image, self.image_size, tuple(mean.tolist()), images.resample)
         # in this order padding is 0 and not a rounding error, which norms behind a layer without bias would blow up
         return ((pixels - mean[:, None, None]) / std[:, None, None]).to(self.device, self.model.dtype)
 
