@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from seglens import checkpoint
 from seglens.backbones import Backbone
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, load_state, read_config, save_head
+from seglens.data.asking import Asking
 from seglens.decoders import MaskDecoder
 from seglens.geometry import Canvas
 from seglens.hub import resolve_folder
@@ -152,11 +153,29 @@ def test_presence_that_was_not_trained(head: Lens, config: HeadConfig, folder: P
     assert "config.json was changed after it was saved" in refusal(tmp_path / "untrained")
     path.write_text(json.dumps(made | {"presence": "some"}))
     assert 'has presence="some", needs trained or untrained' in refusal(tmp_path / "untrained")
-    del made["presence"], made["canvas"]
+    del made["presence"], made["canvas"], made["prompt"]
     values = [made["seal"]["weights"], *(made[key] for key in checkpoint.SETTLED)]  # as heads were sealed before
     made["seal"]["config"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(made))
     assert read_config(tmp_path / "untrained").presence == "trained"
+    assert read_config(tmp_path / "untrained").prompt is None
+
+
+def test_how_a_head_is_asked_is_kept(head: Lens, config: HeadConfig, tmp_path: Path) -> None:
+    """It is sealed with the head, and what asks nothing is refused."""
+    asking = Asking("What is {query} in this image?", " {query}", lower=True, system="A chat.")
+    save_head(tmp_path, replace(config, prompt=asking), head.state_dict())
+    assert read_config(tmp_path).prompt == asking
+    path = tmp_path / "config.json"
+    made = json.loads(path.read_text())
+    for change, said in {
+        "short": ({"short": "the {query}"}, "config.json was changed after it was saved"),
+        "no place": ({"short": "the cup"}, "has a prompt that asks nothing (got short='the cup'; it needs one {query}"),
+        "type": ({"lower": "yes"}, "needs short, long, lower, undotted, system"),
+        "unknown": ({"kind": "x"}, "needs short, long, lower, undotted, system"),
+    }.values():
+        path.write_text(json.dumps(made | {"prompt": made["prompt"] | change}))
+        assert said in refusal(tmp_path)
 
 
 def test_the_presence_threshold_can_be_edited(folder: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from seglens.data.asking import Asking
 from seglens.files import write_atomic, write_json
 from seglens.geometry import LETTERBOX, Canvas
 from seglens.packed import PackedError, pack, unpack
@@ -37,7 +38,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FAULTS_SHOWN = 4
 SEAL = "seal"  # the entry of the config that tells whether weights and settings are still those that were saved
 INIT = "init"  # the entry of a note of training that names the head it started from
-SETTLED_LATER = ("presence", "canvas")  # which older heads do not have
+SETTLED_LATER = ("presence", "canvas", "prompt")  # which older heads do not have
 SETTLED = ("method", "settings", "layer", "image_size")  # what the weights were trained for: not a person's to edit
 
 
@@ -122,6 +123,7 @@ class HeadConfig:
     canvas: Canvas = LETTERBOX  # how pictures come to it
     presence_threshold: float = 0.5
     presence: Presence = "trained"  # untrained: no target of its data was absent, and its presence means nothing
+    prompt: Asking | None = None  # how it is asked, wherever that is; None: queries as they stand
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
 
 
@@ -157,7 +159,10 @@ def read_config(folder: str | Path) -> HeadConfig:
     del raw[SEAL]
     backbone, decoder = (None if given is None else Origin(**given) for given in map(raw.pop, ("backbone", "decoder")))
     assert backbone is not None
-    return HeadConfig(backbone=backbone, decoder=decoder, canvas=Canvas(**raw.pop("canvas", {})), **raw)
+    prompt = raw.pop("prompt", None)
+    asking = None if prompt is None else Asking(**prompt)
+    canvas = Canvas(**raw.pop("canvas", {}))
+    return HeadConfig(backbone=backbone, decoder=decoder, canvas=canvas, prompt=asking, **raw)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -209,12 +214,31 @@ def _config_fault(raw: Mapping[str, Any]) -> str | None:
         Canvas(**raw.get("canvas", {}))
     except (TypeError, ValueError) as error:
         return f"has canvas={json.dumps(raw['canvas'])[:80]}, which is none ({error})"
+    if (fault := _prompt_fault(raw.get("prompt"))) is not None:
+        return fault
     presence = raw.get("presence", "trained")
     if presence not in get_args(Presence):
         return f"has presence={json.dumps(presence)[:60]}, needs {' or '.join(get_args(Presence))}"
     threshold = raw.get("presence_threshold", 0.5)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"
+    return None
+
+
+def _prompt_fault(said: Any) -> str | None:
+    """What is wrong with an entry that says how a head is asked, if anything."""
+    kinds = {"short": str, "long": str, "lower": bool, "undotted": bool, "system": str | None}
+    if said is None:
+        return None
+    wrong = f"has prompt={json.dumps(said)[:60]}, needs {', '.join(kinds)}"
+    if not isinstance(said, dict) or said.keys() != kinds.keys():
+        return wrong
+    if any(not isinstance(said[key], kind) for key, kind in kinds.items()):
+        return wrong
+    try:
+        Asking(**said)
+    except ValueError as error:
+        return f"has a prompt that asks nothing ({error})"
     return None
 
 

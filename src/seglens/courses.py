@@ -21,11 +21,12 @@ from seglens.checkpoint import (
     weights_sum,
 )
 from seglens.data import Dataset, load_data
+from seglens.data.asking import Asking, asked_by, prompt_of
 from seglens.data.dataset import faults_of
 from seglens.data.mixing import Epochs, Mixed, load_mixture, names_a_mixture
 from seglens.data.negatives import for_training, has_absent
 from seglens.data.prompts import Prompted
-from seglens.data.spec import parse
+from seglens.data.spec import parse, write
 from seglens.devices import AUTO
 from seglens.exercises import Examiner
 from seglens.features import FeatureSource, Live
@@ -150,6 +151,7 @@ def prepare(
         layer=recipe.layer, image_size=image_size, canvas=recipe.canvas, floors=recipe.floors,
         device=device, segmentation_only=not kind.tuned,
     )  # fmt: skip
+    parts, preset = recipe.told(parts), _preset_of(opened)
     torch.manual_seed(recipe.training.seed)
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
     if start is not None:
@@ -159,13 +161,15 @@ def prepare(
         examiner = Examiner(head.mllm, parts.decoder, head.mask_side)
         lessons = practise(parts, opened, data, head, recipe.training.seed)
         if examined is not None and exam is not None:
-            asked = Live(examined, examiner.read, exam, parts.key)
+            asked = Live(asked_by(examined, preset), examiner.read, _exam_name(exam, examined, preset), parts.key)
     else:
         features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
         lessons = teach(parts, opened, data, features, recipe.training.seed)
         kept = FeatureStorage(out / "features", live)
-        asked = None if examined is None or exam is None else kept.source(parts, examined, exam)
+        if examined is not None and exam is not None:
+            asked = kept.source(parts, asked_by(examined, preset), _exam_name(exam, examined, preset))
     config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)), any_absent(opened))
+    config = replace(config, prompt=Asking.of(preset, parts.backbone.reading.system))
     if start is None:
         return Course(recipe, head, config, lessons, asked, opened)
     config = replace(config, trained={**(config.trained or {}), INIT: start.note()})
@@ -239,8 +243,8 @@ class Start:
 
 
 def open_data(text: str, recipe: Recipe) -> tuple[Dataset | Mixed, str]:
-    """A mixture, by default in the recipe's rates, or a dataset that may be trained on; by default with the recipe's
-    share of queries for what an image does not show. And its text with that.
+    """A mixture, by default in the recipe's rates, or a dataset that may be trained on; by default in the recipe's
+    templates, with its share of queries for what an image does not show. And its text with that.
 
     Raises ValueError when it is kept for tests."""
     if names_a_mixture(text):
@@ -250,7 +254,22 @@ def open_data(text: str, recipe: Recipe) -> tuple[Dataset | Mixed, str]:
     data = load_data(text)
     if not data.trainable:
         raise ValueError(f"{text!r} is kept for tests and cannot train a head; add split=train")
+    if recipe.prompt not in (None, "none") and prompt_of(data) is None:
+        name, options = parse(text)
+        text = write(name, {**options, "prompt": str(recipe.prompt)})
+        data = load_data(text)
     return for_training(text, data, recipe.negatives)
+
+
+def _preset_of(data: Dataset | Mixed) -> str:
+    """The templates that queries are trained in."""
+    return data.prompt if isinstance(data, Mixed) else prompt_of(data) or "none"
+
+
+def _exam_name(name: str, data: Dataset, preset: str) -> str:
+    """Of what is examined on, as the head is asked: its cached features are those of its templates."""
+    asked = asked_by(data, preset)
+    return name if asked is data else f"{name} in {preset}"
 
 
 def any_absent(data: Dataset | Mixed) -> bool:

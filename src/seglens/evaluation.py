@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from seglens.data import Dataset
+from seglens.data.asking import kind_to_ask
 from seglens.data.masks import encode_rle
 from seglens.data.records import Fault
 from seglens.metrics import bootstrap_ratio, box_iou, ciou, extent, giou, iou, overlap, precision_at, true_extent
@@ -110,7 +111,8 @@ def _read(row: dict[str, Any]) -> Record:
 
 def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
     sample = sample.drawn()
-    predictions = segmenter.open(sample.image).segment([t.query for t in sample.targets])
+    opened = segmenter.open(sample.image)
+    predictions = opened.segment_as([t.query for t in sample.targets], list(map(kind_to_ask, sample.targets)))
     pairs = zip(sample.targets, predictions, strict=True)
     records = [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
     times = Counter(target.id for target in sample.targets)

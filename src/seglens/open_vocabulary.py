@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int64
 
 from seglens.data import Dataset
+from seglens.data.asking import AS_IT_STANDS
 from seglens.data.chance import words
 from seglens.data.prompts import Prompted, apply
 from seglens.data.records import DataError, Fault
@@ -55,8 +56,9 @@ def run_open_vocabulary(
     Raises ValueError on a class list that is empty or names a class twice, DataError on a target that is not in it or
     on two classes that claim a pixel."""
     numbers = _numbers(classes)
+    kind = AS_IT_STANDS if isinstance(data, Prompted) else "class"
     data, questions = _bare(data, classes)
-    found = ask_all(data, lambda sample: _count(segmenter, sample, questions, numbers).tolist(), ranks, tick, kept)
+    found = ask_all(data, lambda s: _count(segmenter, s, questions, numbers, kind).tolist(), ranks, tick, kept)
     if found is None:
         return None
     counts = [torch.tensor(row, dtype=torch.int64) for row in found.rows]
@@ -112,21 +114,23 @@ def _plain(name: str) -> str:
 
 
 def _count(
-    segmenter: Segmenter, sample: Sample, questions: tuple[str, ...], numbers: dict[str, int]
+    segmenter: Segmenter, sample: Sample, questions: tuple[str, ...], numbers: dict[str, int], kind: str
 ) -> Int64[torch.Tensor, "k 3"]:
     actual = _label_map(sample, numbers)
-    predicted = loudest(segmenter.open(sample.image), questions)
+    predicted = loudest(segmenter.open(sample.image), questions, kind)
     return class_counts(predicted.reshape(-1), torch.from_numpy(actual).reshape(-1), len(questions))
 
 
-def loudest(opened: OpenedImage, classes: Sequence[str]) -> Int64[torch.Tensor, "h w"]:
-    """The number of the class with the highest mask logit at every pixel of the image; the first of equals.
+def loudest(opened: OpenedImage, classes: Sequence[str], kind: str = "class") -> Int64[torch.Tensor, "h w"]:
+    """The number of the class with the highest mask logit at every pixel of the image; the first of equals. `kind` is
+    how the head is asked for them, as in `OpenedImage.segment_as`.
 
     Whether the method believes that a class is there counts for nothing."""
     size = opened.image.shape[:2]
     label, best = torch.zeros(size, dtype=torch.int64), torch.full(size, -torch.inf)
     for start in range(0, len(classes), CLASSES_AT_ONCE):
-        said = opened.segment(list(classes[start : start + CLASSES_AT_ONCE]))
+        some = classes[start : start + CLASSES_AT_ONCE]
+        said = opened.segment_as(some, [kind] * len(some))
         canvas = torch.from_numpy(np.stack([one.canvas_logits for one in said if one.canvas_logits is not None]))
         for rows, logits in Drawing(opened.seen.frame, canvas).bands():
             high, which = logits.max(0)

@@ -4,7 +4,7 @@ decoder that draws masks."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class Parts:
         sam = load_decoder(decoder.resolve(), revision=decoder.revision, dtype=torch.float32, **where)
         sam.module.to(device)
         return cls(mllm, sam, floors)
+
+    def told(self, system: str | None) -> Parts:
+        """The same, with an MLLM that is told a system text (`Backbone.told`)."""
+        return replace(self, backbone=self.backbone.told(system))
 
     @property
     def device(self) -> torch.device:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seglens.data.negatives import USUAL
@@ -12,6 +12,7 @@ from seglens.methods import lisa, mllmseg, self1e, ufo
 from seglens.methods.base import TILE
 from seglens.methods.lens import LensConfig
 from seglens.names import check_name
+from seglens.parts import Parts
 from seglens.training import TrainConfig
 
 LENS: dict[str, LensConfig] = {
@@ -50,7 +51,8 @@ LENS: dict[str, LensConfig] = {
 @dataclass(frozen=True)
 class Recipe:
     """A method with its settings, how it is trained and, where a publication says so, on what: `rates` are the shares
-    of LISA's mixture, and `prompt` is what its queries are put in."""
+    of LISA's mixture, and `prompt` is what its queries are put in. How a head is asked follows from `prompt` and
+    `system`, and goes into its config."""
 
     method: Any  # a config of seglens.methods
     training: TrainConfig
@@ -58,7 +60,8 @@ class Recipe:
     decoder: str | None = None
     layer: int | None = None
     rates: str = "paper"
-    prompt: str | None = None  # in which a mixture's queries are put, unless it says otherwise; None is its own choice
+    prompt: str | None = None  # in which queries are put, unless the data says otherwise; None: as it has them
+    system: Mapping[str, str] = field(default_factory=dict)  # what an MLLM of a family is told before each image
     canvas: Canvas = LETTERBOX  # how pictures come to the MLLM
     negatives: float = (
         USUAL  # queries for what an image does not show, unless the data says otherwise: no paper has any
@@ -69,7 +72,31 @@ class Recipe:
         """As in `Parts`."""
         return self.method.floors if isinstance(self.method, LensConfig) else None
 
+    def told(self, parts: Parts) -> Parts:
+        """The parts with an MLLM that is told the system text of its family. One whose tokenizer does not know its
+        words (the embedded ones) is told nothing."""
+        system = self.system.get(parts.backbone.family)
+        return parts.told(None if system is None or parts.backbone.prompts.unknown(system) else system)
 
+
+# System texts of the released code. LENS: LISA/model_lisa/llava/conversation.py, whose default is Vicuna's own
+# sentence. LISA: the same file's llava_v1, which train_ds.py chooses; UFO's LLaVA head (ufo_llava_referseg_head.py)
+# has that too, and its InternVL head that of InternVL 2. MLLMSeg: internvl/conversation.py, InternVL 2.5's own.
+# SELF1E: model/internvl3/conversation.py, which has another in its place.
+POLITE = (
+    "A chat between a curious {0} and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the {0}'s questions."
+)
+LENS_SYSTEM, LISA_SYSTEM = {"llava": POLITE.format("user")}, {"llava": POLITE.format("human")}
+INTERNVL_2 = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+)
+INTERNVL_2_5 = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+MLLMSEG_SYSTEM = {"internvl": INTERNVL_2_5}
+SELF1E_SYSTEM = {"internvl": "You are an helpful assistant."}
+UFO_SYSTEM = {"llava": POLITE.format("human"), "internvl": INTERNVL_2}
 MLLMSEG_TRAINING = TrainConfig(
     steps=50_000, images=32, micro=4, lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, schedule="cosine", warmup=1500
 )
@@ -93,6 +120,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             rates="authors",
             # train.py and eval.py: SAM's square of 1024 with black padding, which the processor then shrinks
             canvas=Canvas(resample="sam-processor", padding="black"),
+            system=LENS_SYSTEM,
             **LLAVA_SAM,
         ),
     },
@@ -102,20 +130,25 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "paper": Recipe(mllmseg.PRESETS["paper"], MLLMSEG_TRAINING, prompt="none"),
         # the Trainer of transformers exempts biases and norms from weight decay
         "authors": Recipe(
-            mllmseg.PRESETS["authors"], replace(MLLMSEG_TRAINING, decay="weights"), prompt="none", canvas=TILE
+            mllmseg.PRESETS["authors"],
+            replace(MLLMSEG_TRAINING, decay="weights"),
+            prompt="mllmseg",
+            system=MLLMSEG_SYSTEM,
+            canvas=TILE,
         ),
         # their second stage, on gRefCOCO alone, from a head of the first (--init)
         "authors-gres": Recipe(
             mllmseg.PRESETS["authors"],
             replace(MLLMSEG_TRAINING, decay="weights", steps=20_000, warmup=600),
-            prompt="none",
+            prompt="mllmseg",
+            system=MLLMSEG_SYSTEM,
             canvas=TILE,
         ),
     },
     "self1e": {
         "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
         "paper": Recipe(self1e.PRESETS["paper"], SELF1E_TRAINING, **SELF1E_2B),
-        "authors": Recipe(self1e.PRESETS["authors"], SELF1E_TRAINING, canvas=TILE, **SELF1E_2B),
+        "authors": Recipe(self1e.PRESETS["authors"], SELF1E_TRAINING, system=SELF1E_SYSTEM, canvas=TILE, **SELF1E_2B),
         # the vision side and the MLPs of 8B at 1e-4, the language model at 6e-5
         "authors-8b": Recipe(
             self1e.PRESETS["authors-8b"],
@@ -123,6 +156,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             backbone="OpenGVLab/InternVL3-8B-hf",
             prompt="lisa",
             canvas=TILE,
+            system=SELF1E_SYSTEM,
         ),
     },
     "lisa": {
@@ -134,6 +168,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             rates="lisa",
             prompt="lisa",
             canvas=Canvas(resample="processor"),
+            system=LISA_SYSTEM,
             **LLAVA_SAM,
         ),
     },
@@ -153,6 +188,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
                 warmup=62,
             ),
             canvas=TILE,
+            prompt="ufo",
+            system=UFO_SYSTEM,
         ),
     },
 }

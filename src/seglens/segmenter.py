@@ -28,6 +28,7 @@ from seglens.checkpoint import (
     read_config,
     save_head,
 )
+from seglens.data.asking import Asking
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.devices import AUTO
@@ -65,6 +66,7 @@ class Segmenter:
         the head's own, is the probability below which a query counts as absent. Raises ValueError when it is none."""
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
         self.reader: Any = backbone if method.reader is None else method.reader
+        self.asking = config.prompt or Asking()
         self.mask_threshold = threshold_of(mask_threshold)
         self.presence_threshold = config.presence_threshold if presence_threshold is None else presence_threshold
         check_presence(self.presence_threshold)
@@ -95,7 +97,7 @@ class Segmenter:
         parts = Parts.load(
             backbone, decoder, layer=config.layer, image_size=config.image_size, canvas=config.canvas, device=device,
             segmentation_only=segmentation_only and not tuned, **loading,
-        )  # fmt: skip
+        ).told(None if config.prompt is None else config.prompt.system)  # fmt: skip
         method = build_method(settings, parts.backbone, parts.decoder)
         load_state(folder, method)
         made = cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold, presence_threshold)
@@ -269,11 +271,23 @@ class OpenedImage:
         image's size are made when it is their turn. A large picture with many queries so takes the memory of one mask,
         if each prediction is let go before the next is asked for."""
         queries = queries_of(query)
+        yield from self._found(queries, [None] * len(queries), each, trust)
+
+    def segment_as(self, queries: Sequence[str], kinds: Sequence[str]) -> list[Prediction]:
+        """`segment` for queries of known kinds: those of a dataset's targets ("phrase", "sentence", ...), or
+        `seglens.data.asking.AS_IT_STANDS` for one that stands in a template already."""
+        return list(self._found(queries, kinds))
+
+    def _found(
+        self, queries: Sequence[str], kinds: Sequence[str | None], each: bool | None = None, trust: bool = False
+    ) -> Iterator[Prediction]:
+        """Each query put as the head's config says, by its kind or, where that is None, by its words."""
         if not queries:
             return
         clock = _Clock(self.segmenter.backbone.device, open=self.opening)
         meant = [asked(q) for q in queries]
-        output = self._output([m.words for m in meant], clock)
+        put = [self.segmenter.asking.put(m.words, kind) for m, kind in zip(meant, kinds, strict=True)]
+        output = self._output(put, clock)
         masks = Drawing(self.seen.frame, output.mask_logits[0]).masks(self.segmenter.mask_threshold)
         for k, (q, m) in enumerate(zip(queries, meant, strict=True)):
             clock.go_on()

@@ -25,7 +25,8 @@ class Target:
     Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
     dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out.
     `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing.
-    `explained`: the query asks for `answer` beside the mask. `box` is the annotation's own (x, y, width, height)."""
+    `explained`: the query asks for `answer` beside the mask. `prompted`: the query stands in a template of the data's.
+    `box` is the annotation's own (x, y, width, height)."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
@@ -35,6 +36,7 @@ class Target:
     id: str | None = None
     spoken: bool = False
     explained: bool = False
+    prompted: bool = False
     box: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:

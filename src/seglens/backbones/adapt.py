@@ -94,7 +94,7 @@ class Adapted:
         language = self._tuned.model.get_decoder()
         self._layers, self._norm = DecoderLayers(language.layers, language.rotary_emb), language.norm
         names = {name: self._first + n for n, name in enumerate(tuning.tokens)}
-        self.script = Script(backbone.prompts, speech, names, _end(backbone))
+        self.script = Script(backbone.reading, speech, names, _end(backbone))
 
     @property
     def device(self) -> torch.device:
@@ -165,7 +165,7 @@ class Adapted:
         merged = patches.merged(self.grid, self.shuffle)
         given = [merged] if self.refill == "none" else [merged, patches.refilled(self.grid, self.shuffle, self.refill)]
         given, *refilled = self._tuned.project(torch.cat(given, 1)).split([part.shape[1] for part in given], 1)
-        before = torch.tensor([self._tuned.prompts.before()], dtype=torch.long, device=self.device)
+        before = torch.tensor([self._tuned.reading.before()], dtype=torch.long, device=self.device)
         words = self._tuned.model.get_input_embeddings()(before).expand(len(pixels), -1, -1)
         image = given[:, self.tiling.places.argsort().to(given.device)]  # in the order of the prompt
         rows = torch.cat([words, image.to(words)], 1)

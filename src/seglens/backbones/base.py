@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -137,6 +138,7 @@ class Backbone(ABC):
         self._below = DecoderLayers(self._language.layers[: self.layer], self._language.rotary_emb)
         self.familiarity = Familiarity.load(name) if name else None
         self.prompts = Prompts(processor, self.image_text(processor), name)
+        self.reading = self.prompts  # the conversation in which it is read to segment; see `told`
 
     @classmethod
     def from_pretrained(
@@ -186,6 +188,22 @@ class Backbone(ABC):
         return self.model.config.get_text_config().num_hidden_layers == self.depth
 
     @property
+    def family(self) -> str:
+        """By its config: "llava", "internvl", ..."""
+        return self.model.config.model_type
+
+    def told(self, system: str | None) -> Backbone:
+        """The same model, which is told a system text before every image that it reads to segment; itself for None.
+        The chat is not told.
+
+        Raises ValueError when its chat template leaves system texts out."""
+        if system is None:
+            return self
+        made = copy.copy(self)
+        made.reading = self.prompts.told(system)
+        return made
+
+    @property
     def readable(self) -> range:
         """The layers k at which a head can read hidden_states[k] and copy what follows."""
         return range(self._first_layer, whole_sight(self.model.config) - COPIED + 1)
@@ -197,7 +215,7 @@ class Backbone(ABC):
     def signature(self) -> dict[str, str | int]:
         """All that decides the numbers of a reading, other than the weights: the same in every process."""
         return {
-            "family": self.model.config.model_type,
+            "family": self.family,
             "layer": self.layer,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "image_size": self.image_size,
@@ -205,7 +223,7 @@ class Backbone(ABC):
             "frame": self.canvas.name,
             "packing": self._packing(),
             "processor": processor_hash(self.processor),
-            "template": text_hash(self.prompts.text(PROBES[0])),
+            "template": text_hash(self.reading.text(PROBES[0])),
         }
 
     def _packing(self) -> str:
@@ -227,7 +245,7 @@ class Backbone(ABC):
     def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageRows:
         """See an image, and stop before the first decoder layer."""
         frame, seen = self.canvas.frame(image), self.see(self.pixels(image))
-        words = torch.tensor([self.prompts.before()], dtype=torch.long, device=self.device)
+        words = torch.tensor([self.reading.before()], dtype=torch.long, device=self.device)
         embedded = self.model.get_input_embeddings()(words)
         embedded = torch.cat([embedded, seen.rows.to(embedded)], 1)  # the image ends the prefix
         positions = self.prefix_positions(words.shape[1])[None].to(self.device)
@@ -271,12 +289,12 @@ class Backbone(ABC):
 
     def read_tokens(self, question: str) -> int:
         """Tokens of a question with its image, as `read` reads them. Raises QuestionError as `Prompts.after` does."""
-        return len(self.prompts.before()) + self.tiling.tokens + len(self.prompts.after(question))
+        return len(self.reading.before()) + self.tiling.tokens + len(self.reading.after(question))
 
     @torch.no_grad()
     def embed_questions(self, questions: Sequence[str], prefix_positions: Int[Tensor, "1 p ..."]) -> QuestionRows:
         """Questions behind the prefix of an image, padded on the right. Raises QuestionError as `read` does."""
-        asked = self.prompts.to_read(questions)
+        asked = self.reading.to_read(questions)
         longest = max(map(len, asked))
         pad = self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[*a, *[pad] * (longest - len(a))] for a in asked], device=self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,24 +22,44 @@ class Prompts:
     Raises ValueError when the template does not put one image before the question: what stands before a question is
     shared by all of them."""
 
+    system: str | None = None  # what the model is told before the image
+
     def __init__(self, processor: Any, image_text: str, name: str):
-        self.processor, self._image_text = processor, image_text
+        self.processor, self._image_text, self._name = processor, image_text, name
         self._vocabulary = Vocabulary(processor.tokenizer)
         self._placeholders = {
             kind: vars(processor)[f"{kind}_token"] for kind in ("image", "video") if f"{kind}_token" in vars(processor)
         }
+        self._check_order()
+
+    def _check_order(self) -> None:
         for probe in PROBES:
-            before, image, behind = self.text(probe).partition(processor.image_token)
+            before, image, behind = self.text(probe).partition(self.processor.image_token)
+            before = before.replace(self.system or "", "", 1)  # which may hold any words
             if not image or probe in before or probe not in behind or image in behind:
                 raise ValueError(
-                    f"the chat template of {name} does not put one image before the question; "
+                    f"the chat template of {self._name} does not put one image before the question; "
                     "a prefix can then not be shared by questions: correct the template"
                 )
 
+    def told(self, system: str) -> Prompts:
+        """The same conversations, which begin with a system text.
+
+        Raises ValueError when the template leaves it out."""
+        made = copy.copy(self)
+        made.system = system
+        made._check_order()
+        if system not in made.text(PROBES[0]).partition(self.processor.image_token)[0]:
+            raise ValueError(
+                f"the chat template of {self._name} leaves out the system text {system[:60]!r}; correct the template, "
+                "or train without one (the preset default)"
+            )
+        return made
+
     def text(self, question: str, images: int = 1) -> str:
         """The conversation in the model's own template, up to where the answer begins."""
-        shown = [{"type": "image"}] * images
-        conversation = [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+        begin = [] if self.system is None else [_turn("system", self.system)]
+        conversation = [*begin, _turn("user", question, images)]
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
 
     def before(self) -> list[int]:
@@ -112,3 +133,8 @@ class Prompts:
 
     def _id(self, token: str) -> int:
         return self.processor.tokenizer.convert_tokens_to_ids(token)
+
+
+def _turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
+    """What one says in a conversation, as chat templates take it."""
+    return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}

@@ -22,7 +22,12 @@ MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as l
 Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
 Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; default the family's own.")]
 ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")]
-Preset = Annotated[str, typer.Option(help="Of lens, that will be trained: how pictures are laid on the canvas.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="Of lens, that will be trained: how pictures are laid on the canvas, and what system text is told."
+    ),
+]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value, as it will be trained: lay=squash.")]
 DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]
 PerShard = Annotated[int | None, typer.Option(help="Images per file, which a process holds in memory; default 64.")]
@@ -139,10 +144,11 @@ class Reading:
 
         made = adjusted(recipe(self.preset), self.settings)
         hide_loading_bars()
-        return Parts.load(
+        parts = Parts.load(
             Origin.of(self.backbone), Origin.of(self.decoder), layer=self.layer, image_size=self.image_size,
             canvas=made.canvas, floors=made.floors, device=self.device,
         )  # fmt: skip
+        return made.told(parts)
 
     def load(self) -> tuple[Dataset, Extract]:
         return self.samples()[0], self.parts().read

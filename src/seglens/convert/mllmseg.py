@@ -17,7 +17,7 @@ from torch import Tensor
 from seglens.backbones.skeleton import Skeleton
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
 from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, read_json, token_numbers
-from seglens.convert.tuned import MLLM, check_rank, copy_base, without_new_rows
+from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.files import whole_folder
 from seglens.methods.base import TILE
@@ -89,8 +89,9 @@ def convert_mllmseg(
         state = {f"decoder.{name}": piece.made(weights) for name, piece in head.items()}
         state |= {name: piece.made(weights) for name, piece in rows.items()}
         made = {"converted from": source.resolve().name, "base": base.resolve().name}
+        where, asked = Origin(f"./{MLLM}"), asked_by_authors("mllmseg")
         save_head(
-            folder, HeadConfig("mllmseg", asdict(settings), Origin(f"./{MLLM}"), canvas=TILE, trained=made), state
+            folder, HeadConfig("mllmseg", asdict(settings), where, canvas=TILE, prompt=asked, trained=made), state
         )
     return Converted(str(out), len(mllm), weights.updated, sum(p.numel() for p in decoder.parameters()))
 

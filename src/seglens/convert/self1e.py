@@ -18,11 +18,11 @@ import torch
 from seglens.backbones.skeleton import Skeleton
 from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
 from seglens.convert.internvl import OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, read_json, token_numbers
-from seglens.convert.tuned import MLLM, check_rank, copy_base, without_new_rows
+from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.files import whole_folder
 from seglens.methods.base import TILE
-from seglens.methods.self1e import PRESETS, TOKEN, Amplifier, Combine, Self1eConfig
+from seglens.methods.self1e import PRESETS, TOKEN, Amplifier, Combine
 
 STRAY = "[SEGT]"
 START = "combine_decode_proj"
@@ -35,9 +35,7 @@ MLPS = {
     "combine_decode_proj_ori.0": "amplifiers.given.mlp.0",
     "combine_decode_proj_ori.2": "amplifiers.given.mlp.2",
 }
-SETTINGS = replace(
-    PRESETS["authors"], request=Self1eConfig().request
-)  # bare queries are asked as their evaluation does
+SETTINGS = PRESETS["authors"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ def convert_self1e(source: Path, out: Path, base: Path) -> ConvertedSelf1e:
         write_model(folder / MLLM, mllm, weights)
         state = {name: piece.made(weights) for name, piece in {**head, **rows}.items()}
         made = {"converted from": source.resolve().name, "base": base.resolve().name}
-        save_head(folder, HeadConfig("self1e", asdict(settings), Origin(f"./{MLLM}"), canvas=TILE, trained=made), state)
+        where, asked = Origin(f"./{MLLM}"), asked_by_authors("self1e")
+        save_head(folder, HeadConfig("self1e", asdict(settings), where, canvas=TILE, prompt=asked, trained=made), state)
     parameters = sum(state[name].numel() for name in head)
     return ConvertedSelf1e(str(out), len(mllm), weights.updated, parameters)
 

@@ -14,10 +14,18 @@ from torch import Tensor
 from seglens.checkpoint import CheckpointError
 from seglens.convert.internvl import LEFT, OUTPUT, WORDS, read_json
 from seglens.convert.weights import Piece, Weights
+from seglens.data.asking import Asking
 from seglens.files import write_json
+from seglens.presets import recipe
 
-MLLM = "mllm"
+MLLM, FAMILY = "mllm", "internvl"
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
+
+
+def asked_by_authors(method: str) -> Asking | None:
+    """How a method's authors ask their model, in training and in evaluation."""
+    theirs = recipe("authors", method)
+    return Asking.of(theirs.prompt or "none", theirs.system[FAMILY])
 
 
 def check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:

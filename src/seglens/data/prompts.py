@@ -21,12 +21,13 @@ LONG = ("sentence", "long")
 @dataclass(frozen=True)
 class Prompts:
     """Templates with {query}: `short` for names and phrases, `long` for whole sentences, `why` where an answer in words
-    is wanted too. `lower`: names and phrases are put in lower case."""
+    is wanted too. `lower`: names and phrases are put in lower case; `undotted`: without full stops at their ends."""
 
     short: tuple[str, ...]
     long: tuple[str, ...]
     why: tuple[str, ...] = ()
     lower: bool = False
+    undotted: bool = False
 
 
 _ASK = ("Can you segment the {query} in this image?", "Please segment the {query} in this image.")
@@ -47,6 +48,10 @@ PROMPTS: dict[str, Prompts] = {
     "lens": Prompts((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),  # LISA's without the last sentence
     "lisa-eval": Prompts((" " + _WHAT + _OUTPUT,), (" {query}" + _OUTPUT,)),
     "lens-eval": Prompts((_WHAT,), (" {query}",)),
+    # in front of a request: UFO's and MLLMSeg's own questions stand in the settings of these methods
+    "ufo": Prompts((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),
+    "ufo-eval": Prompts((_WHAT,), ("{query}",), lower=True),
+    "mllmseg": Prompts(("{query}",), ("{query}",), lower=True, undotted=True),
 }
 
 
@@ -60,10 +65,18 @@ def apply(preset: str, query: str, kind: str, key: int, why: bool = False) -> st
     if not query.strip():
         raise ValueError("got an empty query; it must say what to look for")
     forms = PROMPTS[preset]
-    asked, long = query.strip(), kind in LONG
-    templates = forms.why if why and forms.why else forms.long if long else forms.short
+    templates = forms.why if why and forms.why else forms.long if kind in LONG else forms.short
     template = templates[below(key, len(templates))]
-    return template.format(query=asked.lower() if forms.lower and not long else asked)
+    return template.format(query=worded(query, kind, forms.lower, forms.undotted))
+
+
+def worded(query: str, kind: str, lower: bool, undotted: bool) -> str:
+    """The query as it stands in a template."""
+    asked = query.strip()
+    if kind in LONG:
+        return asked
+    asked = asked.strip(".").strip() if undotted else asked
+    return asked.lower() if lower else asked
 
 
 def prompted(sample: Sample, preset: str, seed: int = 0) -> Sample:
@@ -86,7 +99,7 @@ def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Ta
         query = apply(preset, target.query, target.kind, key, why)
     except ValueError as error:
         raise ValueError(f"target {number} of image {sample}: {error}") from None
-    return replace(target, query=query, explained=why)
+    return replace(target, query=query, explained=why, prompted=True)
 
 
 class Prompted:

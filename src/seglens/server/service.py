@@ -133,7 +133,7 @@ class Service:
             )  # fmt: skip
 
     def _check_query(self, query: str) -> None:
-        self.segmenter.backbone.prompts.to_read([query])
+        self.segmenter.backbone.reading.to_read([self.segmenter.asking.put(query)])
 
     async def refine(self, opened: OpenedImage, request: RefineRequest, receive: Receive) -> Prediction:
         """Raises QuestionError, CorrectionError and Refusals."""
