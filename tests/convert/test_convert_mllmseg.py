@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig
 
+from authors_words import CONVERSATIONS
 from command import Run
 from convert import their_files
 from convert.their_files import SIZES, Size
@@ -232,20 +233,25 @@ def test_the_head_says_what_the_checkpoint_says(base: Path, source: Path, tmp_pa
     """From a picture and words to mask logits: as SegLens loads and runs it, and by transformers with the authors'
     words, states (each one token early) and decoder."""
     convert_mllmseg(source, tmp_path / "head", base, refuses=True, settings=TINY)
-    method: Any = Segmenter.from_pretrained(tmp_path / "head", dtype=torch.float32).method
+    segmenter = Segmenter.from_pretrained(tmp_path / "head", dtype=torch.float32)
+    method: Any = segmenter.method
+    query = segmenter.asking.put("The red cup.", "phrase")  # which its authors ask in lower case, without full stops
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    read = method.mllm.read(method.mllm.open(picture), ["the red cup"])
+    read = method.mllm.read(method.mllm.open(picture), [query])
     tensors, size = checkpoint(base)
     model = InternVLForConditionalGeneration.from_pretrained(base).eval()
     model.resize_token_embeddings(size.words + 2, mean_resizing=False)
     words, output = ("tok_embeddings", "output") if size.internlm else ("embed_tokens", "lm_head")
     model.get_input_embeddings().weight.data.copy_(tensors[f"language_model.model.{words}.weight"])
     model.lm_head.weight.data.copy_(tensors[f"language_model.{output}.weight"])
-    prompts, asked = method.mllm.script.prompts, method.mllm.script.question("the red cup")
+    prompts, asked = method.mllm.script.prompts, method.mllm.script.question(query)
     said = prompts.processor.tokenizer.decode(asked.ids[:-1])
     assert " What are the red cupin this image? Please output segmentation masks.<|im_end|>" in said
     assert said.endswith("assistant\nSure,the red cup:")
     before = prompts.before()
+    theirs = next(one.theirs for one in CONVERSATIONS if one.method == "mllmseg")
+    told = theirs[: theirs.index("<IMG_CONTEXT>")]
+    assert before == prompts.processor.tokenizer(told).input_ids
     ids = torch.tensor([[*before, *[size.image_token] * 16, *asked.ids]])
     first, seg = len(before), ids.shape[1] - 1
     assert ids[0, seg] == size.words

@@ -113,14 +113,17 @@ def test_the_head_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -> N
     """From a picture and words to mask logits: as SegLens loads and runs it, and by transformers with the authors'
     words, attention (image tokens see each other and [SEG]) and MLPs."""
     convert_self1e(source, tmp_path / "head", base)
-    method: Any = Segmenter.from_pretrained(tmp_path / "head", dtype=torch.float32).method
+    segmenter = Segmenter.from_pretrained(tmp_path / "head", dtype=torch.float32)
+    method: Any = segmenter.method
+    query = segmenter.asking.put("the red cup")
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    found = method.decode(method.mllm.read(method.mllm.open(picture), ["the red cup"]), None).mask_logits[0, 0]
+    found = method.decode(method.mllm.read(method.mllm.open(picture), [query]), None).mask_logits[0, 0]
     tensors, size = checkpoint(base), tiny_size(base)
-    prompts, asked = method.mllm.script.prompts, method.mllm.script.question("the red cup")
+    prompts, asked = method.mllm.script.prompts, method.mllm.script.question(query)
     said = prompts.processor.tokenizer.decode(asked.ids[:-1])
     assert " What is the red cup in this image? Please output segmentation mask.<|im_end|>" in said
     before = prompts.before()
+    assert prompts.processor.tokenizer.decode(before).startswith("<|im_start|>system\nYou are an helpful assistant.")
     ids = torch.tensor([[*before, *[size.image_token] * GRID**2, *asked.ids]])
     first, seg = len(before), int((ids[0] == size.words).nonzero())
     assert seg == ids.shape[1] - 1
