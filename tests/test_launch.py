@@ -20,6 +20,7 @@ from sharded_run import train_sharded
 from train_run import apart, finished, head_of, killed, run, train
 
 HOW = {"steps": 12, "images": 4, "micro": 1, "save_every": 2, "mixed_precision": "no", "log_every": 6}
+GROUPS = {"weight_decay": 0.5, "decay": "weights"}  # parameters in two groups, which each way must keep apart
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,13 @@ def files(llava: Path, sam: Path) -> tuple[str, str]:
 def test_shards_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
     """FSDP 2 on two processes, killed on its way: it goes on as it was, and as one process without shards."""
     one, two, mixed = (tmp_path / name for name in ("one", "two", "mixed"))
-    whole = train(*files, str(one), **HOW).state_dict()
-    assert killed(run(files, two, 2, train_sharded, **HOW), two, 2) < HOW["steps"]
+    whole = train(*files, str(one), **HOW, **GROUPS).state_dict()
+    assert killed(run(files, two, 2, train_sharded, **HOW, **GROUPS), two, 2) < HOW["steps"]
     shutil.copytree(two, mixed)
-    finished(run(files, two, 2, train_sharded, **HOW))
+    finished(run(files, two, 2, train_sharded, **HOW, **GROUPS))
     # measured: 1.2e-4 of a step of the optimiser; sums run in another order
     assert apart(whole, head_of(two)) < 1e-3
-    assert apart(whole, train(*files, str(mixed), **HOW).state_dict()) < 1e-3
+    assert apart(whole, train(*files, str(mixed), **HOW, **GROUPS).state_dict()) < 1e-3
     assert apart(load_file(one / "best/head.safetensors"), load_file(two / "best/head.safetensors")) < 1e-3
     moments, sharded = (torch.load(out / "step_12/optimizer.bin", weights_only=True)["state"] for out in (one, two))
     assert moments.keys() == sharded.keys()
