@@ -221,16 +221,18 @@ class Start:
             ) from error
 
     def _differing(self) -> str:
-        """Its settings that are others here, as a user would give them."""
+        """Its settings that are others here, as a user would give them: numbers and choices first, a few of them."""
         config = read_config(self.folder)
         settings: Any = method_settings(config.method, config.settings)
         pairs: list[tuple[Any, Any]] = [(settings, self.recipe.method), (config.canvas, self.recipe.canvas)]
-        return ", ".join(
-            f"{field.name}={getattr(theirs, field.name)}"
+        other = {
+            field.name: getattr(theirs, field.name)
             for theirs, ours in pairs
             for field in fields(theirs)
             if getattr(theirs, field.name) != getattr(ours, field.name)
-        )
+        }
+        told = sorted(f"{name}={value}" for name, value in other.items())
+        return few(sorted(told, key=lambda one: " " in one))  # what is said in words last
 
     def note(self) -> dict[str, str]:
         return {"head": self.name, "weights": weights_sum(self.folder)}
