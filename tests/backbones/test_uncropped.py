@@ -11,12 +11,16 @@ from bare import Bare
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from seglens.agent import Agent
 from seglens.agent.conversation import pair
 from seglens.backbones import Backbone, Manner, load_backbone
 from seglens.backbones.uncropped import LONGEST, crops, squared
+from seglens.decoders import MaskDecoder
 from seglens.prediction import Prediction
+from seglens.segmenter import Segmenter
 from shared import shared
 from tiny import KINDS
+from train_run import fresh, head_config
 
 QUESTION = "what is in the picture ?"
 CROPPED = {"llava-1.5"}  # the kinds whose own processor cuts the ends off a long picture
@@ -88,6 +92,26 @@ def test_nothing_of_a_pair_is_lost(backbone: Backbone, image: np.ndarray) -> Non
             parts = [one if n == number else kept for n, kept in enumerate(halves)]
             joined = np.concatenate(parts, axis=0 if image.shape[1] > image.shape[0] else 1)
             assert not torch.equal(seen(backbone, joined), whole)
+
+
+def test_a_follow_up_shows_the_whole_pair(
+    backbone: Backbone, decoder: MaskDecoder, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Algorithm S1, lines 12 to 14, in a conversation: the model is shown what `pair` makes, all of it."""
+    segmenter = Segmenter(backbone, decoder, fresh(backbone, decoder), head_config(backbone, decoder))
+    talk = Agent(segmenter).start(image)
+    talk.point_at([found_in(image)])
+    shown, generate = list[torch.Tensor](), backbone.module.generate
+
+    def watched(**how: torch.Tensor) -> torch.Tensor:
+        shown.append(how["pixel_values"])
+        return generate(**how)
+
+    monkeypatch.setattr(backbone.module, "generate", watched)
+    talk.say("what colour is it ?", route="followup")
+    expected = pair(found_in(image), padded=True)
+    assert min(expected.shape[:2]) > min(image.shape[:2])  # the longer sides lie together
+    assert torch.equal(shown[0], seen(backbone, expected))
 
 
 def test_all_ways_to_talk_see_it(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
