@@ -111,7 +111,7 @@ def little_memory(folder: Path, number: int, chance: random.Random) -> Iterator[
         words = " ".join(f"'{word}'" for word in (sys.executable, "-m", "seglens", *segment(f"start {k}")))
         begun = subprocess.run(
             ["timeout", "-s", "KILL", str(LONGEST), "bash", "-c", f"ulimit -v {size} && exec {words}"], cwd=folder,
-            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         lines = begun.stderr.strip().splitlines()
         fine = begun.returncode == 0 or (len(lines) == 1 and "memory" in lines[0])

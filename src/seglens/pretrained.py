@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from seglens.names import check_name
 from seglens.packed import PACKED, PLAIN, load_packed
+from seglens.room import check_room, weight_bytes
 
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
 # What may be said of loading, all of which is heard: transformers takes some names and drops them.
@@ -66,12 +68,14 @@ def load_strict(
     safetensors only, and in a folder also packed ones (`seglens.packed`).
 
     `needless` says which tensors of the files may stay unused. Raises ValueError when a tensor is missing, extra or of
-    another shape, or when a file is damaged, and OSError when there is no safetensors file."""
+    another shape, or when a file is damaged, OSError when there is no safetensors file, and MemoryError when there is
+    no room for its weights."""
     source: str | Path | None = name
     folder = Path(name)
     refuse_adapter(folder)
     if (folder / PLAIN).is_file() and (folder / INDEX).is_file():
         raise ValueError(f"{folder} holds both {PLAIN} and {INDEX} with its parts; remove what is not meant")
+    _check_room(folder, needless, loading)
     try:
         with quiet("transformers"):  # it logs a table of what does not fit and goes on; we say it in one line and stop
             if (folder / PACKED).is_file():  # transformers takes a folder or a state dict, not both
@@ -95,6 +99,21 @@ def load_strict(
     if source is None:
         _as_from(model, folder)
     return model
+
+
+def _check_room(folder: Path, needless: Callable[[str], bool], loading: Mapping[str, Any]) -> None:
+    """Raises MemoryError when the weights in a folder cannot fit. What goes to a device of its own, or is packed into
+    few bits, passes through in parts."""
+    what = f"the weights in {folder}"
+    if any(loading.get(key) is not None for key in ("device_map", "quantization_config", "variant")):
+        return check_room(0, what)
+    if (folder / PACKED).is_file():
+        return check_room(4 * (folder / PACKED).stat().st_size, what)  # int8 becomes fp32
+    parts = sorted(folder.glob("model-*.safetensors")) if (folder / INDEX).is_file() else []
+    files = [folder / PLAIN] if (folder / PLAIN).is_file() else parts
+    dtype = loading.get("dtype")
+    needed, made = weight_bytes(files, needless, dtype if isinstance(dtype, torch.dtype) else None)
+    check_room(needed, what, made)
 
 
 def _refuse_adapter_of_hub(name: str, loading: Mapping[str, Any]) -> None:

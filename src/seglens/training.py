@@ -31,6 +31,7 @@ from seglens.lessons import Lessons
 from seglens.locks import LOCK, held
 from seglens.methods.base import Method
 from seglens.methods.groups import Decay, groups
+from seglens.room import TRAINING, check_room
 from seglens.runs import LAST, Reached, RunError, RunFolder, claim
 from seglens.types import Totals
 from seglens.validation import validate
@@ -127,6 +128,13 @@ def fit(
         return _fit(method, lessons, config, head, out, exam, quiet)
 
 
+def _check_room(method: Method) -> None:
+    """Raises MemoryError before a backward pass that could not tell of it: native code ends the process there."""
+    own = sum(one.numel() * one.element_size() for one in method.parameters() if one.requires_grad)
+    on_cpu = next(method.parameters()).device.type == "cpu"
+    check_room(3 * own if on_cpu else 0, "gradients and states of the training", spare=TRAINING)
+
+
 def _fit(
     method: Method, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path, exam: FeatureSource | None,
     quiet: bool,
@@ -144,6 +152,7 @@ def _fit(
     trained = [{"params": list(group.parameters), "weight_decay": group.weight_decay} for group in parts]
     # on a GPU the default holds copies of all gradients and states while it steps: a fifth of the peak memory
     fused = {"fused": True} if accelerator.device.type == "cuda" else {}
+    _check_room(method)
     optimiser = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, **fused)
     model, optimiser = accelerator.prepare(method, optimiser)
     begin_curves(accelerator, made)

@@ -17,7 +17,7 @@ from seglens.cli.chat import chat
 from seglens.cli.convert import convert_internvl, convert_mllmseg, convert_self1e
 from seglens.cli.data import data_check, data_show
 from seglens.cli.evaluate import evaluate
-from seglens.cli.failures import is_memory, sentence, too_tight
+from seglens.cli.failures import is_memory, mind_limit, sentence, too_tight
 from seglens.cli.general import bench
 from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
@@ -106,6 +106,7 @@ def main() -> None:
     if tight := too_tight():
         say(f"seglens: {tight}")
         raise SystemExit(2)
+    mind_limit()
     try:
         app()
     except BrokenPipeError:

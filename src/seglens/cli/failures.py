@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 
@@ -40,15 +41,28 @@ def sentence(error: BaseException) -> str | None:
 def too_tight() -> str | None:
     """What to tell a user whose limit (ulimit -v) is below what the packages need to be loaded: there some end the
     process without a word that we could catch. None where there is enough, or no such limit."""
-    if resource is None:
-        return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit in (resource.RLIM_INFINITY, -1) or limit >= LEAST:
+    limit = _limit()
+    if limit is None or limit >= LEAST:
         return None
     return (
         f"there is not enough memory: a process may take {limit / 1e6:,.0f} MB here, and {LEAST / 1e6:,.0f} MB are "
         "needed to begin; raise the limit (ulimit -v)"
     )
+
+
+def mind_limit() -> None:
+    """Before NumPy is loaded: its OpenBLAS takes a buffer for every core then, and asks for ever where it is refused
+    one. Under a limit (ulimit -v) it is told to take one; what users set themselves stays."""
+    if _limit() is not None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _limit() -> int | None:
+    """Bytes of address space that a process may take; None without a limit."""
+    if resource is None:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit in (resource.RLIM_INFINITY, -1) else limit
 
 
 def is_memory(error: BaseException) -> bool:

@@ -1,0 +1,100 @@
+"""Is there room in memory? Asked before native code is entered: where it is refused memory, some of it ends the process
+or prints a trace of its own before anything can be said.
+
+Only what is certain is asked for: weights as they will lie there, and a little to work with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limits
+    resource = None  # type: ignore[assignment]
+
+SPARE = 24 * 2**20  # bytes beside weights: with less, native code fails before there is anything to work with
+TRAINING = 128 * 2**20  # beside gradients and the optimiser's states: threads, and what a backward pass lays aside
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # in such files
+
+
+def check_room(needed: int, what: str, resident: int | None = None, spare: int = SPARE) -> None:
+    """Raises MemoryError that says how much is there and how much is needed. `resident` of the bytes (default all) will
+    lie in this machine's own memory, and not only in the process's address space, as a file does that is mapped."""
+    places = [
+        (needed, address_space(), "a process may take here (ulimit -v)"),
+        (needed if resident is None else resident, free_memory(), "is free on this machine"),
+    ]
+    for wanted, left, where in places:
+        if left is not None and left < wanted + spare:
+            raise MemoryError(
+                f"{what} need {(wanted + spare) / 1e6:,.0f} MB more, and {left / 1e6:,.0f} MB are left of what {where}"
+            )
+
+
+def address_space() -> int | None:
+    """Bytes that this process may still take of its limit (ulimit -v); None where there is none."""
+    if resource is None:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit in (resource.RLIM_INFINITY, -1):
+        return None
+    taken = _first_number(Path("/proc/self/statm"))
+    return None if taken is None else max(0, limit - taken * os.sysconf("SC_PAGE_SIZE"))
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that can be had without ending others, swap included; None where the system does not tell."""
+    try:
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * sum(int(rows[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def weight_bytes(
+    files: list[Path], needless: Callable[[str], bool] = lambda key: False, dtype: torch.dtype | None = None
+) -> tuple[int, int]:
+    """What the tensors of safetensors files take, those left out that are `needless`; floating ones in `dtype`, by
+    default that of the file. And how much of it is made anew, in another precision: the rest may stay a mapped file.
+    Nothing for a file that is none: whoever reads it says so."""
+    try:
+        rows = [one for path in files for key, one in _header(path).items() if not needless(key)]
+        made = sum(_bytes(one, dtype) for one in rows if _changes(one, dtype))
+        return made + sum(_bytes(one, dtype) for one in rows if not _changes(one, dtype)), made
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0, 0
+
+
+def _header(path: Path) -> Mapping[str, Any]:
+    """By the names of tensors, as the format has it: eight bytes that say how long it is, and JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError(f"{path} is cut short")
+        head = json.loads(file.read(length))
+    return {key: one for key, one in head.items() if key != "__metadata__"}
+
+
+def _changes(one: Mapping[str, Any], dtype: torch.dtype | None) -> bool:
+    return dtype is not None and one["dtype"] in FLOATS and FLOATS[one["dtype"]] != dtype
+
+
+def _bytes(one: Mapping[str, Any], dtype: torch.dtype | None) -> int:
+    if dtype is not None and _changes(one, dtype):
+        return math.prod(one["shape"]) * dtype.itemsize
+    first, end = one["data_offsets"]
+    return int(end - first)
+
+
+def _first_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
