@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,12 +28,21 @@ def probe(
     out: Annotated[
         Path | None, typer.Option(help="Write probe.json and the curve, probe.png, into this folder (or NAME.json).")
     ] = None,
+    heads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Find attention heads instead, for --heads of the commands that segment without a "
+            "trained head, and write them into this file.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
     device: Device = AUTO,
 ) -> None:
     """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
-    Takes the earliest layer within one standard error of the best."""
+    Takes the earliest layer within one standard error of the best. With --heads: the heads that look where the words
+    point, and how much of their attention says that the thing is there."""
     from seglens.checkpoint import Origin
     from seglens.data import load_data
     from seglens.data.dataset import faults_of
@@ -42,6 +52,10 @@ def probe(
     from seglens.probe import probe as measure
 
     check_limit(limit)
+    if heads is not None:
+        if out is not None:
+            raise ValueError("got --heads and --out; the first writes heads, the second the curve of layers: give one")
+        return _heads(backbone, data, limit, image_size, heads, as_json, overwrite, device)
     samples = load_data(data)  # before a large model is loaded
     file = out if out is None or out.suffix == ".json" else out / "probe.json"
     if file is not None:  # what cannot be written is told before the work
@@ -67,6 +81,36 @@ def probe(
     }
     files = {} if file is None else _write(file, report, curve)
     emit({**report, "files": files}) if as_json else _print(report, curve, files)
+
+
+def _heads(
+    backbone: str, data: str, limit: int | None, image_size: int | None, file: Path, as_json: bool, overwrite: bool,
+    device: str,
+) -> None:  # fmt: skip
+    from seglens.data import load_data
+    from seglens.files import check_folder, check_free
+    from seglens.head_probe import find_heads
+
+    samples = load_data(data)
+    check_folder(file.parent)
+    check_free([] if overwrite else [file])
+    mllm = load_mllm(backbone, device=device, image_size=image_size)
+    with progress("probing", len(samples) if limit is None else min(limit, len(samples)), hidden=as_json) as tick:
+        choice = find_heads(mllm, samples, limit, tick, note={"data": data, "limit": limit})
+    choice.save(file)
+    if as_json:
+        emit({**asdict(choice), "file": str(file)})
+        return
+    for (layer, head), share in zip(choice.heads, choice.found["chosen"], strict=True):
+        print(f"layer {layer}, head {head}: chosen by {share:.1%} of {choice.found['queries']} queries")
+    found = choice.found
+    told = f"{found['own_kept']:.1%} of a picture's own phrases kept, {found['others_refused']:.1%} of others refused"
+    known = "presence is not told" if choice.mass is None else f"present from a mass of {choice.mass:.3f} on"
+    print(f"{known} ({told})")
+    print(file)
+    print(
+        f"seglens segment IMAGE QUERY --backbone {shlex.quote(backbone)} --decoder SAM --heads {shlex.quote(str(file))}"
+    )
 
 
 def _panels(curve: Curve) -> list[Panel]:

@@ -103,9 +103,7 @@ class Localization(Method):
 
     def _map(self, read: HeadMaps) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q"]]:
         """The sum of the localization heads' maps, each relative to its peak, and their mean mass. Padding has none."""
-        maps = rearrange(read.maps, "b l n q h w -> b q (l n) h w").float()
-        mass = maps.flatten(3).sum(-1)
-        maps = maps * read.inside[:, None, None]
+        maps, mass = maps_and_masses(read)
         heads = self._heads(maps, mass, read.maps.shape[2])
         at = repeat(heads, "b q k -> b q k h w", h=maps.shape[-2], w=maps.shape[-1])
         picked = maps.gather(2, at)
@@ -115,19 +113,12 @@ class Localization(Method):
 
     def _heads(
         self, maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int
-    ) -> Int[Tensor, "b q c"]:
-        """The given ones, or for each query those whose attention is the least spread, among heads that look at the
-        image: with a mass above the elbow of the sorted masses."""
-        if self.config.heads:
-            given = mass.new_tensor([layer * width + head for layer, head in self.config.heads], dtype=torch.long)
-            return given.expand(*mass.shape[:2], -1)
-        share = maps.flatten(3) / maps.flatten(3).sum(-1, keepdim=True).clamp(min=TINY)
-        spread = -(share * share.clamp(min=TINY).log()).sum(-1)
-        layer = torch.arange(mass.shape[2], device=mass.device) // width
-        looks = (mass >= elbow(mass)[..., None]) & (layer >= self.config.first_layer)
-        # those that do not look come last, the strongest of them first: there are always enough
-        rank = torch.where(looks, spread, spread.amax() + 2 - mass - (layer >= self.config.first_layer).to(mass))
-        return rank.topk(min(self.config.chosen, mass.shape[2]), largest=False).indices
+    ) -> Int[Tensor, "b q c"]:  # fmt: skip
+        """The given ones, or those that each query chooses."""
+        if not self.config.heads:
+            return choose(maps, mass, width, self.config)
+        given = mass.new_tensor([layer * width + head for layer, head in self.config.heads], dtype=torch.long)
+        return given.expand(*mass.shape[:2], -1)
 
     def _presence(self, mass: Float[Tensor, "b q"]) -> Float[Tensor, "b q"] | None:
         """The odds of the mass, over those of the mass at which nobody can say."""
@@ -163,6 +154,27 @@ class Localization(Method):
             if k != best and density[k] >= self.config.join * density[best] and again <= self.config.overlap:
                 joined, union = torch.maximum(joined, masks[k]), torch.maximum(union, inside[k])
         return joined
+
+
+def maps_and_masses(read: HeadMaps) -> tuple[Float[Tensor, "b q k h w"], Float[Tensor, "b q k"]]:
+    """The maps of all heads of all layers in a row, nothing on padding, and the attention that each pays to the image
+    tokens."""
+    maps = rearrange(read.maps, "b l n q h w -> b q (l n) h w").float()
+    return maps * read.inside[:, None, None], maps.flatten(3).sum(-1)
+
+
+def choose(
+    maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int, config: LocalizationConfig
+) -> Int[Tensor, "b q c"]:  # fmt: skip
+    """The heads of each query, of layers of `width`, whose attention is the least spread among those that look at the
+    image: with a mass above the elbow of the sorted masses."""
+    share = maps.flatten(3) / maps.flatten(3).sum(-1, keepdim=True).clamp(min=TINY)
+    spread = -(share * share.clamp(min=TINY).log()).sum(-1)
+    layer = torch.arange(mass.shape[2], device=mass.device) // width
+    looks = (mass >= elbow(mass)[..., None]) & (layer >= config.first_layer)
+    # those that do not look come last, the strongest of them first: there are always enough
+    rank = torch.where(looks, spread, spread.amax() + 2 - mass - (layer >= config.first_layer).to(mass))
+    return rank.topk(min(config.chosen, mass.shape[2]), largest=False).indices
 
 
 def _parted(items: Sequence[Prompt], size: int) -> list[Sequence[Prompt]]:
