@@ -20,7 +20,7 @@ FOLDER = ROOT / "benchmarks"
 OWN = (
     "attacks", "crowds", "errands", "faults", "flips", "hostile", "kills", "large", "lisa", "loops", "lora", "measure",
     "memory", "models", "operations", "questions", "quantised_cache", "served", "serving", "shortages", "training",
-    "trials", "wire",
+    "trials", "untrained", "wire",
 )  # fmt: skip
 HURRY = ["--size", "tiny", "--rounds", "1", "--json"]
 Run = Callable[..., dict[str, Any]]
@@ -49,6 +49,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def aims(found: dict[str, Any]) -> list[float]:
     return [round(ratio["aim"], 3) for ratio in found["ratios"] if ratio["aim"] is not None]
+
+
+def test_untrained(run: Run) -> None:
+    found = run("untrained")
+    spent = found["rows"]
+    lens, free = (spent[f"question n, {name}"] for name in ("LENS", "without a trained head"))
+    assert found["ratios"][1]["value"] == pytest.approx(free / lens)
 
 
 def test_questions(run: Run) -> None:

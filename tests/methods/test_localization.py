@@ -21,6 +21,7 @@ from seglens.backbones.head_choice import KNOWN, HeadChoice, HeadChoiceError, kn
 from seglens.checkpoint import read_config
 from seglens.data.world import WorldData
 from seglens.evaluation import run
+from seglens.head_probe import find_heads, parted
 from seglens.methods import LocalizationConfig
 from seglens.methods.localization import Localization, blurred, elbow
 from seglens.segmenter import Segmenter
@@ -348,3 +349,38 @@ def test_serve_by_the_parts_names(monkeypatch: pytest.MonkeyPatch, seglens: Run)
     code, _, err = seglens("serve", *BOTH, "--model", "embedded")
     assert code == 2
     assert "--model embedded and --backbone" in err
+
+
+# ------------------------------------------------------------------ finding heads
+
+
+def test_heads_are_found_without_masks(seglens: Run, tmp_path: Path) -> None:
+    """By the choice of most queries, and with the mass that parts a picture's phrases from those of others."""
+    file = tmp_path / "heads.json"
+    words = ("probe", "--backbone", PARTS[0], "--data", "world:n=10,seed=7,split=train", "--heads", file)
+    code, out, err = seglens(*words)
+    assert code == 0, err
+    choice = HeadChoice.read(file)
+    assert set(choice.heads) == {(2, 0), (3, 0), (3, 3)}  # those that masks choose, too
+    assert choice.mass is not None
+    assert 0.1 < choice.mass < 0.8
+    assert choice.found["images"] == 10
+    assert "layer 2, head 0" in out
+    assert Segmenter.from_parts(*PARTS, heads=file).config.presence == "trained"
+    code, _, err = seglens(*words)
+    assert code == 2
+    assert "heads.json" in err
+
+
+def test_what_attention_does_not_tell_is_not_told() -> None:
+    mass = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    own = torch.tensor([False, False, True, False, True, True])
+    even, kept, refused = parted(mass, own)
+    assert (even, kept, refused) == (pytest.approx(0.4), pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert parted(mass, torch.ones(6, dtype=torch.bool)) == (0.5, 1.0, 0.0)
+    assert parted(torch.full((6,), 0.3), own)[1:] == (0.0, 1.0)
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 images"):
+        find_heads(Segmenter.from_parts(*PARTS).backbone, WorldData(n=1, seed=7))
