@@ -182,7 +182,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     def loaded(kind: str) -> Backbone:
         folder = tmp_path_factory.mktemp("methods") / kind
         EVERY[kind].save(folder)
-        return load_backbone(folder, **{**EVERY[kind].options, **EXACT})
+        return load_backbone(folder, **{**EVERY[kind].options, **EXACT, "as_is": True})  # chat as the bare model's
 
     return loaded
 
