@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seglens.cache import Cache, Manifest, build
-from seglens.features import Asked, Features, Pick
-from seglens.types import Embedding, Sample, Target
+from seglens.core.types import Embedding, Sample, Target
+from seglens.features.cache import Cache, Manifest, build
+from seglens.features.frozen import Asked, Features, Pick
 
 ROUNDS, PER_SHARD, QUESTIONS = 5, 8, 8
 PREFIX, TOKENS, WIDTH, GRID, CHANNELS, SIDE = 611, 20, 4096, 24, 256, 64  # of LLaVA-1.5-7B and of SAM

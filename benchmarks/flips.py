@@ -57,17 +57,17 @@ def targets(folder: Path) -> list[Target]:
 
 def _package(folder: Path) -> Path:
     """A copy of the package's own weights, to be damaged in its place."""
-    import seglens.checkpoint
+    import seglens.checkpoints.head
 
     for name in MODELS:
-        shutil.copytree(seglens.checkpoint.weights_folder() / name, folder / "weights" / name)
+        shutil.copytree(seglens.checkpoints.head.weights_folder() / name, folder / "weights" / name)
     return folder / "weights"
 
 
 def _use(weights: Path) -> None:
-    import seglens.checkpoint
+    import seglens.checkpoints.head
 
-    seglens.checkpoint.weights_folder = lambda: weights
+    seglens.checkpoints.head.weights_folder = lambda: weights
 
 
 def flips(folder: Path, number: int, chance: random.Random) -> Iterator[Trial]:

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 
 from trials import Running, Trial, cache, command, contents, train
 
-from seglens.locks import LOCK
+from seglens.core.locks import LOCK
 
 WEIGHTS = ("head/head.safetensors", "model.safetensors")  # what has to be the same after a training
 Words = Callable[[str], list[object]]

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from measure import Ratio, Report, machine, options
 
-from seglens.incoming import Limits
-from seglens.integrations.desk import MOST_QUERIES, Desk
-from seglens.integrations.images import Doors
-from seglens.miniature.gauge import measured
-from seglens.schema import Click
-from seglens.segmenter import OpenedImage, Segmenter
+from seglens.core.schema import Click
+from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.miniature.profiling import measured
+from seglens.serving.tools.tool_images import Doors
+from seglens.serving.tools.tool_service import MOST_QUERIES, Desk
+from seglens.serving.uploads import Limits
 
 SIZES = {"24mp": (4000, 6000), "64mp": (8000, 8000), "tiny": (120, 180)}  # height and width
 CLICKS, QUERIES = 100, 16

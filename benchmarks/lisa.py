@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from seglens.backbones import Backbone
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding
 from seglens.decoders import MaskDecoder
-from seglens.geometry import Frame
-from seglens.types import Embedding
 
 ANSWER = 7  # tokens of "Sure, it is [SEG]." in LLaMA's vocabulary, with the end
 SEG = 4  # which of them is [SEG], from 0

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from measure import Ratio, Report, machine, medians, options
 from torch import Tensor
 
-from seglens.losses import mask_terms
+from seglens.core.metrics import overlap
 from seglens.methods.keypoints import EPSILON, refine, suppress
-from seglens.metrics import overlap
+from seglens.methods.losses import mask_terms
 
 KEYPOINTS, RADIUS = 16, 4.0
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from seglens.core.types import Embedding
 from seglens.decoders.sam import SamDecoder
-from seglens.losses import mask_terms
-from seglens.types import Embedding
+from seglens.methods.losses import mask_terms
 
 RANK, ALPHA = 8, 16
 

@@ -31,14 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from seglens.backbones.depth import Depth
 from seglens.backbones.llava import LlavaBackbone
+from seglens.backbones.read_layer import Depth
+from seglens.core.types import Embedding, Readout
 from seglens.decoders.sam import SamDecoder
-from seglens.losses import bce, mask_terms
 from seglens.methods import Lens, build_lens
-from seglens.miniature.gauge import Resident
-from seglens.training import TrainConfig
-from seglens.types import Embedding, Readout
+from seglens.methods.losses import bce, mask_terms
+from seglens.miniature.profiling import Resident
+from seglens.training.trainer import TrainConfig
 
 IMAGES, QUESTIONS = 2, 3
 BEFORE, BEHIND = 5, 24  # tokens before the image, and of a question

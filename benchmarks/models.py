@@ -29,11 +29,11 @@ from transformers import (
 )
 
 from seglens.backbones import hide_loading_bars
-from seglens.checkpoint import HeadConfig, Origin
+from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.inference.frozen_models import Parts
+from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens, LensConfig, build_lens
 from seglens.miniature.models import CHAT_TEMPLATE, make_tokenizer
-from seglens.parts import Parts
-from seglens.segmenter import Segmenter
 
 PATCH, SAM_PATCH = 14, 16
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from seglens.backbones.depth import Depth
 from seglens.backbones.llava import LlavaBackbone
+from seglens.backbones.read_layer import Depth
+from seglens.core.types import Embedding, Readout
 from seglens.decoders.sam import SamDecoder
 from seglens.methods import Lens, build_lens
-from seglens.types import Embedding, Readout
 
 TERA = 1e12
 

@@ -22,17 +22,17 @@ from torch import Tensor
 
 from seglens import Segmenter
 from seglens.backbones import hide_loading_bars
-from seglens.cache import Cache, Stored
-from seglens.checkpoint import HeadConfig, Origin
+from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.core.metrics import bootstrap, iou, overlap
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
-from seglens.features import Pick, collate
-from seglens.lessons import Drawn
+from seglens.features.cache import Cache, Stored
+from seglens.features.frozen import Pick, collate
+from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, build_lens
-from seglens.metrics import bootstrap, iou, overlap
 from seglens.miniature.build import HEAD_TRAINING, LAYER, lens_config
-from seglens.parts import Parts
-from seglens.training import fit
+from seglens.training.example_stream import Drawn
+from seglens.training.trainer import fit
 
 AIM = 0.3  # points
 

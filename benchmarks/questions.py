@@ -20,9 +20,9 @@ from measure import Ratio, Report, machine, medians, options
 from seglens import Segmenter
 from seglens.backbones import hide_loading_bars
 from seglens.decoders import load_decoder
-from seglens.miniature.language import speaker
-from seglens.miniature.world import World
-from seglens.segmenter import OpenedImage
+from seglens.inference.segmenter import OpenedImage
+from seglens.world.language import speaker
+from seglens.world.world import World
 
 TOGETHER = 8
 SIDE = 640  # pixels of a photograph's longer side in COCO

@@ -22,7 +22,7 @@ REASONS = ("File too large", "has no room", "No space left on device", "disk is 
 
 def prepare(folder: Path) -> None:
     """A scene, a huge picture, and the features that trainings here read."""
-    from seglens.miniature.world import World
+    from seglens.world.world import World
 
     Image.fromarray(World("test", 7).scene(0).image).save(folder / "scene.png")
     Image.fromarray(np.zeros((7000, 9000), np.uint8)).save(folder / "huge.png")

@@ -19,13 +19,13 @@ import torch
 from measure import Ratio, Report, machine, medians, options
 from PIL import Image
 
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, Sample
 from seglens.data.world import WorldData
-from seglens.features import Features, FeatureSource, Pick, collate
-from seglens.geometry import Frame
+from seglens.features.frozen import Features, FeatureSource, Pick, collate
+from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens
-from seglens.parts import Parts
-from seglens.training import TrainConfig
-from seglens.types import Embedding, Sample
+from seglens.training.trainer import TrainConfig
 
 IMAGES, QUESTIONS = 2, 3  # of a step, as in LENS's and LISA's training: 2 images a GPU, 3 questions each
 KEPT = 8  # images in the cache

@@ -117,10 +117,10 @@ def ready() -> None:
 
     import seglens.cli
     import seglens.cli.failures
-    import seglens.courses
     import seglens.exports
-    import seglens.miniature.units
-    import seglens.sources  # noqa: F401
+    import seglens.inference.image_sources
+    import seglens.miniature.subprocess_jobs
+    import seglens.training.setup  # noqa: F401
 
     torch.set_num_threads(1)
 

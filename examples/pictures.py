@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from seglens import OpenedImage, Prediction, Segmenter
 from seglens.backbones import hide_loading_bars
-from seglens.backbones.watch import Watch
+from seglens.backbones.attention_maps import Watch
+from seglens.core.files import write_atomic
 from seglens.data.world import WorldData
-from seglens.files import write_atomic
+from seglens.inference.prediction import on_mask, png_bytes
 from seglens.methods.keypoints import suppress
-from seglens.prediction import on_mask, png_bytes
 
 SEED, SCENE = 6, 7  # a deer among other things
 QUERY = "the thing that runs shy in the forest"

@@ -12,12 +12,12 @@ import torch
 from command import Run, in_process
 from decoders.tiny import save_sam
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoint import embedded_folder
+from seglens.checkpoints.head import embedded_folder
+from seglens.core.types import Sample
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.packed import unpack_folder
-from seglens.segmenter import OpenedImage, Segmenter
-from seglens.types import Sample
+from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.model_files.int8_weights import unpack_folder
 from tiny import KINDS
 
 torch.set_num_threads(1)  # the suite runs in parallel processes

@@ -18,7 +18,15 @@ import torch
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["seglens.cli", "seglens.courses", "seglens.training", "seglens.server.app", "accelerate", "tensorboard", "uvicorn"]
+    [
+        "seglens.cli",
+        "seglens.training.setup",
+        "seglens.training.trainer",
+        "seglens.serving.http.app",
+        "accelerate",
+        "tensorboard",
+        "uvicorn",
+    ]
 )
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    "tests/test_private.py", "tests/test_installed.py",  # what we use of their insides
-    "tests/backbones/test_cached.py", "tests/backbones/test_contract.py", "tests/backbones/test_likelihoods.py",
-    "tests/backbones/test_loading.py", "tests/backbones/test_adapter.py",  # transformers, peft
+    "tests/test_private.py", "tests/cli/test_tested_versions.py",  # what we use of their insides
+    "tests/backbones/test_transformers_cache.py", "tests/backbones/test_contract.py", "tests/backbones/test_loading.py",
+    "tests/backbones/test_chat_prefix.py", "tests/backbones/test_lora.py",  # transformers, peft
     "tests/decoders/test_decoder_contract.py",
-    "tests/server/test_routes.py", "tests/server/test_process.py",  # fastapi, uvicorn, pydantic
-    "tests/integrations/test_langchain.py", "tests/integrations/test_mcp.py",
-    "tests/test_launch.py",  # accelerate
+    "tests/serving/http/test_routes.py", "tests/serving/http/test_process.py",  # fastapi, uvicorn, pydantic
+    "tests/serving/tools/test_langchain.py", "tests/serving/tools/test_mcp.py",
+    "tests/training/test_launch.py",  # accelerate
 )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def main(folder: Path) -> int:
     if not home.is_relative_to(Path(sys.prefix).resolve()):
         print(f"seglens is imported from {home}, not from the wheel that was installed in {sys.prefix}")
         return 2
-    from seglens.installed import moved_packages
+    from seglens.cli.tested_versions import moved_packages
 
     moved = ", ".join(map(str, moved_packages())) or "none"
     print(f"newer than constraints.txt: {moved}", flush=True)
@@ -58,8 +58,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
 PAGE = """
 from urllib.request import urlopen
 from seglens import Segmenter
-from seglens.page.limits import Limits
-from seglens.page.serving import build, launch
+from seglens.serving.web.limits import Limits
+from seglens.serving.web.launch import build, launch
 blocks = build(Segmenter.from_pretrained(), "embedded", Limits())
 address = launch(blocks, Limits(), host="127.0.0.1", port=None, browser=False)
 assert b"SegLens" in urlopen(address).read()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from seglens.core.types import Sample
 from seglens.data.masks import encode_rle, save_png
 from seglens.data.records import DataError, Fault, Records
-from seglens.types import Sample
 
 
 def rows(mask: np.ndarray) -> list[list[float]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from seglens import training
-from seglens.launch import accelerator_for
 from seglens.methods import Lens
+from seglens.training import trainer as training
+from seglens.training.launch import accelerator_for
 from train_run import train
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from command import Run
 from printed import assert_shown
-from seglens.segmenter import Segmenter
+from seglens.inference.segmenter import Segmenter
 from shown import Reader, blocks
 
 ROOT = Path(__file__).parents[1]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from seglens import Segmenter
-from seglens.checkpoint import EMBEDDED_HEADS, EMBEDDED_PARTS, embedded_folder
+from seglens.checkpoints.head import EMBEDDED_HEADS, EMBEDDED_PARTS, embedded_folder
 from seglens.data.world import WorldData
-from seglens.evaluation import run, summarise
-from seglens.sums import SUMS, SumsError, check_sums, told_sums
+from seglens.evaluation.evaluate import run, summarise
+from seglens.model_files.checksums import SUMS, SumsError, check_sums, told_sums
 
 # gIoU on these scenes must exceed this; measured: .812, .700, .575, .727
 LEAST = {"embedded": 0.77, "embedded/mllmseg": 0.65, "embedded/self1e": 0.52, "embedded/lisa": 0.68}
@@ -48,9 +48,9 @@ def test_all_of_it_is_under_25_megabytes() -> None:
 
 def test_a_changed_byte_of_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of any file: a word of the vocabulary or a size in a config gives other masks without any other sign."""
-    import seglens.checkpoint
+    import seglens.checkpoints.head
 
-    monkeypatch.setattr(seglens.checkpoint, "weights_folder", lambda: tmp_path)
+    monkeypatch.setattr(seglens.checkpoints.head, "weights_folder", lambda: tmp_path)
     for name in ("lens", "mllm", "sam"):
         shutil.copytree(WEIGHTS / name, tmp_path / name)
     for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
@@ -65,7 +65,7 @@ def test_a_changed_byte_of_the_package_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_file_of_the_package_has_its_checksum() -> None:
-    """After a model was made again: python -m seglens.sums"""
+    """After a model was made again: python -m seglens.model_files.checksums"""
     folders = sorted(path for path in WEIGHTS.iterdir() if path.is_dir())
     assert folders
     for folder in folders:
@@ -73,4 +73,4 @@ def test_every_file_of_the_package_has_its_checksum() -> None:
         assert sorted(told) == sorted(path.name for path in folder.iterdir() if path.name != SUMS)
         for name, expected in told.items():
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            assert found == expected, f"{folder / name} was made again: python -m seglens.sums"
+            assert found == expected, f"{folder / name} was made again: python -m seglens.model_files.checksums"

@@ -140,7 +140,7 @@ def test_the_installed_version_has_the_methods(owner: str) -> None:
 
 
 def test_a_connection_of_uvicorn_has_a_cycle() -> None:
-    """Whether a request is under way, `server/patience.py` reads there."""
+    """Whether a request is under way, `serving/http/idle_timeout.py` reads there."""
     module = pytest.importorskip("uvicorn.protocols.http.h11_impl")
     names = {node.attr for node in ast.walk(_parsed(module)) if isinstance(node, ast.Attribute)}
     assert {"cycle", "response_complete"} <= names

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from seglens.cli.doctor_checks import examine
 from seglens.data.world import WorldData
-from seglens.doctor import examine
-from seglens.evaluation import run, summarise
-from seglens.miniature.exam import prompts, vqa
-from seglens.segmenter import Segmenter
+from seglens.evaluation.embedded_checks import prompts, vqa
+from seglens.evaluation.evaluate import run, summarise
+from seglens.inference.segmenter import Segmenter
 
 UNSEEN = WorldData(n=60, seed=31)
 

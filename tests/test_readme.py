@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from command import Run
-from seglens.costs import table, work_out
+from seglens.evaluation.costs import table, work_out
 from shown import ELSEWHERE, Reader, blocks, seglens_lines
 
 ROOT = Path(__file__).parents[1]

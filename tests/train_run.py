@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from forked import Started
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoint import HeadConfig, Origin
+from seglens.checkpoints.head import HeadConfig, Origin
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.lessons import Drawn
+from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.parts import Parts
-from seglens.training import TrainConfig, fit
+from seglens.training.example_stream import Drawn
+from seglens.training.trainer import TrainConfig, fit
 
 SMALL = replace(LensConfig(), descriptor_width=16, encoder_width=16)
 LONG = TrainConfig(steps=30, images=3, lr=1e-3, warmup=3, save_every=3, log_every=1, seed=4)

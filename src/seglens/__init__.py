@@ -14,13 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seglens.prediction import Prediction as Prediction
-    from seglens.segmenter import OpenedImage as OpenedImage
-    from seglens.segmenter import Segmenter as Segmenter
+    from seglens.inference.prediction import Prediction as Prediction
+    from seglens.inference.segmenter import OpenedImage as OpenedImage
+    from seglens.inference.segmenter import Segmenter as Segmenter
 
 __version__ = "0.1.0"
 
-_HOMES = {"OpenedImage": "segmenter", "Prediction": "prediction", "Segmenter": "segmenter"}
+_HOMES = {
+    "OpenedImage": "inference.segmenter",
+    "Prediction": "inference.prediction",
+    "Segmenter": "inference.segmenter",
+}
 __all__ = ["OpenedImage", "Prediction", "Segmenter", "__version__"]
 
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from command import Run
 from seglens.cli.chat import numbers
-from seglens.segmenter import Segmenter
-from seglens.types import Sample
+from seglens.core.types import Sample
+from seglens.inference.segmenter import Segmenter
 
 SEGLENS = Path(sys.executable).with_name("seglens")
 

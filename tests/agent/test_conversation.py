@@ -11,10 +11,10 @@ import pytest
 from seglens.agent import Agent, Conversation
 from seglens.agent.conversation import GENERATED, REFINED, pair
 from seglens.backbones import QuestionError
+from seglens.core.schema import Box, Click
+from seglens.core.types import Sample
 from seglens.data.world import WorldData
-from seglens.schema import Box, Click
-from seglens.segmenter import Segmenter
-from seglens.types import Sample
+from seglens.inference.segmenter import Segmenter
 
 CUP, HOUSE = "mark the red cup.", "segment the house."  # one is in the scene, the other is not
 ABOUT = "what colour is it?"

@@ -14,10 +14,10 @@ from seglens.agent.exam import Routed, report, route_all, written
 from seglens.agent.followups import colours
 from seglens.agent.router import PROMPTS, RoutePrompt, prompt_of
 from seglens.backbones import Backbone
-from seglens.general import BenchmarkError
-from seglens.miniature.language import FOLLOW_UPS, speaker
-from seglens.miniature.world import World
-from seglens.segmenter import Segmenter
+from seglens.evaluation.vqa import BenchmarkError
+from seglens.inference.segmenter import Segmenter
+from seglens.world.language import FOLLOW_UPS, speaker
+from seglens.world.world import World
 
 TIERS = {"plain": "dialogue", "explicit": "segmentation", "reasoning": "segmentation", "mixed": "segmentation"}
 

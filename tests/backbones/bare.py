@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from seglens.geometry import Frame
+from seglens.core.geometry import Frame
 from tiny import EVERY, TILED, Kind
 
 

@@ -14,12 +14,12 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from authors_words import CONVERSATIONS, INTERNVL_TEMPLATE, LLAVA_TEMPLATE, USER, Said
 from seglens.backbones import FAMILIES
+from seglens.backbones.answer_templates import Script
 from seglens.backbones.processors import without_videos
 from seglens.backbones.prompts import Prompts
-from seglens.backbones.script import Script
 from seglens.data.asking import Asking
 from seglens.methods.lens import LensConfig
-from seglens.presets import recipe
+from seglens.training.presets import recipe
 from tiny import internvl_tokenizer, letters
 
 NEW = 10**6  # the first number of a new token; the one before ends an answer

@@ -16,10 +16,10 @@ from bare import Bare, States, digest, error
 from torch import Tensor
 
 from seglens.backbones import FAMILIES, Backbone, OpenImage, load_backbone
+from seglens.core.geometry import Frame
+from seglens.core.types import Readout, Truth
 from seglens.decoders import MaskDecoder
-from seglens.geometry import Frame
 from seglens.methods.lens import Lens, LensConfig
-from seglens.types import Readout, Truth
 from tiny import EVERY, KINDS, TILED
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")

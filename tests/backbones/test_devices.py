@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.backbones.plain import plain_copy
+from seglens.backbones.layer_copies import plain_copy
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'seglens[train]'")
 IMAGE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from bare import Bare, error
 from torch import nn
 
 from seglens.backbones import load_backbone
-from seglens.backbones.plain import plain_copy
+from seglens.backbones.layer_copies import plain_copy
 from tiny import KINDS
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)

@@ -1,5 +1,5 @@
 """A canvas in tiles: beside the families' own image processors and classes, and what reads them. What holds of one tile
-too is asked in test_contract.py and test_adapt.py.
+too is asked in test_contract.py and test_tuned_reader.py.
 
 Errors are relative to the largest value compared, as there."""
 
@@ -13,15 +13,15 @@ import torch
 from bare import Bare, error
 from torch import Tensor
 
-from cache.made_up import made_for, same
+from features.cache.made_up import made_for, same
 from seglens.backbones import Backbone, Watch, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
-from seglens.cache import Cache, build
-from seglens.checkpoint import embedded_folder
+from seglens.checkpoints.head import embedded_folder
+from seglens.core.types import Sample, Speech, Target, Tuning
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
-from seglens.features import Features, Pick, extract
-from seglens.types import Sample, Speech, Target, Tuning
+from seglens.features.cache import Cache, build
+from seglens.features.frozen import Features, Pick, extract
 from tiny import EVERY, KINDS, TILED
 
 QUESTIONS = ("the red cup", "dog")

@@ -16,8 +16,8 @@ from seglens.agent.conversation import pair
 from seglens.backbones import Backbone, Manner, load_backbone
 from seglens.backbones.uncropped import LONGEST, crops, squared
 from seglens.decoders import MaskDecoder
-from seglens.prediction import Prediction
-from seglens.segmenter import Segmenter
+from seglens.inference.prediction import Prediction
+from seglens.inference.segmenter import Segmenter
 from shared import shared
 from tiny import KINDS
 from train_run import fresh, head_config

@@ -19,8 +19,8 @@ from convert import their_files
 from convert.test_convert_mllmseg import answers, as_published, internlm, tiny_size
 from seglens.backbones import load_backbone
 from seglens.backbones.internvl_form import internvl_config
-from seglens.backbones.skeleton import Skeleton
-from seglens.checkpoint import CheckpointError
+from seglens.backbones.internvl_spec import Skeleton
+from seglens.checkpoints.head import CheckpointError
 from seglens.convert.internvl import check_facts, mllm_pieces
 from seglens.convert.plain import convert_internvl
 from seglens.convert.weights import refuse_misfit

@@ -20,14 +20,14 @@ from command import Run
 from convert import their_files
 from convert.their_files import SIZES, Size
 from seglens.backbones import load_backbone
-from seglens.backbones.skeleton import Skeleton
-from seglens.checkpoint import CheckpointError
+from seglens.backbones.internvl_spec import Skeleton
+from seglens.checkpoints.head import CheckpointError
 from seglens.convert import weights as weights_module
 from seglens.convert.internvl import mllm_pieces
 from seglens.convert.mllmseg import POINTS, convert_mllmseg
 from seglens.convert.weights import refuse_misfit
+from seglens.inference.segmenter import Segmenter
 from seglens.methods.mllmseg import PRESETS, LightDecoder, MLLMSegConfig
-from seglens.segmenter import Segmenter
 from tiny import STRONG, internvl, internvl_processor, internvl_tokenizer, save_processor
 
 TINY = replace(PRESETS["authors"], width=32, heads=4, feed_forward=48, groups=2, subpixels=4)

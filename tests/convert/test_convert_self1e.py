@@ -18,10 +18,10 @@ from transformers import InternVLForConditionalGeneration
 
 from command import Run
 from convert.test_convert_mllmseg import answers, as_published, config_for, tiny_size
-from seglens.checkpoint import CheckpointError
+from seglens.checkpoints.head import CheckpointError
 from seglens.convert.self1e import convert_self1e
+from seglens.inference.segmenter import Segmenter
 from seglens.methods.base import TILE
-from seglens.segmenter import Segmenter
 from tiny import internvl, internvl_processor, save_processor
 
 D, GRID = 64, 4

@@ -20,11 +20,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from own_data import coco_json, judged
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.coco import _source, coco_data
 from seglens.data.masks import encode_rle
 from seglens.data.records import Bad, DataError, Records
-from seglens.types import Sample, Target
 from shared import shared
 
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from command import Run
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.conversations import conversations_data
 from seglens.data.prompts import prompted
 from seglens.data.records import Bad, DataError, Records
-from seglens.types import Sample, Target
 from shared import shared
 
 QA = {"image": "a.png", "question": "What is it?", "question_id": 7, "answer": "net"}

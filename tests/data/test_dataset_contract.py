@@ -24,12 +24,12 @@ from lisa_files import (
 from make_refer import coco_name, ref, refs, save, save_image, save_reason, sentence
 
 from own_data import write_coco, write_folder, write_jsonl, write_yolo
+from seglens.core.types import Sample, Target
 from seglens.data import DATASETS, load_data
 from seglens.data.dataset import Dataset, classes_of, faults_of, usable
-from seglens.data.layout import TREE
+from seglens.data.lisa_tree import TREE
 from seglens.data.records import DataError, Records
 from seglens.data.refer import FORMS
-from seglens.types import Sample, Target
 
 
 @dataclass(frozen=True)

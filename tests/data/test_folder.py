@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from own_data import judged, write_folder
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.folder import folder_data
 from seglens.data.masks import save_png
 from seglens.data.records import Bad, DataError, Records
-from seglens.types import Sample, Target
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
+from seglens.core.files import write_atomic, write_json
 from seglens.data.maskfile import load_mask
 from seglens.data.masks import decode_rle, encode_rle, save_png
-from seglens.files import write_atomic, write_json
 
 ROOT = Path(__file__).parents[2]
 

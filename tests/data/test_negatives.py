@@ -22,13 +22,13 @@ from lisa_files import (
 from PIL import Image
 
 from own_data import coco_json, write_coco, write_folder, write_jsonl, write_yolo
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.check import Check
 from seglens.data.dataset import Dataset
-from seglens.data.kin import is_class_name, related
 from seglens.data.negatives import USUAL, for_training, has_absent, vocabulary, with_negatives
 from seglens.data.records import Records
-from seglens.types import Sample, Target
+from seglens.data.related_names import is_class_name, related
 from shared import shared
 
 WORDS = ("cat", "car", "tree", "spoon", "tie", "frisbee")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from own_data import write_coco, write_folder, write_jsonl, write_yolo
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.world import WorldData
-from seglens.evaluation import run, summarise
-from seglens.segmenter import Segmenter
-from seglens.types import Sample, Target
+from seglens.evaluation.evaluate import run, summarise
+from seglens.inference.segmenter import Segmenter
 
 FORMATS: dict[str, Callable[[Path, list[Sample]], str]] = {
     "folder": write_folder,

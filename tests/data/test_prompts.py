@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from lisa_files import stripes, write_ade20k
 
+from seglens.core.types import Sample, Target
 from seglens.data import Dataset, load_data
-from seglens.data.chance import words
 from seglens.data.dataset import classes_of
-from seglens.data.limited import Limited
 from seglens.data.prompts import PROMPTS, Prompted, apply, prompted
+from seglens.data.rng import words
+from seglens.data.subset import Limited
 from seglens.data.world import WorldData
-from seglens.types import Sample, Target
 
 MASK = np.ones((2, 3), bool)
 KEYS = words(4000, "keys of a test")

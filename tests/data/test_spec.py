@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from own_data import write_coco, write_jsonl
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
-from seglens.data.layout import LISA_TREE, TREE
+from seglens.data.lisa_tree import LISA_TREE, TREE
 from seglens.data.spec import parse, write
-from seglens.types import Sample, Target
 
 READ = {
     "world": ("world", {}),

@@ -11,10 +11,10 @@ import pytest
 
 from seglens.data import load_data
 from seglens.data.world import WorldData, kind_of, union
-from seglens.miniature.language import speaker
-from seglens.miniature.manners import new_words
 from seglens.miniature.models import make_tokenizer
-from seglens.miniature.world import World
+from seglens.world.chat_phrases import new_words
+from seglens.world.language import speaker
+from seglens.world.world import World
 
 
 def test_the_same_scene_on_every_call() -> None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from own_data import judged, write_yolo
+from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.masks import Polygons
 from seglens.data.records import Bad, DataError, Records
 from seglens.data.yolo import Shares, yolo_data
-from seglens.types import Sample, Target
 
 
 @pytest.fixture

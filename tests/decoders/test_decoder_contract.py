@@ -15,10 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import SamModel
 
 from decoders.tiny import TINY, Kind
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, Prompt
 from seglens.decoders import DECODERS, MaskDecoder, load_decoder
-from seglens.geometry import Frame
 from seglens.miniature.models import make_sam
-from seglens.types import Embedding, Prompt
 
 TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 against other batches, 0 against the model's own forward
 KINDS = {**TINY, "miniature": Kind(lambda folder: make_sam().save_pretrained(folder), SamModel)}

@@ -16,12 +16,12 @@ from transformers import Sam2Model
 
 from decoders.tiny import save_sam2, save_sam2_video
 from seglens.backbones import Backbone
-from seglens.checkpoint import HeadConfig, Origin
+from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, Readout, Truth
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.geometry import Frame
+from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.segmenter import Segmenter
-from seglens.types import Embedding, Readout, Truth
 
 QUESTIONS = ["the red cup", "what keeps you dry when it rains ?", "dog"]
 SMALL = replace(LensConfig(), keypoints=5, descriptor_width=32, encoder_width=64)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jaxtyping import Bool
 
-from seglens.prediction import Instance, Prediction
+from seglens.inference.prediction import Instance, Prediction
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 MASKS = SIZES.flatmap(lambda size: arrays(bool, size))  # holes, islands, borders, touching corners, empty, full

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from exports.made import ORDINARY, blobs, found, spots, two_cups
 from seglens.exports import Page, to_fiftyone, write
 from seglens.exports.fiftyone import _shares
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 SCRIPT = """
 import json, sys

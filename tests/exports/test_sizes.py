@@ -21,7 +21,7 @@ from seglens.data import load_data
 from seglens.data.images import load_labels
 from seglens.data.maskfile import load_mask
 from seglens.exports import FORMATS, Page, to_supervision, write
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 # pycocotools gives numpy 2 arrays in a way that numpy 1 knew.
 pytestmark = [

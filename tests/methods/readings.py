@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from seglens.types import Reading, Truth
+from seglens.core.types import Reading, Truth
 
 B, Q, WIDTH, GRID = 2, 3, 24, (3, 3)
 

@@ -13,7 +13,7 @@ from seglens.backbones import load_backbone
 from seglens.methods import build_method, mllmseg, self1e
 from seglens.methods.base import Method
 from seglens.methods.groups import groups
-from seglens.presets import recipe
+from seglens.training.presets import recipe
 from tiny import KINDS
 
 LAYER = (

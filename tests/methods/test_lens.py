@@ -16,14 +16,14 @@ from transformers import LlavaForConditionalGeneration
 
 from seglens.backbones import Backbone
 from seglens.backbones.llava import LlavaBackbone
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, MethodOutput, Readout, Truth
 from seglens.decoders import MaskDecoder
-from seglens.geometry import Frame
-from seglens.losses import bce, bce_with_logits, dice
 from seglens.methods import lens as module
 from seglens.methods import method_settings
 from seglens.methods.keypoints import suppress
 from seglens.methods.lens import Lens, LensConfig
-from seglens.types import Embedding, MethodOutput, Readout, Truth
+from seglens.methods.losses import bce, bce_with_logits, dice
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 UNTRAINED = r"mask_decoder\.(iou_prediction_head|output_hypernetworks_mlps\.[123])\."  # a single mask needs neither

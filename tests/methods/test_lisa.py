@@ -11,12 +11,12 @@ import torch
 from readings import SOME, WIDTH, B, Q, Silent, reading, taught
 from torch import Tensor
 
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, MethodOutput, Totals, Truth
 from seglens.data.prompts import apply
 from seglens.decoders import MaskDecoder
-from seglens.geometry import Frame
-from seglens.losses import bce_with_logits, dice
 from seglens.methods.lisa import PRESETS, Lisa, LisaConfig
-from seglens.types import Embedding, MethodOutput, Totals, Truth
+from seglens.methods.losses import bce_with_logits, dice
 
 
 @pytest.fixture(scope="module")

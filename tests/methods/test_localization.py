@@ -18,15 +18,15 @@ from torch import Tensor
 
 from command import Run
 from seglens.backbones.head_choice import KNOWN, HeadChoice, HeadChoiceError, known_choice
-from seglens.checkpoint import read_config
+from seglens.checkpoints.head import read_config
+from seglens.core.types import Embedding, HeadMaps, MethodOutput, Prompt
 from seglens.data.world import WorldData
-from seglens.evaluation import run
-from seglens.head_probe import find_heads, parted
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.head_probe import find_heads, parted
+from seglens.inference.segmenter import Segmenter
 from seglens.methods import LocalizationConfig
 from seglens.methods.localization import Localization, blurred, elbow
-from seglens.segmenter import Segmenter
-from seglens.server.settings import Settings
-from seglens.types import Embedding, HeadMaps, MethodOutput, Prompt
+from seglens.serving.http.settings import Settings
 
 SIDE, GRID = 48, 12
 EMBEDDING = Embedding(torch.zeros(1, 4, 3, 3))

@@ -22,19 +22,19 @@ from torch import Tensor, nn
 
 from backbones.bare import Bare, digest, error
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoint import HeadConfig, Origin, embedded_folder
-from seglens.courses import prepare
+from seglens.checkpoints.head import HeadConfig, Origin, embedded_folder
+from seglens.core.geometry import Canvas
+from seglens.core.schema import Click
+from seglens.core.types import MethodOutput, Sample, Target, Totals
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.exercises import Examiner
-from seglens.features import Batch, extract
-from seglens.geometry import Canvas
+from seglens.features.frozen import Batch, extract
+from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method, method_settings
 from seglens.methods.base import TILE, TunedMethod
-from seglens.presets import Recipe
-from seglens.schema import Click
-from seglens.segmenter import Segmenter
-from seglens.training import TrainConfig
-from seglens.types import MethodOutput, Sample, Target, Totals
+from seglens.training.presets import Recipe
+from seglens.training.setup import prepare
+from seglens.training.trainer import TrainConfig
+from seglens.training.tuned_examples import Examiner
 from tiny import EVERY, KINDS
 
 # settings small enough for tiny models, in the words that a tokenizer of one token per word or byte can be asked in

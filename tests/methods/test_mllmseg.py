@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from readings import Silent
 from torch import Tensor, nn
 
-from seglens.losses import focal, smooth_dice
+from seglens.core.types import MethodOutput, Reading, Totals, Truth
+from seglens.methods.losses import focal, smooth_dice
 from seglens.methods.mllmseg import PRESETS, Block, MaskHead, MLLMSeg, MLLMSegConfig
-from seglens.types import MethodOutput, Reading, Totals, Truth
 
 TINY = MLLMSegConfig(width=16, heads=2, feed_forward=24, groups=2, subpixels=4)
 WORDS, D, V = 30, 20, 16

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.courses import practise, prepare
+from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
-from seglens.exercises import Examiner, Exercise, through_jpeg
-from seglens.features import Pick
+from seglens.features.frozen import Pick
+from seglens.inference.frozen_models import Parts
 from seglens.methods.mllmseg import PRESETS, MLLMSeg, MLLMSegConfig, build_mllmseg
-from seglens.parts import Parts
-from seglens.presets import Recipe
-from seglens.training import TrainConfig
-from seglens.types import Sample, Target
+from seglens.training.presets import Recipe
+from seglens.training.setup import practise, prepare
+from seglens.training.trainer import TrainConfig
+from seglens.training.tuned_examples import Examiner, Exercise, through_jpeg
 from tiny import KINDS
 
 TINY = replace(PRESETS["authors"], width=16, heads=2, feed_forward=16, subpixels=2, rank=2)
@@ -167,7 +167,7 @@ def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest
         seen.append(quality)
         return through_jpeg(image, quality)
 
-    monkeypatch.setattr("seglens.exercises.through_jpeg", noted)
+    monkeypatch.setattr("seglens.training.tuned_examples.through_jpeg", noted)
     pixels = [made.exercise(shown, number=number).pixels for number in range(260)]
     assert {*seen} == set(range(75, 101))
     assert torch.equal(pixels[5], made.mllm.pixels(through_jpeg(shown.image, seen[5])))

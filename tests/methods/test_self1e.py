@@ -19,11 +19,11 @@ from readings import Silent
 from torch import Tensor, nn
 
 from seglens.backbones import load_backbone
-from seglens.exercises import Examiner, Exercise
-from seglens.losses import mask_terms
+from seglens.core.types import MethodOutput, Reading, Sample, Speech, Target, Totals, Truth, Tuning
 from seglens.methods.base import TunedReader
+from seglens.methods.losses import mask_terms
 from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
-from seglens.types import MethodOutput, Reading, Sample, Speech, Target, Totals, Truth, Tuning
+from seglens.training.tuned_examples import Examiner, Exercise
 from stretched import slow_bilinear
 from tiny import KINDS
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from readings import GRID, SOME, WIDTH, B, Q, Silent, reading, taught, truth
 from torch import Tensor
 
-from seglens.losses import focal
+from seglens.core.types import MethodOutput
+from seglens.methods.losses import focal
 from seglens.methods.ufo import PRESETS, Ufo, UfoConfig
-from seglens.types import MethodOutput
 
 
 def make(**settings: Any) -> Ufo:

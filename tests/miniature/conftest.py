@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seglens.miniature.world import Scene, World
+from seglens.world.world import Scene, World
 
 SCENES = 150  # per split
 WORLDS = (World("train", 0), World("test", 1))

@@ -11,9 +11,15 @@ import torch
 
 from seglens import Segmenter
 from seglens.data.world import WorldData
-from seglens.miniature import ablate, build, familiar, lessons, promptable, upper, vision
+from seglens.miniature import ablations as ablate
+from seglens.miniature import build
+from seglens.miniature import chat_stage as upper
+from seglens.miniature import familiarity_stage as familiar
+from seglens.miniature import language_stages as lessons
+from seglens.miniature import sam_stage as promptable
+from seglens.miniature import vision_stage as vision
 from seglens.miniature.recipe import Budget
-from seglens.miniature.world import World
+from seglens.world.world import World
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from seglens.miniature.language import Question, lesson, speaker
 from seglens.miniature.models import LLAVA, make_llava, make_tokenizer
 from seglens.miniature.packing import IGNORED, LENGTH_POWER, pack
-from seglens.miniature.world import World
+from seglens.world.language import Question, lesson, speaker
+from seglens.world.world import World
 
 WORLD = World("train", 3)
 SAID = [lesson(speaker(WORLD, index), count) for index, count in ((0, 7), (1, 4))]

@@ -87,7 +87,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
     stage.step = 4
     with monkeypatch.context() as patch:
-        patch.setattr("seglens.files.os.fsync", full)
+        patch.setattr("seglens.core.files.os.fsync", full)
         with pytest.raises(OSError, match="disk full"):
             stage.save()
     assert stage.checkpoint.read_bytes() == before

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from seglens.miniature.concepts import PART_NAMES
 from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
-from seglens.miniature.world import SIZE, Scene, World
+from seglens.world.concepts import PART_NAMES
+from seglens.world.world import SIZE, Scene, World
 
 GRID = 16  # 16 px a cell: every pixel belongs to one cell
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seglens.agent.conversation import Conversation, Shown, Sight, look
 from seglens.agent.router import RoutePrompt, Router
-from seglens.segmenter import Segmenter
+from seglens.inference.segmenter import Segmenter
 
 LONGEST_ANSWER = 128  # tokens
 

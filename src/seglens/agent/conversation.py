@@ -12,12 +12,12 @@ from PIL import Image
 
 from seglens.agent.router import INTENTS, Intent, Route, Router, given_route
 from seglens.backbones import Manner, QuestionError, Spoken
-from seglens.backbones.heard import Heard
-from seglens.kept import Kept
-from seglens.prediction import Prediction
-from seglens.schema import Box, Click, ReplyAnswer, RouteTaken
-from seglens.segmenter import ImageSource, OpenedImage, Segmenter
-from seglens.verdict import notice
+from seglens.backbones.chat_prefix import Heard
+from seglens.core.schema import Box, Click, ReplyAnswer, RouteTaken
+from seglens.inference.compressed_predictions import Kept
+from seglens.inference.prediction import Prediction
+from seglens.inference.reasons import notice
+from seglens.inference.segmenter import ImageSource, OpenedImage, Segmenter
 
 GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
 REFINED = "Sure, the segmentation result is refined."

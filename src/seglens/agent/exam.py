@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from seglens.agent.router import INTENTS, Intent, Route, Router
-from seglens.general.answers import mean
-from seglens.general.questions import BenchmarkError, FileImage, ImageSource, json_lines
-from seglens.general.world import SceneImage
-from seglens.names import check_name
+from seglens.core.names import check_name
+from seglens.evaluation.vqa.answers import mean
+from seglens.evaluation.vqa.questions import BenchmarkError, FileImage, ImageSource, json_lines
+from seglens.evaluation.vqa.world import SceneImage
 
 SEED = 7  # of the scenes that the written set is about
 PARTS = ("dev", "test")

@@ -8,10 +8,10 @@ from typing import Any
 from seglens.agent.agent import Agent
 from seglens.agent.conversation import pair
 from seglens.agent.exam import SEED
-from seglens.general.answers import mean
-from seglens.miniature.exam import same_answer
-from seglens.miniature.phrases import Facts
-from seglens.miniature.world import World
+from seglens.evaluation.embedded_checks import same_answer
+from seglens.evaluation.vqa.answers import mean
+from seglens.world.phrases import Facts
+from seglens.world.world import World
 
 QUESTION, NAMED = "what colour is it?", "what colour is the {}?"
 

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seglens.backbones import Backbone
-from seglens.backbones.heard import Heard
-from seglens.checkpoint import EMBEDDED_PARTS, Origin
-from seglens.miniature.language import INTENT
-from seglens.names import check_name
+from seglens.backbones.chat_prefix import Heard
+from seglens.checkpoints.head import EMBEDDED_PARTS, Origin
+from seglens.core.names import check_name
+from seglens.world.language import INTENT
 
 Intent = Literal["dialogue", "segmentation", "followup"]
 INTENTS: tuple[Intent, ...] = get_args(Intent)

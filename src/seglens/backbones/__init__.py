@@ -7,18 +7,18 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from seglens.backbones.attention_maps import Watch
 from seglens.backbones.base import Backbone, OpenImage
-from seglens.backbones.blueprint import Blueprint
+from seglens.backbones.generation import Manner, Spoken, before_stop
 from seglens.backbones.internvl import InternVLBackbone
 from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
+from seglens.backbones.model_spec import Blueprint
 from seglens.backbones.prompts import QuestionError
 from seglens.backbones.qwen2_vl import Qwen2VLBackbone
 from seglens.backbones.qwen3_vl import Qwen3VLBackbone
-from seglens.backbones.speaking import Manner, Spoken, before_stop
-from seglens.backbones.watch import Watch
-from seglens.names import did_you_mean
-from seglens.pretrained import HUB, refuse_adapter
+from seglens.core.names import did_you_mean
+from seglens.model_files.strict_loading import HUB, refuse_adapter
 
 FAMILIES: dict[str, type[Backbone]] = {  # by config.model_type
     "llava": LlavaBackbone,

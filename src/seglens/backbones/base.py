@@ -18,25 +18,25 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
-from seglens.backbones.cached import Pair
-from seglens.backbones.depth import COPIED, Depth, whole_sight
+from seglens.backbones.chat_prefix import Heard, continuations, hear
 from seglens.backbones.familiarity import Familiarity
-from seglens.backbones.heard import Heard, continuations, hear
+from seglens.backbones.generation import Listener, Manner, Spoken, before_stop
 from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
 from seglens.backbones.prompts import PROBES, Prompts, QuestionError
-from seglens.backbones.sight import Layout, Patches, Seen
-from seglens.backbones.speaking import Listener, Manner, Spoken, before_stop
+from seglens.backbones.read_layer import COPIED, Depth, whole_sight
+from seglens.backbones.transformers_cache import Pair
 from seglens.backbones.uncropped import crops, squared
-from seglens.geometry import LETTERBOX, Canvas, Frame
-from seglens.interruption import safe_point
-from seglens.pretrained import HUB, checked_options, load_strict
-from seglens.types import Attention, Readout, Refill, Speech, Tuning
+from seglens.backbones.vision_layout import Layout, Patches, Seen
+from seglens.core.geometry import LETTERBOX, Canvas, Frame
+from seglens.core.interruption import safe_point
+from seglens.core.types import Attention, Readout, Refill, Speech, Tuning
+from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 
 if TYPE_CHECKING:
-    from seglens.backbones.adapt import Adapted
-    from seglens.backbones.watch import HeadReader
+    from seglens.backbones.attention_maps import HeadReader
+    from seglens.backbones.tuned_reader import Adapted
 
 Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
@@ -436,7 +436,7 @@ class Backbone(ABC):
     def watch(self, layers: int | None = None) -> HeadReader:
         """A reader of the attention heads of the first `layers` decoder layers, by default of all that a head on this
         backbone reads or copies. Raises ValueError as `HeadReader` does."""
-        from seglens.backbones.watch import HeadReader
+        from seglens.backbones.attention_maps import HeadReader
 
         return HeadReader(self, self.layer + COPIED if layers is None else layers)
 
@@ -450,6 +450,6 @@ class Backbone(ABC):
         """This MLLM with a new adapter, in a copy that shares every weight: nothing here is touched, or slower.
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
-        from seglens.backbones.adapt import Adapted
+        from seglens.backbones.tuned_reader import Adapted
 
         return Adapted(self, tuning, speech, attention, refill)

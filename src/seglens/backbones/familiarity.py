@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seglens.geometry import Frame
-from seglens.packed import PackedError, load_packed, save_packed
+from seglens.core.geometry import Frame
+from seglens.model_files.int8_weights import PackedError, load_packed, save_packed
 
 FILE = "familiarity.safetensors"
 MOST = 8.0  # standard deviations: one wild number of a patch decides nothing

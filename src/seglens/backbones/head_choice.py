@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seglens.backbones.depth import COPIED
-from seglens.files import write_json
+from seglens.backbones.read_layer import COPIED
+from seglens.core.files import write_json
 
 FORMAT, VERSION = "seglens-localization-heads", 1
 KNOWN = Path(__file__).parent / "heads"  # those that the package brings

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
-from seglens.backbones.sight import Layout, Patches, Seen, tower, tower_layers
 from seglens.backbones.tiles import tiles_across
+from seglens.backbones.vision_layout import Layout, Patches, Seen, tower, tower_layers
 
 TILES = (2, 3)  # along a side: it was made for up to 12 tiles
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from seglens.backbones.cached import Memory, Pair, Recorder, as_cache
-from seglens.backbones.plain import plain_copy, shared_copy
-from seglens.types import Attention
+from seglens.backbones.layer_copies import plain_copy, shared_copy
+from seglens.backbones.transformers_cache import Memory, Pair, Recorder, as_cache
+from seglens.core.types import Attention
 
 SHARING = 16  # questions that stand in one row; attention is worked out for all pairs of its tokens
 VISIBLE = "seglens_visible"  # name of the attention function of cloned layers

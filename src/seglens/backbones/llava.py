@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
-from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_patches
+from seglens.backbones.vision_layout import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_patches
 
 
 class LlavaBackbone(Backbone):

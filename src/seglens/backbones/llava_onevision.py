@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
 from seglens.backbones.positions import in_line
-from seglens.backbones.sight import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_patches
 from seglens.backbones.tiles import tiles_across
+from seglens.backbones.vision_layout import Layout, Patches, Seen, patchwise, tower, tower_layers, tower_patches
 
 
 class LlavaOnevisionBackbone(Backbone):

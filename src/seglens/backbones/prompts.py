@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from seglens.backbones.vocabulary import Vocabulary
+from seglens.backbones.unknown_words import Vocabulary
 
 LONGEST_QUESTION = 512  # tokens that are read, as in LISA's training; a chat may be longer
 PROBES = ("the red cup", "?")  # questions that show a template's layout

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from seglens.backbones.base import Backbone
-from seglens.backbones.patches import counts, cut, raster, square
 from seglens.backbones.positions import in_space, of_chat
-from seglens.backbones.sight import Layout, Patches, Seen
+from seglens.backbones.qwen_vision import counts, cut, raster, square
+from seglens.backbones.vision_layout import Layout, Patches, Seen
 
 
 class Qwen3VLBackbone(Backbone):

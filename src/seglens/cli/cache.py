@@ -12,10 +12,10 @@ import typer
 from seglens.cli.shared import AUTO, AsJson, Device, emit, progress, say, say_left_out
 
 if TYPE_CHECKING:
-    from seglens.cache import Manifest
-    from seglens.cache.build import Extract
     from seglens.data import Dataset
-    from seglens.parts import Parts
+    from seglens.features.cache import Manifest
+    from seglens.features.cache.writer import Extract
+    from seglens.inference.frozen_models import Parts
 
 Data = Annotated[str, typer.Option(help="Data to read, such as world:n=4000,seed=6,split=train,queries=8.")]
 MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")]
@@ -40,7 +40,7 @@ def cache_estimate(
     dtype: DType = "auto", shard: PerShard = None, device: Device = AUTO, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
-    from seglens.cache import estimate
+    from seglens.features.cache import estimate
 
     reading = Reading(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
@@ -61,11 +61,11 @@ def cache_build(
     device: Device = AUTO, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Compute the frozen features of a dataset once. Under torchrun the processes share the work."""
-    from seglens.cache import Share, build, estimate, left_out
-    from seglens.cache.build import complete
-    from seglens.cache.ray import build_with_ray
+    from seglens.core.devices import usable_device
     from seglens.data.dataset import faults_of
-    from seglens.devices import usable_device
+    from seglens.features.cache import Share, build, estimate, left_out
+    from seglens.features.cache.ray import build_with_ray
+    from seglens.features.cache.writer import complete
 
     share = Share.here()
     reading = Reading(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
@@ -99,9 +99,9 @@ def cache_check(
     as_json: AsJson = False,
 ) -> None:
     """Read every byte of a cache; a line for each fault, and exit code 1 if there is any."""
-    from seglens.cache import check, read_manifest
     from seglens.data import load_data
     from seglens.data.negatives import for_training
+    from seglens.features.cache import check, read_manifest
 
     manifest, faults = read_manifest(folder), []
     for fault in check(folder, None if data is None else for_training(data, load_data(data))[0]):
@@ -138,9 +138,9 @@ class Reading:
 
     def parts(self) -> Parts:
         from seglens.backbones import hide_loading_bars
-        from seglens.checkpoint import Origin
-        from seglens.parts import Parts
-        from seglens.presets import adjusted, recipe
+        from seglens.checkpoints.head import Origin
+        from seglens.inference.frozen_models import Parts
+        from seglens.training.presets import adjusted, recipe
 
         made = adjusted(recipe(self.preset), self.settings)
         hide_loading_bars()
@@ -155,7 +155,7 @@ class Reading:
 
     def begin(self, dtype: str, shard: int | None) -> tuple[Dataset, Extract, Manifest]:
         """Samples, the function that reads one, and the manifest of what it gives."""
-        from seglens.cache import PER_SHARD, Manifest
+        from seglens.features.cache import PER_SHARD, Manifest
 
         samples, data = self.samples()  # before the parts are loaded: a wrong name is told at once
         parts = self.parts()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seglens.cli.shared import AsJson, TalkingSystem, Thresholds, Trust, load_segmenter
-from seglens.names import check_name
+from seglens.core.names import check_name
 
 if TYPE_CHECKING:
     from seglens.agent import Conversation, Reply
@@ -125,7 +125,7 @@ class Chat:
                 return name
 
     def _image(self, path: str) -> None:
-        from seglens.prediction import slug
+        from seglens.inference.prediction import slug
 
         if not path:
             raise ValueError("/image needs the path of an image, such as /image photo.jpg")
@@ -134,7 +134,7 @@ class Chat:
         self.view.note(f"looking at {path}")
 
     def _refine(self, given: str) -> None:
-        from seglens.schema import Box, Click
+        from seglens.core.schema import Box, Click
 
         clicks, box = list[Click](), None
         for said in map(numbers, given.split()):
@@ -181,7 +181,7 @@ def chat(
     Reads lines until /quit or their end; /help lists the commands. With --json every line is answered by one."""
     from seglens.agent import Agent
     from seglens.data.images import load_image
-    from seglens.prediction import slug
+    from seglens.inference.prediction import slug
 
     sure = thresholds.options()
     pixels = load_image(image)  # before the model is loaded: a wrong name is told at once

@@ -28,8 +28,8 @@ def convert_mllmseg(
 ) -> None:
     """A head folder from a published checkpoint of MLLMSeg: its InternVL, with the updates added, and its decoder."""
     from seglens.backbones import hide_loading_bars
+    from seglens.checkpoints.hub import without_weights
     from seglens.convert.mllmseg import convert_mllmseg
-    from seglens.hub import without_weights
 
     hide_loading_bars()
     made = convert_mllmseg(source, out, without_weights(base), gres)
@@ -58,8 +58,8 @@ def convert_self1e(
     """A head folder from a published checkpoint of SELF1E: its InternVL and its MLPs. Names are those of the authors'
     code; a file that has others is refused by name."""
     from seglens.backbones import hide_loading_bars
+    from seglens.checkpoints.hub import without_weights
     from seglens.convert.self1e import convert_self1e
-    from seglens.hub import without_weights
 
     hide_loading_bars()
     made = convert_self1e(source, out, without_weights(base))
@@ -86,8 +86,8 @@ def convert_internvl(
 ) -> None:
     """An MLLM in transformers' own form (-hf) from an InternVL that is published without one."""
     from seglens.backbones import hide_loading_bars
+    from seglens.checkpoints.hub import without_weights
     from seglens.convert.plain import convert_internvl
-    from seglens.hub import without_weights
 
     hide_loading_bars()
     made = convert_internvl(source, out, without_weights(base) if base else None)

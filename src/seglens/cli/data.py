@@ -13,9 +13,9 @@ import typer
 from seglens.cli.shared import AsJson, Overwrite, emit, say
 
 if TYPE_CHECKING:
+    from seglens.core.types import Sample
     from seglens.data import Dataset
     from seglens.data.records import Fault, Note, Records
-    from seglens.types import Sample
 
 Spec = Annotated[
     str, typer.Argument(metavar="DATA", help="A dataset with its options, as in coco:images=...,annotations=...")
@@ -90,10 +90,10 @@ def data_show(
 ) -> None:
     """Write one picture per sample: the image, then each query with its mask or answer. Bad records are left out, and
     named."""
-    from seglens.data.sheet import sheet
-    from seglens.files import write_new
-    from seglens.marks import marked_png
-    from seglens.prediction import slug
+    from seglens.core.files import write_new
+    from seglens.core.image_marks import marked_png
+    from seglens.data.contact_sheet import sheet
+    from seglens.inference.prediction import slug
 
     data, shown = _open(spec), 0
     for index in _spread(len(data), n):
@@ -130,10 +130,10 @@ def _open(spec: str) -> Dataset:
 
 def _records(spec: str) -> tuple[Records, int | None]:
     """What is to be checked, and how many images of it if `spec` limits them."""
-    from seglens.data.limited import Limited
     from seglens.data.mixing import names_a_mixture
     from seglens.data.records import Records
     from seglens.data.spec import parse
+    from seglens.data.subset import Limited
 
     name = parse(spec)[0]
     if names_a_mixture(spec):

@@ -21,15 +21,15 @@ from seglens.cli.shared import (
     settled,
     tell_faults,
 )
-from seglens.files import check_free, write_atomic
+from seglens.core.files import check_free, write_atomic
 
 if TYPE_CHECKING:
+    from seglens.core.distributed import Ranks
     from seglens.data import Dataset
     from seglens.data.records import Fault
-    from seglens.evaluation import Record
-    from seglens.ranks import Ranks
-    from seglens.segmenter import Segmenter
-    from seglens.sharing import Kept
+    from seglens.evaluation.evaluate import Record
+    from seglens.evaluation.shared_answers import Kept
+    from seglens.inference.segmenter import Segmenter
 
 MIOU = "miou"
 
@@ -59,10 +59,10 @@ def evaluate(
 
     What cannot be read is listed (exit code 1). With --records or --predictions, the same command goes on where one was
     stopped."""
+    from seglens.core.distributed import joined
     from seglens.data import load_data
     from seglens.data.world import WorldData
-    from seglens.ranks import joined
-    from seglens.sharing import Kept
+    from seglens.evaluation.shared_answers import Kept
 
     samples = load_data(data)
     name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
@@ -93,9 +93,9 @@ def evaluate(
 
 def _check(name: str, classes: Path | None, predictions: Path | None) -> None:
     """Whatever can be refused is refused before a model is loaded."""
-    from seglens.evaluation import WORLD
-    from seglens.names import check_name
-    from seglens.protocols import PROTOCOLS
+    from seglens.core.names import check_name
+    from seglens.evaluation.evaluate import WORLD
+    from seglens.evaluation.protocols import PROTOCOLS
 
     check_name(name, [WORLD, *PROTOCOLS, MIOU], "protocol")
     if name != MIOU and classes is not None:
@@ -108,7 +108,7 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
     """Those of the file, else the data's own."""
     from seglens.data.dataset import classes_of
     from seglens.data.reading import read_text
-    from seglens.data.wording import first_of_name
+    from seglens.data.same_words import first_of_name
 
     if file is not None:
         said = [line.strip() for line in read_text(file).splitlines() if line.strip()]
@@ -126,7 +126,7 @@ def _queries(
     segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None], kept: Kept,
     records: Path | None, predictions: Path | None,
 ) -> tuple[dict[str, Any], list[Fault], list[Fault]] | None:  # fmt: skip
-    from seglens.evaluation import as_json, prediction_lines, results, run_shared, understood
+    from seglens.evaluation.evaluate import as_json, prediction_lines, results, run_shared, understood
 
     files = {path: rows for path, rows in ((records, as_json), (predictions, prediction_lines)) if path is not None}
     if ranks.world == 1:
@@ -151,7 +151,7 @@ def _miou(
     segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None], kept: Kept,
     records: Path | None,
 ) -> tuple[dict[str, Any], list[Fault], list[Fault]] | None:  # fmt: skip
-    from seglens.open_vocabulary import class_report, image_lines, run_open_vocabulary
+    from seglens.evaluation.open_vocabulary import class_report, image_lines, run_open_vocabulary
 
     found = run_open_vocabulary(segmenter, samples, names, ranks, tick, kept)
     if found is None:
@@ -166,7 +166,7 @@ def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
-    from seglens.report import print_report, print_results
+    from seglens.evaluation.report import print_report, print_results
 
     if as_json:
         emit(report)
@@ -178,7 +178,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
 
 def _world_report(segmenter: Segmenter, samples: Dataset) -> dict[str, Any]:
     from seglens.data.world import WorldData
-    from seglens.miniature.exam import prompts, vqa
+    from seglens.evaluation.embedded_checks import prompts, vqa
 
     if not isinstance(samples, WorldData):
         return {}

@@ -33,9 +33,9 @@ def bench(
     """General ability: the untouched MLLM answers a benchmark's own files, judged by its official rule. With --adapter
     it answers as a method that tunes it would leave it, if chat ran through the adapter too. The report tells whether
     pictures were padded to squares, as before a processor that crops, or shown as they came (--as-is)."""
-    from seglens.files import check_free
-    from seglens.general import BENCHMARKS, BenchmarkError, read_answers, take, whole
-    from seglens.names import check_name
+    from seglens.core.files import check_free
+    from seglens.core.names import check_name
+    from seglens.evaluation.vqa import BENCHMARKS, BenchmarkError, read_answers, take, whole
 
     check_name(name, BENCHMARKS, "benchmark")
     benchmark = BENCHMARKS[name]
@@ -86,7 +86,7 @@ def bench(
 
 def _fit(questions: Any, tokens: int, failed: dict[str, str]) -> Any:
     """What can be asked, looked at before a large model is loaded."""
-    from seglens.general import BenchmarkError, checked
+    from seglens.evaluation.vqa import BenchmarkError, checked
 
     if tokens < 1:
         raise BenchmarkError(f"got --max-new-tokens {tokens}; need at least 1")
@@ -100,7 +100,7 @@ def _ask(
     from rich.console import Console
     from rich.progress import track
 
-    from seglens.general import run
+    from seglens.evaluation.vqa import run
 
     bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
     return run(ask, fit, tokens, out, settings, bar, failed)

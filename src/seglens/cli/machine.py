@@ -27,7 +27,7 @@ def doctor(
     hide_loading_bars()
     if model:
         return _tell_costs(model, layer, image_size, as_json)
-    from seglens.doctor import examine
+    from seglens.cli.doctor_checks import examine
 
     report = examine()
     if as_json:
@@ -42,7 +42,7 @@ def doctor(
 
 
 def _tell_costs(models: Sequence[str], layer: int | None, image_size: int | None, as_json: bool) -> None:
-    from seglens.costs import table, work_out
+    from seglens.evaluation.costs import table, work_out
 
     costs = [work_out(name, layer=layer, image_size=image_size) for name in models]
     if as_json:
@@ -56,7 +56,7 @@ def tour(
 ) -> None:
     """A scene, queries of several kinds, a question: pictures on disk in seconds."""
     from seglens.backbones import hide_loading_bars
-    from seglens.tour import show
+    from seglens.cli.tour import show
 
     hide_loading_bars()
     show(out, overwrite)

@@ -14,7 +14,7 @@ from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 if TYPE_CHECKING:
     import numpy as np
 
-    from seglens.incoming import Limits
+    from seglens.serving.uploads import Limits
 
 
 def mcp(
@@ -30,11 +30,11 @@ def mcp(
     """Give an agent eyes: an MCP server on standard input and output, or over HTTP."""
     import anyio
 
-    from seglens.incoming import Limits
-    from seglens.integrations.desk import Desk
-    from seglens.integrations.images import Doors
-    from seglens.integrations.mcp import Tools, build_server
-    from seglens.integrations.mcp_http import parse_address, security, serve_http
+    from seglens.serving.tools.mcp import Tools, build_server
+    from seglens.serving.tools.mcp_http import parse_address, security, serve_http
+    from seglens.serving.tools.tool_images import Doors
+    from seglens.serving.tools.tool_service import Desk
+    from seglens.serving.uploads import Limits
 
     limits, names, sure = Limits(), allow_host or [], thresholds.options()
     host, port = parse_address(http) if http else ("", 0)
@@ -52,6 +52,6 @@ def mcp(
 
 
 def _fetch(limits: Limits) -> Callable[[str], Awaitable[np.ndarray]]:
-    from seglens.server.fetch import Fetcher
+    from seglens.serving.http.fetch import Fetcher
 
     return Fetcher(limits).image

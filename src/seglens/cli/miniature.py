@@ -18,7 +18,7 @@ def world_sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Write scenes: PNG images and a JSONL of all that is true of them, masks as COCO RLE."""
-    from seglens.miniature.sample import write_samples
+    from seglens.miniature.scene_files import write_samples
 
     print(write_samples(n, seed, split, out, overwrite))
 
@@ -45,7 +45,7 @@ def miniature_ablate(
     jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
 ) -> None:
     """Table 2 of LENS in the miniature: one row per choice, the same budget for each. Prints a Markdown table."""
-    from seglens.miniature.ablate import ablate
+    from seglens.miniature.ablations import ablate
 
     print(ablate(out, weights, steps, jobs))
 
@@ -68,7 +68,7 @@ def miniature_table(
 ) -> None:
     """All methods on one MLLM, one data and one budget, and the ablations of MLLMSeg and SELF1E. Prints the tables in
     Markdown; they are also kept in the folder, with table.json."""
-    from seglens.miniature.table import Plan, tabulate
+    from seglens.miniature.comparison import Plan, tabulate
 
     given = {"steps": steps, "images": images, "queries": queries, "talk": talk, "scenes": scenes}
     plan = Plan(**{name: value for name, value in given.items() if value is not None})
@@ -81,8 +81,8 @@ def miniature_table(
 
 def miniature_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
     """Write the embedded models as plain folders in fp32, for bare transformers. Prints each folder."""
-    from seglens.checkpoint import EMBEDDED, embedded_folder
-    from seglens.packed import PACKED, unpack_folder
+    from seglens.checkpoints.head import EMBEDDED, embedded_folder
+    from seglens.model_files.int8_weights import PACKED, unpack_folder
 
     for packed in sorted(embedded_folder(EMBEDDED).parent.glob(f"*/{PACKED}")):
         unpack_folder(packed.parent, out / packed.parent.name)

@@ -19,8 +19,8 @@ def overlap(
     overwrite: Overwrite = False,
 ) -> None:
     """Which images of RefCOCO's training sets are in the val and test sets of its siblings. Needs no image on disk."""
-    from seglens.data.overlap import report, save_keys, to_hold_out
     from seglens.data.refer import parts
+    from seglens.data.split_leakage import report, save_keys, to_hold_out
 
     found = list(parts(root))
     told = report(found)

@@ -22,8 +22,8 @@ def demo(
     if port is not None:
         _check_free(host, port)  # before a model is loaded, which may take minutes
     try:
-        from seglens.page.limits import Limits
-        from seglens.page.serving import build, launch
+        from seglens.serving.web.launch import build, launch
+        from seglens.serving.web.limits import Limits
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

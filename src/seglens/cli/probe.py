@@ -12,8 +12,8 @@ import typer
 from seglens.cli.shared import AUTO, AsJson, Device, Overwrite, emit, load_mllm, progress
 
 if TYPE_CHECKING:
-    from seglens.chart import Panel
-    from seglens.probe import Curve
+    from seglens.evaluation.layer_chart import Panel
+    from seglens.evaluation.layer_probe import Curve
 
 POINTING, LIFT = (31, 98, 168), (20, 132, 96)  # colours of the two curves
 
@@ -43,13 +43,13 @@ def probe(
     """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
     Takes the earliest layer within one standard error of the best. With --heads: the heads that look where the words
     point, and how much of their attention says that the thing is there."""
-    from seglens.checkpoint import Origin
+    from seglens.checkpoints.head import Origin
+    from seglens.checkpoints.hub import hub_commit
+    from seglens.core.files import check_folder, check_free
     from seglens.data import load_data
     from seglens.data.dataset import faults_of
-    from seglens.files import check_folder, check_free
-    from seglens.hub import hub_commit
-    from seglens.probe import check_limit
-    from seglens.probe import probe as measure
+    from seglens.evaluation.layer_probe import check_limit
+    from seglens.evaluation.layer_probe import probe as measure
 
     check_limit(limit)
     if heads is not None:
@@ -87,9 +87,9 @@ def _heads(
     backbone: str, data: str, limit: int | None, image_size: int | None, file: Path, as_json: bool, overwrite: bool,
     device: str,
 ) -> None:  # fmt: skip
+    from seglens.core.files import check_folder, check_free
     from seglens.data import load_data
-    from seglens.files import check_folder, check_free
-    from seglens.head_probe import find_heads
+    from seglens.evaluation.head_probe import find_heads
 
     samples = load_data(data)
     check_folder(file.parent)
@@ -114,7 +114,7 @@ def _heads(
 
 
 def _panels(curve: Curve) -> list[Panel]:
-    from seglens.chart import Panel
+    from seglens.evaluation.layer_chart import Panel
 
     scores = curve.scores
     return [
@@ -130,9 +130,9 @@ def _panels(curve: Curve) -> list[Panel]:
 
 
 def _write(file: Path, report: dict[str, Any], curve: Curve) -> dict[str, str]:
-    from seglens.chart import draw
-    from seglens.files import write_atomic, write_json
-    from seglens.marks import marked_png
+    from seglens.core.files import write_atomic, write_json
+    from seglens.core.image_marks import marked_png
+    from seglens.evaluation.layer_chart import draw
 
     picture = file.with_suffix(".png")
     title = f"{Path(report['backbone']['name']).name} ({report['family']}): read layer {report['layer']}"
@@ -144,7 +144,7 @@ def _write(file: Path, report: dict[str, Any], curve: Curve) -> dict[str, str]:
 
 
 def _print(report: dict[str, Any], curve: Curve, files: dict[str, str]) -> None:
-    from seglens.chart import bars
+    from seglens.evaluation.layer_chart import bars
 
     pointing, _ = _panels(curve)
     words = [f"{s.pointing:.3f} +- {s.error:.3f}   {s.lift:5.2f} x area" for s in curve.scores]

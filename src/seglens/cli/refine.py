@@ -22,8 +22,8 @@ from seglens.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from seglens.prediction import Prediction
-    from seglens.schema import Box, Click
+    from seglens.core.schema import Box, Click
+    from seglens.inference.prediction import Prediction
 
 
 def refine(
@@ -41,9 +41,9 @@ def refine(
     overwrite: Overwrite = False,
 ) -> None:
     """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
-    from seglens.arguments import one_text
+    from seglens.cli.arguments import one_text
     from seglens.exports import Command, Export, Page, Title
-    from seglens.sources import one_image
+    from seglens.inference.image_sources import one_image
 
     query, sure = one_text(words, "query"), thresholds.options()
     picture, clicks, drawn = one_image(image), [_click(text) for text in click or ()], _box(box)
@@ -60,7 +60,7 @@ def refine(
 
 
 def _tell(image: str, refined: Prediction, files: Mapping[str, Path], as_json: bool) -> None:
-    from seglens.schema import AnswerLine
+    from seglens.core.schema import AnswerLine
 
     paths = {kind: printable(str(path)) for kind, path in files.items()}
     if as_json:
@@ -72,7 +72,7 @@ def _tell(image: str, refined: Prediction, files: Mapping[str, Path], as_json: b
 
 def _click(text: str) -> Click:
     """Raises ValueError when the text is not "x,y" or "x,y,label"."""
-    from seglens.schema import Click
+    from seglens.core.schema import Click
 
     x, y, label, *_ = (*_numbers(text, "--click", "x,y or x,y,label", (2, 3)), 1.0)
     if label not in (0, 1):
@@ -82,7 +82,7 @@ def _click(text: str) -> Click:
 
 def _box(text: str | None) -> Box | None:
     """Raises ValueError when the text is not "x0,y0,x1,y1"."""
-    from seglens.schema import Box
+    from seglens.core.schema import Box
 
     if text is None:
         return None

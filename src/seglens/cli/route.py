@@ -27,7 +27,7 @@ def route(
     about the last mask, as a person would?"""
     from seglens.agent.exam import PARTS, report, route_all, written
     from seglens.agent.router import PROMPTS, Router
-    from seglens.names import check_name
+    from seglens.core.names import check_name
 
     if followups:
         _follow(loading, followups, as_json)

@@ -28,9 +28,9 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Accepted for symmetry: JSON is printed anyway.")] = True,
 ) -> None:
     """Score anybody's masks by a paper's protocol; no model is needed. Prints JSON with shares of one."""
-    from seglens.protocols import find_protocol
-    from seglens.scoring import compare, read_predictions
-    from seglens.scoring import score as scores
+    from seglens.evaluation.protocols import find_protocol
+    from seglens.evaluation.score import compare, read_predictions
+    from seglens.evaluation.score import score as scores
 
     find_protocol(protocol)  # a wrong name is told before a long file is read
     first = read_predictions(predictions, bad)

@@ -64,11 +64,11 @@ def segment(
 
     What cannot be read is listed at the end (exit code 1); all else is written, as it comes: the same command goes on
     where one was stopped. Files of other runs are never written over unasked, and the pictures themselves never."""
-    from seglens.arguments import part
-    from seglens.batch import Batch
+    from seglens.cli.arguments import part
     from seglens.cli.telling import Told
     from seglens.exports import DEFAULT, Command, Export
-    from seglens.sources import Sources
+    from seglens.exports.batch import Batch
+    from seglens.inference.image_sources import Sources
 
     named, queries = part(words, query or ())
     sources, sure = Sources.of(named, every), thresholds.options()
@@ -97,9 +97,9 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask the untouched multimodal LLM."""
-    from seglens.arguments import one_text
-    from seglens.schema import AskLine
-    from seglens.sources import one_image
+    from seglens.cli.arguments import one_text
+    from seglens.core.schema import AskLine
+    from seglens.inference.image_sources import one_image
 
     question, pixels = one_text(words, "question"), one_image(image).pixels
     segmenter = load_segmenter(loading)

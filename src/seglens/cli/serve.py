@@ -11,7 +11,7 @@ import typer
 from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 
 if TYPE_CHECKING:
-    from seglens.server.settings import Settings
+    from seglens.serving.http.settings import Settings
 
 # The options are those of the server's settings, which are imported when this command runs: their words are passed on.
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": list[str]()}
@@ -28,7 +28,7 @@ def serve(words: Annotated[list[str] | None, typer.Argument(metavar="[OPTIONS]..
 def _command() -> Callable[..., None]:
     """A function with an option per setting."""
     try:
-        from seglens.server.settings import Settings
+        from seglens.serving.http.settings import Settings
     except ImportError as error:
         raise ImportError("the server needs more packages; pip install 'seglens[serve]'") from error
 
@@ -66,8 +66,8 @@ def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:
 def _run(settings: Settings) -> None:
     import logging
 
-    from seglens.server.app import create_app
-    from seglens.server.running import Running
+    from seglens.serving.http.app import create_app
+    from seglens.serving.http.process import Running
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings.key(), settings.origins  # what is wrong is told before the model is loaded

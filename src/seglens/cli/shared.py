@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from seglens.backbones import Backbone
-    from seglens.prediction import Prediction
-    from seglens.schema import Answer
-    from seglens.segmenter import Segmenter
+    from seglens.core.schema import Answer
+    from seglens.inference.prediction import Prediction
+    from seglens.inference.segmenter import Segmenter
 
 Model = Annotated[str, typer.Option("--model", help="A head folder, a hub id, or 'embedded'.")]
 HeadOrParts = Annotated[
@@ -72,7 +72,8 @@ Overwrite = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLines = Annotated[
-    bool, typer.Option("--json", help="Print JSON: a line per image and query, as seglens.schema.Line describes it.")
+    bool,
+    typer.Option("--json", help="Print JSON: a line per image and query, as seglens.core.schema.Line describes it."),
 ]
 NEVER_REFUSES = (
     "note: {} was trained without absent targets: it shows a mask for every query, of what is not there too "
@@ -83,7 +84,10 @@ NEVER_REFUSES_YET = (
     "is not there too (seglens probe --heads finds out)"
 )
 NAMES = ("model", "backbone", "decoder", "heads")
-AUTO, EMBEDDED = "auto", "embedded"  # as `seglens.devices` and `seglens.checkpoint` have them, which import torch
+AUTO, EMBEDDED = (
+    "auto",
+    "embedded",
+)  # as `seglens.core.devices` and `seglens.checkpoints.head` have them, which import torch
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Thresholds:
 
     def options(self) -> dict[str, Any]:
         """As `Segmenter.from_pretrained` takes them. Raises ValueError for what is no probability."""
-        from seglens.segmenter import check_presence, threshold_logit
+        from seglens.inference.segmenter import check_presence, threshold_logit
 
         if self.presence_threshold is not None:
             check_presence(self.presence_threshold)  # before a model is loaded
@@ -237,7 +241,7 @@ def printable(text: str) -> str:
 
 def settled(system: System, thresholds: Thresholds) -> dict[str, Any]:
     """What of these options decides an answer, by their names: not where it is computed."""
-    from seglens.hub import identified, identified_parts
+    from seglens.checkpoints.hub import identified, identified_parts
 
     if system.backbone is None or system.decoder is None:
         model = identified(system.name)
@@ -269,7 +273,7 @@ def progress(doing: str, total: int | None, hidden: bool) -> Iterator[Callable[.
 def load_segmenter(loading: Loading | System, **options: Any) -> Segmenter:
     """The segmenter that the options name. Says on standard error when it cannot refuse."""
     from seglens.backbones import hide_loading_bars
-    from seglens.segmenter import Segmenter
+    from seglens.inference.segmenter import Segmenter
 
     hide_loading_bars()
     options |= loading.placing
@@ -287,8 +291,8 @@ def load_segmenter(loading: Loading | System, **options: Any) -> Segmenter:
 def load_mllm(name: str, **options: Any) -> Backbone:
     """An MLLM without a head; `options` as `place_backbone` takes them."""
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoint import Origin
-    from seglens.parts import place_backbone
+    from seglens.checkpoints.head import Origin
+    from seglens.inference.frozen_models import place_backbone
 
     hide_loading_bars()
     return place_backbone(Origin.of(name), **options)

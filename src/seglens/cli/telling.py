@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from seglens.cli.shared import emit_line, printable, say, tell_faults, why_not
 
 if TYPE_CHECKING:
-    from seglens.batch import Batch, Outcome
-    from seglens.schema import Answer
-    from seglens.sources import BadImage, Sources
+    from seglens.core.schema import Answer
+    from seglens.exports.batch import Batch, Outcome
+    from seglens.inference.image_sources import BadImage, Sources
 
 
 class Told:
@@ -36,7 +36,7 @@ class Told:
 
     def end(self, batch: Batch) -> None:
         """Raises typer.Exit when something went wrong."""
-        from seglens.finding import told
+        from seglens.inference.image_files import told
 
         if self.known:
             say(f"seglens: {self.known} of {self.images} images were done before; --overwrite does them anew")
@@ -48,7 +48,7 @@ class Told:
         tell_faults([fault.says for fault in self.faults], f"of {self.images} images could not be segmented", len(bad))
 
     def _answer(self, shown: str, answer: Answer, files: Mapping[str, Path]) -> None:
-        from seglens.schema import AnswerLine
+        from seglens.core.schema import AnswerLine
 
         paths = {kind: printable(str(path)) for kind, path in files.items()}
         if self.as_json:
@@ -58,7 +58,7 @@ class Told:
             print(line if self.alone else f"{shown}: {line}", flush=True)
 
     def _fault(self, fault: BadImage) -> None:
-        from seglens.schema import FaultLine
+        from seglens.core.schema import FaultLine
 
         if self.as_json:
             emit_line(FaultLine(image=printable(fault.shown), query=fault.query, error=printable(fault.says)))

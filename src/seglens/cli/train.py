@@ -38,11 +38,11 @@ def train(
     from dataclasses import replace
 
     from seglens.backbones import hide_loading_bars
-    from seglens.courses import prepare
-    from seglens.launch import first_to_speak
-    from seglens.presets import adjusted
-    from seglens.presets import recipe as named
-    from seglens.training import Terminated
+    from seglens.training.launch import first_to_speak
+    from seglens.training.presets import adjusted
+    from seglens.training.presets import recipe as named
+    from seglens.training.setup import prepare
+    from seglens.training.trainer import Terminated
 
     hide_loading_bars()
     rank = int(os.environ.get("RANK", "0"))
@@ -80,7 +80,7 @@ def _doubt(doubts: list[str]) -> None:
 
 def _tell(out: Path, steps: int, terms: dict[str, float], lacks: int, exam: str | None) -> None:
     """How it ended: the terms of the loss and, where there is an exam, how its heads did."""
-    from seglens.runs import BEST, LAST, validation
+    from seglens.training.run_folder import BEST, LAST, validation
 
     losses = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
     say(f"{steps} steps done, {lacks} bad records left out; losses, smoothed: {losses}")
@@ -96,8 +96,8 @@ def _tell(out: Path, steps: int, terms: dict[str, float], lacks: int, exam: str 
 
 def _probed(path: Path, backbone: str | None, layer: int | None, image_size: int | None) -> tuple[str, int, int]:
     """What a probe found; options that were given besides go before it. A probe of another MLLM is refused."""
-    from seglens.checkpoint import Origin
-    from seglens.probe import Probed
+    from seglens.checkpoints.head import Origin
+    from seglens.evaluation.layer_probe import Probed
 
     found = Probed.read(path)
     if backbone is not None and Origin.of(backbone).name != found.backbone:

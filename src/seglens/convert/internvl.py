@@ -17,8 +17,8 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
-from seglens.backbones.skeleton import Skeleton
-from seglens.checkpoint import CheckpointError
+from seglens.backbones.internvl_spec import Skeleton
+from seglens.checkpoints.head import CheckpointError
 from seglens.convert.weights import Piece
 
 VISION, LANGUAGE = r"vision_model\.encoder\.layers\.(\d+)", r"language_model\.model\.layers\.(\d+)"

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from seglens.backbones.internvl_form import BEFORE, BEHIND, END, IMAGE, internvl_config, numbers_of, write_processor
-from seglens.backbones.skeleton import Skeleton
-from seglens.checkpoint import CheckpointError
+from seglens.backbones.internvl_spec import Skeleton
+from seglens.checkpoints.head import CheckpointError
 from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, mllm_pieces, read_json, token_numbers
 from seglens.convert.weights import Weights, refuse_misfit, write_model
-from seglens.files import whole_folder, write_json
+from seglens.core.files import whole_folder, write_json
 
 SPECIAL = (IMAGE, BEFORE, BEHIND, END)
 

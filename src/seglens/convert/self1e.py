@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from seglens.backbones.skeleton import Skeleton
-from seglens.checkpoint import CheckpointError, HeadConfig, Origin, save_head
+from seglens.backbones.internvl_spec import Skeleton
+from seglens.checkpoints.head import CheckpointError, HeadConfig, Origin, save_head
 from seglens.convert.internvl import OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, read_json, token_numbers
 from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
-from seglens.files import whole_folder
+from seglens.core.files import whole_folder
 from seglens.methods.base import TILE
 from seglens.methods.self1e import PRESETS, TOKEN, Amplifier, Combine
 

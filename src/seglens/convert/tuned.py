@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from seglens.checkpoint import CheckpointError
+from seglens.checkpoints.head import CheckpointError
 from seglens.convert.internvl import LEFT, OUTPUT, WORDS, read_json
 from seglens.convert.weights import Piece, Weights
+from seglens.core.files import write_json
 from seglens.data.asking import Asking
-from seglens.files import write_json
-from seglens.presets import recipe
+from seglens.training.presets import recipe
 
 MLLM, FAMILY = "mllm", "internvl"
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seglens.checkpoint import PICKLES, CheckpointError, few
-from seglens.files import write_json
+from seglens.checkpoints.head import PICKLES, CheckpointError, few
+from seglens.core.files import write_json
 
 SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
 PEFT = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from seglens.core.names import check_name
 from seglens.data.coco import coco_data
 from seglens.data.conversations import conversations_data
 from seglens.data.dataset import Dataset as Dataset
 from seglens.data.folder import folder_data
 from seglens.data.jsonl import jsonl_data
-from seglens.data.limited import Limited
 from seglens.data.negatives import with_negatives
 from seglens.data.parts import paco, pascal_part
 from seglens.data.pascal import pas20, pc59, pc459
@@ -22,9 +22,9 @@ from seglens.data.reasonseg import reasonseg
 from seglens.data.refer import BUILDERS as REFER
 from seglens.data.semantic import ade20k, cocostuff, mapillary
 from seglens.data.spec import parse
+from seglens.data.subset import Limited
 from seglens.data.world import WorldData
 from seglens.data.yolo import yolo_data
-from seglens.names import check_name
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "world": WorldData,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from seglens.core.names import check_name
+from seglens.core.types import Target
 from seglens.data.dataset import Dataset
-from seglens.data.limited import Limited
 from seglens.data.prompts import LONG, PROMPTS, Prompted, worded
-from seglens.names import check_name
-from seglens.types import Target
+from seglens.data.subset import Limited
 
 AS_IT_STANDS = "as it stands"  # the kind of a query that is put in no template
 SENTENCE, PHRASE = "sentence", "phrase"

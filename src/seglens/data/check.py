@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from seglens.core.types import Sample
 from seglens.data.images import orientation
 from seglens.data.records import Entry, Fault, Note, Records
-from seglens.types import Sample
 
 
 class Check:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seglens.data.exhaustive import Certain
+from seglens.data.coco_absent import Certain
 from seglens.data.masks import Named, Polygons, Runs, draw_each
 from seglens.data.reading import Split, located, need_folder, read_json
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records, Remains
-from seglens.data.wording import first_of_name
+from seglens.data.same_words import first_of_name
 
 Id = int | str
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from seglens.data.lines import objects
+from seglens.data.json_records import objects
 from seglens.data.masks import Nothing
 from seglens.data.reading import Split, need_folder
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Records

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+from seglens.core.types import Sample
 from seglens.data.records import Fault
-from seglens.types import Sample
 
 
 @runtime_checkable

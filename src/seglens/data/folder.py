@@ -6,11 +6,11 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from seglens.data.kin import is_class_name
 from seglens.data.maskfile import MaskFile
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Note, Records
-from seglens.data.wording import joined, plain
+from seglens.data.related_names import is_class_name
+from seglens.data.same_words import joined, plain
 
 LOSSLESS = frozenset((".png", ".bmp", ".tif", ".tiff"))
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from seglens.data.depth import (
+from seglens.data.bit_depth import (
     depth,
     is_deep_colour,
     is_signed_byte,
@@ -82,7 +82,7 @@ def load_image(
     """RGB pixels, 0..255, of a file, its bytes, a PIL image or a uint8 array ("h w", "h w 3" or "h w 4").
 
     The result is the caller's own copy: turned upright by EXIF, transparency over white, the first frame of an
-    animation (a PIL image: the frame it is at), 16 bits by the depth that they use (`seglens.data.depth`), wider
+    animation (a PIL image: the frame it is at), 16 bits by the depth that they use (`seglens.data.bit_depth`), wider
     integers by their range.
 
     Raises ``ImageError``, and nothing else, on what is missing, damaged, empty, not an image, over ``max_pixels``

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seglens.data.kin import is_class_name
-from seglens.data.lines import objects
+from seglens.data.json_records import objects
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, Runs
 from seglens.data.reading import Split, located, need_folder
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
-from seglens.data.wording import joined, plain
+from seglens.data.related_names import is_class_name
+from seglens.data.same_words import joined, plain
 
 MASKS = ("mask", "polygons", "rle")
 KEYS = ("image", "text", "absent", "ignore", "id", "height", "width", "kind", "answer", *MASKS)

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Int64
 from PIL import Image
 from pycocotools import mask as coco
 
+from seglens.core.files import write_atomic
 from seglens.data.images import MAX_PIXELS
 from seglens.data.records import Drawn, MaskSource, SeveralError, said_by
-from seglens.files import write_atomic
 
 # How far a polygon may leave its image, in shares of a side and, if that is more, in pixels: annotation tools and
 # published polygons do so a little; what lies further out was drawn on another image, or on one of another size.

@@ -19,19 +19,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Literal, cast
 
+from seglens.core.names import check_name
 from seglens.data import build, load_data
-from seglens.data.draws import ATTEMPTS as ATTEMPTS
-from seglens.data.draws import VQA, Mixture, Source
-from seglens.data.draws import Draw as Draw
-from seglens.data.draws import Epochs as Epochs
-from seglens.data.draws import Mixed as Mixed
-from seglens.data.layout import LISA_TREE, TREE, Place, missing
+from seglens.data.lisa_tree import LISA_TREE, TREE, Place, missing
 from seglens.data.negatives import with_negatives
-from seglens.data.overlap import image_key, to_hold_out
 from seglens.data.records import Bad, DataError, Records
 from seglens.data.refer import parts
+from seglens.data.sampling import ATTEMPTS as ATTEMPTS
+from seglens.data.sampling import VQA, Mixture, Source
+from seglens.data.sampling import Draw as Draw
+from seglens.data.sampling import Epochs as Epochs
+from seglens.data.sampling import Mixed as Mixed
 from seglens.data.spec import parse, write
-from seglens.names import check_name
+from seglens.data.split_leakage import image_key, to_hold_out
 
 GROUPS = ("sem_seg", "refer_seg", VQA, "reason_seg")
 # In the order of GROUPS. LENS's paper follows LISA without questions and answers; its released code has three others.

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from seglens.data.chance import pick, words
 from seglens.data.dataset import Dataset
-from seglens.data.kin import related
-from seglens.data.limited import Limited
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing
 from seglens.data.prompts import Prompted
 from seglens.data.records import Ask, Entry, MaskSource, Records
+from seglens.data.related_names import related
+from seglens.data.rng import pick, words
 from seglens.data.spec import parse, write
+from seglens.data.subset import Limited
 
 USUAL = 0.2  # share of a training's queries where the data says nothing of absent targets
 LOOKED_AT = 200  # samples of data of an unknown kind, before it is taken to have no absent target

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seglens.data.chance import below, words
-from seglens.data.layout import need
+from seglens.data.lisa_tree import need
 from seglens.data.masks import Polygons, Runs
 from seglens.data.reading import read_json
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
+from seglens.data.rng import below, words
 
 Split = Literal["train", "val"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from seglens.data.chance import below, words
+from seglens.core.names import check_name
+from seglens.core.types import Sample, Target
 from seglens.data.dataset import Dataset, classes_of, faults_of, usable
 from seglens.data.records import Fault
-from seglens.names import check_name
-from seglens.types import Sample, Target
+from seglens.data.rng import below, words
 
 LONG = ("sentence", "long")
 

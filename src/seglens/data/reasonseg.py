@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from seglens.data.paint import paint
+from seglens.data.polygon_paint import paint
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
 
 Split = Literal["train", "val", "test"]

@@ -14,8 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
+from seglens.core.types import Sample, Target
 from seglens.data.images import load_image, orientation
-from seglens.types import Sample, Target
 
 FAULTS_SHOWN = 3
 Bad = Literal["refuse", "skip"]

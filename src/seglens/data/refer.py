@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from seglens.data.masks import Named, Nothing, Polygons, Runs, Union
-from seglens.data.overlap import Part, load_keys, part, without
 from seglens.data.reading import read_json
 from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
+from seglens.data.split_leakage import Part, load_keys, part, without
 from seglens.data.unpickle import load as unpickle
 
 Split = Literal["train", "val", "test", "testA", "testB", "testC"]

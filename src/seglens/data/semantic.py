@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from seglens.data.images import load_labels
-from seglens.data.layout import need
+from seglens.data.lisa_tree import need
 from seglens.data.reading import read_json, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
 

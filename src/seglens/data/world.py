@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from seglens.miniature.language import Query, speaker
-from seglens.miniature.manners import Manners
-from seglens.miniature.world import SPLITS, Scene, World
-from seglens.types import Sample, Target
+from seglens.core.types import Sample, Target
+from seglens.world.chat_phrases import Manners
+from seglens.world.language import Query, speaker
+from seglens.world.world import SPLITS, Scene, World
 
 
 @dataclass(frozen=True)

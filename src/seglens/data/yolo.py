@@ -15,7 +15,7 @@ from jaxtyping import Float
 from seglens.data.masks import SLACK, Polygons
 from seglens.data.reading import IMAGES, Split, by_stem, located, need_folder, read_text
 from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
-from seglens.data.wording import first_of_name
+from seglens.data.same_words import first_of_name
 
 NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
 

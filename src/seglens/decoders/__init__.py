@@ -8,11 +8,11 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from seglens.core.names import did_you_mean
 from seglens.decoders.base import MaskDecoder
 from seglens.decoders.sam import SamDecoder
 from seglens.decoders.sam2 import Sam2Decoder
-from seglens.names import did_you_mean
-from seglens.pretrained import HUB, checked_options, refuse_adapter
+from seglens.model_files.strict_loading import HUB, checked_options, refuse_adapter
 
 DECODERS: dict[str, Callable[..., MaskDecoder]] = {  # by config.model_type
     "sam": SamDecoder.from_pretrained,

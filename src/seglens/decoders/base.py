@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import ImageProcessingMixin
 from transformers.utils import logging
 
-from seglens.decoders.hiding import hiding, watch_prompts
-from seglens.geometry import Frame
-from seglens.pretrained import HUB, checked_options, load_strict
-from seglens.types import Embedding, Prompt
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, Prompt
+from seglens.decoders.prompt_mask import hiding, watch_prompts
+from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 
 # SAM's own pixel statistics (0 to 255), SAM 2's too; used when the checkpoint folder says nothing of pixels
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

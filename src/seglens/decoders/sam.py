@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import SamModel
 
+from seglens.core.types import Embedding
 from seglens.decoders.base import MaskDecoder
-from seglens.types import Embedding
 
 
 class SamDecoder(MaskDecoder):

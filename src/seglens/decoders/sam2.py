@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Sam2Model
 
+from seglens.core.types import Embedding
 from seglens.decoders.base import MEAN, STD, MaskDecoder, Statistics
-from seglens.types import Embedding
 
 
 class Sam2Decoder(MaskDecoder):

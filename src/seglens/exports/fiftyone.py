@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from seglens.exports.page import Thing, things_of
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     from fiftyone import Detections

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from seglens.exports.base import Files, Made
 from seglens.exports.outline import Region, outline
 from seglens.exports.page import Page, Thing, Title, things_of
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 
 def to_geojson(predictions: Prediction | Iterable[Prediction]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seglens.core.files import digest, file_digest
+from seglens.core.journal import Journal, JournalError
+from seglens.core.schema import Answer
 from seglens.exports.page import Leaf, Page, alike
-from seglens.files import digest, file_digest
-from seglens.journal import Journal, JournalError
-from seglens.schema import Answer
 
 HIDDEN = ".seglens"  # the folder of the ledger, in the folder of an export
 HEADER = {"seglens": "what was written into this folder", "version": 1}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int
 
-from seglens.regions import box_of
+from seglens.core.connected_components import box_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from seglens.core.image_marks import marked_png
 from seglens.exports.base import Files, Made
 from seglens.exports.page import Page, Title
-from seglens.marks import marked_png
 
 
 def mask_paths(title: Title) -> dict[str, str]:

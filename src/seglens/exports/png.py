@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from seglens.drawing import bands
+from seglens.core.image_marks import marked_png
+from seglens.core.mask_logits import bands
 from seglens.exports.base import Files, Made
 from seglens.exports.page import Page, Title
-from seglens.marks import marked_png
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 MOST = 255  # values of a palette beside the background
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seglens.exports.page import things_of
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     from supervision import Detections

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from seglens.core.files import ELSEWHERE, Digest, check_folder, digest, holds, prepared
+from seglens.core.names import check_name
 from seglens.exports.base import Files
 from seglens.exports.formats import DEFAULT, FORMATS
 from seglens.exports.ledger import Command, Done, Ledger, Written
 from seglens.exports.page import Leaf, Page, Title, alike, file_name
-from seglens.files import ELSEWHERE, Digest, check_folder, digest, holds, prepared
-from seglens.names import check_name
 
 
 class Export:

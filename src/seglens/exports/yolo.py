@@ -14,7 +14,7 @@ from seglens.exports.base import Files, Format, Made
 from seglens.exports.bridge import joined
 from seglens.exports.outline import outline
 from seglens.exports.page import Leaf, Page, Title, picture, things_of
-from seglens.prediction import Prediction
+from seglens.inference.prediction import Prediction
 
 YAML = "data.yaml"
 

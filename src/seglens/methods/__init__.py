@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from seglens.core.names import check_name
 from seglens.methods.base import Method, PromptDecoder, Source
 from seglens.methods.lens import Lens, LensConfig, build_lens
 from seglens.methods.lisa import LisaConfig, build_lisa
@@ -13,7 +14,6 @@ from seglens.methods.localization import LocalizationConfig, build_localization
 from seglens.methods.mllmseg import MLLMSegConfig, build_mllmseg
 from seglens.methods.self1e import Self1eConfig, build_self1e
 from seglens.methods.ufo import UfoConfig, build_ufo
-from seglens.names import check_name
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from seglens.geometry import Canvas, Frame
-from seglens.types import (
+from seglens.core.geometry import Canvas, Frame
+from seglens.core.types import (
     Attention,
     Embedding,
     HeadMaps,

@@ -16,18 +16,18 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seglens.geometry import Frame
-from seglens.losses import bce, mask_terms
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
 from seglens.methods.base import Method, PromptDecoder, Source, check_choices, spread
 from seglens.methods.keypoints import refine, refine_unguarded, suppress
-from seglens.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
+from seglens.methods.losses import bce, mask_terms
 
 NEWTON = {"guarded": refine, "paper": refine_unguarded}
 
 
 @dataclass(frozen=True)
 class LensConfig:
-    """Every choice of LENS that the paper or the authors' code makes; presets in `seglens.presets`."""
+    """Every choice of LENS that the paper or the authors' code makes; presets in `seglens.training.presets`."""
 
     keypoints: int = 16  # m
     radius: float = 4 / 24  # of NMS, as a share of the grid's width (4 cells of 24)

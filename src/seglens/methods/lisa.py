@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.losses import mask_terms
+from seglens.core.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 from seglens.methods.base import (
     PromptDecoder,
     Source,
@@ -25,7 +25,7 @@ from seglens.methods.base import (
     spread,
     text_term,
 )
-from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+from seglens.methods.losses import mask_terms
 
 TOKEN = "[SEG]"
 

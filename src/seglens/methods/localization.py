@@ -16,10 +16,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seglens.geometry import Frame
+from seglens.core.geometry import Frame
+from seglens.core.types import Embedding, HeadMaps, Keypoints, MethodOutput, Prompt, Totals, Truth
 from seglens.methods.base import HeadAttention, Method, PromptDecoder, Source
 from seglens.methods.keypoints import refine, suppress
-from seglens.types import Embedding, HeadMaps, Keypoints, MethodOutput, Prompt, Totals, Truth
 
 TINY = 1e-12
 TOGETHER = 16  # clicks that SAM answers in one pass: each takes a copy of the image's embedding

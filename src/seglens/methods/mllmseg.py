@@ -18,7 +18,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.losses import focal, smooth_dice
+from seglens.core.types import Embedding, MethodOutput, Practice, Reading, Speech, Totals, Truth, Tuning
 from seglens.methods.base import (
     Source,
     TextMean,
@@ -30,7 +30,7 @@ from seglens.methods.base import (
     text_term,
 )
 from seglens.methods.dysample import DySample
-from seglens.types import Embedding, MethodOutput, Practice, Reading, Speech, Totals, Truth, Tuning
+from seglens.methods.losses import focal, smooth_dice
 
 SEG, REJ = "[SEG]", "[REJ]"
 EMPTY = -0.5  # logit of a pixel whose channels are silent, where the last filter starts upright

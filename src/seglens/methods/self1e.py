@@ -17,7 +17,8 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.losses import mask_terms
+from seglens.core.pixel_shuffle import pixel_unshuffle
+from seglens.core.types import Attention, Embedding, MethodOutput, Reading, Refill, Speech, Totals, Truth, Tuning
 from seglens.methods.base import (
     Source,
     TextMean,
@@ -28,8 +29,7 @@ from seglens.methods.base import (
     spread,
     text_term,
 )
-from seglens.shuffle import pixel_unshuffle
-from seglens.types import Attention, Embedding, MethodOutput, Reading, Refill, Speech, Totals, Truth, Tuning
+from seglens.methods.losses import mask_terms
 
 TOKEN = "[SEG]"
 ALPHA = 2  # a side of the block of pixels that a feature is un-shuffled to

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.losses import focal, smooth_dice
+from seglens.core.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
 from seglens.methods.base import (
     Source,
     TextMean,
@@ -27,7 +27,7 @@ from seglens.methods.base import (
     spread,
     text_term,
 )
-from seglens.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+from seglens.methods.losses import focal, smooth_dice
 
 TOKEN = "<MASK>"
 SMOOTH = 1e-3  # of its dice

@@ -24,30 +24,30 @@ from transformers import SamImageProcessorPil
 
 from seglens.backbones import load_backbone
 from seglens.backbones.familiarity import FILE
-from seglens.cache import Cache
-from seglens.checkpoint import HeadConfig, Origin, save_head
-from seglens.courses import practise
+from seglens.checkpoints.head import HeadConfig, Origin, save_head
+from seglens.core.locks import LOCK, held
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
-from seglens.lessons import Drawn
-from seglens.locks import LOCK, held
+from seglens.features.cache import Cache
+from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.base import TunedMethod
-from seglens.miniature.familiar import FLAGGED, calibrate
+from seglens.miniature.chat_stage import train_manners
+from seglens.miniature.familiarity_stage import FLAGGED, calibrate
 from seglens.miniature.heads import lens_config, miniature_config
-from seglens.miniature.internvl import INTERNVL, make_internvl, make_internvl_processor, transplant
-from seglens.miniature.lessons import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
-from seglens.miniature.manners import new_words
+from seglens.miniature.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
+from seglens.miniature.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
 from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
-from seglens.miniature.promptable import train_sam
 from seglens.miniature.recipe import Budget
-from seglens.miniature.units import side_by_side
-from seglens.miniature.upper import train_manners
-from seglens.miniature.vision import PatchReadout, pixels, train_vision
-from seglens.miniature.world import World
-from seglens.parts import Parts
-from seglens.sums import write_sums
-from seglens.training import TrainConfig, fit
+from seglens.miniature.sam_stage import train_sam
+from seglens.miniature.subprocess_jobs import side_by_side
+from seglens.miniature.vision_stage import PatchReadout, pixels, train_vision
+from seglens.model_files.checksums import write_sums
+from seglens.training.example_stream import Drawn
+from seglens.training.setup import practise
+from seglens.training.trainer import TrainConfig, fit
+from seglens.world.chat_phrases import new_words
+from seglens.world.world import World
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "vision": (),

@@ -27,8 +27,8 @@ from transformers import (
     SamVisionConfig,
 )
 
-from seglens.miniature.language import vocabulary
-from seglens.packed import pack_folder
+from seglens.model_files.int8_weights import pack_folder
+from seglens.world.language import vocabulary
 
 PATCH = 16
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from seglens.miniature.language import Question
 from seglens.miniature.models import Sight
+from seglens.world.language import Question
 
 IGNORED = -100
 LENGTH_POWER = -0.7  # an answer of n tokens weighs n^-0.7 a token: captions must not drown the one-word answers

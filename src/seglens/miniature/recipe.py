@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seglens.files import write_atomic
+from seglens.core.files import write_atomic
 
 SAVE_EVERY = 240.0  # seconds
 LOG_EVERY = 100  # steps

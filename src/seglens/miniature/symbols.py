@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seglens.miniature.concepts import CONCEPTS, PART_NAMES
-from seglens.miniature.draw import PALETTE
 from seglens.miniature.recipe import here
-from seglens.miniature.world import SIZE, Scene
+from seglens.world.concepts import CONCEPTS, PART_NAMES
+from seglens.world.draw import PALETTE
+from seglens.world.world import SIZE, Scene
 
 SUB = 8  # samples per cell and axis
 LEAST_COVER = 0.25  # a cell shows an object when it covers this share of it

@@ -1,0 +1,132 @@
+"""What is said to an MLLM that answers in segmentation tokens, word by word: to be learnt, or to be read."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from seglens.backbones.prompts import LONGEST_QUESTION, Prompts, QuestionError
+from seglens.core.types import Speech, Words
+
+QUERY = "{}"  # stands for the query in a request or an answer
+
+
+@dataclass(frozen=True)
+class Line:
+    """An answer in pieces: text, and the ids of new tokens. What a query spells stays text."""
+
+    pieces: tuple[str | int, ...]
+
+    def tokens(self, prompts: Prompts, query: str) -> list[int]:
+        spelt = ([p] if isinstance(p, int) else prompts.said(p.replace(QUERY, query)) for p in self.pieces if p != "")
+        return [token for piece in spelt for token in piece]
+
+
+class Script:
+    """All that is said by a `Speech`. `names` are the new tokens with their ids, `end` is the id that ends an answer.
+
+    Raises ValueError when an answer does not hold the segmentation tokens in their order."""
+
+    def __init__(self, prompts: Prompts, speech: Speech, names: Mapping[str, int], end: int | None):
+        self.prompts, self.speech, self._names = prompts, speech, names
+        self._end = [] if end is None else [end]
+        if not speech.tokens or not speech.answers or {*speech.tokens} - {*names}:
+            raise ValueError(
+                f"a speech needs answers, and tokens that are trained; got {len(speech.answers)} answers, tokens "
+                f"{', '.join(speech.tokens) or 'none'}, trained {', '.join(names) or 'none'}: name them alike"
+            )
+        self._answers = [self._line(answer) for answer in speech.answers]
+        self._refusal = None if speech.refusal is None else self._line(speech.refusal)
+        wanted = [names[token] for token in speech.tokens]
+        for answer, line in zip(speech.answers, self._answers, strict=True):
+            if [p for p in line.pieces if p in wanted] != wanted:
+                raise ValueError(
+                    f"the answer {answer!r} does not hold {' '.join(speech.tokens)}, in this order and no more; "
+                    "correct it"
+                )
+
+    def question(self, query: str) -> Words:
+        """A question as it is read: with the first answer, up to its last segmentation token.
+
+        Raises QuestionError as `Prompts.to_read` does."""
+        asked = self._asked(query)
+        answer = self._answers[0].tokens(self.prompts, query)
+        places = self._places(answer)
+        answer = answer[: places[-1] + 1]
+        return _words(asked, answer, places)
+
+    def lesson(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
+        """A question with all of its answer, as it is learnt; with `answer`, one that is answered in words alone. `why`
+        is said behind the tokens, as LISA explains a mask.
+
+        A query always gets the same one of several answers. Raises QuestionError as `Prompts.to_read` does."""
+        if answer is not None:
+            if not answer.strip():
+                raise QuestionError(f"got an empty answer to {query!r}; leave the question out")
+            said = self.prompts.said(answer)
+            whole = [*said, *self._end] if len(said) < LONGEST_QUESTION else said[:LONGEST_QUESTION]
+            return _words(self.prompts.to_read([query])[0], whole, [0] * len(self.speech.tokens), True)
+        asked = self._asked(query)
+        if present or self._refusal is None:
+            line = self._answers[zlib.crc32(query.encode()) % len(self._answers)]
+            said = line.tokens(self.prompts, query)
+            places = self._places(said)
+            if why is not None:
+                said = [*said, *self.prompts.said(f" {why.strip()}")][:LONGEST_QUESTION]
+            return _words(asked, [*said, *self._end], places)
+        said = self._refusal.tokens(self.prompts, query)
+        new = {*self._names.values()}
+        first = next((n for n, token in enumerate(said) if token in new), 0)
+        return _words(asked, [*said, *self._end], [first] * len(self.speech.tokens))
+
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+        """Queries of one conversation, each with the item that answers it, as they are learnt: the same words for all,
+        each with its own place. The first of them learns the answer, the others find it said.
+
+        Full stops around a query are dropped, and the question is in lower case: so the authors of MLLMSeg. Raises
+        QuestionError as `Prompts.to_read` does."""
+        queries = [query.strip().strip(".") for query, _ in items]
+        for query in queries:
+            self.prompts.check(query)
+        asked = self.prompts.to_read([request.replace(QUERY, ", ".join(queries).lower())])[0]
+        pieces: list[str | int] = [opening]
+        for n, (query, (_, item)) in enumerate(zip(queries, items, strict=True)):
+            pieces += [", "] if n else []
+            pieces += [p.replace(QUERY, query) if isinstance(p, str) else p for p in self._line(item).pieces]
+        answer = [*self._spelt([*pieces, "."]), *self._end]
+        new = {*self._names.values()}
+        places = [n for n, token in enumerate(answer) if token in new]
+        said = [_words(asked, answer, [place] * len(self.speech.tokens)) for place in places]
+        return [said[0], *(replace(words, learnt=(False,) * len(words.ids)) for words in said[1:])]
+
+    def _spelt(self, pieces: Sequence[str | int]) -> list[int]:
+        """Tokens of text and of new tokens; text that belongs together is spelt together."""
+        tokens, text = list[int](), ""
+        for piece in [*pieces, None]:
+            if isinstance(piece, str):
+                text += piece
+                continue
+            tokens += self.prompts.said(text) if text else []
+            tokens += [] if piece is None else [piece]
+            text = ""
+        return tokens
+
+    def _asked(self, query: str) -> list[int]:
+        self.prompts.check(query)
+        return self.prompts.to_read([self.speech.request.replace(QUERY, query)])[0]
+
+    def _places(self, answer: Sequence[int]) -> list[int]:
+        wanted = {self._names[token] for token in self.speech.tokens}
+        return [n for n, token in enumerate(answer) if token in wanted]
+
+    def _line(self, text: str) -> Line:
+        found = re.split("(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")", text)
+        return Line(tuple(self._names.get(piece, piece) for piece in found))
+
+
+def _words(asked: Sequence[int], answer: Sequence[int], places: Sequence[int], spoken: bool = False) -> Words:
+    """`places` count from the start of the answer."""
+    learnt = (False,) * len(asked) + (True,) * len(answer)
+    return Words((*asked, *answer), learnt, tuple(len(asked) + n for n in places), spoken)

@@ -1,0 +1,77 @@
+"""An answer in words while it is generated: told piece by piece, ended early where that is asked for, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from seglens.core.interruption import safe_point
+
+UNFINISHED = "\ufffd"  # what a tokenizer shows of a character whose last bytes are not there yet
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What an MLLM said: its words, and the tokens that it read and wrote (that which ends an answer not counted)."""
+
+    text: str
+    read: int
+    written: int
+    whole: bool = True  # false: there was no room for more tokens
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How an answer is given. `tell` is called, in the thread of the model, with each new piece of it: together they
+    are the answer. The answer ends before the first of the texts `stop`."""
+
+    max_new_tokens: int = 128
+    tell: Callable[[str], None] | None = None
+    stop: Sequence[str] = ()
+
+
+class Listener:
+    """A stopping criterion of transformers' `generate`: it sees every token, and so it can tell them, too."""
+
+    def __init__(self, manner: Manner, decode: Callable[[list[int]], str], read: int):
+        self.manner, self._decode, self._read = manner, decode, read
+        self._told = ""
+
+    def __call__(self, ids: Int[Tensor, "b n"], scores: Any, **_: Any) -> Bool[Tensor, " b"]:
+        return torch.full((1,), self._hear(ids[0, self._read :]), device=ids.device)
+
+    def _hear(self, said: Int[Tensor, " n"]) -> bool:
+        """Whether to end here."""
+        safe_point()  # an answer that nobody waits for any more ends at any token
+        if not self.manner.tell and not self.manner.stop:
+            return False
+        text = self._decode(said.tolist())
+        sure = before_stop(text, self.manner.stop)
+        self._tell(sure if len(sure) < len(text) else _settled(text, self.manner.stop))
+        return len(sure) < len(text)
+
+    def _tell(self, text: str) -> None:
+        if self.manner.tell and len(text) > len(self._told) and text.startswith(self._told):
+            self.manner.tell(text[len(self._told) :])
+            self._told = text
+
+    def finish(self, text: str) -> None:
+        """Tell what is left of the whole answer."""
+        self._tell(text)
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the texts that end it."""
+    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def _settled(text: str, stop: Sequence[str]) -> str:
+    """What the next tokens cannot change: no white space at the end, which may be the answer's own, no half of a
+    character, and nothing that may become a text to stop at."""
+    begun = max((n for end in stop for n in range(1, len(end)) if text.endswith(end[:n])), default=0)
+    return text[: len(text) - begun].rstrip(UNFINISHED).rstrip()

@@ -1,0 +1,1 @@
+"""Trained heads: on disk, and on a model hub."""

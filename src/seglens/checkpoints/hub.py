@@ -1,0 +1,160 @@
+"""Heads on a model hub: fetched by name when asked for, published with all that they need to be rebuilt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from seglens.checkpoints.head import (
+    CONFIG,
+    EMBEDDED,
+    EMBEDDED_HEADS,
+    WEIGHTS,
+    CheckpointError,
+    HeadConfig,
+    Origin,
+    intact_folder,
+)
+from seglens.core.files import digest, stamp, write_atomic
+from seglens.core.names import check_name
+
+CARD = "README.md"
+UNTRAINED = (
+    " It was trained without absent targets, and shows a mask for every query, whether the thing is there or not."
+)
+DESCRIBING = ["*.json", "*.txt", "*.jinja", "*.model"]  # of a model: its config, tokenizer and processor
+
+
+def hub_commit(name: str) -> str | None:
+    """The commit that a hub id meant when it was last loaded here, without network; None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) -> Path:
+    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id, fetched as `where`
+    says (`token`, `cache_dir`, `local_files_only`)."""
+    if not isinstance(name, str | Path):
+        raise CheckpointError(f"got {type(name).__name__} for a model; need its name or its folder, as in {EMBEDDED!r}")
+    if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
+        check_name(str(name), EMBEDDED_HEADS, "head of the package")
+        return intact_folder(str(name))
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(
+            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, "
+            f"a folder with {CONFIG} and {WEIGHTS}, or a hub id such as org/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS], **where))
+    except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
+            "check the name or the network"
+        ) from error
+
+
+def identified(name: str) -> str:
+    """A head's name with a digest of its files (by `files.stamp`), so that another head of the same name is not taken
+    for it. Raises CheckpointError."""
+    folder = resolve_folder(name)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    shown = os.path.abspath(folder) if Path(name).is_dir() else name
+    return f"{shown} ({digest(''.join(map(stamp, files)).encode())[:12]})"
+
+
+def identified_parts(backbone: str, decoder: str, heads: str | None) -> str:
+    """The names of an MLLM and a mask decoder, folders by absolute paths, and a file of heads with a digest of it."""
+    names = [os.path.abspath(name) if Path(name).is_dir() else name for name in (backbone, decoder)]
+    if heads is not None:
+        names.append(f"{heads} ({digest(stamp(Path(heads)).encode())[:12]})" if Path(heads).is_file() else heads)
+    return " + ".join(names)
+
+
+def without_weights(name: str) -> Path:
+    """A folder as it is, or all that a hub id holds beside its weights.
+
+    Raises CheckpointError when it is neither."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise CheckpointError(f"got {name!r} for a model; need a folder, or a hub id such as org/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DESCRIBING))
+    except Exception as error:  # as above: dozens of types
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
+            "check the name or the network"
+        ) from error
+
+
+def push_folder(
+    folder: Path, config: HeadConfig, name: str, private: bool | None = None, token: str | None = None
+) -> str:
+    """Publish the head in `folder` as the hub id `name` with a model card. Returns the address of the commit.
+
+    Raises CheckpointError when the head names a frozen part that only this machine has, or the hub refuses."""
+    for part in (config.backbone, config.decoder):
+        if part is not None and part.name.startswith((".", "/")):
+            raise CheckpointError(
+                f"the head names {part.name!r}, a folder that nobody else has; "
+                "train on a hub id, or publish that folder and name it in config.json"
+            )
+    from huggingface_hub import HfApi
+
+    write_atomic(folder / CARD, model_card(config, name).encode())
+    hub = HfApi(token=token)
+    try:
+        hub.create_repo(name, private=private, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=[CONFIG, WEIGHTS, CARD],
+            commit_message=f"{config.method} head",
+        )
+    except Exception as error:  # as above: dozens of types
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{name} could not be published ({type(error).__name__}: {said}); check name and token"
+        ) from error
+    return str(done.commit_url)
+
+
+def model_card(config: HeadConfig, name: str) -> str:
+    """What a reader of the hub needs: what the head belongs to, how it was trained, and the lines that load it."""
+    backbone = _named(config.backbone)
+    reads = "read to its end through an adapter" if config.layer is None else f"read at layer {config.layer}"
+    draws = "" if config.decoder is None else f", drawn by {_named(config.decoder)}"
+    refuses = UNTRAINED if config.presence == "untrained" else ""
+    trained = "".join(f"- {key}: {value}\n" for key, value in (config.trained or {}).items())
+    return f"""---
+library_name: seglens
+pipeline_tag: image-segmentation
+base_model: {config.backbone.name}
+---
+
+# {name}
+
+A {config.method.upper()} head: masks for the multimodal LLM {backbone},
+{reads}{draws}. The MLLM itself is not changed by one weight.{refuses}
+
+```python
+from seglens import Segmenter
+
+segmenter = Segmenter.from_pretrained("{name}")
+segmenter.segment("photo.jpg", "the thing I could sit on").save("out")
+```
+
+{trained}"""
+
+
+def _named(part: Origin) -> str:
+    return part.name + (f" (revision {part.revision})" if part.revision else "")

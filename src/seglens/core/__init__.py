@@ -1,0 +1,1 @@
+"""What everything stands on: types, geometry, metrics, the schema of answers, files, locks. Imports nothing of ours."""

@@ -1,0 +1,175 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from seglens.core.locks import LOCK, held
+
+SAMPLE = 1 << 20  # bytes
+ELSEWHERE = "choose another place, or allow to write over it (--overwrite; overwrite=True in Python)"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    Missing parent folders are made. Raises ``OSError`` that names ``path`` when it cannot be written; nothing is left
+    behind.
+    """
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """As `write_atomic`, of several files: none is there before all could be written."""
+    with prepared((path, (data,)) for path, data in files.items()) as place:
+        place()
+
+
+def write_new(files: Mapping[Path, bytes], overwrite: bool = False) -> None:
+    """As `write_together`, but never over a file that holds something else.
+
+    Raises FileExistsError, before anything is written, that names the first such file."""
+    if not overwrite:
+        check_free([path for path, data in files.items() if not holds(path, data)])
+    write_together(files)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises OSError when nothing can be written into a folder, which need not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    for wrong, code in ((not there.is_dir(), errno.ENOTDIR), (not os.access(there, os.W_OK | os.X_OK), errno.EACCES)):
+        if wrong:
+            raise OSError(code, os.strerror(code), str(there))
+
+
+def check_free(paths: Iterable[Path]) -> None:
+    """Raises FileExistsError that names the first of the paths where something is, and says how many there are."""
+    taken = [path for path in paths if os.path.lexists(path)]
+    if taken:
+        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise FileExistsError(f"{str(taken[0])!r} is there already{more}; {ELSEWHERE}")
+
+
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a file has exactly this content; False also where there is none."""
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+@contextmanager
+def prepared(files: Iterable[tuple[Path, Iterable[bytes]]], aside: Path | None = None) -> Iterator[Callable[[], None]]:
+    """Everything lies on the disk under hidden names, beside its place or in the folder `aside` of the same file
+    system; what is given moves all of it to its places. Files, and their parts, are asked for one after the other.
+    Raises as `write_atomic`."""
+    written = list[tuple[Path, Path]]()
+    try:
+        for path, parts in files:
+            written.append((_written(path, parts, aside), path))
+        yield lambda: _move(written)
+    finally:
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+
+
+def _move(written: list[tuple[Path, Path]]) -> None:
+    for temporary, path in written:
+        os.replace(temporary, path)
+
+
+def _written(path: Path, parts: Iterable[bytes], aside: Path | None) -> Path:
+    """A hidden file with the data, on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Same folder, because a rename is atomic only within one file system; opened by hand, because mkstemp's 0600 would
+    # outlive the rename and lock other users out.
+    temporary = (aside or path.parent) / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write names no file
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+class Digest:
+    """Of data that comes in pieces, to be compared with other data's."""
+
+    def __init__(self, data: bytes = b""):
+        self._hash = blake2b(data, digest_size=16)
+
+    def update(self, data: bytes) -> None:
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def digest(data: bytes) -> str:
+    return Digest(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """`digest` of a file's content, whatever its size."""
+    made = Digest()
+    with path.open("rb") as file:
+        while piece := file.read(SAMPLE):
+            made.update(piece)
+    return made.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """What tells a file from another or a later one: its size, its beginning and its end. Raises OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        first = file.read(SAMPLE)
+        file.seek(max(len(first), size - SAMPLE))
+        return digest(b"%d " % size + first + file.read(SAMPLE))
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write ``obj`` to ``path`` as readable UTF-8 JSON, atomically.
+
+    Raises ``ValueError`` on NaN or infinity, which JSON does not have (write ``None``), and ``TypeError`` on a value
+    that JSON cannot hold.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate has no UTF-8 form, but its backslash escape is exactly JSON's own.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` to write to; it becomes ``path`` at the end, or disappears on an error.
+
+    Raises ``FileExistsError`` at once when there is something at ``path`` already, other than an empty folder, and
+    ``InUseError`` when another process is about to make it.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, "exists already", str(path))
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    with held(path.with_name(f".{path.name}{LOCK}")):
+        temporary.mkdir()
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

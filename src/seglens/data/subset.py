@@ -1,0 +1,50 @@
+"""The first images of any dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from seglens.core.types import Sample
+from seglens.data.dataset import Dataset, classes_of, faults_of, usable
+from seglens.data.records import Fault
+
+
+class Limited:
+    """The first `count` images of `inner`, or all if it has fewer.
+
+    Iterating does not count those that are left out, so that as many come as were asked for while there are any."""
+
+    def __init__(self, inner: Dataset, count: int):
+        if count < 1:
+            raise ValueError(f"got limit={count}; it must be at least 1")
+        self.inner, self.count = inner, count
+
+    @property
+    def trainable(self) -> bool:
+        return self.inner.trainable
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return classes_of(self.inner)
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        return faults_of(self.inner)
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.inner))
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.inner[self._checked(index)]
+
+    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+        return usable(self.inner, self._checked(index))
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no image {index}; the limit leaves {len(self)}")
+        return index
+
+    def __iter__(self) -> Iterator[Sample]:
+        return islice(iter(self.inner), len(self))

@@ -1,0 +1,108 @@
+"""Which attention heads of an MLLM look at what the words mean: found on any pictures with phrases, once.
+
+The heads that each query chooses by itself (`methods.localization`) are counted, as Kang et al. (arXiv 2503.06287) do.
+How much attention says that a thing is there is learnt without labels: every picture is asked for its own phrases, and
+for those that the data calls absent or, where it calls none so, of the picture before it: most of these it does not
+show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seglens.backbones import Backbone
+from seglens.backbones.head_choice import HeadChoice
+from seglens.backbones.read_layer import whole_sight
+from seglens.checkpoints.head import Origin
+from seglens.checkpoints.hub import hub_commit
+from seglens.core.types import Sample
+from seglens.evaluation.layer_probe import FEWEST_IMAGES, check_limit
+from seglens.methods.localization import LocalizationConfig, choose, maps_and_masses
+
+LENIENT = 1 / 3  # a mask of nothing is seen to be wrong, a thing that is not shown is missed
+TELLING = 0.75  # balanced accuracy below which the attention is not said to tell what is there
+
+
+@dataclass
+class _Seen:
+    """Of every query asked: the attention that each head pays to the image, and whether the phrase is the picture's."""
+
+    mass: list[Float[Tensor, " k"]] = field(default_factory=list)
+    own: list[bool] = field(default_factory=list)
+    chosen: list[Int[Tensor, " c"]] = field(default_factory=list)  # of its own phrases
+    images: int = 0
+
+    def add(self, mass: Float[Tensor, "q k"], chosen: Int[Tensor, "q c"], own: int) -> None:
+        self.mass += list(mass.cpu())
+        self.own += [k < own for k in range(len(mass))]
+        self.chosen += list(chosen[:own].cpu())
+        self.images += 1
+
+
+def find_heads(
+    backbone: Backbone, data: Iterable[Sample], limit: int | None = None, tick: Callable[[], None] = lambda: None,
+    config: LocalizationConfig | None = None, note: dict[str, Any] | None = None,
+) -> HeadChoice:  # fmt: skip
+    """The heads that most queries choose, over the first `limit` samples, and the mass at which presence is 1/2. Of a
+    target nothing but its phrase is used, and whether it is there at all. `note` is kept in the file.
+
+    Raises ValueError when fewer than two images have a query with a target, or the backbone's layers are not all
+    loaded."""
+    check_limit(limit)
+    config = config or LocalizationConfig()
+    reader, seen, before = backbone.watch(whole_sight(backbone.module.config)), _Seen(), list[str]()
+    for sample in islice(data, limit):
+        targets = sample.drawn().targets
+        own = list(dict.fromkeys(target.query for target in targets if target.present))
+        if own:
+            absent = [target.query for target in targets if not target.present]
+            foreign = [query for query in [*absent, *before] if query not in own][: len(own)]
+            read = reader.read(reader.open(sample.image), [*own, *foreign])
+            maps, mass = maps_and_masses(read)
+            seen.add(mass[0], choose(maps, mass, reader.heads, config)[0], len(own))
+            before = own
+        tick()
+    if seen.images < FEWEST_IMAGES:
+        raise ValueError(
+            f"heads are found on queries with a target about at least {FEWEST_IMAGES} images, and the data has them "
+            f"about {seen.images}; choose other data, or more of it"
+        )
+    return _choice(backbone, seen, reader.heads, config, note or {})
+
+
+def _choice(
+    backbone: Backbone, seen: _Seen, width: int, config: LocalizationConfig, note: dict[str, Any]
+) -> HeadChoice:  # fmt: skip
+    mass, own = torch.stack(seen.mass), torch.tensor(seen.own)
+    counts = torch.stack(seen.chosen).flatten().bincount(minlength=mass.shape[1])
+    best = counts.argsort(descending=True, stable=True)[: config.chosen]
+    even, kept, refused = parted(mass[:, best].mean(1), own)
+    origin = Origin.of(backbone.name, backbone.revision or hub_commit(backbone.name))
+    share = counts[best] / len(seen.chosen)
+    return HeadChoice(
+        origin.name, origin.revision, tuple((int(k) // width, int(k) % width) for k in best),
+        even if (kept + refused) / 2 >= TELLING else None,
+        {
+            **note, "images": seen.images, "queries": len(seen.chosen), "others": int((~own).sum()),
+            "chosen": [round(float(one), 4) for one in share], "own_kept": round(kept, 4),
+            "others_refused": round(refused, 4),
+        },
+    )  # fmt: skip
+
+
+def parted(mass: Float[Tensor, " q"], own: Bool[Tensor, " q"]) -> tuple[float, float, float]:
+    """The mass `LENIENT` of the way from the median of others' phrases to that of a picture's own; the share of the own
+    that is above it, and of the others below.
+
+    Of medians, because up to half of the others' phrases may name what the picture shows, too."""
+    if not (own.any() and (~own).any()):
+        return 0.5, 1.0, 0.0
+    others = mass[~own].quantile(0.5)
+    even = float(others + LENIENT * (mass[own].quantile(0.5) - others))
+    return even, float((mass[own] > even).float().mean()), float((mass[~own] <= even).float().mean())

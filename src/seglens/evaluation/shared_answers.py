@@ -1,0 +1,130 @@
+"""A question to every sample of a dataset: shared by processes, kept on disk as it is answered, ended by no bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seglens.core.distributed import Ranks
+from seglens.core.journal import Journal, JournalError
+from seglens.core.types import Sample
+from seglens.data import Dataset
+from seglens.data.dataset import faults_of, usable
+from seglens.data.records import DataError, Fault
+
+PART = ".part"  # behind the name of a file that is being made
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of every sample, in their order: rows that JSON can hold. `faults` is what the dataset leaves out, and
+    `damaged` what it does not leave out, and could not be asked."""
+
+    rows: list[Any]
+    faults: list[Fault]
+    damaged: list[Fault]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one sample; no `row` where the dataset leaves it out."""
+
+    row: Any
+    faults: list[Fault] = field(default_factory=list)
+
+
+class Kept:
+    """What was answered so far, in a journal beside `path` for each process; the same `settings` go on there. Without a
+    path nothing is kept.
+
+    Raises JournalError on the journal of other settings, unless `anew` starts from nothing."""
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], ranks: Ranks, anew: bool = False):
+        self.path, self.rows = path, dict[int, Row]()
+        if path is None:
+            self.journal = None
+            return
+        header = {"seglens evaluation": dict(settings)}
+        if anew:
+            self._remove(ranks.rank if ranks.rank else None)
+        for part in self.parts():
+            self._read(Journal(header, part))
+        self.journal = Journal(header, path.with_name(f"{path.name}{PART}{ranks.rank or ''}"))
+
+    def parts(self) -> list[Path]:
+        """The journals of all processes, also of an earlier run."""
+        return [] if self.path is None else sorted(self.path.parent.glob(f"{self.path.name}{PART}*"))
+
+    def add(self, index: int, row: Row) -> None:
+        """On the disk when this returns."""
+        if self.journal is not None:
+            self.journal.add({"index": index, "row": row.row, "faults": list(map(asdict, row.faults))})
+
+    def close(self) -> None:
+        """All is done, and written elsewhere."""
+        self._remove(None)
+
+    def _remove(self, rank: int | None) -> None:
+        for part in self.parts():
+            if rank is None or part.name.endswith(f"{PART}{rank}"):
+                part.unlink(missing_ok=True)
+
+    def _read(self, journal: Journal) -> None:
+        try:
+            for _, said in journal.news():
+                self.rows[said["index"]] = Row(said["row"], [Fault(**fault) for fault in said["faults"]])
+        except JournalError as error:
+            raise JournalError(f"{error}; give another name, or start anew with --overwrite") from None
+
+
+def ask_all(
+    data: Dataset, ask: Callable[[Sample], Any], ranks: Ranks, tick: Callable[[], None] = lambda: None,
+    kept: Kept | None = None, told: Callable[[Any], None] = lambda row: None,
+) -> Asked | None:  # fmt: skip
+    """The rows of `ask`, for this process's share of `data` and then, on the first, for all; None on the others. `told`
+    is given each row as it comes.
+
+    Raises the first sample's error when there is none that could be asked."""
+    mine, damaged, first = dict[int, Row](), list[Fault](), None
+    for index in ranks.share(len(data)):
+        known = kept.rows.get(index) if kept else None
+        try:
+            row = known or _asked(data, index, ask)
+        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            first = first or error
+            damaged += _faults(index, error)
+        else:
+            mine[index] = row
+            if kept and not known:
+                kept.add(index, row)
+            if row.row is not None:
+                told(row.row)
+        tick()
+    given = ranks.gather((mine, list(faults_of(data)), damaged))
+    return None if given is None else _joined(given, first)
+
+
+def _asked(data: Dataset, index: int, ask: Callable[[Sample], Any]) -> Row:
+    sample, found = usable(data, index)
+    return Row(None if sample is None else ask(sample), list(found))
+
+
+def _joined(given: list[Any], first: Exception | None) -> Asked:
+    rows = {index: row for some, _, _ in given for index, row in some.items()}
+    damaged = [fault for _, _, some in given for fault in some]
+    if damaged and not any(row.row is not None for row in rows.values()):
+        raise first or DataError(f"no sample can be used; the first: {damaged[0]}", damaged)
+    ordered = [rows[index] for index in sorted(rows)]
+    faults = [fault for _, some, _ in given for fault in some]  # every process has those of the index
+    faults += [fault for row in ordered for fault in row.faults]
+    return Asked([row.row for row in ordered if row.row is not None], list(dict.fromkeys(faults)), damaged)
+
+
+def _faults(index: int, error: Exception) -> list[Fault]:
+    if isinstance(error, DataError) and error.faults:
+        return list(error.faults)
+    return [Fault("data", f"image {index}", str(error) or "it does not fit into memory", "image")]

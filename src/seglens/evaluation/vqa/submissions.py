@@ -1,0 +1,45 @@
+"""Files of answers for the servers that keep the right ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seglens.core.files import write_atomic
+from seglens.evaluation.vqa.questions import BenchmarkError, Question
+
+
+@dataclass(frozen=True)
+class Submission:
+    """How answers are handed in: the endings that the server takes, and what writes such a file."""
+
+    endings: tuple[str, ...]
+    put: Callable[[Path, Sequence[Question], Mapping[str, str]], None]
+    otherwise: str = ""  # what to do for another ending
+
+    def check(self, path: Path) -> None:
+        """Raises BenchmarkError when no file of that name can be written."""
+        if path.suffix not in self.endings:
+            raise BenchmarkError(f"{path} must end in {' or '.join(self.endings)}{self.otherwise}")
+
+    def write(self, path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+        """The file of all the answers. Raises BenchmarkError, and writes nothing, when one is missing."""
+        self.check(path)
+        missing = [question.id for question in questions if question.id not in answers]
+        if missing:
+            raise BenchmarkError(
+                f"{len(missing)} of {len(questions)} questions have no answer, the first is {missing[0]!r}"
+            )
+        self.put(path, questions, answers)
+
+
+def json_list(key: str, said: str, clean: Callable[[str], str] = str.strip) -> Submission:
+    """A JSON list of objects: what the question's record holds under `key`, and under `said` its answer."""
+
+    def put(path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+        rows = [{key: question.record[key], said: clean(answers[question.id])} for question in questions]
+        write_atomic(path, json.dumps(rows).encode())
+
+    return Submission((".json",), put)

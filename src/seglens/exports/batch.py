@@ -1,0 +1,118 @@
+"""Many pictures, one after the other: results are on disk as they come, and what goes wrong ends nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from seglens.core.schema import Answer
+from seglens.exports import Command, Export, Page, Title
+from seglens.inference.compressed_predictions import Folded, Kept
+from seglens.inference.image_sources import BadImage, File, NamedImage, Sources
+from seglens.inference.prediction import Prediction
+from seglens.inference.segmenter import OpenedImage, Segmenter
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written: to go on would compute in vain
+
+SHOWN = 60  # letters of a query that a fault repeats
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one picture: answers with the files that hold them, and faults. `known`: an earlier run found it."""
+
+    shown: str
+    answers: Sequence[Answer] = ()
+    files: Sequence[dict[str, Path]] = ()
+    faults: Sequence[BadImage] = ()
+    known: bool = False
+
+
+@dataclass
+class Batch:
+    """Queries to every picture of `sources`, written by an `Export`. The model is loaded when a picture needs it."""
+
+    sources: Sources
+    command: Command
+    export: Export
+    load: Callable[[], Segmenter]
+    each: bool | None = None
+    trust: bool = False
+
+    def plan(self) -> None:
+        """Raises FileExistsError before anything is computed, when results would be written over other files."""
+        files = [one for one in self.sources.each if isinstance(one, File)]
+        queries, root = tuple(self.command.queries), self.sources.root
+        self.export.plan((one.key, Title(one.name(root), queries, _inside(one.path, root))) for one in files)
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        return self.load()
+
+    def __iter__(self) -> Iterator[Outcome]:
+        for image in self.sources:
+            yield Outcome(image.shown, faults=[image]) if isinstance(image, BadImage) else self._outcome(image)
+
+    def _outcome(self, image: NamedImage) -> Outcome:
+        done = self.export.known(image.key, image.stamp)
+        if done is not None:
+            return Outcome(image.shown, done.answers, done.files, known=True)
+        predictions, faults = self._asked(image)
+        if not predictions:
+            return Outcome(image.shown, faults=faults)
+        file = None if image.file is None else _inside(image.file, self.sources.root)
+        try:
+            files = self.export.add(Page(image.name, predictions, file, image.key, image.stamp), complete=not faults)
+        except (OSError, ValueError) as error:
+            return Outcome(image.shown, faults=[*faults, _unwritten(image, error)])
+        return Outcome(image.shown, [one.answer() for one in predictions], files, faults)
+
+    def _asked(self, image: NamedImage) -> tuple[Sequence[Prediction], list[BadImage]]:
+        """All queries in one pass; where that fails, one by one, so that a bad query spoils no other."""
+        try:
+            pixels = image.pixels
+        except ValueError as error:
+            return [], [BadImage(image.shown, str(error))]
+        segmenter = self.segmenter  # a model that cannot be loaded is no picture's fault
+        try:
+            opened = segmenter.open(pixels)
+        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            return [], [_fault(image, error)]
+        try:
+            return Kept(opened.predictions(list(self.command.queries), self.each, self.trust)), []
+        except (ValueError, MemoryError, torch.OutOfMemoryError):
+            return self._one_by_one(image, opened)
+
+    def _one_by_one(self, image: NamedImage, opened: OpenedImage) -> tuple[Kept, list[BadImage]]:
+        predictions, faults = list[Folded](), list[BadImage]()
+        for query in self.command.queries:
+            try:
+                predictions.append(Folded.of(opened.segment(query, self.each, self.trust)))
+            except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+                faults.append(_fault(image, error, query))
+        return Kept(predictions), faults
+
+
+def _inside(path: Path, root: Path | None) -> str | None:
+    """The path from the folder that all have in common."""
+    return None if root is None else path.absolute().relative_to(root).as_posix()
+
+
+def _fault(image: NamedImage, error: Exception, query: str | None = None) -> BadImage:
+    asked = "" if query is None else f", {query[:SHOWN]!r}"
+    return BadImage(image.shown, f"{image.shown!r}{asked}: {error or 'it does not fit into memory'}", query)
+
+
+def _unwritten(image: NamedImage, error: OSError | ValueError) -> BadImage:
+    """Raises OSError when nothing more can be written at all."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        raise OSError(
+            f"{str(error.filename)!r} cannot be written: {error.strerror}; what is done is kept: make room, and the "
+            "same command goes on with the rest"
+        ) from error
+    return BadImage(image.shown, f"the results for {image.shown!r} cannot be written: {error}")

@@ -1,0 +1,79 @@
+"""What a cache will weigh, from a handful of its samples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from seglens.features.cache.fingerprint import CacheError
+from seglens.features.cache.manifest import Manifest
+from seglens.features.cache.shard import lay_out
+from seglens.features.cache.shard_index import Draft
+from seglens.features.cache.whole_files import size
+from seglens.features.cache.writer import Extract, Samples, read
+
+HANDFUL = 6  # samples
+SPREAD = 0.618034  # of the dataset from one to the next, the golden ratio: evenly, and in step with no period of it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`images` is exact; `questions` and `bytes` are what the handful promises, and `questions` is exact too where the
+    handful was the `whole`. `free` is what the disk has left, and `stored` what of the cache is there already."""
+
+    images: int
+    questions: int
+    bytes: int
+    free: int
+    stored: int = 0
+    whole: bool = False
+
+    def __str__(self) -> str:
+        asked = f"{'' if self.whole else 'about '}{self.questions} questions"
+        there = f", {size(self.stored)} of it there" if self.stored else ""
+        return (
+            f"{self.images} images, {asked}, about {size(self.bytes)} "
+            f"({size(self.bytes / self.images)} per image{there}); the disk has {size(self.free)} free"
+        )
+
+    def refuse(self, folder: Path) -> None:
+        """Raises CacheError when the rest does not fit."""
+        if self.bytes - self.stored > self.free:
+            raise CacheError(
+                f"{folder} has no room for the cache: {self}; give another disk, store with --dtype int8, "
+                "or start all the same with --any-room (a full disk stops it, and room lets it go on)"
+            )
+
+
+def estimate(samples: Samples, extract: Extract, folder: Path, manifest: Manifest) -> Estimate:
+    """Read a handful of samples and write nothing. Raises CacheError as `build` does."""
+    draft, tried = Draft(), _handful(manifest.samples)
+    for index in tried:
+        found, _ = read(samples, extract, manifest, index)
+        if found is not None:
+            draft.add(index, *found)
+    if not draft.samples:
+        raise CacheError(
+            f"none of the {len(tried)} samples tried of {manifest.data} can be read; see `seglens data check`"
+        )
+    header, ordered = lay_out(draft.groups())
+    note = json.dumps([asdict(entry) for entry, _ in draft.samples], indent=1)
+    weight = len(header) + len(note) + sum(tensor.nbytes for tensors in ordered for tensor in tensors)
+    share = manifest.samples / len(tried)
+    questions = sum(len(entry.questions) for entry, _ in draft.samples)
+    stored = sum(path.stat().st_size for path in folder.glob("shard-*"))
+    whole = len(tried) == manifest.samples
+    return Estimate(manifest.samples, round(questions * share), round(weight * share), _free(folder), stored, whole)
+
+
+def _handful(samples: int) -> list[int]:
+    if samples <= HANDFUL:
+        return list(range(samples))
+    return sorted({int(at * SPREAD % 1 * samples) for at in range(HANDFUL)})
+
+
+def _free(folder: Path) -> int:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free

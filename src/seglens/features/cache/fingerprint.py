@@ -1,0 +1,97 @@
+"""What a cache was made of: compared entry by entry, so that a refusal can name what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from seglens.core.types import Sample
+
+SCHEMA = 1  # of the files; another one is never read
+DECIDES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # weights, configs, processors, templates, vocabularies
+SHOWN = 4
+
+
+class CacheError(ValueError):
+    """A cache that cannot be trusted or written: which file, what is wrong with it, and what to do."""
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a JSON value: what digests are taken of. Raises ValueError on NaN, TypeError on no JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def identity(signature: Mapping[str, Any], name: str, commit: str | None = None) -> dict[str, Any]:
+    """What a frozen part is, wherever it lies: a hub id with its commit; a folder by what is in it, not by its path."""
+    if not Path(name).is_dir():
+        return {**signature, "name": name, "revision": signature.get("revision") or commit}
+    return {k: v for k, v in signature.items() if k not in ("name", "revision")} | {"files": content(Path(name))}
+
+
+def content(folder: Path) -> str:
+    """One hash of all files in a model's folder that decide what it says."""
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in DECIDES and p.is_file()):
+        with path.open("rb") as file:
+            found.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Each entry that is not the same, by its dotted name and with both values."""
+    have, want = _flat(found), _flat(wanted)
+    names = sorted(name for name in have.keys() | want.keys() if have.get(name, "nothing") != want.get(name, "nothing"))
+    return [f"{name} is {_short(have, name, want)}, wanted {_short(want, name, have)}" for name in names]
+
+
+def listed(faults: list[str]) -> str:
+    """A few of them in words, and how many more there are."""
+    more = len(faults) - SHOWN
+    return "; ".join(faults[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def image_digest(sample: Sample) -> str:
+    """Of the decoded pixels: the same picture in another file format is the same picture."""
+    found = hashlib.sha256(canonical(list(sample.image.shape)))
+    found.update(sample.image.tobytes())
+    return found.hexdigest()
+
+
+def truth_digest(sample: Sample) -> str:
+    """Of the masks of all questions, in order."""
+    found = hashlib.sha256()
+    for target in sample.targets:
+        found.update(canonical(list(target.mask.shape)))
+        found.update(target.mask.tobytes())
+    return found.hexdigest()
+
+
+def _flat(value: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat |= _flat(entry, f"{under}{name}.")
+        else:
+            flat[f"{under}{name}"] = json.loads(canonical(entry))  # a tuple is a list once it has been in a file
+    return flat
+
+
+def _short(entries: Mapping[str, Any], name: str, other: Mapping[str, Any], longest: int = 60) -> str:
+    """The value as JSON; of a long one, the part where it is not like the other."""
+    if name not in entries:
+        return "nothing"
+    text, others = json.dumps(entries[name]), json.dumps(other.get(name))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, others, strict=False)))
+    if len(text) <= longest:
+        return text
+    begin = max(0, min(same - longest // 3, len(text) - longest + 3))
+    shown = text[begin : begin + longest - 3]
+    return f"{'...' * bool(begin)}{shown}{'...' * (begin + len(shown) < len(text))}"

@@ -1,0 +1,123 @@
+"""Features as named tensors and back: in the precision they came in, in another, or as bytes with scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+
+from seglens.core.types import Embedding
+from seglens.features.cache.fingerprint import CacheError
+from seglens.features.frozen import Asked, Features
+
+SCALE = ".scale"
+STEPS = 127  # of a signed byte, used symmetrically
+CASTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is the same for all images of a fixed size, and is therefore stored once."""
+
+    prefix_positions: Int[Tensor, "p ..."]
+    image_tokens: Int[Tensor, " i"]
+    grid: tuple[int, int]
+
+    def same(self, other: Layout) -> bool:
+        return (
+            self.grid == other.grid
+            and torch.equal(self.prefix_positions, other.prefix_positions)
+            and torch.equal(self.image_tokens, other.image_tokens)
+        )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An image's tensors by name, and the precision in which the frozen parts spoke each (what int8 returns to)."""
+
+    tensors: dict[str, Tensor]
+    spoken: dict[str, str]
+    layout: Layout
+
+
+def pack(features: Features, dtype: str) -> Packed:
+    """Raises CacheError on NaN or infinity, also where only the narrower type makes one."""
+    asked, embedding = features.asked, features.embedding
+    floats = {"prefix": features.prefix, "rows": torch.cat([one.rows for one in asked]), "coarse": embedding.coarse}
+    floats |= {f"fine.{level}": finer for level, finer in enumerate(embedding.fine)}
+    tensors = {
+        "lengths": torch.tensor([len(one.rows) for one in asked]),
+        "positions": torch.cat([one.positions for one in asked]),
+        "masks": torch.stack([one.mask for one in asked]),
+        "cells": torch.stack([one.cells for one in asked]),
+        "present": torch.tensor([one.present for one in asked]),
+    }
+    for name, tensor in floats.items():
+        _finite(name, tensor, "check the weights and the precision of the frozen part")
+        tensors |= _stored(name, tensor, dtype)
+    spoken = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in floats.items()}
+    layout = Layout(features.prefix_positions.cpu(), features.image_tokens.cpu(), features.grid)
+    return Packed({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, spoken, layout)
+
+
+def unpack(
+    tensors: Mapping[str, Tensor], spoken: Mapping[str, str], layout: Layout, questions: Sequence[int]
+) -> Features:
+    """Some questions about an image. Nothing is copied; only what lies there as bytes is computed back."""
+
+    def said(name: str, rows: slice = slice(None)) -> Tensor:
+        if name + SCALE not in tensors:
+            return tensors[name][rows]
+        return dequantise(tensors[name][rows], tensors[name + SCALE][rows], getattr(torch, spoken[name]))
+
+    ends = [0, *tensors["lengths"].cumsum(0).tolist()]
+    fine = tuple(said(f"fine.{level}") for level in range(sum(name.startswith("fine.") for name in spoken)))
+    asked = tuple(
+        Asked(
+            rows=said("rows", slice(ends[k], ends[k + 1])), positions=tensors["positions"][ends[k] : ends[k + 1]],
+            mask=tensors["masks"][k], cells=tensors["cells"][k], present=bool(tensors["present"][k]),
+        )
+        for k in questions
+    )  # fmt: skip
+    return Features(
+        said("prefix"),
+        layout.prefix_positions,
+        layout.image_tokens,
+        layout.grid,
+        Embedding(said("coarse"), fine),
+        asked,
+    )
+
+
+def quantise(values: Float[Tensor, "*axes"], axis: int) -> tuple[Int8[Tensor, "*axes"], Float[Tensor, "*ones"]]:
+    """Bytes, and along `axis` one scale: the largest magnitude is 127 of them. Off by at most half a scale."""
+    values = values.float()
+    scale = (values.abs().amax(axis, keepdim=True) / STEPS).clamp(min=torch.finfo(torch.float32).tiny)
+    return (values / scale).round().clamp(-STEPS, STEPS).to(torch.int8), scale
+
+
+def dequantise(
+    stored: Int8[Tensor, "*axes"], scale: Float[Tensor, "*ones"], dtype: torch.dtype
+) -> Float[Tensor, "*axes"]:
+    """What `quantise` made, in `dtype`."""
+    return (stored * scale).to(dtype)
+
+
+def _stored(name: str, tensor: Tensor, dtype: str) -> dict[str, Tensor]:
+    if dtype == "auto":
+        return {name: tensor}
+    if dtype == "int8":  # a token's row has its own scale, and so has a position of a map (1 c e e)
+        values, scale = quantise(tensor, -1 if tensor.ndim == 2 else 1)
+        return {name: values, name + SCALE: scale}
+    cast = tensor.to(CASTS[dtype])
+    _finite(name, cast, f"{dtype} cannot hold them: store with --dtype auto or bf16")
+    return {name: cast}
+
+
+def _finite(name: str, tensor: Tensor, remedy: str) -> None:
+    bad = int(tensor.isfinite().logical_not().sum())
+    if bad:
+        raise CacheError(f"{name} holds {bad} values that are NaN or infinite, of {tensor.numel()}; {remedy}")

@@ -1,0 +1,176 @@
+"""Writing a feature cache: any number of processes, killed and started again as often as it takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from seglens.core.locks import LOCK, held
+from seglens.core.types import Sample
+from seglens.data.dataset import Lenient
+from seglens.data.records import Fault
+from seglens.features.cache.fingerprint import CacheError
+from seglens.features.cache.manifest import Manifest, claim, shard_paths
+from seglens.features.cache.shard_index import Contents, Draft, Skipped
+from seglens.features.cache.tensors import Packed, pack
+from seglens.features.cache.whole_files import sweep
+from seglens.features.frozen import Features
+
+LENIENT = "bad=skip"  # the option of data that leaves bad samples out, which its own refusals name
+Extract = Callable[[Sample], Features]
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by number, each decoded when it is asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that falls to process `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise CacheError(f"got process {self.rank} of {self.world}; RANK counts from 0 to WORLD_SIZE - 1")
+
+    @classmethod
+    def here(cls) -> Share:
+        """This process's, as `torchrun` and `accelerate launch` tell it."""
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    @property
+    def launch(self) -> str:
+        """What the processes that share the work have in common; nothing ("") where there is but one."""
+        if self.world == 1:
+            return ""
+        named = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+        return " ".join([f"{self.world} processes", *filter(None, named)])
+
+    def of(self, shards: int) -> range:
+        return range(self.rank, shards, self.world)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a process has done: shards written now, shards found intact, and what was left out of either."""
+
+    written: tuple[int, ...]
+    kept: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def build(
+    samples: Samples, extract: Extract, folder: Path, manifest: Manifest,
+    share: Share = Share(), tick: Callable[[int], None] = lambda images: None,
+) -> Built:  # fmt: skip
+    """Write the shards of this process that are not there or not intact. `tick` is told of images as they are done.
+
+    The bytes do not depend on the number of processes, nor on how often they were killed. Raises CacheError when
+    `folder` holds another cache, when a sample cannot be read (unless `samples` is data that leaves such out), when a
+    feature is NaN or infinite, and when the disk is full; whatever is finished by then stays. Raises InUseError when
+    something is missing, and processes of another launch are at it."""
+    manifest = begin(samples, folder, manifest)
+    written, kept, skipped = list[int](), list[int](), list[Skipped]()
+    with ExitStack() as alone:
+        for shard in share.of(manifest.shards):
+            found = intact(folder, manifest, shard)
+            if found is None:
+                if not written:  # a cache that is complete is nobody's: any number of trainings read it
+                    alone.enter_context(held(folder / LOCK, share.launch))
+                found = write(samples, extract, folder, manifest, shard, tick)
+                written.append(shard)
+            else:
+                kept.append(shard)
+                tick(len(manifest.indices(shard)))
+            skipped += found
+    return Built(tuple(written), tuple(kept), tuple(skipped))
+
+
+def begin(samples: Samples, folder: Path, manifest: Manifest) -> Manifest:
+    """Claim the folder, and clear it of what killed processes left."""
+    if len(samples) != manifest.samples:
+        raise CacheError(f"the manifest is for {manifest.samples} samples, and {manifest.data} has {len(samples)}")
+    manifest = claim(folder, manifest)
+    sweep(folder)
+    return manifest
+
+
+def intact(folder: Path, manifest: Manifest, shard: int) -> tuple[Skipped, ...] | None:
+    """None unless the shard is there with every byte as it was written; else what it leaves out."""
+    try:
+        contents = Contents.read(folder, manifest, shard)
+        file = contents.open(folder, manifest, shard)
+        for group in range(len(contents.groups)):
+            file.verify(group)
+    except CacheError:
+        return None
+    return contents.skipped
+
+
+def write(
+    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, shard: int,
+    tick: Callable[[int], None] = lambda images: None,
+) -> tuple[Skipped, ...]:  # fmt: skip
+    """One shard, held in memory until it is whole. Returns what it leaves out."""
+    draft = Draft()
+    for index in manifest.indices(shard):
+        found, why = read(samples, extract, manifest, index)
+        if why:
+            draft.skipped.append(Skipped(index, why))
+        if found is not None:
+            draft.add(index, *found)
+        tick(1)
+    draft.write(folder, manifest, shard)
+    return tuple(draft.skipped)
+
+
+def read(
+    samples: Samples, extract: Extract, manifest: Manifest, index: int
+) -> tuple[tuple[Sample, Packed] | None, str]:
+    """A sample and what there is to store of it, or None where the data leaves it out; and why it, or a question of it,
+    is left out. Raises CacheError as `build` does."""
+    try:
+        sample, faults = samples.usable(index) if isinstance(samples, Lenient) else (samples[index], [])
+        why = "\n".join(map(_line, faults))
+        if sample is None:  # the data is one that leaves bad samples out
+            return None, why or f"sample {index} has nothing to ask about"
+        if not sample.targets:
+            raise ValueError(f"{sample.id!r} has no question")
+        sample = sample.drawn()
+        if not sample.targets:
+            return None, why or f"sample {index} is asked about in words alone"
+        features = extract(sample)
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        remedy = "" if LENIENT in said else f"; mend it, or where the data can, leave it out with {LENIENT}"
+        raise CacheError(f"sample {index} of {manifest.data} cannot be read: {said}{remedy}") from error
+    try:
+        return (sample, pack(features, manifest.dtype)), why
+    except CacheError as error:  # never skipped: the fault lies with the parts, not with the data
+        raise CacheError(f"sample {index} ({sample.id!r}) of {manifest.data}: {error}") from error
+
+
+def left_out(faults: Iterable[Fault], skipped: Iterable[Skipped]) -> list[str]:
+    """Everything that a dataset (by its `faults`) and the caches of it have left out, each thing once."""
+    whys = list(dict.fromkeys(why for one in skipped for why in one.why.splitlines()))
+    stored = "\n".join(whys)
+    return [fault for fault in dict.fromkeys(map(_line, faults)) if fault not in stored] + whys
+
+
+def _line(fault: Fault) -> str:
+    return " ".join(str(fault).split())
+
+
+def complete(folder: Path, manifest: Manifest) -> int:
+    """How many shards are there."""
+    return sum(all(path.is_file() for path in shard_paths(folder, shard)) for shard in range(manifest.shards))

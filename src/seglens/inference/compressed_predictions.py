@@ -1,0 +1,100 @@
+"""Predictions of many queries about one image, kept in little memory: one of them at a time is at the image's size."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import numpy as np
+from jaxtyping import Bool
+
+from seglens.inference.prediction import Instance, Prediction
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A mask as its bits, compressed: some kilobytes for what takes megabytes, and never more than an eighth."""
+
+    shape: tuple[int, int]
+    data: bytes
+
+    @classmethod
+    def of(cls, mask: Bool[np.ndarray, "h w"]) -> Bits:
+        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1))
+
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        height, width = self.shape
+        bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
+        return np.unpackbits(bits, count=height * width).reshape(height, width).view(bool)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An instance in little memory."""
+
+    bits: Bits
+    score: float
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, one: Instance) -> _Part:
+        return cls(Bits.of(one.cut), one.score, one.box[:2], one.size)
+
+    def instance(self) -> Instance:
+        return Instance(self.bits.mask(), self.score, self.corner, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A prediction in little memory. `bare` is all of it but its masks, which are empty there."""
+
+    bare: Prediction
+    mask: Bits
+    parts: tuple[_Part, ...]
+
+    @classmethod
+    def of(cls, one: Prediction) -> Folded:
+        parts = tuple(_Part.of(thing) for thing in one.instances)
+        nothing = np.broadcast_to(np.zeros((), bool), one.mask.shape)  # one byte
+        return cls(replace(one, mask=nothing, instances=()), Bits.of(one.mask), parts)
+
+    def prediction(self) -> Prediction:
+        """As it was."""
+        return replace(self.bare, mask=self.mask.mask(), instances=tuple(part.instance() for part in self.parts))
+
+
+class Kept(Sequence[Prediction]):
+    """Predictions as they were given, whose masks are made anew whenever one of them is asked for.
+
+    32 masks of 64 megapixels take 2 GB; kept so, they take some megabytes, and each one the 64 MB of its pixels for as
+    long as it is looked at."""
+
+    def __init__(self, predictions: Iterable[Prediction | Folded]):
+        """Takes one after the other, so that none needs to stay: give it an iterator."""
+        self._folded = tuple(one if isinstance(one, Folded) else Folded.of(one) for one in predictions)
+
+    def __len__(self) -> int:
+        return len(self._folded)
+
+    @overload
+    def __getitem__(self, place: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, place: slice) -> Kept: ...
+    def __getitem__(self, place: int | slice) -> Prediction | Kept:
+        return Kept(self._folded[place]) if isinstance(place, slice) else self._folded[place].prediction()
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (one.prediction() for one in self._folded)
+
+    @property
+    def bare(self) -> tuple[Prediction, ...]:
+        """All of each but its masks, which are empty there: for what can be told without them."""
+        return tuple(one.bare for one in self._folded)
+
+
+def bare(predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+    """What can be told without masks, without making them."""
+    return predictions.bare if isinstance(predictions, Kept) else predictions

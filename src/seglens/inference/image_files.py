@@ -1,0 +1,104 @@
+"""What words on a command line name: files, folders of images, globs."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seglens.core.image_marks import mark_of
+from seglens.data.images import PLUGIN, ImageError, suffixes
+from seglens.inference.video import VIDEOS
+
+OURS = "made by SegLens"
+NEEDS_A_PLUGIN = frozenset((".heic", ".heif", ".hif"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files in a stable order, and how many were met and left out, by their ending or what they are. `searched` where
+    they were looked for, in a folder or by a glob; `base` is the folder that their names count from."""
+
+    base: Path
+    paths: tuple[Path, ...]
+    left_out: Counter[str] = field(default_factory=Counter)
+    searched: bool = False
+
+
+def find(word: str) -> Found:
+    """The files that a word names: a file, whatever it ends in; all images under a folder; what a glob matches (`**`
+    for folders of any depth). Of folders and globs, hidden files are left alone, and pictures that SegLens made.
+
+    Raises ImageError on a folder or a glob that holds nothing of use. A name that is not there is a file all the
+    same: who reads it is told."""
+    path = Path(os.path.expanduser(word))
+    if path.is_dir():
+        return _folder(path)
+    if path.exists() or not glob.has_magic(word):  # brackets may stand in the name of a file
+        return Found(path.parent, (path,))
+    return _glob(os.path.expanduser(word))
+
+
+def matches(pattern: str) -> bool:
+    """Whether a word is a glob for something that is there."""
+    return glob.has_magic(pattern) and next(glob.iglob(os.path.expanduser(pattern), recursive=True), None) is not None
+
+
+def _folder(folder: Path) -> Found:
+    found = _sorted_out(folder, sorted(folder.rglob("*")), suffixes())
+    if not found.paths:
+        videos = sum(count for ending, count in found.left_out.items() if ending in VIDEOS)
+        hint = f"it holds {videos} videos: name them, or use a glob" if videos else "check the path"
+        raise ImageError(f"the folder {str(folder)!r} holds no image{_instead(found)}; {hint}")
+    return found
+
+
+def _glob(pattern: str) -> Found:
+    base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    found = _sorted_out(base, files, suffixes() | VIDEOS)
+    if not found.paths:
+        met = f"matches {len(files)} files, no image or video among them" if files else "matches nothing"
+        raise ImageError(
+            f"{pattern!r} {met}{_instead(found)}; check the path, and quote it so that the shell leaves it alone"
+        )
+    return found
+
+
+def _sorted_out(base: Path, paths: list[Path], taken: frozenset[str]) -> Found:
+    """Without what SegLens made. Its copies of pictures are left out beside others; where there are no others, they are
+    what is meant."""
+    kept, copies, left_out = list[Path](), list[Path](), Counter[str]()
+    for path in paths:
+        ending = path.suffix.lower()
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
+            continue
+        mark = mark_of(path) if ending == ".png" and ending in taken else None
+        if ending not in taken:
+            left_out[ending or "without an ending"] += 1
+        elif mark == "result":
+            left_out[OURS] += 1
+        else:
+            (copies if mark else kept).append(path)
+    if not kept:
+        return Found(base, tuple(copies), left_out, searched=True)
+    left_out[OURS] += len(copies)
+    return Found(base, tuple(kept), +left_out, searched=True)
+
+
+def told(left_out: Counter[str]) -> str:
+    """In words, as in "2 .txt, 1 .heic (...)"; empty where nothing was."""
+    return ", ".join(f"{count} {what}{_why(what)}" for what, count in sorted(left_out.items()))
+
+
+def _why(what: str) -> str:
+    if what in NEEDS_A_PLUGIN:
+        return f" (pip install {PLUGIN} to read them)"
+    return " (videos: name them, or use a glob)" if what in VIDEOS else ""
+
+
+def _instead(found: Found) -> str:
+    return f", but {told(found.left_out)}" if found.left_out else f"; need {', '.join(sorted(suffixes()))}"

@@ -1,0 +1,226 @@
+"""Where images come from: a file, several, a folder, a glob, the frames of a video, standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from seglens.core.files import digest, stamp
+from seglens.data.images import ImageError, load_image
+from seglens.inference.image_files import find
+from seglens.inference.video import VIDEOS, count_frames, frames
+
+STDIN = "-"
+LARGEST = 2**30  # bytes that are read of standard input: an image of the most pixels, stored without packing, has less
+
+
+@dataclass(frozen=True, eq=False)
+class NamedImage:
+    """An image, which is decoded when its `pixels` are asked for.
+
+    `name` is its path in the folder that all have in common, without its ending, or VIDEO_000123; `shown` is what a
+    user is told; `key` says which image it is, and `stamp` which state of it. `file` is None for what lies in no file
+    of its own, as a frame of a video."""
+
+    name: str
+    shown: str
+    key: str
+    stamp: str
+    load: Callable[[], UInt8[np.ndarray, "h w 3"]]
+    file: Path | None = None
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Raises ImageError."""
+        return self.load()
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """What could not be used, and a line that names it and says why; with a query, what could not be asked of it."""
+
+    shown: str
+    says: str
+    query: str | None = None
+
+
+class Source(ABC):
+    """Where one image or several come from."""
+
+    @property
+    @abstractmethod
+    def shown(self) -> str:
+        """What a user is told."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int | None:
+        """How many images there will be; None when nothing says so."""
+
+    @abstractmethod
+    def images(self, root: Path | None) -> Iterator[NamedImage]:
+        """One after the other. Raises ImageError."""
+
+
+@dataclass(frozen=True)
+class File(Source):
+    """An image file."""
+
+    path: Path
+    count = 1
+
+    @property
+    def shown(self) -> str:
+        return str(self.path)
+
+    @property
+    def key(self) -> str:
+        return os.path.abspath(self.path)
+
+    def name(self, root: Path | None) -> str:
+        inside = self.path.absolute().relative_to(root) if root else Path(self.path.name)
+        return inside.with_suffix("").as_posix()
+
+    def images(self, root: Path | None) -> Iterator[NamedImage]:
+        yield NamedImage(self.name(root), self.shown, self.key, _stamp(self.path), self._load, self.path)
+
+    def _load(self) -> UInt8[np.ndarray, "h w 3"]:
+        return load_image(self.path)
+
+
+@dataclass(frozen=True)
+class Video(Source):
+    """The first frame of a video, and every so manieth after it."""
+
+    path: Path
+    every: int
+
+    @property
+    def shown(self) -> str:
+        return str(self.path)
+
+    @property
+    def count(self) -> int | None:
+        known = count_frames(self.path)
+        return -(-known // self.every) if known else None
+
+    def images(self, root: Path | None) -> Iterator[NamedImage]:
+        key, stamped = os.path.abspath(self.path), _stamp(self.path)
+        for number, pixels in frames(self.path, self.every):
+            name, shown = f"{self.path.stem}_{number:06d}", f"{self.path} frame {number}"
+            yield NamedImage(name, shown, f"{key} frame {number}", stamped, partial(_given, pixels))
+
+
+@dataclass(frozen=True)
+class Piped(Source):
+    """One image on standard input."""
+
+    shown = "standard input"
+    count = 1
+
+    def images(self, root: Path | None) -> Iterator[NamedImage]:
+        data = _piped()
+        yield NamedImage("stdin", self.shown, f"standard input {digest(data)}", "", partial(load_image, data))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was named, in a stable order: as it was named; by path where a folder or a glob was named. Nothing is
+    decoded before it is asked for. `left_out` counts the files of folders and globs that are no images."""
+
+    each: tuple[Source, ...]
+    alone: bool = False  # one image, named by itself
+    left_out: Counter[str] = field(default_factory=Counter)
+    bases: tuple[Path, ...] = ()  # folders that were named, or hold the files that were
+
+    @classmethod
+    def of(cls, words: Sequence[str], every: int = 1) -> Sources:
+        """What the words name: image files, videos, "-" for an image on standard input, and what `finding.find` knows.
+
+        Raises ValueError on a folder or a glob that holds nothing of use."""
+        if every < 1:
+            raise ValueError(f"got every={every}; it needs 1 (all frames of a video) or more")
+        each, left_out, bases, searched = dict[Source, None](), Counter[str](), list[Path](), False
+        for word in words:
+            if word == STDIN:
+                each[Piped()] = None
+                continue
+            found = find(word)
+            each |= dict.fromkeys(_source(path, every) for path in found.paths)
+            left_out += found.left_out
+            bases.append(found.base)
+            searched = found.searched
+        alone = len(words) == 1 and not searched and not isinstance(next(iter(each)), Video)
+        return cls(tuple(each), alone, left_out, tuple(bases))
+
+    @cached_property
+    def root(self) -> Path | None:
+        """The folder that all have in common, whatever lies in it; None when there are images that lie in no file."""
+        if not all(isinstance(one, File) for one in self.each):
+            return None
+        with suppress(ValueError):  # on two drives
+            return Path(os.path.commonpath([path.absolute() for path in self.bases]))
+        return None
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of all files that are named."""
+        return [one.path for one in self.each if isinstance(one, File | Video)]
+
+    @property
+    def total(self) -> int | None:
+        """How many images there will be; None when a video does not say."""
+        counts = [one.count for one in self.each]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def __iter__(self) -> Iterator[NamedImage | BadImage]:
+        for one in self.each:
+            try:
+                yield from one.images(self.root)
+            except ImageError as error:
+                yield BadImage(one.shown, str(error))
+
+
+def one_image(word: str) -> NamedImage:
+    """The image that one word names: a file, or "-" for standard input. Raises ImageError."""
+    source = Piped() if word == STDIN else File(Path(word))
+    (image,) = source.images(None)
+    return image
+
+
+def _source(path: Path, every: int) -> Source:
+    return Video(path, every) if path.suffix.lower() in VIDEOS else File(path)
+
+
+def _stamp(path: Path) -> str:
+    """Empty where there is nothing to read: who decodes it is told."""
+    with suppress(OSError, ValueError):
+        return stamp(path) if path.is_file() else ""
+    return ""
+
+
+def _given(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    return pixels
+
+
+def _piped() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ImageError(
+            "'-' reads an image from standard input, which is a terminal; as in: cat x.png | seglens ... -"
+        )
+    data = sys.stdin.buffer.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ImageError(f"standard input holds more than {LARGEST} bytes; need one image file")
+    if not data:
+        raise ImageError("standard input is empty; need the bytes of one image file")
+    return data

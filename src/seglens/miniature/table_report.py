@@ -1,0 +1,259 @@
+"""What the finished units of the tables say: means over seeds with their intervals, as Markdown and as plain values."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from seglens.miniature import paper_scores as published
+
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the last, which is too wide
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NONE = "–"
+PAIRED = "gIoU above the first row, paired by seed"
+MB = 1e6
+
+QUALITY = {
+    "gIoU": "gIoU", "cIoU": "cIoU", "absent refused": "absent refused", "present kept": "present kept",
+    "VQA off": "VQA, adapter off", "VQA on": "VQA, adapter on",
+}  # fmt: skip
+COSTS = {
+    "trainable": "trainable", "training s": "training s", "processor s": "of all cores, s", "peak MB": "peak memory MB",
+    "first ms": "1st question ms", "tenth ms": "10th question ms",
+}  # fmt: skip
+ABLATED = {
+    "gIoU": "gIoU", "cIoU": "cIoU", "gIoU small": "small targets", "absent refused": "absent refused",
+    "present kept": "present kept", "training s": "training s", "tenth ms": "10th question ms",
+}  # fmt: skip
+# What a method trains in its authors' code and not in the miniature, beside their sizes: seglens.miniature.heads
+LACKS = {
+    "mllmseg": "vocabulary and last norm", "self1e": "vision tower's adapter, projector and vocabulary",
+    "SELF1E": "vision tower's adapter, projector and vocabulary", "lisa": "vocabulary",
+    "ufo": "vocabulary and last norm",
+}  # fmt: skip
+DIGITS = {"trainable": 0, "training s": 0, "processor s": 0, "peak MB": 0, "first ms": 1, "tenth ms": 1}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Of `n` values; `half` is half the width of the 95 % interval of Student's t, None of a single value."""
+
+    mean: float
+    half: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        if len(values) < 2:
+            return cls(values[0], None, 1)
+        quantile = STUDENT[min(len(values) - 1, len(STUDENT)) - 1]
+        return cls(statistics.mean(values), quantile * statistics.stdev(values) / len(values) ** 0.5, len(values))
+
+    def shown(self, digits: int) -> str:
+        half = "" if not self.half else f" ± {self.half:.{digits}f}"
+        return f"{self.mean:,.{digits}f}{half}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The reports of one row, by seed."""
+
+    method: str
+    reports: Mapping[int, Mapping[str, Any]]
+
+    def means(self) -> dict[str, Mean]:
+        """By the name of each number that all seeds have."""
+        each = [_numbers(report) for report in self.reports.values()]
+        shared = [name for name in each[0] if all(one.get(name) is not None for one in each)]
+        return {name: Mean.of([float(one[name]) for one in each]) for name in shared}
+
+    def beyond(self, other: Finished) -> Mean | None:
+        """By how much its gIoU is above another row's, seed by seed: the same lessons in the same order, so that what
+        a seed does to both is not counted. None when they share no seed."""
+        pairs = [(self.reports[seed], other.reports[seed]) for seed in self.reports.keys() & other.reports.keys()]
+        above = [_numbers(mine)["gIoU"] - _numbers(its)["gIoU"] for mine, its in pairs]
+        return Mean.of(above) if above else None
+
+
+def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
+    exam, training = report["exam"], report["training"]
+    whole, kinds = exam["with_target"] or {}, {**exam["by_kind"], "small": exam["by_size"]["small"]}
+    return {
+        **{name: whole.get(name) for name in ("gIoU", "cIoU")},
+        **{f"gIoU {kind}": None if row is None else row["gIoU"] for kind, row in kinds.items()},
+        "absent refused": exam["presence"]["absent_refused"],
+        "present kept": exam["presence"]["present_kept"],
+        **{f"VQA {side}": (report.get(side) or {}).get("accuracy") for side in ("off", "on")},
+        "trainable": report["trainable"],
+        "training s": training["seconds"],
+        "processor s": training["processor"],
+        "peak MB": None if training["peak"] is None else training["peak"] / MB,
+        **{f"{turn} ms": time for turn, time in report["milliseconds"].items()},
+    }
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All that is finished. `bare` is what the MLLM answers before any training, `reading` what it took to read the
+    features that a method on frozen parts learns from; None where they are not done."""
+
+    tables: Mapping[str, Sequence[str]]
+    seeds: int
+    plan: Mapping[str, int]
+    finished: Mapping[str, Finished]
+    bare: Mapping[str, Any] | None
+    reading: Mapping[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: `rows` by name with the mean of each number, and the reports themselves."""
+        rows = {
+            name: {
+                "method": row.method,
+                "seeds": len(row.reports),
+                "means": {number: asdict(mean) for number, mean in row.means().items()},
+                "reports": list(row.reports.values()),
+            }
+            for name, row in self.finished.items()
+        }
+        paper = {part: getattr(published, part) for part in ("SELF1E", "REFERRING", "REASONING", "GENERALISED")}
+        return {
+            "plan": dict(self.plan), "seeds": self.seeds, "interval": "95 %, Student's t over seeds",
+            "tables": {name: list(rows) for name, rows in self.tables.items()}, "rows": rows,
+            "bare": self.bare, "reading": self.reading, "as_before": self.as_before(), "published": paper,
+        }  # fmt: skip
+
+    def as_before(self) -> tuple[int, int] | None:
+        """In how many trainings of how many the MLLM said afterwards, with the adapter off, what it said before, word
+        for word. None where that is not known yet."""
+        said = [r["off"]["said"] for row in self.finished.values() for r in row.reports.values() if r.get("off")]
+        return None if self.bare is None or not said else (sum(s == self.bare["said"] for s in said), len(said))
+
+    # ---------------------------------------------------------------- in words
+
+    def markdown(self) -> str:
+        """The tables that were asked for, and below the methods' what their papers say."""
+        parts = [self._note()]
+        for name in self.tables:
+            parts.append({"methods": self._methods, "mllmseg": self._mllmseg, "self1e": self._self1e}[name]())
+        return "\n\n".join(parts)
+
+    def _note(self) -> str:
+        plan = self.plan
+        images = plan["steps"] * plan["images"]
+        return (
+            f"Every row: {plan['steps']} steps of {plan['images']} images, {images} drawn scenes in all, each seen "
+            f"once, with {plan['queries']} queries for masks and {plan['talk']} to be answered in words; examined on "
+            f"{plan['scenes']} other scenes. Means over up to {self.seeds} seeds (of weights and order) with the 95 % "
+            "interval of Student's t over them; it says nothing of other scenes. gIoU and cIoU are those of queries "
+            "with a target. A target that is not there is taught to LENS as absent, to MLLMSeg as the answer [REJ], to "
+            "the others as an empty mask; an empty mask is a refusal."
+        )
+
+    def _methods(self) -> str:
+        names = [name for name in self.tables["methods"] if name in self.finished]
+        kinds = {f"gIoU {kind}": kind for kind in self._kinds(names)}
+        bare = NONE if self.bare is None else f"{self.bare['accuracy']:.3f}"
+        same, reading = self.as_before(), self.reading
+        said = [
+            f"The bare MLLM, before any training, answers {bare} of the questions right."
+            + ("" if same is None else f" With the adapter off it gave the same answers, word for word, after "
+               f"{same[0]} of {same[1]} trainings.")
+            + " LENS has no adapter.",
+            "Training and questions are timed with other rows running beside; the memory is what training took beyond "
+            "the loaded models."
+            + ("" if reading is None else f" LENS learns from features that were read once, for all seeds, in "
+               f"{reading['seconds']:.0f} s ({reading['processor']:.0f} s of all cores), which come on top."),
+        ]  # fmt: skip
+        return "\n\n".join([
+            "## Methods", self._rows(names, QUALITY), said[0], "gIoU by kind of query:", self._rows(names, kinds),
+            self._rows(names, COSTS), said[1], _published(),
+        ])  # fmt: skip
+
+    def _kinds(self, names: Sequence[str]) -> list[str]:
+        reports = [report for name in names for report in self.finished[name].reports.values()]
+        return list(dict.fromkeys(kind for report in reports for kind in report["exam"]["by_kind"]))
+
+    def _mllmseg(self) -> str:
+        names = [name for name in self.tables["mllmseg"] if name in self.finished]
+        return "## The sources of MLLMSeg's fusion\n\n" + self._rows(names, ABLATED, {PAIRED: self._beyond("mllmseg")})
+
+    def _self1e(self) -> str:
+        names = [name for name in self.tables["self1e"] if name in self.finished]
+        note = (
+            "Every row starts from the adapter of the package's own SELF1E head, with all else fresh: what differs is "
+            "how masks are read from an MLLM that answers in [SEG] already, under the attention that it learned with "
+            "(SELF1E's own). The paper's numbers are its SELF1E-2B's cIoU on RefCOCO / RefCOCO+ / RefCOCOg, each "
+            "trained in full, as far as its text goes."
+        )
+        told = {name: published.SELF1E.get(name, NONE) for name in names}
+        more = {PAIRED: self._beyond("self1e"), "paper": told}
+        return f"## SELF1E, one change at a time\n\n{self._rows(names, ABLATED, more)}\n\n{note}"
+
+    def _beyond(self, table: str) -> dict[str, str]:
+        """Every row beside the first, which is the method as it is by default."""
+        first, *others = self.tables[table]
+        if first not in self.finished:
+            return dict.fromkeys(self.tables[table], NONE)
+        found = {name: self.finished[name].beyond(self.finished[first]) for name in others if name in self.finished}
+        return {first: NONE, **{name: NONE if one is None else one.shown(3) for name, one in found.items()}}
+
+    def _counts(self, names: Sequence[str]) -> dict[str, int]:
+        """How many queries, or questions, each number of a report is of: the same for all rows, whose exam is one."""
+        reports = [report for name in names for report in self.finished[name].reports.values()]
+        found = dict[str, int]()
+        for exam in (report["exam"] for report in reports):
+            kinds = {**exam["by_kind"], "small": exam["by_size"]["small"]}
+            found |= {f"gIoU {kind}": row["n"] for kind, row in kinds.items() if row and "n" in row}
+            whole, presence = exam["with_target"] or {}, exam["presence"]
+            found |= dict.fromkeys(("gIoU", "cIoU", "present kept"), whole["n"]) if "n" in whole else {}
+            found |= {"absent refused": presence["absent"]} if presence.get("absent") else {}
+        for side in ("off", "on"):
+            said = [report[side]["questions"] for report in reports if report.get(side)]
+            found |= {f"VQA {side}": said[0]} if said else {}
+        return found
+
+    def _rows(
+        self, names: Sequence[str], columns: Mapping[str, str], more: Mapping[str, Mapping[str, str]] | None = None
+    ) -> str:
+        more = more or {}
+        counts = self._counts(names)
+        asked = [f"{title} (n = {counts[key]})" if key in counts else title for key, title in columns.items()]
+        lines = [["row", "seeds", *asked, *more]]
+        for name in names:
+            means = self.finished[name].means()
+            cells = [means[key].shown(DIGITS.get(key, 3)) if key in means else NONE for key in columns]
+            lines.append(
+                [
+                    _named(name),
+                    str(len(self.finished[name].reports)),
+                    *cells,
+                    *(column[name] for column in more.values()),
+                ]
+            )
+        return _table(lines)
+
+
+def _named(row: str) -> str:
+    return f"{row} (not trained: {LACKS[row]})" if row in LACKS else row
+
+
+def _published() -> str:
+    """What the papers report of themselves."""
+    parts: dict[str, tuple[tuple[str, ...], Mapping[str, Sequence[str]]]] = {
+        "cIoU of referring expressions (val / testA / testB; val / test)": (
+            ("RefCOCO", "RefCOCO+", "RefCOCOg"), published.REFERRING,
+        ),
+        "gIoU / cIoU on ReasonSeg": (("val", "test"), published.REASONING),
+        "gIoU / cIoU / absent refused on gRefCOCO": (("val", "testA", "testB"), published.GENERALISED),
+    }  # fmt: skip
+    lines = ["## The papers' own numbers", "On photographs, with their own models and data: not to be compared."]
+    for title, (columns, rows) in parts.items():
+        lines += [f"Paper: {title}.", _table([["method", *columns], *([name, *row] for name, row in rows.items())])]
+    return "\n\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

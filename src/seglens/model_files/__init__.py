@@ -1,0 +1,1 @@
+"""Weights on disk: loaded strictly, kept in 8 bits, and checked byte by byte."""

@@ -1,0 +1,175 @@
+"""Images by address, fetched so that a stranger's address cannot reach what only we can reach.
+
+The checks follow what roboflow/inference learnt (GHSA-hjmm-hr52-vrp2): https alone, every address of the host public,
+the connection pinned to an address that was checked (a second look-up could tell another), redirects followed by hand
+and checked again, limits on bytes and time.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import httpx
+import numpy as np
+from jaxtyping import UInt8
+
+from seglens import __version__
+from seglens.data.images import ImageTooLargeError
+from seglens.serving.http.addresses import Address, FetchError, host_of, is_public, parse_addresses, parse_url, short
+from seglens.serving.uploads import Limits, decode_bytes
+
+_HEADERS = {"User-Agent": f"seglens/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
+_UNSAID = ("", "application/octet-stream", "binary/octet-stream")  # of servers that do not know; the bytes decide
+_SHOWN = 100  # characters of somebody else's text that an error repeats
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]  # host and port to addresses, as text
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long an address may take; seconds, and turns."""
+
+    whole: float = 15.0  # all redirects and the last byte included
+    step: float = 5.0  # connecting, or waiting for the next bytes
+    redirects: int = 3
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """What this machine's resolver says."""
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+class Fetcher:
+    """Fetches images. What it may call and how it finds addresses are arguments, as those of a private network that
+    serves its own images must differ; nothing reads them from the environment."""
+
+    def __init__(
+        self, limits: Limits, patience: Patience = Patience(), *, resolve: Resolve = resolve,
+        allowed: Callable[[Address], bool] = is_public, ports: Container[int] = (443,),
+        trust: ssl.SSLContext | None = None,
+    ):  # fmt: skip
+        """`trust`: whose certificates count; None: those that httpx trusts."""
+        self.limits, self.patience = limits, patience
+        self._resolve, self._allowed, self._ports = resolve, allowed, ports
+        self._trust = trust or httpx.create_ssl_context(trust_env=False)
+
+    async def image(self, url: str) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels of the image at an https address.
+
+        Raises FetchError, ImageTooLargeError over a limit, or ImageError when what came is no image."""
+        data = await self.data(url)
+        return await anyio.to_thread.run_sync(decode_bytes, data, self.limits)
+
+    async def data(self, url: str) -> bytes:
+        """The bytes there; all but their meaning is checked. Raises as `image`."""
+        try:
+            with anyio.fail_after(self.patience.whole):
+                return await self._followed(url)
+        except TimeoutError as error:
+            raise FetchError(
+                f"{short(url)} took longer than {self.patience.whole:g} s; send the image itself"
+            ) from error
+
+    async def _followed(self, url: str) -> bytes:
+        at = parse_url(url)
+        for _ in range(self.patience.redirects + 1):
+            got = await self._get(at)
+            if isinstance(got, bytes):
+                return got
+            at = got
+        raise FetchError(f"{short(url)} redirects more than {self.patience.redirects} times; give the last address")
+
+    async def _get(self, url: httpx.URL) -> bytes | httpx.URL:
+        """The bytes of one address, or the next address."""
+        problem: Exception | None = None
+        for address in await self._addresses(url):
+            try:
+                return await self._ask(url, address)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # of several addresses one may be down
+                problem = error
+            except httpx.TimeoutException as error:
+                raise FetchError(
+                    f"{short(url)} said nothing for {self.patience.step:g} s; send the image itself"
+                ) from error
+            except httpx.HTTPError as error:
+                problem = error
+                break
+        raise FetchError(f"{short(url)} cannot be fetched ({_reason(problem)}); send the image itself") from problem
+
+    async def _addresses(self, url: httpx.URL) -> tuple[Address, ...]:
+        """Where the host is, if all of that is public. Asked once: what is checked is what is called."""
+        port = url.port or 443
+        if port not in self._ports:
+            raise FetchError(f"{short(url)} has port {port}, which is not called; need an https address on port 443")
+        try:
+            found = parse_addresses(await self._resolve(host_of(url), port))
+        except (OSError, UnicodeError, ValueError) as error:
+            raise FetchError(f"{short(url)}: there is no host of that name; check the address") from error
+        if not found or not all(map(self._allowed, found)):
+            # Nothing is said of where it leads: that would be a map of our network.
+            raise FetchError(f"{short(url)} does not lead to the public internet; send the image itself")
+        return found
+
+    async def _ask(self, url: httpx.URL, address: Address) -> bytes | httpx.URL:
+        """One request to one address, under the host's own name: in `Host`, and in TLS, where it is proved."""
+        # A client of its own: kept connections are known by address, and would be lent to another name unproved.
+        async with httpx.AsyncClient(
+            verify=self._trust, trust_env=False, follow_redirects=False, timeout=self.patience.step
+        ) as client:
+            request = client.build_request(
+                "GET", url.copy_with(host=str(address), fragment=None),
+                headers={**_HEADERS, "Host": url.netloc.decode("ascii")}, extensions={"sni_hostname": host_of(url)},
+            )  # fmt: skip
+            response = await client.send(request, stream=True)
+            try:
+                return _next(url, response) if response.has_redirect_location else await self._body(url, response)
+            finally:
+                await response.aclose()
+
+    async def _body(self, url: httpx.URL, response: httpx.Response) -> bytes:
+        _check_head(url, response)
+        body = bytearray()
+        if _number(response.headers.get("Content-Length")) > self.limits.bytes:
+            raise self._too_large(url)
+        async for part in response.aiter_raw():  # what a length says is not believed
+            body += part
+            if len(body) > self.limits.bytes:
+                raise self._too_large(url)
+        return bytes(body)
+
+    def _too_large(self, url: httpx.URL) -> ImageTooLargeError:
+        return ImageTooLargeError(f"{short(url)} has more than {self.limits.bytes} bytes; make the image smaller")
+
+
+def _next(url: httpx.URL, response: httpx.Response) -> httpx.URL:
+    """Where a redirect leads; as strict as the first address."""
+    try:
+        return parse_url(str(url.join(response.headers["Location"])))
+    except (httpx.InvalidURL, ValueError) as error:
+        if isinstance(error, FetchError):
+            raise FetchError(f"{short(url)} redirects: {error}") from error
+        raise FetchError(f"{short(url)} redirects to what is not an address; give the last address") from error
+
+
+def _check_head(url: httpx.URL, response: httpx.Response) -> None:
+    if response.status_code != 200:
+        raise FetchError(f"{short(url)} answers with status {response.status_code}; check the address")
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":  # a bomb, or a proxy's mistake
+        raise FetchError(f"{short(url)} sends compressed data, unasked; send the image itself")
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if not kind.startswith("image/") and kind not in _UNSAID:
+        raise FetchError(f"{short(url)} is no image but {kind[:_SHOWN]!r}; need the address of the image file itself")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
+
+
+def _reason(error: Exception | None) -> str:
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__

@@ -1,0 +1,90 @@
+"""One picture of an image with all masks in it, each in a colour and with a number of its own, in few bytes."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from einops import reduce
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from seglens.inference.prediction import outline
+
+BOX = Image.Resampling.BOX  # the mean of all that a pixel stands for
+SIDE = 1024  # pixels: it is for eyes, and every client pays for it; a mask keeps the image's own size
+QUALITIES = (85, 70, 50)  # of JPEG, the best that fits
+FIRST_HUE, GOLDEN = 0.96, 0.618034  # of a circle: any number of hues stay apart
+COVER = 0.4  # of a pixel's colour is its mask's
+
+
+def drawn(
+    image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]], numbers: Sequence[int] = ()
+) -> Image.Image:
+    """The image, at most `SIDE` pixels long, with its masks; a number is written on each mask that has one. Masks are
+    asked for one after the other, and made small at once."""
+    scale = min(1.0, SIDE / max(image.shape[:2]))
+    width, height = (max(1, round(scale * side)) for side in image.shape[1::-1])
+    pixels = np.asarray(Image.fromarray(image).resize((width, height), BOX), np.float32)
+    middles = list[tuple[int, int] | None]()
+    for k, mask in enumerate(shrunk(one, height, width) for one in masks):
+        pixels[mask] = (1 - COVER) * pixels[mask] + COVER * _colour(k)
+        pixels[outline(mask)] = _colour(k)
+        middles.append(_middle(mask))
+    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    for middle, number in zip(middles, numbers, strict=False):
+        if middle is not None:
+            _write(picture, middle, str(number))
+    return picture
+
+
+def shrunk(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """The mask at another size."""
+    return mask if mask.shape == (height, width) else most_of(shares(mask).resize((width, height), BOX))
+
+
+def shares(mask: Bool[np.ndarray, "h w"]) -> Image.Image:
+    """The mask in 0 and 255, to be made smaller."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def most_of(shares: Image.Image) -> Bool[np.ndarray, "h w"]:
+    """The pixels of which the mask has at least half. What is too thin for that is kept where it is thickest, so that
+    no mask vanishes."""
+    share = np.asarray(shares)
+    return share >= min(128, max(1, int(share.max())))
+
+
+def jpeg(picture: Image.Image, most: int) -> bytes:
+    """The picture in at most `most` bytes: in less quality, and then smaller, where it must be."""
+    while True:
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            picture.save(buffer, "JPEG", quality=quality)
+            if buffer.tell() <= most or max(picture.size) <= 16:
+                return buffer.getvalue()
+        picture = picture.resize((max(1, picture.width // 2), max(1, picture.height // 2)))
+
+
+def _colour(k: int) -> np.ndarray:
+    """Of the k-th mask."""
+    return np.array(colorsys.hsv_to_rgb((FIRST_HUE + k * GOLDEN) % 1, 0.8, 1.0), np.float32) * 255
+
+
+def _middle(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int] | None:
+    """The pixel (x, y) of the mask that is nearest to its middle; None where it has none."""
+    if not mask.any():
+        return None
+    places = np.argwhere(mask)
+    middle = reduce(places.astype(float), "n yx -> yx", "mean")
+    y, x = places[np.square(places - middle).sum(1).argmin()].tolist()
+    return x, y
+
+
+def _write(picture: Image.Image, at: tuple[int, int], words: str) -> None:
+    size = max(12, max(picture.size) // 40)
+    ImageDraw.Draw(picture).text(
+        at, words, (255, 255, 255), ImageFont.load_default(size), anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0)
+    )

@@ -1,0 +1,1 @@
+"""How a head is trained: data, presets, the loop, and the folder of a run."""

@@ -1,0 +1,189 @@
+"""What a training runs on: one device, or the processes that `torchrun` or `accelerate launch` started.
+
+DDP copies the head to every device; FSDP and DeepSpeed ZeRO cut its weights, gradients and moments into shards. What
+accelerate's configuration file may say of either is kept, but for what the loop itself decides: precision (autocast
+over fp32 weights), how a step is cut, clipping, and that the head stays one piece (its layers are called by other
+methods than `forward`, which would find a shard of them).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from seglens.core.files import write_atomic
+from seglens.core.types import Keypoints, MethodOutput
+
+Tracker = Literal["tensorboard", "wandb"]
+Precision = Literal["bf16", "no"]
+PACKAGES: dict[str, tuple[str, str]] = {  # module and extra of each tracker
+    "tensorboard": ("torch.utils.tensorboard", "train"),
+    "wandb": ("wandb", "wandb"),
+}
+
+
+def need_extras(trackers: Sequence[Tracker]) -> None:
+    """Raises ImportError, before anything is read, when what only training needs is not installed."""
+    for name, (module, extra) in (("accelerate", ("accelerate", "train")), *((t, PACKAGES[t]) for t in trackers)):
+        try:
+            import_module(module)  # accelerate would train on without curves
+        except ImportError as error:
+            raise ImportError(f"training needs {name} ({error}); run: pip install 'seglens[{extra}]'") from error
+
+
+def accelerator_for(device: torch.device, trackers: Sequence[Tracker], out: Path) -> Any:
+    """The processes of this launch, joined. Raises ImportError without the extras, and ValueError when the launch asks
+    for shards on a device that accelerate does not shard on."""
+    need_extras(trackers)
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it notes every checkpoint that it writes
+    AcceleratorState._reset_state()  # of an earlier run in this process
+    # "no": autocast is `precise`, the same for all kinds; FSDP and DeepSpeed would else compute in half the weights
+    made = Accelerator(
+        mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None
+    )  # fmt: skip
+    asked = next((name for name in SHARDED if _flag(f"ACCELERATE_USE_{name}")), None)
+    if asked and made.num_processes > 1 and kind(made) != asked:
+        raise ValueError(
+            f"the launch asks for {asked}, and accelerate shards on GPUs, not on {device.type!r}: give --device cuda, "
+            "or launch without it"
+        )
+    return made
+
+
+def _trackers(names: Sequence[Tracker], out: Path) -> list[Any]:
+    """TensorBoard's files in `out/curves`; on W&B a run of the project "seglens", called and kept as `out`."""
+    from accelerate import tracking
+
+    made: dict[Tracker, Callable[[], Any]] = {
+        "tensorboard": lambda: tracking.TensorBoardTracker("curves", out),
+        "wandb": lambda: tracking.WandBTracker("seglens", name=out.resolve().name, dir=str(out), resume="allow"),
+    }
+    return [made[name]() for name in names]
+
+
+def begin_curves(accelerator: Any, settings: Mapping[str, Any]) -> None:
+    """Open the curves, with the settings beside them. Raises ValueError in one line when W&B wants a login."""
+    flat = {f"{part}/{name}": value for part, of in settings.items() for name, value in _items(of)}
+    for tracker in accelerator.log_with:
+        if tracker.name == "wandb" and accelerator.is_main_process:
+            tracker.init_kwargs["id"] = _run_id(Path(tracker.init_kwargs["dir"]))
+    try:
+        accelerator.init_trackers("seglens", config=flat)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        raise ValueError(
+            f"Weights & Biases: {' '.join(str(error).split())}; run `wandb login`, or set WANDB_MODE=offline"
+        ) from error
+
+
+def _items(settings: Any) -> list[tuple[str, str | int | float]]:
+    """Settings as tables of curves hold them: numbers and text."""
+    if not isinstance(settings, Mapping):
+        return [("fingerprint", str(settings))]
+    return [(key, value if isinstance(value, int | float) else str(value)) for key, value in settings.items()]
+
+
+def _run_id(out: Path) -> str:
+    """The same for every start of the run in this folder, so that its curves go on."""
+    path = out / "wandb.id"
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(4).encode())
+    return path.read_text()
+
+
+SHARDED = ("FSDP", "DEEPSPEED")
+
+
+def kind(accelerator: Any) -> str:
+    """What the weights lie in: "whole" on every device, "FSDP" or "DEEPSPEED"."""
+    name = str(accelerator.distributed_type.value)
+    return name if name in SHARDED else "whole"
+
+
+def arrange(accelerator: Any, passes: int, micro: int, clip: float | None) -> None:
+    """Tell the kind of launch how a step is cut, before anything is prepared."""
+    accelerator.gradient_accumulation_steps = passes
+    if kind(accelerator) == "FSDP":
+        plugin = accelerator.state.fsdp_plugin
+        if plugin.fsdp_version != 2:  # FSDP 1 cannot gather a head whose layers are called by other methods
+            raise ValueError("the launch asks for FSDP version 1; give fsdp_version: 2 in accelerate's configuration")
+        plugin.auto_wrap_policy = plugin.mixed_precision_policy = None
+        plugin.cpu_ram_efficient_loading = False  # every process has built the same head
+        _as_trees()
+    if kind(accelerator) == "DEEPSPEED":
+        said = accelerator.state.deepspeed_plugin.deepspeed_config
+        said.update(
+            train_micro_batch_size_per_gpu=micro, gradient_accumulation_steps=passes, gradient_clipping=clip or 0.0,
+            bf16={"enabled": False}, fp16={"enabled": False}, zero_allow_untested_optimizer=True,
+        )  # fmt: skip
+        said.pop("train_batch_size", None)
+        said.setdefault("zero_optimization", {})["stage3_gather_16bit_weights_on_model_save"] = True  # in fp32, as here
+
+
+def precise(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Autocast for one forward pass: the weights and the optimiser stay fp32."""
+    return nullcontext() if precision == "no" else torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def halting() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGTERM came, as schedulers send it some time before they kill.
+
+    Only a main thread can listen; elsewhere the answer is always no."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    try:
+        yield told.is_set
+    except Exception:
+        signal.signal(signal.SIGTERM, before)
+        if told.is_set():  # it came because another process failed; this one's error is only an echo
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def first_to_speak(rank: int) -> Iterator[None]:
+    """An error that all processes share is told by the first: the launcher ends the others while they wait here."""
+    try:
+        yield
+    except Exception:
+        if rank:
+            time.sleep(PATIENCE)
+        raise
+
+
+PATIENCE = 10.0  # seconds; torchrun needs a tenth of one
+
+
+@cache
+def _as_trees() -> None:
+    """FSDP 2 looks for the tensors of an output to gather the weights again before the backward pass."""
+    from torch.export import register_dataclass
+
+    for made in (MethodOutput, Keypoints):
+        register_dataclass(made)
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("1", "true", "yes")

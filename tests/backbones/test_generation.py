@@ -1,0 +1,116 @@
+"""Answers in words about any number of images: as transformers gives them, told while they are made, and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seglens.backbones import Backbone, Manner, QuestionError, load_backbone
+from seglens.backbones.generation import Listener, before_stop
+from seglens.core.interruption import GivenUpError, interruptible
+from seglens.core.types import Sample
+from seglens.inference.segmenter import Segmenter
+from tiny import KINDS
+
+QUESTION = "what is in the picture ?"
+IMAGES = [np.random.default_rng(k).integers(0, 256, (50 + k, 90, 3), dtype=np.uint8) for k in range(2)]
+TOKENS = 9
+
+
+@pytest.fixture(scope="module")
+def loaded(family: Path) -> Backbone:
+    return load_backbone(family, **{**KINDS[family.name].options, "dtype": torch.float32}, as_is=True)
+
+
+def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:
+    """What transformers says by itself: words, and how many tokens it read and wrote."""
+    content = [{"type": "image"}] * len(images) + [{"type": "text", "text": QUESTION}]
+    talk = [{"role": "user", "content": content}]
+    text = backbone.processor.apply_chat_template(talk, add_generation_prompt=True)
+    shown = [Image.fromarray(image) for image in images] or None
+    inputs = backbone.processor(images=shown, text=text, return_tensors="pt")
+    with torch.no_grad():
+        said = backbone.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
+    read = inputs["input_ids"].shape[1]
+    written = sum(token not in backbone._ends for token in said[read:].tolist())
+    return backbone.processor.decode(said[read:], skip_special_tokens=True).strip(), read, written
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_about_any_number_of_images(loaded: Backbone, count: int) -> None:
+    images = IMAGES[:count]
+    pieces = list[str]()
+    spoken = loaded.speak(images, QUESTION, Manner(TOKENS, tell=pieces.append))
+    assert (spoken.text, spoken.read, spoken.written) == plain(loaded, images)
+    assert "".join(pieces) == spoken.text
+    assert spoken.whole == (spoken.written < TOKENS)
+    if count == 1:
+        assert spoken.text == loaded.generate(IMAGES[0], QUESTION, TOKENS)
+
+
+def test_more_images_than_fit_are_told(loaded: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = loaded.speak(IMAGES[:1], QUESTION, Manner(1)).read
+    monkeypatch.setattr(loaded.model.config.get_text_config(), "max_position_embeddings", read)
+    assert loaded.speak(IMAGES[:1], QUESTION, Manner(1)).read == read
+    with pytest.raises(QuestionError, match="show it fewer than 2 images"):
+        loaded.speak(IMAGES, QUESTION, Manner(1))
+
+
+# ---------------------------------------------------------------- of the embedded model, which says real words
+
+
+@pytest.fixture(scope="module")
+def speaker(segmenter: Segmenter) -> Backbone:
+    return segmenter.backbone
+
+
+def test_words_are_told_one_after_the_other(speaker: Backbone, scene: Sample) -> None:
+    pieces = list[str]()
+    spoken = speaker.speak([scene.image], QUESTION, Manner(40, pieces.append))
+    assert "".join(pieces) == spoken.text
+    assert len(pieces) > 4
+    assert spoken.whole
+
+
+def test_an_answer_ends_before_a_text(speaker: Backbone, scene: Sample) -> None:
+    whole = speaker.speak([scene.image], QUESTION, Manner(40))
+    stop = whole.text.split()[3]
+    pieces = list[str]()
+    cut = speaker.speak([scene.image], QUESTION, Manner(40, pieces.append, stop=["never", stop]))
+    assert cut.text == "".join(pieces) == before_stop(whole.text, [stop])
+    assert cut.whole
+    assert cut.written < whole.written  # it was not generated to its end
+
+
+def test_an_answer_that_nobody_hears_ends_at_a_token(speaker: Backbone, scene: Sample) -> None:
+    pieces = list[str]()
+
+    def check() -> None:
+        if len(pieces) > 2:
+            raise GivenUpError("nobody waits")
+
+    with interruptible(check), pytest.raises(GivenUpError):
+        speaker.speak([scene.image], QUESTION, Manner(40, pieces.append))
+    assert len(pieces) == 3
+
+
+def listen(texts: list[str], stop: tuple[str, ...] = ()) -> list[str]:
+    """What is told of an answer whose first k tokens read as the k-th text."""
+    told = list[str]()
+    listener = Listener(Manner(tell=told.append, stop=stop), lambda ids: texts[len(ids) - 1], 0)
+    for count in range(1, len(texts) + 1):
+        if listener(torch.zeros(1, count, dtype=torch.long), None)[0]:
+            break
+    listener.finish(before_stop(texts[-1], stop))
+    return told
+
+
+def test_what_may_still_change_is_not_told() -> None:
+    assert listen(["a", "a\ufffd", "aé", "aé \n", "aé \nb"]) == ["a", "é", " \nb"]
+    assert listen(["one", "one EN", "one END", "one END of"], ("END",)) == ["one", " "]
+    assert listen(["one", "one EN", "one ENOUGH"], ("END",)) == ["one", " ENOUGH"]
+    assert listen(["a b", "a b,"]) == ["a b", ","]

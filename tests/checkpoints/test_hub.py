@@ -1,0 +1,102 @@
+"""A head goes to a hub and comes back, through the hub's own client and a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hub_server import Hub, serving
+from seglens.checkpoints.head import CheckpointError, Origin
+from seglens.checkpoints.hub import push_folder, resolve_folder
+from seglens.inference.segmenter import Segmenter
+
+PUBLISH = """
+import sys
+from dataclasses import replace
+from seglens import Segmenter
+from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.hub import hub_commit
+from seglens.inference.frozen_models import Parts
+mine = Segmenter.from_pretrained()
+parts = Parts.load(Origin("org/mllm"), Origin("org/sam"), layer=mine.config.layer)
+backbone, decoder = parts.origins()
+config = replace(mine.config, backbone=backbone, decoder=decoder)
+head = Segmenter(parts.backbone, parts.decoder, mine.method, config)
+print(head.push_to_hub("org/head", token=sys.argv[1]))
+"""
+FETCH = """
+import sys, numpy as np
+from seglens import Segmenter
+from seglens.data.world import WorldData
+scene = WorldData(n=1, seed=5, queries=2)[0]
+queries = [t.query for t in scene.targets]
+one, other = (Segmenter.from_pretrained(name).segment(scene.image, queries) for name in ("org/head", "embedded"))
+assert all(np.array_equal(a.mask_logits, b.mask_logits) for a, b in zip(one, other, strict=True))
+print(Segmenter.from_pretrained("org/head").config.backbone.revision)
+"""
+
+
+def run(code: str, hub: Hub, cache: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **variables}
+    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def hub(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    root = tmp_path_factory.mktemp("hub")
+    for part in ("mllm", "sam"):
+        shutil.copytree(plain / part, root / "org" / part)
+    with serving(root) as hub:
+        yield hub
+
+
+@pytest.mark.slow
+def test_a_head_goes_to_a_hub_and_comes_back(hub: Hub, tmp_path: Path) -> None:
+    done = run(PUBLISH, hub, tmp_path / "mine", "hf_loopback")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith(f"{hub.address}/org/head/commit/")
+    assert hub.files("org/head") == ["README.md", "config.json", "head.safetensors"]
+    made = json.loads((hub.root / "org/head/config.json").read_text())
+    assert made["backbone"] == {"name": "org/mllm", "revision": hub.commit("org/mllm")}
+    card = (hub.root / "org/head/README.md").read_text()
+    assert "base_model: org/mllm" in card
+    assert 'Segmenter.from_pretrained("org/head")' in card
+    done = run(FETCH, hub, tmp_path / "theirs")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == hub.commit("org/mllm")
+    # what was fetched once needs no network
+    assert run(FETCH, hub, tmp_path / "theirs", HF_HUB_OFFLINE="1").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_refused_token_is_told_in_a_line(hub: Hub, tmp_path: Path) -> None:
+    done = run(PUBLISH, hub, tmp_path, "hf_wrong")
+    assert done.returncode != 0
+    assert "CheckpointError: org/head could not be published" in done.stderr.splitlines()[-1]
+
+
+def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter, tmp_path: Path) -> None:
+    config = replace(segmenter.config, backbone=Origin.of(str(tmp_path)))
+    with pytest.raises(CheckpointError, match=r"names '/.*', a folder that nobody else has") as caught:
+        push_folder(tmp_path, config, "org/head")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_nothing() -> None:
+    with pytest.raises(CheckpointError, match="hub id such as org/name"):
+        resolve_folder("nosuch")
+
+
+def test_the_heads_of_the_package() -> None:
+    assert resolve_folder("embedded/mllmseg").name == "mllmseg"
+    with pytest.raises(ValueError, match=r"no head of the package 'embedded/mlmseg'.*did you mean 'embedded/mllmseg'"):
+        resolve_folder("embedded/mlmseg")

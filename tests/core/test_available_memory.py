@@ -1,0 +1,87 @@
+"""What does not fit into memory is told before native code is entered: what is there, and what is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from seglens.backbones import load_backbone
+from seglens.checkpoints.head import embedded_folder
+from seglens.cli import failures
+from seglens.cli.failures import sentence
+from seglens.core import available_memory as room
+from seglens.core.available_memory import SPARE, address_space, check_room, free_memory, weight_bytes
+from seglens.model_files import strict_loading as pretrained
+
+MB = 10**6
+
+
+def test_what_is_there_and_what_is_needed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "address_space", lambda: None)
+    monkeypatch.setattr(room, "free_memory", lambda: 200 * MB)
+    check_room(200 * MB - SPARE, "the weights in a")
+    with pytest.raises(MemoryError, match=r"the weights in a need 2\d\d MB more, and 200 MB are left .* this machine"):
+        check_room(200 * MB, "the weights in a")
+    check_room(200 * MB, "the weights in a", resident=0)  # a mapped file
+    monkeypatch.setattr(room, "address_space", lambda: 50 * MB)
+    with pytest.raises(MemoryError, match=r"50 MB are left of what a process may take here \(ulimit -v\)") as told:
+        check_room(100 * MB, "the weights in a", resident=0)
+    said = sentence(told.value)
+    assert said is not None
+    assert said.startswith("there is not enough memory (the weights in a need")
+
+
+def test_weights_are_weighed_by_their_heads_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(10, 20, dtype=torch.bfloat16), "b": torch.zeros(7, dtype=torch.int64)}, path)
+    assert weight_bytes([path]) == (400 + 56, 0)
+    assert weight_bytes([path], dtype=torch.float32) == (800 + 56, 800)
+    assert weight_bytes([path], dtype=torch.bfloat16) == (400 + 56, 0)
+    assert weight_bytes([path], lambda key: key == "a") == (56, 0)
+    path.write_bytes(path.read_bytes()[:5])
+    assert weight_bytes([path]) == (0, 0)  # whoever reads it says what is wrong
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "threads"), [(2 * 10**9, None, "1"), (2 * 10**9, "2", "2"), (-1, None, None)]
+)
+def test_under_a_limit_openblas_takes_one_buffer(
+    monkeypatch: pytest.MonkeyPatch, limit: int, given: str | None, threads: str | None
+) -> None:
+    """At its import it would ask for one for each core, for ever where that is refused."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    monkeypatch.setattr(failures.resource, "getrlimit", lambda kind: (limit, limit))
+    failures.mind_limit()
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
+
+
+def test_numpy_is_not_loaded_before_the_limit_is_minded() -> None:
+    said = "import sys, seglens.cli; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_system_tells_something_or_nothing() -> None:
+    assert all(left is None or left > 0 for left in (address_space(), free_memory()))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
+    llava: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    def native(*args: object, **given: object) -> object:
+        raise AssertionError("native code was entered")
+
+    name = embedded_folder("embedded/mllm") if packed else llava
+    monkeypatch.setattr(pretrained, "load_packed", native)
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", native)
+    monkeypatch.setattr(room, "address_space", lambda: SPARE)
+    with pytest.raises(MemoryError, match="MB are left of what a process may take"):
+        load_backbone(name)

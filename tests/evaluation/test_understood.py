@@ -1,0 +1,259 @@
+"""What a model does not understand, it refuses in words: pictures of another kind, and words outside its vocabulary."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from command import Run
+from seglens.agent import Agent
+from seglens.backbones import load_backbone
+from seglens.backbones.familiarity import FILE
+from seglens.backbones.unknown_words import Vocabulary
+from seglens.checkpoints.head import embedded_folder
+from seglens.core.schema import Click
+from seglens.core.types import Sample, Target
+from seglens.evaluation.evaluate import run, understood
+from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.miniature.familiarity_stage import ways
+from seglens.miniature.odd_pictures import strange
+from seglens.serving.tools.tool_images import Doors
+from seglens.serving.tools.tool_service import Desk
+from seglens.serving.uploads import Limits
+from seglens.world.language import speaker
+from seglens.world.world import World
+from shared import shared
+
+MODELS = embedded_folder("embedded").parent
+
+
+def vocabulary(model: str) -> Vocabulary:
+    return Vocabulary(AutoTokenizer.from_pretrained(MODELS / model))
+
+
+@pytest.fixture(scope="module")
+def odd() -> np.ndarray:
+    """A picture that is none of the world's."""
+    return np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def unfamiliar(segmenter: Segmenter, odd: np.ndarray) -> OpenedImage:
+    return segmenter.open(odd)
+
+
+# ---------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("the xyzzy", ["xyzzy"]),
+        ("The guitar, the GUITAR and the cup", ["guitar", "GUITAR"]),
+        ("猫", ["猫"]),
+        ("the 🐱 on the left", ["🐱"]),
+        ("the red-guitar", ["guitar"]),
+        ("the guitar's cup", ["guitar"]),
+        ("the cup's handle", []),
+        ("“the cup”… (left); the-cup!", []),
+        ("THE CUP - the 2 cups, 10 % of them?", ["10"]),
+        ("a cup\n and\tthe\u00a0dog", []),
+    ],
+)
+def test_words_outside_the_vocabulary_are_named_as_they_are_spelt(text: str, unknown: Sequence[str]) -> None:
+    assert list(vocabulary("mllm").unknown(text)) == unknown
+
+
+def test_a_tokenizer_of_bytes_knows_every_word() -> None:
+    alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE({**alphabet, "<unk>": len(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert Vocabulary(plain).unknown("the xyzzy 猫 🐱 <unk>") == ()
+
+
+def test_other_families_know_every_word_of_theirs(family: Path) -> None:
+    """The tiny tokenizers of the tests know bytes, as the real ones do, or only words; neither names a known one."""
+    assert load_backbone(family).prompts.unknown("the red cup") in ((), ("red",), ("the", "red", "cup"))
+
+
+def test_an_unknown_word_is_no_target(opened: OpenedImage, scene: Sample) -> None:
+    query = next(target.query for target in scene.targets if target.present)
+    said, known = opened.segment([f"{query} xyzzy", query])
+    assert not said.found
+    assert not said.mask.any()
+    assert said.score is None
+    assert said.unknown_words == ("xyzzy",)
+    assert "'xyzzy'" in (said.reason or "")
+    assert known.found
+    assert (known.reason, known.unknown_words) == (None, ())
+    trusted = opened.segment(f"{query} xyzzy", trust=True)
+    assert trusted.unknown_words == ("xyzzy",)
+    assert trusted.found == bool(trusted.mask.any()) == (trusted.reason is None)
+    assert trusted.mask.any()
+
+
+def test_the_world_says_nothing_that_its_models_do_not_know() -> None:
+    for model, people in (("mllm", True), ("internvl", False)):
+        known = vocabulary(model)
+        for index in range(30):
+            world = World("test", 4)
+            asked = speaker(world, index, world.scene(index))
+            for kind in ("name", "attribute", "part", "absent"):
+                query = asked.query(kind)
+                assert query is None or known.unknown(query.text) == (), (model, people)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def share(segmenter: Segmenter, images: Sequence[np.ndarray]) -> float:
+    """Of pictures that are flagged."""
+    return float(np.mean([segmenter.backbone.familiar(image) is False for image in images]))
+
+
+def scenes(count: int, seed: int) -> list[np.ndarray]:
+    return [World("test", seed).scene(index).image for index in range(count)]
+
+
+def test_drawn_scenes_are_familiar(segmenter: Segmenter) -> None:
+    assert share(segmenter, scenes(60, 31)) == 0
+
+
+def test_so_are_they_resized_compressed_padded_cut_or_mirrored(segmenter: Segmenter) -> None:
+    rng = np.random.default_rng(0)
+    made = [ways(image, rng) for image in scenes(15, 32)]
+    assert share(segmenter, [one for each in made for name, one in each.items() if name != "grey"]) <= 0.02
+    assert share(segmenter, [each["grey"] for each in made]) <= 0.2
+
+
+def test_photographs_are_not(segmenter: Segmenter) -> None:
+    files = sorted(shared("coco/train2017").glob("*.jpg"))
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    assert share(segmenter, images) >= 0.98
+
+
+def test_nor_is_what_no_world_shows(segmenter: Segmenter) -> None:
+    assert share(segmenter, [strange(77, index) for index in range(20)]) >= 0.9
+
+
+@pytest.mark.parametrize("head", ["embedded/mllmseg", "embedded/lisa"])
+def test_heads_that_tune_their_mllm_say_the_same(head: str, scene: Sample, odd: np.ndarray) -> None:
+    segmenter = Segmenter.from_pretrained(head)
+    for image in (scene.image, odd):
+        assert segmenter.open(image).familiar == segmenter.backbone.familiar(image) == (image is scene.image)
+
+
+def test_other_models_carry_no_statistic(llava: Path, odd: np.ndarray) -> None:
+    backbone = load_backbone(llava)
+    assert backbone.familiar(odd) is None
+    assert backbone.open(odd).familiar is None
+
+
+def test_a_damaged_statistic_is_refused_by_name(tmp_path: Path) -> None:
+    for file in (MODELS / "mllm").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / FILE).read_bytes())
+    data[-100] ^= 1
+    (tmp_path / FILE).write_bytes(data)
+    with pytest.raises(ValueError, match=FILE):
+        load_backbone(tmp_path)
+
+
+def test_an_unfamiliar_picture_shows_no_mask_unless_it_is_trusted(unfamiliar: OpenedImage) -> None:
+    said = unfamiliar.segment("the horse", each=True)
+    assert not said.found
+    assert not said.mask.any()
+    assert said.things == said.instances == ()
+    assert said.familiar is False
+    assert said.score is None
+    assert "photographs" in (said.reason or "")
+    answer = json.loads(json.dumps(said.to_dict(), allow_nan=False))
+    assert (answer["found"], answer["familiar"], answer["score"], answer["box"]) == (False, False, None, None)
+    trusted = unfamiliar.segment("the horse", trust=True)
+    assert trusted.familiar is False
+    assert trusted.found == bool(trusted.mask.any()) == (trusted.score is not None) == (trusted.reason is None)
+
+
+def test_a_click_is_the_user_s_own_word(unfamiliar: OpenedImage) -> None:
+    said = unfamiliar.refine(unfamiliar.segment("the xyzzy"), [Click(x=80, y=60)])
+    assert said.mask[60, 80]
+    assert said.found
+    assert said.reason is None
+    assert said.score is not None
+    assert (said.familiar, said.unknown_words) == (False, ("xyzzy",))
+
+
+def test_an_evaluation_counts_what_a_user_gets(segmenter: Segmenter, odd: np.ndarray, scene: Sample) -> None:
+    mask = np.zeros(odd.shape[:2], bool)
+    mask[:40, :40] = True
+    records = run(segmenter, [Sample("odd", odd, (Target("the cup", mask), Target("the xyzzy", mask))), scene])
+    assert not any(record.found or record.predicted for record in records[:2])
+    told = understood(records)
+    assert (told["images"], told["unfamiliar"]) == (2, 0.5)
+    assert told["queries_with_unknown_words"] == round(1 / len(records), 4)
+
+
+# ---------------------------------------------------------------- surfaces
+
+
+@pytest.fixture
+def file(tmp_path: Path, odd: np.ndarray) -> Path:
+    Image.fromarray(odd).save(tmp_path / "odd.png")
+    return tmp_path / "odd.png"
+
+
+def test_the_command_line_says_why(seglens: Run, file: Path, tmp_path: Path) -> None:
+    _, told, _ = seglens("segment", file, "the horse", "--out", tmp_path / "out")
+    assert told.startswith("the horse: not found. The picture is not of the kind")
+    assert "score" not in told
+    assert "presence" not in told
+    _, trusted, _ = seglens("segment", file, "the horse", "--trust", "--out", tmp_path / "trusted")
+    assert "not of the kind" not in trusted
+    _, asked, _ = seglens("ask", file, "what is the xyzzy?", "--json")
+    assert "photographs" in json.loads(asked)["notice"]
+    assert "'xyzzy'" in json.loads(asked)["notice"]
+
+
+def test_python_warns_of_an_answer_in_words(segmenter: Segmenter, odd: np.ndarray, scene: Sample) -> None:
+    with pytest.warns(UserWarning, match="photographs"):
+        said = segmenter.ask(odd, "what is in the picture?")
+    assert said == segmenter.backbone.generate(odd, "what is in the picture?")
+    segmenter.ask(scene.image, "what is in the picture?")  # warnings are errors here
+
+
+def test_a_talk_says_it_beside_the_answer(segmenter: Segmenter, odd: np.ndarray) -> None:
+    talk = Agent(segmenter).start(odd)
+    words = talk.say("what is the xyzzy?", route="dialogue")
+    assert words.text == segmenter.backbone.generate(odd, "what is the xyzzy?")
+    assert "photographs" in (words.notice or "")
+    assert "'xyzzy'" in (words.answer().notice or "")
+    refused = talk.say("segment the cup.", route="segmentation")
+    assert refused.text == refused.predictions[0].reason
+    shown = talk.say("segment the cup.", route="segmentation", trust=True)
+    assert shown.predictions[0].familiar is False
+    assert "photographs" not in shown.text
+
+
+def test_other_people_s_agents_read_it(segmenter: Segmenter, odd: np.ndarray) -> None:
+    desk = Desk(segmenter, Doors(Limits(), files=False))
+    sight = desk.segment(odd, ["the horse"])
+    assert "not found. The picture is not of the kind" in sight.words()
+    assert sight.answer.answers[0].familiar is False
+    assert "photographs" in (desk.ask(sight.answer.image, "what is it?").notice or "")
+    assert "not of the kind" not in desk.segment(sight.answer.image, ["the horse"], trust=True).words()
+
+
+def test_a_scene_in_a_jpeg_is_still_one(segmenter: Segmenter, scene: Sample) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image).save(buffer, "JPEG", quality=75)
+    query = next(target.query for target in scene.targets if target.present)
+    assert segmenter.segment(buffer.getvalue(), query).familiar

@@ -1,0 +1,146 @@
+"""Features are what the frozen parts say, whatever they are asked together with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seglens.backbones import Backbone
+from seglens.checkpoints.head import Origin
+from seglens.core.types import Sample, Target
+from seglens.data.world import WorldData
+from seglens.decoders import MaskDecoder
+from seglens.features.frozen import Batch, Features, FeatureSource, Pick, collate, extract
+from seglens.inference.frozen_models import Parts
+
+RATIOS = {"rtol": 0.0, "atol": 0.5 / 255 + 1e-6}  # areas are stored in 255 steps
+
+
+@pytest.fixture(scope="module")
+def both(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> list[Features]:
+    return [extract(lessons[4], backbone, decoder), extract(lessons[1], backbone, decoder, [2, 0])]
+
+
+def test_features_are_what_is_read(
+    both: list[Features], lessons: WorldData, backbone: Backbone, decoder: MaskDecoder
+) -> None:
+    batch = collate(both)
+    for row, (index, chosen) in enumerate(((4, (0, 1, 2, 3)), (1, (2, 0)))):
+        sample = lessons[index]
+        targets = [sample.targets[q] for q in chosen]
+        seen = backbone.open(sample.image)
+        readout, n, longest = backbone.read(seen, [t.query for t in targets]), len(targets), 0
+        longest = readout.question.shape[2]
+        assert torch.equal(batch.given.prefix[row], readout.prefix[0])
+        assert torch.equal(batch.given.prefix_positions[row], readout.prefix_positions[0])
+        mask = readout.question_mask[0]
+        assert torch.equal(batch.given.question_mask[row, :n, :longest], mask)
+        for name in ("question", "question_positions"):
+            mine, theirs = getattr(batch.given, name)[row, :n, :longest], getattr(readout, name)[0]
+            assert torch.equal(mine[mask], theirs[mask])
+        assert torch.equal(batch.embedding.coarse[row], decoder.encode(sample.image, seen.frame).coarse[0])
+        truth = torch.from_numpy(np.stack([t.mask for t in targets]))
+        masks = seen.frame.to_canvas_mask(truth, decoder.mask_side)
+        torch.testing.assert_close(batch.truth.masks[row, :n], masks, **RATIOS)
+        torch.testing.assert_close(
+            batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
+        )
+        assert batch.truth.present[row, :n].tolist() == [t.present for t in targets]
+    assert batch.given.grid == backbone.grid
+    assert torch.equal(batch.given.image_tokens, readout.image_tokens)
+
+
+def test_void_questions_are_marked(both: list[Features]) -> None:
+    truth = collate(both).truth
+    assert truth.valid.tolist() == [[True] * 4, [True, True, False, False]]
+    assert not truth.present[~truth.valid].any()
+    assert not truth.masks[~truth.valid].any()
+    assert truth.totals().valid == 6
+    assert truth.totals().present == sum(a.present for f in both for a in f.asked)
+
+
+def test_what_is_half_becomes_whole(both: list[Features]) -> None:
+    def halved(f: Features) -> Features:
+        asked = tuple(type(a)(a.rows.bfloat16(), a.positions, a.mask, a.cells, a.present) for a in f.asked)
+        return Features(f.prefix.bfloat16(), f.prefix_positions, f.image_tokens, f.grid, f.embedding, asked)
+
+    batch, half = collate(both), collate([halved(f) for f in both])
+    assert half.given.question.dtype == half.given.prefix.dtype == torch.float32
+    torch.testing.assert_close(half.given.prefix, batch.given.prefix, rtol=2**-8, atol=0)
+
+
+def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:
+    other = Features(
+        both[0].prefix[1:], both[0].prefix_positions[1:], both[0].image_tokens - 1, both[0].grid, both[0].embedding,
+        both[0].asked,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="images of one layout"):
+        collate([both[0], other])
+
+
+class Counted:
+    """A dataset that says how often it was asked."""
+
+    trainable = True
+
+    def __init__(self, inner: WorldData):
+        self.inner, self.asked = inner, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.asked.append(index)
+        return self.inner[index]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.inner)
+
+
+def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+    data = Counted(lessons)
+    live = Parts(backbone, decoder).live(data, "world")
+    assert isinstance(live, FeatureSource)
+    assert len(live) == 6
+    assert live.questions(2) == 4
+    found = live.features(Pick(2, (1, 3)))
+    assert data.asked == [2]
+    expected = extract(lessons[2], backbone, decoder, (1, 3))
+    assert torch.equal(found.prefix, expected.prefix)
+    assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.asked, expected.asked, strict=True))
+
+
+def test_a_source_is_told_from_another(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+    parts = Parts(backbone, decoder)
+    mine = parts.live(lessons, "world:n=6").fingerprint()
+    assert Parts(backbone, decoder).live(lessons, "world:n=6").fingerprint() == mine
+    assert parts.live(lessons, "world:n=6,seed=2").fingerprint() != mine
+
+
+def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder) -> None:
+    def sample(h: int, w: int) -> Sample:
+        return Sample(f"{h}x{w}", np.zeros((h, w, 3), np.uint8), (Target("cat", np.ones((h, w), bool)),))
+
+    batch = collate([extract(sample(*size), backbone, decoder) for size in ((8, 60), (60, 8), (31, 31))])
+    assert isinstance(batch, Batch)
+    covered = batch.truth.masks.mean((-2, -1))[:, 0]
+    torch.testing.assert_close(covered, torch.tensor([8 / 60, 8 / 60, 1.0]), rtol=0, atol=2 / 255)
+
+
+def test_a_source_is_told_from_one_of_other_weights(lessons: WorldData, llava: Path, sam: Path, tmp_path: Path) -> None:
+    """Of the same name and shape: a live training that goes on with them would not be the same training."""
+    folder = shutil.copytree(llava, tmp_path / "mllm")
+
+    def made() -> str:
+        return Parts.load(Origin.of(str(folder)), Origin.of(str(sam))).live(lessons, "world").fingerprint()
+
+    before = made()
+    assert made() == before
+    file = folder / "model.safetensors"
+    save_file({k: v + 0.01 for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    assert made() != before

@@ -1,0 +1,256 @@
+"""The public verb in every form, with the embedded model."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import LlavaForConditionalGeneration
+
+from seglens.backbones import QuestionError
+from seglens.core.devices import usable_device
+from seglens.core.types import Sample
+from seglens.data.images import ImageError
+from seglens.data.world import WorldData
+from seglens.inference.prediction import Prediction
+from seglens.inference.segmenter import OpenedImage, Segmenter, _Clock
+
+QUERIES = ["the largest thing", "the thing that shows you the time", "the leftmost thing"]
+# Logits of about 30: batching questions changes the order of float sums. Measured: 2e-5 with one thread.
+CLOSE = {"rtol": 1e-4, "atol": 1e-3}
+
+
+def test_one_query_gives_a_prediction_and_many_give_a_list(segmenter: Segmenter, scene: Sample) -> None:
+    one = segmenter.segment(scene.image, QUERIES[0])
+    many = segmenter.segment(scene.image, QUERIES)
+    assert one.query == QUERIES[0]
+    assert [p.query for p in many] == QUERIES
+    assert one.mask.shape == scene.image.shape[:2]
+    assert one.mask.dtype == bool
+    assert segmenter.segment(scene.image, tuple(QUERIES[:1]))[0].query == QUERIES[0]
+    assert segmenter.segment(scene.image, []) == []
+
+
+def test_a_list_of_images(segmenter: Segmenter) -> None:
+    images = [sample.image for sample in WorldData(n=2, seed=9, queries=1)]
+    for_all = segmenter.segment(images, QUERIES[0])
+    each = segmenter.segment(images, [QUERIES[0], QUERIES[1:]])
+    np.testing.assert_array_equal(for_all[0].mask_logits, each[0].mask_logits)
+    assert [p.query for p in each[1]] == QUERIES[1:]
+    assert not np.array_equal(for_all[0].image, for_all[1].image)
+    assert segmenter.segment([], "cat") == []
+    with pytest.raises(ValueError, match="2 images and 1 queries"):
+        segmenter.segment(images, ["cat"])
+
+
+def test_opening_first_changes_nothing(segmenter: Segmenter, opened: OpenedImage, scene: Sample) -> None:
+    first, again = opened.segment(QUERIES[0]), opened.segment(QUERIES[0])
+    direct = segmenter.segment(scene.image, QUERIES[0])
+    np.testing.assert_array_equal(direct.mask_logits, first.mask_logits)
+    np.testing.assert_array_equal(direct.mask_logits, again.mask_logits)
+    assert direct.presence == again.presence
+
+
+def test_many_queries_answer_as_single_ones(opened: OpenedImage) -> None:
+    for together in opened.segment(QUERIES):
+        alone = opened.segment(together.query)
+        np.testing.assert_allclose(together.mask_logits, alone.mask_logits, **CLOSE)
+        np.testing.assert_allclose(together.heat_map, alone.heat_map, rtol=1e-3, atol=1e-6)
+        assert together.presence == pytest.approx(alone.presence, abs=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 57), (57, 1), (480, 640), (200, 3000)])
+def test_the_mask_has_the_image_s_own_size(segmenter: Segmenter, height: int, width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    said = segmenter.segment(image, "the red apple")
+    assert said.mask.shape == said.mask_logits.shape == (height, width)
+    assert said.overlay().size == (width, height)
+    assert np.isfinite(said.mask_logits).all()
+    assert said.presence is not None
+    assert 0 <= said.presence <= 1
+    assert said.score is None or 0 <= said.score <= 1
+
+
+def test_every_kind_of_source_is_the_same_image(segmenter: Segmenter, scene: Sample, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image).save(buffer, "PNG")
+    path = tmp_path / "scene.png"
+    path.write_bytes(buffer.getvalue())
+    right = segmenter.segment(scene.image, QUERIES[0]).mask_logits
+    for source in (path, str(path), buffer.getvalue(), Image.fromarray(scene.image)):
+        np.testing.assert_array_equal(segmenter.segment(source, QUERIES[0]).mask_logits, right)
+    with pytest.raises(ImageError, match="does not exist"):
+        segmenter.segment(tmp_path / "none.png", "cat")
+    assert isinstance(segmenter.ask(path, "what do you see?", max_new_tokens=3), str)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_saved_and_loaded_it_says_the_same(
+    segmenter: Segmenter, opened: OpenedImage, scene: Sample, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    segmenter.save(tmp_path / "head", dtype)  # exact in int8 too: the embedded weights were packed before
+    loaded = Segmenter.from_pretrained(tmp_path / "head")
+    np.testing.assert_array_equal(
+        loaded.segment(scene.image, QUERIES[0]).mask_logits, opened.segment(QUERIES[0]).mask_logits
+    )
+    assert loaded.config.trained == segmenter.config.trained
+
+
+def test_without_the_layers_that_talk_it_segments_the_same(opened: OpenedImage, scene: Sample) -> None:
+    cut = Segmenter.from_pretrained(segmentation_only=True)
+    np.testing.assert_array_equal(
+        cut.segment(scene.image, QUERIES[0]).mask_logits, opened.segment(QUERIES[0]).mask_logits
+    )
+    with pytest.raises(ValueError, match="segmentation_only"):
+        cut.ask(scene.image, "what is it?")
+
+
+def test_timing_says_where_the_milliseconds_went(opened: OpenedImage) -> None:
+    first, second = opened.segment(QUERIES[:2])
+    assert set(first.timing) == {"open", "read", "head", "upsample"}
+    assert all(milliseconds > 0 for milliseconds in first.timing.values())
+    first.timing["open"] = -1.0
+    assert second.timing["open"] > 0  # each has its own
+
+
+def test_a_lap_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, done = iter([0.0, 1.0, 3.0, 0.0]), []
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: done.append(device.type))
+    clock = _Clock(torch.device("cuda"), open=5.0)
+    assert done == ["cuda"]
+    clock.lap("read")
+    clock.lap("head")
+    assert done == ["cuda"] * 3
+    assert clock.laps == {"open": 5.0, "read": 1000.0, "head": 2000.0}
+    _Clock(torch.device("cpu"))
+    assert len(done) == 3
+
+
+def test_keypoints_are_ordered_and_labelled(opened: OpenedImage) -> None:
+    said = opened.segment(QUERIES[0])
+    assert (np.diff(said.keypoint_scores) <= 0).all()
+    assert len(said.keypoints) == len(said.keypoint_scores) == len(said.keypoint_labels)
+    for (x, y), inside in zip(said.keypoints, said.keypoint_labels, strict=True):
+        on_image = 0 <= x < said.mask.shape[1] and 0 <= y < said.mask.shape[0]
+        assert inside == (on_image and said.mask[int(y), int(x)])
+
+
+def test_absence_empties_the_mask_and_keeps_what_was_drawn(segmenter: Segmenter, scene: Sample) -> None:
+    threshold = segmenter.presence_threshold
+    try:
+        segmenter.presence_threshold = 1.1
+        refused = segmenter.segment(scene.image, QUERIES[0])
+        segmenter.presence_threshold = 0.0
+        kept = segmenter.segment(scene.image, QUERIES[0])
+    finally:
+        segmenter.presence_threshold = threshold
+    assert not refused.found
+    assert not refused.mask.any()
+    assert not refused.keypoint_labels.any()
+    np.testing.assert_array_equal(refused.mask_logits, kept.mask_logits)
+    np.testing.assert_array_equal(kept.mask, kept.mask_logits > 0)
+    assert kept.found == kept.mask.any()
+
+
+def test_a_head_without_a_presence_layer_finds_what_it_draws(
+    segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(segmenter.method._modules, "presence", None)
+    monkeypatch.setattr(segmenter, "presence_threshold", 1.1)  # nothing to compare with it
+    said = segmenter.segment(scene.image, QUERIES[0])
+    assert said.presence is None
+    assert said.found == said.mask.any() == (said.mask_logits > 0).any()
+
+
+def test_a_head_trained_without_absent_targets_refuses_nothing_by_presence(
+    segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "config", replace(segmenter.config, presence="untrained"))
+    monkeypatch.setattr(segmenter, "presence_threshold", 1.1)
+    said = segmenter.segment(scene.image, QUERIES[0])
+    assert said.presence is None
+    assert said.found == said.mask.any() == (said.mask_logits > 0).any()
+
+
+def test_the_mask_threshold_is_a_choice(opened: OpenedImage, scene: Sample) -> None:
+    logits = opened.segment(QUERIES[0]).mask_logits
+    higher = float(np.median(logits))
+    careful = Segmenter.from_pretrained(segmentation_only=True, mask_threshold=higher)
+    careful.presence_threshold = 0.0
+    np.testing.assert_array_equal(careful.segment(scene.image, QUERIES[0]).mask, logits > higher)
+
+
+def test_threads_may_share_an_opened_image(
+    segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # so that each call has void points of its own to hide from the mask decoder
+    monkeypatch.setattr(segmenter.method, "config", replace(segmenter.method.config, threshold=0.97))
+    asked = [QUERIES, QUERIES[:1], QUERIES[1:], [*QUERIES, "the small thing", "everything"]]
+    alone = [segmenter.open(scene.image).segment(queries) for queries in asked]
+    shared, said = segmenter.open(scene.image), dict[int, list]()
+
+    def ask(number: int) -> None:
+        for _ in range(6):
+            said[number] = shared.segment(asked[number])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, expected in enumerate(alone):
+        for right, mine in zip(expected, said[number], strict=True):
+            np.testing.assert_allclose(mine.mask_logits, right.mask_logits, **CLOSE)
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\n\t", "cat " * 2500, "\ud800"])
+def test_a_query_that_cannot_be_read_is_one_line(opened: OpenedImage, query: str) -> None:
+    with pytest.raises(QuestionError) as caught:
+        opened.segment(query)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(QuestionError):
+        opened.segment(["cat", query])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=st.text(max_size=80))
+def test_any_unicode_is_answered_or_refused(opened: OpenedImage, query: str) -> None:
+    try:
+        said: Prediction | str = opened.segment(query)
+    except QuestionError as error:
+        said = str(error)
+    if isinstance(said, str):
+        assert "\n" not in said
+    else:
+        assert said.mask.shape == opened.image.shape[:2]
+        assert np.isfinite(said.mask_logits).all()
+
+
+def test_chat_is_the_bare_model_to_the_last_bit(segmenter: Segmenter, scene: Sample, plain: Path) -> None:
+    bare = LlavaForConditionalGeneration.from_pretrained(plain / "mllm", dtype=torch.float32).eval()
+    inputs = segmenter.backbone.chat_inputs(scene.image, "how many things are there?")
+    segmenter.segment(scene.image, QUERIES)  # the head has been at work
+    with torch.no_grad():
+        attached = segmenter.backbone.module(**inputs).logits
+        alone = bare(**inputs).logits
+    assert torch.equal(attached, alone)
+    mine, theirs = segmenter.backbone.module.state_dict(), bare.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    assert usable_device("cpu").type == "cpu"
+    for name in ("gpu7", "cuda:99"):
+        with pytest.raises(ValueError, match="cannot be used here") as caught:
+            usable_device(name)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,241 @@
+"""The tables end to end on tiny random models: what runs, what runs again, what is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command import Run
+from seglens.backbones import Backbone
+from seglens.methods import METHODS
+from seglens.miniature import comparison as table
+from seglens.miniature import paper_scores as published
+from seglens.miniature.table_report import Finished, Mean
+from tiny import KINDS
+
+SMALL = ("--steps", 2, "--images", 2, "--queries", 2, "--scenes", 1, "--seeds", 2)
+UNITS = ["bare, seed 0", "reading, seed 0", "lens, seed 0", "lens, seed 1", "self1e, seed 0", "self1e, seed 1"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, sam: Path) -> Path:
+    """Tiny frozen parts where the command looks for them."""
+    folder = tmp_path_factory.mktemp("weights")
+    KINDS["internvl"].save(folder / "internvl")
+    (folder / "sam").symlink_to(sam)
+    return folder
+
+
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short answers, and few questions that are timed."""
+    for name, few in {"TIMED": 1, "ASKED": 2, "LONGEST": 3}.items():
+        monkeypatch.setattr(table, name, few)
+
+
+@dataclass
+class Worker:
+    """Runs in this process, one after the other, what the command would run in processes of their own."""
+
+    ran: list[str] = field(default_factory=list)
+    killed: str | None = None  # the unit at which everything ends
+
+    def side_by_side(
+        self, units: Mapping[str, Sequence[str]], jobs: int, needs: Mapping[str, Collection[str]],
+        tell: Callable[[str, float], None],
+    ) -> None:  # fmt: skip
+        for name, (module, given) in units.items():
+            assert module == "seglens.miniature.comparison"
+            assert not set(needs.get(name, ())) & units.keys() - set(self.ran)
+            if name == self.killed:
+                raise KeyboardInterrupt
+            table.work(given)
+            self.ran.append(name)
+            tell(name, 0.0)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """Two methods, one that leaves the MLLM frozen and one that tunes it."""
+    here = Worker()
+    monkeypatch.setattr(table, "side_by_side", here.side_by_side)
+    monkeypatch.setattr(table, "TABLES", {"methods": ("lens", "self1e"), "self1e": ("self1e", "no un-shuffle")})
+    quick(monkeypatch)
+    return here
+
+
+def test_a_table_of_two_methods(
+    seglens: Run, weights: Path, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("miniature", "table", "--only", "methods", "--weights", weights, "--out", tmp_path, *SMALL)
+    code, out, _ = seglens(*command, "--show")
+    assert (code, worker.ran) == (0, [])
+    assert "| lens |" not in out
+
+    worker.killed = "self1e, seed 1"
+    assert seglens(*command)[0] == 130
+    assert worker.ran == UNITS[:-1]
+    _, out, _ = seglens(*command, "--show")
+    assert [line.split(" | ")[1] for line in out.splitlines() if line.startswith(("| lens |", "| self1e ("))] == [
+        "2", "1", "2", "1", "2", "1",
+    ]  # fmt: skip
+
+    worker.ran, worker.killed = [], None
+    code, out, err = seglens(*command)
+    assert (code, worker.ran) == (0, UNITS[-1:])
+    assert err.endswith("6 of 6: self1e, seed 1, 0 s\n")
+    assert (tmp_path / "table.md").read_text() == out
+    assert "±" in out
+    asked = json.loads((tmp_path / "table.json").read_text())["rows"]["lens"]["reports"][0]["exam"]
+    assert f"| gIoU (n = {asked['with_target']['n']}) |" in out
+    kind, row = next((kind, row) for kind, row in asked["by_kind"].items() if row)
+    assert f"| {kind} (n = {row['n']}) |" in out
+    assert "| self1e (not trained: vision tower's adapter, projector and vocabulary) | 2 |" in out
+    assert not list(tmp_path.rglob("run"))
+
+    seglens(*command)
+    assert worker.ran == UNITS[-1:]  # nothing runs twice
+    monkeypatch.setitem(table.ROWS, "self1e", table.Row("self1e", {"bce_weight": 1.0}))
+    seglens(*command)
+    assert worker.ran == [*UNITS[-1:], *UNITS[-2:]]  # its rows alone
+    _check_numbers(json.loads((tmp_path / "table.json").read_text()))
+
+
+def _check_numbers(found: Mapping[str, Any]) -> None:
+    lens, self1e = found["rows"]["lens"], found["rows"]["self1e"]
+    assert found["as_before"] == [4, 4]
+    assert [report["on"] for report in lens["reports"]] == [None, None]
+    for row in (lens, self1e):
+        one, two = row["reports"]
+        assert one["training"]["terms"] != two["training"]["terms"]  # a seed each
+        assert one["off"] == found["bare"]
+        assert 0 < one["training"]["seconds"] < 600
+        assert one["milliseconds"].keys() == {"first", "tenth"}
+        scores = [report["exam"]["with_target"]["gIoU"] for report in row["reports"]]
+        assert row["means"]["gIoU"]["mean"] == pytest.approx(sum(scores) / 2)
+        assert row["means"]["gIoU"]["half"] == pytest.approx(12.706 * abs(scores[0] - scores[1]) / 2)
+    assert found["reading"]["seconds"] > 0
+    assert {"mean": float(self1e["reports"][0]["trainable"]), "half": 0.0, "n": 2} == self1e["means"]["trainable"]
+
+
+def test_the_adapter_is_off_in_a_bare_model(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers "off" are generated after training, by a backbone without an adapter; a broken one is seen."""
+    bench = table.Bench(table.Plan(steps=1, images=1, queries=1, scenes=1), tmp_path, weights)
+    quick(monkeypatch)
+    fit, speakers = table.fit, list[Any]()
+    generate = Backbone.generate
+
+    def train(head: Any, *given: Any, **more: Any) -> dict[str, float]:
+        told = fit(head, *given, **more)
+        speakers.append("trained")
+        return told
+
+    def speak(self: Backbone, *given: Any) -> str:
+        speakers.append(self)
+        return generate(self, *given)
+
+    monkeypatch.setattr(table, "fit", train)
+    monkeypatch.setattr(Backbone, "generate", speak)
+    table.run_unit(bench, "bare", 0)
+    asked = len(speakers)
+    table.run_unit(bench, "lisa", 0)
+    assert speakers[asked] == "trained"
+    assert len(speakers) == 2 * asked + 1  # as often as the bare model; with the adapter on, another speaks
+    assert not any("lora" in name for name, _ in speakers[-1].model.named_parameters())
+    assert bench.report("lisa")["off"] == bench.report("bare")
+    standings = table._standings(bench, {"methods": ("lisa",)}, ["lisa"], 1)
+    assert standings.as_before() == (1, 1)
+
+    def broken(head: Any, *given: Any, **more: Any) -> dict[str, float]:
+        told = fit(head, *given, **more)
+        with torch.no_grad():
+            head.mllm._tuned.model.get_decoder().norm.weight.neg_()  # a weight that both share
+        return told
+
+    monkeypatch.setattr(table, "fit", broken)
+    table.run_unit(bench, "lisa", 0)
+    assert table._standings(bench, {"methods": ("lisa",)}, ["lisa"], 1).as_before() == (0, 1)
+
+
+@pytest.mark.slow
+def test_units_run_in_processes_of_their_own(
+    seglens: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "TABLES", {"mllmseg": ("without the raw patches",)})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ("miniature", "table", "--only", "mllmseg", "--weights", weights, "--out", tmp_path, *SMALL)
+    code, out, err = seglens(*command, "--seeds", 1, "--json")
+    assert (code, err.splitlines()[-1][:40]) == (0, "1 of 1: without the raw patches, seed 0,")
+    assert json.loads(out)["rows"]["without the raw patches"]["seeds"] == 1
+
+
+def test_the_interval_is_that_of_student() -> None:
+    assert Mean.of([0.5]) == Mean(0.5, None, 1)
+    assert Mean.of([0.5]).shown(3) == "0.500"
+    # mean 2, deviation 1, t(2 degrees of freedom) = 4.303: half is 4.303 / sqrt(3)
+    three = Mean.of([1.0, 2.0, 3.0])
+    assert (three.mean, three.half, three.n) == (2.0, pytest.approx(2.4843, abs=1e-4), 3)
+    assert three.shown(1) == "2.0 ± 2.5"
+    # five values with deviation sqrt(2.5), t(4) = 2.776
+    assert Mean.of([1.0, 2.0, 3.0, 4.0, 5.0]).half == pytest.approx(1.9629, abs=1e-3)
+    assert Mean.of([4.0, 4.0]).shown(0) == "4"  # no interval about what never differs
+
+
+def test_rows_are_compared_seed_by_seed() -> None:
+    """Two rows whose seeds differ much more than the rows do."""
+    default = Finished("self1e", {0: _report(0.1), 1: _report(0.5), 2: _report(0.9)})
+    other = Finished("self1e", {1: _report(0.4), 2: _report(0.8)})
+    found = other.beyond(default)
+    assert found is not None
+    assert (found.mean, found.half, found.n) == (pytest.approx(-0.1), pytest.approx(0.0, abs=1e-12), 2)
+    assert other.beyond(Finished("self1e", {0: _report(0.1)})) is None
+
+
+def _report(giou: float) -> dict[str, Any]:
+    """Of a seed, as far as its gIoU goes."""
+    exam = {
+        "with_target": {"gIoU": giou}, "by_kind": {}, "by_size": {"small": None},
+        "presence": {"absent_refused": None, "present_kept": None},
+    }  # fmt: skip
+    training = {"seconds": 1.0, "processor": 1.0, "peak": None}
+    return {"exam": exam, "training": training, "trainable": 1, "milliseconds": {}}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--only", "self1"),
+            "there is no table 'self1'; choose from methods, mllmseg, self1e; did you mean 'self1e'?",
+        ),
+        (("--steps", 0), "the table got steps=0; it must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(seglens: Run, tmp_path: Path, words: Sequence[object], said: str) -> None:
+    code, out, err = seglens("miniature", "table", "--out", tmp_path / "out", "--weights", tmp_path, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    code, _, err = seglens("miniature", "table", "--out", tmp_path / "out", "--weights", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no folder 'internvl'" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_row_can_be_built(weights: Path, tmp_path: Path) -> None:
+    """Rows are in a table, change something, and fit the tiny model."""
+    named = {name for names in table.TABLES.values() for name in names}
+    assert named == set(table.ROWS)
+    assert set(published.SELF1E) == set(table.TABLES["self1e"])
+    bench = table.Bench(table.Plan(), tmp_path, weights)
+    parts = bench.parts()
+    for name, row in table.ROWS.items():
+        default = table.ROWS[row.method].config()
+        assert (row.config() == default) == (not row.changes), name
+        decoder = parts.decoder if METHODS[row.method].needs_decoder else None
+        head = table.build_method(row.config(), parts.backbone, decoder)
+        assert any(p.requires_grad for p in head.parameters())

@@ -1,0 +1,331 @@
+"""The InternVL miniature with random weights: what the LLaVA hands over, what it sees, and that it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration
+
+from seglens.backbones import Backbone, load_backbone
+from seglens.checkpoints.head import embedded_folder
+from seglens.data.world import WorldData
+from seglens.evaluation.embedded_checks import vqa
+from seglens.miniature import language_stages as lessons
+from seglens.miniature.build import BUDGETS
+from seglens.miniature.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
+from seglens.miniature.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint
+from seglens.miniature.models import LLAVA, PATCH, Sight, make_llava, make_processor, save_packed
+from seglens.miniature.packing import pack
+from seglens.miniature.symbols import symbols
+from seglens.miniature.vision_stage import PatchReadout, patch_features, patch_terms, pixels
+from seglens.world.language import lesson, speaker
+from seglens.world.world import Scene, World
+
+WORLD = World("test", 4)
+QUESTION = "what colour is the cat?"
+
+
+def internvl() -> InternVLForConditionalGeneration:
+    processor = make_internvl_processor()
+    return make_internvl(len(processor.tokenizer), processor.image_token_id).eval()
+
+
+def llava() -> LlavaForConditionalGeneration:
+    tokenizer = make_processor().tokenizer
+    return make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids(LLAVA.image)).eval()
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [WORLD.scene(i) for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def pair(scenes: list[Scene]) -> tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration]:
+    """A LLaVA whose every number is random, norms and biases too, and an InternVL that started from it."""
+    torch.manual_seed(0)
+    old, new = llava(), internvl()
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    transplant(old, new, pixels(scenes, INTERNVL.side))
+    return old, new
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    made = tmp_path_factory.mktemp("weights") / "internvl"
+    save_packed(internvl(), made)
+    make_internvl_processor().save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Backbone:
+    return load_backbone(folder, dtype=torch.float32)
+
+
+# ---------------------------------------------------------------- what it sees
+
+
+def test_a_folder_loads_as_any_internvl(backbone: Backbone) -> None:
+    assert backbone.signature()["family"] == "internvl"
+    assert (backbone.image_size, backbone.grid) == (256, (8, 8))
+    assert backbone.can_chat
+    image = WORLD.scene(0).image
+    said = backbone.generate(image, QUESTION, max_new_tokens=3)
+    assert len(said.split()) <= 3
+    read = backbone.read(backbone.open(image), [QUESTION, "the cat"])
+    assert read.image_tokens.shape == (64,)
+    assert read.question.shape[:2] == (1, 2)
+
+
+def test_the_processor_shows_the_canvas(backbone: Backbone) -> None:
+    image = WORLD.scene(0).image
+    shown = backbone.chat_inputs(image, QUESTION)["pixel_values"]
+    assert shown.shape == (1, 3, 256, 256)
+    own = backbone.pixels(image)
+    taught = pixels([WORLD.scene(0)], INTERNVL.side)
+    assert (shown[0] - own).abs().max() < 1e-6  # measured: 1.2e-7
+    assert torch.equal(shown, taught)
+
+
+@pytest.mark.parametrize("size", [(64, 512), (700, 300)])
+def test_any_image_is_one_tile(backbone: Backbone, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    inputs = backbone.chat_inputs(image, QUESTION)
+    assert inputs["pixel_values"].shape == (1, 3, 256, 256)
+    assert (inputs["input_ids"] == backbone.model.config.image_token_id).sum() == 64
+    whole = np.array(Image.fromarray(image).resize((256, 256), Image.Resampling.BILINEAR))
+    here = ((inputs["pixel_values"][0] * 0.25 + 0.5) * 255).permute(1, 2, 0)
+    assert (here - torch.tensor(whole).float()).abs().max() < 1e-4  # measured: 3.8e-6
+
+
+def test_the_conversation(backbone: Backbone) -> None:
+    text = backbone.prompts.text(QUESTION)
+    assert text == f"USER: <IMG_CONTEXT>\n{QUESTION} ASSISTANT:"
+    ids = backbone.chat_inputs(WORLD.scene(0).image, QUESTION)["input_ids"][0]
+    words = backbone.processor.tokenizer.convert_ids_to_tokens(ids.tolist())
+    asked = ["what", "colour", "is", "the", "cat", "?", "assistant", ":"]
+    assert words == ["<s>", "user", ":", "<img>", *["<IMG_CONTEXT>"] * 64, "</img>", *asked]
+    assert backbone.prompts.before() == ids[:4].tolist()
+    assert backbone.prompts.after(QUESTION) == ids[68:].tolist()
+
+
+def test_lessons_are_laid_out_as_the_processor_does(backbone: Backbone) -> None:
+    """What is taught in one packed sequence is what a chat shows, token for token."""
+    world = World("train", 3)
+    said = lesson(speaker(world, 0), 3)
+    packed = pack(backbone.processor.tokenizer, [said], INTERNVL)
+    first = packed.spans[0][0][1]
+    chat = backbone.chat_inputs(world.scene(0).image, said[0].text)["input_ids"]
+    assert torch.equal(packed.ids[:, :first], chat)
+    assert packed.first_image == 4
+    prefix = packed.positions[0].tolist().index(4 + 64 + 1)
+    behind = packed.spans[0][1][1] - 1  # the last word of the second question sees the image with its frame
+    assert (packed.mask[0, 0, behind, :prefix] == 0).all()
+    assert packed.positions[0, first].item() == first
+
+
+@pytest.mark.parametrize("sight", [LLAVA, INTERNVL])
+def test_image_tokens_are_the_models_own(
+    sight: Sight, pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration], scenes: list[Scene]
+) -> None:
+    """Patches folded by us and projected, as `get_image_features` gives them."""
+    model = pair[sight == INTERNVL]
+    pupil = _pupil(model, sight)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        own = model.get_image_features(
+            pixels(scenes, sight.side), vision_feature_layer=-1, vision_feature_select_strategy="default"
+        ).pooler_output
+    with torch.no_grad():
+        here = pupil.see(scenes)
+    assert torch.equal(torch.cat([rows[None] for rows in own]).float(), here)
+    assert here.shape == (2, sight.tokens**2, 256)
+
+
+# ---------------------------------------------------------------- what it is given
+
+
+def test_a_layer_of_the_vit_computes_the_same(
+    pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration],
+) -> None:
+    old, new = (model.model.vision_tower.encoder for model in pair)
+    rows = torch.randn(2, 17, 192)
+    with torch.no_grad():
+        for layer, its in zip(old.layers, new.layer, strict=True):
+            expected, found = layer(rows, None), its(rows)
+            assert (expected - rows).std() > 0.1
+            assert torch.equal(found, expected)
+
+
+def test_the_language_model_is_the_same_for_old_words(
+    pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration],
+) -> None:
+    old, new = pair
+    ids = torch.tensor([[1, 40, 700, 12, 5]])
+    with torch.no_grad():
+        expected = old.lm_head(old.model.language_model(ids).last_hidden_state)
+        found = new.lm_head(new.model.language_model(ids).last_hidden_state)
+    assert torch.equal(found[..., : expected.shape[-1]], expected)
+    words, more = (m.model.language_model.embed_tokens.weight for m in pair)
+    assert len(more) == len(words) + 4
+    assert torch.allclose(more[-4:], words.mean(0).expand(4, -1), atol=1e-6)
+    own, its = (p.tokenizer.get_vocab() for p in (make_processor(), make_internvl_processor()))
+    assert own.items() <= its.items()
+
+
+def test_embeddings_keep_what_the_norm_made_of_them(
+    pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration], scenes: list[Scene]
+) -> None:
+    """The class token exactly; a patch in the direction that CLIP's norm would give it."""
+    old, new = (model.model.vision_tower for model in pair)
+    seen = pixels(scenes, INTERNVL.side)
+    with torch.no_grad():
+        found = new.embeddings(seen)
+        kernel = old.embeddings.patch_embedding.weight
+        patches = rearrange(nn.functional.conv2d(seen, kernel, stride=PATCH), "b c h w -> b (h w) c")
+        grid = rearrange(old.embeddings.position_embedding.weight[1:], "(h w) c -> 1 c h w", h=12)
+        grid = nn.functional.interpolate(grid, size=(16, 16), mode="bicubic")
+        expected = old.pre_layrnorm(patches + rearrange(grid, "1 c h w -> 1 (h w) c"))
+        first = old.pre_layrnorm(old.embeddings.class_embedding + old.embeddings.position_embedding.weight[0])
+    assert torch.equal(found[:, 0], first.expand(2, -1))
+    cosine = nn.functional.cosine_similarity(
+        found[:, 1:] - old.pre_layrnorm.bias, expected - old.pre_layrnorm.bias, dim=-1
+    )
+    assert cosine.min() > 0.9999  # only the length of a patch differs
+
+
+# ---------------------------------------------------------------- that it learns
+
+
+def _pupil(model: LlavaForConditionalGeneration | InternVLForConditionalGeneration, sight: Sight) -> Pupil:
+    tokenizer = (make_internvl_processor() if sight == INTERNVL else make_processor()).tokenizer
+    return Pupil(model, tokenizer, Oracle(256, tokenizer), sight)
+
+
+def _nothing() -> Mapping[str, float]:
+    return {}
+
+
+@pytest.fixture
+def school(monkeypatch: pytest.MonkeyPatch) -> tuple[Pupil, Dense]:
+    monkeypatch.setattr(lessons.Pupil, "examiner", lambda *_: _nothing)
+    torch.manual_seed(0)
+    return _pupil(internvl(), INTERNVL), Dense(PatchReadout(192), 0.3)
+
+
+def _short(name: str, steps: int) -> lessons.Budget:
+    return replace(BUDGETS[name], steps=steps, batch=2, warmup=1)
+
+
+def _copy(pupil: Pupil) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in pupil.model.named_parameters()}
+
+
+def test_the_oracle_and_the_patches_have_their_own_grids(school: tuple[Pupil, Dense], scenes: list[Scene]) -> None:
+    pupil, dense = school
+    with torch.no_grad():
+        patches = pupil.look(pixels(scenes, INTERNVL.side))
+        assert pupil.imagine(scenes).shape == pupil.project(patches).shape == (2, 64, 256)
+        terms = dense.terms(patches, scenes)
+        said = dense.modules["readout"](patches)
+    assert patches.shape == (2, 256, 192)
+    assert said[0].shape[1] == symbols(scenes, 16).concept[0].numel()
+    for name, term in patch_terms(said, scenes).items():
+        assert terms[f"patch_{name}"].item() == pytest.approx(0.3 * term.item())
+
+
+def test_alignment_moves_the_eye_alone(school: tuple[Pupil, Dense], tmp_path: Path) -> None:
+    pupil, dense = school
+    before = _copy(pupil)
+    train_alignment(pupil, _short("internvl_alignment", 2), tmp_path, "internvl_alignment", dense)
+    moved = {name for name, p in pupil.model.named_parameters() if not torch.equal(p, before[name])}
+    language = {name for name in before if "language_model" in name}
+    assert moved == before.keys() - language
+    assert (tmp_path / "internvl_alignment.ckpt").is_file()
+
+
+def test_joint_training_lowers_the_loss_and_resumes_exactly(
+    school: tuple[Pupil, Dense], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pupil, dense = school
+    start = _copy(pupil)
+    readout = {k: v.clone() for k, v in dense.modules["readout"].state_dict().items()}
+    world = World("train", BUDGETS["internvl"].seed)
+
+    def loss() -> float:
+        taught, packed = pupil.teach(world, range(2))
+        with torch.no_grad():
+            return pupil.loss(pupil.listen(pupil.see(taught), packed), packed).item()
+
+    untaught = loss()
+    train_joint(pupil, _short("internvl", 4), tmp_path / "whole", "internvl", dense)
+    assert loss() < untaught - 0.5  # measured: 6.68 at the start
+    whole = _copy(pupil)
+    assert not any(torch.equal(whole[name], start[name]) for name in whole)
+
+    def restart() -> None:
+        with torch.no_grad():
+            for name, parameter in pupil.model.named_parameters():
+                parameter.copy_(start[name])
+        dense.modules["readout"].load_state_dict(readout)
+
+    class KilledError(Exception):
+        pass
+
+    teach = Pupil.teach
+
+    def killed(self: Pupil, world: World, indices: range, most: int = 7) -> object:
+        if indices.start == 4:
+            raise KilledError
+        return teach(self, world, indices, most)
+
+    restart()
+    with monkeypatch.context() as patch:
+        patch.setattr("seglens.miniature.recipe.SAVE_EVERY", -1.0)  # after every step
+        patch.setattr(Pupil, "teach", killed)
+        with pytest.raises(KilledError):
+            train_joint(pupil, _short("internvl", 4), tmp_path / "killed", "internvl", dense)
+    restart()
+    train_joint(pupil, _short("internvl", 4), tmp_path / "killed", "internvl", dense)
+    assert all(torch.equal(p, whole[name]) for name, p in pupil.model.named_parameters())
+
+
+# ---------------------------------------------------------------- the weights that the package carries
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Backbone:
+    folder = embedded_folder("embedded/internvl")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; `seglens miniature build` makes it in its stage 'internvl'")
+    return load_backbone(folder, dtype=torch.float32)
+
+
+def test_the_embedded_one_answers(embedded: Backbone) -> None:
+    said = vqa(embedded, WorldData(n=12, seed=1))
+    assert said["questions"] > 40
+    assert said["accuracy"] > 0.85  # measured: .957
+
+
+def test_patches_of_the_embedded_one_tell_what_they_show(embedded: Backbone) -> None:
+    """A line through single patches, fitted on some scenes, tells in others which of them show a thing."""
+    world = World("test", 12)
+    shown = [world.scene(i) for i in range(60)]
+    with torch.no_grad():
+        rows = patch_features(embedded.model.model.vision_tower, pixels(shown, INTERNVL.side)).float()
+    thing = (symbols(shown, 16).concept > 0).flatten(1).float()
+    rows = torch.cat([rows, torch.ones(*rows.shape[:2], 1)], -1)
+    fit = torch.linalg.lstsq(rows[:40].flatten(0, 1), thing[:40].flatten()[:, None]).solution
+    right = ((rows[40:] @ fit)[..., 0] > 0.5) == (thing[40:] > 0)
+    assert right.float().mean() > 0.97  # measured: .992, and .900 with random weights

@@ -1,0 +1,176 @@
+"""The LangChain tools, called as langchain-core's own machinery calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+from langchain_core.messages import AIMessage, ToolCall, ToolMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import BaseTool, ToolException
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from PIL import Image
+
+from seglens.core.schema import Told
+from seglens.core.types import Sample
+from seglens.inference.prediction import png_bytes
+from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.serving.tools.langchain import ask_tool, segment_tool, tools
+from seglens.serving.tools.tool_images import Doors
+from seglens.serving.tools.tool_service import Desk, Sight
+from seglens.serving.uploads import Limits
+
+QUERY = 2  # of the scene: one that the embedded model finds
+
+
+@pytest.fixture(scope="module")
+def path(scene: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("images") / "scene.png"
+    file.write_bytes(png_bytes(Image.fromarray(scene.image)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def pair(segmenter: Segmenter) -> list[BaseTool]:
+    return tools(segmenter)
+
+
+def call(name: str, **args: object) -> ToolCall:
+    return ToolCall(name=name, args=args, id="call-1", type="tool_call")
+
+
+def test_a_tool_call_gives_words_for_the_model_and_predictions_as_artifact(
+    pair: list[BaseTool], path: Path, scene: Sample, opened: OpenedImage
+) -> None:
+    query = scene.targets[QUERY].query
+    message = pair[0].invoke(call("segment", image=str(path), queries=[query, "the house"]))
+    assert isinstance(message, ToolMessage)
+    assert message.status == "success"
+    assert message.tool_call_id == "call-1"
+    sight = message.artifact
+    assert isinstance(sight, Sight)
+    expected = opened.segment(query)
+    assert (sight.predictions[0].mask == expected.mask).all()
+    assert sight.answer.answers[0].segmentation == expected.answer().segmentation
+    assert [picture.size for picture in sight.overlays()] == [(256, 256)] * 2
+    assert f"{query!r}: found" in message.content
+    assert str(expected.box) in message.content
+    assert "'the house': not found. Nothing in the image fits 'the house'" in message.content
+    assert sight.answer.answers[0].segmentation.counts not in message.content  # a mask is not words
+
+
+def test_a_second_question_finds_the_image_open(pair: list[BaseTool], path: Path) -> None:
+    first = pair[0].invoke(call("segment", image=str(path), queries=["the cup"])).artifact
+    for image in (first.answer.image, base64.b64encode(path.read_bytes()).decode()):
+        again = pair[0].invoke(call("segment", image=image, queries=["the sock"])).artifact
+        assert again.answer.image == first.answer.image
+        assert again.predictions[0].image is first.predictions[0].image  # not opened a second time
+    told = pair[1].invoke(call("ask", image=first.answer.image, question="what is in the picture?"))
+    assert isinstance(told.artifact, Told)
+    assert told.artifact.image == first.answer.image
+
+
+def test_asking_is_the_untouched_model(segmenter: Segmenter, path: Path, scene: Sample) -> None:
+    question = "what is in the picture?"
+    message = ask_tool(segmenter).invoke(call("ask", image=str(path), question=question))
+    assert message.content == segmenter.ask(scene.image, question)
+
+
+def test_of_a_known_image_the_model_only_asks(segmenter: Segmenter, scene: Sample) -> None:
+    segment, ask = tools(segmenter, image=scene.image)
+    assert set(segment.args) == {"queries", "each", "trust"}
+    assert set(ask.args) == {"question"}
+    sight = segment.invoke(call("segment", queries=["each of the cups"])).artifact
+    assert len(sight.predictions[0].instances) >= 1
+    assert "instances" in sight.words()
+
+
+def test_the_schema_is_one_that_models_are_told(pair: list[BaseTool]) -> None:
+    told = convert_to_openai_tool(pair[0])["function"]
+    assert told["name"] == "segment"
+    assert "pixel-exact" in told["description"]
+    assert set(told["parameters"]["required"]) == {"image", "queries"}
+    assert told["parameters"]["properties"]["queries"]["type"] == "array"
+    assert all(entry["description"] for entry in told["parameters"]["properties"].values())
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"image": "/no/such.png", "queries": ["cup"]}, "does not exist"),
+        ({"image": "https://example.com/a.png", "queries": ["cup"]}, "is a URL"),
+        ({"image": "image-0123456789abcdef", "queries": ["cup"]}, "no open image"),
+        ({"image": "data:image/png;base64,AAAA", "queries": ["cup"]}, "not an image"),
+        ({"image": "QUERY", "queries": [" "]}, "without words"),
+        ({"image": "QUERY", "queries": []}, "queries got []: list should have at least 1 item"),
+        ({"image": "QUERY", "queries": ["cup"] * 33}, "a list of 1 to 32 texts"),
+        ({"image": "QUERY", "queries": "the red cup"}, "queries got 'the red cup': input should be a valid list"),
+        ({"image": "QUERY", "queries": [7]}, "queries.0 got 7: input should be a valid string"),
+        ({"image": "QUERY", "queries": ["cup"], "each": "maybe"}, "each got 'maybe': input should be a valid boolean"),
+        ({"image": "QUERY", "queries": ["cup"], "colour": 1}, "colour is no argument of this tool; there are image,"),
+        ({"image": 7, "queries": ["cup"]}, "image got 7: input should be a valid string"),
+        ({"queries": ["cup"]}, "image is missing. What is needed: image: A file path, base64, a data URI, or the id"),
+        ({}, "image is missing; queries is missing"),
+    ],
+)
+def test_what_is_wrong_comes_back_to_the_model_in_words(
+    pair: list[BaseTool], args: dict[str, object], said: str
+) -> None:
+    message = pair[0].invoke(call("segment", **args))
+    assert message.status == "error"
+    assert said in message.content
+
+
+def test_a_wrong_question_comes_back_in_words(pair: list[BaseTool]) -> None:
+    for args, said in (
+        ({"image": "x"}, "question is missing"),
+        ({"image": "x", "question": ""}, "at least 1 character"),
+    ):
+        message = pair[1].invoke(call("ask", **args))
+        assert message.status == "error"
+        assert said in message.content
+        assert "A question about the image, in words." in message.content
+        assert message.content.endswith("Correct it and call again.")
+
+
+def test_an_answer_to_a_wrong_call_is_short(pair: list[BaseTool]) -> None:
+    message = pair[0].invoke(call("segment", image=["x" * 9000], queries=list(range(30))))
+    assert message.status == "error"
+    assert len(message.content) < 2000
+
+
+def test_or_is_raised_as_langchains_own_exception(segmenter: Segmenter) -> None:
+    tool = segment_tool(segmenter)
+    tool.handle_tool_error = False
+    with pytest.raises(ToolException, match="does not exist; need an image file"):
+        tool.invoke(call("segment", image="/no/such.png", queries=["cup"]))
+
+
+def test_a_desk_says_which_images_are_taken(segmenter: Segmenter, path: Path) -> None:
+    closed = segment_tool(Desk(segmenter, Doors(Limits(), files=False)))
+    message = closed.invoke(call("segment", image=str(path), queries=["cup"]))
+    assert message.status == "error"
+    assert "file paths are not read here" in message.content
+
+
+def test_an_agents_turn_runs_its_tool_calls_at_once(pair: list[BaseTool], path: Path, scene: Sample) -> None:
+    """A model's message with three calls, through a runnable, as agents do it: sync in threads, then async."""
+    named = {tool.name: tool for tool in pair}
+    queries = [target.query for target in scene.targets]
+    turn = AIMessage(
+        "", tool_calls=[{**call("segment", image=str(path), queries=[q]), "id": f"call-{q}"} for q in queries]
+    )
+    run = (
+        RunnableLambda(lambda message: message.tool_calls)
+        | RunnableLambda(lambda one: named[one["name"]].invoke(one)).map()
+    )
+
+    def masks(messages: list[ToolMessage]) -> list[np.ndarray]:
+        assert [message.tool_call_id for message in messages] == [f"call-{q}" for q in queries]
+        return [message.artifact.predictions[0].mask for message in messages]
+
+    for first, second in zip(masks(run.invoke(turn)), masks(asyncio.run(run.ainvoke(turn))), strict=True):
+        assert (first == second).all()

@@ -1,0 +1,133 @@
+"""What the browser is given: layers at the size they are shown at, marks in the pixels of the image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seglens.core.schema import Box, Click, Corrections
+from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.segmenter import OpenedImage
+from seglens.serving.web.downloads import takeaway
+from seglens.serving.web.findings import Findings, changed, put
+from seglens.serving.web.layers import COLOURS, FILL, LINE, colour_of, heat_layer, mask_layer, picture, shown_size
+from seglens.serving.web.session import State
+from seglens.serving.web.view import View, html_of, view_of
+
+
+@pytest.fixture(scope="module")
+def found(opened: OpenedImage) -> Prediction:
+    return opened.segment("the largest thing")
+
+
+def seen(*predictions: Prediction) -> View:
+    """What is shown after these answers, the last one chosen."""
+    findings: Findings = ()
+    for one in predictions:
+        findings, new, _ = put(findings, one, 12)
+    view = view_of(State(predictions[0].image, findings=findings, chosen=new.id), 1280)
+    assert view is not None
+    return view
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((256, 256), (256, 256)), ((4000, 3000), (1280, 960)), ((1, 40_000), (1, 1280)), ((1280, 1), (1280, 1))],
+)
+def test_pictures_are_shrunk_and_never_enlarged(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert shown_size(*size, 1280) == shown
+    assert picture(np.zeros((*size[::-1], 3), np.uint8), 1280).size == shown
+
+
+def test_a_mask_is_filled_and_outlined_and_the_rest_is_clear() -> None:
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 5:15, 5:15], masks[1, 20:30, 40:50] = True, True
+    layer = np.array(mask_layer(list(masks), 1280))
+    assert layer.shape == (40, 60, 4)
+    assert layer[10, 10].tolist() == [*colour_of(0), FILL]
+    assert layer[5, 5].tolist() == [*colour_of(0), LINE]
+    assert layer[25, 45].tolist() == [*colour_of(1), FILL]
+    np.testing.assert_array_equal(layer[..., 3] > 0, masks.any(0))
+    assert mask_layer([], 1280) is None
+    assert len(set(COLOURS)) == len(COLOURS)
+    assert colour_of(len(COLOURS)) == colour_of(0)
+
+
+def test_a_large_mask_is_shown_small_and_taken_away_whole(found: Prediction) -> None:
+    side = 64
+    assert mask_layer([found.mask], side).size == heat_layer(found, side).size == (side, side)
+    (mask, _) = takeaway([found])
+    assert Image.open(io.BytesIO(decoded(mask.address))).size == found.mask.shape[::-1]
+
+
+def test_the_heat_is_clear_where_nobody_looked(found: Prediction) -> None:
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 0.3
+    alpha = np.array(heat_layer(replace(found, heat_map=heat), 1280))[..., 3]
+    assert alpha[0, 0] == alpha.max() > 0
+    assert alpha[-1, -1] == 0
+    assert heat_layer(replace(found, heat_map=None), 1280) is None
+
+
+def test_marks_lie_where_the_user_put_them(found: Prediction) -> None:
+    shown = Corrections(clicks=(Click(x=10, y=20), Click(x=30, y=40, label=0)), box=Box(x0=1, y0=2, x1=11, y1=22))
+    view = seen(replace(found, corrections=shown))
+    assert [mark.label for mark in view.clicks] == [1, 0]
+    plus, minus = (mark.path for mark in view.clicks)
+    assert plus.count("M") == 2, "a plus is two strokes"
+    assert minus.count("M") == 1
+    assert minus.split()[1].startswith("40")
+    assert (view.box.x, view.box.y, view.box.width, view.box.height) == (1, 2, 10, 20)
+    assert len(view.keypoints) == len(found.keypoints)
+
+
+def test_the_legend_has_the_words_of_every_query_and_what_was_found(found: Prediction) -> None:
+    one = Instance(found.mask, 0.5)
+    several = replace(found, query="each of them", instances=(one, one, one))
+    empty = replace(
+        found, query="an elephant", mask=np.zeros_like(found.mask), found=False, score=None, reason="No such thing."
+    )
+    alone, three, nothing = seen(found, several, empty).layers
+    assert alone.words == "the largest thing"
+    assert unescape(html_of("${1} `<b>` \\ {{2}}'")) == "${1} `<b>` \\ {{2}}'"
+    assert not set(html_of("${1} `<b>` \\ {{2}}'")) & set("${}<>`\\'")
+    assert alone.says.startswith("score ")
+    assert three.says == "3 things"
+    assert [entry.says[:2] for entry in three.things] == ["1:", "2:", "3:"]
+    colours = {alone.colour, *(entry.colour for entry in three.things)}
+    assert len(colours) == 4, "no colour means two things"
+    assert (nothing.colour, nothing.mask, nothing.file) == (None, None, None)
+    assert unescape(nothing.says) == "No such thing."
+    assert nothing.chosen
+    assert takeaway([empty]) == takeaway([]) == []
+
+
+def test_the_same_words_replace_and_too_many_push_out_the_oldest(found: Prediction) -> None:
+    findings: Findings = ()
+    for query in ("The cat.", "the cup", "the  Cat"):
+        findings, new, gone = put(findings, replace(found, query=query), 2)
+    assert [one.prediction.query for one in findings] == ["the  Cat", "the cup"]
+    assert gone == ()
+    assert new.first == 0, "it keeps its colour"
+    findings, new, gone = put(findings, replace(found, query="the bus"), 2)
+    assert [one.prediction.query for one in (*gone, *findings)] == ["the  Cat", "the cup", "the bus"]
+    refined = replace(found, score=0.5)
+    assert [one.prediction is refined for one in changed(findings, new.id, refined)] == [False, True]
+
+
+def test_names_of_files_hold_nothing_that_was_typed(found: Prediction) -> None:
+    evil = replace(found, query='../../etc/<b>"\ud800杯', instances=(Instance(found.mask, 0.5),) * 2)
+    files = takeaway([evil])
+    assert [file.name for file in files] == ["mask.png", "instances.png", "coco.json"]
+    assert json.loads(decoded(files[-1].address))["categories"][0]["name"] == evil.query
+
+
+def decoded(address: str) -> bytes:
+    return base64.b64decode(address.partition("base64,")[2], validate=True)

@@ -1,0 +1,435 @@
+"""From names to a training: what is cached teaches the same as what is read anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from data import lisa_files, make_refer
+from own_data import write_coco
+from seglens.checkpoints.head import CheckpointError, Origin, read_config, weights_sum
+from seglens.core.devices import usable_device
+from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
+from seglens.core.types import Sample, Target
+from seglens.data.mixing import RATES, Epochs, Mixed
+from seglens.features.cache import Cache, CacheError
+from seglens.features.frozen import Pick, collate
+from seglens.inference.frozen_models import Parts
+from seglens.inference.segmenter import Segmenter
+from seglens.methods.base import TILE
+from seglens.methods.lisa import LisaConfig
+from seglens.training.example_stream import Drawn, Streamed
+from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
+from seglens.training.setup import Course, any_absent, open_data, prepare
+from train_run import LONG, SMALL, fresh
+
+DATA = "world:n=3,seed=3,split=train,queries=3"
+SHORT = Recipe(SMALL, replace(LONG, steps=4, save_every=4))
+
+
+@pytest.fixture(scope="module")
+def made(llava: Path, sam: Path) -> Recipe:
+    return replace(SHORT, backbone=str(llava), decoder=str(sam))
+
+
+def trained(course: Course, out: Path) -> dict[str, torch.Tensor]:
+    course.run(out, quiet=True)
+    return load_file(out / "head" / "head.safetensors")
+
+
+def test_cached_and_live_teach_the_same(made: Recipe, tmp_path: Path) -> None:
+    """Bit for bit: the same losses at every step lead to the same weights."""
+    live = trained(prepare(made, DATA, tmp_path / "live", live=True), tmp_path / "live")
+    kept = trained(prepare(made, DATA, tmp_path / "kept"), tmp_path / "kept")
+    assert (tmp_path / "kept" / "features").is_dir()
+    assert not (tmp_path / "live" / "features").exists()
+    assert all(torch.equal(live[name], kept[name]) for name in live)
+    again = trained(prepare(made, DATA, tmp_path / "more", cache=tmp_path / "kept" / "features"), tmp_path / "more")
+    assert all(torch.equal(live[name], again[name]) for name in live)
+
+
+def write_lisa(root: Path) -> Path:
+    """A few drawn pictures in each of the ten datasets of LISA's tree."""
+    for write in (lisa_files.write_ade20k, lisa_files.write_cocostuff):
+        write(root, a=lisa_files.stripes(0, 1, 2, 3), b=lisa_files.stripes(6, 7))
+    lisa_files.write_mapillary(root, ["Bird", "Curb"], a=lisa_files.stripes(0, 1))
+    lisa_files.write_paco(root)
+    lisa_files.write_pascal_part(root)
+    for name, by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        make_refer.save(root / "refer_seg", name, f"refs({by}).p")
+    clef = make_refer.instances("saiapr_{}.jpg")
+    make_refer.save(root / "refer_seg", "refclef", content=clef, images=())
+    for image in clef["images"]:
+        make_refer.save_image(root / "refer_seg/images/saiapr_tc-12" / image["file_name"])
+    make_refer.save_reason(root / "reason_seg", "train")
+    return root
+
+
+@pytest.mark.parametrize("name", ["paper", "authors"])
+def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -> None:
+    """A preset as published, but for the sizes of its models and of its steps: read anew, and from caches."""
+    published = recipe(name)
+    training = replace(published.training, steps=3, images=8, micro=2, warmup=1, save_every=3, mixed_precision="no")
+    small = replace(published.method, descriptor_width=16, encoder_width=16)
+    tiny = replace(published, method=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
+    data = f"lisa:root={write_lisa(tmp_path / 'data')}"
+    live = prepare(tiny, data, tmp_path / "live")
+    assert isinstance(live.lessons, Streamed)
+    sources = live.lessons.mixed.mixture.sources
+    assert [source.group for source in sources] == ["sem_seg"] * 5 + ["refer_seg"] * 4 + ["reason_seg"]
+    assert tuple(live.lessons.mixed.mixture.rates.values()) == RATES[name]
+    assert all(1 <= len(live.lessons.lesson(n).asked) <= 3 for n in range(4))
+    assert live.lessons.name(3) == live.lessons.mixed.sample(3).id
+    kept = prepare(tiny, data, tmp_path / "kept", cache=tmp_path / "cache")
+    assert isinstance(kept.lessons, Drawn)
+    assert len(list((tmp_path / "cache").iterdir())) == 10
+    assert kept.lessons.name(3).startswith("image ")
+    for course, out in ((live, tmp_path / "live"), (kept, tmp_path / "kept")):
+        weights = trained(course, out)
+        assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+        assert json.loads((out / "head" / "config.json").read_text())["trained"]["data"] == data
+        with pytest.raises(ValueError, match="other settings"):
+            prepare(replace(tiny, training=replace(training, lr=1.0)), data, out, cache=tmp_path / "cache").run(out)
+
+
+def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: Path) -> None:
+    """Live reads the questions that were drawn, a cache has read all: only the order of sums differs."""
+    assert made.backbone
+    assert made.decoder
+    parts = Parts.load(Origin.of(made.backbone), Origin.of(made.decoder))
+    data, _ = open_data(DATA, made)
+    assert not isinstance(data, Mixed)
+    cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
+    found = [collate([source.features(Pick(1, (2, 0)))]).given.question for source in (cache, live)]
+    # measured: 1.9e-6 of values up to 4.3
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
+def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+    """Void questions of a mixed batch change nothing for the others."""
+    parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
+    data, _ = open_data(DATA, made)
+    assert not isinstance(data, Mixed)
+    live, head = parts.live(data, DATA), fresh(parts.backbone, parts.decoder).eval()
+    one, two = live.features(Pick(0, (0,))), live.features(Pick(1, (0, 1, 2)))
+    with torch.no_grad():
+        alone, beside = (head(b.given, b.embedding) for b in (collate([one]), collate([one, two])))
+    torch.testing.assert_close(beside.mask_logits[:1, :1], alone.mask_logits, rtol=0, atol=2e-5)
+    truth = collate([one, two]).truth
+    terms = head.losses(beside, truth)
+    padded = replace(truth, masks=truth.masks.clone(), present=truth.present.clone())
+    padded.masks[0, 1:] = 1
+    padded.present[0, 1:] = True
+    assert {k: float(v) for k, v in head.losses(beside, padded).items()} == {k: float(v) for k, v in terms.items()}
+
+
+def test_a_cache_of_other_data_or_weights_is_refused(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+    mine = {part: shutil.copytree(folder, tmp_path / part) for part, folder in (("backbone", llava), ("decoder", sam))}
+    named = replace(made, **{part: str(folder) for part, folder in mine.items()})
+    prepare(named, DATA, tmp_path / "out")
+    for part, folder in mine.items():
+        file = folder / "model.safetensors"
+        before, state = file.read_bytes(), load_file(file)
+        save_file({name: tensor + 0.01 for name, tensor in state.items()}, file, metadata={"format": "pt"})
+        with pytest.raises(CacheError, match=rf"{part}\.files is"):
+            prepare(named, DATA, tmp_path / "out")
+        file.write_bytes(before)
+    course = prepare(named, DATA, tmp_path / "out")
+    assert isinstance(course.lessons, Drawn)
+    assert isinstance(course.lessons.order, Epochs)
+
+
+def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp_path: Path) -> None:
+    """And a head that was taught on another canvas is asked on it."""
+    kept = tmp_path / "default" / "features"
+    prepare(made, DATA, tmp_path / "default")
+    squashed = replace(made, canvas=TILE)
+    with pytest.raises(CacheError, match=r'backbone\.frame is "pad-mean", wanted "squash-mean-processor"'):
+        prepare(squashed, DATA, tmp_path / "out", cache=kept)
+    floored = replace(made, method=replace(SMALL, map_size=16, map_target="floor"))
+    with pytest.raises(CacheError, match=r"truth\.floors is nothing, wanted 16"):
+        prepare(floored, DATA, tmp_path / "out", cache=kept)
+    course = prepare(squashed, DATA, tmp_path / "squashed")
+    course.run(tmp_path / "squashed", quiet=True)
+    assert read_config(tmp_path / "squashed" / "head").canvas == TILE
+    assert Segmenter.from_pretrained(tmp_path / "squashed" / "head").open(
+        np.zeros((20, 60, 3), np.uint8)
+    ).seen.frame == (Frame(20, 60, "squash"))
+
+
+def test_floored_targets_reach_the_loss(made: Recipe, tmp_path: Path) -> None:
+    floored = replace(made, method=replace(SMALL, map_scale="peak", map_size=16, map_target="floor"))
+    course = prepare(floored, DATA, tmp_path)
+    data, _ = open_data(DATA, made)
+    for source in (course.lessons.sources[0], prepare(floored, DATA, tmp_path / "live", live=True).lessons.sources[0]):
+        found = source.features(Pick(1, (0, 2)))
+        masks = np.stack([data[1].targets[q].mask for q in (0, 2)])
+        assert torch.equal(torch.stack([one.cells for one in found.asked]), floor_targets(masks, Frame(256, 256), 16))
+    assert course.run(tmp_path, quiet=True)["attention"] > 0
+    short = collate([prepare(made, DATA, tmp_path / "short").lessons.sources[0].features(Pick(1, (0, 2)))])
+    with pytest.raises(ValueError, match=r"needs targets of 16 x 16 cells .*floors=16"):
+        course.head.losses(course.head(short.given, short.embedding), short.truth)
+
+
+def test_the_head_says_how_it_was_made(made: Recipe, tmp_path: Path) -> None:
+    course = prepare(made, DATA, tmp_path, exam="world:n=1,seed=2,queries=2")
+    course.run(tmp_path, quiet=True)
+    written = json.loads((tmp_path / "head" / "config.json").read_text())
+    assert written["trained"]["data"] == DATA
+    assert written["trained"]["training"]["steps"] == 4
+    assert written["image_size"] == 84
+    assert (tmp_path / "best" / "head.safetensors").is_file()
+
+
+def test_what_cannot_train(made: Recipe, tmp_path: Path) -> None:
+    def refused(said: str, recipe: Recipe = made, data: str = DATA) -> None:
+        with pytest.raises(ValueError, match=said) as caught:
+            prepare(recipe, data, tmp_path / "run")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+    refused(r"'world:n=2' is kept for tests.*add split=train", data="world:n=2")
+    refused("give --backbone and --decoder", recipe=SHORT)
+    refused(r"LISA's data in .* is not complete", data=f"lisa:root={tmp_path}")
+    refused("there is no dataset 'wrld'; .*did you mean 'world'", data="wrld:n=2")
+
+
+def test_a_step_that_cannot_be_cut_is_told_before_a_model_is_loaded(
+    made: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="a step of 3 images cannot be cut into passes of 1 on 2 devices"):
+        prepare(replace(made, decoder="/no/such/decoder"), DATA, tmp_path)
+
+
+def test_recipes() -> None:
+    paper, authors = recipe("paper"), recipe("authors")
+    assert paper.training.passes(8) == (10, 2)
+    assert authors.training.passes(8) == (4, 8)
+    assert authors.training.rate(999) == 1
+    with pytest.raises(ValueError, match=r"there is no preset of lens 'papers'.*did you mean 'paper'"):
+        recipe("papers")
+
+
+PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and configs/default.yaml of LENS's own code
+    "backbone": ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
+    "decoder": ("facebook/sam-vit-huge", "facebook/sam-vit-huge"),
+    "layer": (14, 14),
+    "rates": ("paper", "authors"),
+    "newton": ("paper", "paper"),  # both are S1.2 without our guards
+    "steps": (10 * 500, 10 * 100),
+    "images": (160, 8 * 8 * 4),
+    "lr": (5e-5, 1e-4),
+    "betas": ((0.9, 0.95), (0.9, 0.95)),
+    "weight_decay": (0.0, 0.0),
+    "schedule": ("linear", "constant"),
+    "warmup": (100, 0),
+    "clip": (1.0, None),
+    "mixed_precision": ("bf16", "bf16"),
+    "keypoints": (16, 16),
+    "aggregate": ("mean", "last"),
+    "map_scale": ("raw", "peak"),
+    "map_size": (None, 128),
+    "map_target": ("share", "floor"),
+    "cls_std": (0.02, 1.0),
+    "canvas": (LETTERBOX, Canvas(resample="sam-processor", padding="black")),
+    "threshold": (0.0, 0.4),
+    "coordinates": ("centre", "corner"),
+    "drop": (0.5, 0.9),
+    "dice_weight": (2.0, 4.0),
+    "bce_weight": (4.0, 2.0),
+    "attention_weight": (1.0, 1.0),
+    "presence_weight": (0.0, 0.0),
+    "train_mask_decoder": (True, True),
+}
+
+
+@pytest.mark.parametrize("setting", PUBLISHED)
+def test_presets_have_the_published_numbers(setting: str) -> None:
+    for name, expected in zip(("paper", "authors"), PUBLISHED[setting], strict=True):
+        made = recipe(name)
+        assert ({**vars(made), **vars(made.training), **vars(made.method)})[setting] == expected, name
+
+
+def test_stages_and_optimisers_are_the_authors() -> None:
+    """MLLMSeg's train_mllmseg_gres.sh: 20,000 steps of 32, 3 % of them warm-up; UFO's AdamW is torch's by default."""
+    res, gres, ufo = recipe("authors", "mllmseg"), recipe("authors-gres", "mllmseg"), recipe("authors", "ufo").training
+    assert (res.training.steps, res.training.warmup) == (50_000, 1500)
+    assert gres == replace(res, training=replace(res.training, steps=20_000, warmup=600))
+    assert (gres.training.images, gres.training.lr, gres.training.weight_decay) == (32, 4e-5, 0.05)
+    assert (ufo.betas, ufo.weight_decay, ufo.decay, ufo.language_lr) == ((0.9, 0.999), 0.01, "all", None)
+
+
+def test_a_rate_of_the_language_model_is_its_own(made: Recipe, tmp_path: Path) -> None:
+    """The first step of Adam is as long as the rate, whatever the gradient."""
+    training = replace(made.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None)
+    course = prepare(replace(made, method=LISA, training=training), DATA, tmp_path)
+    before = {name: tensor.clone() for name, tensor in course.head.state_dict().items()}
+    course.run(tmp_path, quiet=True)
+    moved = {name: float((after - before[name]).abs().max()) for name, after in course.head.state_dict().items()}
+    for name in ("adapter.language.0.self_attn.q_proj.B", "adapter.words.new_output"):
+        assert moved[name] == pytest.approx(1e-4, rel=0.01), name
+    assert moved["project.0.weight"] == pytest.approx(1e-3, rel=0.01)
+    head = read_config(tmp_path / "head")
+    assert head.trained is not None
+    assert head.trained["training"]["language_lr"] == 1e-4
+    frozen = replace(made, training=training)
+    with pytest.raises(ValueError, match="trains nothing inside the language model; leave it out"):
+        prepare(frozen, DATA, tmp_path / "lens").run(tmp_path / "lens", quiet=True)
+
+
+def test_settings() -> None:
+    said = ("lr=1e-3", "micro=none", "newton=none", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
+    made = adjusted(RECIPES["lens"]["paper"], said)
+    assert (made.training.lr, made.training.micro, made.training.betas) == (1e-3, None, (0.8, 0.9))
+    assert (made.method.newton, made.method.map_size, made.method.aggregate) == ("none", 64, "mean")
+    assert made.training.clip is None
+    for text, expected in (
+        ("learning=1", "no setting 'learning'"), ("stepz=1", "did you mean 'steps'"), ("lr", "name=value"),
+        ("steps=many", "steps='many' is no int"), ("newton=maybe", "no value of newton 'maybe'"),
+        ("train_mask_decoder=maybe", "is no bool"),
+        ("aggregate=max", "no value of aggregate 'max'"),
+        ("mixed_precision=fp16", "no value of mixed_precision 'fp16'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=expected):
+            adjusted(RECIPES["lens"]["paper"], [text])
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="device 'tpu9' cannot be used here"):
+        usable_device("tpu9")
+
+
+def test_a_cache_built_by_hand_is_used(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+    """Of any precision; of other data it is refused, and nothing is written into it."""
+    parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
+    data, _ = open_data(DATA, made)
+    assert not isinstance(data, Mixed)
+    parts.cached(data, DATA, tmp_path / "mine", "int8")
+    before = sorted(p.name for p in (tmp_path / "mine").iterdir())
+    course = prepare(made, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
+    assert isinstance(course.lessons, Drawn)
+    assert isinstance(course.lessons.sources[0], Cache)
+    assert course.lessons.sources[0].manifest.dtype == "int8"
+    with pytest.raises(CacheError, match=r"data is .*, wanted .*n=2"):
+        prepare(made, DATA.replace("n=3", "n=2"), tmp_path / "other", cache=tmp_path / "mine")
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == before
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_path: Path, live: bool) -> None:
+    pictures = [Image.fromarray(np.full((20, 30, 3), 40 * n, np.uint8)) for n in range(4)]
+    lines = []
+    for n, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{n}.png")
+        lines.append(json.dumps({"image": f"{n}.png", "text": "the box", "polygons": [[2, 2, 20, 2, 20, 15]]}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])  # cut short
+    spec = f"jsonl:file={tmp_path / 'data.jsonl'}"
+    with pytest.raises(ValueError, match=r"2\.png.*leave them out with bad=skip"):
+        prepare(made, spec, tmp_path / "refused", live=live).run(tmp_path / "refused", quiet=True)
+    course = prepare(made, f"{spec},bad=skip", tmp_path / "run", live=live)
+    assert set(course.run(tmp_path / "run", quiet=True)) == {"dice", "bce", "attention", "presence"}
+    assert len(course.left_out()) in ((0, 1) if live else (1,))
+    assert all("2.png" in one for one in course.left_out())
+    written = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
+    assert written["trained"]["left_out"] == (0 if live else 1)  # what is read live is found out later
+    shown = [len(course.lessons.lesson(number).asked) for number in range(8)]
+    assert shown == [1] * 8
+
+
+def test_classes_that_an_image_does_not_show_are_asked_for(made: Recipe, tmp_path: Path) -> None:
+    """By default, in what is cached too: the head then learns to refuse; without any, it says that it did not."""
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 5:15, 3:12] = masks[1, 20:30, 30:50] = True
+    scenes = [
+        Sample(str(n), np.full((40, 60, 3), 50 * n, np.uint8), (Target(("cat", "tree")[n % 2], masks[n % 2]),))
+        for n in range(4)
+    ]
+    data = write_coco(tmp_path, scenes)
+    course = prepare(replace(made, negatives=0.5), data, tmp_path / "run")
+    assert course.config.presence == "trained"
+    assert course.config.trained is not None
+    assert course.config.trained["data"] == f"{data},negatives=0.5"
+    (notice,) = course.notices()
+    assert "negatives=0.5" in notice
+    present = {asked.present for number in range(4) for asked in course.lessons.lesson(number).asked}  # type: ignore[attr-defined]
+    assert present == {True, False}
+    without = prepare(made, f"{data},negatives=0", tmp_path / "without")
+    assert without.config.presence == "untrained"
+    assert "a mask for every query (presence: untrained" in without.notices()[0]
+    with pytest.raises(CacheError, match="negatives=0"):
+        prepare(made, f"{data},negatives=0", tmp_path / "other", cache=next((tmp_path / "run" / "features").iterdir()))
+    without.run(tmp_path / "without", quiet=True)
+    assert read_config(tmp_path / "without" / "head").presence == "untrained"
+
+
+def test_mixtures_take_negatives(tmp_path: Path) -> None:
+    data = f"lisa:root={write_lisa(tmp_path)}"
+    for text, name, found in (
+        (data, "default", True),
+        (f"{data},negatives=0", "default", False),
+        (data, "paper", False),
+    ):
+        mixed, _ = open_data(text, recipe(name))
+        assert isinstance(mixed, Mixed)
+        assert any_absent(mixed) == found
+
+
+LISA = LisaConfig(rank=2)
+
+
+@pytest.mark.parametrize("method", [SMALL, LISA], ids=["frozen", "tuned"])
+def test_a_training_starts_from_a_trained_head(made: Recipe, tmp_path: Path, method: object) -> None:
+    """All of its weights, the adapter's too; written down, and told apart from a run that goes on."""
+    first = replace(made, method=method)
+    trained(prepare(first, DATA, tmp_path / "one"), tmp_path / "one")
+    head = tmp_path / "one" / "head"
+    second = replace(first, training=replace(made.training, seed=9, steps=6, save_every=3))
+    course = prepare(second, DATA, tmp_path / "two", init=head)
+    assert course.notices()[0] == f"starting from the weights of {head}"
+    otherwise = replace(second, method=replace(method, **{"drop" if method is SMALL else "dropout": 0.25}))  # type: ignore[type-var]
+    told = prepare(otherwise, DATA, tmp_path / "told", init=head).notices()[0]
+    assert told == f"starting from the weights of {head}, trained with " + (
+        f"drop={SMALL.drop}" if method is SMALL else "dropout=0.05"
+    )
+    given, fresh_one = load_file(head / "head.safetensors"), prepare(second, DATA, tmp_path / "none").head.state_dict()
+    assert all(torch.equal(tensor.cpu(), given[name]) for name, tensor in course.head.state_dict().items())
+    assert any(not torch.equal(tensor.cpu(), given[name]) for name, tensor in fresh_one.items())
+    course.run(tmp_path / "two", quiet=True)
+    note = {"head": str(head), "weights": weights_sum(head)}
+    assert read_config(tmp_path / "two" / "head").trained["init"] == note  # type: ignore[index]
+    assert json.loads((tmp_path / "two" / "train.json").read_text())["init"] == note
+    again = prepare(second, DATA, tmp_path / "two", init=head)
+    assert again.notices()[0].startswith(f"the run in {tmp_path / 'two'} goes on from its step 6; {head} is what it")
+    again.run(tmp_path / "two", quiet=True)
+    with pytest.raises(ValueError, match=r"other settings \(init in train.json\)"):
+        prepare(second, DATA, tmp_path / "two").run(tmp_path / "two", quiet=True)
+
+
+def test_a_head_that_cannot_be_started_from(made: Recipe, tmp_path: Path, llava: Path) -> None:
+    trained(prepare(made, DATA, tmp_path / "one"), tmp_path / "one")
+    head = tmp_path / "one" / "head"
+
+    def refused(said: str, recipe: Recipe, init: Path | str = head) -> None:
+        with pytest.raises(ValueError, match=said) as caught:
+            prepare(recipe, DATA, tmp_path / "two", init=init)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "two").exists()
+
+    refused("is a head of lens, and lisa is trained here; give a head of lisa", replace(made, method=LISA))
+    other = replace(made, backbone=str(shutil.copytree(llava, tmp_path / "other")))
+    refused(rf"is a head for the MLLM {llava}, and {tmp_path / 'other'} is given here; train on the same one", other)
+    wider = replace(made, method=replace(SMALL, descriptor_width=32, threshold=0.5))
+    refused(r"has another shape \(.*settings that it was trained with: .*descriptor_width=16", wider)
+    refused("reads the MLLM at layer 4, and layer 2 is given here; give --layer 4", replace(made, layer=2))
+    with pytest.raises(CheckpointError, match=f"{tmp_path} holds no config.json"):
+        prepare(made, DATA, tmp_path / "two", init=tmp_path)
