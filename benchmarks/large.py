@@ -21,8 +21,8 @@ from seglens.core.schema import Click
 from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.miniature.profiling import measured
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import MOST_QUERIES, Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import MOST_QUERIES, ToolService
+from seglens.serving.uploads import UploadLimits
 
 SIZES = {"24mp": (4000, 6000), "64mp": (8000, 8000), "tiny": (120, 180)}  # height and width
 CLICKS, QUERIES = 100, 16
@@ -62,7 +62,7 @@ def spent(work: Callable[[], object], device: torch.device, rounds: int) -> tupl
 def compare(size: str, device: str, threads: int, rounds: int) -> Report:
     image = opened(size, device)
     found, many, asked = image.segment("the large cat", trust=True), clicks(*image.image.shape[:2]), queries(QUERIES)
-    desk = Desk(image.segmenter, Doors(Limits()))
+    desk = ToolService(image.segmenter, Doors(UploadLimits()))
     name = desk.images.add(image.image)
     ways: dict[str, Callable[[], object]] = {
         "1 click": lambda: image.refine(found, many[:1]),

@@ -78,7 +78,7 @@ def parts(size: Size, backbone: LlavaBackbone, decoder: SamDecoder, head: Lens) 
         "all layers, a written token": tera(lambda: language(inputs_embeds=words(1), use_cache=False)),
         "SAM's image encoder": tera(lambda: decoder._embed(canvas)),
         "SAM's mask decoder": tera(lambda: decoder.decode(seen, prompts)),
-        "head, image": tera(lambda: head.look(readout)),
+        "head, image": tera(lambda: head.precompute(readout)),
     }
 
 

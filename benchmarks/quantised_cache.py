@@ -27,11 +27,11 @@ from seglens.core.metrics import bootstrap, iou, overlap
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.features.cache import Cache, Stored
-from seglens.features.frozen import Pick, collate
+from seglens.features.frozen import ExampleIndex, collate
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, build_lens
 from seglens.miniature.build import HEAD_TRAINING, LAYER, lens_config
-from seglens.training.example_stream import Drawn
+from seglens.training.example_stream import FeatureStream
 from seglens.training.trainer import fit
 
 AIM = 0.3  # points
@@ -55,7 +55,7 @@ def scores(head: Lens, source: Cache) -> Float[Tensor, "n 2"]:
     head.eval()
     rows = []
     for image in range(len(source)):
-        batch = collate([source.features(Pick(image, tuple(range(source.questions(image)))))], head.cls.device)
+        batch = collate([source.features(ExampleIndex(image, tuple(range(source.questions(image)))))], head.cls.device)
         asked = batch.truth.present & batch.truth.valid
         drawn = head(batch.given, batch.embedding).mask_logits[asked] > 0
         found = iou(overlap(drawn, batch.truth.masks[asked] > 0.5)).cpu()
@@ -79,7 +79,7 @@ def taught(parts: Parts, source: Cache, steps: int, out: Path, seed: int = 0) ->
     backbone, decoder = origins
     made = HeadConfig("lens", asdict(config), backbone, LAYER, decoder)
     training = replace(HEAD_TRAINING, steps=steps, warmup=min(100, steps // 3), save_every=steps, trackers=())
-    lessons = Drawn([source], Epochs(len(source), source.questions, seed))
+    lessons = FeatureStream([source], Epochs(len(source), source.questions, seed))
     fit(head, lessons, replace(training, seed=seed), made, out, quiet=True)
     return head
 

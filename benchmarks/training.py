@@ -22,7 +22,7 @@ from PIL import Image
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, Sample
 from seglens.data.world import WorldData
-from seglens.features.frozen import Features, FeatureSource, Pick, collate
+from seglens.features.frozen import ExampleIndex, Features, FeatureSource, collate
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens
 from seglens.training.trainer import TrainConfig
@@ -60,7 +60,9 @@ class Step:
 
     def __call__(self, found: Sequence[Features]) -> None:
         batch = collate(found, self.device)
-        local = self.head.chance(batch.truth.valid.shape, torch.Generator().manual_seed(0))["local"].to(self.device)
+        local = self.head.random_inputs(batch.truth.valid.shape, torch.Generator().manual_seed(0))["local"].to(
+            self.device
+        )
         with autocast(self.device, self.config):
             output = self.head(batch.given, batch.embedding, local=local)
         sum(self.head.losses(output, batch.truth).values(), torch.zeros((), device=self.device)).backward()
@@ -85,7 +87,7 @@ class Turns:
     def __call__(self) -> list[Features]:
         self.at += IMAGES
         chosen = [(self.at + i) % len(self.source) for i in range(IMAGES)]
-        return [self.source.features(Pick(i, tuple(range(self.source.questions(i))))) for i in chosen]
+        return [self.source.features(ExampleIndex(i, tuple(range(self.source.questions(i))))) for i in chosen]
 
 
 class WholeModel:
@@ -93,7 +95,9 @@ class WholeModel:
 
     def __init__(self, parts: Parts, data: Kept, source: FeatureSource):
         self.parts, self.data, self.source, self.at = parts, data, source, 0
-        self.known = [source.features(Pick(i, tuple(range(QUESTIONS)))) for i in range(len(data))]  # for the truth
+        self.known = [
+            source.features(ExampleIndex(i, tuple(range(QUESTIONS)))) for i in range(len(data))
+        ]  # for the truth
 
     @torch.no_grad()
     def __call__(self) -> list[Features]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from seglens import OpenedImage, Prediction, Segmenter
 from seglens.backbones import hide_loading_bars
-from seglens.backbones.attention_maps import Watch
+from seglens.backbones.attention_maps import AttentionReader
 from seglens.core.files import write_atomic
 from seglens.data.world import WorldData
 from seglens.inference.prediction import on_mask, png_bytes
@@ -63,7 +63,7 @@ class Look:
 def attention(look: Look) -> list[Picture]:
     """What the frozen MLLM looks at by itself, and what the head makes of it."""
     backbone = look.opened.segmenter.backbone
-    own = Watch(backbone).maps(look.opened.image, [QUERY])[backbone.layer, 0].numpy()
+    own = AttentionReader(backbone).maps(look.opened.image, [QUERY])[backbone.layer, 0].numpy()
     return [
         ("the scene", look.scene),
         ("attention of the frozen MLLM", look.shown(own)),

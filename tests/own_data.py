@@ -12,7 +12,7 @@ from PIL import Image
 
 from seglens.core.types import Sample
 from seglens.data.masks import encode_rle, save_png
-from seglens.data.records import DataError, Fault, Records
+from seglens.data.records import DataError, RecordFault, Records
 
 
 def rows(mask: np.ndarray) -> list[list[float]]:
@@ -102,7 +102,7 @@ def write_jsonl(folder: Path, samples: list[Sample], form: str = "mask") -> str:
     return f"jsonl:file={folder / 'data.jsonl'}"
 
 
-def judged(build: Callable[..., Records]) -> tuple[list[Sample], list[Fault]]:
+def judged(build: Callable[..., Records]) -> tuple[list[Sample], list[RecordFault]]:
     """What is left of damaged data, and its faults: the same whether it is refused, skipped or checked."""
     skipping = build(bad="skip")
     checked = list(skipping.check())

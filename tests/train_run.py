@@ -20,7 +20,7 @@ from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.training.example_stream import Drawn
+from seglens.training.example_stream import FeatureStream
 from seglens.training.trainer import TrainConfig, fit
 
 SMALL = replace(LensConfig(), descriptor_width=16, encoder_width=16)
@@ -39,9 +39,9 @@ def head_config(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = S
     return HeadConfig("lens", vars(config), origins[0], backbone.layer, origins[1])
 
 
-def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> Drawn:
+def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> FeatureStream:
     live = Parts(backbone, decoder).live(data, name)
-    return Drawn([live], Epochs(len(live), live.questions, seed=4))
+    return FeatureStream([live], Epochs(len(live), live.questions, seed=4))
 
 
 def train(llava: str, sam: str, out: str, **settings: object) -> Lens:

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from seglens.backbones import Backbone, QuestionError, load_backbone
-from seglens.backbones.answer_templates import Script, Words
+from seglens.backbones.answer_templates import AnswerTokens, Words
 from seglens.backbones.prompts import LONGEST_QUESTION
-from seglens.core.types import Speech
+from seglens.core.types import AnswerTemplates
 from tiny import KINDS
 
 SEG, REJ, END = 1000, 1001, 2  # ids that no tiny tokenizer has, and one that ends an answer
 NAMES = {"[SEG]": SEG, "[REJ]": REJ}
-SPEECH = Speech(("[SEG]",), "where is {} ?", ("it is the {} : [SEG] , sure .", "sure [SEG] ."), refusal="no {} [REJ] .")
+SPEECH = AnswerTemplates(
+    ("[SEG]",), "where is {} ?", ("it is the {} : [SEG] , sure .", "sure [SEG] ."), refusal="no {} [REJ] ."
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +26,15 @@ def spoken_to(family: Path) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def script(spoken_to: Backbone) -> Script:
-    return Script(spoken_to.prompts, SPEECH, NAMES, END)
+def script(spoken_to: Backbone) -> AnswerTokens:
+    return AnswerTokens(spoken_to.prompts, SPEECH, NAMES, END)
 
 
-def ids(script: Script, text: str) -> list[int]:
+def ids(script: AnswerTokens, text: str) -> list[int]:
     return script.prompts.processor.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def asked(script: Script, question: str) -> list[int]:
+def asked(script: AnswerTokens, question: str) -> list[int]:
     return script.prompts.after(question)
 
 
@@ -41,14 +43,14 @@ def answer(words: Words) -> list[int]:
     return [token for token, learnt in zip(words.ids, words.learnt, strict=True) if learnt]
 
 
-def test_a_question_ends_with_the_segmentation_token(script: Script) -> None:
+def test_a_question_ends_with_the_segmentation_token(script: AnswerTokens) -> None:
     words = script.question("red cup")
     assert list(words.ids) == [*asked(script, "where is red cup ?"), *ids(script, "it is the red cup : "), SEG]
     assert words.places == (len(words.ids) - 1,)
     assert not words.spoken
 
 
-def test_a_lesson_has_one_of_the_answers_to_its_end(script: Script) -> None:
+def test_a_lesson_has_one_of_the_answers_to_its_end(script: AnswerTokens) -> None:
     seen = set()
     for query in ("dog", "red cup", "the left one", "lamp", "umbrella"):
         words = script.lesson(query)
@@ -63,18 +65,20 @@ def test_a_lesson_has_one_of_the_answers_to_its_end(script: Script) -> None:
     assert seen == {0, 1}
 
 
-def test_an_absent_target_is_refused(script: Script, spoken_to: Backbone) -> None:
+def test_an_absent_target_is_refused(script: AnswerTokens, spoken_to: Backbone) -> None:
     words = script.lesson("red cup", present=False)
     assert answer(words) == [*ids(script, "no red cup "), REJ, *ids(script, " ."), END]
     assert [words.ids[place] for place in words.places] == [REJ]
-    without = Script(spoken_to.prompts, Speech(("[SEG]",)), NAMES, END)
+    without = AnswerTokens(spoken_to.prompts, AnswerTemplates(("[SEG]",)), NAMES, END)
     assert without.lesson("red cup", present=False) == without.lesson("red cup")
-    plain = Script(spoken_to.prompts, Speech(("[SEG]",), refusal="no dog"), NAMES, None).lesson("x", present=False)
+    plain = AnswerTokens(spoken_to.prompts, AnswerTemplates(("[SEG]",), refusal="no dog"), NAMES, None).lesson(
+        "x", present=False
+    )
     assert answer(plain) == ids(script, "no dog")
     assert plain.learnt.index(True) == plain.places[0]  # in words alone: where these begin
 
 
-def test_a_spoken_answer_stands_as_it_is(script: Script) -> None:
+def test_a_spoken_answer_stands_as_it_is(script: AnswerTokens) -> None:
     words = script.lesson("how many dogs ?", "two dogs [SEG] {}")
     assert words.ids == (*asked(script, "how many dogs ?"), *ids(script, "two dogs [SEG] {}"), END)
     assert words.spoken
@@ -84,7 +88,7 @@ def test_a_spoken_answer_stands_as_it_is(script: Script) -> None:
     assert long.ids[-1] != END
 
 
-def test_an_explanation_stands_behind_the_tokens(script: Script) -> None:
+def test_an_explanation_stands_behind_the_tokens(script: AnswerTokens) -> None:
     words, bare = (script.lesson("red cup", why=why) for why in ("two dogs", None))
     assert words.ids == (*bare.ids[:-1], *ids(script, " two dogs"), END)
     assert (words.places, words.spoken) == (bare.places, False)
@@ -92,8 +96,8 @@ def test_an_explanation_stands_behind_the_tokens(script: Script) -> None:
 
 
 def test_several_tokens_and_their_places(spoken_to: Backbone) -> None:
-    speech = Speech(("[REJ]", "[SEG]", "[SEG]"), answers=("dog [REJ][SEG] [SEG] .",), refusal="[REJ]")
-    script = Script(spoken_to.prompts, speech, NAMES, END)
+    speech = AnswerTemplates(("[REJ]", "[SEG]", "[SEG]"), answers=("dog [REJ][SEG] [SEG] .",), refusal="[REJ]")
+    script = AnswerTokens(spoken_to.prompts, speech, NAMES, END)
     for words in (script.question("red cup"), script.lesson("red cup")):
         assert [words.ids[place] for place in words.places] == [REJ, SEG, SEG]
     assert script.question("red cup").ids[-1] == SEG
@@ -101,7 +105,7 @@ def test_several_tokens_and_their_places(spoken_to: Backbone) -> None:
 
 
 @pytest.mark.parametrize("query", ["a {} b", "{0}", "{", "the %s", "[SEG]", "[REJ] [SEG]", "\\1"])
-def test_what_a_user_types_is_text(script: Script, query: str) -> None:
+def test_what_a_user_types_is_text(script: AnswerTokens, query: str) -> None:
     words = script.question(query)
     assert words.ids[: len(words.ids) - sum(words.learnt)] == tuple(asked(script, f"where is {query} ?"))
     assert answer(words) == [*ids(script, f"it is the {query} : "), SEG]
@@ -113,14 +117,14 @@ def test_what_a_user_types_is_text(script: Script, query: str) -> None:
     ("query", "said"),
     [("", "empty"), (" \n", "empty"), ("half a \ud83d pair", "Unicode"), ("dog " * 600, "at most 512")],
 )
-def test_queries_that_cannot_be_read(script: Script, query: str, said: str) -> None:
+def test_queries_that_cannot_be_read(script: AnswerTokens, query: str, said: str) -> None:
     for ask in (script.question, script.lesson):
         with pytest.raises(QuestionError, match=said) as caught:
             ask(query)
         assert "\n" not in str(caught.value)
 
 
-def test_an_image_cannot_be_typed(script: Script) -> None:
+def test_an_image_cannot_be_typed(script: AnswerTokens) -> None:
     token = script.prompts.processor.image_token
     for ask in (lambda: script.question(f"a {token}"), lambda: script.lesson("dog", f"a {token} b")):
         with pytest.raises(QuestionError, match="stands for the image itself; leave it out"):
@@ -134,14 +138,14 @@ def test_an_image_cannot_be_typed(script: Script) -> None:
 @pytest.mark.parametrize(
     ("speech", "said"),
     [
-        (Speech(()), "tokens none, trained"),
-        (Speech(("[MASK]",)), r"tokens \[MASK\], trained \[SEG\], \[REJ\]: name them alike"),
-        (Speech(("[SEG]",), answers=()), "got 0 answers"),
-        (Speech(("[SEG]",), answers=("sure .",)), r"'sure \.' does not hold \[SEG\], in this order"),
-        (Speech(("[SEG]", "[REJ]"), answers=("[REJ][SEG]",)), r"does not hold \[SEG\] \[REJ\]"),
-        (Speech(("[SEG]",), answers=("[SEG][SEG]",)), "and no more; correct it"),
+        (AnswerTemplates(()), "tokens none, trained"),
+        (AnswerTemplates(("[MASK]",)), r"tokens \[MASK\], trained \[SEG\], \[REJ\]: name them alike"),
+        (AnswerTemplates(("[SEG]",), answers=()), "got 0 answers"),
+        (AnswerTemplates(("[SEG]",), answers=("sure .",)), r"'sure \.' does not hold \[SEG\], in this order"),
+        (AnswerTemplates(("[SEG]", "[REJ]"), answers=("[REJ][SEG]",)), r"does not hold \[SEG\] \[REJ\]"),
+        (AnswerTemplates(("[SEG]",), answers=("[SEG][SEG]",)), "and no more; correct it"),
     ],
 )
-def test_a_speech_that_does_not_hold_together(backbone: Backbone, speech: Speech, said: str) -> None:
+def test_a_speech_that_does_not_hold_together(backbone: Backbone, speech: AnswerTemplates, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Script(backbone.prompts, speech, NAMES, END)
+        AnswerTokens(backbone.prompts, speech, NAMES, END)

@@ -14,7 +14,7 @@ import torch
 from bare import Bare, digest, error
 from torch import Tensor
 
-from seglens.backbones import Backbone, Watch, load_backbone
+from seglens.backbones import AttentionReader, Backbone, load_backbone
 from seglens.backbones.attention_maps import HeadReader
 from seglens.core.types import HeadMaps
 from tiny import KINDS
@@ -36,7 +36,7 @@ def backbone(family: Path) -> Backbone:
 
 @pytest.fixture(scope="module")
 def maps(backbone: Backbone) -> Tensor:
-    return Watch(backbone).maps(IMAGE, QUESTIONS)
+    return AttentionReader(backbone).maps(IMAGE, QUESTIONS)
 
 
 def test_maps_are_the_models_own_attention(family: Path, backbone: Backbone, maps: Tensor) -> None:
@@ -151,7 +151,7 @@ def test_watching_leaves_the_backbone_as_it_was(family: Path) -> None:
 
     with torch.no_grad():
         before, logits = state(), backbone.module(**inputs).logits
-        watch = Watch(backbone)
+        watch = AttentionReader(backbone)
         first, again = watch.maps(IMAGE, QUESTIONS), watch.maps(IMAGE, QUESTIONS)
         assert state() == before
         assert torch.equal(backbone.module(**inputs).logits, logits)
@@ -164,18 +164,20 @@ def test_watching_leaves_the_backbone_as_it_was(family: Path) -> None:
 
 def test_questions_do_not_disturb_each_other(backbone: Backbone, maps: Tensor) -> None:
     for q, question in enumerate(QUESTIONS):
-        assert error(Watch(backbone).maps(IMAGE, [question])[:, 0], maps[:, q]) < TOLERANCE  # measured: 4.2e-7
+        assert (
+            error(AttentionReader(backbone).maps(IMAGE, [question])[:, 0], maps[:, q]) < TOLERANCE
+        )  # measured: 4.2e-7
 
 
 def test_half_precision(family: Path, maps: Tensor) -> None:
-    found = Watch(load(family, dtype=torch.bfloat16)).maps(IMAGE, QUESTIONS)
+    found = AttentionReader(load(family, dtype=torch.bfloat16)).maps(IMAGE, QUESTIONS)
     assert found.dtype == torch.float32
     assert error(found, maps) < 0.1  # measured: .030
 
 
 def test_a_model_without_its_upper_layers_is_refused(family: Path) -> None:
     with pytest.raises(ValueError, match=r"segmentation_only=True.*load it again") as caught:
-        Watch(load(family, segmentation_only=True))
+        AttentionReader(load(family, segmentation_only=True))
     assert "\n" not in str(caught.value)
 
 
@@ -185,11 +187,11 @@ def test_layers_with_a_window_are_left_out(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     kinds = ["full_attention"] * 4 + ["sliding_attention"] * 2
     config["text_config"] |= {"use_sliding_window": True, "sliding_window": 16, "layer_types": kinds}
-    whole = Watch(load(folder)).maps(IMAGE, QUESTIONS)
+    whole = AttentionReader(load(folder)).maps(IMAGE, QUESTIONS)
     (folder / "config.json").write_text(json.dumps(config))
     backbone = load(folder, layer=2)
     assert list(backbone.readable) == [1, 2]
-    assert torch.equal(Watch(backbone).maps(IMAGE, QUESTIONS), whole[:4])
+    assert torch.equal(AttentionReader(backbone).maps(IMAGE, QUESTIONS), whole[:4])
 
 
 def test_too_few_layers(tmp_path: Path) -> None:

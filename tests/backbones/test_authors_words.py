@@ -14,7 +14,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from authors_words import CONVERSATIONS, INTERNVL_TEMPLATE, LLAVA_TEMPLATE, USER, Said
 from seglens.backbones import FAMILIES
-from seglens.backbones.answer_templates import Script
+from seglens.backbones.answer_templates import AnswerTokens
 from seglens.backbones.processors import without_videos
 from seglens.backbones.prompts import Prompts
 from seglens.data.asking import Asking
@@ -71,7 +71,7 @@ def read(said: Said, whole: bool = False) -> Ours:
         return Ours(reading, [*reading.before(), image, *reading.after(query)], [], {})
     speech = theirs.method.speech()
     tokens = {token: NEW + n for n, token in enumerate(theirs.method.tuning().tokens)}
-    script = Script(reading, speech, tokens, NEW - 1)
+    script = AnswerTokens(reading, speech, tokens, NEW - 1)
     words = script.lesson(query) if whole else script.question(query)
     first = words.learnt.index(True)
     names = {number: token for token, number in tokens.items()} | {NEW - 1: END[said.family]}

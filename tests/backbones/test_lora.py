@@ -19,8 +19,8 @@ from torch import Tensor
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.backbones.layers import sight_mask
-from seglens.backbones.tuned_reader import Adapted
-from seglens.core.types import Attention, Speech, Tuning
+from seglens.backbones.tuned_reader import TunedBackbone
+from seglens.core.types import AnswerTemplates, Attention, Tuning
 from tiny import KINDS
 
 QUESTION = "what is in the picture ?"
@@ -101,7 +101,7 @@ def test_it_learns_what_to_say(backbone: Backbone) -> None:
     """To answer one question and to refuse the other, and to say both by itself."""
     torch.manual_seed(0)
     image = np.random.default_rng(2).integers(0, 256, (84, 84, 3), dtype=np.uint8)  # a chat sees it as it is
-    adapted = backbone.adapt(ALL, Speech(("[SEG]",), "find {}", ("the {} : [SEG].",), "the {} : [REJ]."))
+    adapted = backbone.adapt(ALL, AnswerTemplates(("[SEG]",), "find {}", ("the {} : [SEG].",), "the {} : [REJ]."))
     optimizer = torch.optim.AdamW(adapted.adapter.parameters(), 0.005)
     given, losses = shown(adapted, [image], [("cup", None, True), ("lamp", None, False)]), []
     for _ in range(50):
@@ -189,7 +189,7 @@ def test_names_are_readable(backbone: Backbone, internvl: Path) -> None:
     assert names == updates | {"words.new_input", "words.new_output"}
     names = set(load_backbone(internvl).adapt(ALL, SPEECH).adapter.state_dict())
     assert {"projector.0.linear_1.weight", "words.input", "words.output", "vision.1.mlp.fc2.B"} < names
-    bare = backbone.adapt(Tuning(("[SEG]",), rank=0), Speech(("[SEG]",))).adapter
+    bare = backbone.adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",))).adapter
     assert set(bare.state_dict()) == {"words.new_input", "words.new_output"}
 
 
@@ -318,13 +318,13 @@ def test_a_model_with_a_sliding_window(internvl: Path) -> None:
 
 def test_layers_that_are_not_there(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match=r"no layers wqkv to adapt; it has down_proj, gate_proj.*v_proj"):
-        backbone.adapt(Tuning(("[SEG]",), targets=("q_proj", "wqkv")), Speech(("[SEG]",)))
+        backbone.adapt(Tuning(("[SEG]",), targets=("q_proj", "wqkv")), AnswerTemplates(("[SEG]",)))
 
 
 @pytest.mark.parametrize("tokens", [(), ("[SEG]", "[SEG]"), ("[SEG]", "")])
 def test_tokens_without_a_name_of_their_own(backbone: Backbone, tokens: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="give each new token a name of its own"):
-        backbone.adapt(Tuning(tokens), Speech(("[SEG]",)))
+        backbone.adapt(Tuning(tokens), AnswerTemplates(("[SEG]",)))
 
 
 @pytest.mark.parametrize(
@@ -347,6 +347,6 @@ def test_without_peft(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_question(backbone: Backbone) -> None:
-    adapted: Adapted = backbone.adapt(LISA, SPEECH)
+    adapted: TunedBackbone = backbone.adapt(LISA, SPEECH)
     with pytest.raises(ValueError, match="got no question; ask at least one"):
         adapted.read(adapted.open(np.zeros((8, 9, 3), np.uint8)), [])

@@ -14,14 +14,14 @@ from bare import Bare, error
 from torch import Tensor
 
 from features.cache.made_up import made_for, same
-from seglens.backbones import Backbone, Watch, draw_blueprint, load_backbone
+from seglens.backbones import AttentionReader, Backbone, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
 from seglens.checkpoints.head import embedded_folder
-from seglens.core.types import Sample, Speech, Target, Tuning
+from seglens.core.types import AnswerTemplates, Sample, Target, Tuning
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features.cache import Cache, build
-from seglens.features.frozen import Features, Pick, extract
+from seglens.features.frozen import ExampleIndex, Features, extract
 from tiny import EVERY, KINDS, TILED
 
 QUESTIONS = ("the red cup", "dog")
@@ -111,7 +111,7 @@ def test_reading_equals_the_model_with_the_processors_inputs(
 @torch.no_grad()
 def test_attention_goes_to_the_cells(backbone: Backbone, bare: Bare, picture: np.ndarray) -> None:
     """Of the last token of the prompt, mean over heads, laid over the canvas."""
-    maps = Watch(backbone).maps(picture, QUESTIONS[:1])[:, 0]
+    maps = AttentionReader(backbone).maps(picture, QUESTIONS[:1])[:, 0]
     ids = bare.inputs(picture, QUESTIONS[0])["input_ids"]
     start = int((ids[0] == bare.model.config.image_token_id).nonzero()[0])
     seen = bare.run(ids, bare.canvas(picture, backbone.image_size)).attentions
@@ -153,7 +153,7 @@ def test_features_are_cached(backbone: Backbone, decoder: MaskDecoder, tmp_path:
         )
     build(samples, lambda sample: extract(sample, backbone, decoder), tmp_path, made_for(samples))
     cache, live = Cache(tmp_path, made_for(samples)), [extract(sample, backbone, decoder) for sample in samples]
-    found = [cache.features(Pick(n, (0, 1))) for n in range(2)]
+    found = [cache.features(ExampleIndex(n, (0, 1))) for n in range(2)]
     assert all(same(one, other) for one, other in zip(found, live, strict=True))
     batch = Features.batch(found)
     assert batch.given.grid == backbone.grid
@@ -164,7 +164,7 @@ def test_features_are_cached(backbone: Backbone, decoder: MaskDecoder, tmp_path:
 def test_what_is_not_understood_is_refused_in_tiles() -> None:
     """By the whole picture, whether the MLLM is shown it beside its tiles or not."""
     backbone = load_backbone(embedded_folder("embedded/internvl"), image_size=512)
-    adapted = backbone.adapt(Tuning(("[SEG]",)), Speech(("[SEG]",), "{}", ("[SEG].",)))
+    adapted = backbone.adapt(Tuning(("[SEG]",)), AnswerTemplates(("[SEG]",), "{}", ("[SEG].",)))
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     for image, familiar in ((WorldData(n=1, seed=5)[0].image, True), (noise, False)):
         assert backbone.open(image).familiar is familiar

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from seglens.backbones import Backbone
-from seglens.backbones.transformers_cache import Memory, Recorder, as_cache
+from seglens.backbones.transformers_cache import PrefixCache, QuestionCache, as_cache
 
 
 class Old(nn.Module):
@@ -40,7 +40,7 @@ def test_the_installed_layers_and_models_take_a_cache(backbone: Backbone):
 @pytest.mark.parametrize("more", [((), {}), ((3,), {}), ((3, {"position": 1}), {}), ((3,), {"kwargs": {}, "x": 1})])
 def test_a_stand_in_takes_all_that_a_version_says_of_keys_and_values(more: tuple[tuple, dict]):
     keys, values = torch.ones(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)
-    recorder = Recorder()
+    recorder = PrefixCache()
     assert recorder.update(keys, values, *more[0], **more[1]) == (keys, values) == recorder.pair
-    longer, _ = Memory((keys, values)).update(keys, values, *more[0], **more[1])
+    longer, _ = QuestionCache((keys, values)).update(keys, values, *more[0], **more[1])
     assert longer.shape == (1, 2, 6, 4)

@@ -17,8 +17,8 @@ from bare import Bare, digest, error
 from torch import Tensor
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.backbones.tuned_reader import Adapted
-from seglens.core.types import Attention, Reading, Shown, Speech, Tuning
+from seglens.backbones.tuned_reader import TunedBackbone
+from seglens.core.types import AnswerTemplates, Attention, Reading, Shown, Tuning
 from seglens.methods.base import SeenImage, TunedReader
 from tiny import EVERY, KINDS, TILED, TUNED
 
@@ -34,7 +34,7 @@ ALL = Tuning(
     ("[SEG]", "[REJ]"), rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "o_proj", "down_proj"), vision_rank=2,
     projector=True, vocabulary=True,
 )  # fmt: skip
-SPEECH = Speech(("[SEG]",), request="find {}", answers=("it is [SEG].",), refusal="no {} : [REJ].")
+SPEECH = AnswerTemplates(("[SEG]",), request="find {}", answers=("it is [SEG].",), refusal="no {} : [REJ].")
 IMAGES = np.random.default_rng(1).integers(0, 256, (2, 50, 90, 3), dtype=np.uint8)
 IMAGE = IMAGES[0]
 
@@ -80,7 +80,7 @@ def either(request: pytest.FixtureRequest, family: Path) -> Case:
     return request.getfixturevalue("case") if request.param is EXACT else make(family, ROUGH)
 
 
-def shown(adapted: Adapted, images: Sequence[np.ndarray], asked: Sequence[tuple[str, str | None, bool]]) -> Shown:
+def shown(adapted: TunedBackbone, images: Sequence[np.ndarray], asked: Sequence[tuple[str, str | None, bool]]) -> Shown:
     """The same questions about every image."""
     said = [adapted.words(*ask) for ask in asked]
     rows = [torch.tensor(words.ids) for words in said]
@@ -102,7 +102,7 @@ def raster(backbone: Backbone) -> list[int]:
 LESSON = (("cup", None, True), ("a dog", None, False), ("how ?", "so", True))
 
 
-def train(adapted: Adapted, steps: int = 2, rate: float = 0.05) -> list[Reading]:
+def train(adapted: TunedBackbone, steps: int = 2, rate: float = 0.05) -> list[Reading]:
     """Every parameter moves."""
     optimizer = torch.optim.SGD(adapted.adapter.parameters(), rate)
     given, readings = shown(adapted, IMAGES, LESSON), []
@@ -152,7 +152,7 @@ def test_a_new_adapter_says_what_the_model_says(either: Case) -> None:
 @torch.no_grad()
 def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
     """Against the last hidden states and logits of the bare class, given the whole sequence at once."""
-    adapted = either.backbone.adapt(LISA, Speech(("[SEG]",), request="find {}", answers=("[SEG]",)))
+    adapted = either.backbone.adapt(LISA, AnswerTemplates(("[SEG]",), request="find {}", answers=("[SEG]",)))
     reading = adapted.read(adapted.open(IMAGE), QUERIES)
     cells = reading.given.shape[1]
     canvas = either.bare.canvas(IMAGE, either.backbone.image_size)

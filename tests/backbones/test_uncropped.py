@@ -13,7 +13,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from seglens.agent import Agent
 from seglens.agent.conversation import pair
-from seglens.backbones import Backbone, Manner, load_backbone
+from seglens.backbones import Backbone, GenerationOptions, load_backbone
 from seglens.backbones.uncropped import LONGEST, crops, squared
 from seglens.decoders import MaskDecoder
 from seglens.inference.prediction import Prediction
@@ -128,7 +128,7 @@ def test_all_ways_to_talk_see_it(backbone: Backbone, monkeypatch: pytest.MonkeyP
     image = strip()
     whole = seen(backbone, image)
     backbone.generate(image, QUESTION, 2)
-    backbone.speak([image, image], QUESTION, Manner(2))
+    backbone.speak([image, image], QUESTION, GenerationOptions(2))
     backbone.likelihoods(image, QUESTION, ["yes", "no"])
     backbone.hear(image, QUESTION)
     assert [len(one) for one in shown] == [1, 2, 1, 1]

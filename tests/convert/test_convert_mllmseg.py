@@ -186,7 +186,7 @@ def test_the_decoder_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -
     theirs = {k.removeprefix("res_decoder."): v for k, v in tensors.items() if k.startswith("res_decoder.")}
     patches, image, segment = torch.randn(1, 64, 32), torch.randn(1, 16, 64), torch.randn(1, 1, 64)
     with torch.no_grad():
-        found = ours(ours.look(patches, image[:, None], (4, 4)), segment[:, None], 8)[0]
+        found = ours(ours.precompute(patches, image[:, None], (4, 4)), segment[:, None], 8)[0]
         expected = drawn_by(theirs, patches, image, segment)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # measured: 1.1e-6
 

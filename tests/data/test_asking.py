@@ -14,17 +14,17 @@ import torch
 from seglens.agent import Agent
 from seglens.backbones import load_backbone
 from seglens.checkpoints.head import read_config
-from seglens.core.types import Sample, Speech, Tuning
+from seglens.core.types import AnswerTemplates, Sample, Tuning
 from seglens.data import load_data
 from seglens.data.asking import AS_IT_STANDS, Asking, is_sentence
 from seglens.data.sampling import Mixed
 from seglens.evaluation.evaluate import run
 from seglens.evaluation.open_vocabulary import loudest
-from seglens.features.frozen import Pick
+from seglens.features.frozen import ExampleIndex
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolService
+from seglens.serving.uploads import UploadLimits
 from seglens.training.presets import Recipe, recipe
 from seglens.training.setup import open_data, prepare
 from tiny import KINDS
@@ -128,7 +128,9 @@ def listen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 ASKERS: dict[str, Callable[[Segmenter, np.ndarray, str], Any]] = {
     "one": lambda segmenter, image, query: segmenter.segment(image, query),
     "many": lambda segmenter, image, query: segmenter.segment([image], [[query]]),
-    "desk": lambda segmenter, image, query: Desk(segmenter, Doors(Limits(), files=False)).segment(image, [query]),
+    "desk": lambda segmenter, image, query: ToolService(segmenter, Doors(UploadLimits(), files=False)).segment(
+        image, [query]
+    ),
     "agent": lambda segmenter, image, query: Agent(segmenter).start(image).say(query, route="segmentation"),
 }
 
@@ -172,7 +174,7 @@ def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> 
     sample = load_data(TEST)[0].drawn()
     read = backbone.read(backbone.open(sample.image), [LENS.put(t.query, t.kind) for t in sample.targets])
     lengths = read.question_mask[0].sum(-1).tolist()
-    asked = course.exam.features(Pick(0, tuple(range(course.exam.questions(0))))).asked  # type: ignore[attr-defined]
+    asked = course.exam.features(ExampleIndex(0, tuple(range(course.exam.questions(0))))).asked  # type: ignore[attr-defined]
     assert [len(one.rows) for one in asked] == lengths
     assert all(torch.equal(one.rows, read.question[0, n, : lengths[n]]) for n, one in enumerate(asked))
     assert course.config.prompt == replace(LENS, system=TOLD)
@@ -249,8 +251,8 @@ def test_the_system_text_stands_where_the_chat_template_puts_it(family: Path) ->
 
 def test_a_method_that_tunes_its_mllm_is_told_too(llava: Path) -> None:
     """In its copy, in what it is taught and in what it reads."""
-    told = load_backbone(llava).told(TOLD).adapt(Tuning(("[SEG]",), rank=0), Speech(("[SEG]",)))
-    plain = load_backbone(llava).adapt(Tuning(("[SEG]",), rank=0), Speech(("[SEG]",)))
+    told = load_backbone(llava).told(TOLD).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
+    plain = load_backbone(llava).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
     image = np.zeros((20, 30, 3), np.uint8)
     more = len(told.script.prompts.before()) - len(plain.script.prompts.before())
     assert more >= len(TOLD.split())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from seglens.data.check import Check
 from seglens.data.jsonl import jsonl_data
-from seglens.data.records import Fault, Note, Records
+from seglens.data.records import Note, RecordFault, Records
 
 ALL, PART = [[0, 0, 30, 0, 30, 20, 0, 20]], [[0, 0, 9, 0, 9, 9, 0, 9]]
 
@@ -39,7 +39,7 @@ def test_faults_and_counts(root: Path) -> None:
     check = Check(records(root, lost, line("0.png"), bad, line("1.png", "z", None), line("2.png", "y", [[1, 2]])))
     first, second, third = check
     assert [one.record for one in (first, second, third)] == ["line 1", "line 3", "line 5"]
-    assert all(isinstance(one, Fault) for one in (first, second, third))
+    assert all(isinstance(one, RecordFault) for one in (first, second, third))
     assert (check.images, check.queries, check.absent) == (2, 2, 1)
 
 
@@ -68,7 +68,7 @@ def test_copies_are_faults_when_asked_for(root: Path) -> None:
     data = records(root, *(line(name) for name in ("0.png", "1.png", "copy.png")))
     assert list(Check(data)) == []
     (fault,) = Check(data, duplicates=True)
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, RecordFault)
     assert (fault.record, fault.kind) == ("copy.png", "duplicate image")
     assert "has the same bytes as" in fault.says
     assert list(Check(data, limit=2, duplicates=True)) == []

@@ -11,20 +11,23 @@ import pytest
 from lisa_files import SQUARE, coco_json, write_paco, write_pascal_part
 
 from seglens.data import load_data
-from seglens.data.parts import Coco, Thing, paco, pascal_part
-from seglens.data.records import DataError, Entry
+from seglens.data.parts import Coco, PartCategory, paco, pascal_part
+from seglens.data.records import DataError, ImageRecord
 from shared import shared
 
 JSON = "vlpart/paco/annotations/paco_lvis_v1_train.json"
 
 
 def test_names_lose_their_qualifier() -> None:
-    assert Thing.parse("mouse_(computer_equipment)") == Thing("mouse")
-    assert Thing.parse("Drum_(musical_instrument):Rim") == Thing("drum", "rim")
-    assert Thing.parse("trash_can:inner_body").forms() == ("trash_can inner_body", "the inner_body of the trash_can")
+    assert PartCategory.parse("mouse_(computer_equipment)") == PartCategory("mouse")
+    assert PartCategory.parse("Drum_(musical_instrument):Rim") == PartCategory("drum", "rim")
+    assert PartCategory.parse("trash_can:inner_body").forms() == (
+        "trash_can inner_body",
+        "the inner_body of the trash_can",
+    )
     for text in ("a:b:c", ":b", "a:", ""):
         with pytest.raises(ValueError, match="neither 'object' nor 'object:part'"):
-            Thing.parse(text)
+            PartCategory.parse(text)
 
 
 def test_paco(tmp_path: Path) -> None:
@@ -53,7 +56,7 @@ def test_the_form_of_a_part_is_fixed_by_its_id_and_the_seed(tmp_path: Path) -> N
 
     def said(seed: int, **changes: Any) -> list[str]:
         entry = next(iter(Coco(tmp_path / JSON, tmp_path / "coco", seed).entries()))
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, ImageRecord)
         assert isinstance(entry.asks, tuple)
         return [ask.query for ask in entry.asks]
 
@@ -78,7 +81,7 @@ def test_real_coco_annotations(tmp_path: Path) -> None:
     file = shared("coco/annotations/instances_train2017.json")
     found = list(Coco(file, shared("coco/train2017"), seed=0).entries())
     content = json.loads(file.read_text())
-    entries = [one for one in found if isinstance(one, Entry)]
+    entries = [one for one in found if isinstance(one, ImageRecord)]
     assert len(entries) == len(found)
     areas = {f"annotation {one['id']}": one["area"] for one in content["annotations"] if not one["iscrowd"]}
     ratios = list[float]()

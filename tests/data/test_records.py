@@ -12,8 +12,8 @@ from PIL import Image
 
 from own_data import judged
 from seglens.data.images import ImageError, load_image, load_stored, orientation
-from seglens.data.masks import Nothing, Polygons, Runs, Union, encode_rle
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
+from seglens.data.masks import Nothing, Polygons, RunLengthDict, Union, encode_rle
+from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, MaskSource, Note, RecordFault, Records
 
 SIZE = (6, 8)
 
@@ -26,8 +26,8 @@ class Given:
     ignore: np.ndarray | None = None
     absent: bool = False
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(self.mask, self.ignore, self.absent)
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
+        return DecodedMask(self.mask, self.ignore, self.absent)
 
 
 def half(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -43,12 +43,12 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def entry(picture: Path, *masks: MaskSource, id: str = "one", size: tuple[int, int] | None = None) -> Entry:
+def entry(picture: Path, *masks: MaskSource, id: str = "one", size: tuple[int, int] | None = None) -> ImageRecord:
     asks = tuple(Ask(f"thing {number}", mask, f"record {number}") for number, mask in enumerate(masks))
-    return Entry(id, picture, "file.json", asks, size)
+    return ImageRecord(id, picture, "file.json", asks, size)
 
 
-def records(*found: Entry | Fault | Note) -> Callable[..., Records]:
+def records(*found: ImageRecord | RecordFault | Note) -> Callable[..., Records]:
     def build(bad: Bad) -> Records:
         return Records("own", found, trainable=True, bad=bad)
 
@@ -78,8 +78,8 @@ BAD_MASKS: dict[str, tuple[MaskSource, str, str]] = {
     "NaN": (Polygons([[1, 1, 5, float("nan"), 3, 3]]), "mask", "no pixel"),
     "words": (Polygons([["a", "b", "c", "d", "e", "f"]]), "mask", "not a list of numbers"),
     "no polygon": (Polygons([]), "mask", "got no polygon"),
-    "run lengths of another size": (Runs(encode_rle(half((8, 6)))), "mask", "belongs to another image"),
-    "broken run lengths": (Runs({"size": [6, 8], "counts": [1, 2]}), "mask", "do not fill 6 x 8"),
+    "run lengths of another size": (RunLengthDict(encode_rle(half((8, 6)))), "mask", "belongs to another image"),
+    "broken run lengths": (RunLengthDict({"size": [6, 8], "counts": [1, 2]}), "mask", "do not fill 6 x 8"),
 }
 
 
@@ -156,14 +156,14 @@ def test_queries_that_only_decoding_knows(picture: Path) -> None:
     def broken() -> tuple[Ask, ...]:
         raise ValueError("the label map is damaged")
 
-    lazy = Entry("lazy", picture, "file.json", lambda: (Ask("thing", Given(half()), "record"),))
-    samples, (fault,) = judged(records(lazy, Entry("broken", picture, "file.json", broken)))
+    lazy = ImageRecord("lazy", picture, "file.json", lambda: (Ask("thing", Given(half()), "record"),))
+    samples, (fault,) = judged(records(lazy, ImageRecord("broken", picture, "file.json", broken)))
     assert [sample.id for sample in samples] == ["lazy"]
     assert str(fault) == "file.json: broken: the label map is damaged"
 
 
 def test_faults_of_the_index(picture: Path) -> None:
-    bad = [Fault("file.json", f"line {number}", "is not JSON") for number in range(5)]
+    bad = [RecordFault("file.json", f"line {number}", "is not JSON") for number in range(5)]
     samples, faults = judged(records(*bad, entry(picture, Given(half()))))
     assert (len(samples), faults) == (1, bad)
     with pytest.raises(DataError, match=r"own has 5 bad records: .*line 2: is not JSON; and 2 more; mend them"):

@@ -27,7 +27,7 @@ from make_refer import (
 )  # fmt: skip
 
 from seglens.data import load_data
-from seglens.data.records import Entry, Fault, Records
+from seglens.data.records import ImageRecord, RecordFault, Records
 from seglens.data.refer import FORMS, read
 from shared import shared
 
@@ -38,8 +38,8 @@ def load(root: Path, options: str = "", name: str = "refcoco") -> Records:
     return data
 
 
-def entries(found: Any) -> list[Entry]:
-    assert not any(isinstance(one, Fault) for one in found)
+def entries(found: Any) -> list[ImageRecord]:
+    assert not any(isinstance(one, RecordFault) for one in found)
     return list(found)
 
 

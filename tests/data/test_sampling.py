@@ -14,12 +14,12 @@ from lisa_files import stripes, write_ade20k
 from seglens.data.mixing import GROUPS, RATES, parse_rates
 from seglens.data.records import DataError, Records
 from seglens.data.rng import below, pick, words
-from seglens.data.sampling import Draw, Epochs, Mixed, Mixture, Source
+from seglens.data.sampling import Epochs, Mixed, Mixture, SampledImage, SamplingSource
 from seglens.data.semantic import ade20k
 
 DRAWS = 8_000
 SOURCES = tuple(
-    Source(group, images, count)
+    SamplingSource(group, images, count)
     for group, images, count in [
         ("sem_seg", 20_000, lambda image: 1 + image % 30),
         ("sem_seg", 7, lambda image: 2),
@@ -77,7 +77,7 @@ def test_rates(rates: str) -> None:
 
 
 def test_images_and_questions_are_uniform() -> None:
-    one = Mixture((Source("sem_seg", 10, lambda image: 5),), {"sem_seg": 2.5}, queries=2)
+    one = Mixture((SamplingSource("sem_seg", 10, lambda image: 5),), {"sem_seg": 2.5}, queries=2)
     drawn = [one.draw(number) for number in range(DRAWS)]
     images = Counter(draw.image for draw in drawn)
     assert all(within(images[image], 1 / 10) for image in range(10))
@@ -88,18 +88,18 @@ def test_images_and_questions_are_uniform() -> None:
 
 def test_all_questions_in_order_when_there_are_no_more_than_asked_for() -> None:
     for count in (1, 2, 3):
-        few = Mixture((Source("vqa", 4, lambda image, n=count: n),), {"vqa": 1})
+        few = Mixture((SamplingSource("vqa", 4, lambda image, n=count: n),), {"vqa": 1})
         assert few.draw(9).questions == tuple(range(count))
 
 
 def test_weights_share_out_a_group() -> None:
     weights = {"refer_seg": (5, 1), "vqa": (2,)}
-    sources = tuple(Source(group, 10, lambda image: 1, w) for group, ws in weights.items() for w in ws)
+    sources = tuple(SamplingSource(group, 10, lambda image: 1, w) for group, ws in weights.items() for w in ws)
     mixture = Mixture(sources, {"refer_seg": 6, "vqa": 2})
     drawn = Counter(mixture.place(number)[0] for number in range(DRAWS))
     assert all(within(drawn[source], weight / 8) for source, weight in enumerate((5, 1, 2)))
     with pytest.raises(ValueError, match="got weight=0; it must be at least 1"):
-        Mixture((Source("vqa", 1, lambda image: 1, 0),), {"vqa": 1})
+        Mixture((SamplingSource("vqa", 1, lambda image: 1, 0),), {"vqa": 1})
 
 
 def test_equal_weights_are_the_stream_of_before_there_were_weights() -> None:
@@ -115,7 +115,7 @@ def test_an_image_without_questions_is_drawn_again() -> None:
     again = [number for number in range(2000) if mixture.place(number) != (drawn[number].source, drawn[number].image)]
     assert within(len(again), 0.1, 2000)  # a fifth of a half
     with pytest.raises(ValueError, match="draw 3 met 100 images with nothing to ask"):
-        Mixture((Source("vqa", 5, lambda image: 0),), {"vqa": 1}).draw(3)
+        Mixture((SamplingSource("vqa", 5, lambda image: 0),), {"vqa": 1}).draw(3)
 
 
 def test_a_resumed_run_and_any_split_over_processes_see_the_same_stream() -> None:
@@ -151,7 +151,7 @@ def test_a_mixture_that_makes_no_sense() -> None:
         (SOURCES[:3], {"sem_seg": float("nan")}, "need numbers from 0 up"),
         (SOURCES[:3], {"sem_seg": 0}, "one above 0"),
         (SOURCES, {"sem_seg": 1, "refer_seg": 1}, "no group 'vqa'"),
-        ((Source("vqa", 0, len),), {"vqa": 1}, "has no images"),
+        ((SamplingSource("vqa", 0, len),), {"vqa": 1}, "has no images"),
     ]:
         with pytest.raises(ValueError, match=says):
             Mixture(sources, rates)
@@ -170,7 +170,7 @@ def test_every_image_once_per_epoch() -> None:
         assert sorted(images) == list(range(37))
         assert images != list(range(37))
     assert [draw.image for draw in drawn[:37]] != [draw.image for draw in drawn[37:74]]
-    assert all(draw == Draw(0, draw.image, tuple(range(2 + draw.image % 3))) for draw in drawn)
+    assert all(draw == SampledImage(0, draw.image, tuple(range(2 + draw.image % 3))) for draw in drawn)
     assert [draw for step in range(3, 11) for draw in epochs.batch(step, 10)] == drawn[30:110]
 
 
@@ -196,7 +196,7 @@ def test_a_bad_image_is_refused_or_drawn_again(tmp_path: Path) -> None:
 
     def mixed(bad: str) -> Mixed:
         data = Records("d", ade20k(tmp_path).entries, trainable=True, bad=bad)  # type: ignore[arg-type]
-        return Mixed([data], Mixture((Source("sem_seg", 2, data.count),), {"sem_seg": 1}))
+        return Mixed([data], Mixture((SamplingSource("sem_seg", 2, data.count),), {"sem_seg": 1}))
 
     assert {mixed("skip").sample(number).id for number in range(20)} == {"b"}
     assert {mixed("skip").mixture.draw(number).image for number in range(20)} == {1}
@@ -208,7 +208,7 @@ def test_a_bad_image_is_refused_or_drawn_again(tmp_path: Path) -> None:
 
 def test_data_kept_for_tests_is_not_mixed(tmp_path: Path) -> None:
     data = ade20k(write_ade20k(tmp_path, split="validation", a=stripes(1)), split="val")
-    mixture = Mixture((Source("sem_seg", 1, data.count),), {"sem_seg": 1})
+    mixture = Mixture((SamplingSource("sem_seg", 1, data.count),), {"sem_seg": 1})
     with pytest.raises(ValueError, match="ade20k val is kept for tests"):
         Mixed([data], mixture)
     with pytest.raises(ValueError, match="made for other datasets"):

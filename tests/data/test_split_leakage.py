@@ -11,7 +11,7 @@ from make_refer import ref, refs, save, sentence
 
 from command import Run
 from seglens.data import load_data
-from seglens.data.records import Entry, Fault, Records
+from seglens.data.records import ImageRecord, RecordFault, Records
 from seglens.data.split_leakage import Part, image_key, load_keys, part, report, save_keys, to_hold_out, without
 from shared import shared
 
@@ -59,10 +59,10 @@ def test_report() -> None:
 def test_any_records_can_be_filtered(family: Path) -> None:
     data = load_data(f"refcoco:root={family},split=train")
     assert isinstance(data, Records)
-    fault = Fault("f", "r", "bad")
+    fault = RecordFault("f", "r", "bad")
     assert part("x", [*data.entries, fault], True).images == {"coco/101"}
     assert list(without([*data.entries, fault], {"coco/101"})) == [fault]
-    assert all(isinstance(one, Entry) for one in without(data.entries, {"coco/102"}))
+    assert all(isinstance(one, ImageRecord) for one in without(data.entries, {"coco/102"}))
 
 
 def test_the_command(family: Path, seglens: Run) -> None:

@@ -23,7 +23,7 @@ from forked import Started, command
 from seglens.core.distributed import Ranks, joined
 from seglens.core.journal import JournalError
 from seglens.core.types import Sample, Target
-from seglens.data.records import Ask, DataError, Drawn, Entry, Fault, Records
+from seglens.data.records import Ask, DataError, DecodedMask, ImageRecord, RecordFault, Records
 from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import (
     _record,
@@ -35,7 +35,7 @@ from seglens.evaluation.evaluate import (
     summarise,
 )
 from seglens.evaluation.score import read_predictions, score
-from seglens.evaluation.shared_answers import Kept, Row
+from seglens.evaluation.shared_answers import AnswerJournal, SampleRow
 from seglens.inference.prediction import Prediction, on_mask
 from seglens.inference.segmenter import Segmenter, threshold_logit
 
@@ -249,21 +249,23 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, seglens: Run) -> None
 
 
 class Square:
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         mask = np.zeros(size, bool)
         mask[2:9, 2:9] = True
-        return Drawn(mask)
+        return DecodedMask(mask)
 
 
-def images(folder: Path) -> Iterator[Entry | Fault]:
+def images(folder: Path) -> Iterator[ImageRecord | RecordFault]:
     """Four records: a good one, one that the index refuses, one whose image is not there, a good one."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / "here.png")
     for name in ("here", "gone"):
-        yield Entry(name, folder / f"{name}.png", "index.json", (Ask("cat", Square(), "1"), Ask("dog", Square(), "2")))
+        yield ImageRecord(
+            name, folder / f"{name}.png", "index.json", (Ask("cat", Square(), "1"), Ask("dog", Square(), "2"))
+        )
         yield (
-            Fault("index.json", "5", "no polygon")
+            RecordFault("index.json", "5", "no polygon")
             if name == "here"
-            else Entry("again", folder / "here.png", "index.json", (Ask("cat", Square(), "3"),))
+            else ImageRecord("again", folder / "here.png", "index.json", (Ask("cat", Square(), "3"),))
         )
 
 
@@ -278,7 +280,7 @@ def test_what_cannot_be_read_is_told(segmenter: Segmenter, tmp_path: Path) -> No
 
 def test_a_damaged_picture_ends_nothing(segmenter: Segmenter, tmp_path: Path) -> None:
     """It is told apart from what the data leaves out; where there is nothing else, it is an error."""
-    entries = [entry for entry in images(tmp_path) if isinstance(entry, Entry)]
+    entries = [entry for entry in images(tmp_path) if isinstance(entry, ImageRecord)]
     ticks, told = list[int](), list[str]()
     made = run_shared(
         segmenter, Records("photos", entries, trainable=False), Ranks(), lambda: ticks.append(1),
@@ -309,15 +311,15 @@ def test_what_is_kept_is_not_asked_again(segmenter: Segmenter, tmp_path: Path, m
     monkeypatch.setattr(segmenter, "open", counted)
     path = tmp_path / "p.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run_shared(segmenter, data, Ranks(), masks=True, kept=Kept(path, settings, Ranks()))
-    kept = Kept(path, settings, Ranks())
+        run_shared(segmenter, data, Ranks(), masks=True, kept=AnswerJournal(path, settings, Ranks()))
+    kept = AnswerJournal(path, settings, Ranks())
     assert sorted(kept.rows) == [0, 1]
     assert run_shared(segmenter, data, Ranks(), masks=True, kept=kept) == whole
     assert len(opened) == 5
     with pytest.raises(JournalError, match=r"p.jsonl.part is the journal of something else: .*; give another name"):
-        Kept(path, {"model": "two"}, Ranks())
-    assert Kept(path, {"model": "two"}, Ranks(), anew=True).rows == {}
-    Kept(path, settings, Ranks()).close()
+        AnswerJournal(path, {"model": "two"}, Ranks())
+    assert AnswerJournal(path, {"model": "two"}, Ranks(), anew=True).rows == {}
+    AnswerJournal(path, settings, Ranks()).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -325,9 +327,9 @@ def test_processes_go_on_with_what_others_kept(segmenter: Segmenter, tmp_path: P
     """One process goes on where two were stopped."""
     data, path = WorldData(n=4, seed=3, queries=2), tmp_path / "p.jsonl"
     for rank in range(2):
-        Kept(path, {}, Ranks(rank, 2)).add(rank, Row([]))
+        AnswerJournal(path, {}, Ranks(rank, 2)).add(rank, SampleRow([]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl.part", "p.jsonl.part1"]
-    made = run_shared(segmenter, data, Ranks(), kept=Kept(path, {}, Ranks()))
+    made = run_shared(segmenter, data, Ranks(), kept=AnswerJournal(path, {}, Ranks()))
     assert made is not None
     assert {record.image for record in made.records} == {data[2].id, data[3].id}
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from command import Run
-from seglens.backbones import Backbone, Watch, load_backbone
+from seglens.backbones import AttentionReader, Backbone, load_backbone
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
 from seglens.evaluation.layer_probe import Curve, LayerScore, _standard_error, _tally, probe
@@ -121,7 +121,7 @@ def test_the_standard_error_is_over_images() -> None:
 def test_a_model_that_looks_at_the_target(backbone: Backbone) -> None:
     """Where every layer's peak is, is told by the maps themselves: a target put there is hit, one elsewhere is not."""
     image = np.random.default_rng(3).integers(0, 256, (84, 84, 3), dtype=np.uint8)
-    maps, cell = Watch(backbone).maps(image, ["the cat"]), 84 // backbone.grid[0]
+    maps, cell = AttentionReader(backbone).maps(image, ["the cat"]), 84 // backbone.grid[0]
     peaks = maps[:, 0].flatten(1).argmax(1)
 
     def on_cell(n: int) -> Target:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from seglens.evaluation.protocols import PROTOCOLS, Outcome, find_protocol
+from seglens.evaluation.protocols import PROTOCOLS, QueryOutcome, find_protocol
 
 
 def outcome(
     intersection: int, predicted: int, actual: int, *, refused: bool = False, image: str = "i", kind: str = "query"
-) -> Outcome:
+) -> QueryOutcome:
     union = predicted + actual - intersection
-    return Outcome(f"{image}/{kind}", image, kind, not refused, intersection, union, predicted, actual)
+    return QueryOutcome(f"{image}/{kind}", image, kind, not refused, intersection, union, predicted, actual)
 
 
 HIT, MISS = outcome(9, 10, 9), outcome(0, 5, 5, image="j")
@@ -95,7 +95,7 @@ def test_intervals_are_drawn_over_images() -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("outcomes", [[], [HIT], [RIGHTLY], ALL], ids=["none", "hit", "no target", "all"])
-def test_any_report_is_json(name: str, outcomes: list[Outcome]) -> None:
+def test_any_report_is_json(name: str, outcomes: list[QueryOutcome]) -> None:
     report: dict[str, Any] = json.loads(json.dumps(PROTOCOLS[name](outcomes), allow_nan=False))
     assert report["queries"] == len(outcomes)
     if not outcomes:

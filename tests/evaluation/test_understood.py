@@ -26,8 +26,8 @@ from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.miniature.familiarity_stage import ways
 from seglens.miniature.odd_pictures import strange
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolService
+from seglens.serving.uploads import UploadLimits
 from seglens.world.language import speaker
 from seglens.world.world import World
 from shared import shared
@@ -244,7 +244,7 @@ def test_a_talk_says_it_beside_the_answer(segmenter: Segmenter, odd: np.ndarray)
 
 
 def test_other_people_s_agents_read_it(segmenter: Segmenter, odd: np.ndarray) -> None:
-    desk = Desk(segmenter, Doors(Limits(), files=False))
+    desk = ToolService(segmenter, Doors(UploadLimits(), files=False))
     sight = desk.segment(odd, ["the horse"])
     assert "not found. The picture is not of the kind" in sight.words()
     assert sight.answer.answers[0].familiar is False

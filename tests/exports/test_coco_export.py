@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from exports.made import MASKS, blobs, found, two_cups
 from seglens.data import load_data
 from seglens.data.coco import coco_data
-from seglens.exports import Page, to_coco, write
+from seglens.exports import AnnotatedImage, to_coco, write
 
 # pycocotools gives numpy 2 arrays in a way that numpy 1 knew.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 FILES = {"coco": "coco.json", "coco-polygons": "coco_polygons.json"}
 
 
-def pages() -> list[Page]:
+def pages() -> list[AnnotatedImage]:
     """Two images: two cups and a blob, then only the blob."""
     empty = np.zeros((40, 60), bool)
     first = [two_cups(), found("the blob", blobs(0, (40, 60)))]
     return [
-        Page("a", first, "deep/a.png"),
-        Page("b", [found("each of the cups", empty), found("the blob", blobs(1, (40, 60)))], "b.png"),
+        AnnotatedImage("a", first, "deep/a.png"),
+        AnnotatedImage("b", [found("each of the cups", empty), found("the blob", blobs(1, (40, 60)))], "b.png"),
     ]
 
 
@@ -74,7 +74,7 @@ def test_pycocotools_gives_the_same_pixels(form: str, tmp_path: Path) -> None:
 def test_any_mask(mask: np.ndarray) -> None:
     for polygons in (False, True):
         dataset = COCO()
-        dataset.dataset = to_coco([Page("a", [found("cat", mask)])], polygons)
+        dataset.dataset = to_coco([AnnotatedImage("a", [found("cat", mask)])], polygons)
         with contextlib.redirect_stdout(io.StringIO()):
             dataset.createIndex()
         drawn = [dataset.annToMask(one) for one in dataset.anns.values()]
@@ -101,7 +101,7 @@ def test_the_first_pixel_alone_is_a_mask(tmp_path: Path) -> None:
     mask[0, 0] = True
     (tmp_path / "images").mkdir()
     Image.fromarray(found("dot", mask).image).save(tmp_path / "images" / "a.png")
-    write([Page("a", [found("dot", mask)], "a.png")], tmp_path, list(FILES))
+    write([AnnotatedImage("a", [found("dot", mask)], "a.png")], tmp_path, list(FILES))
     for file in FILES.values():
         (sample,) = load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / file}")
         np.testing.assert_array_equal(sample.targets[0].mask, mask)
@@ -124,7 +124,7 @@ def test_supervision_takes_it(tmp_path: Path, images: Path) -> None:
 
 
 def test_a_picture_that_is_in_no_file_is_written(tmp_path: Path) -> None:
-    write([Page("Frame 7", [two_cups()])], tmp_path, ["coco", "labelstudio"])
+    write([AnnotatedImage("Frame 7", [two_cups()])], tmp_path, ["coco", "labelstudio"])
     said = json.loads((tmp_path / "coco.json").read_text())
     assert said["images"][0]["file_name"] == "frame_7.png"
     with Image.open(tmp_path / "images" / "frame_7.png") as image:

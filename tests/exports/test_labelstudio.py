@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from label_studio_converter import brush
 
 from exports.made import MASKS, blobs, found, two_cups
-from seglens.exports import Page, to_label_studio, write
+from seglens.exports import AnnotatedImage, to_label_studio, write
 from seglens.exports.labelstudio import brush_rle
 
 
@@ -43,7 +43,11 @@ def test_every_kind_of_length(length: int) -> None:
 
 def test_the_task(tmp_path: Path) -> None:
     cat = found('a <cat> & "dog"', blobs(1, (40, 60)))
-    write([Page("A", [two_cups(), cat], "deep/ä b.jpg"), Page("b", [cat], "b.png")], tmp_path, ["labelstudio"])
+    write(
+        [AnnotatedImage("A", [two_cups(), cat], "deep/ä b.jpg"), AnnotatedImage("b", [cat], "b.png")],
+        tmp_path,
+        ["labelstudio"],
+    )
     tasks = json.loads((tmp_path / "labelstudio.json").read_text())
     assert [task["data"] for task in tasks] == [
         {"image": "/data/local-files/?d=deep/%C3%A4%20b.jpg"}, {"image": "/data/local-files/?d=b.png"},
@@ -64,7 +68,7 @@ def test_the_task(tmp_path: Path) -> None:
     names = {tag.tag: dict(tag.attrib) for tag in setup}
     assert names["BrushLabels"] == {"name": said["result"][0]["from_name"], "toName": said["result"][0]["to_name"]}
     assert names["Image"] == {"name": "image", "value": "$image"}
-    assert to_label_studio(Page("b", [cat], "b.png")) == tasks[1]
+    assert to_label_studio(AnnotatedImage("b", [cat], "b.png")) == tasks[1]
 
 
 def _for_the_converter(result: dict) -> dict:
@@ -73,6 +77,6 @@ def _for_the_converter(result: dict) -> dict:
 
 
 def test_nothing_found_is_a_task_without_masks() -> None:
-    nothing = to_label_studio(Page("a", [found("cat", np.zeros((3, 4), bool))]))
+    nothing = to_label_studio(AnnotatedImage("a", [found("cat", np.zeros((3, 4), bool))]))
     assert nothing["predictions"][0]["result"] == []
     assert nothing["data"] == {"image": "/data/local-files/?d=images/a.png"}

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exports.made import found, two_cups
-from seglens.exports.page import LONGEST, Page, file_name, things_of
+from seglens.exports.page import LONGEST, AnnotatedImage, file_name, things_of
 
 EMPTY = np.zeros((4, 5), bool)
 
 
 def names(image: str, *queries: str) -> list[str]:
-    return Page(image, [found(query, EMPTY) for query in queries]).file_names()
+    return AnnotatedImage(image, [found(query, EMPTY) for query in queries]).file_names()
 
 
 def test_file_names_of_queries() -> None:
@@ -52,4 +52,4 @@ def test_things() -> None:
 
 def test_a_page_has_a_prediction() -> None:
     with pytest.raises(ValueError, match="'x' has no prediction"):
-        Page("x", [])
+        AnnotatedImage("x", [])

@@ -12,13 +12,13 @@ import pytest
 
 from exports.made import blobs, found, two_cups
 from seglens.data.maskfile import load_mask
-from seglens.exports import DEFAULT, FORMATS, Export, Page, write
+from seglens.exports import DEFAULT, FORMATS, AnnotatedImage, Export, write
 
 
 def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
     assert DEFAULT == ("mask", "overlay")
     with Export(tmp_path) as export:
-        (files,) = export.add(Page("In/A", [two_cups()]))
+        (files,) = export.add(AnnotatedImage("In/A", [two_cups()]))
     assert {kind: path.name for kind, path in files.items()} == {
         "mask": "in_a_each_of_the_cups_mask.png", "overlay": "in_a_each_of_the_cups_overlay.png",
     }  # fmt: skip
@@ -32,7 +32,7 @@ def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
 def test_all_formats_at_once_and_every_answer_has_its_file(tmp_path: Path) -> None:
     queries = [two_cups(), found("cat", blobs(1, (40, 60)))]
     with Export(tmp_path, list(FORMATS)) as export:
-        answers = [export.add(Page(name, queries)) for name in ("a", "b")]
+        answers = [export.add(AnnotatedImage(name, queries)) for name in ("a", "b")]
     assert [list(files) for page in answers for files in page] == [list(FORMATS)] * 4
     for files in (files for page in answers for files in page):
         assert all(path.is_file() for path in files.values())
@@ -45,8 +45,8 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
     """Names that are the same, that differ in what a file name leaves out, or that meet where a query begins."""
     cup, left = np.zeros((2, 3, 4), bool)
     pages = [
-        Page("a/x", [found("cup", cup)]), Page("a_x", [found("cup", cup)]), Page("A-X", [found("cup", cup)]),
-        Page("b", [found("left cup", left)]), Page("b_left", [found("cup", cup)]),
+        AnnotatedImage("a/x", [found("cup", cup)]), AnnotatedImage("a_x", [found("cup", cup)]), AnnotatedImage("A-X", [found("cup", cup)]),
+        AnnotatedImage("b", [found("left cup", left)]), AnnotatedImage("b_left", [found("cup", cup)]),
     ]  # fmt: skip
     write(pages, tmp_path, ["mask", "png", "yolo"])
     assert len(list(tmp_path.glob("*_mask.png"))) == len(list(tmp_path.glob("*_indexed.png"))) == 5
@@ -54,9 +54,9 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
 
 
 def test_an_error_on_the_way_leaves_whole_files_of_what_is_done(tmp_path: Path) -> None:
-    def stopping() -> Iterator[Page]:
-        yield Page("a", [two_cups()])
-        yield Page("b", [two_cups()])
+    def stopping() -> Iterator[AnnotatedImage]:
+        yield AnnotatedImage("a", [two_cups()])
+        yield AnnotatedImage("b", [two_cups()])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -75,7 +75,7 @@ def test_nothing_is_written_without_a_page(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "b_indexed.png").mkdir()  # where a file should be
-    pages = [Page("a", [two_cups()]), Page("b", [two_cups()])]
+    pages = [AnnotatedImage("a", [two_cups()]), AnnotatedImage("b", [two_cups()])]
     with pytest.raises(OSError, match="b_indexed"):
         write(pages, tmp_path, ["coco", "png"])
     assert [one["file_name"] for one in json.loads((tmp_path / "coco.json").read_text())["images"]] == ["a.png"]
@@ -96,7 +96,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         with Export(tmp_path / str(count), formats) as export:
             tracemalloc.start()
             for number in range(count):
-                export.add(Page(f"{number}", [found("cat", masks[number % 4])], f"{number}.png"))
+                export.add(AnnotatedImage(f"{number}", [found("cat", masks[number % 4])], f"{number}.png"))
             size, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         return size

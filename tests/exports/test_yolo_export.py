@@ -16,15 +16,15 @@ from PIL import Image
 from exports.made import MASKS, blobs, found, two_cups
 from seglens.data import load_data
 from seglens.data.yolo import Shares, _object
-from seglens.exports import Page, to_yolo, write
+from seglens.exports import AnnotatedImage, to_yolo, write
 
 
-def pages() -> list[Page]:
+def pages() -> list[AnnotatedImage]:
     nothing = np.zeros((40, 60), bool)
     return [
-        Page("a", [two_cups(), found("yes: 'the' blob", blobs(2, (40, 60)))]),
-        Page("b", [found("each of the cups", nothing), found("yes: 'the' blob", nothing)]),
-        Page("c", [found("each of the cups", nothing), found("yes: 'the' blob", blobs(3, (40, 60)))]),
+        AnnotatedImage("a", [two_cups(), found("yes: 'the' blob", blobs(2, (40, 60)))]),
+        AnnotatedImage("b", [found("each of the cups", nothing), found("yes: 'the' blob", nothing)]),
+        AnnotatedImage("c", [found("each of the cups", nothing), found("yes: 'the' blob", blobs(3, (40, 60)))]),
     ]
 
 

@@ -15,7 +15,7 @@ from seglens.checkpoints.head import Origin
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
-from seglens.features.frozen import Batch, Features, FeatureSource, Pick, collate, extract
+from seglens.features.frozen import Batch, ExampleIndex, Features, FeatureSource, collate, extract
 from seglens.inference.frozen_models import Parts
 
 RATIOS = {"rtol": 0.0, "atol": 0.5 / 255 + 1e-6}  # areas are stored in 255 steps
@@ -108,7 +108,7 @@ def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, deco
     assert isinstance(live, FeatureSource)
     assert len(live) == 6
     assert live.questions(2) == 4
-    found = live.features(Pick(2, (1, 3)))
+    found = live.features(ExampleIndex(2, (1, 3)))
     assert data.asked == [2]
     expected = extract(lessons[2], backbone, decoder, (1, 3))
     assert torch.equal(found.prefix, expected.prefix)

@@ -15,8 +15,8 @@ from exports.made import two_cups
 from seglens.agent import Agent
 from seglens.core import mask_logits as drawing
 from seglens.exports import FORMATS, Command, Export
-from seglens.exports.batch import Batch
-from seglens.inference.compressed_predictions import Bits, Folded, Kept, bare
+from seglens.exports.batch import BatchRun
+from seglens.inference.compressed_predictions import Bits, CompressedPredictions, Folded, bare
 from seglens.inference.image_sources import Sources
 from seglens.inference.prediction import Instance, Prediction
 from seglens.inference.segmenter import OpenedImage, Segmenter
@@ -26,8 +26,8 @@ from seglens.serving.http.service import Service
 from seglens.serving.http.settings import Settings
 from seglens.serving.tools.mcp import _shown
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolService
+from seglens.serving.uploads import UploadLimits
 
 HEIGHT, WIDTH = 1000, 1500
 MANY, FEW = 32, 4  # queries
@@ -64,7 +64,7 @@ def planes(work: Callable[[], object]) -> float:
 
 def test_what_is_kept_is_what_was_given(opened: OpenedImage) -> None:
     given = [*opened.segment(["each cup", "the house"], trust=True), two_cups()]
-    kept = Kept(iter(given))
+    kept = CompressedPredictions(iter(given))
     assert len(kept) == 3
     assert any(one.instances for one in given)
     for before, after, told in zip(given, kept, kept.bare, strict=True):
@@ -108,7 +108,7 @@ def test_scores_are_the_same_in_any_company(
 
 
 def asked_of_a_desk(segmenter: Segmenter, image: np.ndarray, folder: Path, queries: list[str]) -> Callable[[], object]:
-    desk = Desk(segmenter, Doors(Limits()))
+    desk = ToolService(segmenter, Doors(UploadLimits()))
     name = desk.images.add(image)
     return lambda: _shown(desk.segment(name, queries, trust=True), overlay=True)
 
@@ -129,7 +129,7 @@ def asked_of_a_server(
 
     def work() -> bytes:
         folded = [one for query in queries for one in service._segment(opened, None, True, [query])]
-        return _written("img_1", Kept(folded), True, ("png", "geojson"))
+        return _written("img_1", CompressedPredictions(folded), True, ("png", "geojson"))
 
     return work
 
@@ -141,7 +141,7 @@ def asked_of_a_batch(segmenter: Segmenter, image: np.ndarray, folder: Path, quer
         sources = Sources.of([str(folder / "patches.png")])
         command = Command(queries)
         with Export(folder / f"of {len(queries)}", list(FORMATS), command, sources.paths) as export:
-            return list(Batch(sources, command, export, lambda: segmenter, trust=True))
+            return list(BatchRun(sources, command, export, lambda: segmenter, trust=True))
 
     return work
 

@@ -106,7 +106,7 @@ def test_questions_do_not_see_each_other(
 
 @torch.no_grad()
 def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding: Embedding) -> None:
-    seen = lens.look(readout)
+    seen = lens.precompute(readout)
     for _ in range(2):  # and it may be used again
         one, other = lens(readout, embedding, seen), lens(readout, embedding)
         assert torch.equal(one.mask_logits, other.mask_logits)
@@ -175,7 +175,7 @@ def test_descriptions_read_the_cells_around_their_points(
     hook = lens.descriptor.register_forward_pre_hook(lambda _, args: seen.append(args))
     heat = lens(readout, embedding).heat_map
     hook.remove()
-    (h, w), features = readout.grid, lens.look(readout).features
+    (h, w), features = readout.grid, lens.precompute(readout).features
     cells = suppress(heat.flatten(0, 1), 5, TINY.radius * w)[0].long().unflatten(0, (2, -1))
     near = seen[0][1].unflatten(0, (2, -1))
     for tap, (dy, dx) in enumerate((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
@@ -354,9 +354,9 @@ def test_the_global_position_starts_as_wide_as_it_is_told(backbone: Backbone, de
 
 def test_which_samples_lose_their_keypoints(backbone: Backbone, decoder: MaskDecoder) -> None:
     def share(seed: int = 0, **changes: Any) -> float:
-        drawn = make(backbone, decoder, replace(TINY, **changes)).chance((40, 50), torch.Generator().manual_seed(seed))[
-            "local"
-        ]
+        drawn = make(backbone, decoder, replace(TINY, **changes)).random_inputs(
+            (40, 50), torch.Generator().manual_seed(seed)
+        )["local"]
         assert drawn.shape == (40, 50)
         return drawn.float().mean().item()
 

@@ -34,7 +34,7 @@ from seglens.methods.base import TILE, TunedMethod
 from seglens.training.presets import Recipe
 from seglens.training.setup import prepare
 from seglens.training.trainer import TrainConfig
-from seglens.training.tuned_examples import Examiner
+from seglens.training.tuned_examples import ExampleMaker
 from tiny import EVERY, KINDS
 
 # settings small enough for tiny models, in the words that a tokenizer of one token per word or byte can be asked in
@@ -140,7 +140,7 @@ class System:
     def batch(self, *samples: Sample) -> Batch:
         """As training makes it."""
         if isinstance(self.method, TunedMethod):
-            examiner = Examiner(self.method.mllm, self.decoder, self.method.mask_side)
+            examiner = ExampleMaker(self.method.mllm, self.decoder, self.method.mask_side)
             lessons: list[Any] = list(map(examiner.exercise, samples))
         else:
             assert self.decoder is not None
@@ -150,7 +150,7 @@ class System:
     def forward(self, batch: Batch) -> MethodOutput:
         """A pass of training."""
         torch.manual_seed(0)
-        drawn = self.method.chance(batch.truth.valid.shape, torch.Generator().manual_seed(0))
+        drawn = self.method.random_inputs(batch.truth.valid.shape, torch.Generator().manual_seed(0))
         return self.method(batch.given, batch.embedding, **drawn)
 
     def loss(self, batch: Batch, totals: Totals | None = None) -> Tensor:

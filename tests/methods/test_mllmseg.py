@@ -169,7 +169,7 @@ def test_the_whole_as_in_the_released_code() -> None:
 @pytest.mark.parametrize("r", [1, 3])
 def test_what_is_kept_is_what_is_seen(r: int) -> None:
     made, read = make(), reading(r=r)
-    seen, fresh = made.look(read), made.decode(read, None)
+    seen, fresh = made.precompute(read), made.decode(read, None)
     assert seen.shape == (2, r, 36, 16)
     for _ in range(2):  # and it may be used again
         kept = made.decode(replace(read, patches=torch.zeros_like(read.patches)), None, seen)

@@ -20,13 +20,13 @@ from PIL import Image
 from seglens.backbones import Backbone, load_backbone
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
-from seglens.features.frozen import Pick
+from seglens.features.frozen import ExampleIndex
 from seglens.inference.frozen_models import Parts
 from seglens.methods.mllmseg import PRESETS, MLLMSeg, MLLMSegConfig, build_mllmseg
 from seglens.training.presets import Recipe
 from seglens.training.setup import practise, prepare
 from seglens.training.trainer import TrainConfig
-from seglens.training.tuned_examples import Examiner, Exercise, through_jpeg
+from seglens.training.tuned_examples import ExampleMaker, TunedExample, through_jpeg
 from tiny import KINDS
 
 TINY = replace(PRESETS["authors"], width=16, heads=2, feed_forward=16, subpixels=2, rank=2)
@@ -63,9 +63,9 @@ def backbone(internvl: Path) -> Backbone:
     return load_backbone(internvl, attn_implementation="eager")
 
 
-def examiner(backbone: Backbone, config: MLLMSegConfig = TINY) -> Examiner:
+def examiner(backbone: Backbone, config: MLLMSegConfig = TINY) -> ExampleMaker:
     head = build_mllmseg(config, backbone)
-    return Examiner(head.mllm, None, head.mask_side, head.practice, seed=3)
+    return ExampleMaker(head.mllm, None, head.mask_side, head.practice, seed=3)
 
 
 def sample(*queries: str, absent: tuple[int, ...] = (), side: int = 40) -> Sample:
@@ -112,7 +112,7 @@ def test_one_answer_is_learnt_once(backbone: Backbone) -> None:
     assert places == sorted(places)
     tally = exercise.tally()
     assert (tally.present, tally.valid, tally.answered, tally.tokens) == (2, 3, 1, sum(exercise.said[0].learnt))
-    batch = Exercise.batch([exercise])
+    batch = TunedExample.batch([exercise])
     assert batch.truth.totals() == tally
 
 
@@ -171,7 +171,7 @@ def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest
     pixels = [made.exercise(shown, number=number).pixels for number in range(260)]
     assert {*seen} == set(range(75, 101))
     assert torch.equal(pixels[5], made.mllm.pixels(through_jpeg(shown.image, seen[5])))
-    clean = Examiner(made.mllm, None, made.mask_side).exercise(shown)
+    clean = ExampleMaker(made.mllm, None, made.mask_side).exercise(shown)
     assert torch.equal(clean.pixels, made.mllm.pixels(shown.image))
     assert len(seen) == 260
 
@@ -180,8 +180,8 @@ def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
     """The second [SEG] is read with the first one said; text is learnt once; all of it can be trained."""
     torch.manual_seed(0)
     head = build_mllmseg(replace(TINY, dropout=0.0), backbone)
-    made = Examiner(head.mllm, None, head.mask_side, head.practice)
-    batch = Exercise.batch([made.exercise(sample("cup", "dog")), made.exercise(sample("lamp", "cat", "dog"))])
+    made = ExampleMaker(head.mllm, None, head.mask_side, head.practice)
+    batch = TunedExample.batch([made.exercise(sample("cup", "dog")), made.exercise(sample("lamp", "cat", "dog"))])
     read = head.mllm.teach(batch.given)  # type: ignore[arg-type]
     assert read.text_loss is not None
     assert (read.text_loss > 0).tolist() == [[True, False, False], [True, False, False]]
@@ -205,7 +205,7 @@ def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_pat
     stream = practise(parts, WorldData(n=3, seed=3, split="train", queries=6), data, course.head, 0)  # type: ignore[arg-type]
     assert stream.lesson(0).said == first.said  # type: ignore[attr-defined]
     assert {words.ids for words in first.said} != {words.ids for words in again.said}  # type: ignore[attr-defined]
-    asked = course.exam.features(Pick(0, (0, 1)))  # type: ignore[union-attr]
+    asked = course.exam.features(ExampleIndex(0, (0, 1)))  # type: ignore[union-attr]
     assert len({words.ids for words in asked.said}) == 2  # type: ignore[attr-defined]
     terms = course.run(tmp_path, quiet=True)
     assert all(np.isfinite(list(terms.values())))

@@ -19,11 +19,11 @@ from readings import Silent
 from torch import Tensor, nn
 
 from seglens.backbones import load_backbone
-from seglens.core.types import MethodOutput, Reading, Sample, Speech, Target, Totals, Truth, Tuning
+from seglens.core.types import AnswerTemplates, MethodOutput, Reading, Sample, Target, Totals, Truth, Tuning
 from seglens.methods.base import TunedReader
 from seglens.methods.losses import mask_terms
 from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
-from seglens.training.tuned_examples import Examiner, Exercise
+from seglens.training.tuned_examples import ExampleMaker, TunedExample
 from stretched import slow_bilinear
 from tiny import KINDS
 
@@ -173,7 +173,7 @@ def test_every_row_of_the_ablations_is_its_equations(
 def test_the_resolution_of_a_mask(settings: dict[str, Any], shuffle: int, side: int) -> None:
     model, read = make(replace(TINY, **settings)), reading(grid=(2, 2), shuffle=shuffle)
     image = model._amplify("image", read.image.reshape(2, 3, 2, 2, 6))
-    assert max(part.shape[2:4] for part in model._parts(model.look(read), image)) == (side, side)
+    assert max(part.shape[2:4] for part in model._parts(model.precompute(read), image)) == (side, side)
 
 
 @torch.no_grad()
@@ -215,7 +215,7 @@ def test_what_is_kept_of_an_image_serves_every_question(features: Any, amplifier
     model = make(replace(TINY, features=features, amplifiers=amplifiers))
     read, other = reading(seed=1), reading(seed=1)
     fresh = model.decode(read)
-    seen = model.look(replace(other, image=other.image * 0, segment=other.segment * 0))  # no question in it
+    seen = model.precompute(replace(other, image=other.image * 0, segment=other.segment * 0))  # no question in it
     for _ in range(2):  # and it may be used again
         kept = model.decode(read, None, seen)
         assert torch.equal(kept.mask_logits, fresh.mask_logits)
@@ -330,7 +330,7 @@ def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
     left[10:50, 5:35] = right[20:60, 50:90] = True
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     sample = Sample("1", image, (Target("dog", left), Target("red cup", right)))
-    batch = Exercise.batch([Examiner(model.mllm, None, model.mask_side).exercise(sample)])
+    batch = TunedExample.batch([ExampleMaker(model.mllm, None, model.mask_side).exercise(sample)])
     optimiser = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
     for _ in range(40):
         optimiser.zero_grad()
@@ -343,7 +343,7 @@ def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
     with torch.no_grad():
         opened = model.mllm.open(image)
         reads = [model.mllm.read(opened, asked) for asked in (["dog", "red cup"], ["dog"])]
-        both, one = (model.decode(read, None, model.look(reads[0])).mask_logits for read in reads)
+        both, one = (model.decode(read, None, model.precompute(reads[0])).mask_logits for read in reads)
     assert reads[0].fine_grid == (8, 8)
     assert reads[0].image.shape[1] == 2  # each question has image states of its own
     assert error(one[0, 0], both[0, 0]) < 1e-5  # measured: 1.1e-7
@@ -460,7 +460,9 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
         def clone_layers(self, count: int = 2) -> list:
             return []
 
-        def adapt(self, tuning: Tuning, speech: Speech, attention: str = "causal", refill: str = "none") -> Silent:
+        def adapt(
+            self, tuning: Tuning, speech: AnswerTemplates, attention: str = "causal", refill: str = "none"
+        ) -> Silent:
             asked.append((tuning, speech, attention, refill))
             return Silent(width=6)
 

@@ -100,7 +100,7 @@ def test_a_table_of_two_methods(
 
     seglens(*command)
     assert worker.ran == UNITS[-1:]  # nothing runs twice
-    monkeypatch.setitem(table.ROWS, "self1e", table.Row("self1e", {"bce_weight": 1.0}))
+    monkeypatch.setitem(table.ROWS, "self1e", table.ComparisonRow("self1e", {"bce_weight": 1.0}))
     seglens(*command)
     assert worker.ran == [*UNITS[-1:], *UNITS[-2:]]  # its rows alone
     _check_numbers(json.loads((tmp_path / "table.json").read_text()))

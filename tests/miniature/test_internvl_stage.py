@@ -22,7 +22,7 @@ from seglens.miniature import language_stages as lessons
 from seglens.miniature.build import BUDGETS
 from seglens.miniature.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
 from seglens.miniature.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint
-from seglens.miniature.models import LLAVA, PATCH, Sight, make_llava, make_processor, save_packed
+from seglens.miniature.models import LLAVA, PATCH, VisionSize, make_llava, make_processor, save_packed
 from seglens.miniature.packing import pack
 from seglens.miniature.symbols import symbols
 from seglens.miniature.vision_stage import PatchReadout, patch_features, patch_terms, pixels
@@ -138,7 +138,7 @@ def test_lessons_are_laid_out_as_the_processor_does(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("sight", [LLAVA, INTERNVL])
 def test_image_tokens_are_the_models_own(
-    sight: Sight, pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration], scenes: list[Scene]
+    sight: VisionSize, pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration], scenes: list[Scene]
 ) -> None:
     """Patches folded by us and projected, as `get_image_features` gives them."""
     model = pair[sight == INTERNVL]
@@ -208,7 +208,7 @@ def test_embeddings_keep_what_the_norm_made_of_them(
 # ---------------------------------------------------------------- that it learns
 
 
-def _pupil(model: LlavaForConditionalGeneration | InternVLForConditionalGeneration, sight: Sight) -> Pupil:
+def _pupil(model: LlavaForConditionalGeneration | InternVLForConditionalGeneration, sight: VisionSize) -> Pupil:
     tokenizer = (make_internvl_processor() if sight == INTERNVL else make_processor()).tokenizer
     return Pupil(model, tokenizer, Oracle(256, tokenizer), sight)
 

@@ -21,14 +21,14 @@ from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.core.types import Sample, Target
 from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.features.cache import Cache, CacheError
-from seglens.features.frozen import Pick, collate
+from seglens.features.frozen import ExampleIndex, collate
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.base import TILE
 from seglens.methods.lisa import LisaConfig
-from seglens.training.example_stream import Drawn, Streamed
+from seglens.training.example_stream import DatasetStream, FeatureStream
 from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
-from seglens.training.setup import Course, any_absent, open_data, prepare
+from seglens.training.setup import TrainingRun, any_absent, open_data, prepare
 from train_run import LONG, SMALL, fresh
 
 DATA = "world:n=3,seed=3,split=train,queries=3"
@@ -40,7 +40,7 @@ def made(llava: Path, sam: Path) -> Recipe:
     return replace(SHORT, backbone=str(llava), decoder=str(sam))
 
 
-def trained(course: Course, out: Path) -> dict[str, torch.Tensor]:
+def trained(course: TrainingRun, out: Path) -> dict[str, torch.Tensor]:
     course.run(out, quiet=True)
     return load_file(out / "head" / "head.safetensors")
 
@@ -82,14 +82,14 @@ def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -
     tiny = replace(published, method=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
     data = f"lisa:root={write_lisa(tmp_path / 'data')}"
     live = prepare(tiny, data, tmp_path / "live")
-    assert isinstance(live.lessons, Streamed)
+    assert isinstance(live.lessons, DatasetStream)
     sources = live.lessons.mixed.mixture.sources
     assert [source.group for source in sources] == ["sem_seg"] * 5 + ["refer_seg"] * 4 + ["reason_seg"]
     assert tuple(live.lessons.mixed.mixture.rates.values()) == RATES[name]
     assert all(1 <= len(live.lessons.lesson(n).asked) <= 3 for n in range(4))
     assert live.lessons.name(3) == live.lessons.mixed.sample(3).id
     kept = prepare(tiny, data, tmp_path / "kept", cache=tmp_path / "cache")
-    assert isinstance(kept.lessons, Drawn)
+    assert isinstance(kept.lessons, FeatureStream)
     assert len(list((tmp_path / "cache").iterdir())) == 10
     assert kept.lessons.name(3).startswith("image ")
     for course, out in ((live, tmp_path / "live"), (kept, tmp_path / "kept")):
@@ -108,7 +108,7 @@ def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: 
     data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
-    found = [collate([source.features(Pick(1, (2, 0)))]).given.question for source in (cache, live)]
+    found = [collate([source.features(ExampleIndex(1, (2, 0)))]).given.question for source in (cache, live)]
     # measured: 1.9e-6 of values up to 4.3
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
@@ -119,7 +119,7 @@ def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sa
     data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     live, head = parts.live(data, DATA), fresh(parts.backbone, parts.decoder).eval()
-    one, two = live.features(Pick(0, (0,))), live.features(Pick(1, (0, 1, 2)))
+    one, two = live.features(ExampleIndex(0, (0,))), live.features(ExampleIndex(1, (0, 1, 2)))
     with torch.no_grad():
         alone, beside = (head(b.given, b.embedding) for b in (collate([one]), collate([one, two])))
     torch.testing.assert_close(beside.mask_logits[:1, :1], alone.mask_logits, rtol=0, atol=2e-5)
@@ -143,7 +143,7 @@ def test_a_cache_of_other_data_or_weights_is_refused(made: Recipe, llava: Path, 
             prepare(named, DATA, tmp_path / "out")
         file.write_bytes(before)
     course = prepare(named, DATA, tmp_path / "out")
-    assert isinstance(course.lessons, Drawn)
+    assert isinstance(course.lessons, FeatureStream)
     assert isinstance(course.lessons.order, Epochs)
 
 
@@ -170,11 +170,11 @@ def test_floored_targets_reach_the_loss(made: Recipe, tmp_path: Path) -> None:
     course = prepare(floored, DATA, tmp_path)
     data, _ = open_data(DATA, made)
     for source in (course.lessons.sources[0], prepare(floored, DATA, tmp_path / "live", live=True).lessons.sources[0]):
-        found = source.features(Pick(1, (0, 2)))
+        found = source.features(ExampleIndex(1, (0, 2)))
         masks = np.stack([data[1].targets[q].mask for q in (0, 2)])
         assert torch.equal(torch.stack([one.cells for one in found.asked]), floor_targets(masks, Frame(256, 256), 16))
     assert course.run(tmp_path, quiet=True)["attention"] > 0
-    short = collate([prepare(made, DATA, tmp_path / "short").lessons.sources[0].features(Pick(1, (0, 2)))])
+    short = collate([prepare(made, DATA, tmp_path / "short").lessons.sources[0].features(ExampleIndex(1, (0, 2)))])
     with pytest.raises(ValueError, match=r"needs targets of 16 x 16 cells .*floors=16"):
         course.head.losses(course.head(short.given, short.embedding), short.truth)
 
@@ -316,7 +316,7 @@ def test_a_cache_built_by_hand_is_used(made: Recipe, llava: Path, sam: Path, tmp
     parts.cached(data, DATA, tmp_path / "mine", "int8")
     before = sorted(p.name for p in (tmp_path / "mine").iterdir())
     course = prepare(made, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
-    assert isinstance(course.lessons, Drawn)
+    assert isinstance(course.lessons, FeatureStream)
     assert isinstance(course.lessons.sources[0], Cache)
     assert course.lessons.sources[0].manifest.dtype == "int8"
     with pytest.raises(CacheError, match=r"data is .*, wanted .*n=2"):

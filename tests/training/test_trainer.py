@@ -26,7 +26,7 @@ from seglens.features.frozen import Features, collate, extract
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens
 from seglens.training import trainer as training
-from seglens.training.example_stream import Drawn
+from seglens.training.example_stream import FeatureStream
 from seglens.training.run_folder import NOTE, RunError, _note
 from seglens.training.trainer import Terminated, TrainConfig, fit
 from train_run import LESSONS, LONG, SMALL, apart, finished, fresh, head_config, head_of, killed, lessons, run, train
@@ -137,7 +137,7 @@ def test_passes_do_not_change_a_step(backbone: Backbone, decoder: MaskDecoder, t
 class Interrupted:
     """The lessons of a run in which something happens when one of them is asked for."""
 
-    lessons: Drawn
+    lessons: FeatureStream
     number: int
     happen: Callable[[Features], Features]
 

@@ -12,7 +12,7 @@ from seglens.data.prompts import prompted
 from seglens.methods import build_method
 from seglens.methods.base import TunedMethod
 from seglens.methods.ufo import UfoConfig
-from seglens.training.tuned_examples import Examiner
+from seglens.training.tuned_examples import ExampleMaker
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_an_explanation_is_taught_where_it_is_asked_for(method: TunedMethod, sce
     sample = prompted(answered, "lisa")
     assert {"explain" in t.query or "explanation" in t.query for t in sample.targets} == {True, False}
     silent = replace(sample, targets=tuple(replace(t, answer=None, explained=False) for t in sample.targets))
-    examiner = Examiner(method.mllm, None, method.mask_side)
+    examiner = ExampleMaker(method.mllm, None, method.mask_side)
     taught, bare = (examiner.exercise(each) for each in (sample, silent))
     for target, words, without in zip(sample.targets, taught.said, bare.said, strict=True):
         assert target.explained == ("expla" in target.query)

@@ -4,7 +4,18 @@ last mask (LENS, arXiv 2510.16785, section S2 and Algorithm S1)."""
 from __future__ import annotations
 
 from seglens.agent.agent import Agent
-from seglens.agent.conversation import Conversation, Reply, Sight, Turn
+from seglens.agent.conversation import Conversation, ConversationImage, Reply, Turn
 from seglens.agent.router import INTENTS, Intent, Route, RoutePrompt, Router
 
-__all__ = ["INTENTS", "Agent", "Conversation", "Intent", "Reply", "Route", "RoutePrompt", "Router", "Sight", "Turn"]
+__all__ = [
+    "INTENTS",
+    "Agent",
+    "Conversation",
+    "ConversationImage",
+    "Intent",
+    "Reply",
+    "Route",
+    "RoutePrompt",
+    "Router",
+    "Turn",
+]

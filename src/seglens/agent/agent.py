@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seglens.agent.conversation import Conversation, Shown, Sight, look
+from seglens.agent.conversation import Conversation, ConversationImage, Shown, look
 from seglens.agent.router import RoutePrompt, Router
 from seglens.inference.segmenter import Segmenter
 
@@ -25,6 +25,6 @@ class Agent:
         """A conversation about an image, or about what was made of one already; about several, or none."""
         return Conversation(self.segmenter, self.router, images, max_new_tokens or self.max_new_tokens)
 
-    def look(self, image: Shown) -> Sight:
+    def look(self, image: Shown) -> ConversationImage:
         """See an image once for any number of conversations."""
         return look(self.segmenter, self.router, image)

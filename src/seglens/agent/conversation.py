@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from seglens.agent.router import INTENTS, Intent, Route, Router, given_route
-from seglens.backbones import Manner, QuestionError, Spoken
-from seglens.backbones.chat_prefix import Heard
+from seglens.backbones import GeneratedText, GenerationOptions, QuestionError
+from seglens.backbones.chat_prefix import ChatPrefix
 from seglens.core.schema import Box, Click, ReplyAnswer, RouteTaken
-from seglens.inference.compressed_predictions import Kept
+from seglens.inference.compressed_predictions import CompressedPredictions
 from seglens.inference.prediction import Prediction
 from seglens.inference.reasons import notice
 from seglens.inference.segmenter import ImageSource, OpenedImage, Segmenter
@@ -34,7 +34,7 @@ class Reply:
     route: Route
     predictions: Sequence[Prediction] = ()
     notice: str | None = None
-    spoken: Spoken | None = None
+    spoken: GeneratedText | None = None
 
     @property
     def overlay(self) -> Image.Image | None:
@@ -57,7 +57,7 @@ class Turn:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class LastSegmentation:
     """M.last: what was segmented last, and the open image of the first prediction."""
 
     opened: OpenedImage
@@ -69,22 +69,22 @@ class Memory:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class ConversationImage:
     """An image that talks may begin with, seen once: open, and heard with the router's prompt."""
 
     opened: OpenedImage
-    heard: Heard
+    heard: ChatPrefix
 
 
-Shown = ImageSource | OpenedImage | Sight  # an image in any form that a talk may begin with
+Shown = ImageSource | OpenedImage | ConversationImage  # an image in any form that a talk may begin with
 
 
-def look(segmenter: Segmenter, router: Router, image: Shown) -> Sight:
+def look(segmenter: Segmenter, router: Router, image: Shown) -> ConversationImage:
     """See of an image what was not seen yet."""
-    if isinstance(image, Sight):
+    if isinstance(image, ConversationImage):
         return image
     opened = image if isinstance(image, OpenedImage) else segmenter.open(image)
-    return Sight(opened, router.hear(opened.image))
+    return ConversationImage(opened, router.hear(opened.image))
 
 
 class Conversation:
@@ -94,7 +94,7 @@ class Conversation:
     def __init__(self, segmenter: Segmenter, router: Router, images: Sequence[Shown], max_new_tokens: int):
         self._segmenter, self._router, self._max_new_tokens = segmenter, router, max_new_tokens
         self._lock, self._turns = Lock(), list[Turn]()
-        self._last: Memory | None = None
+        self._last: LastSegmentation | None = None
         self._sights = tuple(look(segmenter, router, image) for image in images)
 
     @property
@@ -118,7 +118,7 @@ class Conversation:
             self._sights = tuple(look(self._segmenter, self._router, image) for image in images)
 
     def say(
-        self, instruction: str, route: str | None = None, trust: bool = False, manner: Manner | None = None
+        self, instruction: str, route: str | None = None, trust: bool = False, manner: GenerationOptions | None = None
     ) -> Reply:
         """Answer one instruction, by the route that the MLLM finds likeliest or by the one given; `trust` as in
         `OpenedImage.segment`. `manner`: of an answer in words.
@@ -126,7 +126,7 @@ class Conversation:
         Raises QuestionError for an instruction that is empty, too long or not Unicode, and for one that takes an image
         where none is shown."""
         with self._lock:
-            manner = manner or Manner(self._max_new_tokens)
+            manner = manner or GenerationOptions(self._max_new_tokens)
             reply = self._follow(instruction, self._route(instruction, route), trust, manner)
             self._turns.append(Turn(instruction, reply))
             return reply
@@ -150,7 +150,7 @@ class Conversation:
                 raise ValueError("there is no mask to refine yet; segment something first")
             if not any(self._last.opened is sight.opened for sight in self._sights):
                 raise ValueError("the last mask belongs to the image before; segment something in this one first")
-            refined = Kept([self._last.opened.refine(self._last.predictions[0], clicks, box)])
+            refined = CompressedPredictions([self._last.opened.refine(self._last.predictions[0], clicks, box)])
             self._last = replace(self._last, predictions=refined)
             return Reply(refined.bare[0].reason or REFINED, Route("segmentation", {}, given=True), refined)
 
@@ -161,7 +161,9 @@ class Conversation:
         with self._lock:
             if any(one.image.shape != self.image.shape or (one.image != self.image).any() for one in predictions):
                 raise ValueError("the masks are of another image; show() that one first")
-            self._last = Memory(self._sights[0].opened, Kept(predictions)) if predictions else None
+            self._last = (
+                LastSegmentation(self._sights[0].opened, CompressedPredictions(predictions)) if predictions else None
+            )
 
     def _route(self, instruction: str, name: str | None) -> Route:
         """Line 1. With no mask in memory, lines 10 and 11 send a follow-up through the algorithm again; taken by the
@@ -182,7 +184,7 @@ class Conversation:
         }
         return Route(max(among, key=lambda intent: scores[intent]), scores)
 
-    def _follow(self, instruction: str, route: Route, trust: bool, manner: Manner) -> Reply:
+    def _follow(self, instruction: str, route: Route, trust: bool, manner: GenerationOptions) -> Reply:
         if route.intent == "segmentation":  # lines 2 to 7
             return self._segment(instruction, route, trust)
         shown = [sight.opened.image for sight in self._sights]
@@ -200,8 +202,10 @@ class Conversation:
         return max((said for said in notices if said), key=len, default=None)
 
     def _segment(self, instruction: str, route: Route, trust: bool) -> Reply:
-        found = Kept(sight.opened.segment(instruction, trust=trust) for sight in self._sights)  # lines 4 and 5
-        self._last = Memory(self._sights[0].opened, found)  # line 6
+        found = CompressedPredictions(
+            sight.opened.segment(instruction, trust=trust) for sight in self._sights
+        )  # lines 4 and 5
+        self._last = LastSegmentation(self._sights[0].opened, found)  # line 6
         reasons = [one.reason or GENERATED for one in found.bare]
         said = [f"Image {number}: {reason}" for number, reason in enumerate(reasons, 1)]
         return Reply("\n".join(said) if len({*reasons}) > 1 else reasons[0], route, found)

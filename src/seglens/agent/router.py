@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seglens.backbones import Backbone
-from seglens.backbones.chat_prefix import Heard
+from seglens.backbones.chat_prefix import ChatPrefix
 from seglens.checkpoints.head import EMBEDDED_PARTS, Origin
 from seglens.core.names import check_name
 from seglens.world.language import INTENT
@@ -88,12 +88,12 @@ class Router:
         self.backbone = backbone
         self.prompt = prompt_of(backbone) if prompt is None else prompt
 
-    def hear(self, image: UInt8[np.ndarray, "h w 3"]) -> Heard:
+    def hear(self, image: UInt8[np.ndarray, "h w 3"]) -> ChatPrefix:
         """An image with the prompt up to the instruction: routes of several instructions share it."""
         return self.backbone.hear(image, self.prompt.text)
 
     def route(
-        self, image: UInt8[np.ndarray, "h w 3"] | Heard, instruction: str, among: Collection[Intent] = INTENTS
+        self, image: UInt8[np.ndarray, "h w 3"] | ChatPrefix, instruction: str, among: Collection[Intent] = INTENTS
     ) -> Route:
         """The likeliest intent among those given. Raises QuestionError for an empty instruction, or one not Unicode."""
         self.backbone.prompts.check(instruction)

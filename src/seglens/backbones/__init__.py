@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from seglens.backbones.attention_maps import Watch
+from seglens.backbones.attention_maps import AttentionReader
 from seglens.backbones.base import Backbone, OpenImage
-from seglens.backbones.generation import Manner, Spoken, before_stop
+from seglens.backbones.generation import GeneratedText, GenerationOptions, before_stop
 from seglens.backbones.internvl import InternVLBackbone
 from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.llava_onevision import LlavaOnevisionBackbone
@@ -74,13 +74,13 @@ def hide_loading_bars() -> None:
 
 __all__ = [
     "FAMILIES",
+    "AttentionReader",
     "Backbone",
     "Blueprint",
-    "Manner",
+    "GeneratedText",
+    "GenerationOptions",
     "OpenImage",
     "QuestionError",
-    "Spoken",
-    "Watch",
     "before_stop",
     "draw_blueprint",
     "hide_loading_bars",

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seglens.backbones.prompts import LONGEST_QUESTION, Prompts, QuestionError
-from seglens.core.types import Speech, Words
+from seglens.core.types import AnswerTemplates, Words
 
 QUERY = "{}"  # stands for the query in a request or an answer
 
 
 @dataclass(frozen=True)
-class Line:
+class AnswerPieces:
     """An answer in pieces: text, and the ids of new tokens. What a query spells stays text."""
 
     pieces: tuple[str | int, ...]
@@ -24,12 +24,12 @@ class Line:
         return [token for piece in spelt for token in piece]
 
 
-class Script:
-    """All that is said by a `Speech`. `names` are the new tokens with their ids, `end` is the id that ends an answer.
+class AnswerTokens:
+    """All that is said by a `AnswerTemplates`. `names` are the new tokens with their ids, `end` is the id that ends an answer.
 
     Raises ValueError when an answer does not hold the segmentation tokens in their order."""
 
-    def __init__(self, prompts: Prompts, speech: Speech, names: Mapping[str, int], end: int | None):
+    def __init__(self, prompts: Prompts, speech: AnswerTemplates, names: Mapping[str, int], end: int | None):
         self.prompts, self.speech, self._names = prompts, speech, names
         self._end = [] if end is None else [end]
         if not speech.tokens or not speech.answers or {*speech.tokens} - {*names}:
@@ -121,9 +121,9 @@ class Script:
         wanted = {self._names[token] for token in self.speech.tokens}
         return [n for n, token in enumerate(answer) if token in wanted]
 
-    def _line(self, text: str) -> Line:
+    def _line(self, text: str) -> AnswerPieces:
         found = re.split("(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")", text)
-        return Line(tuple(self._names.get(piece, piece) for piece in found))
+        return AnswerPieces(tuple(self._names.get(piece, piece) for piece in found))
 
 
 def _words(asked: Sequence[int], answer: Sequence[int], places: Sequence[int], spoken: bool = False) -> Words:

@@ -96,7 +96,7 @@ class HeadReader:
         return (corners < corners.new_tensor([frame.width, frame.height])).all(-1)
 
 
-class Watch:
+class AttentionReader:
     """Every decoder layer of a backbone with its attention in sight; the backbone itself stays as it is.
 
     Layers from the first with a sliding window on are left out: no head can read there, nor would the mask be theirs.

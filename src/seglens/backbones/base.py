@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
 
-from seglens.backbones.chat_prefix import Heard, continuations, hear
+from seglens.backbones.chat_prefix import ChatPrefix, continuations, hear
 from seglens.backbones.familiarity import Familiarity
-from seglens.backbones.generation import Listener, Manner, Spoken, before_stop
+from seglens.backbones.generation import GeneratedText, GenerationOptions, StreamingCriterion, before_stop
 from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.positions import after
 from seglens.backbones.processors import load_processor, processor_hash, text_hash
@@ -31,12 +31,12 @@ from seglens.backbones.uncropped import crops, squared
 from seglens.backbones.vision_layout import Layout, Patches, Seen
 from seglens.core.geometry import LETTERBOX, Canvas, Frame
 from seglens.core.interruption import safe_point
-from seglens.core.types import Attention, Readout, Refill, Speech, Tuning
+from seglens.core.types import AnswerTemplates, Attention, Readout, Refill, Tuning
 from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 
 if TYPE_CHECKING:
     from seglens.backbones.attention_maps import HeadReader
-    from seglens.backbones.tuned_reader import Adapted
+    from seglens.backbones.tuned_reader import TunedBackbone
 
 Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size
 ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of who sees whom
@@ -317,17 +317,17 @@ class Backbone(ABC):
     @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's own answer, through its own processor, greedy."""
-        return self.speak([image], question, Manner(max_new_tokens)).text
+        return self.speak([image], question, GenerationOptions(max_new_tokens)).text
 
     @torch.no_grad()
-    def speak(self, images: Images, question: str, manner: Manner) -> Spoken:
+    def speak(self, images: Images, question: str, manner: GenerationOptions) -> GeneratedText:
         """`generate` about one image, several, or none: through the processor, which sees all of each (`pads`).
 
         Raises as `shown_inputs` does, and ValueError for a model without the layers that talk."""
         self.check_can_chat()
         inputs = self.shown_inputs(images, question)
         read = inputs["input_ids"].shape[1]
-        listener = Listener(manner, self._words, read)
+        listener = StreamingCriterion(manner, self._words, read)
         said = self.model.generate(
             **inputs, max_new_tokens=manner.max_new_tokens, do_sample=False, stopping_criteria=[listener]
         )[0, read:].tolist()
@@ -335,7 +335,7 @@ class Backbone(ABC):
         listener.finish(text)
         ended = [token for token in said if token in self._ends]
         whole = bool(ended) or len(said) < manner.max_new_tokens or text != self._words(said)
-        return Spoken(text, read, len(said) - len(ended), whole)
+        return GeneratedText(text, read, len(said) - len(ended), whole)
 
     @torch.no_grad()
     def say(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> Int[Tensor, " n"]:
@@ -386,7 +386,7 @@ class Backbone(ABC):
     # ---------------------------------------------------------------- judging answers
 
     @torch.no_grad()
-    def hear(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> Heard:
+    def hear(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> ChatPrefix:
         """A question in the chat, up to where the answer begins: what follows, and other questions that begin alike,
         then costs only its own words. Raises as `say` does, and for a model with a sliding window."""
         safe_point()
@@ -401,7 +401,7 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def likelihoods(
-        self, image: UInt8[np.ndarray, "h w 3"] | Heard, question: str, answers: Sequence[str]
+        self, image: UInt8[np.ndarray, "h w 3"] | ChatPrefix, question: str, answers: Sequence[str]
     ) -> Float[Tensor, " a"]:
         """Log-likelihood of each answer to a question in the chat: the sum over its tokens, given those before.
 
@@ -411,7 +411,7 @@ class Backbone(ABC):
         said = [self.prompts.said(answer) for answer in answers]
         if not said or not all(said):
             raise QuestionError(f"got the answers {list(answers)}; give at least one, none of them empty")
-        heard = image if isinstance(image, Heard) else self.hear(image, question)
+        heard = image if isinstance(image, ChatPrefix) else self.hear(image, question)
         asked = self.prompts.after(question)
         begun = heard.shared(asked)
         left = asked[begun:]
@@ -445,11 +445,11 @@ class Backbone(ABC):
         return clone_layers(self._language.layers[self.layer : self.layer + count], self._language.rotary_emb)
 
     def adapt(
-        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
-    ) -> Adapted:
+        self, tuning: Tuning, speech: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
+    ) -> TunedBackbone:
         """This MLLM with a new adapter, in a copy that shares every weight: nothing here is touched, or slower.
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
-        from seglens.backbones.tuned_reader import Adapted
+        from seglens.backbones.tuned_reader import TunedBackbone
 
-        return Adapted(self, tuning, speech, attention, refill)
+        return TunedBackbone(self, tuning, speech, attention, refill)

@@ -19,7 +19,7 @@ from seglens.backbones.transformers_cache import Pair, as_cache
 
 
 @dataclass(frozen=True)
-class Heard:
+class ChatPrefix:
     """A question about an image as the MLLM has heard it in its chat: every layer's keys and values.
 
     Another question that begins alike pays only for its own words."""
@@ -41,14 +41,14 @@ class Heard:
         return self.positions[:, :end], [(keys[:, :, :end], values[:, :, :end]) for keys, values in self.memory]
 
 
-def hear(model: Any, inputs: dict[str, Tensor], positions: Int[Tensor, "1 n ..."], behind: Sequence[int]) -> Heard:
+def hear(model: Any, inputs: dict[str, Tensor], positions: Int[Tensor, "1 n ..."], behind: Sequence[int]) -> ChatPrefix:
     """Run a chat's prompt as the model itself runs it. `behind` are its last tokens, those behind the image."""
     axes_first = rearrange(positions, "b n a -> a b n") if positions.ndim > 2 else positions
     # given its positions the model keeps none for itself: a chat in another thread goes on undisturbed
     held = DynamicCache(config=model.config.get_text_config())
     model(**inputs, position_ids=axes_first, use_cache=True, logits_to_keep=1, **as_cache(model, held))
     memory = [(layer.keys, layer.values) for layer in held.layers]
-    return Heard(tuple(behind), positions.shape[1] - len(behind), positions, memory)
+    return ChatPrefix(tuple(behind), positions.shape[1] - len(behind), positions, memory)
 
 
 def continuations(

@@ -16,7 +16,7 @@ UNFINISHED = "\ufffd"  # what a tokenizer shows of a character whose last bytes 
 
 
 @dataclass(frozen=True)
-class Spoken:
+class GeneratedText:
     """What an MLLM said: its words, and the tokens that it read and wrote (that which ends an answer not counted)."""
 
     text: str
@@ -26,7 +26,7 @@ class Spoken:
 
 
 @dataclass(frozen=True)
-class Manner:
+class GenerationOptions:
     """How an answer is given. `tell` is called, in the thread of the model, with each new piece of it: together they
     are the answer. The answer ends before the first of the texts `stop`."""
 
@@ -35,10 +35,10 @@ class Manner:
     stop: Sequence[str] = ()
 
 
-class Listener:
+class StreamingCriterion:
     """A stopping criterion of transformers' `generate`: it sees every token, and so it can tell them, too."""
 
-    def __init__(self, manner: Manner, decode: Callable[[list[int]], str], read: int):
+    def __init__(self, manner: GenerationOptions, decode: Callable[[list[int]], str], read: int):
         self.manner, self._decode, self._read = manner, decode, read
         self._told = ""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from seglens.backbones.layer_copies import plain_copy, shared_copy
-from seglens.backbones.transformers_cache import Memory, Pair, Recorder, as_cache
+from seglens.backbones.transformers_cache import Pair, PrefixCache, QuestionCache, as_cache
 from seglens.core.types import Attention
 
 SHARING = 16  # questions that stand in one row; attention is worked out for all pairs of its tokens
@@ -71,7 +71,7 @@ class DecoderLayers(nn.Module):
         n = hidden.shape[1]
         sees = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
         sees[..., n - image :, n - image :] = True
-        recorders = [Recorder() for _ in self.layers]
+        recorders = [PrefixCache() for _ in self.layers]
         out = self._run(hidden, positions, sees, recorders, later=later, image_end=n)
         return out, [r.pair for r in recorders if r.pair is not None]
 
@@ -91,7 +91,7 @@ class DecoderLayers(nn.Module):
         repeated = [(_repeated(keys, count), _repeated(values, count)) for keys, values in memory]
         sees = question_mask(mask, memory[0][0].shape[2])
         line = lambda x: rearrange(split(x), "n g t ... -> n (g t) ...")  # noqa: E731
-        out = self._run(line(hidden), line(positions), sees, list(map(Memory, repeated)), rows)
+        out = self._run(line(hidden), line(positions), sees, list(map(QuestionCache, repeated)), rows)
         if rows is not None and rows.probabilities is not None:
             shown = rearrange(rows.probabilities, "(b n) h gt c -> b h (n gt) c", n=count)
             rows.probabilities = shown[:, :, : q * t]
@@ -107,7 +107,7 @@ class DecoderLayers(nn.Module):
         return self._run(hidden, positions, sees[:, None], caches, later=later, image_end=image_end)
 
     def _run(
-        self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[Recorder | Memory | None],
+        self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[PrefixCache | QuestionCache | None],
         rows: Rows | None = None, later: Sequence[Tensor] = (), image_end: int = 0,
     ) -> Tensor:  # fmt: skip
         blocked = torch.finfo(hidden.dtype).min

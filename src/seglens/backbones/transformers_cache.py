@@ -16,7 +16,7 @@ NAMES = ("cache", "past_key_values")  # of the argument: since transformers 5.24
 
 
 @dataclass
-class Recorder:
+class PrefixCache:
     """Takes the place of a transformers cache in one layer while the prefix runs: keeps its keys and values."""
 
     pair: Pair | None = None
@@ -28,14 +28,14 @@ class Recorder:
 
 
 @dataclass(frozen=True)
-class Memory:
+class QuestionCache:
     """Takes the place of a transformers cache in one layer while questions run: the prefix stands before them and
     never changes, so any number of readers may share it."""
 
     pair: Pair
 
     def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> Pair:
-        """As `Recorder.update`."""
+        """As `PrefixCache.update`."""
         return torch.cat([self.pair[0], keys], 2), torch.cat([self.pair[1], values], 2)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from seglens.backbones.answer_templates import Script
+from seglens.backbones.answer_templates import AnswerTokens
 from seglens.backbones.base import Backbone
 from seglens.backbones.layers import DecoderLayers, sight_mask
 from seglens.backbones.lora import attach
@@ -23,7 +23,7 @@ from seglens.backbones.read_layer import whole_sight
 from seglens.backbones.transformers_cache import Pair
 from seglens.backbones.vision_layout import Patches
 from seglens.core.geometry import Frame
-from seglens.core.types import Attention, Reading, Refill, Shown, Speech, Tuning, Words
+from seglens.core.types import AnswerTemplates, Attention, Reading, Refill, Shown, Tuning, Words
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class SeenImage:
+class TunedImage:
     """An image that was seen once; `begun` where no question changes the prefix."""
 
     frame: Frame
@@ -60,7 +60,7 @@ class SeenImage:
 
 
 @dataclass(frozen=True)
-class Questions:
+class TunedQuestions:
     """Questions with their answers, as in `Shown`."""
 
     words: Int[Tensor, "b q t"]
@@ -69,14 +69,14 @@ class Questions:
     spoken: Bool[Tensor, "b q"]
 
 
-class Adapted:
+class TunedBackbone:
     """A `TunedReader`: a backbone's MLLM, read in full through an adapter of its own.
 
     Raises ValueError when the backbone was loaded without the layers that talk, with a layer left on disk or with one
     that does not see all, or when `tuning` and `speech` do not fit it; ImportError without peft."""
 
     def __init__(
-        self, backbone: Backbone, tuning: Tuning, speech: Speech, attention: Attention = "causal",
+        self, backbone: Backbone, tuning: Tuning, speech: AnswerTemplates, attention: Attention = "causal",
         refill: Refill = "none",
     ):  # fmt: skip
         _check(backbone)
@@ -94,7 +94,7 @@ class Adapted:
         language = self._tuned.model.get_decoder()
         self._layers, self._norm = DecoderLayers(language.layers, language.rotary_emb), language.norm
         names = {name: self._first + n for n, name in enumerate(tuning.tokens)}
-        self.script = Script(backbone.reading, speech, names, _end(backbone))
+        self.script = AnswerTokens(backbone.reading, speech, names, _end(backbone))
 
     @property
     def device(self) -> torch.device:
@@ -111,25 +111,25 @@ class Adapted:
         return self._tuned.canvas.frame(image)
 
     def words(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
-        """As `Script.lesson`."""
+        """As `AnswerTokens.lesson`."""
         return self.script.lesson(query, answer, present, why)
 
     def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
-        """As `Script.conversation`."""
+        """As `AnswerTokens.conversation`."""
         return self.script.conversation(request, opening, items)
 
     # ---------------------------------------------------------------- reading
 
     @torch.no_grad()
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> TunedImage:
         """See an image once."""
         pixels, frame = self.pixels(image)[None], self.frame(image)
         seen = self._see(pixels)
         begun = self._begin(seen) if self.attention in ("causal", "images") else None
-        return SeenImage(frame, replace(seen, tower=()), begun, self._knows(pixels, seen, frame))
+        return TunedImage(frame, replace(seen, tower=()), begun, self._knows(pixels, seen, frame))
 
     @torch.no_grad()
-    def read(self, image: SeenImage, questions: Sequence[str]) -> Reading:
+    def read(self, image: TunedImage, questions: Sequence[str]) -> Reading:
         """All questions about an opened image in one pass. Raises QuestionError as `Prompts.to_read` does."""
         self.script.prompts.refuse_none(questions)
         said = [self.script.question(question) for question in questions]
@@ -158,7 +158,7 @@ class Adapted:
         # spoken questions are read causally, whatever the attention
         alone = self.attention == "causal" or (self.attention == "images" and not bool(spoken.any()))
         begun = self._begin(seen) if alone else None
-        return self._read(seen, begun, Questions(words, mask, places, spoken), learnt)
+        return self._read(seen, begun, TunedQuestions(words, mask, places, spoken), learnt)
 
     def _see(self, pixels: Float[Tensor, "b 3 n n"]) -> Vision:
         patches = self._look(pixels)
@@ -195,7 +195,7 @@ class Adapted:
         before = states[:, first - 1] if first and self.tiling.across == 1 else None
         return states[:, first + self.tiling.places.to(states.device)], before
 
-    def _read(self, seen: Vision, begun: Begun | None, asked: Questions, learnt: Tensor | None = None) -> Reading:
+    def _read(self, seen: Vision, begun: Begun | None, asked: TunedQuestions, learnt: Tensor | None = None) -> Reading:
         words = self._tuned.model.get_input_embeddings()(asked.words)
         positions = after(seen.positions, *asked.words.shape[1:])
         if begun is not None:
@@ -212,7 +212,7 @@ class Adapted:
         )  # fmt: skip
 
     def _run_whole(
-        self, seen: Vision, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: Questions
+        self, seen: Vision, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: TunedQuestions
     ) -> tuple[Float[Tensor, "b q i d"], Float[Tensor, "b q t d"], Float[Tensor, "b d"] | None]:
         """Every question behind a prefix of its own, which it changes."""
         (_, p, _), i, q = seen.rows.shape, seen.given.shape[1], words.shape[1]
@@ -240,13 +240,13 @@ class Adapted:
         return "".join(pieces).strip()
 
 
-def _asked(said: Sequence[Words], device: torch.device) -> Questions:
+def _asked(said: Sequence[Words], device: torch.device) -> TunedQuestions:
     """Questions about one image, padded on the right."""
     rows = [torch.tensor(words.ids, device=device) for words in said]
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
     places = torch.tensor([words.places for words in said], device=device)
     spoken = torch.tensor([words.spoken for words in said], device=device)
-    return Questions(pad_sequence(rows, batch_first=True)[None], mask[None], places[None], spoken[None])
+    return TunedQuestions(pad_sequence(rows, batch_first=True)[None], mask[None], places[None], spoken[None])
 
 
 def _pick(states: Float[Tensor, "b q t d"], places: Int[Tensor, "b q k"]) -> Float[Tensor, "b q k d"]:

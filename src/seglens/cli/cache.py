@@ -42,7 +42,7 @@ def cache_estimate(
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
     from seglens.features.cache import estimate
 
-    reading = Reading(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
+    reading = CacheInputs(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
     said = estimate(samples, extract, out, manifest)
     if as_json:
@@ -68,7 +68,7 @@ def cache_build(
     from seglens.features.cache.writer import complete
 
     share = Share.here()
-    reading = Reading(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
+    reading = CacheInputs(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
     known = list(faults_of(samples))
     if share.rank == 0:
@@ -117,7 +117,7 @@ def cache_check(
 
 
 @dataclass(frozen=True)
-class Reading:
+class CacheInputs:
     """What is read by what: enough for an actor on another machine to begin."""
 
     data: str

@@ -25,7 +25,7 @@ HELP = """Type what you want to know, or what you want segmented. Commands:
 AUTO = "auto"
 
 
-class View(ABC):
+class ChatView(ABC):
     """Where a conversation is shown."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class View(ABC):
         """A reply, and the files of what it segmented."""
 
 
-class Screen(View):
+class Screen(ChatView):
     """For eyes: answers on standard output, all else on standard error."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Screen(View):
             self.out.print(f"  {kind}: {path}", markup=False, soft_wrap=True)
 
 
-class Lines(View):
+class Lines(ChatView):
     """For programs: a line of JSON per line that was read."""
 
     def _say(self, value: dict[str, object]) -> None:
@@ -86,7 +86,7 @@ class Chat:
     """Takes lines, one after another, and shows what comes of each. A line that cannot be followed is told, and changes
     nothing."""
 
-    def __init__(self, talk: Conversation, view: View, out: Path, name: str, trust: bool = False):
+    def __init__(self, talk: Conversation, view: ChatView, out: Path, name: str, trust: bool = False):
         self.talk, self.view, self.out, self.name, self.trust = talk, view, out, name, trust
         self.route: str | None = None
         self.shown = 0
@@ -185,7 +185,7 @@ def chat(
 
     sure = thresholds.options()
     pixels = load_image(image)  # before the model is loaded: a wrong name is told at once
-    view: View = Lines() if as_json else Screen()
+    view: ChatView = Lines() if as_json else Screen()
     talk = Chat(Agent(load_segmenter(system, **sure)).start(pixels), view, out, slug(image.stem), trust)
     if not as_json:
         view.note(f"looking at {image}; /help lists the commands")

@@ -15,7 +15,7 @@ from seglens.cli.shared import AsJson, Overwrite, emit, say
 if TYPE_CHECKING:
     from seglens.core.types import Sample
     from seglens.data import Dataset
-    from seglens.data.records import Fault, Note, Records
+    from seglens.data.records import Note, RecordFault, Records
 
 Spec = Annotated[
     str, typer.Argument(metavar="DATA", help="A dataset with its options, as in coco:images=...,annotations=...")
@@ -31,7 +31,7 @@ def data_check(
     """Name every bad record and go on: one line each, then a summary. Exit code 1 when there are any or nothing can be
     used, 2 when the dataset cannot be opened at all."""
     from seglens.data.check import Check
-    from seglens.data.records import DataError, Fault, Note
+    from seglens.data.records import DataError, Note, RecordFault
 
     check: Check | None = None
     try:
@@ -40,7 +40,7 @@ def data_check(
     except DataError as error:
         if not error.faults and not error.notes:
             raise
-        seen: Iterable[Fault | Note] = (*error.faults, *error.notes)  # nothing can be used, and they say why
+        seen: Iterable[RecordFault | Note] = (*error.faults, *error.notes)  # nothing can be used, and they say why
     else:
         seen = check
     found = []
@@ -48,7 +48,7 @@ def data_check(
         found.append(one)
         if not as_json:
             print(f"{type(one).__name__.lower()}: {one}", flush=True)
-    faults = [one for one in found if isinstance(one, Fault)]
+    faults = [one for one in found if isinstance(one, RecordFault)]
     notes = [one for one in found if isinstance(one, Note)]
     counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent", "spoken")}
     kinds = dict(Counter(fault.kind for fault in faults))

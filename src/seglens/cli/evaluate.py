@@ -26,9 +26,9 @@ from seglens.core.files import check_free, write_atomic
 if TYPE_CHECKING:
     from seglens.core.distributed import Ranks
     from seglens.data import Dataset
-    from seglens.data.records import Fault
+    from seglens.data.records import RecordFault
     from seglens.evaluation.evaluate import Record
-    from seglens.evaluation.shared_answers import Kept
+    from seglens.evaluation.shared_answers import AnswerJournal
     from seglens.inference.segmenter import Segmenter
 
 MIOU = "miou"
@@ -62,7 +62,7 @@ def evaluate(
     from seglens.core.distributed import joined
     from seglens.data import load_data
     from seglens.data.world import WorldData
-    from seglens.evaluation.shared_answers import Kept
+    from seglens.evaluation.shared_answers import AnswerJournal
 
     samples = load_data(data)
     name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
@@ -71,7 +71,9 @@ def evaluate(
     sure, files = thresholds.options(), [path for path in (predictions, records) if path is not None]
     settings = {**settled(system, thresholds), "data": data, "images": len(samples), "classes": names}
     with joined() as ranks:
-        kept = Kept(files[0] if files else None, {**settings, "masks": predictions is not None}, ranks, overwrite)
+        kept = AnswerJournal(
+            files[0] if files else None, {**settings, "masks": predictions is not None}, ranks, overwrite
+        )
         if not (overwrite or kept.parts()):
             check_free(files)
         segmenter = load_segmenter(replace(system, device=ranks.device(system.device)), **sure)
@@ -123,9 +125,9 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
 
 
 def _queries(
-    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None], kept: Kept,
+    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None], kept: AnswerJournal,
     records: Path | None, predictions: Path | None,
-) -> tuple[dict[str, Any], list[Fault], list[Fault]] | None:  # fmt: skip
+) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:  # fmt: skip
     from seglens.evaluation.evaluate import as_json, prediction_lines, results, run_shared, understood
 
     files = {path: rows for path, rows in ((records, as_json), (predictions, prediction_lines)) if path is not None}
@@ -148,9 +150,9 @@ def _queries(
 
 
 def _miou(
-    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None], kept: Kept,
+    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None], kept: AnswerJournal,
     records: Path | None,
-) -> tuple[dict[str, Any], list[Fault], list[Fault]] | None:  # fmt: skip
+) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:  # fmt: skip
     from seglens.evaluation.open_vocabulary import class_report, image_lines, run_open_vocabulary
 
     found = run_open_vocabulary(segmenter, samples, names, ranks, tick, kept)

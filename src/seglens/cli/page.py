@@ -23,12 +23,12 @@ def demo(
         _check_free(host, port)  # before a model is loaded, which may take minutes
     try:
         from seglens.serving.web.launch import build, launch
-        from seglens.serving.web.limits import Limits
+        from seglens.serving.web.limits import PageLimits
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ImportError("the page needs gradio; run: pip install 'seglens[page]'") from error
-    limits, sure = Limits(), thresholds.options()
+    limits, sure = PageLimits(), thresholds.options()
     blocks = build(load_segmenter(system, **sure), system.name, limits)
     print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=browser)}", flush=True)
     say("Press Ctrl+C to stop.")

@@ -42,7 +42,7 @@ def refine(
 ) -> None:
     """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
     from seglens.cli.arguments import one_text
-    from seglens.exports import Command, Export, Page, Title
+    from seglens.exports import AnnotatedImage, Command, Export, Title
     from seglens.inference.image_sources import one_image
 
     query, sure = one_text(words, "query"), thresholds.options()
@@ -55,7 +55,7 @@ def refine(
         pixels = picture.pixels  # before the model is loaded: a wrong name is told at once
         opened = load_segmenter(system, segmentation_only=True, **sure).open(pixels)
         refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
-        (files,) = export.add(Page(title.name, [refined], None, key, picture.stamp))
+        (files,) = export.add(AnnotatedImage(title.name, [refined], None, key, picture.stamp))
     _tell(image, refined, files, as_json)
 
 

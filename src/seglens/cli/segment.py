@@ -65,9 +65,9 @@ def segment(
     What cannot be read is listed at the end (exit code 1); all else is written, as it comes: the same command goes on
     where one was stopped. Files of other runs are never written over unasked, and the pictures themselves never."""
     from seglens.cli.arguments import part
-    from seglens.cli.telling import Told
+    from seglens.cli.telling import ResultPrinter
     from seglens.exports import DEFAULT, Command, Export
-    from seglens.exports.batch import Batch
+    from seglens.exports.batch import BatchRun
     from seglens.inference.image_sources import Sources
 
     named, queries = part(words, query or ())
@@ -76,7 +76,7 @@ def segment(
     command = Command(queries, settings, None if sources.root is None else str(sources.root))
     export = Export(out, _format_names(formats) or DEFAULT, command, sources.paths, overwrite)
     load = partial(load_segmenter, system, segmentation_only=True, **sure)
-    batch, told = Batch(sources, command, export, load, each, trust), Told(sources, as_json)
+    batch, told = BatchRun(sources, command, export, load, each, trust), ResultPrinter(sources, as_json)
     batch.plan()
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
         for outcome in batch:

@@ -10,11 +10,11 @@ from seglens.cli.shared import emit_line, printable, say, tell_faults, why_not
 
 if TYPE_CHECKING:
     from seglens.core.schema import Answer
-    from seglens.exports.batch import Batch, Outcome
+    from seglens.exports.batch import BatchRun, ImageOutcome
     from seglens.inference.image_sources import BadImage, Sources
 
 
-class Told:
+class ResultPrinter:
     """A line per image and query; at the end what went wrong, was left out, or was done before."""
 
     def __init__(self, sources: Sources, as_json: bool):
@@ -22,7 +22,7 @@ class Told:
         self.images, self.known = 0, 0
         self.faults: list[BadImage] = []
 
-    def outcome(self, one: Outcome) -> None:
+    def outcome(self, one: ImageOutcome) -> None:
         """Raises ValueError when the only image has no answer at all."""
         self.images += 1
         self.known += one.known
@@ -34,7 +34,7 @@ class Told:
             raise ValueError(one.faults[0].says)
         self.faults += one.faults
 
-    def end(self, batch: Batch) -> None:
+    def end(self, batch: BatchRun) -> None:
         """Raises typer.Exit when something went wrong."""
         from seglens.inference.image_files import told
 

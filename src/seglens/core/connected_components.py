@@ -11,7 +11,7 @@ from seglens.core.mask_logits import bands
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
+class PixelRuns:
     """A mask as runs of pixels in raster order, each with the number of its region."""
 
     row: Int[np.ndarray, " n"]
@@ -30,7 +30,7 @@ class Runs:
             onto[self.row[k], self.start[k] : self.end[k]] = numbers[self.region[k]]
 
 
-def regions(mask: Bool[np.ndarray, "h w"]) -> Runs:
+def regions(mask: Bool[np.ndarray, "h w"]) -> PixelRuns:
     """The connected regions of a mask.
 
     Pixels that touch, by a corner too, belong together. Rows are cut into runs; runs of neighbouring rows that touch
@@ -45,7 +45,7 @@ def regions(mask: Bool[np.ndarray, "h w"]) -> Runs:
         np.minimum.at(root, root[lower], low)
         while (root[root] != root).any():
             root = root[root]
-    return Runs(row, start, end, np.unique(root, return_inverse=True)[1])
+    return PixelRuns(row, start, end, np.unique(root, return_inverse=True)[1])
 
 
 def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:

@@ -16,13 +16,13 @@ _PIXEL = (
 )
 
 
-class Said(BaseModel):
+class WireModel(BaseModel):
     """A value that crosses a wire: frozen, and a field that nobody knows is an error, never passed over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Asked(Said):
+class RequestModel(WireModel):
     """What is asked is taken as it stands: "1" is no number, and 0 is no truth."""
 
     model_config = ConfigDict(strict=True)
@@ -38,14 +38,14 @@ def _whole(value: object) -> object:
 Whole = BeforeValidator(_whole)
 
 
-class RunLengths(Said):
+class RunLengths(WireModel):
     """A mask as COCO's compressed run-length encoding."""
 
     size: tuple[int, int] = Field(description="Height and width: the image's, or less where an answer had to be short.")
     counts: str
 
 
-class Click(Asked):
+class Click(RequestModel):
     """A point that the user says something of."""
 
     x: float
@@ -53,7 +53,7 @@ class Click(Asked):
     label: Annotated[Literal[0, 1], Whole] = Field(1, description="1: this belongs to the target; 0: it does not.")
 
 
-class Box(Asked):
+class Box(RequestModel):
     """A box around the target; x1 and y1 are exclusive."""
 
     x0: float
@@ -62,7 +62,7 @@ class Box(Asked):
     y1: float
 
 
-class Corrections(Said):
+class Corrections(WireModel):
     """All that a user has shown of a target so far."""
 
     clicks: tuple[Click, ...] = ()
@@ -73,7 +73,7 @@ class Corrections(Said):
         return Corrections(clicks=(*self.clicks, *clicks), box=box or self.box)
 
 
-class Keypoint(Said):
+class Keypoint(WireModel):
     """Where the MLLM looked."""
 
     x: float
@@ -82,7 +82,7 @@ class Keypoint(Said):
     on_target: bool
 
 
-class InstanceAnswer(Said):
+class InstanceAnswer(WireModel):
     """One of several things that a query means."""
 
     score: float = Field(description="Mean foreground probability over its mask.")
@@ -91,7 +91,7 @@ class InstanceAnswer(Said):
     segmentation: RunLengths
 
 
-class Answer(Said):
+class Answer(WireModel):
     """The answer to one query about one image."""
 
     query: str
@@ -118,7 +118,7 @@ class AnswerLine(Answer):
     files: dict[str, str] = Field(description="The file that holds the answer, by format.")
 
 
-class FaultLine(Said):
+class FaultLine(WireModel):
     """A line of `seglens segment --json`: an image, or a query about it, that has no answer."""
 
     image: str
@@ -130,7 +130,7 @@ class Line(RootModel[AnswerLine | FaultLine]):
     """Every line of `seglens segment --json` and `refine --json`: one per image and query."""
 
 
-class AskLine(Said):
+class AskLine(WireModel):
     """The line of `seglens ask --json`."""
 
     image: str
@@ -139,7 +139,7 @@ class AskLine(Said):
     notice: str | None = Field(description="What to know about the answer: an unfamiliar picture, unknown words.")
 
 
-class Segmented(Said):
+class Segmented(WireModel):
     """Answers about one image, which stays open."""
 
     image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
@@ -148,7 +148,7 @@ class Segmented(Said):
     answers: list[Answer] = Field(description="One per query, in their order.")
 
 
-class Told(Said):
+class TextAnswer(WireModel):
     """What the MLLM says of one image, which stays open."""
 
     image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
@@ -161,7 +161,7 @@ class Told(Said):
 Intent = Literal["dialogue", "segmentation", "followup"]
 
 
-class RouteTaken(Said):
+class RouteTaken(WireModel):
     """The way an instruction went (LENS, Algorithm S1)."""
 
     intent: Intent
@@ -169,7 +169,7 @@ class RouteTaken(Said):
     given: bool = Field(description="The asker chose.")
 
 
-class ReplyAnswer(Said):
+class ReplyAnswer(WireModel):
     """What an agent says to one instruction."""
 
     text: str
@@ -185,7 +185,7 @@ class ReplyAnswer(Said):
 TRUST: bool = Field(default=False, description="Show the mask in spite of an unfamiliar picture or unknown words.")
 
 
-class ImageRequest(Asked):
+class ImageRequest(RequestModel):
     """An image to be opened."""
 
     image: str = Field(
@@ -193,7 +193,7 @@ class ImageRequest(Asked):
     )
 
 
-class ImageAnswer(Said):
+class ImageAnswer(WireModel):
     """An open image: ask about it by its `id` until it expires. Every use puts the end off."""
 
     id: str
@@ -203,7 +203,7 @@ class ImageAnswer(Said):
     expires_in: float = Field(description="Seconds until it is dropped if nobody asks about it.")
 
 
-class SegmentRequest(Asked):
+class SegmentRequest(RequestModel):
     """Queries about one image."""
 
     image: str = Field(
@@ -230,7 +230,7 @@ class SegmentAnswer(Segmented):
     )
 
 
-class RefineRequest(Asked):
+class RefineRequest(RequestModel):
     """A query whose mask is corrected. Nothing is remembered: send all clicks so far."""
 
     image: str = Field(
@@ -242,7 +242,7 @@ class RefineRequest(Asked):
     trust: bool = TRUST
 
 
-class TalkRequest(Asked):
+class TalkRequest(RequestModel):
     """What a chat may ask of us beyond OpenAI's fields."""
 
     route: Intent | None = Field(default=None, description="Take this way; null: the MLLM decides.")
@@ -250,7 +250,7 @@ class TalkRequest(Asked):
     heat_map: bool = Field(default=False, description="Say also where the MLLM looked.")
 
 
-class TalkAnswer(Said):
+class TalkAnswer(WireModel):
     """What a chat says of us beyond OpenAI's fields."""
 
     route: RouteTaken
@@ -265,7 +265,7 @@ class TalkAnswer(Said):
     ignored: list[str] = Field(description="What was sent and changes no answer.")
 
 
-class Fault(Said):
+class Fault(WireModel):
     """What went wrong: what came, what is needed, what to do."""
 
     message: str
@@ -275,17 +275,17 @@ class Fault(Said):
     request_id: str
 
 
-class FaultAnswer(Said):
+class FaultAnswer(WireModel):
     """Every error, in the form that OpenAI's clients read."""
 
     error: Fault
 
 
-class Health(Said):
+class Health(WireModel):
     status: Literal["ok"]
 
 
-class ModelAnswer(Said):
+class ModelAnswer(WireModel):
     """A model as OpenAI's clients list it."""
 
     id: str
@@ -294,6 +294,6 @@ class ModelAnswer(Said):
     owned_by: str = "seglens"
 
 
-class ModelsAnswer(Said):
+class ModelsAnswer(WireModel):
     object: Literal["list"] = "list"
     data: list[ModelAnswer]

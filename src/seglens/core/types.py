@@ -111,7 +111,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Speech:
+class AnswerTemplates:
     """What is said to an MLLM that answers in segmentation tokens; "{}" stands for the query.
 
     Of several `answers` a query is taught one; segmenting puts the first into its mouth. `refusal` answers a query that

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seglens.core.types import Sample
 from seglens.data.images import orientation
-from seglens.data.records import Entry, Fault, Note, Records
+from seglens.data.records import ImageRecord, Note, RecordFault, Records
 
 
 class Check:
@@ -23,10 +23,10 @@ class Check:
         self.total = len(records) if limit is None else min(limit, len(records))
         self.images = self.queries = self.absent = self.spoken = 0  # usable ones
 
-    def __iter__(self) -> Iterator[Fault | Note]:
+    def __iter__(self) -> Iterator[RecordFault | Note]:
         yield from self.records.faults
         yield from self.records.notes
-        files: dict[bytes, Entry] = {}
+        files: dict[bytes, ImageRecord] = {}
         known = set(self.records.faults)
         for index in range(self.total):
             entry = self.records.entries[index]
@@ -45,12 +45,12 @@ class Check:
                 only_talk = sample is not None and not sample.drawn().targets  # of which an image may have many records
                 if twin is not entry and not (only_talk and twin.image == entry.image):
                     says = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
-                    yield Fault(entry.file, entry.id, says, "duplicate image")
+                    yield RecordFault(entry.file, entry.id, says, "duplicate image")
         if self.total == len(self.records):
             yield from self.records.beside()
 
 
-def _notes(entry: Entry, sample: Sample) -> Iterator[Note]:
+def _notes(entry: ImageRecord, sample: Sample) -> Iterator[Note]:
     turned = orientation(entry.image)
     if turned > 1:
         says = f"has EXIF orientation {turned} and is turned upright; make sure that its masks were drawn upright too"

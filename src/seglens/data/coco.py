@@ -10,9 +10,20 @@ from typing import Any, Literal
 import numpy as np
 
 from seglens.data.coco_absent import Certain
-from seglens.data.masks import Named, Polygons, Runs, draw_each
+from seglens.data.masks import NamedSource, Polygons, RunLengthDict, draw_each
 from seglens.data.reading import Split, located, need_folder, read_json
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records, Remains
+from seglens.data.records import (
+    Ask,
+    Bad,
+    DataError,
+    DecodedMask,
+    ImageRecord,
+    MaskSource,
+    Note,
+    RecordFault,
+    Records,
+    Remains,
+)
 from seglens.data.same_words import first_of_name
 
 Id = int | str
@@ -48,14 +59,14 @@ def coco_data(
 class Instances:
     """The union of annotations, and the crowds that are ignored beside them. A mistake names its annotation."""
 
-    parts: tuple[Named, ...]
-    crowds: tuple[Named, ...] = ()
+    parts: tuple[NamedSource, ...]
+    crowds: tuple[NamedSource, ...] = ()
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         drawn = [one.mask for one in draw_each((*self.parts, *self.crowds), size)]
         mask = np.logical_or.reduce(drawn[: len(self.parts)])
         crowds = drawn[len(self.parts) :]
-        return Drawn(mask, np.logical_or.reduce(crowds) & ~mask if crowds else None)
+        return DecodedMask(mask, np.logical_or.reduce(crowds) & ~mask if crowds else None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class _Index:
         self.bad_categories: set[Id] = set()
         self.certain = Certain(self.categories, self.same)
 
-    def found(self, instances: bool, crowds_count: bool) -> Iterator[Entry | Remains | Fault | Note]:
+    def found(self, instances: bool, crowds_count: bool) -> Iterator[ImageRecord | Remains | RecordFault | Note]:
         yield from self._read_categories()
         images: dict[Id, dict[str, Any]] = {}
         yield from self._read_images(images)
@@ -89,10 +100,10 @@ class _Index:
         for key, image in images.items():
             yield from self._entry(key, image, instances, crowds_count)
 
-    def _fault(self, record: str, says: str, kind: str = "annotation") -> Fault:
-        return Fault(self.file, record, says, kind)
+    def _fault(self, record: str, says: str, kind: str = "annotation") -> RecordFault:
+        return RecordFault(self.file, record, says, kind)
 
-    def _read_categories(self) -> Iterator[Fault | Note]:
+    def _read_categories(self) -> Iterator[RecordFault | Note]:
         for row, record in enumerate(self.tables["categories"]):
             try:
                 key, name = _id(record, "id"), record.get("name")
@@ -111,7 +122,7 @@ class _Index:
                 says = f"has the name of category {first}, {self.categories[first]!r}; the two are one category"
                 yield Note(self.file, f"category {key}", says)
 
-    def _read_images(self, images: dict[Id, dict[str, Any]]) -> Iterator[Fault]:
+    def _read_images(self, images: dict[Id, dict[str, Any]]) -> Iterator[RecordFault]:
         files = dict[Path, Id]()
         for row, record in enumerate(self.tables["images"]):
             try:
@@ -131,7 +142,7 @@ class _Index:
                 yield self._fault(f"image {key}", f"is the file of image {first}; keep one of them", "duplicate image")
             self.groups.setdefault(key, {})
 
-    def _read_annotations(self) -> Iterator[Fault]:
+    def _read_annotations(self) -> Iterator[RecordFault]:
         seen: set[str] = set()
         for row, record in enumerate(self.tables["annotations"]):
             name = _name(record, "annotation", f"annotations[{row}]")
@@ -164,7 +175,7 @@ class _Index:
 
     def _entry(
         self, key: Id, image: dict[str, Any], instances: bool, crowds_count: bool
-    ) -> Iterator[Entry | Remains | Fault | Note]:
+    ) -> Iterator[ImageRecord | Remains | RecordFault | Note]:
         name = f"image {key}"
         lost = not image["path"].is_file()
         if lost:
@@ -172,7 +183,7 @@ class _Index:
         if lost or key in self.bad_images:
             named = ((f"{name}, {self.categories[category]}", group) for category, group in self.groups[key].items())
             rest = tuple(ask for whole, group in named for ask in _all(group, "", whole, True))
-            yield Remains(Entry(str(key), image["path"], self.file, rest, image["size"]))
+            yield Remains(ImageRecord(str(key), image["path"], self.file, rest, image["size"]))
             return
         asks, remains = list[Ask](), list[Ask]()
         if not self.groups[key]:
@@ -197,15 +208,15 @@ class _Index:
                     yield Note(self.file, whole, says if instances else f"{says}, and taken with crowd=include")
         if asks:
             holds, absent = self.certain.of(key)
-            yield Entry(str(key), image["path"], self.file, tuple(asks), image["size"], holds, absent)
+            yield ImageRecord(str(key), image["path"], self.file, tuple(asks), image["size"], holds, absent)
         if remains:
-            yield Remains(Entry(str(key), image["path"], self.file, tuple(remains), image["size"]))
+            yield Remains(ImageRecord(str(key), image["path"], self.file, tuple(remains), image["size"]))
 
 
 def _all(group: list[_Annotation], words: str, record: str, crowds_count: bool) -> list[Ask]:
     """One query for the whole group; none when nothing but a crowd is left of it."""
-    parts = tuple(Named(one.name, one.source) for one in group if crowds_count or not one.crowd)
-    crowds = tuple(Named(one.name, one.source) for one in group if one.crowd and not crowds_count)
+    parts = tuple(NamedSource(one.name, one.source) for one in group if crowds_count or not one.crowd)
+    crowds = tuple(NamedSource(one.name, one.source) for one in group if one.crowd and not crowds_count)
     return [Ask(words, Instances(parts, crowds), record, "class", id=words)] if parts else []
 
 
@@ -276,7 +287,7 @@ def _size(record: dict[str, Any]) -> tuple[int, int] | None:
 def _source(record: dict[str, Any]) -> MaskSource:
     value = record.get("segmentation")
     if isinstance(value, dict):
-        return Runs(value)
+        return RunLengthDict(value)
     if isinstance(value, list) and value:
         return Polygons.of(value)
     raise ValueError(f"has segmentation {str(value)[:60]}; it needs polygons or run lengths (a box alone is no mask)")

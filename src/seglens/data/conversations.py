@@ -20,7 +20,7 @@ from typing import Any, Literal
 from seglens.data.json_records import objects
 from seglens.data.masks import Nothing
 from seglens.data.reading import Split, need_folder
-from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Records
+from seglens.data.records import Ask, Bad, DataError, ImageRecord, RecordFault, Records
 
 PLACEHOLDER = "<image>"
 KIND = "vqa"
@@ -70,9 +70,9 @@ class _Found:
     most: int | None
     there: dict[str, Path | None] = field(default_factory=dict)  # photographs by what records call them
 
-    def entries(self) -> Iterator[Entry | Fault]:
+    def entries(self) -> Iterator[ImageRecord | RecordFault]:
         for record, value in objects(self.file, NEED, self.most):
-            if isinstance(value, Fault):
+            if isinstance(value, RecordFault):
                 yield value
                 continue
             own = value.get("id", value.get("question_id"))
@@ -81,12 +81,12 @@ class _Found:
                 said, image = _turns(value), self._image(value)
                 path = self._path(image)
             except ValueError as error:
-                yield Fault(str(self.file), name, str(error))
+                yield RecordFault(str(self.file), name, str(error))
                 continue
             if path is None:
-                yield Fault(str(self.file), name, f"there is no file {str(self.root / image)!r}", "image")
+                yield RecordFault(str(self.file), name, f"there is no file {str(self.root / image)!r}", "image")
                 continue
-            yield Entry(f"{image} {record}", path, str(self.file), self._asks(name, said))
+            yield ImageRecord(f"{image} {record}", path, str(self.file), self._asks(name, said))
 
     def _asks(self, name: str, said: list[tuple[str, str]]) -> tuple[Ask, ...]:
         names = [name] if len(said) == 1 else [f"{name} turn {number}" for number in range(1, len(said) + 1)]

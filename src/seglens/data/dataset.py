@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from seglens.core.types import Sample
-from seglens.data.records import Fault
+from seglens.data.records import RecordFault
 
 
 @runtime_checkable
@@ -23,26 +23,26 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Lenient(Protocol):
+class PartialDataset(Protocol):
     """A dataset that may leave samples out."""
 
     @property
-    def faults(self) -> Sequence[Fault]:
+    def faults(self) -> Sequence[RecordFault]:
         """What is known to be wrong so far."""
 
-    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+    def usable(self, index: int) -> tuple[Sample | None, list[RecordFault]]:
         """The sample, or None where iterating leaves it out, and what is wrong with it. Raises ValueError where
         iterating does."""
 
 
-def usable(dataset: Dataset, index: int) -> tuple[Sample | None, list[Fault]]:
+def usable(dataset: Dataset, index: int) -> tuple[Sample | None, list[RecordFault]]:
     """What iterating makes of one sample: for those who share a dataset and take their part of it by number."""
-    return dataset.usable(index) if isinstance(dataset, Lenient) else (dataset[index], [])
+    return dataset.usable(index) if isinstance(dataset, PartialDataset) else (dataset[index], [])
 
 
-def faults_of(dataset: Dataset) -> Sequence[Fault]:
+def faults_of(dataset: Dataset) -> Sequence[RecordFault]:
     """What is known to be wrong with a dataset so far."""
-    return dataset.faults if isinstance(dataset, Lenient) else ()
+    return dataset.faults if isinstance(dataset, PartialDataset) else ()
 
 
 def classes_of(dataset: Dataset) -> tuple[str, ...]:

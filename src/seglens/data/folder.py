@@ -8,7 +8,7 @@ from typing import Literal
 
 from seglens.data.maskfile import MaskFile
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder
-from seglens.data.records import Ask, Bad, DataError, Entry, Fault, Note, Records
+from seglens.data.records import Ask, Bad, DataError, ImageRecord, Note, RecordFault, Records
 from seglens.data.related_names import is_class_name
 from seglens.data.same_words import joined, plain
 
@@ -50,12 +50,14 @@ def folder_data(
 def _class_names(found: Iterable[object]) -> tuple[str, ...]:
     """The words of the folders where all of them are names of classes; none where one is a phrase, which may be true of
     what another folder names."""
-    asks = (one.asks for one in found if isinstance(one, Entry) and not callable(one.asks))
+    asks = (one.asks for one in found if isinstance(one, ImageRecord) and not callable(one.asks))
     names = {plain(ask.query): ask.query for some in asks for ask in some}
     return tuple(names.values()) if all(map(is_class_name, names)) else ()
 
 
-def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool) -> Iterator[Entry | Fault | Note]:
+def _found(
+    images: Path, masks: Path, wordings: list[str], black_is_absent: bool
+) -> Iterator[ImageRecord | RecordFault | Note]:
     pictures, twins = by_stem(images, IMAGES)
     files, faults = by_stem(masks, IMAGES)
     yield from twins + faults
@@ -66,7 +68,7 @@ def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool
             picture, queries = _asked(stem, path, asks, wordings)
         except ValueError as error:
             bad.add(stem)
-            yield Fault(str(masks), path.relative_to(masks).as_posix(), str(error))
+            yield RecordFault(str(masks), path.relative_to(masks).as_posix(), str(error))
             continue
         asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}", id=query) for query in queries]
     for stem, path in pictures.items():
@@ -79,7 +81,7 @@ def _found(images: Path, masks: Path, wordings: list[str], black_is_absent: bool
             held = frozenset(
                 words.replace("_", " ") for words, _, of in (one.partition("/") for one in bad) if of == stem
             )
-            yield Entry(stem, path, str(masks), kept, holds=held)
+            yield ImageRecord(stem, path, str(masks), kept, holds=held)
         else:
             yield Note(str(images), path.relative_to(images).as_posix(), "the image has no mask")
 

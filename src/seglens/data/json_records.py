@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from seglens.data.reading import read_json
-from seglens.data.records import Fault
+from seglens.data.records import RecordFault
 from seglens.data.rng import pick, words
 
 BOM = b"\xef\xbb\xbf"
 
 
-def objects(file: Path, need: str, most: int | None = None) -> Iterator[tuple[str, dict[str, Any] | Fault]]:
+def objects(file: Path, need: str, most: int | None = None) -> Iterator[tuple[str, dict[str, Any] | RecordFault]]:
     """The objects of a file with the names that a fault gives them ("line 3", "item 3"), or a Fault for one that cannot
     be used. A file of such alone is one Fault. `need` says what an object holds; of more than `most`, as many are
     chosen by chance, always the same ones.
 
     Raises DataError where the file is one JSON list and cannot be read."""
-    unread, any_read = list[tuple[str, Fault]](), False
+    unread, any_read = list[tuple[str, RecordFault]](), False
     for record, line in _some(file, most):
         try:
             value = _value(line, need) if isinstance(line, bytes) else line
             if not isinstance(value, dict):
                 raise ValueError(f"is {type(value).__name__}; it needs an object with {need}")
         except ValueError as error:
-            fault = Fault(str(file), record, str(error))
+            fault = RecordFault(str(file), record, str(error))
             if any_read:
                 yield record, fault
             else:
@@ -41,7 +41,7 @@ def objects(file: Path, need: str, most: int | None = None) -> Iterator[tuple[st
     if len(unread) > 1:
         record, first = unread[0]
         says = f"none of its {len(unread)} lines is an object with {need}; {record} {first.says}"
-        unread = [(record, Fault(str(file), "the whole file", says))]
+        unread = [(record, RecordFault(str(file), "the whole file", says))]
     yield from unread
 
 

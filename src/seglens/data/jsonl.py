@@ -11,9 +11,9 @@ from typing import Any
 
 from seglens.data.json_records import objects
 from seglens.data.maskfile import MaskFile
-from seglens.data.masks import Nothing, Polygons, Runs
+from seglens.data.masks import Nothing, Polygons, RunLengthDict
 from seglens.data.reading import Split, located, need_folder
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, MaskSource, Note, Records
+from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, MaskSource, Note, RecordFault, Records
 from seglens.data.related_names import is_class_name
 from seglens.data.same_words import joined, plain
 
@@ -53,13 +53,13 @@ class Beside:
     source: MaskSource
     ignore: MaskSource
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         drawn = self.source.draw(size)
         try:
             ignore = self.ignore.draw(size).mask
         except ValueError as error:
             raise ValueError(f"ignore: {error}") from error
-        return Drawn(drawn.mask, ignore, drawn.absent)
+        return DecodedMask(drawn.mask, ignore, drawn.absent)
 
 
 @dataclass
@@ -109,9 +109,9 @@ class _Gathered:
         else:
             self.unsure = True
 
-    def found(self) -> Iterator[Entry | Fault | Note]:
+    def found(self) -> Iterator[ImageRecord | RecordFault | Note]:
         for record, value in objects(self.file, "image and text"):
-            if isinstance(value, Fault):
+            if isinstance(value, RecordFault):
                 self.unsure = True
                 yield value
                 continue
@@ -122,10 +122,10 @@ class _Gathered:
                     yield note
             except _LineError as error:
                 self._lost(value)
-                yield Fault(str(self.file), name, str(error), error.kind)
+                yield RecordFault(str(self.file), name, str(error), error.kind)
             except ValueError as error:
                 self._lost(value)
-                yield Fault(str(self.file), name, str(error))
+                yield RecordFault(str(self.file), name, str(error))
         for key, picture in self.pictures.items():
             if picture.asks:
                 asks, several = joined(picture.asks)
@@ -133,7 +133,7 @@ class _Gathered:
                     says = f"is asked for {words!r} in several lines; they are one query, the union of their masks"
                     yield Note(str(self.file), key, says)
                 held = None if self.unsure else frozenset(self.held.get(key, ()))
-                yield Entry(key, picture.path, str(self.file), asks, holds=held)
+                yield ImageRecord(key, picture.path, str(self.file), asks, holds=held)
 
     def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
@@ -221,7 +221,7 @@ def _source(content: Any, base: Path) -> MaskSource:
             raise ValueError(f"names the mask {content!r}, and there is no file {str(path)!r}")
         return MaskFile(path)
     if isinstance(content, dict):
-        return Runs(content)
+        return RunLengthDict(content)
     if isinstance(content, list) and content and all(isinstance(part, list) for part in content):
         return Polygons.of(content)
     raise ValueError(f"has a mask {str(content)[:60]}; it needs a path, a list of [x0, y0, x1, y1, ...], or an RLE")

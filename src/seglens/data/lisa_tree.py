@@ -18,7 +18,7 @@ from seglens.data.spec import parse, write
 
 
 @dataclass(frozen=True)
-class Place:
+class DatasetPlace:
     """A dataset of published training data: its group, what it needs below the tree's root, the folder there that is
     the dataset's own root, and how it is opened, where {name} and {root} (its own) do not say it all: {tree} is the
     tree's root."""
@@ -35,26 +35,26 @@ class Place:
         return write(kind, {**options, "split": "train", "bad": bad})
 
 
-def _refer(name: str, refs: str, images: str) -> Place:
+def _refer(name: str, refs: str, images: str) -> DatasetPlace:
     files = f"refer_seg/{name}/{refs}", f"refer_seg/{name}/instances.json"
-    return Place("refer_seg", (*files, f"refer_seg/images/{images}"), "refer_seg")
+    return DatasetPlace("refer_seg", (*files, f"refer_seg/images/{images}"), "refer_seg")
 
 
-def _talk(file: str, needs: str, images: str = "", **options: str | int) -> Place:
+def _talk(file: str, needs: str, images: str = "", **options: str | int) -> DatasetPlace:
     said = "".join(f",{key}={value}" for key, value in options.items())
-    return Place("vqa", (file, needs), text=f"conversations:file={{tree}}/{file},images={{tree}}/{images}{said}")
+    return DatasetPlace("vqa", (file, needs), text=f"conversations:file={{tree}}/{file},images={{tree}}/{images}{said}")
 
 
 _MSCOCO = "mscoco/images/train2014"
 # By the names of `seglens.data.DATASETS` (those of questions and answers are all `conversations`), in LISA's order.
-LISA_TREE: dict[str, Place] = {
-    "ade20k": Place("sem_seg", ("ade20k/images/training", "ade20k/annotations/training")),
-    "cocostuff": Place("sem_seg", ("cocostuff/train2017", "coco/train2017")),
-    "pascal_part": Place(
+LISA_TREE: dict[str, DatasetPlace] = {
+    "ade20k": DatasetPlace("sem_seg", ("ade20k/images/training", "ade20k/annotations/training")),
+    "cocostuff": DatasetPlace("sem_seg", ("cocostuff/train2017", "coco/train2017")),
+    "pascal_part": DatasetPlace(
         "sem_seg", ("vlpart/pascal_part/train.json", "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages")
     ),
-    "paco": Place("sem_seg", ("vlpart/paco/annotations/paco_lvis_v1_train.json", "coco/train2017")),
-    "mapillary": Place(
+    "paco": DatasetPlace("sem_seg", ("vlpart/paco/annotations/paco_lvis_v1_train.json", "coco/train2017")),
+    "mapillary": DatasetPlace(
         "sem_seg", ("mapillary/config_v2.0.json", "mapillary/training/images", "mapillary/training/v2.0/labels")
     ),
     "refclef": _refer("refclef", "refs(unc).p", "saiapr_tc-12"),
@@ -62,11 +62,11 @@ LISA_TREE: dict[str, Place] = {
     "refcoco+": _refer("refcoco+", "refs(unc).p", _MSCOCO),
     "refcocog": _refer("refcocog", "refs(umd).p", _MSCOCO),
     "llava_150k": _talk("llava_dataset/llava_instruct_150k.json", "coco/train2017", "coco/train2017"),
-    "reasonseg": Place("reason_seg", ("reason_seg/ReasonSeg/train",), "reason_seg"),
+    "reasonseg": DatasetPlace("reason_seg", ("reason_seg/ReasonSeg/train",), "reason_seg"),
 }
 # SELF1E's code reads at most 100,000 lines of each, and asks for short answers
 _MOST = 100_000
-TREE: dict[str, Place] = {
+TREE: dict[str, DatasetPlace] = {
     **LISA_TREE,
     "grefcoco": _refer("grefcoco", "grefs(unc).json", _MSCOCO),
     "vqav2": _talk("data/vqav2/vqav2_train.jsonl", "data/vqav2/train2014", asked="brief", most=_MOST),

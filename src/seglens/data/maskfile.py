@@ -10,7 +10,7 @@ from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from seglens.data.images import load_stored
-from seglens.data.records import Drawn
+from seglens.data.records import DecodedMask
 
 OBJECT = (1, 255, 65535)  # beside 0: 1-bit, label-map, 8-bit and 16-bit masks
 SHOWN = 5
@@ -30,14 +30,14 @@ class MaskFile:
         except ValueError:
             return False
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         mask = load_mask(self.path)
         if mask.shape != size:
             raise ValueError(
                 f"{self.path} has {mask.shape[0]} x {mask.shape[1]} pixels (height x width), and its image {size[0]} x "
                 f"{size[1]}; export the mask at the size of its image"
             )
-        return Drawn(mask, absent=self.black_is_absent and not mask.any())
+        return DecodedMask(mask, absent=self.black_is_absent and not mask.any())
 
 
 def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from seglens.core.files import write_atomic
 from seglens.data.images import MAX_PIXELS
-from seglens.data.records import Drawn, MaskSource, SeveralError, said_by
+from seglens.data.records import DecodedMask, MaskSource, SeveralError, said_by
 
 # How far a polygon may leave its image, in shares of a side and, if that is more, in pixels: annotation tools and
 # published polygons do so a little; what lies further out was drawn on another image, or on one of another size.
@@ -137,14 +137,14 @@ class Polygons:
         except (TypeError, OverflowError):
             return cls(parts)
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         if not self.parts:
             raise ValueError("got no polygon; an object needs at least one, and an absent target is written otherwise")
         for part in self.parts:
             _check_polygon(part)
         _check_inside(self.parts, size, self.scaled)
         rle = coco.merge(coco.frPyObjects([list(map(float, part)) for part in self.parts], *size))
-        return Drawn(decode_rle(rle, size))
+        return DecodedMask(decode_rle(rle, size))
 
 
 def _check_polygon(part: Any) -> None:
@@ -180,32 +180,32 @@ def _check_inside(parts: Sequence[Any], size: tuple[int, int], scaled: bool) -> 
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunLengthDict:
     """COCO run lengths."""
 
     rle: Mapping[str, Any]
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(decode_rle(self.rle, size))
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
+        return DecodedMask(decode_rle(self.rle, size))
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedSource:
     """A source whose mistakes begin with the name of its record."""
 
     name: str
     source: MaskSource
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         try:
             return self.source.draw(size)
         except ValueError as error:
             raise SeveralError([f"{self.name}: {one}" for one in said_by(error)]) from error
 
 
-def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[Drawn]:
+def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[DecodedMask]:
     """All of them. Raises SeveralError that says what is wrong with each bad one."""
-    drawn, wrong = list[Drawn](), list[str]()
+    drawn, wrong = list[DecodedMask](), list[str]()
     for source in sources:
         try:
             drawn.append(source.draw(size))
@@ -222,17 +222,17 @@ class Union:
 
     sources: Sequence[MaskSource]
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         drawn = draw_each(self.sources, size)
         ignores = [one.ignore for one in drawn if one.ignore is not None]
         mask = np.logical_or.reduce([one.mask for one in drawn])
         ignore = np.logical_or.reduce(ignores) & ~mask if ignores else None
-        return Drawn(mask, ignore, absent=all(one.absent for one in drawn))
+        return DecodedMask(mask, ignore, absent=all(one.absent for one in drawn))
 
 
 @dataclass(frozen=True)
 class Nothing:
     """The mask of a target that is not in the image."""
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(np.zeros(size, bool), absent=True)
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
+        return DecodedMask(np.zeros(size, bool), absent=True)

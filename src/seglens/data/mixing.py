@@ -21,15 +21,15 @@ from typing import Literal, cast
 
 from seglens.core.names import check_name
 from seglens.data import build, load_data
-from seglens.data.lisa_tree import LISA_TREE, TREE, Place, missing
+from seglens.data.lisa_tree import LISA_TREE, TREE, DatasetPlace, missing
 from seglens.data.negatives import with_negatives
 from seglens.data.records import Bad, DataError, Records
 from seglens.data.refer import parts
 from seglens.data.sampling import ATTEMPTS as ATTEMPTS
-from seglens.data.sampling import VQA, Mixture, Source
-from seglens.data.sampling import Draw as Draw
+from seglens.data.sampling import VQA, Mixture, SamplingSource
 from seglens.data.sampling import Epochs as Epochs
 from seglens.data.sampling import Mixed as Mixed
+from seglens.data.sampling import SampledImage as SampledImage
 from seglens.data.spec import parse, write
 from seglens.data.split_leakage import image_key, to_hold_out
 
@@ -73,7 +73,9 @@ def parse_rates(text: str) -> dict[str, float]:
     return dict(zip(GROUPS, map(float, rates), strict=True))
 
 
-def found_in(root: Path, whose: str, wanted: Mapping[str, Place], bad: Bad = "refuse") -> dict[str, Place]:
+def found_in(
+    root: Path, whose: str, wanted: Mapping[str, DatasetPlace], bad: Bad = "refuse"
+) -> dict[str, DatasetPlace]:
     """Those of the wanted datasets that lie below `root`.
 
     Raises DataError that names every missing folder at once; with bad="skip" datasets that lack any are left out, but
@@ -92,7 +94,7 @@ def found_in(root: Path, whose: str, wanted: Mapping[str, Place], bad: Bad = "re
 
 
 def opened(
-    root: Path, places: Mapping[str, Place], bad: Bad, held_out: Answer, negatives: float = 0.0
+    root: Path, places: Mapping[str, DatasetPlace], bad: Bad, held_out: Answer, negatives: float = 0.0
 ) -> dict[str, Records]:
     """The datasets by their names, without the photographs that are kept for tests if `held_out` is "yes". Those that
     are of classes are also asked for what an image does not show, in the share of `negatives`."""
@@ -117,7 +119,7 @@ def lisa(
     shares = parse_rates(rates)
     places = found_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
     datasets = opened(root, places, bad, held_out, negatives)
-    sources = tuple(Source(places[name].group, len(data), data.count) for name, data in datasets.items())
+    sources = tuple(SamplingSource(places[name].group, len(data), data.count) for name, data in datasets.items())
     return Mixed(list(datasets.values()), Mixture(sources, shares, seed, queries), prompt)
 
 
@@ -128,7 +130,7 @@ def mllmseg(
     """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
     places = found_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
     datasets = opened(root, places, bad, held_out)
-    sources = tuple(Source("refer_seg", len(data), data.count) for data in datasets.values())
+    sources = tuple(SamplingSource("refer_seg", len(data), data.count) for data in datasets.values())
     return Mixed(list(datasets.values()), Mixture(sources, {"refer_seg": 1}, seed, queries), prompt)
 
 
@@ -151,14 +153,14 @@ def _self1e(variant: str) -> Callable[..., Mixed]:
         datasets = opened(root, places, bad, held_out, negatives)
         weights = self1e_weights(variant, {name: len(data) for name, data in datasets.items()})
         sources = tuple(
-            Source(places[name].group, len(data), data.count, weights[name]) for name, data in datasets.items()
+            SamplingSource(places[name].group, len(data), data.count, weights[name]) for name, data in datasets.items()
         )
         return Mixed(list(datasets.values()), Mixture(sources, _by_size(sources), seed, queries), prompt)
 
     return build
 
 
-def _by_size(sources: Iterable[Source]) -> dict[str, float]:
+def _by_size(sources: Iterable[SamplingSource]) -> dict[str, float]:
     """Rates under which every dataset of every group is drawn by its weight."""
     rates = dict[str, float]()
     for source in sources:

@@ -14,7 +14,7 @@ from seglens.data.dataset import Dataset
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing
 from seglens.data.prompts import Prompted
-from seglens.data.records import Ask, Entry, MaskSource, Records
+from seglens.data.records import Ask, ImageRecord, MaskSource, Records
 from seglens.data.related_names import related
 from seglens.data.rng import pick, words
 from seglens.data.spec import parse, write
@@ -39,14 +39,14 @@ class Negatives:
                 "image (1, 2), or 0 for none"
             )
 
-    def __call__(self, entry: Entry, asks: tuple[Ask, ...]) -> tuple[Ask, ...]:
+    def __call__(self, entry: ImageRecord, asks: tuple[Ask, ...]) -> tuple[Ask, ...]:
         """The queries for one image, behind those of its annotation."""
         free = self.absent(entry, asks)
         coin, *more = words(1 + len(free), "negatives", self.seed, entry.id)
         count = min(self._count(len(asks), coin / 2**64), len(free))
         return tuple(_ask(entry.id, free[at]) for at in pick(more[:count], len(free)))
 
-    def absent(self, entry: Entry, asks: tuple[Ask, ...]) -> list[str]:
+    def absent(self, entry: ImageRecord, asks: tuple[Ask, ...]) -> list[str]:
         """The classes that the image surely does not show."""
         held = entry.holds(asks) if callable(entry.holds) else entry.holds
         if held is None or not asks:
@@ -113,7 +113,7 @@ def has_absent(data: Dataset) -> bool:
     return any(not target.present for sample in islice(data, LOOKED_AT) for target in sample.drawn().targets)
 
 
-def _absent_ask(entry: Entry) -> bool:
+def _absent_ask(entry: ImageRecord) -> bool:
     if callable(entry.asks) and entry.more is None:  # of a label map: what it shows
         return False
     try:

@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seglens.data.lisa_tree import need
-from seglens.data.masks import Polygons, Runs
+from seglens.data.masks import Polygons, RunLengthDict
 from seglens.data.reading import read_json
-from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
+from seglens.data.records import Ask, Bad, DataError, ImageRecord, MaskSource, Note, RecordFault, Records
 from seglens.data.rng import below, words
 
 Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
-class Thing:
+class PartCategory:
     """A category: an object, or a part of it."""
 
     name: str
     part: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Thing:
+    def parse(cls, text: str) -> PartCategory:
         """ "mug:handle" or "mouse_(computer_equipment)": without the qualifier. Raises ValueError on anything else."""
         names = [name.split("_(")[0].strip().lower() for name in text.split(":")]
         if not 1 <= len(names) <= 2 or not all(names):
@@ -87,24 +87,24 @@ class Coco:
     def __init__(self, file: Path, images: Path, seed: int, looked_for_all: bool = True):
         self.file, self.images, self.seed, self.looked_for_all = str(file), images, seed, looked_for_all
         self.held, self.unsure = defaultdict[int, set[str]](set), False
-        self.content, self.things = read_json(file), dict[int, Thing]()
+        self.content, self.things = read_json(file), dict[int, PartCategory]()
         for key in FIELDS:
             if not (isinstance(self.content, dict) and isinstance(self.content.get(key), list)):
                 raise DataError(f"{self.file!r} has no list of {key}; need COCO's json format")
 
-    def entries(self) -> Iterator[Entry | Fault | Note]:
+    def entries(self) -> Iterator[ImageRecord | RecordFault | Note]:
         yield from self._read_things()
         pictures, asks = dict[int, dict[str, Any]](), defaultdict[int, list[Ask]](list)
         for one in self._each("images"):
-            if isinstance(one, Fault):
+            if isinstance(one, RecordFault):
                 yield one
             else:
                 pictures[one["id"]] = one
         for one in self._each("annotations"):
-            if isinstance(one, Fault):
+            if isinstance(one, RecordFault):
                 self.unsure = True  # it may be of any image
                 yield one
-            elif isinstance(made := self._ask(one, pictures), Fault):
+            elif isinstance(made := self._ask(one, pictures), RecordFault):
                 self.unsure = True
                 yield made
             else:
@@ -113,48 +113,48 @@ class Coco:
         for number, one in pictures.items():
             yield self._entry(one, tuple(asks[number]))
 
-    def _each(self, key: str) -> Iterator[dict[str, Any] | Fault]:
+    def _each(self, key: str) -> Iterator[dict[str, Any] | RecordFault]:
         """The records of a list; a fault for one that lacks a field or has the id of another before it."""
         seen, what = set[int](), {"categories": "category"}.get(key, key[:-1])
         for at, one in enumerate(self.content[key]):
             wrong = _wrong(one, FIELDS[key])
             if wrong:
-                yield Fault(self.file, f"{what} number {at} of its list", wrong)
+                yield RecordFault(self.file, f"{what} number {at} of its list", wrong)
             elif one["id"] in seen:
-                yield Fault(self.file, f"{what} {one['id']}", "has the id of one before it", "duplicate id")
+                yield RecordFault(self.file, f"{what} {one['id']}", "has the id of one before it", "duplicate id")
             else:
                 seen.add(one["id"])
                 yield one
 
-    def _read_things(self) -> Iterator[Fault]:
+    def _read_things(self) -> Iterator[RecordFault]:
         for one in self._each("categories"):
-            if isinstance(one, Fault):
+            if isinstance(one, RecordFault):
                 yield one
                 continue
             try:
-                self.things[one["id"]] = Thing.parse(one["name"])
+                self.things[one["id"]] = PartCategory.parse(one["name"])
             except ValueError as error:
-                yield Fault(self.file, f"category {one['id']}", str(error))
+                yield RecordFault(self.file, f"category {one['id']}", str(error))
 
-    def _ask(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> Ask | Fault:
+    def _ask(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> Ask | RecordFault:
         record = f"annotation {one['id']}"
         for field, known in (("image_id", pictures), ("category_id", self.things)):
             if one[field] not in known:
-                return Fault(self.file, record, f"has {field} {one[field]}, which is missing or bad itself")
+                return RecordFault(self.file, record, f"has {field} {one[field]}, which is missing or bad itself")
         thing, outline = self.things[one["category_id"]], one["segmentation"]
         forms = thing.forms()
         query = forms[below(words(1, self.seed, one["id"])[0], len(forms))]
-        source: MaskSource = Runs(outline) if isinstance(outline, dict) else Polygons(outline)
+        source: MaskSource = RunLengthDict(outline) if isinstance(outline, dict) else Polygons(outline)
         return Ask(query, source, record, thing.kind)
 
-    def _entry(self, one: dict[str, Any], asks: tuple[Ask, ...]) -> Entry | Fault | Note:
+    def _entry(self, one: dict[str, Any], asks: tuple[Ask, ...]) -> ImageRecord | RecordFault | Note:
         path = self.images / one["file_name"]
         if not asks:
             return Note(self.file, f"image {one['id']}", "has no annotation")
         if not path.is_file():
-            return Fault(self.file, f"image {one['id']}", f"its file {path} is missing", "image")
+            return RecordFault(self.file, f"image {one['id']}", f"its file {path} is missing", "image")
         holds, absent = self._known(one)
-        return Entry(str(one["id"]), path, self.file, asks, (one["height"], one["width"]), holds, absent)
+        return ImageRecord(str(one["id"]), path, self.file, asks, (one["height"], one["width"]), holds, absent)
 
     def _known(self, one: dict[str, Any]) -> tuple[frozenset[str] | None, frozenset[str] | None]:
         """What an image may show (things with all their parts, annotated or not), and what was looked for in vain."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from seglens.data.reading import read_text
-from seglens.data.records import Bad, DataError, Entry, Fault, Records
+from seglens.data.records import Bad, DataError, ImageRecord, RecordFault, Records
 from seglens.data.semantic import IGNORED, LISTS, Classes, Split, asks_of, holds, numbered
 
 WIDE = 65535  # what maps of 16 bits ignore
@@ -32,7 +32,7 @@ VOC = "VOCdevkit/VOC2012"
 
 
 @dataclass(frozen=True)
-class Layout:
+class PascalLayout:
     """Where photographs and label maps lie below a root, what the values of a map mean, and which file names those of a
     split (the first that is there; without one, all maps of the folder are the split's)."""
 
@@ -55,9 +55,9 @@ def pc59(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
     from_1 = dict(enumerate(known.values(), 1))
     layouts = [
         *_detectron(split, "59", known, IGNORED, ".png"),
-        Layout(PHOTOS, f"{CONTEXT}/SegmentationClassContext", from_1, frozenset((0, IGNORED)),
+        PascalLayout(PHOTOS, f"{CONTEXT}/SegmentationClassContext", from_1, frozenset((0, IGNORED)),
                listed=_lists(split), other=frozenset((0,))),
-        Layout(PHOTOS, f"{CONTEXT}/trainval", known, rest, ".mat", _lists(split), rest - {0}),
+        PascalLayout(PHOTOS, f"{CONTEXT}/trainval", known, rest, ".mat", _lists(split), rest - {0}),
     ]  # fmt: skip
     return _records("pc59", root, split, bad, layouts)
 
@@ -65,16 +65,16 @@ def pc59(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
 def pc459(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
     """All 459 classes of Pascal Context."""
     known = numbered(LISTS / "pascal_context.txt")
-    published = Layout(PHOTOS, f"{CONTEXT}/trainval", known, frozenset((0,)), ".mat", _lists(split))
+    published = PascalLayout(PHOTOS, f"{CONTEXT}/trainval", known, frozenset((0,)), ".mat", _lists(split))
     return _records("pc459", root, split, bad, [*_detectron(split, "459", known, WIDE, ".tif"), published])
 
 
-def _detectron(split: str, count: str, known: Mapping[int, str], ignored: int, ending: str) -> list[Layout]:
+def _detectron(split: str, count: str, known: Mapping[int, str], ignored: int, ending: str) -> list[PascalLayout]:
     """The two layouts whose maps count the classes from 0 and ignore the highest value."""
     names, part = dict(enumerate(known.values())), PART[split]
     return [
-        Layout(PHOTOS, f"{CONTEXT}/annotations_detectron2/pc{count}_{split}", names, frozenset((ignored,)), ending),
-        Layout(f"pascal_ctx_d2/images/{part}", f"pascal_ctx_d2/annotations_ctx{count}/{part}", names,
+        PascalLayout(PHOTOS, f"{CONTEXT}/annotations_detectron2/pc{count}_{split}", names, frozenset((ignored,)), ending),
+        PascalLayout(f"pascal_ctx_d2/images/{part}", f"pascal_ctx_d2/annotations_ctx{count}/{part}", names,
                frozenset((ignored,)), ending),
     ]  # fmt: skip
 
@@ -86,16 +86,16 @@ def _lists(split: str) -> list[str]:
 
 def pas20(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
     """Pascal VOC 2012's 20 classes, without the background."""
-    published = Layout(
+    published = PascalLayout(
         f"{VOC}/JPEGImages", f"{VOC}/SegmentationClass", dict(enumerate(VOC20, 1)), frozenset((0, IGNORED)),
         listed=[f"{VOC}/ImageSets/Segmentation/{split}.txt"], other=frozenset((0,)),
     )  # fmt: skip
     images, labels = (f"pascal_voc_d2/{folder}/{PART[split]}" for folder in ("images", "annotations_pascal20"))
-    made = Layout(images, labels, dict(enumerate(VOC20)), frozenset((IGNORED,)))
+    made = PascalLayout(images, labels, dict(enumerate(VOC20)), frozenset((IGNORED,)))
     return _records("pas20", root, split, bad, [published, made])
 
 
-def _records(name: str, root: Path, split: str, bad: Bad, layouts: Sequence[Layout]) -> Records:
+def _records(name: str, root: Path, split: str, bad: Bad, layouts: Sequence[PascalLayout]) -> Records:
     at = next((layout for layout in layouts if layout.found(root)), None)
     if at is None:
         tried = ", ".join(layout.labels for layout in layouts)
@@ -108,19 +108,19 @@ def _records(name: str, root: Path, split: str, bad: Bad, layouts: Sequence[Layo
     return Records(f"{name} {split}", found, trainable=split == "train", bad=bad, classes=tuple(at.names.values()))
 
 
-def _entries(root: Path, at: Layout, classes: Classes) -> Iterator[Entry | Fault]:
+def _entries(root: Path, at: PascalLayout, classes: Classes) -> Iterator[ImageRecord | RecordFault]:
     load = load_mat if at.ending == ".mat" else None
     for stem in _stems(root, at):
         image, file = root / at.images / f"{stem}.jpg", root / at.labels / f"{stem}{at.ending}"
         if not image.is_file():
-            yield Fault(str(file), stem, f"its image {image} is missing", "image")
+            yield RecordFault(str(file), stem, f"its image {image} is missing", "image")
         elif not file.is_file():
-            yield Fault(str(image), stem, f"its label map {file} is missing")
+            yield RecordFault(str(image), stem, f"its label map {file} is missing")
         else:
-            yield Entry(stem, image, str(file), partial(asks_of, file, classes, load), holds=holds)
+            yield ImageRecord(stem, image, str(file), partial(asks_of, file, classes, load), holds=holds)
 
 
-def _stems(root: Path, at: Layout) -> list[str]:
+def _stems(root: Path, at: PascalLayout) -> list[str]:
     """The names of the split's images, in order."""
     if not at.listed:
         return sorted(path.stem for path in (root / at.labels).iterdir() if path.suffix == at.ending)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from seglens.core.names import check_name
 from seglens.core.types import Sample, Target
 from seglens.data.dataset import Dataset, classes_of, faults_of, usable
-from seglens.data.records import Fault
+from seglens.data.records import RecordFault
 from seglens.data.rng import below, words
 
 LONG = ("sentence", "long")
 
 
 @dataclass(frozen=True)
-class Prompts:
+class QueryTemplates:
     """Templates with {query}: `short` for names and phrases, `long` for whole sentences, `why` where an answer in words
     is wanted too. `lower`: names and phrases are put in lower case; `undotted`: without full stops at their ends."""
 
@@ -34,9 +34,11 @@ _ASK = ("Can you segment the {query} in this image?", "Please segment the {query
 _WHAT = "What is {query} in this image?"
 _RESPOND, _OUTPUT = " Please respond with segmentation mask.", " Please output segmentation mask."
 
-PROMPTS: dict[str, Prompts] = {
-    "none": Prompts(("{query}",), ("{query}",)),  # bare, for methods that have a request of their own to put it in
-    "lisa": Prompts(
+PROMPTS: dict[str, QueryTemplates] = {
+    "none": QueryTemplates(
+        ("{query}",), ("{query}",)
+    ),  # bare, for methods that have a request of their own to put it in
+    "lisa": QueryTemplates(
         (*_ASK, _WHAT + _RESPOND, _WHAT + _OUTPUT),
         ("{query}" + _RESPOND, "{query}" + _OUTPUT),
         tuple(
@@ -45,13 +47,13 @@ PROMPTS: dict[str, Prompts] = {
         ),
         lower=True,
     ),
-    "lens": Prompts((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),  # LISA's without the last sentence
-    "lisa-eval": Prompts((" " + _WHAT + _OUTPUT,), (" {query}" + _OUTPUT,)),
-    "lens-eval": Prompts((_WHAT,), (" {query}",)),
+    "lens": QueryTemplates((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),  # LISA's without the last sentence
+    "lisa-eval": QueryTemplates((" " + _WHAT + _OUTPUT,), (" {query}" + _OUTPUT,)),
+    "lens-eval": QueryTemplates((_WHAT,), (" {query}",)),
     # in front of a request: UFO's and MLLMSeg's own questions stand in the settings of these methods
-    "ufo": Prompts((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),
-    "ufo-eval": Prompts((_WHAT,), ("{query}",), lower=True),
-    "mllmseg": Prompts(("{query}",), ("{query}",), lower=True, undotted=True),
+    "ufo": QueryTemplates((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),
+    "ufo-eval": QueryTemplates((_WHAT,), ("{query}",), lower=True),
+    "mllmseg": QueryTemplates(("{query}",), ("{query}",), lower=True, undotted=True),
 }
 
 
@@ -120,7 +122,7 @@ class Prompted:
         return classes_of(self.inner)
 
     @property
-    def faults(self) -> Sequence[Fault]:
+    def faults(self) -> Sequence[RecordFault]:
         return faults_of(self.inner)
 
     def __len__(self) -> int:
@@ -129,7 +131,7 @@ class Prompted:
     def __getitem__(self, index: int) -> Sample:
         return prompted(self.inner[index], self.preset, self.seed)
 
-    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+    def usable(self, index: int) -> tuple[Sample | None, list[RecordFault]]:
         sample, faults = usable(self.inner, index)
         return None if sample is None else prompted(sample, self.preset, self.seed), faults
 

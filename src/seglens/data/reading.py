@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seglens.data.images import suffixes
-from seglens.data.records import DataError, Fault
+from seglens.data.records import DataError, RecordFault
 
 IMAGES = suffixes()
 Split = Literal["train", "val", "test"]
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read ({error}); export it again") from None
 
 
-def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[Fault]]:
+def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[RecordFault]]:
     """Files under `folder` by their path in it without the suffix, in order; where two share one, a Fault instead, as
     nothing tells whose mask is whose. Hidden files (`._photo.jpg` of macOS) and other suffixes are left alone."""
     found: dict[str, list[Path]] = {}
@@ -60,7 +60,7 @@ def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], li
         if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inside.parts):
             found.setdefault(unicodedata.normalize("NFC", inside.with_suffix("").as_posix()), []).append(path)
     return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}, [
-        Fault(
+        RecordFault(
             str(folder),
             stem,
             f"{' and '.join(path.name for path in paths)} have the same stem, so that nothing tells what belongs to "

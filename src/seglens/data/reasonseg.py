@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from seglens.data.polygon_paint import paint
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
+from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, RecordFault, Records
 
 Split = Literal["train", "val", "test"]
 Sentences = Literal["auto", "first", "all"]
@@ -32,7 +32,7 @@ class Shapes:
 
     shapes: tuple[tuple[bool, Corners], ...]
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         painted = [(ignored, paint(corners, size)) for ignored, corners in self.shapes]
         # LISA sorts upwards and reverses: of two with the same area, the earlier lies on top.
         order = np.argsort([mask.sum() for _, mask in painted], kind="stable")[::-1]
@@ -41,7 +41,7 @@ class Shapes:
             ignored, mask = painted[i]
             target = target & ~mask if ignored else target | mask
             ignore = ignore | mask if ignored else ignore & ~mask
-        return Drawn(target, ignore if ignore.any() else None)
+        return DecodedMask(target, ignore if ignore.any() else None)
 
 
 def reasonseg(root: Path, split: Split = "val", sentences: Sentences = "auto", bad: Bad = "refuse") -> Records:
@@ -51,7 +51,7 @@ def reasonseg(root: Path, split: Split = "val", sentences: Sentences = "auto", b
     return Records(f"reasonseg {split}", entries(root, split, first), trainable=split == "train", bad=bad)
 
 
-def entries(root: Path, split: str, first: bool) -> Iterator[Entry | Fault]:
+def entries(root: Path, split: str, first: bool) -> Iterator[ImageRecord | RecordFault]:
     """An Entry for each photograph of the split, or what is wrong with its files."""
     folder = root / "ReasonSeg" / split
     if not folder.is_dir():
@@ -66,12 +66,12 @@ def entries(root: Path, split: str, first: bool) -> Iterator[Entry | Fault]:
         try:
             if missing is not None:
                 raise ValueError(f"{missing.name} is missing; need the photograph and its json")
-            yield Entry(name, image, str(file), _asks(_json(file), first, answers.get(image.name)))
+            yield ImageRecord(name, image, str(file), _asks(_json(file), first, answers.get(image.name)))
         except ValueError as error:
-            yield Fault(str(file), name, str(error))
+            yield RecordFault(str(file), name, str(error))
 
 
-def _answers(file: Path, known: set[str], answers: dict[str, str]) -> Iterator[Fault]:
+def _answers(file: Path, known: set[str], answers: dict[str, str]) -> Iterator[RecordFault]:
     """Fill in the explanations by the name of their photograph. They are optional."""
     if not file.exists():
         return
@@ -84,9 +84,9 @@ def _answers(file: Path, known: set[str], answers: dict[str, str]) -> Iterator[F
     for number, item in enumerate(items):
         image, says = (item.get(key) if isinstance(item, dict) else None for key in ("image", "outputs"))
         if not isinstance(image, str) or not isinstance(says, str) or not says.strip():
-            yield Fault(str(file), f"item {number}", "needs the name of an image and its outputs, in words")
+            yield RecordFault(str(file), f"item {number}", "needs the name of an image and its outputs, in words")
         elif Path(image).stem not in known:
-            yield Fault(str(file), f"item {number}", f"{image[:80]!r} is not among the photographs of train")
+            yield RecordFault(str(file), f"item {number}", f"{image[:80]!r} is not among the photographs of train")
         else:
             answers[image] = says
 

@@ -1,6 +1,6 @@
 """Annotated images on disk: an index that names every bad record and goes on, and samples decoded on demand.
 
-A dataset family is one function that turns its files into `Entry`s and `Fault`s; all the rest is here.
+A dataset family is one function that turns its files into `ImageRecord`s and `RecordFault`s; all the rest is here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Bad = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True)
-class Fault:
+class RecordFault:
     """One bad record: the annotation (or image) file, the record's id in it, and what is wrong. `kind` is what a report
     counts it under."""
 
@@ -51,7 +51,7 @@ class DataError(ValueError):
     """Data that cannot be used: the file, the record and what is wrong with it. `faults` holds every bad record,
     `notes` what else was found where nothing can be used."""
 
-    def __init__(self, says: str, faults: Sequence[Fault] = (), notes: Sequence[Note] = ()):
+    def __init__(self, says: str, faults: Sequence[RecordFault] = (), notes: Sequence[Note] = ()):
         super().__init__(says)
         self.faults, self.notes = tuple(faults), tuple(notes)
 
@@ -70,7 +70,7 @@ def said_by(error: ValueError) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DecodedMask:
     """A decoded mask, and the pixels that count neither for nor against a prediction. `absent` declares that the image
     holds no such target; without it, a mask without pixels is a bad record."""
 
@@ -83,7 +83,7 @@ class Drawn:
 class MaskSource(Protocol):
     """A mask as its file holds it (polygons, run lengths, a label map): decoded only when asked for."""
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         """The mask at (height, width) of its image. Raises ValueError that says what is wrong with it."""
 
 
@@ -109,7 +109,7 @@ Holds = frozenset[str] | None | Callable[[tuple[Ask, ...]], "frozenset[str] | No
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImageRecord:
     """An image with its queries, nothing decoded. `asks` may be a function where only the label map knows them (it may
     raise ValueError). `size` is (height, width) if the annotation names it.
 
@@ -124,7 +124,7 @@ class Entry:
     size: tuple[int, int] | None = None
     holds: Holds = frozenset()
     absent: frozenset[str] | None = None
-    more: Callable[[Entry, tuple[Ask, ...]], tuple[Ask, ...]] | None = None
+    more: Callable[[ImageRecord, tuple[Ask, ...]], tuple[Ask, ...]] | None = None
 
     def questions(self) -> tuple[Ask, ...]:
         """All queries. Raises ValueError where `asks` does."""
@@ -137,7 +137,7 @@ class Remains:
     """Queries that cannot be asked because a record of theirs is bad: drawn by a check alone, for what else is wrong
     with them."""
 
-    entry: Entry
+    entry: ImageRecord
 
 
 class Records:
@@ -152,24 +152,24 @@ class Records:
     them (by default the same)."""
 
     def __init__(
-        self, name: str, found: Iterable[Entry | Remains | Fault | Note], *, trainable: bool, bad: Bad = "refuse",
+        self, name: str, found: Iterable[ImageRecord | Remains | RecordFault | Note], *, trainable: bool, bad: Bad = "refuse",
         classes: tuple[str, ...] = (), vocabulary: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
     ):  # fmt: skip
         if bad not in ("refuse", "skip"):
             raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
         self.name, self.trainable, self.bad, self.classes = name, trainable, bad, classes
-        self.faults, self.notes, entries = list[Fault](), list[Note](), dict[str, Entry]()
-        self.remains: list[Entry] = []
+        self.faults, self.notes, entries = list[RecordFault](), list[Note](), dict[str, ImageRecord]()
+        self.remains: list[ImageRecord] = []
         for one in found:
-            if isinstance(one, Fault):
+            if isinstance(one, RecordFault):
                 self.faults.append(one)
             elif isinstance(one, Remains):
                 self.remains.append(one.entry)
             elif isinstance(one, Note):
                 self.notes.append(one)
             elif entries.setdefault(one.id, one) is not one:
-                self.faults.append(Fault(one.file, one.id, "is the id of more than one image", "duplicate id"))
-        self.entries: Sequence[Entry] = list(entries.values())
+                self.faults.append(RecordFault(one.file, one.id, "is the id of more than one image", "duplicate id"))
+        self.entries: Sequence[ImageRecord] = list(entries.values())
         found_names = vocabulary() if callable(vocabulary) else vocabulary  # known when all records are read
         self.vocabulary = classes if found_names is None else found_names
         self._known = set(self.faults)
@@ -179,7 +179,7 @@ class Records:
             self._learn(self.beside())
             raise DataError(_nothing(name, self.faults, self.notes), self.faults, self.notes)
 
-    def without(self, leave: Callable[[Entry], bool]) -> Records:
+    def without(self, leave: Callable[[ImageRecord], bool]) -> Records:
         """The same data without some of its images. Raises DataError when none is left."""
         kept = copy(self)
         kept.entries = [entry for entry in self.entries if not leave(entry)]
@@ -187,7 +187,7 @@ class Records:
             raise DataError(f"{self.name} has no image that is not to be left out; do without this dataset")
         return kept
 
-    def asking(self, name: str, more: Callable[[Entry, tuple[Ask, ...]], tuple[Ask, ...]]) -> Records:
+    def asking(self, name: str, more: Callable[[ImageRecord, tuple[Ask, ...]], tuple[Ask, ...]]) -> Records:
         """The same data with further queries for each image, under a name of its own."""
         asking = copy(self)
         asking.name = name
@@ -214,7 +214,7 @@ class Records:
         except ValueError as error:
             if self.bad == "skip":
                 return 0
-            faults = [Fault(entry.file, entry.id, str(error))]
+            faults = [RecordFault(entry.file, entry.id, str(error))]
             raise DataError(refusal(self.name, faults), faults) from error
 
     def take(self, index: int, choose: Callable[[int], Sequence[int]]) -> Sample | None:
@@ -225,7 +225,7 @@ class Records:
 
     def usable(
         self, index: int, choose: Callable[[int], Sequence[int]] | None = None
-    ) -> tuple[Sample | None, list[Fault]]:
+    ) -> tuple[Sample | None, list[RecordFault]]:
         """As `decode`, but raises DataError for what is wrong with bad=refuse, and adds it to `faults` with skip."""
         sample, faults = self.decode(index, choose)
         if faults and self.bad == "refuse":
@@ -233,7 +233,7 @@ class Records:
         self._learn(faults)
         return sample, faults
 
-    def _learn(self, faults: Iterable[Fault]) -> None:
+    def _learn(self, faults: Iterable[RecordFault]) -> None:
         for fault in faults:
             if fault not in self._known:
                 self._known.add(fault)
@@ -247,13 +247,13 @@ class Records:
 
     def decode(
         self, index: int, choose: Callable[[int], Sequence[int]] | None = None
-    ) -> tuple[Sample | None, list[Fault]]:
+    ) -> tuple[Sample | None, list[RecordFault]]:
         """The sample without its bad targets (None when nothing usable remains), and a Fault for each bad thing.
 
         Of all queries, or of those that `choose` picks when it is told how many there are."""
         return _decode(self.entries[index], choose)
 
-    def check(self) -> Iterator[Fault]:
+    def check(self) -> Iterator[RecordFault]:
         """Every bad record: those of the index, then those that only decoding every image and mask can find."""
         known = set(self.faults)
         yield from list(self.faults)
@@ -261,7 +261,7 @@ class Records:
             yield from (fault for fault in self.decode(index)[1] if fault not in known)
         yield from self.beside()
 
-    def beside(self) -> Iterator[Fault]:
+    def beside(self) -> Iterator[RecordFault]:
         """What else is wrong with the queries of bad records, which are never asked. What is wrong with their image is
         left to its other queries, or to the index, where they tell of it."""
         images = {entry.id for entry in self.entries}
@@ -270,19 +270,21 @@ class Records:
             yield from (f for f in _decode(entry)[1] if not (told and f.kind in ("image", "image size")))
 
 
-def _decode(entry: Entry, choose: Callable[[int], Sequence[int]] | None = None) -> tuple[Sample | None, list[Fault]]:
+def _decode(
+    entry: ImageRecord, choose: Callable[[int], Sequence[int]] | None = None
+) -> tuple[Sample | None, list[RecordFault]]:
     try:
         image = load_image(entry.image)
     except ValueError as error:
-        return None, [Fault(entry.file, entry.id, str(error), "image"), *_unseen(entry)]
+        return None, [RecordFault(entry.file, entry.id, str(error), "image"), *_unseen(entry)]
     size = image.shape[:2]
     try:
         asks = entry.questions()
     except ValueError as error:
-        return None, [Fault(entry.file, entry.id, str(error))]
+        return None, [RecordFault(entry.file, entry.id, str(error))]
     chosen = asks if choose is None else [asks[number] for number in choose(len(asks))]
     if entry.size is not None and entry.size != size:
-        mismatch = Fault(entry.file, entry.id, _mismatch(entry.size, size, entry.image), "image size")
+        mismatch = RecordFault(entry.file, entry.id, _mismatch(entry.size, size, entry.image), "image size")
         return None, [mismatch, *_at_either(entry, chosen, entry.size, size)]
     made = [_target(entry, ask, size) for ask in chosen]
     targets = tuple(one for one in made if isinstance(one, Target))
@@ -291,7 +293,7 @@ def _decode(entry: Entry, choose: Callable[[int], Sequence[int]] | None = None) 
     return Sample(entry.id, image, targets) if targets else None, faults
 
 
-def _unseen(entry: Entry) -> Iterator[Fault]:
+def _unseen(entry: ImageRecord) -> Iterator[RecordFault]:
     """What is wrong with the masks of an image that cannot be read, as far as their records tell its size."""
     for ask in () if callable(entry.asks) else entry.asks:
         size = ask.size or entry.size
@@ -300,9 +302,11 @@ def _unseen(entry: Entry) -> Iterator[Fault]:
             yield from made
 
 
-def _at_either(entry: Entry, asks: Iterable[Ask], said: tuple[int, int], size: tuple[int, int]) -> list[Fault]:
+def _at_either(
+    entry: ImageRecord, asks: Iterable[Ask], said: tuple[int, int], size: tuple[int, int]
+) -> list[RecordFault]:
     """What is wrong with masks whichever of two sizes is theirs."""
-    found = list[Fault]()
+    found = list[RecordFault]()
     for ask in asks:
         one, other = _target(entry, ask, said), _target(entry, ask, size)
         if not isinstance(one, Target) and not isinstance(other, Target):
@@ -310,24 +314,24 @@ def _at_either(entry: Entry, asks: Iterable[Ask], said: tuple[int, int], size: t
     return list(dict.fromkeys(found))
 
 
-def _target(entry: Entry, ask: Ask, size: tuple[int, int]) -> Target | list[Fault]:
+def _target(entry: ImageRecord, ask: Ask, size: tuple[int, int]) -> Target | list[RecordFault]:
     if ask.size is not None and ask.size != size:
-        return [Fault(entry.file, ask.record, _mismatch(ask.size, size, entry.image), "image size")]
+        return [RecordFault(entry.file, ask.record, _mismatch(ask.size, size, entry.image), "image size")]
     try:
         drawn = ask.mask.draw(size)
     except ValueError as error:
-        return [Fault(entry.file, ask.record, says, "mask") for says in said_by(error)]
+        return [RecordFault(entry.file, ask.record, says, "mask") for says in said_by(error)]
     if drawn.mask.shape != size:
         says = f"the mask has {_by(drawn.mask.shape)} pixels (height x width), and its image {_by(size)}"
-        return [Fault(entry.file, ask.record, says, "mask")]
+        return [RecordFault(entry.file, ask.record, says, "mask")]
     counted = drawn.mask if drawn.ignore is None else drawn.mask & ~drawn.ignore
     if drawn.absent == bool(counted.any()):
-        return [Fault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")]
+        return [RecordFault(entry.file, ask.record, _wrongly_empty(ask, drawn), "empty mask")]
     name = ask.id or ask.record
     return Target(ask.query, drawn.mask, ask.kind, drawn.ignore, ask.answer, name, ask.spoken, box=ask.box)
 
 
-def _wrongly_empty(ask: Ask, drawn: Drawn) -> str:
+def _wrongly_empty(ask: Ask, drawn: DecodedMask) -> str:
     if drawn.absent:
         return f"the target {ask.query!r} is declared absent, and its mask has pixels; drop one of the two"
     if drawn.mask.any():
@@ -345,12 +349,12 @@ def _mismatch(said: tuple[int, int], size: tuple[int, int], image: Path) -> str:
     return says
 
 
-def refusal(name: str, faults: Sequence[Fault]) -> str:
+def refusal(name: str, faults: Sequence[RecordFault]) -> str:
     """One line for a person: the first faults, how many there are, and what to do."""
     return f"{name} has {len(faults)} bad records: {_shown(faults)}; mend them, or leave them out with bad=skip"
 
 
-def _nothing(name: str, faults: Sequence[Fault], notes: Sequence[Note]) -> str:
+def _nothing(name: str, faults: Sequence[RecordFault], notes: Sequence[Note]) -> str:
     """Why nothing of a dataset can be used."""
     found = [f"{len(faults)} bad records: {_shown(faults)}"] if faults else []
     found += [f"{len(notes)} notes: {_shown(notes)}"] if notes else []
@@ -359,7 +363,7 @@ def _nothing(name: str, faults: Sequence[Fault], notes: Sequence[Note]) -> str:
     return f"{name} holds no usable image{why}; check the folder and the split{more}"
 
 
-def _shown(faults: Sequence[Fault | Note]) -> str:
+def _shown(faults: Sequence[RecordFault | Note]) -> str:
     more = len(faults) - FAULTS_SHOWN
     return "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from seglens.data.masks import Named, Nothing, Polygons, Runs, Union
+from seglens.data.masks import NamedSource, Nothing, Polygons, RunLengthDict, Union
 from seglens.data.reading import read_json
-from seglens.data.records import Ask, Bad, DataError, Entry, Fault, MaskSource, Note, Records
+from seglens.data.records import Ask, Bad, DataError, ImageRecord, MaskSource, Note, RecordFault, Records
 from seglens.data.split_leakage import Part, load_keys, part, without
 from seglens.data.unpickle import load as unpickle
 
@@ -59,13 +59,13 @@ class Referring:
     refs: list[Any]
     images: Mapping[Any, Mapping[str, Any]]
     annotations: Mapping[Any, Mapping[str, Any]]
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[RecordFault, ...] = ()
     twice: frozenset[tuple[str, Any]] = field(default_factory=frozenset)
 
     def splits(self) -> list[str]:
         return sorted({ref["split"] for ref in self.refs if isinstance(ref, dict) and type(ref.get("split")) is str})
 
-    def entries(self, split: str, queries: Queries = "all") -> Iterator[Entry | Fault | Note]:
+    def entries(self, split: str, queries: Queries = "all") -> Iterator[ImageRecord | RecordFault | Note]:
         """An Entry for each image of the split, in the order of the references, and what is wrong with the others.
         With the first of `queries`, an image asks the first sentence of its first reference alone.
 
@@ -80,7 +80,7 @@ class Referring:
                 if name in refs:
                     raise ValueError(f"ref_id {name} occurs twice")
             except ValueError as error:
-                yield Fault(self.file, f"refs[{number}]", str(error))
+                yield RecordFault(self.file, f"refs[{number}]", str(error))
                 continue
             refs.add(name)
             if _belongs(where, split):
@@ -97,7 +97,7 @@ class Referring:
         for image, of_it in asks.items():
             yield self._entry(image, split, tuple(of_it[: 1 if queries == "first" else None]))
 
-    def _entry(self, image: Any, split: str, asks: tuple[Ask, ...]) -> Entry | Fault:
+    def _entry(self, image: Any, split: str, asks: tuple[Ask, ...]) -> ImageRecord | RecordFault:
         try:
             found = self.images[image]
             size = (_side(found, "height"), _side(found, "width"))
@@ -105,10 +105,10 @@ class Referring:
             if name.is_absolute() or ".." in name.parts or "\0" in str(name):
                 raise ValueError(f"file_name {str(name)!r} leads out of the folder of images")
         except ValueError as error:
-            return Fault(self.instances, f"image {image}", str(error))
-        return Entry(f"{self.name}-{split}-{image}", self.folder / name, self.file, asks, size)
+            return RecordFault(self.instances, f"image {image}", str(error))
+        return ImageRecord(f"{self.name}-{split}-{image}", self.folder / name, self.file, asks, size)
 
-    def _queries(self, ref: Mapping[str, Any], seen: set[Any]) -> Iterator[Ask | Fault | Note]:
+    def _queries(self, ref: Mapping[str, Any], seen: set[Any]) -> Iterator[Ask | RecordFault | Note]:
         name = f"ref {ref['ref_id']}"
         if ref.get("sentences") == []:
             yield Note(self.file, name, "has no sentence, so it asks nothing")
@@ -123,7 +123,7 @@ class Referring:
             if id(sentences) in seen:  # only in a pickle, and there a way to make much of little
                 raise ValueError("shares its sentences with another reference")
         except ValueError as error:
-            yield Fault(self.file, name, str(error))
+            yield RecordFault(self.file, name, str(error))
             return
         seen.add(id(sentences))
         for number, sentence in enumerate(sentences):
@@ -132,7 +132,7 @@ class Referring:
                 if (sent, false) in seen:
                     raise ValueError(f"sent_id {sent} occurs twice")
             except ValueError as error:
-                yield Fault(self.file, f"{name} sentences[{number}]", str(error))
+                yield RecordFault(self.file, f"{name} sentences[{number}]", str(error))
                 continue
             seen.add((sent, false))
             if false:
@@ -157,7 +157,7 @@ class Referring:
             found = [one for one in found if not one.get("iscrowd")]
         if not found:
             raise ValueError("refers to crowds alone")
-        sources = [Named(f"annotation {one['id']}", mask_source(one)) for one in found]
+        sources = [NamedSource(f"annotation {one['id']}", mask_source(one)) for one in found]
         return sources[0] if len(sources) == 1 else Union(sources), "phrase"
 
     def _box(self, ref: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
@@ -193,7 +193,7 @@ def read(root: Path, name: str, split_by: str = "", images: Path | None = None) 
         raise DataError(f"{found} holds a {type(refs).__name__}; need the list of references")
     instances = folder / "instances.json"
     content = read_json(instances)
-    faults, twice = list[Fault](), set[tuple[str, Any]]()
+    faults, twice = list[RecordFault](), set[tuple[str, Any]]()
     index = {what: _by_id(content, what, instances, faults, twice) for what in ("image", "annotation")}
     usual = [root / one for one in form.images]
     pictures = images or next((one for one in usual if one.is_dir()), usual[0])
@@ -218,24 +218,24 @@ def mask_source(annotation: Mapping[str, Any]) -> MaskSource:
     """The segmentation of an annotation as COCO writes it: polygons, run lengths or (RefCLEF) a list of run lengths."""
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
-        return Runs(shape)
+        return RunLengthDict(shape)
     if not shape or not isinstance(shape, list):
         raise ValueError(f"annotation {annotation['id']} has no segmentation")
     if all(isinstance(part, dict) for part in shape):
-        return Runs(shape[0]) if len(shape) == 1 else Union([Runs(part) for part in shape])
+        return RunLengthDict(shape[0]) if len(shape) == 1 else Union([RunLengthDict(part) for part in shape])
     return Polygons(shape)
 
 
-def present(found: Iterable[Entry | Fault | Note]) -> Iterator[Entry | Fault | Note]:
+def present(found: Iterable[ImageRecord | RecordFault | Note]) -> Iterator[ImageRecord | RecordFault | Note]:
     """The entries whose image is on disk, and a Fault for each other; a folder is listed once, no image is opened."""
     listed: dict[Path, frozenset[str]] = {}
     for one in found:
-        if isinstance(one, Entry):
+        if isinstance(one, ImageRecord):
             folder = one.image.parent
             if folder not in listed:
                 listed[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
             if one.image.name not in listed[folder]:
-                yield Fault(one.file, one.id, f"{one.image} does not exist; put the image there", "image")
+                yield RecordFault(one.file, one.id, f"{one.image} does not exist; put the image there", "image")
                 continue
         yield one
 
@@ -257,7 +257,7 @@ def _all_refs(folder: Path, kind: str) -> list[Path]:
 
 
 def _by_id(
-    content: Any, what: str, file: Path, faults: list[Fault], twice: set[tuple[str, Any]]
+    content: Any, what: str, file: Path, faults: list[RecordFault], twice: set[tuple[str, Any]]
 ) -> dict[Any, Mapping[str, Any]]:
     """The images or annotations of instances.json by their id; what has none goes to `faults`."""
     items = content.get(f"{what}s") if isinstance(content, dict) else None
@@ -268,7 +268,7 @@ def _by_id(
         try:
             name = _id(item, "id")
         except ValueError as error:
-            faults.append(Fault(str(file), f"{what}s[{number}]", str(error)))
+            faults.append(RecordFault(str(file), f"{what}s[{number}]", str(error)))
             continue
         if name in index:
             twice.add((what, name))

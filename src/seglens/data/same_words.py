@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from seglens.data.masks import Named, Union
+from seglens.data.masks import NamedSource, Union
 from seglens.data.records import Ask
 
 Key = TypeVar("Key", bound=Hashable)
@@ -40,4 +40,4 @@ def _one(group: list[Ask]) -> Ask:
     if len(group) == 1:
         return group[0]
     size = next((one.size for one in group if one.size is not None), None)
-    return replace(group[0], mask=Union([Named(one.record, one.mask) for one in group]), size=size)
+    return replace(group[0], mask=Union([NamedSource(one.record, one.mask) for one in group]), size=size)

@@ -27,7 +27,7 @@ Count = Callable[[int], int]  # the questions of an image
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledImage:
     """One image of a batch and the questions put about it, all as indices."""
 
     source: int
@@ -36,7 +36,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Source:
+class SamplingSource:
     """A dataset as far as drawing goes: its group, its images, how many questions each of them has, and how often it is
     drawn, relative to the others of its group."""
 
@@ -54,7 +54,7 @@ class Mixture:
     `rates` are per group and need not add up to one. Raises ValueError when a group with a rate has no dataset (its
     share would silently go elsewhere), or a dataset has no images or a group of unknown rate."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[SamplingSource, ...]
     rates: Mapping[str, float | int]
     seed: int = 0
     queries: int = 3
@@ -97,16 +97,16 @@ class Mixture:
         `queries`."""
         return _pick(self.queries, count, "pick", self.seed, number, attempt)
 
-    def draw(self, number: int) -> Draw:
+    def draw(self, number: int) -> SampledImage:
         """Draw `number` of an endless stream. An image without questions is drawn again."""
         for attempt in range(ATTEMPTS):
             source, image = self.place(number, attempt)
             questions = self.pick(number, self.sources[source].count(image), attempt)
             if questions:
-                return Draw(source, image, questions)
+                return SampledImage(source, image, questions)
         raise ValueError(f"draw {number} met {ATTEMPTS} images with nothing to ask about; check the datasets")
 
-    def batch(self, step: int, size: int) -> tuple[Draw, ...]:
+    def batch(self, step: int, size: int) -> tuple[SampledImage, ...]:
         """The global batch of a step; process r of n takes `[r::n]` of it."""
         return tuple(map(self.draw, range(step * size, (step + 1) * size)))
 
@@ -125,13 +125,13 @@ class Epochs:
         if self.images < 1 or (self.queries is not None and self.queries < 1):
             raise ValueError(f"epochs got images={self.images}, queries={self.queries}; both must be at least 1")
 
-    def draw(self, number: int) -> Draw:
+    def draw(self, number: int) -> SampledImage:
         """Draw `number` of an endless stream."""
         epoch, at = divmod(number, self.images)
         image = _shuffled(self.seed, epoch, self.images)[at]
-        return Draw(0, image, _pick(self.queries, self.count(image), "epochs", self.seed, epoch, image))
+        return SampledImage(0, image, _pick(self.queries, self.count(image), "epochs", self.seed, epoch, image))
 
-    def batch(self, step: int, size: int) -> tuple[Draw, ...]:
+    def batch(self, step: int, size: int) -> tuple[SampledImage, ...]:
         """The global batch of a step; process r of n takes `[r::n]` of it."""
         return tuple(map(self.draw, range(step * size, (step + 1) * size)))
 

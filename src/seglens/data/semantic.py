@@ -18,7 +18,7 @@ from jaxtyping import Bool, Integer
 from seglens.data.images import load_labels
 from seglens.data.lisa_tree import need
 from seglens.data.reading import read_json, read_text
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Records
+from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, RecordFault, Records
 
 Split = Literal["train", "val"]
 LISTS = Path(__file__).parent / "class_names"
@@ -65,8 +65,8 @@ class Label:
     ignore: Bool[np.ndarray, "h w"] | None
     hidden: frozenset[str] | None = frozenset()  # what the ignored pixels may show; None: anything
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
-        return Drawn(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
+        return DecodedMask(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
 
 
 def asks_of(path: Path, classes: Classes, load: Load | None = None) -> tuple[Ask, ...]:
@@ -101,7 +101,9 @@ def _files(folder: Path, suffix: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == suffix}
 
 
-def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = True) -> Iterator[Entry | Fault]:
+def _pairs(
+    images: Path, labels: Path, classes: Classes, every_image: bool = True
+) -> Iterator[ImageRecord | RecordFault]:
     """Photographs (.jpg) with the label maps (.png) of the same name, in the order of names.
 
     `every_image` is false where the folder of photographs serves other datasets too."""
@@ -109,14 +111,14 @@ def _pairs(images: Path, labels: Path, classes: Classes, every_image: bool = Tru
     for stem in sorted({*pictures, *maps} if every_image else maps):
         image, file = pictures.get(stem, images / f"{stem}.jpg"), maps.get(stem, labels / f"{stem}.png")
         if stem not in pictures:
-            yield Fault(str(file), stem, f"its image {image} is missing", "image")
+            yield RecordFault(str(file), stem, f"its image {image} is missing", "image")
         elif stem not in maps:
-            yield Fault(str(image), stem, f"its label map {file} is missing")
+            yield RecordFault(str(image), stem, f"its label map {file} is missing")
         else:
-            yield Entry(stem, image, str(file), _asks(file, classes), holds=holds)
+            yield ImageRecord(stem, image, str(file), _asks(file, classes), holds=holds)
 
 
-def _records(name: str, split: str, bad: Bad, classes: Classes, found: Iterator[Entry | Fault]) -> Records:
+def _records(name: str, split: str, bad: Bad, classes: Classes, found: Iterator[ImageRecord | RecordFault]) -> Records:
     known = tuple(classes.names.values())
     return Records(f"{name} {split}", found, trainable=split == "train", bad=bad, classes=known)
 

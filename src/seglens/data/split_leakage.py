@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seglens.core.files import write_new
-from seglens.data.records import DataError, Entry, Fault, Note
+from seglens.data.records import DataError, ImageRecord, Note, RecordFault
 
 _COCO = re.compile(r"(?:COCO_\w+_)?(\d{12})\.jpg")
 
@@ -30,9 +30,9 @@ class Part:
     images: frozenset[str]
 
 
-def part(name: str, entries: Iterable[Entry | Fault | Note], trainable: bool) -> Part:
+def part(name: str, entries: Iterable[ImageRecord | RecordFault | Note], trainable: bool) -> Part:
     """Faults are passed over: whoever loads the data is told of them."""
-    return Part(name, trainable, frozenset(image_key(one.image) for one in entries if isinstance(one, Entry)))
+    return Part(name, trainable, frozenset(image_key(one.image) for one in entries if isinstance(one, ImageRecord)))
 
 
 def report(parts: Sequence[Part]) -> dict[str, Any]:
@@ -55,9 +55,11 @@ def to_hold_out(parts: Iterable[Part]) -> list[str]:
     return sorted(frozenset[str]().union(*(one.images for one in parts if not one.trainable)))
 
 
-def without(found: Iterable[Entry | Fault | Note], keys: Collection[str]) -> Iterator[Entry | Fault | Note]:
+def without(
+    found: Iterable[ImageRecord | RecordFault | Note], keys: Collection[str]
+) -> Iterator[ImageRecord | RecordFault | Note]:
     """The entries whose image is not among the keys; faults and notes stay."""
-    return (one for one in found if not isinstance(one, Entry) or image_key(one.image) not in keys)
+    return (one for one in found if not isinstance(one, ImageRecord) or image_key(one.image) not in keys)
 
 
 def save_keys(path: Path, keys: Iterable[str], overwrite: bool = False) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 
 from seglens.core.types import Sample
 from seglens.data.dataset import Dataset, classes_of, faults_of, usable
-from seglens.data.records import Fault
+from seglens.data.records import RecordFault
 
 
 class Limited:
@@ -29,7 +29,7 @@ class Limited:
         return classes_of(self.inner)
 
     @property
-    def faults(self) -> Sequence[Fault]:
+    def faults(self) -> Sequence[RecordFault]:
         return faults_of(self.inner)
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Limited:
     def __getitem__(self, index: int) -> Sample:
         return self.inner[self._checked(index)]
 
-    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+    def usable(self, index: int) -> tuple[Sample | None, list[RecordFault]]:
         return usable(self.inner, self._checked(index))
 
     def _checked(self, index: int) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from seglens.data.masks import SLACK, Polygons
 from seglens.data.reading import IMAGES, Split, by_stem, located, need_folder, read_text
-from seglens.data.records import Ask, Bad, DataError, Drawn, Entry, Fault, Note, Records
+from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, Note, RecordFault, Records
 from seglens.data.same_words import first_of_name
 
 NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
@@ -47,7 +47,9 @@ def yolo_data(
         words, sources = _names(names), [images]
     found = chain(_same_names(words, str(data or names)), *(_found(source, labels, words) for source in sources))
     entries = list(found)
-    asked = {ask.query for one in entries if isinstance(one, Entry) and not callable(one.asks) for ask in one.asks}
+    asked = {
+        ask.query for one in entries if isinstance(one, ImageRecord) and not callable(one.asks) for ask in one.asks
+    }
     shown = tuple(name for name in dict.fromkeys(words.values()) if name in asked)
     return Records(f"yolo {data or images}", entries, trainable=split == "train", bad=bad, vocabulary=shown)
 
@@ -64,7 +66,7 @@ class Shares:
 
     parts: tuple[Float[np.ndarray, "_ 2"], ...]
 
-    def draw(self, size: tuple[int, int]) -> Drawn:
+    def draw(self, size: tuple[int, int]) -> DecodedMask:
         sides = np.array([size[1], size[0]], np.float64)
         return Polygons([(part * sides).ravel().tolist() for part in self.parts], scaled=True).draw(size)
 
@@ -121,7 +123,7 @@ def _named(content: dict[str, Any], file: Path) -> dict[int, str]:
     return {key: name.strip() for key, name in table.items()}
 
 
-def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
+def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[ImageRecord | RecordFault | Note]:
     """What one folder (or text file) of images holds."""
     if source.is_file():
         yield from _listed(source, labels, names)
@@ -134,18 +136,18 @@ def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator
     known = {*images, *(fault.record for fault in twins), *NO_LABELS}
     for stem, path in lines.items():
         if stem not in known:
-            yield Fault(str(path), stem, f"labels an image that {source} does not hold", "image")
+            yield RecordFault(str(path), stem, f"labels an image that {source} does not hold", "image")
     for stem, path in images.items():
         yield from _entry(path, lines.get(stem, texts / f"{stem}.txt"), str(path), names)
 
 
-def _listed(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
+def _listed(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[ImageRecord | RecordFault | Note]:
     for number, line in enumerate(read_text(source).splitlines(), 1):
         if not line.strip():
             continue
         path = located(source.parent, line.strip())
         if not path.is_file():
-            yield Fault(str(source), f"line {number}", f"there is no file {str(path)!r}", "image")
+            yield RecordFault(str(source), f"line {number}", f"there is no file {str(path)!r}", "image")
             continue
         place = labels if labels is not None else _label_place(path.parent)
         yield from _entry(path, place / f"{path.stem}.txt", str(path), names)
@@ -159,14 +161,14 @@ def _label_place(folder: Path) -> Path:
     return Path(*parts[:at], "labels", *parts[at + 1 :])
 
 
-def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterator[Entry | Fault | Note]:
+def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterator[ImageRecord | RecordFault | Note]:
     if not label.is_file():
         yield Note(str(label), key, "the image has no label file")
         return
     try:
         lines = read_text(label).splitlines()
     except DataError as error:
-        yield Fault(str(label), key, str(error))
+        yield RecordFault(str(label), key, str(error))
         return
     objects: dict[int, list[np.ndarray]] = {}
     faults, same = [], first_of_name(names)
@@ -177,7 +179,7 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
             one, polygon = _object(line.split(), names)
             one = same[one]
         except ValueError as error:
-            faults.append(Fault(str(label), f"line {number}", str(error)))
+            faults.append(RecordFault(str(label), f"line {number}", str(error)))
         else:
             objects.setdefault(one, []).append(polygon)
     yield from faults
@@ -188,7 +190,7 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
             Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class", id=names[one])
             for one, parts in objects.items()
         )
-        yield Entry(key, image, str(label), tuple(asks))
+        yield ImageRecord(key, image, str(label), tuple(asks))
 
 
 def _object(tokens: list[str], names: dict[int, str]) -> tuple[int, Float[np.ndarray, "_ 2"]]:

@@ -16,9 +16,9 @@ from seglens.core.types import Sample, Target
 from seglens.data import Dataset
 from seglens.data.asking import kind_to_ask
 from seglens.data.masks import encode_rle
-from seglens.data.records import Fault
-from seglens.evaluation.protocols import Outcome, columns, find_protocol
-from seglens.evaluation.shared_answers import Kept, ask_all
+from seglens.data.records import RecordFault
+from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol
+from seglens.evaluation.shared_answers import AnswerJournal, ask_all
 from seglens.inference.prediction import Prediction, on_mask
 from seglens.inference.segmenter import Segmenter
 from seglens.world.world import SMALL
@@ -59,9 +59,9 @@ class Record:
     masks: dict[str, Any] | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> QueryOutcome:
         # Of the mask that a user gets: a refused query shows none, so GRES adds its target alone to the unions.
-        return Outcome(
+        return QueryOutcome(
             self.id, self.image, self.kind, self.found,
             self.intersection, self.union, self.predicted, self.actual, self.boxes,
         )  # fmt: skip
@@ -72,8 +72,8 @@ class Run:
     """The records of a dataset in its order, what the dataset leaves out, and what else could not be asked."""
 
     records: list[Record]
-    faults: list[Fault]
-    damaged: list[Fault]
+    faults: list[RecordFault]
+    damaged: list[RecordFault]
 
 
 def run(
@@ -89,7 +89,7 @@ def run(
 
 def run_shared(
     segmenter: Segmenter, data: Dataset, ranks: Ranks, tick: Callable[[], None] = lambda: None, masks: bool = False,
-    kept: Kept | None = None, told: Callable[[list[Record]], None] = lambda records: None,
+    kept: AnswerJournal | None = None, told: Callable[[list[Record]], None] = lambda records: None,
 ) -> Run | None:  # fmt: skip
     """`run` over this process's share of `data`. The first rank returns what all ranks found, the same as one process
     would; the others None. What is `kept` is not asked again; `told` is given the records of a sample as they come.

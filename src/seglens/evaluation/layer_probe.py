@@ -21,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seglens.backbones import Backbone, Watch
+from seglens.backbones import AttentionReader, Backbone
 from seglens.core.geometry import Frame, Lay
 from seglens.core.metrics import bootstrap_ratio
 from seglens.core.types import Sample, Target
@@ -107,7 +107,7 @@ def probe(
 
     Raises ValueError when fewer than two images have a query with a target, or the backbone cannot be probed."""
     check_limit(limit)
-    watch, tallies, images, looked = Watch(backbone), list[_Tally](), dict[str, int](), 0
+    watch, tallies, images, looked = AttentionReader(backbone), list[_Tally](), dict[str, int](), 0
     for sample in islice(data, limit):
         looked += 1
         asked = [target for target in sample.targets if _counted(target).any()]

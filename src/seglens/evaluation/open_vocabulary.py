@@ -18,10 +18,10 @@ from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.data.asking import AS_IT_STANDS
 from seglens.data.prompts import Prompted, apply
-from seglens.data.records import DataError, Fault
+from seglens.data.records import DataError, RecordFault
 from seglens.data.rng import words
 from seglens.evaluation.protocols import interval
-from seglens.evaluation.shared_answers import Kept, ask_all
+from seglens.evaluation.shared_answers import AnswerJournal, ask_all
 from seglens.inference.segmenter import OpenedImage, Segmenter
 
 CLASSES_AT_ONCE = 16  # masks at the image's size held together, whatever the length of the class list
@@ -41,13 +41,13 @@ class ClassRun:
     """The counts of a dataset, what it leaves out, and what else could not be asked."""
 
     table: ClassTable
-    faults: list[Fault]
-    damaged: list[Fault]
+    faults: list[RecordFault]
+    damaged: list[RecordFault]
 
 
 def run_open_vocabulary(
     segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None,
-    kept: Kept | None = None,
+    kept: AnswerJournal | None = None,
 ) -> ClassRun | None:  # fmt: skip
     """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
     holds. What is returned, and to whom, as by `evaluation.run_shared`.

@@ -30,7 +30,7 @@ BOX_HIT = 0.5
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QueryOutcome:
     """One query in pixels that count. `found` is the method's own word: false when it says that there is no target,
     even if it drew a mask. `kind` is what the dataset calls the query (ReasonSeg: short, long). `boxes` is the IoU of
     the mask's box and the target's; None where there is no target."""
@@ -64,7 +64,7 @@ class Columns:
         return self.counts.actual > 0
 
 
-def columns(outcomes: Sequence[Outcome]) -> Columns:
+def columns(outcomes: Sequence[QueryOutcome]) -> Columns:
     """The outcomes as tensors, in their order."""
     rows = torch.tensor([[o.intersection, o.union, o.predicted, o.actual] for o in outcomes], dtype=torch.int64)
     intersection, union, predicted, actual = rows.reshape(-1, 4).T
@@ -85,14 +85,14 @@ class Protocol:
     mean: bool = True  # report gIoU
     kinds: bool = False  # report every kind apart as well
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def __call__(self, outcomes: Sequence[QueryOutcome]) -> dict[str, Any]:
         report = self._report(outcomes)
         kinds = sorted({o.kind for o in outcomes})
         if self.kinds and len(kinds) > 1:
             report["by_kind"] = {kind: self._report([o for o in outcomes if o.kind == kind]) for kind in kinds}
         return report
 
-    def _report(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def _report(self, outcomes: Sequence[QueryOutcome]) -> dict[str, Any]:
         table = columns(outcomes)
         totals = self.totals(table)
         statistics = {"gIoU": mean_iou, "cIoU": self.cumulative} if self.mean else {"cIoU": self.cumulative}

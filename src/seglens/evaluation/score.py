@@ -22,8 +22,8 @@ from jaxtyping import Float64, Int64
 
 from seglens.core.metrics import Extent, bootstrap, box_iou, true_extent
 from seglens.data.masks import read_rle
-from seglens.data.records import Bad, DataError, Fault
-from seglens.evaluation.protocols import Outcome, columns, find_protocol, interval, mean_iou
+from seglens.data.records import Bad, DataError, RecordFault
+from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol, interval, mean_iou
 
 FAULTS_SHOWN = 5
 LONGEST_LINE = 2**26  # bytes: a mask of that many runs is no mask, and a file without line ends is no JSON lines
@@ -34,9 +34,9 @@ class Scored:
     """A file of predictions in counts. `truth` names each sample's target and ignored pixels by a hash."""
 
     path: Path
-    outcomes: list[Outcome]
+    outcomes: list[QueryOutcome]
     truth: list[bytes]
-    faults: list[Fault]
+    faults: list[RecordFault]
 
 
 def read_predictions(path: str | Path, bad: Bad = "refuse") -> Scored:
@@ -58,7 +58,7 @@ def read_predictions(path: str | Path, bad: Bad = "refuse") -> Scored:
                 raise ValueError(f"the id is taken by line {line_of[row['id']]}; every sample needs its own")
             outcome, truth = _count(row)
         except ValueError as error:
-            scored.faults.append(Fault(f"{path}:{number}", name, str(error)))
+            scored.faults.append(RecordFault(f"{path}:{number}", name, str(error)))
         else:
             line_of[outcome.id] = number
             scored.outcomes.append(outcome)
@@ -160,7 +160,7 @@ def _row(line: bytes) -> dict[str, Any]:
     return {**row, "id": str(row["id"])}
 
 
-def _count(row: Mapping[str, Any]) -> tuple[Outcome, bytes]:
+def _count(row: Mapping[str, Any]) -> tuple[QueryOutcome, bytes]:
     target, size = _runs(row, "target", None)
     prediction, _ = _runs(row, "prediction", size)
     ignore = _runs(row, "ignore", size)[0] if row.get("ignore") is not None else np.array([size[0] * size[1]])
@@ -172,7 +172,7 @@ def _count(row: Mapping[str, Any]) -> tuple[Outcome, bytes]:
     image, kind = (_text(row, key, default) for key, default in (("image", row["id"]), ("kind", "query")))
     true = true_extent(run_extent(target, size[0]), _box(row))
     boxes = box_iou(run_extent(prediction, size[0]), true) if actual else None
-    outcome = Outcome(row["id"], image, kind, found, intersection, union, predicted, actual, boxes)
+    outcome = QueryOutcome(row["id"], image, kind, found, intersection, union, predicted, actual, boxes)
     return outcome, _hash(size, target, ignore)
 
 
@@ -240,7 +240,7 @@ def _hash(size: tuple[int, int], target: Int64[np.ndarray, " t"], ignore: Int64[
     return digest.digest()
 
 
-def _refusal(path: Path, faults: Sequence[Fault], bad: Bad) -> str:
+def _refusal(path: Path, faults: Sequence[RecordFault], bad: Bad) -> str:
     """One line for a person: the first faults, how many there are, and what to do."""
     more = len(faults) - FAULTS_SHOWN
     shown = "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")

@@ -14,37 +14,37 @@ from seglens.core.journal import Journal, JournalError
 from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.data.dataset import faults_of, usable
-from seglens.data.records import DataError, Fault
+from seglens.data.records import DataError, RecordFault
 
 PART = ".part"  # behind the name of a file that is being made
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampleAnswers:
     """What came of every sample, in their order: rows that JSON can hold. `faults` is what the dataset leaves out, and
     `damaged` what it does not leave out, and could not be asked."""
 
     rows: list[Any]
-    faults: list[Fault]
-    damaged: list[Fault]
+    faults: list[RecordFault]
+    damaged: list[RecordFault]
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRow:
     """What came of one sample; no `row` where the dataset leaves it out."""
 
     row: Any
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[RecordFault] = field(default_factory=list)
 
 
-class Kept:
+class AnswerJournal:
     """What was answered so far, in a journal beside `path` for each process; the same `settings` go on there. Without a
     path nothing is kept.
 
     Raises JournalError on the journal of other settings, unless `anew` starts from nothing."""
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], ranks: Ranks, anew: bool = False):
-        self.path, self.rows = path, dict[int, Row]()
+        self.path, self.rows = path, dict[int, SampleRow]()
         if path is None:
             self.journal = None
             return
@@ -59,7 +59,7 @@ class Kept:
         """The journals of all processes, also of an earlier run."""
         return [] if self.path is None else sorted(self.path.parent.glob(f"{self.path.name}{PART}*"))
 
-    def add(self, index: int, row: Row) -> None:
+    def add(self, index: int, row: SampleRow) -> None:
         """On the disk when this returns."""
         if self.journal is not None:
             self.journal.add({"index": index, "row": row.row, "faults": list(map(asdict, row.faults))})
@@ -76,20 +76,20 @@ class Kept:
     def _read(self, journal: Journal) -> None:
         try:
             for _, said in journal.news():
-                self.rows[said["index"]] = Row(said["row"], [Fault(**fault) for fault in said["faults"]])
+                self.rows[said["index"]] = SampleRow(said["row"], [RecordFault(**fault) for fault in said["faults"]])
         except JournalError as error:
             raise JournalError(f"{error}; give another name, or start anew with --overwrite") from None
 
 
 def ask_all(
     data: Dataset, ask: Callable[[Sample], Any], ranks: Ranks, tick: Callable[[], None] = lambda: None,
-    kept: Kept | None = None, told: Callable[[Any], None] = lambda row: None,
-) -> Asked | None:  # fmt: skip
+    kept: AnswerJournal | None = None, told: Callable[[Any], None] = lambda row: None,
+) -> SampleAnswers | None:  # fmt: skip
     """The rows of `ask`, for this process's share of `data` and then, on the first, for all; None on the others. `told`
     is given each row as it comes.
 
     Raises the first sample's error when there is none that could be asked."""
-    mine, damaged, first = dict[int, Row](), list[Fault](), None
+    mine, damaged, first = dict[int, SampleRow](), list[RecordFault](), None
     for index in ranks.share(len(data)):
         known = kept.rows.get(index) if kept else None
         try:
@@ -108,12 +108,12 @@ def ask_all(
     return None if given is None else _joined(given, first)
 
 
-def _asked(data: Dataset, index: int, ask: Callable[[Sample], Any]) -> Row:
+def _asked(data: Dataset, index: int, ask: Callable[[Sample], Any]) -> SampleRow:
     sample, found = usable(data, index)
-    return Row(None if sample is None else ask(sample), list(found))
+    return SampleRow(None if sample is None else ask(sample), list(found))
 
 
-def _joined(given: list[Any], first: Exception | None) -> Asked:
+def _joined(given: list[Any], first: Exception | None) -> SampleAnswers:
     rows = {index: row for some, _, _ in given for index, row in some.items()}
     damaged = [fault for _, _, some in given for fault in some]
     if damaged and not any(row.row is not None for row in rows.values()):
@@ -121,10 +121,10 @@ def _joined(given: list[Any], first: Exception | None) -> Asked:
     ordered = [rows[index] for index in sorted(rows)]
     faults = [fault for _, some, _ in given for fault in some]  # every process has those of the index
     faults += [fault for row in ordered for fault in row.faults]
-    return Asked([row.row for row in ordered if row.row is not None], list(dict.fromkeys(faults)), damaged)
+    return SampleAnswers([row.row for row in ordered if row.row is not None], list(dict.fromkeys(faults)), damaged)
 
 
-def _faults(index: int, error: Exception) -> list[Fault]:
+def _faults(index: int, error: Exception) -> list[RecordFault]:
     if isinstance(error, DataError) and error.faults:
         return list(error.faults)
-    return [Fault("data", f"image {index}", str(error) or "it does not fit into memory", "image")]
+    return [RecordFault("data", f"image {index}", str(error) or "it does not fit into memory", "image")]

@@ -6,7 +6,7 @@ from seglens.exports.formats import DEFAULT, FORMATS
 from seglens.exports.geojson import to_geojson
 from seglens.exports.labelstudio import to_label_studio
 from seglens.exports.ledger import Command
-from seglens.exports.page import Page, Title
+from seglens.exports.page import AnnotatedImage, Title
 from seglens.exports.png import to_png
 from seglens.exports.supervision import to_supervision
 from seglens.exports.writer import Export, write
@@ -15,9 +15,9 @@ from seglens.exports.yolo import to_yolo
 __all__ = [
     "DEFAULT",
     "FORMATS",
+    "AnnotatedImage",
     "Command",
     "Export",
-    "Page",
     "Title",
     "to_coco",
     "to_fiftyone",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from seglens.exports.page import Leaf, Page, Title, missing_place, picture
+from seglens.exports.page import AnnotatedImage, Leaf, Title, missing_place, picture
 
 
 class Made(NamedTuple):
@@ -41,7 +41,7 @@ class Format(ABC):
         it is about all. Files for what is found may come beside them."""
 
     @abstractmethod
-    def page(self, page: Page) -> Files:
+    def page(self, page: AnnotatedImage) -> Files:
         """The files of this page."""
 
     def note(self, queries: Iterable[str]) -> None:  # noqa: B027 -- most formats number nothing
@@ -55,17 +55,17 @@ class Format(ABC):
 class PerPage(Format):
     """A format whose files are about one image each."""
 
-    def __init__(self, named: Callable[[Title], Mapping[str, str | None]], made: Callable[[Page], Files]):
+    def __init__(self, named: Callable[[Title], Mapping[str, str | None]], made: Callable[[AnnotatedImage], Files]):
         self.named, self.made = named, made
 
     def paths(self, title: Title) -> Mapping[str, str | None]:
         return self.named(title)
 
-    def page(self, page: Page) -> Files:
+    def page(self, page: AnnotatedImage) -> Files:
         return self.made(page)
 
 
-def missing_picture(page: Page) -> Iterator[Made]:
+def missing_picture(page: AnnotatedImage) -> Iterator[Made]:
     """The image at its `missing_place`."""
     return (Made(place, picture(page.image)) for place in missing_place(page.title))
 

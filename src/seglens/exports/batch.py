@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from seglens.core.schema import Answer
-from seglens.exports import Command, Export, Page, Title
-from seglens.inference.compressed_predictions import Folded, Kept
-from seglens.inference.image_sources import BadImage, File, NamedImage, Sources
+from seglens.exports import AnnotatedImage, Command, Export, Title
+from seglens.inference.compressed_predictions import CompressedPredictions, Folded
+from seglens.inference.image_sources import BadImage, ImageFile, NamedImage, Sources
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import OpenedImage, Segmenter
 
@@ -23,7 +23,7 @@ SHOWN = 60  # letters of a query that a fault repeats
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ImageOutcome:
     """What came of one picture: answers with the files that hold them, and faults. `known`: an earlier run found it."""
 
     shown: str
@@ -34,7 +34,7 @@ class Outcome:
 
 
 @dataclass
-class Batch:
+class BatchRun:
     """Queries to every picture of `sources`, written by an `Export`. The model is loaded when a picture needs it."""
 
     sources: Sources
@@ -46,7 +46,7 @@ class Batch:
 
     def plan(self) -> None:
         """Raises FileExistsError before anything is computed, when results would be written over other files."""
-        files = [one for one in self.sources.each if isinstance(one, File)]
+        files = [one for one in self.sources.each if isinstance(one, ImageFile)]
         queries, root = tuple(self.command.queries), self.sources.root
         self.export.plan((one.key, Title(one.name(root), queries, _inside(one.path, root))) for one in files)
 
@@ -54,23 +54,25 @@ class Batch:
     def segmenter(self) -> Segmenter:
         return self.load()
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Iterator[ImageOutcome]:
         for image in self.sources:
-            yield Outcome(image.shown, faults=[image]) if isinstance(image, BadImage) else self._outcome(image)
+            yield ImageOutcome(image.shown, faults=[image]) if isinstance(image, BadImage) else self._outcome(image)
 
-    def _outcome(self, image: NamedImage) -> Outcome:
+    def _outcome(self, image: NamedImage) -> ImageOutcome:
         done = self.export.known(image.key, image.stamp)
         if done is not None:
-            return Outcome(image.shown, done.answers, done.files, known=True)
+            return ImageOutcome(image.shown, done.answers, done.files, known=True)
         predictions, faults = self._asked(image)
         if not predictions:
-            return Outcome(image.shown, faults=faults)
+            return ImageOutcome(image.shown, faults=faults)
         file = None if image.file is None else _inside(image.file, self.sources.root)
         try:
-            files = self.export.add(Page(image.name, predictions, file, image.key, image.stamp), complete=not faults)
+            files = self.export.add(
+                AnnotatedImage(image.name, predictions, file, image.key, image.stamp), complete=not faults
+            )
         except (OSError, ValueError) as error:
-            return Outcome(image.shown, faults=[*faults, _unwritten(image, error)])
-        return Outcome(image.shown, [one.answer() for one in predictions], files, faults)
+            return ImageOutcome(image.shown, faults=[*faults, _unwritten(image, error)])
+        return ImageOutcome(image.shown, [one.answer() for one in predictions], files, faults)
 
     def _asked(self, image: NamedImage) -> tuple[Sequence[Prediction], list[BadImage]]:
         """All queries in one pass; where that fails, one by one, so that a bad query spoils no other."""
@@ -84,18 +86,18 @@ class Batch:
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
             return [], [_fault(image, error)]
         try:
-            return Kept(opened.predictions(list(self.command.queries), self.each, self.trust)), []
+            return CompressedPredictions(opened.predictions(list(self.command.queries), self.each, self.trust)), []
         except (ValueError, MemoryError, torch.OutOfMemoryError):
             return self._one_by_one(image, opened)
 
-    def _one_by_one(self, image: NamedImage, opened: OpenedImage) -> tuple[Kept, list[BadImage]]:
+    def _one_by_one(self, image: NamedImage, opened: OpenedImage) -> tuple[CompressedPredictions, list[BadImage]]:
         predictions, faults = list[Folded](), list[BadImage]()
         for query in self.command.queries:
             try:
                 predictions.append(Folded.of(opened.segment(query, self.each, self.trust)))
             except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
                 faults.append(_fault(image, error, query))
-        return Kept(predictions), faults
+        return CompressedPredictions(predictions), faults
 
 
 def _inside(path: Path, root: Path | None) -> str | None:

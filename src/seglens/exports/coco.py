@@ -9,12 +9,12 @@ from typing import Any
 from seglens.exports.base import Files, Format, array, missing_picture
 from seglens.exports.bridge import bridged
 from seglens.exports.outline import outline
-from seglens.exports.page import Item, Leaf, Page, Title, missing_place
+from seglens.exports.page import AnnotatedImage, Item, Leaf, Title, missing_place
 
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
 
 
-def to_coco(pages: Iterable[Page], polygons: bool = False) -> dict[str, Any]:
+def to_coco(pages: Iterable[AnnotatedImage], polygons: bool = False) -> dict[str, Any]:
     """The dataset of the pages: a category per query, an annotation per thing.
 
     Masks are compressed run lengths, which are exact everywhere. With `polygons` they are lists of polygons, one per
@@ -35,7 +35,7 @@ class CocoFile(Format):
     def paths(self, title: Title) -> Mapping[str, str | None]:
         return missing_place(title)
 
-    def page(self, page: Page) -> Files:
+    def page(self, page: AnnotatedImage) -> Files:
         return Files(missing_picture(page), [*self.whole] * len(page.predictions))
 
     def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:

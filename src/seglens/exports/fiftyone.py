@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from seglens.exports.page import Thing, things_of
+from seglens.exports.page import ExportedObject, things_of
 from seglens.inference.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def to_fiftyone(predictions: Prediction | Iterable[Prediction]) -> Detections:
     return fiftyone.Detections(detections=[fiftyone.Detection(**_said(one)) for one in things_of(predictions)])
 
 
-def _said(thing: Thing) -> dict[str, Any]:
+def _said(thing: ExportedObject) -> dict[str, Any]:
     mask = thing.instance.mask
     (x0, y0, x1, y1), (height, width) = thing.instance.box, mask.shape
     (x, w), (y, h) = _shares(x0, x1, width), _shares(y0, y1, height)

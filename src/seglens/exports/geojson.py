@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from seglens.exports.base import Files, Made
 from seglens.exports.outline import Region, outline
-from seglens.exports.page import Page, Thing, Title, things_of
+from seglens.exports.page import AnnotatedImage, ExportedObject, Title, things_of
 from seglens.inference.prediction import Prediction
 
 
@@ -25,7 +25,7 @@ def to_geojson(predictions: Prediction | Iterable[Prediction]) -> dict[str, Any]
     return {"type": "FeatureCollection", "features": [_feature(number, one) for number, one in enumerate(things, 1)]}
 
 
-def _feature(number: int, thing: Thing) -> dict[str, Any]:
+def _feature(number: int, thing: ExportedObject) -> dict[str, Any]:
     shapes = [_shape(region) for region in outline(thing.instance.mask)]
     several = len(shapes) > 1
     return {
@@ -55,7 +55,7 @@ def geojson_paths(title: Title) -> dict[str, None]:
     return {f"{title.name}.geojson": None}
 
 
-def geojson(page: Page) -> Files:
+def geojson(page: AnnotatedImage) -> Files:
     """`NAME.geojson`."""
     text = json.dumps(to_geojson(page.predictions), ensure_ascii=False, allow_nan=False)
     (name,) = geojson_paths(page.title)

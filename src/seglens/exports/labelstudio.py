@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from seglens.exports.base import Files, Format, array, missing_picture
-from seglens.exports.page import IMAGES, Item, Leaf, Page, Title, missing_place
+from seglens.exports.page import IMAGES, AnnotatedImage, Item, Leaf, Title, missing_place
 
 TASKS, LABELS = "labelstudio.json", "labelstudio.xml"
 FROM, TO = "tag", "image"  # names of the labels and of the image in the labelling setup
@@ -56,10 +56,10 @@ def _bits(numbers: Int[np.ndarray, " n"], widths: Int[np.ndarray, " n"]) -> UInt
     return (numbers[owner] >> place & 1).astype(np.uint8)
 
 
-def to_label_studio(page: Page) -> dict[str, Any]:
+def to_label_studio(page: AnnotatedImage) -> dict[str, Any]:
     """The task of an image with the things that were found as one prediction.
 
-    The image's address is the one under which Label Studio serves local files; `Page.file` counts from the folder that
+    The image's address is the one under which Label Studio serves local files; `AnnotatedImage.file` counts from the folder that
     LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names."""
     return _task(page.leaf())
 
@@ -94,7 +94,7 @@ class LabelStudioFile(Format):
     def paths(self, title: Title) -> Mapping[str, str | None]:
         return missing_place(title)
 
-    def page(self, page: Page) -> Files:
+    def page(self, page: AnnotatedImage) -> Files:
         return Files(missing_picture(page), [TASKS] * len(page.predictions))
 
     def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:

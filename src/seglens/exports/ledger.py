@@ -13,7 +13,7 @@ from typing import Any
 from seglens.core.files import digest, file_digest
 from seglens.core.journal import Journal, JournalError
 from seglens.core.schema import Answer
-from seglens.exports.page import Leaf, Page, alike
+from seglens.exports.page import AnnotatedImage, Leaf, alike
 
 HIDDEN = ".seglens"  # the folder of the ledger, in the folder of an export
 HEADER = {"seglens": "what was written into this folder", "version": 1}
@@ -22,7 +22,7 @@ HEADER = {"seglens": "what was written into this folder", "version": 1}
 @dataclass(frozen=True)
 class Command:
     """What decides the answers about a picture: the queries and, by their names, all other settings; `root` is the
-    folder that `Page.file` counts from."""
+    folder that `AnnotatedImage.file` counts from."""
 
     queries: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """A file as it was written: what decides its content (see `Command`), and the content itself; `stamp` is that of
     the picture that it is about, `place` that of its row in the journal."""
 
@@ -74,7 +74,7 @@ class Ledger:
         self.folder, self.formats, self.command = folder, formats, command or Command(())
         self.aside = None if command is None else folder / HIDDEN / "aside"  # of files that are being written
         self.journal = Journal(HEADER, None if command is None else folder / HIDDEN / "journal.jsonl", folder)
-        self.written: dict[str, Written] = {}
+        self.written: dict[str, WrittenFile] = {}
         self.claims: dict[str, str] = {}  # names of pages and paths of files, as `alike` has them: the picture's key
         self.names: dict[str, str] = {}  # of pages, by the key of their picture
         self.queries: dict[str, None] = {}  # of this command's pages, in the order in which they were first asked
@@ -109,7 +109,9 @@ class Ledger:
         self.names[key] = name
         self.claims |= dict.fromkeys(map(alike, (name, *paths)), key)
 
-    def page(self, page: Page, said: list[dict[str, str]], files: Mapping[str, Written], complete: bool) -> None:
+    def page(
+        self, page: AnnotatedImage, said: list[dict[str, str]], files: Mapping[str, WrittenFile], complete: bool
+    ) -> None:
         """Note a page, before its files are moved to their places: whatever happens then, they are this command's."""
         leaf = page.leaf()
         self.journal.add(
@@ -121,7 +123,7 @@ class Ledger:
         )  # fmt: skip
         self.refresh()
 
-    def whole(self, files: Mapping[str, Written]) -> None:
+    def whole(self, files: Mapping[str, WrittenFile]) -> None:
         """Note files of the whole run, before they are moved to their places."""
         self.journal.add({"files": _rows(files), "command": asdict(self.command)})
         self.refresh()
@@ -164,7 +166,7 @@ class Ledger:
         if row.get("anew") == self.command.covering():
             self.pages, self.done, self.queries = {}, {}, {}
         for path, (recipe, size, content) in row.get("files", {}).items():
-            self.written[path] = Written(recipe, size, content, row.get("stamp", ""), place)
+            self.written[path] = WrittenFile(recipe, size, content, row.get("stamp", ""), place)
         if "page" in row:
             self.claim(row["key"], row["page"], list(row["files"]))
             self._take_page(place, row, Command(**row["command"]))
@@ -178,7 +180,7 @@ class Ledger:
             self.done[row["key"]] = place
 
 
-def _rows(files: Mapping[str, Written]) -> dict[str, list[Any]]:
+def _rows(files: Mapping[str, WrittenFile]) -> dict[str, list[Any]]:
     return {path: [one.recipe, one.size, one.digest] for path, one in files.items()}
 
 

@@ -42,7 +42,7 @@ class Title:
 
 
 @dataclass(frozen=True, eq=False)
-class Page:
+class AnnotatedImage:
     """The predictions for one image, one per query; `name` and `file` as in `Title`.
 
     `key` says which image it is, and `stamp` which state of it, for an export that goes on where another stopped."""
@@ -110,17 +110,17 @@ def _whole(answer: Answer) -> list[InstanceAnswer]:
 
 
 @dataclass(frozen=True, eq=False)
-class Thing:
+class ExportedObject:
     """What other tools take as one object."""
 
     query: str
     instance: Instance
 
 
-def things_of(predictions: Prediction | Iterable[Prediction]) -> Iterator[Thing]:
+def things_of(predictions: Prediction | Iterable[Prediction]) -> Iterator[ExportedObject]:
     """The instances of every prediction, or else its mask, in order; nothing for what was not found."""
     each = [predictions] if isinstance(predictions, Prediction) else predictions
-    return (Thing(one.query, instance) for one in each for instance in one.things)
+    return (ExportedObject(one.query, instance) for one in each for instance in one.things)
 
 
 def file_name(text: str) -> str:

@@ -10,20 +10,20 @@ from PIL import Image
 
 from seglens.core.image_marks import marked_png
 from seglens.exports.base import Files, Made
-from seglens.exports.page import Page, Title
+from seglens.exports.page import AnnotatedImage, Title
 
 
 def mask_paths(title: Title) -> dict[str, str]:
     return {f"{name}_mask.png": query for name, query in zip(title.file_names(), title.queries, strict=True)}
 
 
-def masks(page: Page) -> Files:
+def masks(page: AnnotatedImage) -> Files:
     """`NAME_mask.png` of 0 and 255 per query; where it means several things, `NAME-1_mask.png` and so on beside it,
     best first: no name of an image or a query has that hyphen."""
     return Files(_masks(page), list(mask_paths(page.title)))
 
 
-def _masks(page: Page) -> Iterator[Made]:
+def _masks(page: AnnotatedImage) -> Iterator[Made]:
     for name, prediction in zip(page.file_names(), page.predictions, strict=True):
         yield Made(f"{name}_mask.png", _black_and_white(prediction.mask), prediction.query)
         for number, one in enumerate(prediction.instances, 1):
@@ -34,7 +34,7 @@ def overlay_paths(title: Title) -> dict[str, str]:
     return {f"{name}_overlay.png": query for name, query in zip(title.file_names(), title.queries, strict=True)}
 
 
-def overlays(page: Page) -> Files:
+def overlays(page: AnnotatedImage) -> Files:
     """`NAME_overlay.png` per query."""
     names = list(overlay_paths(page.title))
     shown = zip(names, page.predictions, strict=True)

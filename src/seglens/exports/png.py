@@ -13,7 +13,7 @@ from PIL import Image
 from seglens.core.image_marks import marked_png
 from seglens.core.mask_logits import bands
 from seglens.exports.base import Files, Made
-from seglens.exports.page import Page, Title
+from seglens.exports.page import AnnotatedImage, Title
 from seglens.inference.prediction import Prediction
 
 MOST = 255  # values of a palette beside the background
@@ -55,7 +55,7 @@ def indexed_paths(title: Title) -> dict[str, None]:
     return {f"{title.name}_indexed.png": None}
 
 
-def indexed(page: Page) -> Files:
+def indexed(page: AnnotatedImage) -> Files:
     """`NAME_indexed.png`."""
     image = to_png(page.predictions)
     (name,) = indexed_paths(page.title)

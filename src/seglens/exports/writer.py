@@ -13,8 +13,8 @@ from seglens.core.files import ELSEWHERE, Digest, check_folder, digest, holds, p
 from seglens.core.names import check_name
 from seglens.exports.base import Files
 from seglens.exports.formats import DEFAULT, FORMATS
-from seglens.exports.ledger import Command, Done, Ledger, Written
-from seglens.exports.page import Leaf, Page, Title, alike, file_name
+from seglens.exports.ledger import Command, Done, Ledger, WrittenFile
+from seglens.exports.page import AnnotatedImage, Leaf, Title, alike, file_name
 
 
 class Export:
@@ -60,7 +60,7 @@ class Export:
             self.changed += done.changed
         return done
 
-    def add(self, page: Page, complete: bool = True) -> list[dict[str, Path]]:
+    def add(self, page: AnnotatedImage, complete: bool = True) -> list[dict[str, Path]]:
         """Write a page. For each of its predictions: the file that holds its answer, by format. A page that is not
         `complete` is asked again by the run that goes on.
 
@@ -70,7 +70,7 @@ class Export:
             page = replace(page, name=self._name(page.title, key), key=key)
             made = {name: format.page(page) for name, format in self.formats.items()}
             said = [{name: files.answers[k] for name, files in made.items()} for k in range(len(page.predictions))]
-            written = dict[str, Written]()
+            written = dict[str, WrittenFile]()
             with prepared(self._checked(page, made.values(), written), self.ledger.aside) as place:
                 self.ledger.page(page, said, written, complete)
                 place()
@@ -78,7 +78,7 @@ class Export:
         return [{name: self.folder / path for name, path in one.items()} for one in said]
 
     def _checked(
-        self, page: Page, made: Iterable[Files], written: dict[str, Written]
+        self, page: AnnotatedImage, made: Iterable[Files], written: dict[str, WrittenFile]
     ) -> Iterator[tuple[Path, list[bytes]]]:
         """The files of a page, one after the other; `written` takes up how each will be noted. Raises FileExistsError
         where one must not be written."""
@@ -87,7 +87,7 @@ class Export:
             if path not in written:  # several formats may have a file in common
                 recipe = self.ledger.command.about(page.key, queries.get(path, about))
                 self._check(path, recipe, page.stamp, data)
-                written[path] = Written(recipe, len(data), digest(data))
+                written[path] = WrittenFile(recipe, len(data), digest(data))
                 yield self.folder / path, [data]
 
     def _paths(self, title: Title) -> dict[str, str | None]:
@@ -175,8 +175,8 @@ class _Counted:
             self.digest.update(part)
             yield part
 
-    def written(self, recipe: str) -> Written:
-        return Written(recipe, self.size, self.digest.hexdigest())
+    def written(self, recipe: str) -> WrittenFile:
+        return WrittenFile(recipe, self.size, self.digest.hexdigest())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -188,7 +188,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def write(pages: Iterable[Page], folder: str | Path, formats: Sequence[str] = DEFAULT, overwrite: bool = False) -> None:
+def write(
+    pages: Iterable[AnnotatedImage], folder: str | Path, formats: Sequence[str] = DEFAULT, overwrite: bool = False
+) -> None:
     """All pages to files, as `Export` does."""
     with Export(folder, formats, overwrite=overwrite) as export:
         for page in pages:

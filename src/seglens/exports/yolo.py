@@ -13,7 +13,7 @@ import yaml
 from seglens.exports.base import Files, Format, Made
 from seglens.exports.bridge import joined
 from seglens.exports.outline import outline
-from seglens.exports.page import Leaf, Page, Title, picture, things_of
+from seglens.exports.page import AnnotatedImage, Leaf, Title, picture, things_of
 from seglens.inference.prediction import Prediction
 
 YAML = "data.yaml"
@@ -48,7 +48,7 @@ class YoloFolder(Format):
     def paths(self, title: Title) -> Mapping[str, str | None]:
         return dict.fromkeys((f"images/{title.name}.png", f"labels/{title.name}.txt"))
 
-    def page(self, page: Page) -> Files:
+    def page(self, page: AnnotatedImage) -> Files:
         self.note(page.title.queries)
         image, label = self.paths(page.title)
         content = [Made(image, picture(page.image)), Made(label, to_yolo(page.predictions, self.classes).encode())]

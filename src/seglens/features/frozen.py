@@ -26,7 +26,7 @@ FULL = 255  # a cell of a stored area that is wholly covered
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionFeatures:
     """One question about an image: its own rows at the read layer, and the truth as covered area (255 is all)."""
 
     rows: Float[Tensor, "t d"]
@@ -37,7 +37,7 @@ class Asked:
 
 
 @runtime_checkable
-class Lesson(Protocol):
+class TrainingExample(Protocol):
     """One image with some questions about it, as a method learns from it: `Features` of frozen parts, or an `Exercise`
     for a method that tunes its MLLM."""
 
@@ -58,7 +58,7 @@ class Features:
     image_tokens: Int[Tensor, " i"]
     grid: tuple[int, int]
     embedding: Embedding  # of a single image: b is 1
-    asked: tuple[Asked, ...]
+    asked: tuple[QuestionFeatures, ...]
 
     def tally(self) -> Totals:
         return Totals(sum(a.present for a in self.asked), len(self.asked), len(self.asked))
@@ -69,7 +69,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Pick:
+class ExampleIndex:
     """An image of a source and which of its questions to use: what a training step asks for. `number` is that of the
     lesson, for what is drawn at random anew each time that an image is shown."""
 
@@ -87,7 +87,7 @@ class FeatureSource(Protocol):
     def questions(self, image: int) -> int:
         """How many questions there are about an image."""
 
-    def features(self, pick: Pick) -> Lesson: ...
+    def features(self, pick: ExampleIndex) -> TrainingExample: ...
 
     def fingerprint(self) -> str:
         """Tells one source from another: a hash of all that decides its features."""
@@ -118,7 +118,7 @@ def extract(
     else:
         cells = floor_targets(np.stack([t.mask for t in targets]), opened.frame, floors)
     asked = [
-        Asked(
+        QuestionFeatures(
             readout.question[0, q, :n].cpu(), readout.question_positions[0, q, :n].cpu(), masks[q], cells[q], t.present
         )
         for q, (t, n) in enumerate(zip(targets, lengths, strict=True))
@@ -173,11 +173,11 @@ def _counts(found: Sequence[Features]) -> Int[Tensor, " b"]:
     return torch.tensor([len(f.asked) for f in found])
 
 
-def _void(like: Features) -> Asked:
+def _void(like: Features) -> QuestionFeatures:
     """A question that nobody asked, one token long: what pads an image with fewer questions than its neighbours."""
     one = like.asked[0]
     rows, positions = torch.zeros_like(one.rows[:1]), torch.zeros_like(one.positions[:1])
-    return Asked(rows, positions, torch.zeros_like(one.mask), torch.zeros_like(one.cells), False)
+    return QuestionFeatures(rows, positions, torch.zeros_like(one.mask), torch.zeros_like(one.cells), False)
 
 
 class Live:
@@ -186,7 +186,7 @@ class Live:
     questions that can be learnt."""
 
     def __init__(
-        self, samples: Dataset, read: Callable[[Sample, Pick], Lesson], name: str, key: Mapping[str, Any],
+        self, samples: Dataset, read: Callable[[Sample, ExampleIndex], TrainingExample], name: str, key: Mapping[str, Any],
         keep: Callable[[Sample], Sample] = lambda sample: sample,
     ):  # fmt: skip
         self.samples, self.read, self.name, self.key, self.keep = samples, read, name, key, keep
@@ -206,7 +206,7 @@ class Live:
         sample = self._sample(image)
         return 0 if sample is None else len(sample.targets)
 
-    def features(self, pick: Pick) -> Lesson:
+    def features(self, pick: ExampleIndex) -> TrainingExample:
         sample = self._sample(pick.image)
         if sample is None:
             raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")

@@ -66,7 +66,7 @@ class Folded:
         return replace(self.bare, mask=self.mask.mask(), instances=tuple(part.instance() for part in self.parts))
 
 
-class Kept(Sequence[Prediction]):
+class CompressedPredictions(Sequence[Prediction]):
     """Predictions as they were given, whose masks are made anew whenever one of them is asked for.
 
     32 masks of 64 megapixels take 2 GB; kept so, they take some megabytes, and each one the 64 MB of its pixels for as
@@ -82,9 +82,11 @@ class Kept(Sequence[Prediction]):
     @overload
     def __getitem__(self, place: int) -> Prediction: ...
     @overload
-    def __getitem__(self, place: slice) -> Kept: ...
-    def __getitem__(self, place: int | slice) -> Prediction | Kept:
-        return Kept(self._folded[place]) if isinstance(place, slice) else self._folded[place].prediction()
+    def __getitem__(self, place: slice) -> CompressedPredictions: ...
+    def __getitem__(self, place: int | slice) -> Prediction | CompressedPredictions:
+        return (
+            CompressedPredictions(self._folded[place]) if isinstance(place, slice) else self._folded[place].prediction()
+        )
 
     def __iter__(self) -> Iterator[Prediction]:
         return (one.prediction() for one in self._folded)
@@ -97,4 +99,4 @@ class Kept(Sequence[Prediction]):
 
 def bare(predictions: Sequence[Prediction]) -> Sequence[Prediction]:
     """What can be told without masks, without making them."""
-    return predictions.bare if isinstance(predictions, Kept) else predictions
+    return predictions.bare if isinstance(predictions, CompressedPredictions) else predictions

@@ -54,7 +54,7 @@ class BadImage:
     query: str | None = None
 
 
-class Source(ABC):
+class PictureSource(ABC):
     """Where one image or several come from."""
 
     @property
@@ -73,7 +73,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True)
-class File(Source):
+class ImageFile(PictureSource):
     """An image file."""
 
     path: Path
@@ -99,7 +99,7 @@ class File(Source):
 
 
 @dataclass(frozen=True)
-class Video(Source):
+class Video(PictureSource):
     """The first frame of a video, and every so manieth after it."""
 
     path: Path
@@ -122,7 +122,7 @@ class Video(Source):
 
 
 @dataclass(frozen=True)
-class Piped(Source):
+class Piped(PictureSource):
     """One image on standard input."""
 
     shown = "standard input"
@@ -138,7 +138,7 @@ class Sources:
     """What was named, in a stable order: as it was named; by path where a folder or a glob was named. Nothing is
     decoded before it is asked for. `left_out` counts the files of folders and globs that are no images."""
 
-    each: tuple[Source, ...]
+    each: tuple[PictureSource, ...]
     alone: bool = False  # one image, named by itself
     left_out: Counter[str] = field(default_factory=Counter)
     bases: tuple[Path, ...] = ()  # folders that were named, or hold the files that were
@@ -150,7 +150,7 @@ class Sources:
         Raises ValueError on a folder or a glob that holds nothing of use."""
         if every < 1:
             raise ValueError(f"got every={every}; it needs 1 (all frames of a video) or more")
-        each, left_out, bases, searched = dict[Source, None](), Counter[str](), list[Path](), False
+        each, left_out, bases, searched = dict[PictureSource, None](), Counter[str](), list[Path](), False
         for word in words:
             if word == STDIN:
                 each[Piped()] = None
@@ -166,7 +166,7 @@ class Sources:
     @cached_property
     def root(self) -> Path | None:
         """The folder that all have in common, whatever lies in it; None when there are images that lie in no file."""
-        if not all(isinstance(one, File) for one in self.each):
+        if not all(isinstance(one, ImageFile) for one in self.each):
             return None
         with suppress(ValueError):  # on two drives
             return Path(os.path.commonpath([path.absolute() for path in self.bases]))
@@ -175,7 +175,7 @@ class Sources:
     @property
     def paths(self) -> list[Path]:
         """Of all files that are named."""
-        return [one.path for one in self.each if isinstance(one, File | Video)]
+        return [one.path for one in self.each if isinstance(one, ImageFile | Video)]
 
     @property
     def total(self) -> int | None:
@@ -193,13 +193,13 @@ class Sources:
 
 def one_image(word: str) -> NamedImage:
     """The image that one word names: a file, or "-" for standard input. Raises ImageError."""
-    source = Piped() if word == STDIN else File(Path(word))
+    source = Piped() if word == STDIN else ImageFile(Path(word))
     (image,) = source.images(None)
     return image
 
 
-def _source(path: Path, every: int) -> Source:
-    return Video(path, every) if path.suffix.lower() in VIDEOS else File(path)
+def _source(path: Path, every: int) -> PictureSource:
+    return Video(path, every) if path.suffix.lower() in VIDEOS else ImageFile(path)
 
 
 def _stamp(path: Path) -> str:

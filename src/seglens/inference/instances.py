@@ -32,20 +32,20 @@ _APART = re.compile(r"[\s,]*\b(?:separately|individually|one by one)\b(?P<end>[\
 
 
 @dataclass(frozen=True)
-class Asked:
+class InstanceQuery:
     """A query without the words that ask for separate masks, and whether they were there."""
 
     words: str
     each: bool
 
 
-def asked(query: str) -> Asked:
+def asked(query: str) -> InstanceQuery:
     """ "each of the cups" asks for "all the cups", one by one; "every cup separately" for "every cup", one by one."""
     words = _APART.sub(r"\g<end>", query)
     found = _EACH.match(words)
     if found and found["of"]:
         words = f"{found['before']}all{words[found.end() :]}"
-    return Asked(words, each=found is not None or words != query)
+    return InstanceQuery(words, each=found is not None or words != query)
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ class OpenedImage:
         clock.lap("read")
         method = self.segmenter.method
         if self.kept is None:
-            self.kept = method.look(read)
+            self.kept = method.precompute(read)
         output = method.decode(read, self.embedding, self.kept)
         clock.lap("head")
         return output

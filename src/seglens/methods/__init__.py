@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from seglens.core.names import check_name
-from seglens.methods.base import Method, PromptDecoder, Source
+from seglens.methods.base import BackboneSource, Method, PromptDecoder
 from seglens.methods.lens import Lens, LensConfig, build_lens
 from seglens.methods.lisa import LisaConfig, build_lisa
 from seglens.methods.localization import LocalizationConfig, build_localization
@@ -69,7 +69,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def build_method(config: Any, backbone: Source, decoder: PromptDecoder | None) -> Method:
+def build_method(config: Any, backbone: BackboneSource, decoder: PromptDecoder | None) -> Method:
     """A fresh method of the kind that `config` is of. Raises ValueError when it needs a mask decoder and has none."""
     name = name_of(config)
     if METHODS[name].needs_decoder and decoder is None:

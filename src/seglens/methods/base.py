@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.types import (
+    AnswerTemplates,
     Attention,
     Embedding,
     HeadMaps,
@@ -22,7 +23,6 @@ from seglens.core.types import (
     Reading,
     Refill,
     Shown,
-    Speech,
     Totals,
     Truth,
     Tuning,
@@ -126,16 +126,16 @@ class Method(nn.Module, ABC):
     def mask_side(self) -> int:
         """Side of the square canvas on which its masks are compared with the truth."""
 
-    def look(self, read: Any) -> Any:
+    def precompute(self, read: Any) -> Any:
         """What no question about an image changes, kept between questions: once per image. None where there is nothing
         to keep."""
         return None
 
     @abstractmethod
     def decode(self, read: Any, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
-        """Masks for all questions of all images. `seen` is a kept result of `look`."""
+        """Masks for all questions of all images. `seen` is a kept result of `precompute`."""
 
-    def chance(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+    def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """What `forward` draws at random in training for "b q" questions, other than dropout, by name."""
         return {}
 
@@ -171,7 +171,7 @@ class TunedMethod(Method):
 
 
 @runtime_checkable
-class Source(Protocol):
+class BackboneSource(Protocol):
     """A backbone as the builder of a method sees it."""
 
     width: int
@@ -181,7 +181,7 @@ class Source(Protocol):
     def clone_layers(self, count: int = 2) -> list: ...
     def watch(self, layers: int | None = None) -> HeadAttention: ...
     def adapt(
-        self, tuning: Tuning, speech: Speech, attention: Attention = "causal", refill: Refill = "none"
+        self, tuning: Tuning, speech: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
     ) -> Any: ...
 
 

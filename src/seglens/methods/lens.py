@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
-from seglens.methods.base import Method, PromptDecoder, Source, check_choices, spread
+from seglens.methods.base import BackboneSource, Method, PromptDecoder, check_choices, spread
 from seglens.methods.keypoints import refine, refine_unguarded, suppress
 from seglens.methods.losses import bce, mask_terms
 
@@ -140,7 +140,7 @@ class Lens(Method):
 
     # ---------------------------------------------------------------- forward
 
-    def look(self, read: Readout) -> HeadPrefix:
+    def precompute(self, read: Readout) -> HeadPrefix:
         """The part of the head that no question changes (attention is causal): once per image."""
         first, second = self._copies
         hidden, memory_1 = first.prefix(read.prefix.float(), read.prefix_positions)
@@ -156,9 +156,9 @@ class Lens(Method):
         self, readout: Readout, embedding: Embedding, seen: HeadPrefix | None = None,
         local: Bool[Tensor, "b q"] | None = None,
     ) -> MethodOutput:  # fmt: skip
-        """Masks for all questions of all images. `seen` is a kept result of `look`; `local` switches the keypoints of
+        """Masks for all questions of all images. `seen` is a kept result of `precompute`; `local` switches the keypoints of
         single questions off (S1.4)."""
-        seen = self.look(readout) if seen is None else seen
+        seen = self.precompute(readout) if seen is None else seen
         heat, f_s = self._attend(readout, seen)
         keypoints = self._keypoints(heat)
         described = keypoints.keep & self.config.local_descriptions  # without: no d_i, not even in the self-attention
@@ -227,7 +227,7 @@ class Lens(Method):
 
     # ---------------------------------------------------------------- loss
 
-    def chance(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+    def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """S1.4: which samples of a training batch use their keypoints."""
         if not (self.config.global_description and self.config.local_descriptions):
             return {"local": torch.ones(shape, dtype=torch.bool)}
@@ -282,6 +282,6 @@ def _without_void(
     return points[:, :, held], keep[:, :, held]
 
 
-def build_lens(config: LensConfig, backbone: Source, decoder: PromptDecoder) -> Lens:
+def build_lens(config: LensConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lens:
     """A fresh LENS head: its two layers continue the backbone exactly, the rest is new."""
     return Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)

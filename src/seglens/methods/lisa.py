@@ -13,10 +13,10 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.core.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
 from seglens.methods.base import (
+    BackboneSource,
     PromptDecoder,
-    Source,
     TextMean,
     TunedMethod,
     TunedReader,
@@ -66,9 +66,9 @@ class LisaConfig:
         """What of the MLLM is trained."""
         return Tuning((TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
 
-    def speech(self) -> Speech:
+    def speech(self) -> AnswerTemplates:
         """What is said to it and by it."""
-        return Speech((TOKEN,), self.request, self.answers)
+        return AnswerTemplates((TOKEN,), self.request, self.answers)
 
 
 class Lisa(TunedMethod):
@@ -109,7 +109,7 @@ class Lisa(TunedMethod):
         }
 
 
-def build_lisa(config: LisaConfig, backbone: Source, decoder: PromptDecoder) -> Lisa:
+def build_lisa(config: LisaConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lisa:
     """A fresh LISA on an MLLM that stays as it is."""
     return Lisa(config, backbone.adapt(config.tuning(), config.speech()), decoder)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, HeadMaps, Keypoints, MethodOutput, Prompt, Totals, Truth
-from seglens.methods.base import HeadAttention, Method, PromptDecoder, Source
+from seglens.methods.base import BackboneSource, HeadAttention, Method, PromptDecoder
 from seglens.methods.keypoints import refine, suppress
 
 TINY = 1e-12
@@ -204,7 +204,7 @@ def blurred(maps: Float[Tensor, "b q h w"], deviation: float) -> Float[Tensor, "
     return rearrange(flat, "(b q) 1 h w -> b q h w", b=len(maps))
 
 
-def build_localization(config: LocalizationConfig, backbone: Source, decoder: PromptDecoder) -> Localization:
+def build_localization(config: LocalizationConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Localization:
     """The method on an MLLM of which only the layers up to the last head are run."""
     layers = max(layer for layer, _ in config.heads) + 1 if config.heads else None
     return Localization(config, backbone.watch(layers), decoder)

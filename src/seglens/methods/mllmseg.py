@@ -18,9 +18,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.core.types import Embedding, MethodOutput, Practice, Reading, Speech, Totals, Truth, Tuning
+from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Practice, Reading, Totals, Truth, Tuning
 from seglens.methods.base import (
-    Source,
+    BackboneSource,
     TextMean,
     TunedMethod,
     TunedReader,
@@ -163,9 +163,9 @@ class MLLMSegConfig:
             final_norm=self.final_norm,
         )  # fmt: skip
 
-    def speech(self) -> Speech:
+    def speech(self) -> AnswerTemplates:
         """What is said to it and by it."""
-        return Speech((SEG,), self.request, self.answers, self.refusal)
+        return AnswerTemplates((SEG,), self.request, self.answers, self.refusal)
 
 
 class Block(nn.Module):
@@ -273,7 +273,7 @@ class LightDecoder(nn.Module):
         if config.upright:
             self.head.upright()
 
-    def look(
+    def precompute(
         self, patches: Float[Tensor, "b f v"], image: Float[Tensor, "b r i d"], grid: tuple[int, int]
     ) -> Float[Tensor, "b r f c"]:
         """The fused patches, and what they say to each other in step C."""
@@ -316,9 +316,9 @@ class MLLMSeg(TunedMethod):
 
     # ---------------------------------------------------------------- forward
 
-    def look(self, read: Reading) -> Float[Tensor, "b r f c"]:
+    def precompute(self, read: Reading) -> Float[Tensor, "b r f c"]:
         """All of the decoder that no question changes: once per image."""
-        return self.decoder.look(read.patches, self._image(read), read.grid)
+        return self.decoder.precompute(read.patches, self._image(read), read.grid)
 
     def _image(self, read: Reading) -> Float[Tensor, "b r i d"]:
         """The image's states, on request those of one token earlier (authors): the first is that of no image token."""
@@ -335,8 +335,8 @@ class MLLMSeg(TunedMethod):
     def decode(
         self, read: Reading, embedding: Embedding | None = None, seen: Float[Tensor, "b r f c"] | None = None
     ) -> MethodOutput:
-        """Masks for all questions of all images. `seen` is a kept result of `look`."""
-        seen = self.look(read) if seen is None else seen
+        """Masks for all questions of all images. `seen` is a kept result of `precompute`."""
+        seen = self.precompute(read) if seen is None else seen
         logits = self.decoder(seen, read.segment, read.fine_grid[0]).float()
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
 
@@ -363,7 +363,7 @@ class MLLMSeg(TunedMethod):
         }
 
 
-def build_mllmseg(config: MLLMSegConfig, backbone: Source, decoder: None = None) -> MLLMSeg:
+def build_mllmseg(config: MLLMSegConfig, backbone: BackboneSource, decoder: None = None) -> MLLMSeg:
     """A fresh MLLMSeg on an MLLM that stays as it is; it draws by itself, without another mask decoder."""
     return MLLMSeg(config, backbone.adapt(config.tuning(), config.speech()))
 

@@ -18,9 +18,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.core.pixel_shuffle import pixel_unshuffle
-from seglens.core.types import Attention, Embedding, MethodOutput, Reading, Refill, Speech, Totals, Truth, Tuning
+from seglens.core.types import (
+    AnswerTemplates,
+    Attention,
+    Embedding,
+    MethodOutput,
+    Reading,
+    Refill,
+    Totals,
+    Truth,
+    Tuning,
+)
 from seglens.methods.base import (
-    Source,
+    BackboneSource,
     TextMean,
     TunedMethod,
     TunedReader,
@@ -137,12 +147,12 @@ class Self1eConfig:
             vocabulary=self.vocabulary,
         )
 
-    def speech(self) -> Speech:
-        return Speech(tokens=(TOKEN,), request=self.request, answers=self.answers)
+    def speech(self) -> AnswerTemplates:
+        return AnswerTemplates(tokens=(TOKEN,), request=self.request, answers=self.answers)
 
 
 @dataclass(frozen=True)
-class Kept:
+class AmplifiedFeatures:
     """What of a mask no question changes: F_V1^HQ and F_V1, amplified; None where a mask is not made of them."""
 
     refilled: Float[Tensor, "b 1 h w d"] | None
@@ -196,23 +206,25 @@ class Self1e(TunedMethod):
 
     # ---------------------------------------------------------------- forward
 
-    def look(self, read: Reading) -> Kept:
+    def precompute(self, read: Reading) -> AmplifiedFeatures:
         """F_V1^HQ and F_V1 come from the vision tower, before any word."""
         if self.config.features == "image":
-            return Kept(None, None)
+            return AmplifiedFeatures(None, None)
         if read.refilled is None:
             raise ValueError("SELF1E got a reading without refilled patches; adapt the MLLM with refill='replicate'")
         refilled = self._enter(self._amplify("refilled", as_map(read.refilled[:, None], read.fine_grid)))
         if self.config.features == "refilled":
-            return Kept(refilled, None)
-        return Kept(refilled, self._amplify("given", as_map(read.given[:, None], read.grid)))
+            return AmplifiedFeatures(refilled, None)
+        return AmplifiedFeatures(refilled, self._amplify("given", as_map(read.given[:, None], read.grid)))
 
-    def decode(self, read: Reading, embedding: Embedding | None = None, seen: Kept | None = None) -> MethodOutput:
+    def decode(
+        self, read: Reading, embedding: Embedding | None = None, seen: AmplifiedFeatures | None = None
+    ) -> MethodOutput:
         image = self._amplify("image", as_map(read.image, read.grid))
         # Eq. 6; without f'_PUS a mean over one
         states = self._amplify("image", as_map(read.segment[:, :, :1], (1, 1)))
         segment = reduce(states, "b q h w d -> b q d", "mean")
-        logits = self._dot(self._parts(self.look(read) if seen is None else seen, image), segment)
+        logits = self._dot(self._parts(self.precompute(read) if seen is None else seen, image), segment)
         if self.config.upsampling == "twice" or logits.shape[-2] != logits.shape[-1]:  # a canvas is square
             logits = self._compared(logits)
         coarse = dot(image, self._coarse_token(segment)) if self.config.coarse else None
@@ -227,7 +239,7 @@ class Self1e(TunedMethod):
             return segment
         return self.combine(segment)
 
-    def _parts(self, seen: Kept, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
+    def _parts(self, seen: AmplifiedFeatures, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
         """The terms of F'_IMG in Eq. 3 or 5, before up-sampling."""
         if seen.refilled is None:
             return [self._enter(image)]
@@ -307,7 +319,7 @@ def enlarge(features: Float[Tensor, "b r _ _ d"], size: tuple[int, int]) -> Floa
     return rearrange(planes, "b (r d) h w -> b r h w d", d=features.shape[-1])
 
 
-def build_self1e(config: Self1eConfig, backbone: Source, decoder: None = None) -> Self1e:
+def build_self1e(config: Self1eConfig, backbone: BackboneSource, decoder: None = None) -> Self1e:
     """A fresh SELF1E on a fresh adapter of the backbone. It needs no mask decoder."""
     return Self1e(config, backbone.adapt(config.tuning(), config.speech(), config.attention, config.refill))
 

@@ -16,9 +16,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.core.types import Embedding, MethodOutput, Reading, Speech, Totals, Truth, Tuning
+from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
 from seglens.methods.base import (
-    Source,
+    BackboneSource,
     TextMean,
     TunedMethod,
     TunedReader,
@@ -76,10 +76,10 @@ class UfoConfig:
             final_norm=self.final_norm,
         )  # fmt: skip
 
-    def speech(self) -> Speech:
+    def speech(self) -> AnswerTemplates:
         """What is said to it and by it: one new word, said `scale` x `scale` times."""
         run = self.scale**2
-        return Speech((TOKEN,) * run, self.request, tuple(a.replace(TOKEN, TOKEN * run) for a in self.answers))
+        return AnswerTemplates((TOKEN,) * run, self.request, tuple(a.replace(TOKEN, TOKEN * run) for a in self.answers))
 
 
 class Ufo(TunedMethod):
@@ -116,7 +116,7 @@ class Ufo(TunedMethod):
         }
 
 
-def build_ufo(config: UfoConfig, backbone: Source, decoder: None = None) -> Ufo:
+def build_ufo(config: UfoConfig, backbone: BackboneSource, decoder: None = None) -> Ufo:
     """A fresh UFO on an MLLM that stays as it is; it needs no mask decoder."""
     return Ufo(config, backbone.adapt(config.tuning(), config.speech(), config.attention))
 

@@ -30,7 +30,7 @@ EXAM = WorldData(n=200, seed=21)
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One row: what differs from the default in training, and what is switched off only at the test."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -49,29 +49,29 @@ class Row:
         return frozen_parts(weights, self.layer, canvas=named.canvas, floors=self.config().floors)
 
 
-ROWS: dict[str, Row] = {
-    "default": Row(
+ROWS: dict[str, AblationRow] = {
+    "default": AblationRow(
         at_test={
             "keypoints removed at test": {"local_descriptions": False},
             "global removed at test": {"global_description": False},
         }
     ),
-    "default, another seed": Row(seed=1),
-    "paper": Row(preset="paper", settings={"presence_weight": 0.5}),
-    "authors": Row(preset="authors", settings={"presence_weight": 0.5}),
-    "layer 1 of 6": Row(layer=1),
-    "layer 3 of 6": Row(layer=3),
-    "without keypoint description": Row({"local_descriptions": False}),
-    "without keypoint description, mask decoder frozen": Row(
+    "default, another seed": AblationRow(seed=1),
+    "paper": AblationRow(preset="paper", settings={"presence_weight": 0.5}),
+    "authors": AblationRow(preset="authors", settings={"presence_weight": 0.5}),
+    "layer 1 of 6": AblationRow(layer=1),
+    "layer 3 of 6": AblationRow(layer=3),
+    "without keypoint description": AblationRow({"local_descriptions": False}),
+    "without keypoint description, mask decoder frozen": AblationRow(
         {"local_descriptions": False, "train_mask_decoder": False}
     ),
-    "without global description": Row({"global_description": False}),
-    "without L_attn": Row({"attention_weight": 0.0}),
-    "mask decoder frozen": Row({"train_mask_decoder": False}),
-    "no keypoint threshold": Row({"threshold": 0.0}),
-    "attention of all question tokens (Eq. 1)": Row({"aggregate": "mean"}),
-    "L_attn on the map divided by its peak": Row({"map_scale": "peak"}),
-    "L_attn weighted 1 (Eq. 7)": Row({"attention_weight": 1.0}),
+    "without global description": AblationRow({"global_description": False}),
+    "without L_attn": AblationRow({"attention_weight": 0.0}),
+    "mask decoder frozen": AblationRow({"train_mask_decoder": False}),
+    "no keypoint threshold": AblationRow({"threshold": 0.0}),
+    "attention of all question tokens (Eq. 1)": AblationRow({"aggregate": "mean"}),
+    "L_attn on the map divided by its peak": AblationRow({"map_scale": "peak"}),
+    "L_attn weighted 1 (Eq. 7)": AblationRow({"attention_weight": 1.0}),
 }
 
 

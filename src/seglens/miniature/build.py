@@ -43,7 +43,7 @@ from seglens.miniature.sam_stage import train_sam
 from seglens.miniature.subprocess_jobs import side_by_side
 from seglens.miniature.vision_stage import PatchReadout, pixels, train_vision
 from seglens.model_files.checksums import write_sums
-from seglens.training.example_stream import Drawn
+from seglens.training.example_stream import FeatureStream
 from seglens.training.setup import practise
 from seglens.training.trainer import TrainConfig, fit
 from seglens.world.chat_phrases import new_words
@@ -191,10 +191,10 @@ def features(parts: Parts, data: WorldData, out: Path) -> Cache:
     return parts.cached(data, repr(data), out / f"features_{made[:12]}", "fp16")
 
 
-def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> Drawn:
+def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> FeatureStream:
     """Every image once per epoch with all its questions."""
     kept = features(parts, data, out)
-    return Drawn([kept], Epochs(len(kept), kept.questions, seed))
+    return FeatureStream([kept], Epochs(len(kept), kept.questions, seed))
 
 
 def stage_head(out: Path, weights: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seglens.miniature.language_stages import Pupil, report
 from seglens.miniature.models import make_tokenizer
-from seglens.miniature.packing import Packed, pack
+from seglens.miniature.packing import PackedScenes, pack
 from seglens.miniature.recipe import Budget, Stage, batches
 from seglens.world.chat_phrases import SHARES, Manners, new_words
 from seglens.world.language import VQA_KINDS, Speaker, lesson, speaker
@@ -37,7 +37,7 @@ def _said(one: Speaker) -> list[Question]:
     return [*lesson(one, REHEARSED), *(manners.intent() for _ in range(INSTRUCTIONS))]
 
 
-def teach(pupil: Pupil, world: World, indices: Iterable[int]) -> tuple[list[Scene], Packed]:
+def teach(pupil: Pupil, world: World, indices: Iterable[int]) -> tuple[list[Scene], PackedScenes]:
     """The scenes, and the packed lessons about them."""
     scenes = [world.scene(index) for index in indices]
     said = [_said(speaker(world, index, scene)) for index, scene in zip(indices, scenes, strict=True)]

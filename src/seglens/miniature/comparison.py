@@ -40,7 +40,7 @@ from seglens.miniature.heads import miniature_config, miniature_training
 from seglens.miniature.profiling import measured
 from seglens.miniature.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
 from seglens.miniature.table_report import Finished, Standings
-from seglens.training.example_stream import Lessons
+from seglens.training.example_stream import ExampleStream
 from seglens.training.setup import practise
 from seglens.training.trainer import fit
 
@@ -55,7 +55,7 @@ Ask = Callable[[UInt8[np.ndarray, "h w 3"], str, int], str]
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """A method, and what differs from its settings in `miniature_config`."""
 
     method: str
@@ -82,13 +82,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "without the third MLP": {"combine": False},
     "without the coarse mask's loss": {"coarse_weight": 0.0},
 }
-SELF1E = {name: Row("self1e", changes, warm=True) for name, changes in CHANGES.items()}
-MLLMSEG: dict[str, Row] = {
-    "without step A (detail)": Row("mllmseg", {"detail": False}),
-    "without the raw patches": Row("mllmseg", {"raw": False}),
-    "without step B (semantic)": Row("mllmseg", {"semantic": False}),
+SELF1E = {name: ComparisonRow("self1e", changes, warm=True) for name, changes in CHANGES.items()}
+MLLMSEG: dict[str, ComparisonRow] = {
+    "without step A (detail)": ComparisonRow("mllmseg", {"detail": False}),
+    "without the raw patches": ComparisonRow("mllmseg", {"raw": False}),
+    "without step B (semantic)": ComparisonRow("mllmseg", {"semantic": False}),
 }
-ROWS: dict[str, Row] = {**{name: Row(name) for name, kind in METHODS.items() if kind.trained}, **MLLMSEG, **SELF1E}
+ROWS: dict[str, ComparisonRow] = {
+    **{name: ComparisonRow(name) for name, kind in METHODS.items() if kind.trained},
+    **MLLMSEG,
+    **SELF1E,
+}
 TABLES: dict[str, tuple[str, ...]] = {
     "methods": tuple(name for name, kind in METHODS.items() if kind.trained),
     "mllmseg": ("mllmseg", *MLLMSEG),
@@ -217,7 +221,7 @@ def _row(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     return report
 
 
-def _lessons(bench: Bench, parts: Parts, head: Method, seed: int) -> Lessons:
+def _lessons(bench: Bench, parts: Parts, head: Method, seed: int) -> ExampleStream:
     """The same images in the same order for every method."""
     data = bench.plan.data
     if not isinstance(head, TunedMethod):

@@ -28,12 +28,12 @@ from seglens.miniature.models import (
     LLAVA,
     PATCH,
     VISION,
-    Sight,
+    VisionSize,
     make_tokenizer,
     text_config,
 )
 
-INTERNVL = Sight(patches=16, tokens=8, image="<IMG_CONTEXT>", before="<img>", behind="</img>")
+INTERNVL = VisionSize(patches=16, tokens=8, image="<IMG_CONTEXT>", before="<img>", behind="</img>")
 INTERNVL_TOKENS = {
     "start_image_token": INTERNVL.before,
     "end_image_token": INTERNVL.behind,

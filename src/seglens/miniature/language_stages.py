@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from seglens.miniature.models import Sight
-from seglens.miniature.packing import IGNORED, Packed, pack
+from seglens.miniature.models import VisionSize
+from seglens.miniature.packing import IGNORED, PackedScenes, pack
 from seglens.miniature.recipe import Budget, Stage, batches, half_precision
 from seglens.miniature.symbols import Symbols, symbols
 from seglens.miniature.vision_stage import PatchReadout, patch_features, patch_terms, pixels
@@ -62,7 +62,7 @@ class Pupil:
 
     def __init__(
         self, model: LlavaForConditionalGeneration | InternVLForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerFast, oracle: Oracle, sight: Sight,
+        tokenizer: PreTrainedTokenizerFast, oracle: Oracle, sight: VisionSize,
     ):  # fmt: skip
         self.model, self.tokenizer, self.oracle, self.sight = model, tokenizer, oracle, sight
         self.language = model.model.language_model
@@ -74,7 +74,7 @@ class Pupil:
         known = self.language.embed_tokens.weight
         return known if self.more is None else torch.cat([known, self.more.weight])
 
-    def teach(self, world: World, indices: Iterable[int], most: int = 7) -> tuple[list[Scene], Packed]:
+    def teach(self, world: World, indices: Iterable[int], most: int = 7) -> tuple[list[Scene], PackedScenes]:
         """The scenes and their packed lessons."""
         scenes, said = [], []
         for index in indices:
@@ -105,7 +105,7 @@ class Pupil:
         """Image tokens as the oracle gives them."""
         return self.oracle(self.symbols(scenes), self.words)
 
-    def listen(self, image: Tensor, packed: Packed) -> Float[Tensor, "b t d"]:
+    def listen(self, image: Tensor, packed: PackedScenes) -> Float[Tensor, "b t d"]:
         """Final hidden states of the packed sequences."""
         embedded = F.embedding(packed.ids, self.words)
         first, n = packed.first_image, image.shape[1]
@@ -120,7 +120,7 @@ class Pupil:
         with half_precision():
             return F.linear(hidden, self.words).float()  # tied, as every miniature's
 
-    def loss(self, hidden: Tensor, packed: Packed) -> Tensor:
+    def loss(self, hidden: Tensor, packed: PackedScenes) -> Tensor:
         """Next-token cross-entropy over the answers, each answer weighted by its length."""
         answer = packed.labels[:, 1:] != IGNORED
         weight = packed.weights[:, 1:][answer]
@@ -135,7 +135,7 @@ class Pupil:
         return F.cross_entropy(near, shown.concept.flatten(1)[thing] - 1)
 
     @torch.no_grad()
-    def marks(self, image: Float[Tensor, "b n d"], packed: Packed) -> Iterator[tuple[str, float]]:
+    def marks(self, image: Float[Tensor, "b n d"], packed: PackedScenes) -> Iterator[tuple[str, float]]:
         """The kind of every question, and whether its whole answer is right."""
         said = self.speak(self.listen(image, packed)).argmax(-1)
         for b, spans in enumerate(packed.spans):

@@ -47,7 +47,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Sight:
+class VisionSize:
     """How a miniature sees: the patches and the image tokens along a side of its square canvas, and its image in words:
     an image token, and what stands before and behind them."""
 
@@ -68,7 +68,7 @@ class Sight:
         return self.patches // self.tokens
 
 
-LLAVA = Sight(patches=12, tokens=12, image="<image>")
+LLAVA = VisionSize(patches=12, tokens=12, image="<image>")
 LLAVA_TOKENS = {"image_token": LLAVA.image}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from seglens.miniature.models import Sight
+from seglens.miniature.models import VisionSize
 from seglens.world.language import Question
 
 IGNORED = -100
@@ -18,7 +18,7 @@ LENGTH_POWER = -0.7  # an answer of n tokens weighs n^-0.7 a token: captions mus
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedScenes:
     """A batch of packed scenes; `spans[b]` has (kind, first answer position, answer length) per question of scene b."""
 
     ids: Int[Tensor, "b t"]
@@ -30,7 +30,7 @@ class Packed:
     first_image: int
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]], sight: Sight) -> Packed:
+def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]], sight: VisionSize) -> PackedScenes:
     """Pack the questions of several scenes, each behind its image as `sight` says; position ids restart after the image
     for each question."""
     flat = [q for one in said for q in one]
@@ -51,7 +51,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]],
     sees |= torch.eye(longest, dtype=torch.bool)
     mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
     spans = [row[5] for row in rows]
-    return Packed(pad(0, 0), pad(1, 0), mask, pad(3, IGNORED), pad(4, 0.0), spans, prefix.index(image))
+    return PackedScenes(pad(0, 0), pad(1, 0), mask, pad(3, IGNORED), pad(4, 0.0), spans, prefix.index(image))
 
 
 def _row(

@@ -28,7 +28,7 @@ LEAST_PIXELS = 150
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptBatch:
     """Prompts of one kind for a batch of images, and the masks that they mean."""
 
     masks: Float[Tensor, "b q h w"]
@@ -64,18 +64,20 @@ def _box(mask: np.ndarray, rng: random.Random, jitter: float) -> list[float]:
     return [float(e) + rng.uniform(-jitter, jitter) for e in edges]
 
 
-def make_prompts(scenes: list[Scene], kind: str, rng: random.Random, jitter: float = 3.0) -> Prompts:
+def make_prompts(scenes: list[Scene], kind: str, rng: random.Random, jitter: float = 3.0) -> PromptBatch:
     """Prompts of `kind` for every scene. Only a box can mean a part: a point always means the whole object."""
     chosen = [_targets(s, rng, parts=kind == "box" and jitter > 0) for s in scenes]
     masks = here(np.stack([np.stack(one) for one in chosen])).float()
     if kind == "box":
-        return Prompts(masks, None, None, torch.tensor([[_box(m, rng, jitter) for m in one] for one in chosen]))
+        return PromptBatch(masks, None, None, torch.tensor([[_box(m, rng, jitter) for m in one] for one in chosen]))
     clicks = [[_clicks(m, int(kind[0]), rng) for m in one] for one in chosen]
     points = torch.tensor([[c[0] for c in one] for one in clicks], dtype=torch.float)
-    return Prompts(masks, points, torch.tensor([[c[1] for c in one] for one in clicks]), None)
+    return PromptBatch(masks, points, torch.tensor([[c[1] for c in one] for one in clicks]), None)
 
 
-def answer(sam: SamModel, embedding: Tensor, prompts: Prompts) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q"]]:
+def answer(
+    sam: SamModel, embedding: Tensor, prompts: PromptBatch
+) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q"]]:
     """Low-resolution mask logits and predicted IoU of every prompt."""
     sparse, dense = sam.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
     positions = sam.get_image_wide_positional_embeddings().repeat(len(embedding), 1, 1, 1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, Sight
+from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, VisionSize
 from seglens.miniature.recipe import Budget, Stage, batches, half_precision, here
 from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.world.world import Scene, World
@@ -63,7 +63,7 @@ def patch_terms(said: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tens
     }
 
 
-def evaluator(vit: nn.Module, readout: PatchReadout, sight: Sight) -> Callable[[], Mapping[str, float]]:
+def evaluator(vit: nn.Module, readout: PatchReadout, sight: VisionSize) -> Callable[[], Mapping[str, float]]:
     """Shares of the patches with a thing whose kind, colour and part are read right, and the error of its centre."""
     world = World("test", 2)
     scenes = [world.scene(i) for i in range(100)]

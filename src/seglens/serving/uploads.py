@@ -19,7 +19,7 @@ _SHOWN = 40  # characters of a wrong text that an error repeats
 
 
 @dataclass(frozen=True)
-class Limits:
+class UploadLimits:
     """What one image may cost. `pixels` are told by its header, before anything is decoded."""
 
     bytes: int = 20 * 2**20  # of the encoded file
@@ -30,7 +30,7 @@ class Limits:
             raise ValueError(f"got limits of {self.bytes} bytes and {self.pixels} pixels; need at least 1 of each")
 
 
-def decode_data_uri(text: str, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
+def decode_data_uri(text: str, limits: UploadLimits) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of "data:image/png;base64,..." or of bare base64.
 
     Raises ImageTooLargeError over a limit, ImageError on anything else that is not such an image."""
@@ -45,13 +45,13 @@ def decode_data_uri(text: str, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
     return decode_bytes(_from_base64(coded), limits)
 
 
-def decode_bytes(data: bytes, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
+def decode_bytes(data: bytes, limits: UploadLimits) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of an encoded file. Raises as `decode_data_uri`."""
     _check_bytes(len(data), limits)
     return load_image(data, limits.pixels)
 
 
-def _check_bytes(count: int, limits: Limits) -> None:
+def _check_bytes(count: int, limits: UploadLimits) -> None:
     if count > limits.bytes:
         raise ImageTooLargeError(
             f"the image has {count} bytes; need at most {limits.bytes}: make it smaller, or save it as JPEG"

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from seglens.core.types import Sample
-from seglens.data.mixing import ATTEMPTS, Draw, Mixed
-from seglens.features.frozen import FeatureSource, Lesson, Pick
+from seglens.data.mixing import ATTEMPTS, Mixed, SampledImage
+from seglens.features.frozen import ExampleIndex, FeatureSource, TrainingExample
 
 
 @runtime_checkable
-class Lessons(Protocol):
+class ExampleStream(Protocol):
     """Image n of the stream with the questions put about it, through the frozen parts."""
 
-    def lesson(self, number: int) -> Lesson: ...
+    def lesson(self, number: int) -> TrainingExample: ...
 
     def name(self, number: int) -> str:
         """Where image n comes from, for a person."""
@@ -30,21 +30,21 @@ class Lessons(Protocol):
 class Order(Protocol):
     """Which source, image and questions come as number n. Its `repr` tells it from another."""
 
-    def draw(self, number: int) -> Draw: ...
+    def draw(self, number: int) -> SampledImage: ...
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FeatureStream:
     """From sources of features (read from disk, or live) in the order of a mixture or of epochs."""
 
     sources: Sequence[FeatureSource]
     order: Order
 
-    def lesson(self, number: int) -> Lesson:
+    def lesson(self, number: int) -> TrainingExample:
         draw = self._draw(number)
-        return self.sources[draw.source].features(Pick(draw.image, draw.questions, number))
+        return self.sources[draw.source].features(ExampleIndex(draw.image, draw.questions, number))
 
-    def _draw(self, number: int) -> Draw:
+    def _draw(self, number: int) -> SampledImage:
         """In place of an image that its data leaves out comes the next that it does not."""
         for tried in range(number, number + ATTEMPTS):
             if (draw := self.order.draw(tried)).questions:
@@ -60,15 +60,15 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class DatasetStream:
     """From a mixture of datasets as they lie, in fresh prompts at every draw, read when it is their turn. `key` is all
     that decides what `read` gives of a sample and the number of the lesson."""
 
     mixed: Mixed
-    read: Callable[[Sample, int], Lesson]
+    read: Callable[[Sample, int], TrainingExample]
     key: Mapping[str, Any]
 
-    def lesson(self, number: int) -> Lesson:
+    def lesson(self, number: int) -> TrainingExample:
         return self.read(self.mixed.sample(number), number)
 
     def name(self, number: int) -> str:

@@ -34,11 +34,11 @@ from seglens.inference.frozen_models import Parts
 from seglens.inference.prediction import slug
 from seglens.methods import METHODS, Method, build_method, method_settings, name_of
 from seglens.methods.base import TunedMethod
-from seglens.training.example_stream import Drawn, Lessons, Streamed
+from seglens.training.example_stream import DatasetStream, ExampleStream, FeatureStream
 from seglens.training.launch import need_extras
 from seglens.training.presets import Recipe
 from seglens.training.trainer import fit, progress
-from seglens.training.tuned_examples import Examiner
+from seglens.training.tuned_examples import ExampleMaker
 
 UNTRAINED = (
     "no target of this data is absent, so that the head cannot learn to say that something is not there: it will show "
@@ -80,13 +80,13 @@ class FeatureStorage:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingRun:
     """A fresh head with its config, what it learns from and, if there is one, what it is examined on meanwhile."""
 
     recipe: Recipe
     head: Method
     config: HeadConfig
-    lessons: Lessons
+    lessons: ExampleStream
     exam: FeatureSource | None
     data: Dataset | Mixed
     told: tuple[str, ...] = ()  # of how it begins, for a person
@@ -111,7 +111,7 @@ class Course:
 def prepare(
     recipe: Recipe, data: str, out: Path, exam: str | None = None, cache: Path | None = None, live: bool = False,
     device: str = AUTO, image_size: int | None = None, init: str | Path | None = None,
-) -> Course:  # fmt: skip
+) -> TrainingRun:  # fmt: skip
     """Load the frozen parts, open the data and build the head.
 
     `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
@@ -158,7 +158,7 @@ def prepare(
         start.give(head, None if kind.tuned else parts.backbone.layer)
     asked: FeatureSource | None = None
     if isinstance(head, TunedMethod):
-        examiner = Examiner(head.mllm, parts.decoder, head.mask_side)
+        examiner = ExampleMaker(head.mllm, parts.decoder, head.mask_side)
         lessons = practise(parts, opened, data, head, recipe.training.seed)
         if examined is not None and exam is not None:
             asked = Live(asked_by(examined, preset), examiner.read, _exam_name(exam, examined, preset), parts.key)
@@ -171,9 +171,9 @@ def prepare(
     config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)), any_absent(opened))
     config = replace(config, prompt=Asking.of(preset, parts.backbone.reading.system))
     if start is None:
-        return Course(recipe, head, config, lessons, asked, opened)
+        return TrainingRun(recipe, head, config, lessons, asked, opened)
     config = replace(config, trained={**(config.trained or {}), INIT: start.note()})
-    return Course(recipe, head, config, lessons, asked, opened, start.told(out))
+    return TrainingRun(recipe, head, config, lessons, asked, opened, start.told(out))
 
 
 @dataclass(frozen=True)
@@ -282,34 +282,34 @@ def any_absent(data: Dataset | Mixed) -> bool:
     return any(rates[source.group] and has_absent(one) for source, one in sources)
 
 
-def practise(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int) -> Lessons:
+def practise(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int) -> ExampleStream:
     """The stream that a method which tunes its MLLM learns from: pictures and words."""
-    examiner = Examiner(head.mllm, parts.decoder, head.mask_side, head.practice, seed)
+    examiner = ExampleMaker(head.mllm, parts.decoder, head.mask_side, head.practice, seed)
     if isinstance(data, Mixed):
-        return Streamed(data, lambda sample, number: examiner.exercise(sample, number=number), parts.key)
+        return DatasetStream(data, lambda sample, number: examiner.exercise(sample, number=number), parts.key)
     source = Live(data, examiner.read, name, parts.key)
-    return Drawn([source], Epochs(len(source), source.questions, seed))
+    return FeatureStream([source], Epochs(len(source), source.questions, seed))
 
 
-def teach(parts: Parts, data: Dataset | Mixed, name: str, features: FeatureStorage, seed: int) -> Lessons:
+def teach(parts: Parts, data: Dataset | Mixed, name: str, features: FeatureStorage, seed: int) -> ExampleStream:
     """The stream that a head on frozen parts learns from."""
     if not isinstance(data, Mixed):
         source = features.source(parts, data, name)
-        return Drawn([source], Epochs(len(source), source.questions, seed))
+        return FeatureStream([source], Epochs(len(source), source.questions, seed))
     if features.live:
-        return Streamed(data, lambda sample, _: parts.read(sample), parts.key)
+        return DatasetStream(data, lambda sample, _: parts.read(sample), parts.key)
     each = [
         features.source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}")
         for dataset in data.datasets
     ]
     drawn = zip(data.mixture.sources, each, strict=True)
     sources = tuple(replace(source, images=len(kept), count=kept.questions) for source, kept in drawn)
-    return Drawn(each, replace(data.mixture, sources=sources))
+    return FeatureStream(each, replace(data.mixture, sources=sources))
 
 
-def _left_out(data: Dataset | Mixed, lessons: Lessons) -> list[str]:
+def _left_out(data: Dataset | Mixed, lessons: ExampleStream) -> list[str]:
     faults = [fault for one in (data.datasets if isinstance(data, Mixed) else [data]) for fault in faults_of(one)]
-    sources = lessons.sources if isinstance(lessons, Drawn) else ()
+    sources = lessons.sources if isinstance(lessons, FeatureStream) else ()
     return left_out(faults, [one for source in sources if isinstance(source, Cache) for one in source.skipped])
 
 

@@ -28,10 +28,10 @@ from seglens.checkpoints.head import INIT, HeadConfig
 from seglens.core.available_memory import TRAINING, check_room
 from seglens.core.locks import LOCK, held
 from seglens.core.types import Totals
-from seglens.features.frozen import FeatureSource, Lesson
+from seglens.features.frozen import FeatureSource, TrainingExample
 from seglens.methods.base import Method
 from seglens.methods.groups import Decay, groups
-from seglens.training.example_stream import Lessons
+from seglens.training.example_stream import ExampleStream
 from seglens.training.launch import (
     Precision,
     Tracker,
@@ -121,7 +121,7 @@ class Terminated(SystemExit):
 
 
 def fit(
-    method: Method, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path,
+    method: Method, lessons: ExampleStream, config: TrainConfig, head: HeadConfig, out: Path,
     exam: FeatureSource | None = None, quiet: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """Train `method` in place, where it lies. Checkpoints, curves and heads go to `out`: `head` is that of the last
@@ -145,7 +145,7 @@ def _check_room(method: Method) -> None:
 
 
 def _fit(
-    method: Method, lessons: Lessons, config: TrainConfig, head: HeadConfig, out: Path, exam: FeatureSource | None,
+    method: Method, lessons: ExampleStream, config: TrainConfig, head: HeadConfig, out: Path, exam: FeatureSource | None,
     quiet: bool,
 ) -> dict[str, float]:  # fmt: skip
     accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
@@ -173,7 +173,7 @@ def _fit(
         """The lessons of a part of a step."""
         return range(at * config.images + part * micro, at * config.images + (part + 1) * micro)
 
-    def read(at: int) -> list[list[Lesson]]:
+    def read(at: int) -> list[list[TrainingExample]]:
         """This device's parts of a step."""
         return [list(map(lessons.lesson, numbers(at, part))) for part in mine]
 
@@ -190,7 +190,7 @@ def _fit(
             said = []
             for number, found in zip(mine, shown, strict=True):
                 batch = type(found[0]).batch(found, accelerator.device)
-                drawn = method.chance(batch.truth.valid.shape, _seeded(config.seed, step, number))
+                drawn = method.random_inputs(batch.truth.valid.shape, _seeded(config.seed, step, number))
                 drawn = {name: value.to(accelerator.device) for name, value in drawn.items()}
                 with accelerator.accumulate(model):
                     with precise(accelerator.device, config.mixed_precision):
@@ -245,7 +245,7 @@ def _ahead(read: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
             yield found
 
 
-def _totals(accelerator: Any, shown: Sequence[Sequence[Lesson]]) -> Totals:
+def _totals(accelerator: Any, shown: Sequence[Sequence[TrainingExample]]) -> Totals:
     tallies = [astuple(lesson.tally()) for found in shown for lesson in found]
     counts = torch.tensor(tallies, dtype=torch.float32, device=accelerator.device).sum(0)
     return Totals(*accelerator.reduce(counts, "sum").tolist())

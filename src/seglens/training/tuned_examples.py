@@ -18,12 +18,12 @@ from torch.nn.utils.rnn import pad_sequence
 from seglens.core.types import Embedding, Practice, Sample, Shown, Target, Totals, Truth, Words
 from seglens.data.rng import below, pick, words
 from seglens.decoders import MaskDecoder
-from seglens.features.frozen import FULL, Batch, Pick, areas
+from seglens.features.frozen import FULL, Batch, ExampleIndex, areas
 from seglens.methods.base import TunedReader
 
 
 @dataclass(frozen=True)
-class Exercise:
+class TunedExample:
     """One image with questions and their answers, as an MLLM that is tuned takes them, and the truth as covered area
     (255 is all)."""
 
@@ -40,12 +40,12 @@ class Exercise:
         return Totals(sum(self.present), len(self.said) - spoken, sum(map(bool, learnt)), sum(learnt))
 
     @staticmethod
-    def batch(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:
+    def batch(found: Sequence[TunedExample], device: torch.device | str = "cpu") -> Batch:
         return gather(found, device)
 
 
 @dataclass(frozen=True)
-class Examiner:
+class ExampleMaker:
     """Makes exercises for one method: `mllm` tokenises, `decoder` (if the method has one) sees the image too, and masks
     have `mask_side` cells a side. In training, `practice` says how they are shown."""
 
@@ -55,11 +55,11 @@ class Examiner:
     practice: Practice | None = None
     seed: int = 0
 
-    def read(self, sample: Sample, pick: Pick) -> Exercise:
+    def read(self, sample: Sample, pick: ExampleIndex) -> TunedExample:
         """Of what a lesson asks about an image."""
         return self.exercise(sample, pick.questions, pick.number)
 
-    def exercise(self, sample: Sample, questions: Iterable[int] | None = None, number: int = 0) -> Exercise:
+    def exercise(self, sample: Sample, questions: Iterable[int] | None = None, number: int = 0) -> TunedExample:
         """Of some questions about an image (default all), those that are answered in words among them. What a practice
         chooses at random is a function of the seed, the image and the `number` of the lesson."""
         targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
@@ -67,7 +67,7 @@ class Examiner:
         masks, cells = (areas(targets, frame, size) for size in (self.mask_side, self.mllm.grid[0]))
         seen = None if self.decoder is None else self.decoder.encode(sample.image, frame)
         shown = self.mllm.pixels(self._photographed(sample, number))
-        return Exercise(
+        return TunedExample(
             shown.cpu(), self._said(targets, sample.id, number), masks, cells,
             tuple(t.present for t in targets),
             None if seen is None else seen.each(Tensor.cpu),
@@ -116,7 +116,7 @@ def through_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.nd
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def gather(found: Sequence[Exercise], device: torch.device | str = "cpu") -> Batch:
+def gather(found: Sequence[TunedExample], device: torch.device | str = "cpu") -> Batch:
     """One batch of several images. Void questions, masked out everywhere, fill up images that have fewer."""
     q = max(len(e.said) for e in found)
     void = [q - len(e.said) for e in found]
@@ -151,7 +151,7 @@ def _filled(areas: UInt8[Tensor, "q _ _"], void: int) -> UInt8[Tensor, "_ _ _"]:
     return torch.cat([areas, areas.new_zeros(void, *areas.shape[1:])])
 
 
-def _blank(like: Exercise) -> Words:
+def _blank(like: TunedExample) -> Words:
     """Words that nobody says, to fill up a batch: nothing of them is learnt."""
     one = like.said[0]
     return Words(one.ids, (False,) * len(one.ids), one.places, spoken=False)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seglens.core.metrics import giou, overlap
-from seglens.features.frozen import FeatureSource, Pick
+from seglens.features.frozen import ExampleIndex, FeatureSource
 
 
 @torch.no_grad()
@@ -41,8 +41,8 @@ def _alike(logits: Float[Tensor, "b q _ _"], masks: Float[Tensor, "b q s s"]) ->
     return logits if logits.shape[-2:] == side else F.interpolate(logits, side, mode="bilinear", align_corners=False)
 
 
-def _everything(exam: FeatureSource, image: int) -> Pick:
-    return Pick(image, tuple(range(exam.questions(image))))
+def _everything(exam: FeatureSource, image: int) -> ExampleIndex:
+    return ExampleIndex(image, tuple(range(exam.questions(image))))
 
 
 def _sums(drawn: Bool[Tensor, "b q s s"], truth: Bool[Tensor, "b q s s"], asked: Bool[Tensor, "b q"]) -> Tensor:

@@ -17,7 +17,7 @@ from seglens.evaluation.vqa.answers import (
     paired,
     pope_label,
 )
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 
 COLOURS = {"A": "red", "B": "blue", "C": "green", "D": "dark blue"}
 
@@ -107,7 +107,7 @@ def test_the_prompt_of_a_choice() -> None:
 
 
 def test_every_question_needs_an_answer_and_a_right_one() -> None:
-    questions = [Question("1", "?", "f:1", "yes"), Question("2", "?", "f:2")]
+    questions = [BenchmarkQuestion("1", "?", "f:1", "yes"), BenchmarkQuestion("2", "?", "f:2")]
     with pytest.raises(BenchmarkError, match=r"1 of 2 questions have no answer, the first is '2'"):
         paired(questions, {"1": "yes"})
     with pytest.raises(BenchmarkError, match=r"f:2: the right answer is not public"):

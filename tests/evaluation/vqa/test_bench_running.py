@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seglens.evaluation.vqa import Question, mme, read_answers, run, take
+from seglens.evaluation.vqa import BenchmarkQuestion, mme, read_answers, run, take
 from seglens.evaluation.vqa.questions import BenchmarkError, FileImage
 from shared import shared
 
@@ -29,11 +29,11 @@ class Counter:
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[Question]:
+def questions() -> list[BenchmarkQuestion]:
     return mme.read(str(shared("general/mme/mini")))
 
 
-def test_a_stopped_run_goes_on(questions: list[Question], tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(questions: list[BenchmarkQuestion], tmp_path: Path) -> None:
     out = tmp_path / "made" / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
         run(Counter(fails_at=5), questions, 8, out, SETTINGS)
@@ -49,14 +49,14 @@ def test_a_stopped_run_goes_on(questions: list[Question], tmp_path: Path) -> Non
     assert json.loads(out.read_text().splitlines()[0]) == {"run": {**SETTINGS, "max_new_tokens": 8}}
 
 
-def test_a_smaller_run_is_the_start_of_a_larger_one(questions: list[Question], tmp_path: Path) -> None:
+def test_a_smaller_run_is_the_start_of_a_larger_one(questions: list[BenchmarkQuestion], tmp_path: Path) -> None:
     run(Counter(), take(questions, 3), 8, tmp_path / "a.jsonl", SETTINGS)
     rest = Counter()
     run(rest, questions, 8, tmp_path / "a.jsonl", SETTINGS)
     assert rest.calls == len(questions) - 4  # the third question brought its image's other one
 
 
-def test_a_kill_at_any_byte_leaves_nothing_wrong(questions: list[Question], tmp_path: Path) -> None:
+def test_a_kill_at_any_byte_leaves_nothing_wrong(questions: list[BenchmarkQuestion], tmp_path: Path) -> None:
     """The file cut after every byte: what is kept is true, what is lost is asked again, the file ends up whole."""
     few, path = questions[:2], tmp_path / "a.jsonl"
     answers = run(Counter(), few, 8, path, SETTINGS)
@@ -74,12 +74,12 @@ def test_a_kill_at_any_byte_leaves_nothing_wrong(questions: list[Question], tmp_
         assert read_answers(path, few) == again
 
 
-def test_another_runs_file_is_left_alone(questions: list[Question], tmp_path: Path) -> None:
+def test_another_runs_file_is_left_alone(questions: list[BenchmarkQuestion], tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     run(Counter(), questions[:2], 8, path, SETTINGS)
     held = path.read_bytes()
 
-    def refused(complaint: str, asked: list[Question] = questions, tokens: int = 8, **other: str) -> None:
+    def refused(complaint: str, asked: list[BenchmarkQuestion] = questions, tokens: int = 8, **other: str) -> None:
         before, model = path.read_bytes(), Counter()
         with pytest.raises(BenchmarkError, match=complaint):
             run(model, asked, tokens, path, {**SETTINGS, **other})
@@ -88,7 +88,7 @@ def test_another_runs_file_is_left_alone(questions: list[Question], tmp_path: Pa
 
     refused(r"a.jsonl holds the answers of .*model=counter.*; this run is .*model=other", model="other")
     refused(r"max_new_tokens=8; this run is .*max_new_tokens=9: choose another --out", tokens=9)
-    other = [Question(questions[0].id, "In other words?", "f:1", "yes", questions[0].images)]
+    other = [BenchmarkQuestion(questions[0].id, "In other words?", "f:1", "yes", questions[0].images)]
     refused(r"a.jsonl:2: 'count/.*' was another question there", asked=other)
     lines = held.splitlines(keepends=True)
     path.write_bytes(lines[0] + b"{broken\n" + lines[1])
@@ -100,8 +100,8 @@ def test_another_runs_file_is_left_alone(questions: list[Question], tmp_path: Pa
         refused(r"a.jsonl:1: not the answers of a run")
 
 
-def test_nothing_is_asked_before_every_image_is_there(questions: list[Question], tmp_path: Path) -> None:
-    lost = Question("x", "Is it?", "color.txt:9", "yes", (FileImage(tmp_path / "no.jpg"),))
+def test_nothing_is_asked_before_every_image_is_there(questions: list[BenchmarkQuestion], tmp_path: Path) -> None:
+    lost = BenchmarkQuestion("x", "Is it?", "color.txt:9", "yes", (FileImage(tmp_path / "no.jpg"),))
     model = Counter()
     with pytest.raises(BenchmarkError, match=r"color.txt:9: the image '.*no.jpg' does not exist"):
         run(model, [*questions, lost], 8, tmp_path / "a.jsonl", SETTINGS)
@@ -109,7 +109,7 @@ def test_nothing_is_asked_before_every_image_is_there(questions: list[Question],
     assert not (tmp_path / "a.jsonl").exists()
 
 
-def test_a_refusal_of_the_model_names_the_question(questions: list[Question]) -> None:
+def test_a_refusal_of_the_model_names_the_question(questions: list[BenchmarkQuestion]) -> None:
     def refuse(image: np.ndarray, question: str, max_new_tokens: int) -> str:
         raise ValueError("got a question of 600 tokens; at most 512 are read")
 
@@ -117,7 +117,7 @@ def test_a_refusal_of_the_model_names_the_question(questions: list[Question]) ->
         run(refuse, questions, 8)
 
 
-def test_taking_a_few_keeps_groups_whole(questions: list[Question]) -> None:
+def test_taking_a_few_keeps_groups_whole(questions: list[BenchmarkQuestion]) -> None:
     assert take(questions, None) == questions
     assert take(questions, 3) == questions[:4]
     assert take(questions, 4) == questions[:4]
@@ -126,8 +126,8 @@ def test_taking_a_few_keeps_groups_whole(questions: list[Question]) -> None:
         take(questions, 0)
 
 
-def questions_of(*ids: str) -> list[Question]:
-    return [Question(name, "?", "f", "A") for name in ids]
+def questions_of(*ids: str) -> list[BenchmarkQuestion]:
+    return [BenchmarkQuestion(name, "?", "f", "A") for name in ids]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vqa_files import WRITERS
 
-from seglens.evaluation.vqa import BENCHMARKS, BenchmarkError, Question, take
+from seglens.evaluation.vqa import BENCHMARKS, BenchmarkError, BenchmarkQuestion, take
 from shared import shared
 
 ROOTS = {  # samples of the published files; elsewhere what its own test writes
@@ -32,7 +32,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def questions(name: str, tmp_path: Path, encoded: str, write_table: Callable[..., Path]) -> list[Question]:
+def questions(name: str, tmp_path: Path, encoded: str, write_table: Callable[..., Path]) -> list[BenchmarkQuestion]:
     if name in WRITERS:
         root = str(WRITERS[name](tmp_path, encoded))
     elif name in TABLES:
@@ -42,7 +42,7 @@ def questions(name: str, tmp_path: Path, encoded: str, write_table: Callable[...
     return BENCHMARKS[name].read(root)
 
 
-def right(question: Question) -> str:
+def right(question: BenchmarkQuestion) -> str:
     return question.answer if isinstance(question.answer, str) else (question.answer or ("",))[0]
 
 
@@ -55,7 +55,7 @@ def test_every_benchmark_is_tried() -> None:
     assert {*ROOTS, *DRAWN, *TABLES, *WRITERS} == set(BENCHMARKS)
 
 
-def test_right_answers_score_higher_than_none(name: str, questions: list[Question]) -> None:
+def test_right_answers_score_higher_than_none(name: str, questions: list[BenchmarkQuestion]) -> None:
     known = [question for question in questions if question.answer is not None]
     best = BENCHMARKS[name].score(known, {question.id: right(question) for question in known})
     none = BENCHMARKS[name].score(known, {question.id: "" for question in known})
@@ -66,7 +66,7 @@ def test_right_answers_score_higher_than_none(name: str, questions: list[Questio
         assert json.loads(json.dumps(scores, allow_nan=False)) == scores
 
 
-def test_questions_can_be_told_apart_and_found(questions: list[Question]) -> None:
+def test_questions_can_be_told_apart_and_found(questions: list[BenchmarkQuestion]) -> None:
     assert len({question.id for question in questions}) == len(questions) > 0
     assert all(question.where for question in questions)
     few = take(questions, 1)

@@ -11,7 +11,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from seglens.data.world import WorldData
 from seglens.evaluation.embedded_checks import vqa
-from seglens.evaluation.vqa import BENCHMARKS, Question, run
+from seglens.evaluation.vqa import BENCHMARKS, BenchmarkQuestion, run
 from seglens.inference.segmenter import Segmenter
 from shared import shared
 
@@ -19,14 +19,14 @@ TOKENS = 16
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[tuple[str, Question]]:
+def questions() -> list[tuple[str, BenchmarkQuestion]]:
     """Real photographs of MME and POPE, and the world's own scenes, where the answers differ from each other."""
     roots = {"mme": shared("general/mme/mini"), "pope": shared("general/pope/mini"), "world-vqa": "n=4,seed=2"}
     return [(name, question) for name, root in roots.items() for question in BENCHMARKS[name].read(str(root))]
 
 
 @pytest.fixture(scope="module")
-def bare(plain: Path, questions: list[tuple[str, Question]]) -> dict[str, str]:
+def bare(plain: Path, questions: list[tuple[str, BenchmarkQuestion]]) -> dict[str, str]:
     """What plain transformers says: its own class, its own processor, its own `generate`."""
     name = plain / "mllm"
     model = LlavaForConditionalGeneration.from_pretrained(name, dtype=torch.float32).eval()
@@ -46,7 +46,7 @@ def bare(plain: Path, questions: list[tuple[str, Question]]) -> dict[str, str]:
 # what `ask` says beside the answer: the pictures and words are of benchmarks, not of the drawn world
 @pytest.mark.filterwarnings("ignore:The (picture|words?) :UserWarning")
 def test_the_head_leaves_every_answer_as_it_was(
-    segmenter: Segmenter, questions: list[tuple[str, Question]], bare: dict[str, str]
+    segmenter: Segmenter, questions: list[tuple[str, BenchmarkQuestion]], bare: dict[str, str]
 ) -> None:
     """14 questions of MME, 24 of POPE, 4 scenes; a mask is made between two answers, as in use."""
     assert len(set(bare.values())) > 5  # a model that always says the same would prove nothing
@@ -58,7 +58,7 @@ def test_the_head_leaves_every_answer_as_it_was(
 
 
 def test_so_the_scores_are_equal(
-    segmenter: Segmenter, questions: list[tuple[str, Question]], bare: dict[str, str]
+    segmenter: Segmenter, questions: list[tuple[str, BenchmarkQuestion]], bare: dict[str, str]
 ) -> None:
     for name, benchmark in BENCHMARKS.items():
         own = [question for of, question in questions if of == name]

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from seglens.evaluation.vqa import mmbench
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 from shared import shared
 
 WriteTable = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[Question]:
+def questions() -> list[BenchmarkQuestion]:
     return mmbench.read(str(shared("general/mmbench")))
 
 
-def right(questions: list[Question]) -> dict[str, str]:
+def right(questions: list[BenchmarkQuestion]) -> dict[str, str]:
     return {question.id: str(question.answer) for question in questions}
 
 
@@ -31,7 +31,7 @@ def row(index: int, answer: str, image: str, **fields: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def test_the_sample_is_read(questions: list[Question]) -> None:
+def test_the_sample_is_read(questions: list[BenchmarkQuestion]) -> None:
     assert len(questions) == 20
     by_id = {question.id: question for question in questions}
     assert by_id["672"].prompt == (
@@ -42,7 +42,7 @@ def test_the_sample_is_read(questions: list[Question]) -> None:
     assert all(question.picture().shape[2] == 3 for question in questions)
 
 
-def test_scores_of_the_sample(questions: list[Question]) -> None:
+def test_scores_of_the_sample(questions: list[BenchmarkQuestion]) -> None:
     """Letters, the choices' own words, and always A, which six questions have; no rotation, so no CircularEval."""
     assert mmbench.score(questions, right(questions))["vanilla"] == 1
     always = mmbench.score(questions, dict.fromkeys(right(questions), "A"))

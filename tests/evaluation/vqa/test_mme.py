@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from seglens.evaluation.vqa import mme
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 from shared import shared
 
 QUESTIONS = 2374  # of the release
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[Question]:
+def questions() -> list[BenchmarkQuestion]:
     return mme.read(str(shared("general/mme")))
 
 
@@ -24,15 +24,15 @@ def mini(tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared("general/mme/mini"), tmp_path / "mini"))
 
 
-def said(questions: list[Question], answer: str) -> dict[str, str]:
+def said(questions: list[BenchmarkQuestion], answer: str) -> dict[str, str]:
     return {question.id: answer for question in questions}
 
 
-def right(questions: list[Question]) -> dict[str, str]:
+def right(questions: list[BenchmarkQuestion]) -> dict[str, str]:
     return {question.id: str(question.answer) for question in questions}
 
 
-def test_the_release_is_read_whole(questions: list[Question]) -> None:
+def test_the_release_is_read_whole(questions: list[BenchmarkQuestion]) -> None:
     assert len(questions) == QUESTIONS
     assert {question.category for question in questions} == {*mme.PERCEPTION, *mme.COGNITION}
     assert len({question.group for question in questions}) == QUESTIONS / 2
@@ -42,7 +42,7 @@ def test_the_release_is_read_whole(questions: list[Question]) -> None:
     assert first.where.endswith("OCR.txt:1")
 
 
-def test_scores_that_are_known(questions: list[Question]) -> None:
+def test_scores_that_are_known(questions: list[BenchmarkQuestion]) -> None:
     """Every image has one yes and one no: who always says yes has half of the questions and no image."""
     full = mme.score(questions, right(questions))
     assert (full["perception"], full["cognition"], full["total"], full["other"]) == (2000, 800, 2800, 0)
@@ -68,7 +68,7 @@ def test_the_two_questions_of_an_image_make_one_point(mini: Path) -> None:
     assert scores["total"] is None
 
 
-def test_both_layouts_are_the_same_questions(mini: Path, questions: list[Question]) -> None:
+def test_both_layouts_are_the_same_questions(mini: Path, questions: list[BenchmarkQuestion]) -> None:
     """The release's folders and the eval_tool's tables, here with their images beside them."""
     folders = mme.read(str(mini))
     assert len(folders) == 14

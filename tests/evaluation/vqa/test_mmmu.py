@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from seglens.evaluation.vqa import mmmu, read_answers
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 from shared import shared
 
 
@@ -68,7 +68,7 @@ def test_a_key_cannot_be_asked() -> None:
         question.check()
 
 
-def the_three(questions: Sequence[Question]) -> None:
+def the_three(questions: Sequence[BenchmarkQuestion]) -> None:
     choice, words, secret = questions
     assert choice.prompt == (
         "Which? <image 1>\n(A) one\n(B) it's two\n(C) three\n\n"
@@ -112,7 +112,7 @@ def test_draws_are_the_official_generators() -> None:
     """Seed 42, subjects in the official order whatever the file's, one draw per answer without a letter."""
     choices = dict(zip("ABCD", "wxyz", strict=True))
     made = [
-        Question(f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE)
+        BenchmarkQuestion(f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE)
         for subject in ("Sociology", "Art", "Accounting", "Math") for k in range(20)
     ]  # fmt: skip
     rng = random.Random(42)

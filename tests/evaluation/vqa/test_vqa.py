@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import vqa_files
 
-from seglens.evaluation.vqa import BENCHMARKS, Question, gqa, read_answers, textvqa, vizwiz, vqa
+from seglens.evaluation.vqa import BENCHMARKS, BenchmarkQuestion, gqa, read_answers, textvqa, vizwiz, vqa
 from seglens.evaluation.vqa.questions import BenchmarkError
 
 SHORT = "Answer the question using a single word or phrase."
-Read = Callable[[str], list[Question]]
+Read = Callable[[str], list[BenchmarkQuestion]]
 
 
-def shown(questions: list[Question]) -> list[str]:
+def shown(questions: list[BenchmarkQuestion]) -> list[str]:
     """The names of the pictures, each of them decoded."""
     assert all(question.picture().shape == (20, 30, 3) for question in questions)
     return [str(question.images[0].path.name) for question in questions]  # type: ignore[attr-defined]

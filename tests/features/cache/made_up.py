@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from seglens.core.types import Embedding, Sample, Target
-from seglens.data.records import Fault
+from seglens.data.records import RecordFault
 from seglens.features.cache import Manifest
-from seglens.features.frozen import Asked, Features
+from seglens.features.frozen import Features, QuestionFeatures
 
 KEY = {
     "backbone": {"name": "org/mllm", "revision": "abc", "layer": 14, "dtype": "bfloat16", "frame": "squash"},
@@ -47,14 +47,14 @@ class Forgiving(Pictures):
     """The same, and it leaves the broken ones out."""
 
     @property
-    def faults(self) -> tuple[Fault, ...]:
+    def faults(self) -> tuple[RecordFault, ...]:
         return ()
 
-    def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+    def usable(self, index: int) -> tuple[Sample | None, list[RecordFault]]:
         try:
             return self[index], []
         except ValueError as error:
-            return None, [Fault("data.json", str(index), str(error))]
+            return None, [RecordFault("data.json", str(index), str(error))]
 
 
 def extract(sample: Sample, three_axes: bool = False) -> Features:
@@ -72,7 +72,7 @@ def extract(sample: Sample, three_axes: bool = False) -> Features:
         return positions[:, None].expand(-1, 3) if three_axes else positions
 
     asked = tuple(
-        Asked(said(3 + number, 16).bfloat16(), place(21, 24 + number), area(25), area(4), target.present)
+        QuestionFeatures(said(3 + number, 16).bfloat16(), place(21, 24 + number), area(25), area(4), target.present)
         for number, target in enumerate(sample.targets)
     )
     embedding = Embedding(said(1, 8, 6, 6), (said(1, 4, 12, 12), said(1, 2, 24, 24)))

@@ -20,7 +20,7 @@ from seglens.backbones import load_backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features.cache import Cache
-from seglens.features.frozen import Pick
+from seglens.features.frozen import ExampleIndex
 
 DATA = "world:n=5,seed=3,split=train,queries=3"
 
@@ -45,7 +45,7 @@ def test_what_is_stored_is_what_is_said(
     cache, backbone = Cache.open(tmp_path, data=DATA), load_backbone(llava, segmentation_only=True)
     assert cache.trainable
     for image, sample in enumerate(WorldData(n=5, seed=3, split="train", queries=3)):
-        found = cache.features(Pick(image, (0, 1, 2)))
+        found = cache.features(ExampleIndex(image, (0, 1, 2)))
         opened = backbone.open(sample.image)
         readout = backbone.read(opened, [target.query for target in sample.targets])
         assert torch.equal(found.prefix, readout.prefix[0])
@@ -102,7 +102,7 @@ def test_a_cache_for_a_preset(seglens: Run, parts: tuple[object, ...], tmp_path:
     cache = Cache.open(out, data=DATA)
     assert cache.manifest.key["backbone"]["frame"] == "letterbox-mean-sam-processor"
     assert cache.manifest.key["truth"] == {"floors": 128}
-    assert cache.features(Pick(0, (0, 1))).asked[0].cells.shape == (128, 128)
+    assert cache.features(ExampleIndex(0, (0, 1))).asked[0].cells.shape == (128, 128)
     assert "--preset authors" in cache.manifest.command
     assert cache.manifest.command.endswith("--set padding=mean")
     code, _, error = seglens("build", *parts, "--out", out)

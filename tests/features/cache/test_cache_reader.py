@@ -23,7 +23,7 @@ from seglens.features.cache import Cache, CacheError, Manifest, build
 from seglens.features.cache.fingerprint import digest
 from seglens.features.cache.manifest import read_manifest
 from seglens.features.cache.reader import MAPPED
-from seglens.features.frozen import Features, FeatureSource, Pick
+from seglens.features.frozen import ExampleIndex, Features, FeatureSource
 
 SAMPLES = Pictures()
 LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at /proc, as Linux has it")
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def everything(cache: Cache, images: Iterable[int] | None = None) -> list[Features]:
     images = range(len(cache)) if images is None else images
-    return [cache.features(Pick(image, tuple(range(cache.questions(image))))) for image in images]
+    return [cache.features(ExampleIndex(image, tuple(range(cache.questions(image))))) for image in images]
 
 
 def test_bit_for_bit(folder: Path) -> None:
@@ -59,7 +59,7 @@ def test_positions_of_several_axes(tmp_path: Path) -> None:
 
 def test_only_the_questions_that_are_asked_for(folder: Path) -> None:
     whole = extract(SAMPLES[7])
-    found = Cache.open(folder).features(Pick(7, (3, 0)))
+    found = Cache.open(folder).features(ExampleIndex(7, (3, 0)))
     assert same(found, replace(whole, asked=(whole.asked[3], whole.asked[0])))
 
 
@@ -88,7 +88,7 @@ def test_any_safetensors_reader_opens_a_shard(folder: Path) -> None:
 def test_nothing_is_copied(folder: Path) -> None:
     """All tensors of an image, and the same tensor asked for twice, lie in one mapped file."""
     cache = Cache.open(folder)
-    once, again = (cache.features(Pick(2, (0, 1, 2))) for _ in range(2))
+    once, again = (cache.features(ExampleIndex(2, (0, 1, 2))) for _ in range(2))
     assert once.prefix.data_ptr() == again.prefix.data_ptr()
     file = cache._shard(0)
     begin, end = file._bytes.data_ptr(), file._bytes.data_ptr() + len(file._bytes)
@@ -135,13 +135,13 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + MAPPED + 8, before[1]))
     try:
-        held = [cache.features(Pick(image, ())).prefix.sum() for image in range(len(cache))]
+        held = [cache.features(ExampleIndex(image, ())).prefix.sum() for image in range(len(cache))]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(held) == len(samples)
     (tmp_path / "shard-00000.safetensors").write_bytes(b"x" * (tmp_path / "shard-00000.safetensors").stat().st_size)
     with pytest.raises(CacheError, match=r"shard-00000.safetensors is damaged"):
-        cache.features(Pick(0, ()))  # closed meanwhile, and another file by now: checked anew
+        cache.features(ExampleIndex(0, ()))  # closed meanwhile, and another file by now: checked anew
 
 
 @LINUX
@@ -151,7 +151,7 @@ def test_files_are_let_go_with_the_last_tensor(folder: Path) -> None:
 
     gc.disable()
     try:
-        held = Cache.open(folder).features(Pick(0, ()))
+        held = Cache.open(folder).features(ExampleIndex(0, ()))
         assert mapped()
         assert same(held, replace(extract(SAMPLES[0]), asked=()))
         del held
@@ -205,9 +205,11 @@ def test_a_refusal_says_which_sample(folder: Path) -> None:
     damaged[file.groups[2].begin + 3] ^= 16
     path.write_bytes(damaged)
     cache = Cache.open(folder)
-    assert same(cache.features(Pick(3, (0,))), replace(extract(SAMPLES[3]), asked=extract(SAMPLES[3]).asked[:1]))
+    assert same(
+        cache.features(ExampleIndex(3, (0,))), replace(extract(SAMPLES[3]), asked=extract(SAMPLES[3]).asked[:1])
+    )
     with pytest.raises(CacheError, match=r"damaged in sample '4' .* run `seglens cache build --out .*cache` again"):
-        cache.features(Pick(4, (0,)))
+        cache.features(ExampleIndex(4, (0,)))
 
 
 @pytest.mark.parametrize(
@@ -276,4 +278,4 @@ def test_the_manifest_is_what_was_asked_for(folder: Path) -> None:
 def test_an_image_that_is_not_there(folder: Path) -> None:
     for image in (-1, 10):
         with pytest.raises(IndexError, match="holds 10"):
-            Cache.open(folder).features(Pick(image, ()))
+            Cache.open(folder).features(ExampleIndex(image, ()))

@@ -12,7 +12,7 @@ from made_up import Pictures, extract, made_for
 
 from seglens.features.cache import Cache, build
 from seglens.features.cache.tensors import dequantise, quantise
-from seglens.features.frozen import Features, Pick
+from seglens.features.frozen import ExampleIndex, Features
 
 SAMPLES = Pictures(4)
 
@@ -20,7 +20,7 @@ SAMPLES = Pictures(4)
 def stored(folder: Path, dtype: str) -> Features:
     """The last image, back from a cache of that type."""
     build(SAMPLES, extract, folder / dtype, made_for(SAMPLES, dtype=dtype))
-    return Cache.open(folder / dtype).features(Pick(3, (0, 1, 2, 3)))
+    return Cache.open(folder / dtype).features(ExampleIndex(3, (0, 1, 2, 3)))
 
 
 @settings(deadline=None, database=None, max_examples=60)

@@ -21,10 +21,10 @@ from made_up import KEY, Forgiving, Pictures, extract, files, made_for, slowly
 
 from seglens.core.locks import LOCK, InUseError, held
 from seglens.core.types import Embedding, Sample
-from seglens.data.records import Fault
+from seglens.data.records import RecordFault
 from seglens.features.cache import Built, Cache, CacheError, Manifest, Share, build, left_out
 from seglens.features.cache.whole_files import sweep, writing
-from seglens.features.frozen import Features, Pick
+from seglens.features.frozen import ExampleIndex, Features
 
 SAMPLES = Pictures(40)
 FORK = multiprocessing.get_context("fork")  # a real process with its own death, without the price of an import
@@ -149,15 +149,15 @@ def test_bad_samples_are_refused_or_left_out_with_their_reason(tmp_path: Path) -
     lenient = Forgiving(10, broken=(4, 9))
     done = build(lenient, extract, tmp_path, made_for(lenient))
     assert done.kept == (0,)
-    whys = {index: str(Fault("data.json", str(index), f"data/{index}.jpg is cut short")) for index in (4, 9)}
+    whys = {index: str(RecordFault("data.json", str(index), f"data/{index}.jpg is cut short")) for index in (4, 9)}
     assert {one.index: one.why for one in done.skipped} == whys
     assert build(lenient, extract, tmp_path, made_for(lenient)).skipped == done.skipped
     cache = Cache.open(tmp_path)
     assert tuple(cache.skipped) == done.skipped
-    told = [Fault("data.json", "4", "data/4.jpg is cut short"), Fault("data.json", "11", "has no file")]
+    told = [RecordFault("data.json", "4", "data/4.jpg is cut short"), RecordFault("data.json", "11", "has no file")]
     assert left_out(told, cache.skipped) == [str(told[1]), *whys.values()]  # each once
     assert [cache.index(image) for image in range(len(cache))] == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert torch.equal(cache.features(Pick(4, ())).prefix, extract(samples[5]).prefix)
+    assert torch.equal(cache.features(ExampleIndex(4, ())).prefix, extract(samples[5]).prefix)
 
 
 def test_a_question_that_cannot_be_asked_and_none_at_all(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_question_that_cannot_be_asked_and_none_at_all(tmp_path: Path) -> None
         def __getitem__(self, index: int) -> Sample:
             return Sample(f"number {index}", image, Pictures()[0].targets if index else ())
 
-        def usable(self, index: int) -> tuple[Sample | None, list[Fault]]:
+        def usable(self, index: int) -> tuple[Sample | None, list[RecordFault]]:
             return None, []
 
     class Strict(Two):

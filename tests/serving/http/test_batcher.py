@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from seglens.serving.http.api_errors import Refusal
+from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.metrics import Metrics
 
@@ -94,7 +94,7 @@ def test_what_fails_together_for_no_items_fault_runs_alone(batcher: Batcher) -> 
 def test_a_full_queue_refuses(model: Model, batcher: Batcher) -> None:
     begun(model, batcher)
     futures = [batcher.submit(model.job(1, 1, 1, 1)) for _ in range(2)]
-    with pytest.raises(Refusal, match="8 questions wait already, of at most 8") as refused:
+    with pytest.raises(ApiError, match="8 questions wait already, of at most 8") as refused:
         batcher.submit(model.job(1))
     assert refused.value.status_code == 503
     assert refused.value.headers["Retry-After"] == "1"
@@ -115,7 +115,7 @@ def test_the_end_finishes_what_was_accepted(model: Model, batcher: Batcher) -> N
     begun(model, batcher)
     futures = [batcher.submit(model.job(n, key=None)) for n in range(3)]
     assert not batcher.close(0.01)  # not in this time
-    with pytest.raises(Refusal, match="about to stop"):
+    with pytest.raises(ApiError, match="about to stop"):
         batcher.submit(model.job(1))
     model.may.set()
     assert batcher.close(10.0)

@@ -15,12 +15,12 @@ from seglens.data.images import ImageError, ImageTooLargeError
 from seglens.inference.prediction import png_bytes
 from seglens.serving.http.addresses import Address, FetchError, is_public
 from seglens.serving.http.fetch import Fetcher, Patience
-from seglens.serving.uploads import Limits
+from seglens.serving.uploads import UploadLimits
 from serving.http.https import Authority, Site, drip, redirect, reply
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
 PNG = png_bytes(Image.fromarray(PIXELS))
-LIMITS = Limits()
+LIMITS = UploadLimits()
 PUBLIC, SECRET = "127.0.0.1", "127.0.0.2"  # what the tests take for the open internet, and for what lies behind us
 QUICK = Patience(whole=20.0, step=10.0)
 
@@ -76,7 +76,11 @@ def _only_public(address: Address) -> bool:
 
 
 def fetcher(
-    site: Site, authority: Authority, names: Names | None = None, limits: Limits = LIMITS, patience: Patience = QUICK
+    site: Site,
+    authority: Authority,
+    names: Names | None = None,
+    limits: UploadLimits = LIMITS,
+    patience: Patience = QUICK,
 ) -> Fetcher:
     names = names or Names(images_test=[[PUBLIC]], other_test=[[PUBLIC]], secret_test=[[SECRET]])
     return Fetcher(
@@ -309,11 +313,11 @@ CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
 def test_too_many_bytes_are_not_read_to_their_end(site: Site, authority: Authority, answer) -> None:
     site.routes["/a.png"] = answer
     with pytest.raises(ImageTooLargeError, match="more than 1000000 bytes"):
-        get(fetcher(site, authority, limits=Limits(bytes=10**6)), f"https://images.test:{site.port}/a.png")
+        get(fetcher(site, authority, limits=UploadLimits(bytes=10**6)), f"https://images.test:{site.port}/a.png")
 
 
 def test_exactly_the_limit_is_taken(site: Site, authority: Authority) -> None:
-    by = fetcher(site, authority, limits=Limits(bytes=len(PNG)))
+    by = fetcher(site, authority, limits=UploadLimits(bytes=len(PNG)))
     assert (get(by, f"https://images.test:{site.port}/a.png") == PIXELS).all()
 
 

@@ -21,8 +21,8 @@ from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.tools.mcp import ToolError, Tools
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolService
+from seglens.serving.uploads import UploadLimits
 
 CLICKS = [{"x": k % 40, "y": k // 40, "label": k % 2} for k in range(100)]
 
@@ -207,7 +207,7 @@ def test_an_answer_in_words_ends_at_a_token(segmenter: Segmenter, picture: np.nd
 
 @pytest.mark.parametrize("how", ["late", "cancelled"])
 def test_a_call_of_a_tool(segmenter: Segmenter, picture: np.ndarray, clicked: list[int], how: str) -> None:
-    desk = Desk(segmenter, Doors(Limits(), files=False))
+    desk = ToolService(segmenter, Doors(UploadLimits(), files=False))
     name = desk.images.add(picture)
     tools = Tools(desk, seconds=0.5 if how == "late" else 60.0)
     clicks = [Click(**c) for c in CLICKS]

@@ -8,7 +8,7 @@ import torch
 
 from seglens.core.types import Sample
 from seglens.inference.segmenter import OpenedImage, Segmenter
-from seglens.serving.http.api_errors import Refusal
+from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.open_images import Images, bytes_of
 
@@ -55,7 +55,7 @@ def test_an_image_expires_when_nobody_asks(opened: OpenedImage, clock: Clock) ->
     clock.now = 198
     assert images.describe(name).expires_in == 1  # the use put it off
     clock.now = 199
-    with pytest.raises(Refusal, match="send the image to /v1/images again") as gone:
+    with pytest.raises(ApiError, match="send the image to /v1/images again") as gone:
         images.describe(name)
     assert gone.value.status_code == 404
 
@@ -66,7 +66,7 @@ def test_the_longest_unused_makes_room(opened: OpenedImage, size: int, clock: Cl
     with images.use(first):
         pass
     fourth = images.put(opened).id
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         images.describe(second)
     assert [images.describe(name).id for name in (first, third, fourth)] == [first, third, fourth]
 
@@ -78,7 +78,7 @@ def test_an_image_under_a_request_stays(opened: OpenedImage, size: int, clock: C
         clock.now = 10 * TTL
         images.sweep()
         assert images.describe(name).id == name
-        with pytest.raises(Refusal, match="full of images in use") as full:
+        with pytest.raises(ApiError, match="full of images in use") as full:
             images.put(opened)
         assert full.value.status_code == 503
     assert images.put(opened).id not in (name, other)
@@ -90,7 +90,7 @@ def test_a_dropped_image_is_still_answered_and_counted(opened: OpenedImage, size
     name = images.put(opened).id
     with images.use(name) as held:
         images.drop(name)
-        with pytest.raises(Refusal):
+        with pytest.raises(ApiError):
             images.drop(name)
         assert held.opened.image.any()
         assert metrics.registry.get_sample_value("seglens_images") == 0
@@ -99,7 +99,7 @@ def test_a_dropped_image_is_still_answered_and_counted(opened: OpenedImage, size
 
 
 def test_what_can_never_fit_is_refused(opened: OpenedImage, size: int, clock: Clock) -> None:
-    with pytest.raises(Refusal, match="make it smaller") as refused:
+    with pytest.raises(ApiError, match="make it smaller") as refused:
         Images(size - 1, TTL, Metrics(), clock).put(opened)
     assert refused.value.status_code == 413
 
@@ -116,9 +116,9 @@ def test_ids_cannot_be_guessed_and_digests_find_their_own(opened: OpenedImage, c
 
 
 def test_shared_storage_is_counted_once(opened: OpenedImage, size: int) -> None:
-    from seglens.agent import Sight
-    from seglens.backbones.chat_prefix import Heard
+    from seglens.agent import ConversationImage
+    from seglens.backbones.chat_prefix import ChatPrefix
 
     tensor = torch.zeros(1, 2, 3)
-    heard = Heard((1,), 1, torch.zeros(1, 2, dtype=torch.long), [(tensor, tensor[:, :1])])
-    assert bytes_of(opened, Sight(opened, heard)) == size + 6 * 4 + 2 * 8
+    heard = ChatPrefix((1,), 1, torch.zeros(1, 2, dtype=torch.long), [(tensor, tensor[:, :1])])
+    assert bytes_of(opened, ConversationImage(opened, heard)) == size + 6 * 4 + 2 * 8

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from http_server import Serve, Served, as_uri, ours, said
-from seglens.backbones import Backbone, Manner
+from seglens.backbones import Backbone, GenerationOptions
 from seglens.core.interruption import GivenUpError
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
@@ -47,7 +47,7 @@ class Held:
         self.go, self.spoken, self.ended = threading.Event(), list[Any](), list[Exception]()
         speak = Backbone.speak
 
-        def slowly(backbone: Backbone, images: Any, question: str, manner: Manner) -> Any:
+        def slowly(backbone: Backbone, images: Any, question: str, manner: GenerationOptions) -> Any:
             def tell(piece: str) -> None:
                 manner.tell(piece)  # type: ignore[misc]
                 assert self.go.wait(30)
@@ -180,7 +180,7 @@ def test_what_breaks_behind_the_first_word_is_an_event(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(backbone: Backbone, images: Any, question: str, manner: Manner) -> Any:
+    def broken(backbone: Backbone, images: Any, question: str, manner: GenerationOptions) -> Any:
         manner.tell("Well")  # type: ignore[misc]
         raise RuntimeError("a secret of the inside")
 
@@ -244,7 +244,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(serve: Serve, data_uri: str
 
 def test_words_alone_are_answered_in_words(client: openai.OpenAI, segmenter: Segmenter, data_uri: str) -> None:
     answer = client.chat.completions.create(**asked(said(WORDS)))
-    spoken = segmenter.backbone.speak([], WORDS, Manner(256))
+    spoken = segmenter.backbone.speak([], WORDS, GenerationOptions(256))
     message = answer.choices[0].message
     assert (message.content or "").startswith(spoken.text)
     assert (ours(message).route.intent, ours(message).route.scores, ours(message).answers) == ("dialogue", {}, [])
@@ -279,7 +279,7 @@ def test_several_images_are_all_seen_in_talk(
     flipped = scene.image[:, ::-1].copy()
     force = {"extra_body": {"seglens": {"route": "dialogue"}}}
     answer = client.chat.completions.create(**asked(said(WORDS, data_uri, as_uri(flipped))), **force)
-    spoken = segmenter.backbone.speak([scene.image, flipped], WORDS, Manner(256))
+    spoken = segmenter.backbone.speak([scene.image, flipped], WORDS, GenerationOptions(256))
     assert (answer.choices[0].message.content or "").startswith(spoken.text)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == spoken.read

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglens.backbones import Manner, load_backbone
+from seglens.backbones import GenerationOptions, load_backbone
 from seglens.core.interruption import Turns, interruptible, rested, safe_point
 from seglens.core.schema import Click
 from seglens.data.world import WorldData
@@ -21,8 +21,8 @@ from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.batcher import LONG, Batcher, Job
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolService
+from seglens.serving.uploads import UploadLimits
 from tiny import KINDS
 
 WAIT = 60.0  # seconds after which a test has failed
@@ -184,7 +184,10 @@ def test_answers_in_words_that_alternate_token_by_token(family: Path, hands: Thr
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((50, 90, 3), (120, 40, 3))]
     questions = ["what is in the picture ?", "where is it and what is it there for , do you think ?"]
-    words = [lambda k=k: backbone.speak(pictures[: 1 + (asked - 1) * k], questions[k], Manner(9)) for k in range(2)]
+    words = [
+        lambda k=k: backbone.speak(pictures[: 1 + (asked - 1) * k], questions[k], GenerationOptions(9))
+        for k in range(2)
+    ]
     alone = [one() for one in words]
     assert alternating(hands, words) == alone
 
@@ -192,7 +195,7 @@ def test_answers_in_words_that_alternate_token_by_token(family: Path, hands: Thr
 def test_masks_clicks_and_words_that_alternate(segmenter: Segmenter, hands: ThreadPoolExecutor) -> None:
     """Bit for bit what each gives alone."""
     scenes = [sample.image for sample in WorldData(n=2, seed=3)]
-    desk = Desk(segmenter, Doors(Limits()))
+    desk = ToolService(segmenter, Doors(UploadLimits()))
     opened = [segmenter.open(scene) for scene in scenes]
     clicks = [Click(x=10 + 20 * k, y=200 - 15 * k, label=k % 2) for k in range(8)]
 
@@ -216,7 +219,7 @@ def test_a_desk_answers_another_client_in_between(
 ) -> None:
     """A question of many tokens, and one for a mask that comes meanwhile."""
     scene = WorldData(n=1, seed=3)[0].image
-    desk, began, done = Desk(segmenter, Doors(Limits())), threading.Event(), threading.Event()
+    desk, began, done = ToolService(segmenter, Doors(UploadLimits())), threading.Event(), threading.Event()
     desk._turns = Turns(0.0)
     name = desk.images.add(scene)
 

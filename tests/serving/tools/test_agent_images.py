@@ -13,11 +13,11 @@ from seglens.data.images import ImageError, ImageTooLargeError
 from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors, OpenImages, is_id
-from seglens.serving.uploads import Limits
+from seglens.serving.uploads import UploadLimits
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 PNG = png_bytes(Image.fromarray(PIXELS))
-LOCAL, REMOTE = Doors(Limits(), files=True), Doors(Limits())
+LOCAL, REMOTE = Doors(UploadLimits(), files=True), Doors(UploadLimits())
 
 
 def test_a_local_client_names_a_file_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_the_limit_on_pixels_counts_for_files_too(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     with pytest.raises(ImageTooLargeError, match="at most 62 in all"):
-        Doors(Limits(pixels=62), files=True).pixels(str(path))
+        Doors(UploadLimits(pixels=62), files=True).pixels(str(path))
 
 
 def test_the_last_images_stay_open_and_the_oldest_makes_room(segmenter: Segmenter) -> None:

@@ -14,14 +14,14 @@ from langchain_core.tools import BaseTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from PIL import Image
 
-from seglens.core.schema import Told
+from seglens.core.schema import TextAnswer
 from seglens.core.types import Sample
 from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.serving.tools.langchain import ask_tool, segment_tool, tools
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk, Sight
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolAnswer, ToolService
+from seglens.serving.uploads import UploadLimits
 
 QUERY = 2  # of the scene: one that the embedded model finds
 
@@ -51,7 +51,7 @@ def test_a_tool_call_gives_words_for_the_model_and_predictions_as_artifact(
     assert message.status == "success"
     assert message.tool_call_id == "call-1"
     sight = message.artifact
-    assert isinstance(sight, Sight)
+    assert isinstance(sight, ToolAnswer)
     expected = opened.segment(query)
     assert (sight.predictions[0].mask == expected.mask).all()
     assert sight.answer.answers[0].segmentation == expected.answer().segmentation
@@ -69,7 +69,7 @@ def test_a_second_question_finds_the_image_open(pair: list[BaseTool], path: Path
         assert again.answer.image == first.answer.image
         assert again.predictions[0].image is first.predictions[0].image  # not opened a second time
     told = pair[1].invoke(call("ask", image=first.answer.image, question="what is in the picture?"))
-    assert isinstance(told.artifact, Told)
+    assert isinstance(told.artifact, TextAnswer)
     assert told.artifact.image == first.answer.image
 
 
@@ -150,7 +150,7 @@ def test_or_is_raised_as_langchains_own_exception(segmenter: Segmenter) -> None:
 
 
 def test_a_desk_says_which_images_are_taken(segmenter: Segmenter, path: Path) -> None:
-    closed = segment_tool(Desk(segmenter, Doors(Limits(), files=False)))
+    closed = segment_tool(ToolService(segmenter, Doors(UploadLimits(), files=False)))
     message = closed.invoke(call("segment", image=str(path), queries=["cup"]))
     assert message.status == "error"
     assert "file paths are not read here" in message.content

@@ -27,7 +27,7 @@ from mcp_types import CallToolResult, ImageContent
 from PIL import Image
 
 from command import Run
-from seglens.core.schema import Segmented, Told
+from seglens.core.schema import Segmented, TextAnswer
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
 from seglens.inference.prediction import png_bytes
@@ -35,12 +35,12 @@ from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.serving.tools.mcp import Tools, build_server
 from seglens.serving.tools.overlay_picture import drawn
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import ToolService
+from seglens.serving.uploads import UploadLimits
 from serving.test_uploads import bomb
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-LIMITS = Limits()
+LIMITS = UploadLimits()
 COMMAND = [sys.executable, "-m", "seglens", "mcp"]
 
 
@@ -235,10 +235,10 @@ def test_refine_takes_clicks_and_a_box(talk: Talk, text: str, opened: OpenedImag
 
 def test_ask_and_describe_are_the_untouched_model(talk: Talk, text: str, scene: Sample, segmenter: Segmenter) -> None:
     question = "what is in the picture?"
-    told = Told.model_validate(talk.call("ask", image=text, question=question).structured_content)
+    told = TextAnswer.model_validate(talk.call("ask", image=text, question=question).structured_content)
     assert told.text == segmenter.ask(scene.image, question)
     described = talk.call("describe_image", image=told.image)
-    assert Told.model_validate(described.structured_content).text == told.text
+    assert TextAnswer.model_validate(described.structured_content).text == told.text
     assert "256 x 256 pixels" in _said(described)
     assert told.image in _said(described)
 
@@ -377,11 +377,11 @@ def test_calls_that_are_given_up_leave_the_server_whole(talk: Talk, text: str) -
 
 
 @pytest.fixture
-def desk(segmenter: Segmenter) -> Desk:
-    return Desk(segmenter, Doors(LIMITS))
+def desk(segmenter: Segmenter) -> ToolService:
+    return ToolService(segmenter, Doors(LIMITS))
 
 
-def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, desk: Desk, text: str) -> None:
+def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, desk: ToolService, text: str) -> None:
     async def crowd() -> list[CallToolResult]:
         async with Client(build_server(Tools(desk, most_waiting=1))) as client:
             args = {"image": text, "question": "what do you see?"}
@@ -394,7 +394,7 @@ def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, de
 
 
 def test_a_call_that_is_given_up_while_it_waits_never_starts(
-    portal: BlockingPortal, desk: Desk, text: str, picture: np.ndarray
+    portal: BlockingPortal, desk: ToolService, text: str, picture: np.ndarray
 ) -> None:
     other = base64.b64encode(png_bytes(Image.fromarray(picture))).decode()
 

@@ -20,10 +20,10 @@ from seglens.inference.segmenter import OpenedImage
 from seglens.serving.tools.mcp import LONGEST_RESULT, _shown
 from seglens.serving.tools.overlay_picture import SIDE, drawn, jpeg, shrunk
 from seglens.serving.tools.result_sizes import within
-from seglens.serving.tools.tool_service import Sight
+from seglens.serving.tools.tool_service import ToolAnswer
 
 MEGABYTE = 1_000_000  # the least that a client is known to stop at
-Make = Callable[..., Sight]
+Make = Callable[..., ToolAnswer]
 RNG = np.random.default_rng(0)
 
 
@@ -46,7 +46,7 @@ def sight(opened: OpenedImage) -> Make:
         masks: Sequence[Bool[np.ndarray, "h w"]],
         query: str = "a thing",
         things: int = 0,
-    ) -> Sight:
+    ) -> ToolAnswer:
         none = {
             "keypoints": np.zeros((0, 2), np.float32),
             "keypoint_scores": np.zeros(0, np.float32),
@@ -62,7 +62,7 @@ def sight(opened: OpenedImage) -> Make:
         )  # fmt: skip
         answers = [one.answer() for one in made]
         height, width = image.shape[:2]
-        return Sight(Segmented(image="image-0", width=width, height=height, answers=answers), made)
+        return ToolAnswer(Segmented(image="image-0", width=width, height=height, answers=answers), made)
 
     return make
 
@@ -152,7 +152,7 @@ def test_nothing_found_is_no_picture(opened: OpenedImage) -> None:
     nothing = opened.segment("the xyzzy")
     assert not nothing.found
     answer = Segmented(image="image-0", width=256, height=256, answers=[nothing.answer()])
-    assert [part.type for part in _shown(Sight(answer, (nothing,)), overlay=True).content] == ["text"]
+    assert [part.type for part in _shown(ToolAnswer(answer, (nothing,)), overlay=True).content] == ["text"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(3000, 4000), (5, 60_000), (60_000, 5), (1, 1)])

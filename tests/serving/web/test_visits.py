@@ -12,14 +12,14 @@ import pytest
 from seglens.agent import Agent
 from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.serving.web.examples import EXAMPLES
-from seglens.serving.web.handlers import Page
-from seglens.serving.web.limits import Limits
+from seglens.serving.web.handlers import PageHandlers
+from seglens.serving.web.limits import PageLimits
 from seglens.serving.web.session import Gesture, Message, Visit
 from seglens.serving.web.view import view_of
 from seglens.serving.web.visits import Visits
 from seglens.serving.web.widgets import Widgets
 
-LIMITS = Limits()
+LIMITS = PageLimits()
 CAT = "segment the cat."
 
 
@@ -29,9 +29,9 @@ def agent(segmenter: Segmenter) -> Agent:
 
 
 @pytest.fixture
-def page(agent: Agent) -> Page:
+def page(agent: Agent) -> PageHandlers:
     """Its handlers; what they fill goes by its name (real widgets leave an event loop open)."""
-    return Page(agent, LIMITS, Mock(spec=Widgets, **{each.name: each.name for each in fields(Widgets)}))
+    return PageHandlers(agent, LIMITS, Mock(spec=Widgets, **{each.name: each.name for each in fields(Widgets)}))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
-def with_cat(agent: Agent, limits: Limits = LIMITS) -> Visit:
+def with_cat(agent: Agent, limits: PageLimits = LIMITS) -> Visit:
     visit = Visit(agent, limits)
     visit.open(EXAMPLES[0].image)
     visit.answer(Message(CAT))
@@ -125,14 +125,14 @@ def test_without_a_picture_it_is_told_what_to_do(agent: Agent) -> None:
             deed()
 
 
-def test_a_forgotten_visitor_is_told(page: Page, told: list[str]) -> None:
+def test_a_forgotten_visitor_is_told(page: PageHandlers, told: list[str]) -> None:
     click = Mock(spec=gr.EventData, start=(1, 1), end=(1, 1))
     shown = page.correct("add", "the key of someone who was forgotten", click)
     assert "nothing was said for a long time" in shown[page.on.chat][0]["content"]
     assert page.visits.find(shown[page.on.key])
 
 
-def test_a_picture_that_has_to_wait_is_announced(page: Page, agent: Agent, told: list[str]) -> None:
+def test_a_picture_that_has_to_wait_is_announced(page: PageHandlers, agent: Agent, told: list[str]) -> None:
     key = page.visits.add(visit := Visit(agent, LIMITS))
     page.announce(key)
     assert told == []
@@ -144,7 +144,7 @@ def test_a_picture_that_has_to_wait_is_announced(page: Page, agent: Agent, told:
     assert [line.partition(":")[0] for line in told] == ["Your picture waits"] * 2
 
 
-def test_what_was_asked_before_a_reload_is_answered_after_it(page: Page, agent: Agent) -> None:
+def test_what_was_asked_before_a_reload_is_answered_after_it(page: PageHandlers, agent: Agent) -> None:
     key = page.visits.add(visit := with_cat(agent))
     visit.hear(Message("segment the cup."))
     shown = page.come_back(key, None)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from seglens.evaluation.vqa import gqa, mmbench, mme, mmmu, mmstar, pope, textvqa, vizwiz, vqa, world
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 from seglens.evaluation.vqa.running import checked, read_answers, run, take, whole
 from seglens.evaluation.vqa.submissions import Submission
 
-Read = Callable[[str], list[Question]]
-Score = Callable[[Sequence[Question], Mapping[str, str]], dict[str, Any]]
+Read = Callable[[str], list[BenchmarkQuestion]]
+Score = Callable[[Sequence[BenchmarkQuestion], Mapping[str, str]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "BenchmarkError",
-    "Question",
+    "BenchmarkQuestion",
     "Submission",
     "checked",
     "read_answers",

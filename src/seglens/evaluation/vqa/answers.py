@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -28,7 +28,7 @@ NUMBERS = (
 CJK = re.compile("[\u4e00-\u9fff]")
 
 
-def paired(questions: Sequence[Question], answers: Mapping[str, str]) -> list[tuple[Question, str]]:
+def paired(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> list[tuple[BenchmarkQuestion, str]]:
     """Each question with its answer. Raises BenchmarkError when one has none, or when its right answer is secret."""
     missing = [question.id for question in questions if question.id not in answers]
     if missing:

@@ -13,7 +13,7 @@ REFERENCE = 64  # a shorter image field is the index of the row whose image it s
 
 
 @dataclass(frozen=True)
-class Row:
+class ChoiceRow:
     """One row: where it stands, its fields, its choices by letter and its image."""
 
     where: str
@@ -23,7 +23,7 @@ class Row:
     answer: str | None
 
 
-def rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
+def rows(path: Path, needs: Sequence[str] = ()) -> list[ChoiceRow]:
     """The rows of a table that has the columns `needs` besides its own.
 
     Raises BenchmarkError naming the file, line and index of what is wrong."""
@@ -35,7 +35,7 @@ def rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
     return [_row(where, fields, images) for where, fields in found]
 
 
-def _row(where: str, fields: dict[str, str], images: Mapping[str, str]) -> Row:
+def _row(where: str, fields: dict[str, str], images: Mapping[str, str]) -> ChoiceRow:
     text_of(fields, "question", where)
     image = text_of(fields, "image", where)
     if len(image) <= REFERENCE:
@@ -46,7 +46,7 @@ def _row(where: str, fields: dict[str, str], images: Mapping[str, str]) -> Row:
     answer = fields.get("answer", "").strip() or None
     if answer is not None and choices and answer not in choices:
         raise BenchmarkError(f"{where}: the answer is {answer!r}; need one of {', '.join(choices)}")
-    return Row(where, fields, choices, EncodedImage(image), answer)
+    return ChoiceRow(where, fields, choices, EncodedImage(image), answer)
 
 
 def only_table(root: str) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seglens.evaluation.vqa.answers import mean, paired
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 
 ENOUGH = 3  # so many people who say the same make an answer wholly right
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -108,7 +108,7 @@ def answers_of(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def score(
-    rule: Callable[[str, Sequence[str]], float], questions: Sequence[Question], answers: Mapping[str, str]
+    rule: Callable[[str, Sequence[str]], float], questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]
 ) -> dict[str, Any]:
     """The mean by `rule`, 0 to 1, over all questions and by kind of answer; `evalai` is the mean by EvalAI's rule."""
     shares: defaultdict[str, list[float]] = defaultdict(list)

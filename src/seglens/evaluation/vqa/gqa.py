@@ -14,8 +14,8 @@ from typing import Any
 from seglens.evaluation.vqa.answers import mean, paired
 from seglens.evaluation.vqa.questions import (
     BenchmarkError,
+    BenchmarkQuestion,
     FileImage,
-    Question,
     distinct,
     folder_near,
     only_file,
@@ -37,7 +37,7 @@ def prediction(said: str) -> str:
 SUBMISSION = json_list("questionId", "prediction", prediction)
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The balanced questions of a file, or of a folder those of test-dev, else of val."""
     path = only_file(root, PATTERNS, "GQA")
     held = read_json(path)
@@ -48,17 +48,17 @@ def read(root: str) -> list[Question]:
     return distinct(made, str(path))
 
 
-def _question(name: str, row: dict[str, Any], path: Path, folder: Path) -> Question:
+def _question(name: str, row: dict[str, Any], path: Path, folder: Path) -> BenchmarkQuestion:
     where = f"{path}: question {name}"
     types = row.get("types") or {}
-    return Question(
+    return BenchmarkQuestion(
         name, f"{text_of(row, 'question', where)} {SHORT}", where, row.get("answer") and text_of(row, "answer", where),
         (FileImage(folder / f"{text_of(row, 'imageId', where)}.jpg"),), category=str(types.get("semantic", "")),
         area=str(types.get("structural", "")), record={"questionId": name},
     )  # fmt: skip
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """The share of right answers, 0 to 1: over all, over binary and open questions, by structure and by meaning."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
     areas: defaultdict[str, list[bool]] = defaultdict(list)

@@ -16,41 +16,41 @@ from typing import Any
 
 from seglens.core.files import write_atomic
 from seglens.evaluation.vqa.answers import choice_prompt, infer_letter, mean, paired
-from seglens.evaluation.vqa.choices import Row, only_table, rows
-from seglens.evaluation.vqa.questions import BenchmarkError, Question, distinct
+from seglens.evaluation.vqa.choices import ChoiceRow, only_table, rows
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, distinct
 from seglens.evaluation.vqa.submissions import Submission
 
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 STEP = 1_000_000  # between a question's index and that of its next rotation
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a table, or of the only one in a folder."""
     path = only_table(root)
     return distinct([_question(row) for row in rows(path, ("category",))], str(path))
 
 
-def read_circular(root: str) -> list[Question]:
+def read_circular(root: str) -> list[BenchmarkQuestion]:
     """The same with all the rotations of every question: those of the file, or made here where it has none."""
     questions = read(root)
     sizes = _sizes(questions)
     return [turn for q in questions for turn in (_rotations(q) if sizes[q.group] == 1 else (q,))]
 
 
-def _question(row: Row) -> Question:
+def _question(row: ChoiceRow) -> BenchmarkQuestion:
     index = row.fields["index"]
     if not index.isdigit():
         raise BenchmarkError(f"{row.where}: need a whole number")
     if not row.choices:
         raise BenchmarkError(f"{row.where}: no choice; need columns A, B, ... with text")
-    return Question(
+    return BenchmarkQuestion(
         index, choice_prompt(row.fields["question"], row.choices, row.fields.get("hint", "")), row.where, row.answer,
         (row.image,), row.choices, str(int(index) % STEP), row.fields.get("category", ""),
         row.fields.get("l2-category", ""), record={k: v for k, v in row.fields.items() if k != "image"},
     )  # fmt: skip
 
 
-def _rotations(question: Question) -> Iterator[Question]:
+def _rotations(question: BenchmarkQuestion) -> Iterator[BenchmarkQuestion]:
     """Each choice takes each letter once: by k places, the text of letter j is that of letter j + k."""
     letters, texts = list(question.choices), list(question.choices.values())
     for turn in range(len(letters)):
@@ -64,18 +64,18 @@ def _rotations(question: Question) -> Iterator[Question]:
         yield replace(question, id=index, prompt=prompt, answer=right, choices=choices, record=record)
 
 
-def _sizes(questions: Sequence[Question]) -> dict[str, int]:
+def _sizes(questions: Sequence[BenchmarkQuestion]) -> dict[str, int]:
     sizes: defaultdict[str, int] = defaultdict(int)
     for question in questions:
         sizes[question.group] += 1
     return sizes
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """VanillaEval over the questions as first put, and CircularEval over their groups where every question has a
     rotation per choice (else None); by category and by l2-category the stricter that is there. Accuracies, 0 to 1."""
     groups: defaultdict[str, list[bool]] = defaultdict(list)
-    first: dict[str, tuple[Question, bool]] = {}
+    first: dict[str, tuple[BenchmarkQuestion, bool]] = {}
     for question, said in paired(questions, answers):
         hit = infer_letter(said, question.choices) == question.answer
         groups[question.group].append(hit)
@@ -103,7 +103,7 @@ def _by(names: Mapping[str, str], hits: Mapping[str, bool]) -> dict[str, float]:
     return {name: mean(values) for name, values in sorted(found.items())}
 
 
-def _write_table(path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+def _write_table(path: Path, questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> None:
     text = io.StringIO()
     rows = [{**question.record, "prediction": answers[question.id]} for question in questions]
     writer = csv.DictWriter(text, list(rows[0]), delimiter=DELIMITERS[path.suffix], lineterminator="\n")

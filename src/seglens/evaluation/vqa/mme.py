@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seglens.evaluation.vqa.answers import mean, mme_label, paired
-from seglens.evaluation.vqa.questions import BenchmarkError, FileImage, Question, distinct, lines
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct, lines
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
@@ -23,9 +23,9 @@ ENDINGS = (".jpg", ".png", ".jpeg")
 PER_IMAGE = 2
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of every subtask under `root`. Raises BenchmarkError naming the file and line of what is wrong."""
-    folder, found = Path(root), list[Question]()
+    folder, found = Path(root), list[BenchmarkQuestion]()
     for subtask in (*PERCEPTION, *COGNITION):
         if (folder / f"{subtask}.txt").is_file():
             found += _table(folder, subtask)
@@ -38,7 +38,7 @@ def read(root: str) -> list[Question]:
     return distinct(found, root)
 
 
-def _table(root: Path, subtask: str) -> Iterator[Question]:
+def _table(root: Path, subtask: str) -> Iterator[BenchmarkQuestion]:
     path = root / f"{subtask}.txt"
     first = ""
     for number, line in lines(path):
@@ -57,7 +57,7 @@ def _table(root: Path, subtask: str) -> Iterator[Question]:
         raise BenchmarkError(f"{path}: {first!r} at its end has one question; need {PER_IMAGE}: the file is cut short")
 
 
-def _folder(folder: Path) -> Iterator[Question]:
+def _folder(folder: Path) -> Iterator[BenchmarkQuestion]:
     for path in sorted([*folder.glob("*.txt"), *folder.glob("questions_answers_YN/*.txt")]):
         images = [_image(folder, path.stem + ending) for ending in ENDINGS]
         image = next((image for image in images if image.is_file()), images[0])
@@ -76,20 +76,20 @@ def _image(folder: Path, name: str) -> Path:
     return inner if inner.is_file() else folder / name
 
 
-def _question(subtask: str, image: Path, turn: int, text: str, answer: str, where: str) -> Question:
+def _question(subtask: str, image: Path, turn: int, text: str, answer: str, where: str) -> BenchmarkQuestion:
     right = answer.strip().lower()
     if right not in ("yes", "no"):
         raise BenchmarkError(f"{where}: the answer is {answer!r}; need Yes or No")
     if not text.strip():
         raise BenchmarkError(f"{where}: the question is empty")
     group = f"{subtask}/{image.name}"
-    return Question(
+    return BenchmarkQuestion(
         f"{group}/{turn}", text, where, right, (FileImage(image),), group=group, category=subtask,
         area="perception" if subtask in PERCEPTION else "cognition",
     )  # fmt: skip
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """100 times accuracy plus 100 times accuracy+ (both questions of an image right) of each subtask; their sums over
     the ten of perception and the four of cognition, None while one of them is missing. `other` answers are neither yes
     nor no, and wrong."""

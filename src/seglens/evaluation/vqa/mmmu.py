@@ -21,9 +21,9 @@ from seglens.data.images import load_image
 from seglens.evaluation.vqa.answers import mean, mmmu_hit, mmmu_letter, paired
 from seglens.evaluation.vqa.questions import (
     BenchmarkError,
+    BenchmarkQuestion,
     FileImage,
     ImageSource,
-    Question,
     distinct,
     json_lines,
     read_json,
@@ -68,7 +68,7 @@ class ParquetImage:
         return load_image(held["bytes"])
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a .parquet, .jsonl or answer key; of a folder the validation split, else its only such file."""
     path = Path(root)
     files = [path] if not path.is_dir() else _files(path)
@@ -82,13 +82,13 @@ def _files(folder: Path) -> list[Path]:
     raise BenchmarkError(f"{folder} holds no validation-*.parquet, no .jsonl and no answer_dict*.json; check --root")
 
 
-def _read(path: Path) -> Iterator[Question]:
+def _read(path: Path) -> Iterator[BenchmarkQuestion]:
     if path.suffix == ".parquet":
         return _parquet_file(path)
     return _export(path) if path.suffix == ".jsonl" else _key(path)
 
 
-def _key(path: Path) -> Iterator[Question]:
+def _key(path: Path) -> Iterator[BenchmarkQuestion]:
     key = read_json(path)
     if not isinstance(key, dict):
         raise BenchmarkError(f"{path}: got a {type(key).__name__}; need an object with an entry per question id")
@@ -98,18 +98,18 @@ def _key(path: Path) -> Iterator[Question]:
             raise BenchmarkError(f"{where}: need question_type and ground_truth")
         kind = CHOICE if row["question_type"] == CHOICE else OPEN
         subject = _subject(name, where)
-        yield Question(
+        yield BenchmarkQuestion(
             name, "", where, _gold(row["ground_truth"], where), kind=kind, category=subject, area=DOMAIN_OF[subject]
         )
 
 
-def _export(path: Path) -> Iterator[Question]:
+def _export(path: Path) -> Iterator[BenchmarkQuestion]:
     for number, row in json_lines(path):
         named = [(name, row[name]) for name in IMAGES if row.get(name)]
         yield _question(row, f"{path}:{number}", [FileImage(path.parent / str(name)) for _, name in named])
 
 
-def _parquet_file(path: Path) -> Iterator[Question]:
+def _parquet_file(path: Path) -> Iterator[BenchmarkQuestion]:
     try:
         file = _parquet().ParquetFile(path)
         columns = file.schema_arrow.names
@@ -130,7 +130,7 @@ def _parquet() -> Any:
     return pyarrow.parquet
 
 
-def _question(row: Mapping[str, Any], where: str, images: Sequence[ImageSource]) -> Question:
+def _question(row: Mapping[str, Any], where: str, images: Sequence[ImageSource]) -> BenchmarkQuestion:
     name, text = text_of(row, "id", where), text_of(row, "question", where)
     kind = CHOICE if row.get("question_type") == CHOICE else OPEN
     choices = _choices(row.get("options"), where) if kind == CHOICE else {}
@@ -138,7 +138,7 @@ def _question(row: Mapping[str, Any], where: str, images: Sequence[ImageSource])
     if answer is not None and kind == CHOICE and answer not in choices:
         raise BenchmarkError(f"{where}: the answer is {answer!r}; need one of {', '.join(choices)}")
     subject = _subject(name, where)
-    return Question(
+    return BenchmarkQuestion(
         name, _prompt(text, choices), where, answer, tuple(images), choices, category=subject,
         area=DOMAIN_OF[subject], kind=kind,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def _subject(name: str, where: str) -> str:
     return subject
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """Accuracy, 0 to 1, over all questions, by domain and by subject.
 
     The official code draws a letter when it finds none in an answer. Here the draws come from one generator seeded with

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seglens.evaluation.vqa.answers import choice_prompt, infer_letter, mean, mmstar_hit, paired
-from seglens.evaluation.vqa.choices import Row, only_table, rows
-from seglens.evaluation.vqa.questions import BenchmarkError, Question, distinct
+from seglens.evaluation.vqa.choices import ChoiceRow, only_table, rows
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, distinct
 
 LETTERS = "ABCD"
 AREAS = ("l2_category", "l2-category")
@@ -21,7 +21,7 @@ AREAS = ("l2_category", "l2-category")
 CHOICE = re.compile(r"(?:^|\n|,\s)\s*\(?([A-D])(?:\)|:|\.)\s*", re.MULTILINE)
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a table, or of the only one in a folder."""
     path = only_table(root)
     found = rows(path, ("answer", "category"))
@@ -32,11 +32,11 @@ def read(root: str) -> list[Question]:
     return distinct([_question(row) for row in found], str(path))
 
 
-def _question(row: Row) -> Question:
+def _question(row: ChoiceRow) -> BenchmarkQuestion:
     if row.answer is not None and row.answer not in LETTERS:
         raise BenchmarkError(f"{row.where}: the answer is {row.answer!r}; need one of {', '.join(LETTERS)}")
     text, fields = row.fields["question"], row.fields
-    return Question(
+    return BenchmarkQuestion(
         fields["index"], choice_prompt(text, row.choices), row.where, row.answer, (row.image,),
         row.choices or choices_in(text), category=fields.get("l2_category") or fields.get("l2-category", ""),
         area=fields.get("category", ""),
@@ -51,7 +51,7 @@ def choices_in(question: str) -> dict[str, str]:
     return found if list(found) == list(LETTERS[: len(found)]) and found else dict.fromkeys(LETTERS, "")
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """Accuracy, 0 to 1, by MMStar's own rule, over all and by category; `vlmevalkit` is the accuracy when the letter is
     found by VLMEvalKit's exact matching, as leaderboards have it."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from seglens.evaluation.vqa.answers import mean, paired, pope_label
-from seglens.evaluation.vqa.questions import BenchmarkError, FileImage, Question, distinct, json_lines, text_of
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct, json_lines, text_of
 
 IMAGE_FOLDERS = ("val2014", "images", ".")
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of every `*_pope_*.json` of a folder; ids are `<setting>/<question_id>`."""
     path = Path(root)
     files = sorted(path.glob("*_pope_*.json")) if path.is_dir() else [path]
@@ -26,7 +26,7 @@ def read(root: str) -> list[Question]:
     return distinct([question for file in files for question in _file(file)], root)
 
 
-def _file(path: Path) -> Iterator[Question]:
+def _file(path: Path) -> Iterator[BenchmarkQuestion]:
     setting = path.stem.split("_pope_")[-1]
     folder = next((path.parent / name for name in IMAGE_FOLDERS if (path.parent / name).is_dir()), path.parent)
     for number, row in json_lines(path):
@@ -37,12 +37,12 @@ def _file(path: Path) -> Iterator[Question]:
         if label not in ("yes", "no"):
             raise BenchmarkError(f"{where}: label is {label!r}; need yes or no")
         image = FileImage(folder / text_of(row, "image", where))
-        yield Question(
+        yield BenchmarkQuestion(
             f"{setting}/{row['question_id']}", text_of(row, "text", where), where, label, (image,), category=setting
         )
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """Accuracy, precision, recall, F1 (of yes) and the share of yes, 0 to 1, of each setting, and `mean`, their mean
     over the settings. A ratio over nothing is 0."""
     labels: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)

@@ -72,7 +72,7 @@ class EncodedImage:
 
 
 @dataclass(frozen=True)
-class Question:
+class BenchmarkQuestion:
     """One question, with what its scorer needs.
 
     `where` names its file and line for errors. `answer` is None where the benchmark keeps it secret, several strings
@@ -112,7 +112,7 @@ class Question:
             raise BenchmarkError(f"{self.where}: {error}") from error
 
 
-def distinct(questions: Sequence[Question], what: str) -> list[Question]:
+def distinct(questions: Sequence[BenchmarkQuestion], what: str) -> list[BenchmarkQuestion]:
     """The questions, if there are any and no two share an id."""
     if not questions:
         raise BenchmarkError(f"{what} holds no question; check --root")

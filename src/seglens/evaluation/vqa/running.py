@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from seglens.evaluation.vqa.questions import BenchmarkError, Question, json_lines, read_json, table
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, json_lines, read_json, table
 
 Ask = Callable[[UInt8[np.ndarray, "h w 3"], str, int], str]  # image, question, max_new_tokens
 IDS, SAID = ("id", "question_id", "index", "questionId", "image"), ("answer", "prediction", "text")
 
 
-def take(questions: Sequence[Question], limit: int | None) -> list[Question]:
+def take(questions: Sequence[BenchmarkQuestion], limit: int | None) -> list[BenchmarkQuestion]:
     """The first `limit` questions, and those that are judged together with them."""
     if limit is None:
         return list(questions)
@@ -28,10 +28,10 @@ def take(questions: Sequence[Question], limit: int | None) -> list[Question]:
     return [question for question in questions if question.id in names or question.group in groups]
 
 
-def checked(questions: Sequence[Question], failed: dict[str, str]) -> list[Question]:
+def checked(questions: Sequence[BenchmarkQuestion], failed: dict[str, str]) -> list[BenchmarkQuestion]:
     """The questions that can be put to a model, as far as is known without decoding an image; `failed` is told of the
     others, by their ids. Raises BenchmarkError when there is none."""
-    fit = list[Question]()
+    fit = list[BenchmarkQuestion]()
     for question in questions:
         try:
             question.check()
@@ -49,15 +49,15 @@ def _check_some(done: Collection[object], failed: Mapping[str, str]) -> None:
         raise BenchmarkError(next(iter(failed.values())))
 
 
-def whole(questions: Sequence[Question], failed: Mapping[str, str]) -> list[Question]:
+def whole(questions: Sequence[BenchmarkQuestion], failed: Mapping[str, str]) -> list[BenchmarkQuestion]:
     """The questions that can be scored: without those that failed, and those that are judged together with them."""
     groups = {question.group for question in questions if question.id in failed and question.group}
     return [question for question in questions if question.id not in failed and question.group not in groups]
 
 
 def run(
-    ask: Ask, questions: Sequence[Question], max_new_tokens: int, out: Path | None = None,
-    settings: Mapping[str, Any] | None = None, track: Callable[[Sequence[Question]], Iterable[Question]] = iter,
+    ask: Ask, questions: Sequence[BenchmarkQuestion], max_new_tokens: int, out: Path | None = None,
+    settings: Mapping[str, Any] | None = None, track: Callable[[Sequence[BenchmarkQuestion]], Iterable[BenchmarkQuestion]] = iter,
     failed: dict[str, str] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """The model's answers by question id. `ask` is `Backbone.generate`.
@@ -87,7 +87,7 @@ def run(
     return answers
 
 
-def _said_of(ask: Ask, question: Question, max_new_tokens: int) -> str:
+def _said_of(ask: Ask, question: BenchmarkQuestion, max_new_tokens: int) -> str:
     image = question.picture()
     try:
         return ask(image, question.prompt, max_new_tokens)
@@ -112,7 +112,7 @@ class AnswerFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._append({"run": self.settings})
 
-    def answers(self, questions: Sequence[Question]) -> dict[str, str]:
+    def answers(self, questions: Sequence[BenchmarkQuestion]) -> dict[str, str]:
         """What the file answers of these questions.
 
         Raises BenchmarkError when a line is damaged, or when a question was put in other words."""
@@ -126,7 +126,7 @@ class AnswerFile:
                 _put(found, name, said, where)
         return found
 
-    def add(self, question: Question, said: str) -> None:
+    def add(self, question: BenchmarkQuestion, said: str) -> None:
         """Write an answer, on the disk when this returns."""
         self._append({"id": question.id, "prompt": question.prompt, "answer": said})
 
@@ -154,7 +154,7 @@ class AnswerFile:
             )
 
 
-def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
+def read_answers(path: Path, questions: Sequence[BenchmarkQuestion]) -> dict[str, str]:
     """Answers from a file: JSON lines (id and answer, as a run writes them), a JSON object id -> answer (MMMU's
     outputs), a JSON list of objects (the results of VQA, GQA and VizWiz), or a .tsv or .csv with the columns index and
     prediction (VLMEvalKit's). Each id once, and a question's."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seglens.core.files import write_atomic
-from seglens.evaluation.vqa.questions import BenchmarkError, Question
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Submission:
     """How answers are handed in: the endings that the server takes, and what writes such a file."""
 
     endings: tuple[str, ...]
-    put: Callable[[Path, Sequence[Question], Mapping[str, str]], None]
+    put: Callable[[Path, Sequence[BenchmarkQuestion], Mapping[str, str]], None]
     otherwise: str = ""  # what to do for another ending
 
     def check(self, path: Path) -> None:
@@ -24,7 +24,7 @@ class Submission:
         if path.suffix not in self.endings:
             raise BenchmarkError(f"{path} must end in {' or '.join(self.endings)}{self.otherwise}")
 
-    def write(self, path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+    def write(self, path: Path, questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> None:
         """The file of all the answers. Raises BenchmarkError, and writes nothing, when one is missing."""
         self.check(path)
         missing = [question.id for question in questions if question.id not in answers]
@@ -38,7 +38,7 @@ class Submission:
 def json_list(key: str, said: str, clean: Callable[[str], str] = str.strip) -> Submission:
     """A JSON list of objects: what the question's record holds under `key`, and under `said` its answer."""
 
-    def put(path: Path, questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+    def put(path: Path, questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> None:
         rows = [{key: question.record[key], said: clean(answers[question.id])} for question in questions]
         write_atomic(path, json.dumps(rows).encode())
 

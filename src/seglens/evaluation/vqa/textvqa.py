@@ -13,8 +13,8 @@ from typing import Any
 from seglens.evaluation.vqa import consensus
 from seglens.evaluation.vqa.questions import (
     BenchmarkError,
+    BenchmarkQuestion,
     FileImage,
-    Question,
     distinct,
     folder_near,
     only_file,
@@ -27,7 +27,7 @@ from seglens.evaluation.vqa.vqa import SHORT
 SUBMISSION = json_list("question_id", "answer")
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
     path = only_file(root, ["TextVQA_*_val.json"], "TextVQA")
     held = read_json(path)
@@ -37,21 +37,21 @@ def read(root: str) -> list[Question]:
     return distinct([_question(row, path, number) for number, row in enumerate(rows)], str(path))
 
 
-def _question(row: dict[str, Any], path: Path, number: int) -> Question:
+def _question(row: dict[str, Any], path: Path, number: int) -> BenchmarkQuestion:
     where = f"{path}: data[{number}]"
     name = row.get("question_id")
     if not isinstance(name, int):
         raise BenchmarkError(f"{where}: question_id is {name!r}; need a whole number")
     test = row.get("set_name") == "test"
     folder = folder_near(path, ("test_images",) if test else ("train_images", "train_val_images/train_images"))
-    return Question(
+    return BenchmarkQuestion(
         str(name), f"{text_of(row, 'question', where)} {SHORT}", where,
         consensus.answers_of(row, where) if row.get("answers") else None,
         (FileImage(folder / f"{text_of(row, 'image_id', where)}.jpg"),), record={"question_id": name},
     )  # fmt: skip
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """The mean by EvalAI's rule, 0 to 1."""
     scores = consensus.score(consensus.evalai_accuracy, questions, answers)
     return {name: scores[name] for name in ("questions", "accuracy")}

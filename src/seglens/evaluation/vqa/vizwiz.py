@@ -13,8 +13,8 @@ from typing import Any
 from seglens.evaluation.vqa import consensus
 from seglens.evaluation.vqa.questions import (
     BenchmarkError,
+    BenchmarkQuestion,
     FileImage,
-    Question,
     distinct,
     folder_near,
     only_file,
@@ -30,7 +30,7 @@ score = partial(consensus.score, consensus.vizwiz_accuracy)
 SUBMISSION = json_list("image", "answer")
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
     path = only_file(root, ["val.json"], "VizWiz")
     rows = read_json(path)
@@ -39,11 +39,11 @@ def read(root: str) -> list[Question]:
     return distinct([_question(row, path, number) for number, row in enumerate(rows)], str(path))
 
 
-def _question(row: dict[str, Any], path: Path, number: int) -> Question:
+def _question(row: dict[str, Any], path: Path, number: int) -> BenchmarkQuestion:
     where = f"{path}: [{number}]"
     image = text_of(row, "image", where)
     folder = folder_near(path, (path.stem, f"images/{path.stem}", "images"))
-    return Question(
+    return BenchmarkQuestion(
         image, f"{text_of(row, 'question', where)} {UNANSWERABLE} {SHORT}", where,
         consensus.answers_of(row, where) if "answers" in row else None, (FileImage(folder / image),),
         category=str(row.get("answer_type", "")), record={"image": image},

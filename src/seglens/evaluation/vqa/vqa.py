@@ -16,8 +16,8 @@ from typing import Any
 from seglens.evaluation.vqa import consensus
 from seglens.evaluation.vqa.questions import (
     BenchmarkError,
+    BenchmarkQuestion,
     FileImage,
-    Question,
     distinct,
     folder_near,
     only_file,
@@ -34,17 +34,17 @@ score = partial(consensus.score, consensus.vqa_accuracy)
 SUBMISSION = json_list("question_id", "answer")
 
 
-def read_vqav2(root: str) -> list[Question]:
+def read_vqav2(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
     return _read(only_file(root, [f"v2_{QUESTIONS}"], "VQAv2"))
 
 
-def read_okvqa(root: str) -> list[Question]:
+def read_okvqa(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
     return _read(only_file(root, [QUESTIONS], "OK-VQA"))
 
 
-def _read(path: Path) -> list[Question]:
+def _read(path: Path) -> list[BenchmarkQuestion]:
     held = _object(path)
     split = held.get("data_subtype") or path.stem.split("_mscoco_")[-1].removesuffix("_questions")
     known = _annotations(path, split)
@@ -81,7 +81,9 @@ def _rows(held: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]
     return rows
 
 
-def _question(row: dict[str, Any], path: Path, image: Path, known: dict[int, dict[str, Any]] | None) -> Question:
+def _question(
+    row: dict[str, Any], path: Path, image: Path, known: dict[int, dict[str, Any]] | None
+) -> BenchmarkQuestion:
     number = row["question_id"]
     where = f"{path}: question {number}"
     people, kind = None, ""
@@ -90,6 +92,6 @@ def _question(row: dict[str, Any], path: Path, image: Path, known: dict[int, dic
             raise BenchmarkError(f"{where}: the annotations have no answers to it; both files must be of one release")
         people, kind = consensus.answers_of(known[number], where), str(known[number].get("answer_type", ""))
     file = FileImage(image.with_name(f"{image.name}{row['image_id']:012d}.jpg"))
-    return Question(
+    return BenchmarkQuestion(
         str(number), f"{text_of(row, 'question', where)} {SHORT}", where, people, (file,), category=kind, record=row
     )

@@ -17,7 +17,7 @@ from seglens.data import load_data
 from seglens.data.world import WorldData
 from seglens.evaluation.embedded_checks import same_answer
 from seglens.evaluation.vqa.answers import mean, paired
-from seglens.evaluation.vqa.questions import BenchmarkError, Question, distinct
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, distinct
 from seglens.world.language import VQA_KINDS, speaker
 from seglens.world.world import World
 
@@ -39,7 +39,7 @@ class SceneImage:
         return World(self.split, self.seed).scene(self.index).image
 
 
-def read(root: str) -> list[Question]:
+def read(root: str) -> list[BenchmarkQuestion]:
     """Four questions for each scene, kinds in turn; fewer where a scene has none of a kind."""
     data = load_data(f"world:{root.removeprefix('world:')}")
     if not isinstance(data, WorldData):
@@ -47,7 +47,7 @@ def read(root: str) -> list[Question]:
     return distinct([question for index in range(data.n) for question in _scene(data, index)], "the world")
 
 
-def _scene(data: WorldData, index: int) -> Iterator[Question]:
+def _scene(data: WorldData, index: int) -> Iterator[BenchmarkQuestion]:
     one = speaker(World(data.split, data.seed), index)
     one.intent()  # the exam asks for it first, and what is said next depends on it
     picture = SceneImage(data.split, data.seed, index)
@@ -55,10 +55,10 @@ def _scene(data: WorldData, index: int) -> Iterator[Question]:
         asked = one.question(VQA_KINDS[(index * PER_SCENE + turn) % len(VQA_KINDS)])
         if asked is not None:
             name = f"{data.split}-{data.seed}-{index}/{turn}"
-            yield Question(name, asked.text, f"world: {name}", asked.answer, (picture,), category=asked.kind)
+            yield BenchmarkQuestion(name, asked.text, f"world: {name}", asked.answer, (picture,), category=asked.kind)
 
 
-def score(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """The share of answers that are the right words, 0 to 1, over all and by kind."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
     for question, said in paired(questions, answers):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seglens.features.cache.fingerprint import CacheError
 from seglens.features.cache.manifest import Manifest, read_manifest, shard_paths
-from seglens.features.cache.shard_index import Contents, Entry
+from seglens.features.cache.shard_index import Contents, ShardEntry
 from seglens.features.cache.writer import Samples
 
 SAID = {"id": "its id", "image": "its pixels", "questions": "its questions", "truth": "its masks"}
@@ -73,14 +73,14 @@ def _stale(samples: Samples, path: Path, contents: Contents) -> Iterator[str]:
             yield f"{path}: sample {entry.id!r} is stale: {', '.join(changed)} changed since; build the cache anew"
 
 
-def _other(samples: Samples, entry: Entry) -> bool:
+def _other(samples: Samples, entry: ShardEntry) -> bool:
     try:
         return len(_changed(samples, entry)) == len(SAID)
     except ValueError:
         return False
 
 
-def _changed(samples: Samples, entry: Entry) -> list[str]:
+def _changed(samples: Samples, entry: ShardEntry) -> list[str]:
     """Raises ValueError when the sample cannot be read."""
-    now = Entry.of(entry.index, samples[entry.index].drawn(), entry.layout)
+    now = ShardEntry.of(entry.index, samples[entry.index].drawn(), entry.layout)
     return [words for name, words in SAID.items() if getattr(now, name) != getattr(entry, name)]

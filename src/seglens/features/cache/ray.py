@@ -14,7 +14,7 @@ from seglens.features.cache.writer import Built, Extract, Samples, begin, intact
 Load = Callable[[], tuple[Samples, Extract]]
 
 
-class Writer:
+class ShardActor:
     """An actor: loads the frozen parts once, then writes shard after shard to the shared folder."""
 
     def __init__(self, load: Load, folder: Path, manifest: Manifest):
@@ -66,7 +66,7 @@ def _write(
     ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
     work = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = work.map_batches(
-        Writer, fn_constructor_args=made, batch_size=1, num_gpus=gpus or None,
+        ShardActor, fn_constructor_args=made, batch_size=1, num_gpus=gpus or None,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
     )  # fmt: skip
     for row in done.iter_rows():

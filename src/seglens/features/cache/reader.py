@@ -13,14 +13,14 @@ from seglens.features.cache.fingerprint import CacheError, differing, digest, li
 from seglens.features.cache.manifest import Manifest, missing, read_manifest, shard_paths
 from seglens.features.cache.shard import ShardFile, Span
 from seglens.features.cache.shard_index import Arrangement, Contents, Skipped
-from seglens.features.cache.tensors import Layout, unpack
-from seglens.features.frozen import Features, Pick
+from seglens.features.cache.tensors import TensorLayout, unpack
+from seglens.features.frozen import ExampleIndex, Features
 
 MAPPED = 128  # shards kept open at a time: each holds a file descriptor
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardPlace:
     """What reading needs of a shard's note, in little memory: a dataset has thousands of shards."""
 
     size: int
@@ -30,7 +30,7 @@ class Place:
     layout: array[int]  # of each image
 
     @classmethod
-    def of(cls, contents: Contents) -> Place:
+    def of(cls, contents: Contents) -> ShardPlace:
         spans = array("q", (value for span in contents.groups for value in span))
         layout = array("q", (entry.layout for entry in contents.samples))
         return cls(contents.size, contents.header, spans, contents.layouts, layout)
@@ -47,14 +47,14 @@ class Cache:
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
         self._starts, self._counts, self._indices = array("q", [0]), array("i"), array("q")
-        self._places, seals = list[Place](), []
+        self._places, seals = list[ShardPlace](), []
         self.skipped = list[Skipped]()  # what the dataset left out
         for shard in range(manifest.shards):
             contents = Contents.read(folder, manifest, shard)
             self._starts.append(self._starts[-1] + len(contents.samples))
             self._counts.extend(len(entry.questions) for entry in contents.samples)
             self._indices.extend(entry.index for entry in contents.samples)
-            self._places.append(Place.of(contents))
+            self._places.append(ShardPlace.of(contents))
             self.skipped += contents.skipped
             seals.append([contents.sha256, [entry.questions for entry in contents.samples]])
         self._fingerprint = digest([manifest.digest(), seals])
@@ -101,7 +101,7 @@ class Cache:
     def questions(self, image: int) -> int:
         return self._counts[image]
 
-    def features(self, pick: Pick) -> Features:
+    def features(self, pick: ExampleIndex) -> Features:
         """Raises CacheError when the image's bytes are not those that were written."""
         if not 0 <= pick.image < len(self):
             raise IndexError(f"there is no image {pick.image}; {self.folder} holds {len(self)}")
@@ -109,7 +109,7 @@ class Cache:
         place, file = self._places[shard], self._shard(shard)
         at = pick.image - self._starts[shard]
         made = place.layouts[place.layout[at]]
-        layout = Layout(**file.tensors(place.layout[at]), grid=made.grid)
+        layout = TensorLayout(**file.tensors(place.layout[at]), grid=made.grid)
         return unpack(file.tensors(len(place.layouts) + at), made.spoken, layout, pick.questions)
 
     def fingerprint(self) -> str:

@@ -41,7 +41,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenShard:
     """A file as it was written: its size, its hash, and the spans of the header and of each group."""
 
     size: int
@@ -69,7 +69,7 @@ def lay_out(groups: Sequence[Mapping[str, Tensor]]) -> tuple[bytes, list[list[Te
     return LENGTH.pack(len(text)) + text, ordered
 
 
-def write_shard(path: Path, groups: Sequence[Mapping[str, Tensor]]) -> Written:
+def write_shard(path: Path, groups: Sequence[Mapping[str, Tensor]]) -> WrittenShard:
     """Write contiguous tensors of the CPU, group by group. Raises CacheError when the disk is full."""
     header, ordered = lay_out(groups)
     whole, spans = hashlib.sha256(header), [Span(0, len(header), zlib.crc32(header))]
@@ -83,7 +83,7 @@ def write_shard(path: Path, groups: Sequence[Mapping[str, Tensor]]) -> Written:
                 whole.update(data)
                 check = zlib.crc32(data, check)
             spans.append(Span(begin, begin + sum(tensor.nbytes for tensor in tensors), check))
-    return Written(spans[-1].end, whole.hexdigest(), spans[0], tuple(spans[1:]))
+    return WrittenShard(spans[-1].end, whole.hexdigest(), spans[0], tuple(spans[1:]))
 
 
 class ShardFile:

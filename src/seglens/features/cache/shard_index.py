@@ -13,12 +13,12 @@ from seglens.core.types import Sample
 from seglens.features.cache.fingerprint import CacheError, image_digest, truth_digest
 from seglens.features.cache.manifest import Manifest, read_note, shard_paths
 from seglens.features.cache.shard import ShardFile, Span, write_shard
-from seglens.features.cache.tensors import Layout, Packed
+from seglens.features.cache.tensors import PackedTensors, TensorLayout
 from seglens.features.cache.whole_files import write_sealed
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShardEntry:
     """An image of a shard: `index` in its dataset, hashes of its pixels and of its masks, its questions."""
 
     index: int
@@ -29,7 +29,7 @@ class Entry:
     layout: int = 0
 
     @classmethod
-    def of(cls, index: int, sample: Sample, layout: int = 0) -> Entry:
+    def of(cls, index: int, sample: Sample, layout: int = 0) -> ShardEntry:
         questions = tuple(target.query for target in sample.targets)
         return cls(index, sample.id, image_digest(sample), truth_digest(sample), questions, layout)
 
@@ -59,7 +59,7 @@ class Contents:
     header: Span
     groups: tuple[Span, ...]
     layouts: tuple[Arrangement, ...]
-    samples: tuple[Entry, ...]
+    samples: tuple[ShardEntry, ...]
     skipped: tuple[Skipped, ...]
 
     @classmethod
@@ -70,7 +70,7 @@ class Contents:
             return cls(
                 note["size"], note["sha256"], Span(*note["header"]), tuple(Span(*span) for span in note["groups"]),
                 tuple(Arrangement(tuple(made["grid"]), made["spoken"]) for made in note["layouts"]),
-                tuple(Entry(**{**entry, "questions": tuple(entry["questions"])}) for entry in note["samples"]),
+                tuple(ShardEntry(**{**entry, "questions": tuple(entry["questions"])}) for entry in note["samples"]),
                 tuple(Skipped(**skipped) for skipped in note["skipped"]),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
@@ -93,12 +93,12 @@ class Contents:
 class Draft:
     """A shard in the making."""
 
-    layouts: list[tuple[Layout, Arrangement]] = field(default_factory=list)
-    samples: list[tuple[Entry, dict[str, Tensor]]] = field(default_factory=list)
+    layouts: list[tuple[TensorLayout, Arrangement]] = field(default_factory=list)
+    samples: list[tuple[ShardEntry, dict[str, Tensor]]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
-    def add(self, index: int, sample: Sample, packed: Packed) -> None:
-        entry = Entry.of(index, sample, self._layout(packed))
+    def add(self, index: int, sample: Sample, packed: PackedTensors) -> None:
+        entry = ShardEntry.of(index, sample, self._layout(packed))
         self.samples.append((entry, packed.tensors))
 
     def write(self, folder: Path, manifest: Manifest, shard: int) -> None:
@@ -122,7 +122,7 @@ class Draft:
     def note(contents: Contents) -> dict[str, Any]:
         return asdict(contents)
 
-    def _layout(self, packed: Packed) -> int:
+    def _layout(self, packed: PackedTensors) -> int:
         made = Arrangement(packed.layout.grid, packed.spoken)
         for number, (layout, arrangement) in enumerate(self.layouts):
             if arrangement == made and layout.same(packed.layout):

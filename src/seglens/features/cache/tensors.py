@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seglens.core.types import Embedding
 from seglens.features.cache.fingerprint import CacheError
-from seglens.features.frozen import Asked, Features
+from seglens.features.frozen import Features, QuestionFeatures
 
 SCALE = ".scale"
 STEPS = 127  # of a signed byte, used symmetrically
@@ -19,14 +19,14 @@ CASTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """What is the same for all images of a fixed size, and is therefore stored once."""
 
     prefix_positions: Int[Tensor, "p ..."]
     image_tokens: Int[Tensor, " i"]
     grid: tuple[int, int]
 
-    def same(self, other: Layout) -> bool:
+    def same(self, other: TensorLayout) -> bool:
         return (
             self.grid == other.grid
             and torch.equal(self.prefix_positions, other.prefix_positions)
@@ -35,15 +35,15 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedTensors:
     """An image's tensors by name, and the precision in which the frozen parts spoke each (what int8 returns to)."""
 
     tensors: dict[str, Tensor]
     spoken: dict[str, str]
-    layout: Layout
+    layout: TensorLayout
 
 
-def pack(features: Features, dtype: str) -> Packed:
+def pack(features: Features, dtype: str) -> PackedTensors:
     """Raises CacheError on NaN or infinity, also where only the narrower type makes one."""
     asked, embedding = features.asked, features.embedding
     floats = {"prefix": features.prefix, "rows": torch.cat([one.rows for one in asked]), "coarse": embedding.coarse}
@@ -59,12 +59,12 @@ def pack(features: Features, dtype: str) -> Packed:
         _finite(name, tensor, "check the weights and the precision of the frozen part")
         tensors |= _stored(name, tensor, dtype)
     spoken = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in floats.items()}
-    layout = Layout(features.prefix_positions.cpu(), features.image_tokens.cpu(), features.grid)
-    return Packed({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, spoken, layout)
+    layout = TensorLayout(features.prefix_positions.cpu(), features.image_tokens.cpu(), features.grid)
+    return PackedTensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, spoken, layout)
 
 
 def unpack(
-    tensors: Mapping[str, Tensor], spoken: Mapping[str, str], layout: Layout, questions: Sequence[int]
+    tensors: Mapping[str, Tensor], spoken: Mapping[str, str], layout: TensorLayout, questions: Sequence[int]
 ) -> Features:
     """Some questions about an image. Nothing is copied; only what lies there as bytes is computed back."""
 
@@ -76,7 +76,7 @@ def unpack(
     ends = [0, *tensors["lengths"].cumsum(0).tolist()]
     fine = tuple(said(f"fine.{level}") for level in range(sum(name.startswith("fine.") for name in spoken)))
     asked = tuple(
-        Asked(
+        QuestionFeatures(
             rows=said("rows", slice(ends[k], ends[k + 1])), positions=tensors["positions"][ends[k] : ends[k + 1]],
             mask=tensors["masks"][k], cells=tensors["cells"][k], present=bool(tensors["present"][k]),
         )

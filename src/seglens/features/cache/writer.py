@@ -11,12 +11,12 @@ from typing import Protocol, runtime_checkable
 
 from seglens.core.locks import LOCK, held
 from seglens.core.types import Sample
-from seglens.data.dataset import Lenient
-from seglens.data.records import Fault
+from seglens.data.dataset import PartialDataset
+from seglens.data.records import RecordFault
 from seglens.features.cache.fingerprint import CacheError
 from seglens.features.cache.manifest import Manifest, claim, shard_paths
 from seglens.features.cache.shard_index import Contents, Draft, Skipped
-from seglens.features.cache.tensors import Packed, pack
+from seglens.features.cache.tensors import PackedTensors, pack
 from seglens.features.cache.whole_files import sweep
 from seglens.features.frozen import Features
 
@@ -136,11 +136,11 @@ def write(
 
 def read(
     samples: Samples, extract: Extract, manifest: Manifest, index: int
-) -> tuple[tuple[Sample, Packed] | None, str]:
+) -> tuple[tuple[Sample, PackedTensors] | None, str]:
     """A sample and what there is to store of it, or None where the data leaves it out; and why it, or a question of it,
     is left out. Raises CacheError as `build` does."""
     try:
-        sample, faults = samples.usable(index) if isinstance(samples, Lenient) else (samples[index], [])
+        sample, faults = samples.usable(index) if isinstance(samples, PartialDataset) else (samples[index], [])
         why = "\n".join(map(_line, faults))
         if sample is None:  # the data is one that leaves bad samples out
             return None, why or f"sample {index} has nothing to ask about"
@@ -160,14 +160,14 @@ def read(
         raise CacheError(f"sample {index} ({sample.id!r}) of {manifest.data}: {error}") from error
 
 
-def left_out(faults: Iterable[Fault], skipped: Iterable[Skipped]) -> list[str]:
+def left_out(faults: Iterable[RecordFault], skipped: Iterable[Skipped]) -> list[str]:
     """Everything that a dataset (by its `faults`) and the caches of it have left out, each thing once."""
     whys = list(dict.fromkeys(why for one in skipped for why in one.why.splitlines()))
     stored = "\n".join(whys)
     return [fault for fault in dict.fromkeys(map(_line, faults)) if fault not in stored] + whys
 
 
-def _line(fault: Fault) -> str:
+def _line(fault: RecordFault) -> str:
     return " ".join(str(fault).split())
 
 

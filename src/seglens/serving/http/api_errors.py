@@ -33,7 +33,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 DOCUMENTED = documented(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 
 
-class Refusal(HTTPException):
+class ApiError(HTTPException):
     """A request that is not answered, told in one line. FastAPI passes this type on from wherever it is raised."""
 
     def __init__(
@@ -43,13 +43,13 @@ class Refusal(HTTPException):
         self.code, self.message, self.param = code, message, param
 
 
-def busy(code: str, message: str, seconds: int = 1) -> Refusal:
-    return Refusal(503, code, message, headers={"Retry-After": str(seconds)})
+def busy(code: str, message: str, seconds: int = 1) -> ApiError:
+    return ApiError(503, code, message, headers={"Retry-After": str(seconds)})
 
 
-def internal(request_id: str) -> Refusal:
+def internal(request_id: str) -> ApiError:
     """Of what is an error of ours; nothing of it is told."""
-    return Refusal(500, "internal_error", f"an error of ours, not of the request; the log has it as {request_id}")
+    return ApiError(500, "internal_error", f"an error of ours, not of the request; the log has it as {request_id}")
 
 
 def fault(status: int, code: str, message: str, request_id: str, param: str | None = None) -> bytes:
@@ -65,12 +65,12 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def of_fields(errors: Sequence[Any]) -> Refusal:
+def of_fields(errors: Sequence[Any]) -> ApiError:
     """What a request's fields have wrong. Values are not repeated: they may be huge, or secret."""
     said = [f"{_place(error['loc'])}: {error['msg']}" for error in errors[:3]]
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
     message = f"the request does not fit its schema ({'; '.join(said)}{more}); see /openapi.json for its form"
-    return Refusal(422, "invalid_request", message, _place(errors[0]["loc"]) if errors else None)
+    return ApiError(422, "invalid_request", message, _place(errors[0]["loc"]) if errors else None)
 
 
 def _place(where: Sequence[str | int]) -> str:

@@ -18,8 +18,8 @@ from seglens.serving.http.chat import chat_routes
 from seglens.serving.http.errors import ANSWERS
 from seglens.serving.http.health import watch_routes
 from seglens.serving.http.metrics import Metrics
-from seglens.serving.http.middleware import Bodies, Door, Guard, Recorder
-from seglens.serving.http.path_variants import Lenient
+from seglens.serving.http.middleware import AdmissionControl, AuthMiddleware, Bodies, RequestLog
+from seglens.serving.http.path_variants import PathVariants
 from seglens.serving.http.routes import image_routes, question_routes
 from seglens.serving.http.service import Service
 from seglens.serving.http.settings import Settings
@@ -43,11 +43,11 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
         title="SegLens", version=seglens.__version__, lifespan=_life(service),
         description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
         docs_url=DOCS if settings.docs else None, redoc_url=None,  # their scripts come from a network: only when asked
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # for /docs to ask for it; `Guard` checks
-        redirect_slashes=False,  # `Lenient` takes them without a second request
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # for /docs to ask for it; `AuthMiddleware` checks
+        redirect_slashes=False,  # `PathVariants` takes them without a second request
     )  # fmt: skip
     agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)
-    app.state.door = door = Door(settings.connections)
+    app.state.door = door = AdmissionControl(settings.connections)
     for router in (
         image_routes(service),
         question_routes(service),
@@ -58,9 +58,11 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
     for kind, answer in ANSWERS.items():
         app.add_exception_handler(kind, answer)
     app.add_middleware(Bodies, settings=settings)  # the innermost first
-    app.add_middleware(Guard, door=door, key=key, open_to_all=OPEN_TO_ALL | (DESCRIBED if settings.docs else set()))
-    app.add_middleware(Recorder, metrics=metrics)
-    app.add_middleware(Lenient)
+    app.add_middleware(
+        AuthMiddleware, door=door, key=key, open_to_all=OPEN_TO_ALL | (DESCRIBED if settings.docs else set())
+    )
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(PathVariants)
     if settings.origins:  # the outermost: a refusal, too, must be readable for the page that asked
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, **CORS)
     return app

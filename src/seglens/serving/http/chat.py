@@ -16,11 +16,11 @@ from functools import partial
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
-from seglens.agent import Agent, Reply, Sight
-from seglens.backbones import Manner
-from seglens.serving.http.api_errors import DOCUMENTED, Refusal
+from seglens.agent import Agent, ConversationImage, Reply
+from seglens.backbones import GenerationOptions
+from seglens.serving.http.api_errors import DOCUMENTED, ApiError
 from seglens.serving.http.batcher import Job
-from seglens.serving.http.chat_replies import Writer
+from seglens.serving.http.chat_replies import CompletionWriter
 from seglens.serving.http.completions import ChatCompletion, ChatRequest
 from seglens.serving.http.messages import AssistantMessage, ChatMessage, UserMessage
 from seglens.serving.http.open_images import Held
@@ -33,7 +33,7 @@ STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True)
-class Turn:
+class UserTurn:
     """What a user said: words, the images they are about and, if it is known, the way the answer went."""
 
     text: str
@@ -42,12 +42,12 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Talk:
+class ChatHistory:
     """All turns, with their images held open by name; the last is to be answered, by `route` if one is given."""
 
-    turns: Sequence[Turn]
+    turns: Sequence[UserTurn]
     images: dict[str, Held]
-    manner: Manner
+    manner: GenerationOptions
     trust: bool
 
 
@@ -61,13 +61,13 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
     async def complete(asked: ChatRequest, request: Request) -> Response:
         turns = read_turns(asked)
         _check(asked, turns, service)
-        write = Writer(service, asked)
+        write = CompletionWriter(service, asked)
         with ExitStack() as stack:
             images = await _images(service, turns, stack, request.receive)
             wire = Wire() if asked.stream else None
             tell = None if wire is None else wire.tell
-            manner = Manner(_tokens(asked, service.settings.answer_tokens), tell, asked.stops)
-            job = Job([Talk(turns, images, manner, asked.seglens.trust)], partial(_talk, agent), long=True)
+            manner = GenerationOptions(_tokens(asked, service.settings.answer_tokens), tell, asked.stops)
+            job = Job([ChatHistory(turns, images, manner, asked.seglens.trust)], partial(_talk, agent), long=True)
             if wire is None:
                 (reply,) = await service.wait(job, request.receive)
                 return Response(await service.by_hand(partial(write.whole, reply)), media_type=JSON)
@@ -88,7 +88,7 @@ def _done(wire: Wire, stack: ExitStack, answer: asyncio.Task[list[Reply]]) -> No
         answer.exception()  # seen: a client that left hears of none
 
 
-async def _images(service: Service, turns: Sequence[Turn], stack: ExitStack, receive: Receive) -> dict[str, Held]:
+async def _images(service: Service, turns: Sequence[UserTurn], stack: ExitStack, receive: Receive) -> dict[str, Held]:
     """The images of all turns, held open as long as the stack stands."""
     return {
         image: stack.enter_context(await service.shown_before(image, receive))
@@ -96,12 +96,12 @@ async def _images(service: Service, turns: Sequence[Turn], stack: ExitStack, rec
     }
 
 
-def _talk(agent: Agent, talks: Sequence[Talk]) -> list[Reply]:
+def _talk(agent: Agent, talks: Sequence[ChatHistory]) -> list[Reply]:
     """Runs where the model is."""
     return [_reply(agent, talk) for talk in talks]
 
 
-def _reply(agent: Agent, talk: Talk) -> Reply:
+def _reply(agent: Agent, talk: ChatHistory) -> Reply:
     for held in talk.images.values():
         held.sight = held.sight or agent.look(held.opened)
     *earlier, last = talk.turns
@@ -114,7 +114,7 @@ def _reply(agent: Agent, talk: Talk) -> Reply:
     return talking.say(last.text, last.route, talk.trust, talk.manner)
 
 
-def _sights(talk: Talk, turn: Turn) -> list[Sight]:
+def _sights(talk: ChatHistory, turn: UserTurn) -> list[ConversationImage]:
     sights = [talk.images[image].sight for image in turn.images]
     return [sight for sight in sights if sight is not None]
 
@@ -122,20 +122,20 @@ def _sights(talk: Talk, turn: Turn) -> list[Sight]:
 # ---------------------------------------------------------------- reading
 
 
-def read_turns(asked: ChatRequest) -> list[Turn]:
+def read_turns(asked: ChatRequest) -> list[UserTurn]:
     """The user's turns, each with the images that it is about: its own, or else those of the turn before. Raises a
     Refusal (400) when the user does not speak last."""
     if not isinstance(asked.messages[-1], UserMessage):
-        raise Refusal(
+        raise ApiError(
             400, "invalid_messages",
             f"the last message is of the role {asked.messages[-1].role!r}; end with one of the user's, to be answered",
             "messages",
         )  # fmt: skip
-    turns, images = list[Turn](), tuple[str, ...]()
+    turns, images = list[UserTurn](), tuple[str, ...]()
     for number, message in enumerate(asked.messages):
         if isinstance(message, UserMessage):
             images = tuple(message.images) or images
-            turns.append(Turn(message.text, images, _way(asked.messages[number + 1 :])))
+            turns.append(UserTurn(message.text, images, _way(asked.messages[number + 1 :])))
     return [*turns[:-1], replace(turns[-1], route=asked.seglens.route)]
 
 
@@ -145,13 +145,13 @@ def _way(behind: Sequence[ChatMessage]) -> str | None:
     return answer.seglens.route.intent if isinstance(answer, AssistantMessage) and answer.seglens else None
 
 
-def _check(asked: ChatRequest, turns: Sequence[Turn], service: Service) -> None:
+def _check(asked: ChatRequest, turns: Sequence[UserTurn], service: Service) -> None:
     """Raises a Refusal for another model's name, for what is not done here, and for more than is taken."""
     settings = service.settings
     service.check_model(asked.model)
     check_parameters(asked.model_extra or {})
     if asked.stream_options is not None and not asked.stream:
-        raise Refusal(
+        raise ApiError(
             400,
             "unsupported_parameter",
             "got stream_options without stream=true; send both, or neither",
@@ -159,7 +159,7 @@ def _check(asked: ChatRequest, turns: Sequence[Turn], service: Service) -> None:
         )
     images = sum(len(turn.images) for k, turn in enumerate(turns) if not k or turn.images != turns[k - 1].images)
     if len(asked.messages) > settings.messages or images > settings.chat_images:
-        raise Refusal(
+        raise ApiError(
             413, "chat_too_long",
             f"got {len(asked.messages)} messages with {images} images; at most {settings.messages} with "
             f"{settings.chat_images} are taken: leave out the oldest", "messages",

@@ -25,7 +25,7 @@ from seglens.serving.http.routes import heat_maps
 from seglens.serving.http.service import Service
 
 
-class Writer:
+class CompletionWriter:
     """Of the answer to one request."""
 
     def __init__(self, service: Service, asked: ChatRequest):

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from seglens.backbones import QuestionError
 from seglens.data.images import ImageError, ImageTooLargeError
 from seglens.inference.refinement import CorrectionError
-from seglens.serving.http.api_errors import Refusal, fault, internal, of_fields
+from seglens.serving.http.api_errors import ApiError, fault, internal, of_fields
 
 NOWHERE = (
     "there is no such address; see /openapi.json (of OpenAI's API there are /v1/models and /v1/chat/completions: its "
@@ -22,35 +22,35 @@ NOWHERE = (
 LOG = logging.getLogger("seglens.serving.http")
 
 
-def of_image(error: ImageError) -> Refusal:
+def of_image(error: ImageError) -> ApiError:
     if isinstance(error, ImageTooLargeError):
-        return Refusal(413, "image_too_large", str(error), "image")
-    return Refusal(400, "invalid_image", str(error), "image")
+        return ApiError(413, "image_too_large", str(error), "image")
+    return ApiError(400, "invalid_image", str(error), "image")
 
 
-def of_question(error: QuestionError) -> Refusal:
-    return Refusal(400, "invalid_question", str(error))
+def of_question(error: QuestionError) -> ApiError:
+    return ApiError(400, "invalid_question", str(error))
 
 
-def of_correction(error: CorrectionError) -> Refusal:
-    return Refusal(400, "invalid_correction", str(error))
+def of_correction(error: CorrectionError) -> ApiError:
+    return ApiError(400, "invalid_correction", str(error))
 
 
-def of_http(error: HTTPException) -> Refusal:
+def of_http(error: HTTPException) -> ApiError:
     """What the framework itself refuses."""
-    if isinstance(error, Refusal):
+    if isinstance(error, ApiError):
         return error
     said = {404: NOWHERE, 405: "this address does not take that method"}
     codes = {404: "not_found", 405: "method_not_allowed"}
     message = said.get(error.status_code, f"{error.detail}; see /openapi.json")
-    return Refusal(error.status_code, codes.get(error.status_code, "invalid_request"), message, headers=error.headers)
+    return ApiError(error.status_code, codes.get(error.status_code, "invalid_request"), message, headers=error.headers)
 
 
-def of_schema(error: RequestValidationError) -> Refusal:
+def of_schema(error: RequestValidationError) -> ApiError:
     return of_fields(error.errors())
 
 
-def _answering(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Exception], Any]:
+def _answering(refusal_of: Callable[[Any], ApiError]) -> Callable[[Request, Exception], Any]:
     async def answer(request: Request, error: Exception) -> Response:
         refusal = refusal_of(error)
         if refusal.status_code == 405:
@@ -76,7 +76,7 @@ def _methods(request: Request) -> str:
     return ", ".join(sorted(known | ({"HEAD"} if "GET" in known else set())))
 
 
-REFUSALS: dict[type[Exception], Callable[[Any], Refusal]] = {
+REFUSALS: dict[type[Exception], Callable[[Any], ApiError]] = {
     HTTPException: of_http,
     RequestValidationError: of_schema,
     ImageError: of_image,

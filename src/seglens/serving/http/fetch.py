@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from seglens import __version__
 from seglens.data.images import ImageTooLargeError
 from seglens.serving.http.addresses import Address, FetchError, host_of, is_public, parse_addresses, parse_url, short
-from seglens.serving.uploads import Limits, decode_bytes
+from seglens.serving.uploads import UploadLimits, decode_bytes
 
 _HEADERS = {"User-Agent": f"seglens/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream")  # of servers that do not know; the bytes decide
@@ -50,7 +50,7 @@ class Fetcher:
     serves its own images must differ; nothing reads them from the environment."""
 
     def __init__(
-        self, limits: Limits, patience: Patience = Patience(), *, resolve: Resolve = resolve,
+        self, limits: UploadLimits, patience: Patience = Patience(), *, resolve: Resolve = resolve,
         allowed: Callable[[Address], bool] = is_public, ports: Container[int] = (443,),
         trust: ssl.SSLContext | None = None,
     ):  # fmt: skip

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Response
 
 from seglens.core.schema import Health, ModelAnswer, ModelsAnswer
 from seglens.serving.http.api_errors import busy, documented
-from seglens.serving.http.middleware import Door
+from seglens.serving.http.middleware import AdmissionControl
 from seglens.serving.http.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,7 +18,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def watch_routes(service: Service, door: Door) -> APIRouter:
+def watch_routes(service: Service, door: AdmissionControl) -> APIRouter:
     router = APIRouter(tags=["watch"])
 
     @router.get("/healthz", responses=documented(503), summary="Ready for work?")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from seglens.serving.http.api_errors import Refusal, busy, fault, internal
+from seglens.serving.http.api_errors import ApiError, busy, fault, internal
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.settings import Settings
 
@@ -27,7 +27,7 @@ LOG = logging.getLogger("seglens.serving.http")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class Recorder:
+class RequestLog:
     """Gives every request an id, answers what nobody caught, counts, and writes one line."""
 
     def __init__(self, app: App, metrics: Metrics):
@@ -41,7 +41,7 @@ class Recorder:
         self.metrics.under_way.inc()
         try:
             await self.app(scope, receive, record.send)
-        except Refusal as refusal:
+        except ApiError as refusal:
             await record.refuse(refusal)
         except Exception:
             LOG.exception("%s failed", record.id)
@@ -82,12 +82,12 @@ class _Record:
             self.bytes += len(message.get("body", b""))
         await self.answer(message)
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: ApiError) -> None:
         if not self.begun:  # a stream that broke can only end
             await refuse(refusal, self.id, self.send)
 
 
-async def refuse(refusal: Refusal, request_id: str, send: Send) -> None:
+async def refuse(refusal: ApiError, request_id: str, send: Send) -> None:
     """Send a refusal as the whole answer."""
     body = fault(refusal.status_code, refusal.code, refusal.message, request_id, refusal.param)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -96,7 +96,7 @@ async def refuse(refusal: Refusal, request_id: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Door:
+class AdmissionControl:
     """How many requests are inside, and whether more may come."""
 
     def __init__(self, most: int):
@@ -114,10 +114,10 @@ class Door:
             raise busy("too_many_requests", f"{self.most} requests are under way, the most there may be; try again")
 
 
-class Guard:
+class AuthMiddleware:
     """Lets in whom the door lets in, and, where a key is set, only those who know it; to some paths, anybody."""
 
-    def __init__(self, app: App, door: Door, key: str | None, open_to_all: Container[str]):
+    def __init__(self, app: App, door: AdmissionControl, key: str | None, open_to_all: Container[str]):
         self.app, self.door, self.key, self.open_to_all = app, door, key, open_to_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +139,7 @@ class Guard:
         # compared in full whatever was given: the time says nothing of the key
         same = hmac.compare_digest(given.strip(), self.key.encode())
         if scheme.lower() != b"bearer" or not same:
-            raise Refusal(
+            raise ApiError(
                 401, "invalid_api_key", "this server asks for a key: send 'Authorization: Bearer KEY'",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
@@ -196,7 +196,7 @@ class _Body:
             async with asyncio.timeout_at(self.until):
                 message = await self.receive()
         except TimeoutError:
-            raise Refusal(
+            raise ApiError(
                 408, "body_too_slow", "the body took too long to arrive; send less, or over a faster line",
                 headers={"Connection": "close"},
             ) from None  # fmt: skip
@@ -208,7 +208,7 @@ class _Body:
         """Raises a Refusal, after reading on for a while: a client that is still sending would not hear it."""
         while not self.whole and self.seen <= 2 * self.most:
             await self._in_time()
-        raise Refusal(
+        raise ApiError(
             413, "request_too_large", f"the request is larger than {self.most} bytes; send less, or a smaller image",
             headers={"Connection": "close"},
         )  # fmt: skip

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from seglens.agent import Sight
+from seglens.agent import ConversationImage
 from seglens.core.object_memory import bytes_held
 from seglens.core.schema import ImageAnswer
 from seglens.inference.segmenter import OpenedImage
-from seglens.serving.http.api_errors import Refusal, busy
+from seglens.serving.http.api_errors import ApiError, busy
 from seglens.serving.http.metrics import Metrics
 
 PREFIX = "img_"  # no base64 begins so: "_" is not of its letters
@@ -29,7 +29,7 @@ class Held:
     bytes: int
     last: float  # when it was last used
     users: int = 0
-    sight: Sight | None = None  # what talks begin with; made by the first
+    sight: ConversationImage | None = None  # what talks begin with; made by the first
     digest: str | None = None  # of the image as it was sent
     wanted: bool = True  # false: dropped as soon as nobody uses it
 
@@ -52,7 +52,7 @@ class Images:
         Raises a Refusal when it is too large to be kept at all, or all others are in use."""
         held = Held(PREFIX + secrets.token_urlsafe(24), opened, bytes_of(opened), self._now(), digest=digest)
         if held.bytes > self.most_bytes:
-            raise Refusal(
+            raise ApiError(
                 413, "image_too_large",
                 f"the open image takes {held.bytes} bytes; at most {self.most_bytes} are kept: make it smaller",
                 "image",
@@ -101,7 +101,7 @@ class Images:
     def _find(self, id: str) -> Held:
         self._expire()
         if id not in self._held:
-            raise Refusal(
+            raise ApiError(
                 404, "image_not_found",
                 f"there is no open image {id[:40]!r}: it has expired, made room for others or never was; "
                 "send the image to /v1/images again", "image",
@@ -153,7 +153,7 @@ class Images:
         self.metrics.images_bytes.set(self._bytes)
 
 
-def bytes_of(opened: OpenedImage, sight: Sight | None = None) -> int:
+def bytes_of(opened: OpenedImage, sight: ConversationImage | None = None) -> int:
     """Memory of an open image's pixels, of what the MLLM and the mask decoder made of them, and of what the method
     and the router keep; what they share is counted once."""
     return bytes_held(opened.image, opened.seen, opened.embedding, opened.kept, sight)

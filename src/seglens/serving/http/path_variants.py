@@ -5,7 +5,7 @@ from __future__ import annotations
 from seglens.serving.http.middleware import App, Receive, Scope, Send
 
 
-class Lenient:
+class PathVariants:
     """Passes a request on under the one form that the application knows. The connection leaves out the body of an
     answer to HEAD, but for its length."""
 

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from seglens.serving.http.idle_timeout import Patient
-from seglens.serving.http.middleware import Door
+from seglens.serving.http.middleware import AdmissionControl
 from seglens.serving.http.settings import Settings
 from seglens.serving.sockets import BACKLOG, listen
 
@@ -27,7 +27,7 @@ class Running:
 
     def __init__(self, app: FastAPI, settings: Settings):
         self.settings = settings
-        self.door: Door = app.state.door
+        self.door: AdmissionControl = app.state.door
         self._server = uvicorn.Server(_config(app, settings))
         self._socket = listen(settings.host, settings.port, "another --port, or 0 for a free one")
         self._thread = Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="seglens-http")

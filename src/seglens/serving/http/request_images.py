@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from seglens.core.schema import ImageRequest
-from seglens.serving.http.api_errors import Refusal, of_fields
+from seglens.serving.http.api_errors import ApiError, of_fields
 
 FORM, JSON = "multipart/form-data", "application/json"
 FIELD = "file"
@@ -36,7 +36,7 @@ UPLOAD: dict[str, Any] = {
 async def only_body(request: Request) -> None:
     """Raises a Refusal (400) for a parameter in the address, which nobody would read."""
     for name in request.query_params:
-        raise Refusal(
+        raise ApiError(
             400,
             "unknown_parameter",
             f"got {name[:60]!r} in the address; send what you ask in the body alone",
@@ -49,7 +49,7 @@ async def only_json(request: Request) -> None:
     await only_body(request)
     kind = _kind(request)
     if kind != JSON and not kind.endswith("+json"):
-        raise Refusal(
+        raise ApiError(
             415, "unsupported_media_type",
             f"got the content type {kind[:60]!r}; send {JSON} (with curl: -H 'content-type: {JSON}')",
         )  # fmt: skip
@@ -66,7 +66,7 @@ async def read_upload(request: Request) -> str | bytes:
         return _read_json(await request.body())
     if kind == FORM:
         return await _read_form(request)
-    raise Refusal(
+    raise ApiError(
         415, "unsupported_media_type", f"got the content type {kind[:60]!r}; send {FORM} with a {FIELD!r}, or {JSON}"
     )
 
@@ -82,5 +82,5 @@ async def _read_form(request: Request) -> bytes:
     async with request.form(max_files=1, max_fields=1) as form:
         file = form.get(FIELD)
         if len(form) != 1 or not isinstance(file, UploadFile):
-            raise Refusal(422, "invalid_request", f"the form needs one file named {FIELD!r}, and nothing else", FIELD)
+            raise ApiError(422, "invalid_request", f"the form needs one file named {FIELD!r}, and nothing else", FIELD)
         return await file.read()

@@ -15,7 +15,7 @@ from seglens.exports import to_geojson, to_png
 from seglens.exports.png import MOST
 from seglens.inference.compressed_predictions import bare
 from seglens.inference.prediction import Prediction, png_bytes
-from seglens.serving.http.api_errors import DOCUMENTED, Refusal, documented
+from seglens.serving.http.api_errors import DOCUMENTED, ApiError, documented
 from seglens.serving.http.request_images import JSON, UPLOAD, only_body, only_json, read_upload
 from seglens.serving.http.service import Service
 
@@ -85,7 +85,7 @@ def _written(
 
 def _indexed(predictions: Sequence[Prediction]) -> str:
     if sum(len(p.things) for p in predictions) > MOST:
-        raise Refusal(413, "too_many_things", f"one PNG holds at most {MOST} things; ask for geojson instead", "also")
+        raise ApiError(413, "too_many_things", f"one PNG holds at most {MOST} things; ask for geojson instead", "also")
     return b64encode(png_bytes(to_png(predictions))).decode()
 
 

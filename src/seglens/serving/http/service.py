@@ -15,11 +15,11 @@ import numpy as np
 
 from seglens.core.interruption import GivenUpError, interruptible
 from seglens.core.schema import ImageAnswer, RefineRequest
-from seglens.inference.compressed_predictions import Folded, Kept
+from seglens.inference.compressed_predictions import CompressedPredictions, Folded
 from seglens.inference.instances import asked
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import OpenedImage, Segmenter
-from seglens.serving.http.api_errors import Refusal
+from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.fetch import Fetcher
 from seglens.serving.http.metrics import Metrics
@@ -92,7 +92,7 @@ class Service:
 
     async def segment(
         self, opened: OpenedImage, queries: Sequence[str], each: bool | None, trust: bool, receive: Receive
-    ) -> Kept:
+    ) -> CompressedPredictions:
         """In passes of as many masks as memory allows, between which the model is the others', who wait too. Of what
         was found no mask stays at the image's size.
 
@@ -106,12 +106,12 @@ class Service:
         for start in range(0, len(queries), at_once):
             part = list(queries[start : start + at_once])
             made += await self.wait(Job(part, run, key, self._check_query, at_once, long), receive, end)
-        return Kept(made)
+        return CompressedPredictions(made)
 
     def _check_queries(self, queries: Sequence[str]) -> None:
         most = self.settings.queries
         if len(queries) > most:
-            raise Refusal(
+            raise ApiError(
                 413, "too_many_queries", f"got {len(queries)} queries; at most {most} go into one request", "queries"
             )
         for query in queries:
@@ -121,12 +121,12 @@ class Service:
         """Raises a Refusal (404) for the name of another model."""
         served = self.settings.model_name
         if name != served:
-            raise Refusal(404, "model_not_found", f"there is no model {name[:60]!r} here; ask for {served!r}", "model")
+            raise ApiError(404, "model_not_found", f"there is no model {name[:60]!r} here; ask for {served!r}", "model")
 
     def check_length(self, question: str, param: str) -> None:
         """Raises a Refusal for a question of too many letters."""
         if len(question) > self.settings.question_letters:
-            raise Refusal(
+            raise ApiError(
                 413, "question_too_long",
                 f"got a question of {len(question)} letters; at most {self.settings.question_letters} are read: "
                 "shorten it", param,
@@ -139,7 +139,7 @@ class Service:
         """Raises QuestionError, CorrectionError and Refusals."""
         self.check_length(request.query, "query")
         if not self.segmenter.can_refine:
-            raise Refusal(
+            raise ApiError(
                 400,
                 "cannot_refine",
                 f"{self.segmenter.config.method} draws its masks without SAM: nothing takes clicks",
@@ -177,8 +177,8 @@ class Service:
         """When a request that begins now is given up."""
         return monotonic() + self.settings.request_seconds
 
-    def _late(self) -> Refusal:
-        return Refusal(
+    def _late(self) -> ApiError:
+        return ApiError(
             504, "timeout",
             f"no answer within {self.settings.request_seconds:g} seconds; ask less at once, or try again later",
         )  # fmt: skip
@@ -196,7 +196,7 @@ class Service:
             if future.done():
                 return future.result()
             if left.done():
-                raise Refusal(499, "client_left", "the client left before it was answered")
+                raise ApiError(499, "client_left", "the client left before it was answered")
             raise self._late()
         finally:
             job.given_up.set()

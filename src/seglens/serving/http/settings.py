@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from seglens.serving.uploads import Limits
+from seglens.serving.uploads import UploadLimits
 
 MIB = 2**20
 Count = Annotated[int, Field(ge=1)]
@@ -59,8 +59,8 @@ class Settings(BaseSettings):
 
     body_bytes: Count = Field(32 * MIB, description="Bytes of one request.")
     bodies_bytes: Count = Field(256 * MIB, description="Bytes of all requests under way together.")
-    image_bytes: Count = Field(Limits.bytes, description="Bytes of one encoded image.")
-    pixels: Count = Field(Limits.pixels, description="Pixels of one image.")
+    image_bytes: Count = Field(UploadLimits.bytes, description="Bytes of one encoded image.")
+    pixels: Count = Field(UploadLimits.pixels, description="Pixels of one image.")
     queries: Count = Field(32, description="Queries in one request.")
     question_letters: Count = Field(2000, description="Letters of one question.")
     messages: Count = Field(64, description="Messages of one chat.")
@@ -105,9 +105,9 @@ class Settings(BaseSettings):
         return " + ".join(Path(name).name if Path(name).is_dir() else name for name in names)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> UploadLimits:
         """Of one image."""
-        return Limits(bytes=self.image_bytes, pixels=self.pixels)
+        return UploadLimits(bytes=self.image_bytes, pixels=self.pixels)
 
     def key(self) -> str | None:
         """The key to ask for, or None. Raises ValueError when there are two, or the file's is empty; OSError when the

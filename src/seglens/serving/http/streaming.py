@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from seglens.agent import Reply
-from seglens.serving.http.chat_replies import Writer
+from seglens.serving.http.chat_replies import CompletionWriter
 from seglens.serving.http.completions import Delta
 from seglens.serving.http.errors import fault_of
 from seglens.serving.http.service import Service
@@ -45,7 +45,7 @@ class Wire:
 
 
 async def events(
-    service: Service, write: Writer, wire: Wire, answer: asyncio.Task[list[Reply]], request_id: str
+    service: Service, write: CompletionWriter, wire: Wire, answer: asyncio.Task[list[Reply]], request_id: str
 ) -> AsyncIterator[bytes]:
     """After `Wire.begin`. What goes wrong behind the first piece is told as an event: the status has been sent."""
     yield write.piece(Delta(role="assistant", content=""))

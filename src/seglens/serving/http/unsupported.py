@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from seglens.serving.http.api_errors import Refusal
+from seglens.serving.http.api_errors import ApiError
 
 GREEDY = "answers are always the likeliest words, as with temperature 0"
 NO_TOOLS = "the model calls no tools; give it none, or tool_choice='none'"
@@ -54,13 +54,13 @@ def check_parameters(sent: Mapping[str, Any]) -> None:
         if value is None or name in HINTS or _is_void(name, sent):
             continue
         if name not in PARAMETERS:
-            raise Refusal(
+            raise ApiError(
                 400, "unknown_parameter",
                 f"there is no parameter {name[:60]!r} here; leave it out, or see /openapi.json", name[:60],
             )  # fmt: skip
         neutral, why = PARAMETERS[name]
         if not any(_same(value, one) for one in neutral):
-            raise Refusal(400, "unsupported_parameter", _said(name, value, neutral, why), name)
+            raise ApiError(400, "unsupported_parameter", _said(name, value, neutral, why), name)
 
 
 def _said(name: str, value: Any, neutral: tuple[Any, ...], why: str) -> str:

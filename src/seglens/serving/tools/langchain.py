@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from seglens.data.images import load_image
 from seglens.inference.segmenter import ImageSource, Segmenter
 from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import LONGEST_ECHO, MOST_QUERIES, Desk
-from seglens.serving.uploads import Limits
+from seglens.serving.tools.tool_service import LONGEST_ECHO, MOST_QUERIES, ToolService
+from seglens.serving.uploads import UploadLimits
 
 try:
     from langchain_core.tools import BaseTool, StructuredTool, ToolException
@@ -59,7 +59,7 @@ class Queries(Arguments):
     )
 
 
-class Question(Arguments):
+class QuestionInput(Arguments):
     """What is asked about an image that is known, to be answered in words."""
 
     question: str = Field(min_length=1, description="A question about the image, in words.")
@@ -75,17 +75,17 @@ class NamedQueries(Queries, Named):
     """What is asked of an image."""
 
 
-class NamedQuestion(Question, Named):
+class NamedQuestion(QuestionInput, Named):
     """What is asked about an image, to be answered in words."""
 
 
-def tools(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> list[BaseTool]:
+def tools(segmenter: Segmenter | ToolService, image: ImageSource | None = None) -> list[BaseTool]:
     """`segment_tool` and `ask_tool` over the same open images."""
     desk = _desk(segmenter)
     return [segment_tool(desk, image), ask_tool(desk, image)]
 
 
-def segment_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> BaseTool:
+def segment_tool(segmenter: Segmenter | ToolService, image: ImageSource | None = None) -> BaseTool:
     """A tool that segments: an image that the model names, or only `image`. Its artifact is a `Sight`.
 
     What is wrong comes back to the model in words, as a ToolMessage of status "error"; with `handle_tool_error = False`
@@ -102,7 +102,7 @@ def segment_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) 
     return _tool(segment, SEGMENT, NamedQueries if known is None else Queries)
 
 
-def ask_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> BaseTool:
+def ask_tool(segmenter: Segmenter | ToolService, image: ImageSource | None = None) -> BaseTool:
     """A tool that asks the untouched MLLM. Its artifact is a `Told`; all else is as with `segment_tool`."""
     desk, known = _desk(segmenter), _pixels(image)
 
@@ -111,7 +111,7 @@ def ask_tool(segmenter: Segmenter | Desk, image: ImageSource | None = None) -> B
         told = _in_words(lambda: desk.ask(image, question))
         return told.text if told.notice is None else f"{told.text}\n({told.notice})", told
 
-    return _tool(ask, ASK, NamedQuestion if known is None else Question)
+    return _tool(ask, ASK, NamedQuestion if known is None else QuestionInput)
 
 
 def _tool(function: Callable[..., Any], description: str, args: type[BaseModel]) -> BaseTool:
@@ -143,8 +143,8 @@ def _fault(one: Mapping[str, Any], args: type[BaseModel]) -> str:
     return f"{place} got {came}: {one['msg'][0].lower()}{one['msg'][1:]}"
 
 
-def _desk(given: Segmenter | Desk) -> Desk:
-    return given if isinstance(given, Desk) else Desk(given, Doors(Limits(), files=True))
+def _desk(given: Segmenter | ToolService) -> ToolService:
+    return given if isinstance(given, ToolService) else ToolService(given, Doors(UploadLimits(), files=True))
 
 
 def _pixels(image: ImageSource | None) -> np.ndarray | None:

@@ -16,11 +16,11 @@ from pydantic import Field, create_model
 
 from seglens import __version__
 from seglens.core.interruption import ABREAST, GivenUpError, interruptible, rested
-from seglens.core.schema import Box, Click, Segmented, Told
+from seglens.core.schema import Box, Click, Segmented, TextAnswer
 from seglens.inference.compressed_predictions import bare
 from seglens.serving.tools.overlay_picture import drawn, jpeg
 from seglens.serving.tools.result_sizes import within
-from seglens.serving.tools.tool_service import MOST_QUERIES, Desk, Sight
+from seglens.serving.tools.tool_service import MOST_QUERIES, ToolAnswer, ToolService
 
 try:
     import anyio
@@ -70,7 +70,11 @@ class Tools:
     cancelled, ends at its next safe point."""
 
     def __init__(
-        self, desk: Desk, fetch: Fetch | None = None, most_waiting: int = MOST_WAITING, seconds: float = LONGEST_CALL
+        self,
+        desk: ToolService,
+        fetch: Fetch | None = None,
+        most_waiting: int = MOST_WAITING,
+        seconds: float = LONGEST_CALL,
     ):
         self.desk, self.fetch, self.most_waiting, self.seconds = desk, fetch, most_waiting, seconds
         self._begun = anyio.CapacityLimiter(ABREAST)
@@ -103,12 +107,12 @@ class Tools:
 
     async def ask(
         self, image: ImageText, question: Annotated[Words, Field(description="A question about the image.")]
-    ) -> Annotated[CallToolResult, Told]:
+    ) -> Annotated[CallToolResult, TextAnswer]:
         """Answer a question about the image in words."""
         pixels = await self._image(image)
         return await self._work(lambda: _said(self.desk.ask(pixels, question)))
 
-    async def describe_image(self, image: ImageText) -> Annotated[CallToolResult, Told]:
+    async def describe_image(self, image: ImageText) -> Annotated[CallToolResult, TextAnswer]:
         """Say what is in the image, and how large it is."""
         pixels = await self._image(image)
         return await self._work(lambda: _said(self.desk.describe(pixels)))
@@ -171,7 +175,7 @@ def _tool(verb: Callable[..., Awaitable[CallToolResult]], taken: str) -> Tool:
     return tool
 
 
-def _shown(sight: Sight, overlay: bool) -> CallToolResult:
+def _shown(sight: ToolAnswer, overlay: bool) -> CallToolResult:
     """Words for the model, a picture for eyes, the answer with its masks for programs: together within what clients
     take."""
     content: list[ContentBlock] = [TextContent(type="text", text=sight.words())]
@@ -187,11 +191,11 @@ def _shown(sight: Sight, overlay: bool) -> CallToolResult:
     return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))
 
 
-def _listed(places: Sequence[int], sight: Sight) -> str:
+def _listed(places: Sequence[int], sight: ToolAnswer) -> str:
     return ", ".join(str(place + 1) for place in places) + f" of {len(sight.predictions)}"
 
 
-def _said(told: Told) -> CallToolResult:
+def _said(told: TextAnswer) -> CallToolResult:
     note = "" if told.notice is None else f"\n({told.notice})"
     size = f"{told.width} x {told.height} pixels"
     words = f"{told.text}{note}\n({size}. Ask more about this image under its id: {told.image})"

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from seglens.data.images import ImageError, load_image
 from seglens.inference.segmenter import OpenedImage, Segmenter
-from seglens.serving.uploads import Limits, decode_data_uri
+from seglens.serving.uploads import UploadLimits, decode_data_uri
 
 MOST_OPEN = 8  # an open image of a 7B model holds some 140 MB
 _ID = re.compile(r"image-[0-9a-f]{16}")  # base64 has no hyphen
@@ -26,7 +26,7 @@ _LONGEST_PATH = 4096
 class Doors:
     """Text to pixels. base64 and data URIs are always taken; file paths only with `files`, from who may read them."""
 
-    def __init__(self, limits: Limits, files: bool = False):
+    def __init__(self, limits: UploadLimits, files: bool = False):
         self.limits, self.files = limits, files
 
     def pixels(self, text: str) -> UInt8[np.ndarray, "h w 3"]:

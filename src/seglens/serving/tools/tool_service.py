@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from seglens.core.interruption import Turns
-from seglens.core.schema import Answer, Box, Click, Segmented, Told
-from seglens.inference.compressed_predictions import Folded, Kept
+from seglens.core.schema import Answer, Box, Click, Segmented, TextAnswer
+from seglens.inference.compressed_predictions import CompressedPredictions, Folded
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.serving.tools.tool_images import MOST_OPEN, Doors, OpenImages, is_id
@@ -22,7 +22,7 @@ MOST_QUERIES = 32  # of one call; each brings a mask of the image's size
 
 
 @dataclass(frozen=True)
-class Sight:
+class ToolAnswer:
     """What was found in one image: for programs the `answer`, for eyes the `predictions` it was made of."""
 
     answer: Segmented
@@ -40,7 +40,7 @@ class Sight:
         return "\n".join([*lines, f"Ask more about this image under its id: {self.answer.image}"])
 
 
-class Desk:
+class ToolService:
     """Segment, refine, ask and describe; an image is named by text, or by the id under which it is open.
 
     From any thread, one at a time; what takes long lets the others in between (`Turns`). Wrong images and wrong words
@@ -53,7 +53,7 @@ class Desk:
 
     def segment(
         self, image: str | np.ndarray, queries: Sequence[str], each: bool | None = None, trust: bool = False
-    ) -> Sight:
+    ) -> ToolAnswer:
         """A mask per query, in one pass. `each`: also one mask per instance; None: when the words ask for it. `trust`
         as in `OpenedImage.segment`."""
         _check_queries(queries)
@@ -64,23 +64,23 @@ class Desk:
     def refine(
         self, image: str | np.ndarray, query: str, clicks: Sequence[Click] = (), box: Box | None = None,
         trust: bool = False,
-    ) -> Sight:  # fmt: skip
+    ) -> ToolAnswer:  # fmt: skip
         """The query's mask, corrected by all the clicks and the box that are given."""
         _check_queries([query])
         with self._turns.turn():
             name, opened = self._opened(image)
             return _sight(name, opened, [opened.refine(opened.segment(query, False, trust), clicks, box)])
 
-    def ask(self, image: str | np.ndarray, question: str) -> Told:
+    def ask(self, image: str | np.ndarray, question: str) -> TextAnswer:
         """The untouched MLLM's answer in words."""
         _check_queries([question])
         with self._turns.turn():
             name, opened = self._opened(image)
             height, width = opened.image.shape[:2]
             text, note = self.segmenter.backbone.generate(opened.image, question), opened.notice(question)
-            return Told(image=name, width=width, height=height, text=text, notice=note)
+            return TextAnswer(image=name, width=width, height=height, text=text, notice=note)
 
-    def describe(self, image: str | np.ndarray) -> Told:
+    def describe(self, image: str | np.ndarray) -> TextAnswer:
         """What the MLLM sees."""
         return self.ask(image, DESCRIBE)
 
@@ -99,14 +99,14 @@ def _check_queries(queries: Sequence[str]) -> None:
         raise ValueError("got a query without words; say what to look for")
 
 
-def _sight(name: str, opened: OpenedImage, predictions: Iterable[Prediction]) -> Sight:
+def _sight(name: str, opened: OpenedImage, predictions: Iterable[Prediction]) -> ToolAnswer:
     """One prediction after the other: none stays at the image's size."""
     height, width = opened.image.shape[:2]
     answers, kept = list[Answer](), list[Folded]()
     for prediction in predictions:
         answers.append(prediction.answer())
         kept.append(Folded.of(prediction))
-    return Sight(Segmented(image=name, width=width, height=height, answers=answers), Kept(kept))
+    return ToolAnswer(Segmented(image=name, width=width, height=height, answers=answers), CompressedPredictions(kept))
 
 
 def _cut(text: str, longest: int = LONGEST_ECHO) -> str:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from seglens.exports import Page, to_coco
+from seglens.exports import AnnotatedImage, to_coco
 from seglens.exports.png import indexed
 from seglens.inference.prediction import Prediction, png_bytes
 from seglens.serving.web.layers import embed
 
 
 @dataclass(frozen=True)
-class File:
+class Download:
     """A link: what it says, under which name the file is saved, and the file itself as an address."""
 
     says: str
@@ -25,15 +25,15 @@ class File:
     address: str
 
 
-def takeaway(predictions: Sequence[Prediction]) -> list[File]:
+def takeaway(predictions: Sequence[Prediction]) -> list[Download]:
     """All that was found as one mask and, where there are several things, a PNG that numbers them; all as COCO. Nothing
     without a mask."""
     predictions = [one for one in predictions if one.things]
     if not predictions:
         return []
-    page = Page("picture", predictions)
+    page = AnnotatedImage("picture", predictions)
     files = [
-        File(
+        Download(
             "Mask (PNG)" if len(predictions) == 1 else "All masks as one (PNG)",
             "mask.png",
             embed("image/png", _black_and_white(predictions)),
@@ -41,11 +41,11 @@ def takeaway(predictions: Sequence[Prediction]) -> list[File]:
     ]
     if sum(len(one.things) for one in predictions) > 1:
         (numbered,) = indexed(page).content
-        files.append(File("Numbered things (PNG)", "instances.png", embed("image/png", numbered.data)))
+        files.append(Download("Numbered things (PNG)", "instances.png", embed("image/png", numbered.data)))
     book = json.dumps(to_coco([page]), ensure_ascii=False, allow_nan=False)
     return [
         *files,
-        File("COCO (JSON)", "coco.json", embed("application/json", book.encode("utf-8", "backslashreplace"))),
+        Download("COCO (JSON)", "coco.json", embed("application/json", book.encode("utf-8", "backslashreplace"))),
     ]
 
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import gradio as gr
 
 from seglens.agent import Agent, Route
-from seglens.core.schema import Said
+from seglens.core.schema import WireModel
 from seglens.data.images import load_image
 from seglens.serving.web.downloads import takeaway
 from seglens.serving.web.examples import EXAMPLES
-from seglens.serving.web.limits import Limits
-from seglens.serving.web.session import Gesture, Line, Message, Mode, Visit
+from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.session import ChatLine, Gesture, Message, Mode, Visit
 from seglens.serving.web.view import html_of, view_of
 from seglens.serving.web.visits import Visits
 from seglens.serving.web.widgets import ROUTE_NAMES, TICKET, Widgets
@@ -32,17 +32,17 @@ QUEUED = "It opens as soon as what you asked before is done. Nothing is lost: yo
 Shown = dict[Any, Any]  # what widgets show next
 
 
-class Edit(Said):
+class Edit(WireModel):
     """A button of the legend, or of the picture, was pressed."""
 
     act: Literal["choose", "trust", "remove", "undo"]
     id: int = 0  # of the finding; 0: the picture
 
 
-class Page:
+class PageHandlers:
     """The handlers of one page, around one agent and the widgets that they fill."""
 
-    def __init__(self, agent: Agent, limits: Limits, widgets: Widgets):
+    def __init__(self, agent: Agent, limits: PageLimits, widgets: Widgets):
         self.agent, self.limits, self.on = agent, limits, widgets
         self.visits = Visits(limits)
         self._filled = [widgets.key, widgets.stage, widgets.files, widgets.chat, widgets.scores, widgets.tries]
@@ -206,7 +206,7 @@ def _talk(visit: Visit) -> list[dict[str, Any]]:
     return [_message(line) for line in visit.lines]
 
 
-def _message(line: Line) -> dict[str, Any]:
+def _message(line: ChatLine) -> dict[str, Any]:
     # Escaped, because the chat takes tags for HTML even where it renders no Markdown.
     message: dict[str, Any] = {"role": line.who, "content": escape(line.text, quote=False)}
     return message if line.route is None else {**message, "metadata": {"title": _way(line.route)}}

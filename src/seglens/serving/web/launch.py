@@ -6,23 +6,23 @@ import gradio as gr
 
 from seglens.agent import Agent
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.web.handlers import Page
-from seglens.serving.web.limits import Limits
+from seglens.serving.web.handlers import PageHandlers
+from seglens.serving.web.limits import PageLimits
 from seglens.serving.web.widgets import asset, place
 
 
-def build(segmenter: Segmenter, model: str, limits: Limits) -> gr.Blocks:
+def build(segmenter: Segmenter, model: str, limits: PageLimits) -> gr.Blocks:
     """The whole page around a segmenter; `model` is what visitors read of it.
 
     Raises ValueError for a segmenter that was loaded with segmentation_only=True: it cannot talk."""
     agent = Agent(segmenter)
     # Files that browsers sent are deleted when they are older than the second number (seconds, both).
     with gr.Blocks(title="SegLens", analytics_enabled=False, delete_cache=(600, 600)) as blocks:
-        Page(agent, limits, place(limits, model, segmenter.can_refine)).connect(blocks)
+        PageHandlers(agent, limits, place(limits, model, segmenter.can_refine)).connect(blocks)
     return blocks.queue(max_size=limits.waiting, api_open=False)
 
 
-def launch(blocks: gr.Blocks, limits: Limits, *, host: str, port: int | None, browser: bool) -> str:
+def launch(blocks: gr.Blocks, limits: PageLimits, *, host: str, port: int | None, browser: bool) -> str:
     """Serve the page until `blocks.close()`; returns its address. Without a port: the first free one from 7860 on.
 
     Everything the page needs comes from this machine; what gradio could offer beyond it is switched off. Raises OSError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class PageLimits:
     """Bounds that keep a page alive when many people open it; how many pixels an image may have is `data.images`' own
     business."""
 

@@ -10,16 +10,16 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from seglens.agent import Agent, Conversation, Reply, Route, Sight
+from seglens.agent import Agent, Conversation, ConversationImage, Reply, Route
 from seglens.core.object_memory import bytes_held
-from seglens.core.schema import Box, Click, Said
+from seglens.core.schema import Box, Click, WireModel
 from seglens.serving.web.findings import Finding, Findings, changed, put
-from seglens.serving.web.limits import Limits
+from seglens.serving.web.limits import PageLimits
 
 Mode = Literal["add", "remove", "box"]
 
 
-class Gesture(Said):
+class Gesture(WireModel):
     """Where the pointer went down and up, in pixels of the image."""
 
     start: tuple[float, float]
@@ -51,7 +51,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChatLine:
     """One line of the talk as it is shown."""
 
     who: Literal["user", "assistant"]
@@ -64,7 +64,7 @@ class State:
     """All that undoing brings back."""
 
     image: UInt8[np.ndarray, "h w 3"] | None = None
-    lines: tuple[Line, ...] = ()
+    lines: tuple[ChatLine, ...] = ()
     findings: Findings = ()
     chosen: int | None = None  # id of the finding that is spoken of: clicks correct it, follow-ups ask about it
     tries: tuple[str, ...] = ()  # suggestions
@@ -83,20 +83,20 @@ class Visit:
 
     `hear` and `hide` may be called while another thread is at work on the visit; all else by one thread at a time."""
 
-    def __init__(self, agent: Agent, limits: Limits) -> None:
+    def __init__(self, agent: Agent, limits: PageLimits) -> None:
         self._agent, self._limits = agent, limits
         self.state, self._steps = State(), deque[State](maxlen=limits.steps)
         self.waiting = deque[Message]()  # heard and not yet begun
         self.busy: str | None = None  # what is being worked on, as the visitor said it
         self.hidden = set[int]()  # ids of findings that are switched off
-        self._sight: Sight | None = None
+        self._sight: ConversationImage | None = None
         self._talk: Conversation | None = None
 
     @property
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[ChatLine]:
         """The talk: what has been answered, then what has only been heard."""
         yield from self.state.lines
-        yield from (Line("user", words) for words in (self.busy, *(one.words for one in self.waiting)) if words)
+        yield from (ChatLine("user", words) for words in (self.busy, *(one.words for one in self.waiting)) if words)
 
     @property
     def undoes(self) -> str | None:
@@ -186,8 +186,10 @@ class Visit:
 
     def note(self, said: str | None, text: str) -> None:
         """Add to the talk what was said to the visitor, after what the visitor said."""
-        lines = () if not said else (Line("user", said),)
-        self._take(replace(self.state, lines=(*self.state.lines, *lines, Line("assistant", text)), step=said or text))
+        lines = () if not said else (ChatLine("user", said),)
+        self._take(
+            replace(self.state, lines=(*self.state.lines, *lines, ChatLine("assistant", text)), step=said or text)
+        )
 
     def rest(self) -> None:
         """Let go of what can be made again from the picture."""
@@ -235,13 +237,13 @@ class Visit:
         return self._talk
 
 
-def _made_room(gone: Finding) -> Line:
-    return Line("assistant", f"The mask of {gone.prediction.query!r} was taken off to make room.")
+def _made_room(gone: Finding) -> ChatLine:
+    return ChatLine("assistant", f"The mask of {gone.prediction.query!r} was taken off to make room.")
 
 
 def _said(state: State, words: str, reply: Reply, route: Route | None = None) -> State:
     """With what the visitor said and the reply to it as the last lines."""
-    lines = [Line("user", words), Line("assistant", reply.text, route)]
+    lines = [ChatLine("user", words), ChatLine("assistant", reply.text, route)]
     if reply.notice is not None:
-        lines.append(Line("assistant", reply.notice))
+        lines.append(ChatLine("assistant", reply.notice))
     return replace(state, lines=(*state.lines, *lines), step=words)

@@ -44,7 +44,7 @@ class Rectangle:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """One of several things that a query means, in the legend."""
 
     colour: str  # as CSS
@@ -61,7 +61,7 @@ class Layer:
     colour: str | None = None  # as CSS; None where nothing was found
     mask: str | None = None
     file: str | None = None  # the mask alone, to take away
-    things: tuple[Entry, ...] = ()  # when there are several
+    things: tuple[LegendEntry, ...] = ()  # when there are several
     shown: bool = True
     chosen: bool = False
     doubted: bool = False  # nothing is shown only because the picture or a word is strange to the model
@@ -117,10 +117,10 @@ def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
     )  # fmt: skip
 
 
-def _entries(finding: Finding) -> tuple[Entry, ...]:
+def _entries(finding: Finding) -> tuple[LegendEntry, ...]:
     things = finding.prediction.things
     return () if len(things) < 2 else tuple(
-        Entry(_css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
+        LegendEntry(_css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
         for number, one in enumerate(things)
     )  # fmt: skip
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from seglens.serving.web.limits import Limits
+from seglens.serving.web.limits import PageLimits
 from seglens.serving.web.session import Visit
 
 
 @dataclass(eq=False)
-class Kept:
+class KeptVisit:
     """A visit, when it was last used (seconds) and the bytes that it held then."""
 
     visit: Visit
@@ -27,16 +27,16 @@ class Visits:
 
     `now` is a clock in seconds that never goes back."""
 
-    def __init__(self, limits: Limits, now: Callable[[], float] = monotonic):
+    def __init__(self, limits: PageLimits, now: Callable[[], float] = monotonic):
         self._limits, self._now = limits, now
-        self._kept = OrderedDict[str, Kept]()  # who was away longest comes first
+        self._kept = OrderedDict[str, KeptVisit]()  # who was away longest comes first
         self._lock = threading.Lock()
 
     def add(self, visit: Visit) -> str:
         """Keep it. Returns its key: 256 random bits, so that nobody guesses another one's."""
         key = secrets.token_urlsafe(32)
         with self._lock:
-            self._kept[key] = Kept(visit, self._now())
+            self._kept[key] = KeptVisit(visit, self._now())
             self._forget()
         return key
 

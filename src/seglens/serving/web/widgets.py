@@ -11,7 +11,7 @@ import gradio as gr
 from seglens.checkpoints.head import EMBEDDED
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.layers import data_uri, picture
-from seglens.serving.web.limits import Limits
+from seglens.serving.web.limits import PageLimits
 
 TITLE = """# SegLens
 Ask a multimodal LLM about a picture and see what it means, pixel by pixel."""
@@ -58,7 +58,7 @@ class Widgets:
     tries: gr.Dataset
 
 
-def place(limits: Limits, model: str, can_refine: bool) -> Widgets:
+def place(limits: PageLimits, model: str, can_refine: bool) -> Widgets:
     """Put the widgets on the page that is being built."""
     key, ticket = gr.State(None), gr.Textbox(visible=False)
     gr.Markdown(TITLE, elem_id="title")
@@ -101,7 +101,7 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
     return stage, layers, mode, downloads
 
 
-def _talk(limits: Limits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
+def _talk(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
     chat = gr.Chatbot(
         [], label="Conversation", elem_id="chat", height=360, render_markdown=False, latex_delimiters=[], buttons=[],
         show_label=False, group_consecutive_messages=False,
