@@ -45,7 +45,8 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
     """Names that are the same, that differ in what a file name leaves out, or that meet where a query begins."""
     cup, left = np.zeros((2, 3, 4), bool)
     pages = [
-        AnnotatedImage("a/x", [found("cup", cup)]), AnnotatedImage("a_x", [found("cup", cup)]), AnnotatedImage("A-X", [found("cup", cup)]),
+        AnnotatedImage("a/x", [found("cup", cup)]), AnnotatedImage("a_x", [found("cup", cup)]),
+        AnnotatedImage("A-X", [found("cup", cup)]),
         AnnotatedImage("b", [found("left cup", left)]), AnnotatedImage("b_left", [found("cup", cup)]),
     ]  # fmt: skip
     write(pages, tmp_path, ["mask", "png", "yolo"])

@@ -25,7 +25,8 @@ class AnswerPieces:
 
 
 class AnswerTokens:
-    """All that is said by a `AnswerTemplates`. `names` are the new tokens with their ids, `end` is the id that ends an answer.
+    """All that is said by `AnswerTemplates`. `names` are the new tokens with their ids, `end` is the id that ends an
+    answer.
 
     Raises ValueError when an answer does not hold the segmentation tokens in their order."""
 

@@ -125,8 +125,8 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
 
 
 def _queries(
-    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None], kept: AnswerJournal,
-    records: Path | None, predictions: Path | None,
+    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None],
+    kept: AnswerJournal, records: Path | None, predictions: Path | None,
 ) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:  # fmt: skip
     from seglens.evaluation.evaluate import as_json, prediction_lines, results, run_shared, understood
 
@@ -150,8 +150,8 @@ def _queries(
 
 
 def _miou(
-    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None], kept: AnswerJournal,
-    records: Path | None,
+    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None],
+    kept: AnswerJournal, records: Path | None,
 ) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:  # fmt: skip
     from seglens.evaluation.open_vocabulary import class_report, image_lines, run_open_vocabulary
 

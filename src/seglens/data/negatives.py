@@ -2,7 +2,7 @@
 
 They are chosen by chance from the dataset's own classes, by the id of the image and the seed alone: the same whichever
 other images are read. No class is asked for that the image may show all the same: its name may mean what the image
-shows (`kin`), a record of it is bad or a crowd, the label map has a void, or nobody looked for it."""
+shows (`related_names`), a record of it is bad or a crowd, the label map has a void, or nobody looked for it."""
 
 from __future__ import annotations
 

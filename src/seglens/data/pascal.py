@@ -73,7 +73,9 @@ def _detectron(split: str, count: str, known: Mapping[int, str], ignored: int, e
     """The two layouts whose maps count the classes from 0 and ignore the highest value."""
     names, part = dict(enumerate(known.values())), PART[split]
     return [
-        PascalLayout(PHOTOS, f"{CONTEXT}/annotations_detectron2/pc{count}_{split}", names, frozenset((ignored,)), ending),
+        PascalLayout(
+            PHOTOS, f"{CONTEXT}/annotations_detectron2/pc{count}_{split}", names, frozenset((ignored,)), ending
+        ),
         PascalLayout(f"pascal_ctx_d2/images/{part}", f"pascal_ctx_d2/annotations_ctx{count}/{part}", names,
                frozenset((ignored,)), ending),
     ]  # fmt: skip

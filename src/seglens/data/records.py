@@ -152,7 +152,8 @@ class Records:
     them (by default the same)."""
 
     def __init__(
-        self, name: str, found: Iterable[ImageRecord | Remains | RecordFault | Note], *, trainable: bool, bad: Bad = "refuse",
+        self, name: str, found: Iterable[ImageRecord | Remains | RecordFault | Note], *, trainable: bool,
+        bad: Bad = "refuse",
         classes: tuple[str, ...] = (), vocabulary: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
     ):  # fmt: skip
         if bad not in ("refuse", "skip"):

@@ -50,7 +50,7 @@ def run_open_vocabulary(
     kept: AnswerJournal | None = None,
 ) -> ClassRun | None:  # fmt: skip
     """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
-    holds. What is returned, and to whom, as by `evaluation.run_shared`.
+    holds. What is returned, and to whom, as by `evaluate.run_shared`.
 
     Names are compared without case and final dots, and asked for in the templates of data that has some (`prompt=`).
     Raises ValueError on a class list that is empty or names a class twice, DataError on a target that is not in it or

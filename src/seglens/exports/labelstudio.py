@@ -59,8 +59,8 @@ def _bits(numbers: Int[np.ndarray, " n"], widths: Int[np.ndarray, " n"]) -> UInt
 def to_label_studio(page: AnnotatedImage) -> dict[str, Any]:
     """The task of an image with the things that were found as one prediction.
 
-    The image's address is the one under which Label Studio serves local files; `AnnotatedImage.file` counts from the folder that
-    LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names."""
+    The image's address is the one under which Label Studio serves local files; `AnnotatedImage.file` counts from the
+    folder that LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names."""
     return _task(page.leaf())
 
 

@@ -186,8 +186,8 @@ class Live:
     questions that can be learnt."""
 
     def __init__(
-        self, samples: Dataset, read: Callable[[Sample, ExampleIndex], TrainingExample], name: str, key: Mapping[str, Any],
-        keep: Callable[[Sample], Sample] = lambda sample: sample,
+        self, samples: Dataset, read: Callable[[Sample, ExampleIndex], TrainingExample], name: str,
+        key: Mapping[str, Any], keep: Callable[[Sample], Sample] = lambda sample: sample,
     ):  # fmt: skip
         self.samples, self.read, self.name, self.key, self.keep = samples, read, name, key, keep
         self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once

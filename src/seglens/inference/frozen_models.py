@@ -33,7 +33,7 @@ class Parts:
 
     backbone: Backbone
     decoder: MaskDecoder | None
-    floors: int | None = None  # features: the side of floored targets (`features.extract`) that a method asks for
+    floors: int | None = None  # features: the side of floored targets (`frozen.extract`) that a method asks for
 
     @classmethod
     def load(

@@ -156,8 +156,8 @@ class Lens(Method):
         self, readout: Readout, embedding: Embedding, seen: HeadPrefix | None = None,
         local: Bool[Tensor, "b q"] | None = None,
     ) -> MethodOutput:  # fmt: skip
-        """Masks for all questions of all images. `seen` is a kept result of `precompute`; `local` switches the keypoints of
-        single questions off (S1.4)."""
+        """Masks for all questions of all images. `seen` is a kept result of `precompute`; `local` switches the
+        keypoints of single questions off (S1.4)."""
         seen = self.precompute(readout) if seen is None else seen
         heat, f_s = self._attend(readout, seen)
         keypoints = self._keypoints(heat)

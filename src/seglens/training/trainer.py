@@ -145,8 +145,8 @@ def _check_room(method: Method) -> None:
 
 
 def _fit(
-    method: Method, lessons: ExampleStream, config: TrainConfig, head: HeadConfig, out: Path, exam: FeatureSource | None,
-    quiet: bool,
+    method: Method, lessons: ExampleStream, config: TrainConfig, head: HeadConfig, out: Path,
+    exam: FeatureSource | None, quiet: bool,
 ) -> dict[str, float]:  # fmt: skip
     accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
     passes, micro = config.passes(accelerator.num_processes)

@@ -112,7 +112,9 @@ def test_draws_are_the_official_generators() -> None:
     """Seed 42, subjects in the official order whatever the file's, one draw per answer without a letter."""
     choices = dict(zip("ABCD", "wxyz", strict=True))
     made = [
-        BenchmarkQuestion(f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE)
+        BenchmarkQuestion(
+            f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE
+        )
         for subject in ("Sociology", "Art", "Accounting", "Math") for k in range(20)
     ]  # fmt: skip
     rng = random.Random(42)

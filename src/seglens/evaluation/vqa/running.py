@@ -57,7 +57,8 @@ def whole(questions: Sequence[BenchmarkQuestion], failed: Mapping[str, str]) -> 
 
 def run(
     ask: Ask, questions: Sequence[BenchmarkQuestion], max_new_tokens: int, out: Path | None = None,
-    settings: Mapping[str, Any] | None = None, track: Callable[[Sequence[BenchmarkQuestion]], Iterable[BenchmarkQuestion]] = iter,
+    settings: Mapping[str, Any] | None = None,
+    track: Callable[[Sequence[BenchmarkQuestion]], Iterable[BenchmarkQuestion]] = iter,
     failed: dict[str, str] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """The model's answers by question id. `ask` is `Backbone.generate`.

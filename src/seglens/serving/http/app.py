@@ -43,7 +43,7 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
         title="SegLens", version=seglens.__version__, lifespan=_life(service),
         description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
         docs_url=DOCS if settings.docs else None, redoc_url=None,  # their scripts come from a network: only when asked
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # for /docs to ask for it; `AuthMiddleware` checks
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # /docs asks; `AuthMiddleware` checks
         redirect_slashes=False,  # `PathVariants` takes them without a second request
     )  # fmt: skip
     agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)

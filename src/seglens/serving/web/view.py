@@ -120,7 +120,9 @@ def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
 def _entries(finding: Finding) -> tuple[LegendEntry, ...]:
     things = finding.prediction.things
     return () if len(things) < 2 else tuple(
-        LegendEntry(_css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels")
+        LegendEntry(
+            _css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels"
+        )
         for number, one in enumerate(things)
     )  # fmt: skip
 
