@@ -33,7 +33,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.read_layer import Depth
-from seglens.core.types import Embedding, Readout
+from seglens.core.types import Embedding, Prompt, Readout
 from seglens.decoders.sam import SamDecoder
 from seglens.methods import Lens, build_lens
 from seglens.methods.losses import bce, mask_terms
@@ -58,6 +58,9 @@ class AllPrompts:
 
     def positions(self, points: Tensor) -> Tensor:
         return self.decoder.positions(points)
+
+    def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Tensor:
+        return self.decoder.answer(embedding, prompts)
 
     def trainable_decoder(self) -> nn.Module:
         return self.decoder.trainable_decoder()

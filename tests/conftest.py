@@ -18,6 +18,7 @@ from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.inference.segmenter import OpenedImage, Segmenter
 from seglens.model_files.int8_weights import unpack_folder
+from seglens.world.world import Scene, World
 from tiny import KINDS
 
 torch.set_num_threads(1)  # the suite runs in parallel processes
@@ -99,6 +100,14 @@ def scene() -> Sample:
 @pytest.fixture(scope="session")
 def opened(segmenter: Segmenter, scene: Sample) -> OpenedImage:
     return segmenter.open(scene.image)
+
+
+@pytest.fixture(scope="session")
+def drawn() -> list[tuple[World, int, Scene]]:
+    """The first 150 scenes of a train world and of a test world; a scene is never changed by its reader."""
+    return [
+        (world, index, world.scene(index)) for world in (World("train", 0), World("test", 1)) for index in range(150)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -58,10 +58,10 @@ def commands(folder: Path) -> dict[str, list[str]]:
 PAGE = """
 from urllib.request import urlopen
 from seglens import Segmenter
-from seglens.serving.web.limits import Limits
+from seglens.serving.web.limits import PageLimits
 from seglens.serving.web.launch import build, launch
-blocks = build(Segmenter.from_pretrained(), "embedded", Limits())
-address = launch(blocks, Limits(), host="127.0.0.1", port=None, browser=False)
+blocks = build(Segmenter.from_pretrained(), "embedded", PageLimits())
+address = launch(blocks, PageLimits(), host="127.0.0.1", port=None, browser=False)
 assert b"SegLens" in urlopen(address).read()
 blocks.close()
 """

@@ -63,5 +63,5 @@ def test_as_many_things_as_a_palette_holds() -> None:
     single = np.eye(256, dtype=bool).reshape(256, 16, 16)
     full = to_png([found(str(number), mask) for number, mask in enumerate(single[:255])])
     np.testing.assert_array_equal(np.asarray(full).ravel()[:255], np.arange(1, 256))
-    with pytest.raises(ValueError, match="255 values and the image 256 things; export it as coco"):
+    with pytest.raises(ValueError, match="a palette has 255 values and the image more things; export it as coco"):
         to_png([found(str(number), mask) for number, mask in enumerate(single)])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seglens.backbones import load_backbone
 from seglens.core.types import AnswerTemplates, MethodOutput, Reading, Sample, Target, Totals, Truth, Tuning
-from seglens.methods.base import TunedReader
+from seglens.methods.base import HeadAttention, TunedReader
 from seglens.methods.losses import mask_terms
 from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
 from seglens.training.tuned_examples import ExampleMaker, TunedExample
@@ -465,6 +465,9 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
         ) -> Silent:
             asked.append((tuning, speech, attention, refill))
             return Silent(width=6)
+
+        def watch(self, layers: int | None = None) -> HeadAttention:
+            raise AssertionError("a tuned method reads no heads")
 
     model = build_self1e(TINY, Bare(), None)
     assert isinstance(model.mllm, TunedReader)

@@ -47,7 +47,7 @@ def data_check(
     for one in seen:
         found.append(one)
         if not as_json:
-            print(f"{type(one).__name__.lower()}: {one}", flush=True)
+            print(f"{'fault' if isinstance(one, RecordFault) else 'note'}: {one}", flush=True)
     faults = [one for one in found if isinstance(one, RecordFault)]
     notes = [one for one in found if isinstance(one, Note)]
     counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent", "spoken")}

@@ -1,12 +1,12 @@
-"""The published mixtures of training data by name: which datasets, in which shares. (How they are drawn from: `sampling`.)
+"""The published mixtures of training data by name: which datasets, in which shares. (How they are drawn: `sampling`.)
 
     lisa:root=/data,rates=lisa          LISA, LENS (rates=paper): a dataset of a group drawn as often as any other
     mllmseg:root=/data                  MLLMSeg (arXiv 2508.04107): RefCLEF, RefCOCO, + and g; stage=gres: gRefCOCO
     self1e:root=/data                   SELF1E (arXiv 2603.19026, table 8): every dataset as often as it is large
     self1e-seg:root=/data               the same, what has masks repeated
 
-All lie in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries come bare unless `prompt` says
-otherwise, except in `lisa`, which is asked in LENS's templates: methods that tune their MLLM have a request of their
+All lie in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries come bare unless `prompt`
+says otherwise, except in `lisa`, which is asked in LENS's templates: methods that tune their MLLM have a request of their
 own. `held_out=yes` leaves out every photograph that a val or test set of RefCOCO, + or g below `root` shows: their
 training sets hold some of each other's. (GQA names its photographs otherwise; what it shares with COCO is not seen.)
 """

@@ -3,7 +3,7 @@
     ROOT/ReasonSeg/{train,val,test}/NAME.jpg with NAME.json, and explanatory/train.json
 
 Shapes are painted the largest first, so that the small lie on top; "flag" is left out, "ignore" becomes pixels that do
-not count, the rest is the target. Painting is OpenCV's (see `polygon_paint`), pixel for pixel what LISA's own reader gives.
+not count, the rest is the target. Painting is OpenCV's (see `polygon_paint`), pixel for pixel what LISA's reader gives.
 """
 
 from __future__ import annotations

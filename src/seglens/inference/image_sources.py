@@ -145,7 +145,7 @@ class Sources:
 
     @classmethod
     def of(cls, words: Sequence[str], every: int = 1) -> Sources:
-        """What the words name: image files, videos, "-" for an image on standard input, and what `image_files.find` knows.
+        """What the words name: image files, videos, "-" for an image on standard input, and what `find` knows.
 
         Raises ValueError on a folder or a glob that holds nothing of use."""
         if every < 1:

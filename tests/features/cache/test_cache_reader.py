@@ -102,11 +102,11 @@ READ_IN_LITTLE = """
 import re, resource, sys
 from pathlib import Path
 from seglens.features.cache import Cache
-from seglens.features.frozen import Pick
+from seglens.features.frozen import ExampleIndex
 cache = Cache.open(sys.argv[1])
 used = int(re.search(r"VmData:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 resource.setrlimit(resource.RLIMIT_DATA, ((used << 10) + (32 << 20), resource.RLIM_INFINITY))
-held = [cache.features(Pick(image, ())) for image in range(len(cache))]
+held = [cache.features(ExampleIndex(image, ())) for image in range(len(cache))]
 print(sum(features.prefix.nbytes for features in held), flush=True)
 [features.prefix.clone() for features in held]
 """
