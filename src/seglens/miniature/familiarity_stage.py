@@ -2,8 +2,8 @@
 
 A small reader of the vision tower's patch states learns to tell drawn scenes, also resized, compressed, padded, cut,
 mirrored or grey, from pictures that are not of the world (`odd_pictures`), and from phantoms: patch states with mean
-and covariance of drawn ones and nothing else of them. No photograph is shown to it. Its threshold is what all but few of
-further drawn scenes reach."""
+and covariance of drawn ones and nothing else of them. No photograph is shown to it. Its threshold is what all but few
+of further drawn scenes reach."""
 
 from __future__ import annotations
 
