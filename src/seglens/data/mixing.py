@@ -7,8 +7,9 @@
 
 All lie in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries come bare unless `prompt`
 says otherwise, except in `lisa`, which is asked in LENS's templates: methods that tune their MLLM have a request of
-their own. `held_out=yes` leaves out every photograph that a val or test set of RefCOCO, + or g below `root` shows: their
-training sets hold some of each other's. (GQA names its photographs otherwise; what it shares with COCO is not seen.)
+their own. `held_out=yes` leaves out every photograph that a val or test set of RefCOCO, + or g below `root` shows:
+their training sets hold some of each other's. (GQA names its photographs otherwise; what it shares with COCO is not
+seen.)
 """
 
 from __future__ import annotations
