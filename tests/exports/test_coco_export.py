@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from exports.made import MASKS, blobs, found, two_cups
 from seglens.data import load_data
 from seglens.data.coco import coco_data
-from seglens.exports import AnnotatedImage, to_coco, write
+from seglens.exports import AnnotatedImage, to_coco, write_results
 
 # pycocotools gives numpy 2 arrays in a way that numpy 1 knew.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -52,7 +52,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("form", FILES)
 def test_pycocotools_gives_the_same_pixels(form: str, tmp_path: Path) -> None:
-    write(pages(), tmp_path, [form])
+    write_results(pages(), tmp_path, [form])
     assert [path.name for path in tmp_path.iterdir()] == [FILES[form]]
     dataset = opened(tmp_path / FILES[form])
     assert {one["name"]: one["id"] for one in dataset.cats.values()} == {"each of the cups": 1, "the blob": 2}
@@ -84,7 +84,7 @@ def test_any_mask(mask: np.ndarray) -> None:
 
 @pytest.mark.parametrize("form", FILES)
 def test_our_own_reader_takes_it(form: str, tmp_path: Path, images: Path) -> None:
-    write(pages(), tmp_path, [form])
+    write_results(pages(), tmp_path, [form])
     data = load_data(f"coco:images={images},annotations={tmp_path / FILES[form]}")
     wanted = [{p.query: p.mask for p in page.predictions if p.found} for page in pages()]
     for sample, masks in zip(data, wanted, strict=True):
@@ -101,7 +101,7 @@ def test_the_first_pixel_alone_is_a_mask(tmp_path: Path) -> None:
     mask[0, 0] = True
     (tmp_path / "images").mkdir()
     Image.fromarray(found("dot", mask).image).save(tmp_path / "images" / "a.png")
-    write([AnnotatedImage("a", [found("dot", mask)], "a.png")], tmp_path, list(FILES))
+    write_results([AnnotatedImage("a", [found("dot", mask)], "a.png")], tmp_path, list(FILES))
     for file in FILES.values():
         (sample,) = load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / file}")
         np.testing.assert_array_equal(sample.targets[0].mask, mask)
@@ -109,7 +109,7 @@ def test_the_first_pixel_alone_is_a_mask(tmp_path: Path) -> None:
 
 def test_supervision_takes_it(tmp_path: Path, images: Path) -> None:
     """Exactly from run lengths. From polygons it draws outlines too: up to one pixel more to the right and below."""
-    write(pages(), tmp_path, list(FILES))
+    write_results(pages(), tmp_path, list(FILES))
     for form, file in FILES.items():
         data = supervision.DetectionDataset.from_coco(str(images), str(tmp_path / file), force_masks=True)
         assert data.classes == ["each of the cups", "the blob"]
@@ -124,7 +124,7 @@ def test_supervision_takes_it(tmp_path: Path, images: Path) -> None:
 
 
 def test_a_picture_that_is_in_no_file_is_written(tmp_path: Path) -> None:
-    write([AnnotatedImage("Frame 7", [two_cups()])], tmp_path, ["coco", "labelstudio"])
+    write_results([AnnotatedImage("Frame 7", [two_cups()])], tmp_path, ["coco", "labelstudio"])
     said = json.loads((tmp_path / "coco.json").read_text())
     assert said["images"][0]["file_name"] == "frame_7.png"
     with Image.open(tmp_path / "images" / "frame_7.png") as image:
@@ -133,5 +133,5 @@ def test_a_picture_that_is_in_no_file_is_written(tmp_path: Path) -> None:
 
 
 def test_the_file_is_what_the_function_says(tmp_path: Path) -> None:
-    write(iter(pages()), tmp_path, ["coco"])
+    write_results(iter(pages()), tmp_path, ["coco"])
     assert json.loads((tmp_path / "coco.json").read_text()) == to_coco(pages())

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exports.made import ORDINARY, blobs, found, spots, two_cups
-from seglens.exports import AnnotatedImage, to_fiftyone, write
+from seglens.exports import AnnotatedImage, to_fiftyone, write_results
 from seglens.exports.fiftyone import _shares
 from seglens.inference.prediction import Prediction
 
@@ -65,7 +65,9 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What FiftyOne makes of our labels and of our files."""
     folder = tmp_path_factory.mktemp("read")
     for size in SIZES:
-        write([AnnotatedImage("a", predictions(size), "a.png")], folder / str(size[0]), ["coco", "coco-polygons"])
+        write_results(
+            [AnnotatedImage("a", predictions(size), "a.png")], folder / str(size[0]), ["coco", "coco-polygons"]
+        )
     tests = Path(__file__).parents[1]
     places = {
         "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}", "HOME": str(folder), "FIFTYONE_DO_NOT_TRACK": "1"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from jaxtyping import Bool
 
 from exports.made import MASKS, found, two_cups
-from seglens.exports import AnnotatedImage, to_geojson, write
+from seglens.exports import AnnotatedImage, to_geojson, write_results
 
 
 def polygons(feature: dict[str, Any]) -> list[list[list[list[int]]]]:
@@ -55,7 +55,7 @@ def test_any_mask(mask: np.ndarray) -> None:
 
 
 def test_the_file(tmp_path: Path) -> None:
-    write([AnnotatedImage("A", [two_cups()])], tmp_path, ["geojson"])
+    write_results([AnnotatedImage("A", [two_cups()])], tmp_path, ["geojson"])
     said = json.loads((tmp_path / "a.geojson").read_text())
     assert said["type"] == "FeatureCollection"
     ring, square = said["features"]

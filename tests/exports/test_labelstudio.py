@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from label_studio_converter import brush
 
 from exports.made import MASKS, blobs, found, two_cups
-from seglens.exports import AnnotatedImage, to_label_studio, write
+from seglens.exports import AnnotatedImage, to_label_studio, write_results
 from seglens.exports.labelstudio import brush_rle
 
 
@@ -43,7 +43,7 @@ def test_every_kind_of_length(length: int) -> None:
 
 def test_the_task(tmp_path: Path) -> None:
     cat = found('a <cat> & "dog"', blobs(1, (40, 60)))
-    write(
+    write_results(
         [AnnotatedImage("A", [two_cups(), cat], "deep/ä b.jpg"), AnnotatedImage("b", [cat], "b.png")],
         tmp_path,
         ["labelstudio"],

@@ -15,7 +15,7 @@ import pytest
 from exports.made import blobs, found, two_cups
 from forked import Started
 from seglens.data.maskfile import load_mask
-from seglens.exports import FORMATS, AnnotatedImage, Command, Export, Title, write
+from seglens.exports import FORMATS, AnnotatedImage, Command, Export, Title, write_results
 from seglens.exports.ledger import HIDDEN
 
 CUPS = Command(["each of the cups", "blob"], {"model": "one"}, "/pictures")
@@ -101,7 +101,7 @@ def test_files_of_another_run_are_refused_at_once(form: str, tmp_path: Path) -> 
         with pytest.raises(FileExistsError, match=f"from another command .{says}.; choose another place"):
             Export(tmp_path, [form], command)
     with pytest.raises(FileExistsError, match="is there already, and not from this command"):
-        write([page("b")], tmp_path, [form])
+        write_results([page("b")], tmp_path, [form])
     assert files(tmp_path) == before
     with Export(tmp_path, [form], Command(["dog"], {}), overwrite=True) as export:
         export.add(AnnotatedImage("c", [found("dog", blobs(1, (40, 60)))]))
@@ -191,7 +191,7 @@ def test_names_belong_to_pictures(tmp_path: Path) -> None:
 
 def test_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
     """Two forms of a letter, and a letter that has no small form of its own."""
-    write(
+    write_results(
         [AnnotatedImage(name, [found("cup", np.eye(3, dtype=bool))]) for name in ("ſtop", "stop", "ﬁ", "fi")], tmp_path
     )
     assert len(list(tmp_path.glob("*_mask.png"))) == 4
@@ -271,7 +271,7 @@ def test_a_ledger_that_is_damaged_is_told(tmp_path: Path) -> None:
 
 def test_without_a_command_nothing_is_kept(tmp_path: Path) -> None:
     for _ in range(2):  # the same once more
-        write([page("a")], tmp_path, ["mask", "geojson", "png"])
+        write_results([page("a")], tmp_path, ["mask", "geojson", "png"])
     assert not list(tmp_path.rglob(".*"))
     with pytest.raises(FileExistsError):
-        write([page("a", 9)], tmp_path, ["geojson"])
+        write_results([page("a", 9)], tmp_path, ["geojson"])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from exports.made import found, two_cups
 from seglens.data.images import load_labels
-from seglens.exports import AnnotatedImage, to_png, write
+from seglens.exports import AnnotatedImage, to_png, write_results
 
 VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128)]  # of its development kit
 
@@ -24,7 +24,7 @@ def test_values_are_things_and_colours_are_vocs(tmp_path: Path) -> None:
     cat = np.zeros((40, 60), bool)
     cat[26:39, 5:45] = True
     page = AnnotatedImage("A", [two_cups(), found("dog", np.zeros_like(cat)), found("cat", cat)])
-    write([page], tmp_path, ["png"])
+    write_results([page], tmp_path, ["png"])
     (path,) = tmp_path.iterdir()
     values = load_labels(path)
     ring, square = (one.mask for one in two_cups().instances)

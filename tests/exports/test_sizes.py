@@ -20,7 +20,7 @@ from exports.test_outline import filled
 from seglens.data import load_data
 from seglens.data.images import load_labels
 from seglens.data.maskfile import load_mask
-from seglens.exports import FORMATS, AnnotatedImage, to_supervision, write
+from seglens.exports import FORMATS, AnnotatedImage, to_supervision, write_results
 from seglens.inference.prediction import Prediction
 
 # pycocotools gives numpy 2 arrays in a way that numpy 1 knew.
@@ -42,7 +42,7 @@ def things(size: tuple[int, int]) -> list[Bool[np.ndarray, "h w"]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, size: tuple[int, int]) -> Path:
-    write([AnnotatedImage("a", predictions(size))], tmp_path, list(FORMATS))
+    write_results([AnnotatedImage("a", predictions(size))], tmp_path, list(FORMATS))
     return tmp_path
 
 

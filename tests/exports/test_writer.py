@@ -12,7 +12,7 @@ import pytest
 
 from exports.made import blobs, found, two_cups
 from seglens.data.maskfile import load_mask
-from seglens.exports import DEFAULT, FORMATS, AnnotatedImage, Export, write
+from seglens.exports import DEFAULT, FORMATS, AnnotatedImage, Export, write_results
 
 
 def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
         AnnotatedImage("A-X", [found("cup", cup)]),
         AnnotatedImage("b", [found("left cup", left)]), AnnotatedImage("b_left", [found("cup", cup)]),
     ]  # fmt: skip
-    write(pages, tmp_path, ["mask", "png", "yolo"])
+    write_results(pages, tmp_path, ["mask", "png", "yolo"])
     assert len(list(tmp_path.glob("*_mask.png"))) == len(list(tmp_path.glob("*_indexed.png"))) == 5
     assert len(list((tmp_path / "labels").iterdir())) == 5
 
@@ -61,7 +61,7 @@ def test_an_error_on_the_way_leaves_whole_files_of_what_is_done(tmp_path: Path) 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(stopping(), tmp_path, list(FORMATS))
+        write_results(stopping(), tmp_path, list(FORMATS))
     for name in ("coco.json", "coco_polygons.json", "labelstudio.json"):
         said = json.loads((tmp_path / name).read_text())
         assert len(said["images"] if "coco" in name else said) == 2
@@ -70,7 +70,7 @@ def test_an_error_on_the_way_leaves_whole_files_of_what_is_done(tmp_path: Path) 
 
 
 def test_nothing_is_written_without_a_page(tmp_path: Path) -> None:
-    write([], tmp_path / "out", list(FORMATS))
+    write_results([], tmp_path / "out", list(FORMATS))
     assert not (tmp_path / "out").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_page_that_cannot_be_written_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "b_indexed.png").mkdir()  # where a file should be
     pages = [AnnotatedImage("a", [two_cups()]), AnnotatedImage("b", [two_cups()])]
     with pytest.raises(OSError, match="b_indexed"):
-        write(pages, tmp_path, ["coco", "png"])
+        write_results(pages, tmp_path, ["coco", "png"])
     assert [one["file_name"] for one in json.loads((tmp_path / "coco.json").read_text())["images"]] == ["a.png"]
     assert not list(tmp_path.glob("**/.*"))
 

@@ -16,7 +16,7 @@ from PIL import Image
 from exports.made import MASKS, blobs, found, two_cups
 from seglens.data import load_data
 from seglens.data.yolo import Shares, _object
-from seglens.exports import AnnotatedImage, to_yolo, write
+from seglens.exports import AnnotatedImage, to_yolo, write_results
 
 
 def pages() -> list[AnnotatedImage]:
@@ -29,7 +29,7 @@ def pages() -> list[AnnotatedImage]:
 
 
 def test_our_own_reader_gives_the_same_pixels(tmp_path: Path) -> None:
-    write(pages(), tmp_path, ["yolo"])
+    write_results(pages(), tmp_path, ["yolo"])
     samples = list(load_data(f"yolo:data={tmp_path / 'data.yaml'},split=val"))
     wanted = [{p.query: p.mask for p in page.predictions if p.found} for page in pages() if page.name != "b"]
     assert [[t.query for t in sample.targets] for sample in samples] == [list(masks) for masks in wanted]
@@ -60,7 +60,7 @@ def test_a_large_image_loses_nothing_to_decimals() -> None:
 def test_it_is_as_ultralytics_documents_it(tmp_path: Path) -> None:
     """Images and labels in folders of these names, a line per object, class and at least three points, all in [0, 1],
     an image without objects has an empty file, `train`, `val` and `names` in the yaml."""
-    write(pages(), tmp_path, ["yolo"])
+    write_results(pages(), tmp_path, ["yolo"])
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     labels = [f"labels/{name}.txt" for name in "abc"]
     assert files == ["data.yaml", *(f"images/{name}.png" for name in "abc"), *labels]
@@ -76,7 +76,7 @@ def test_it_is_as_ultralytics_documents_it(tmp_path: Path) -> None:
 
 def test_supervision_takes_it(tmp_path: Path) -> None:
     """It draws the outline of a polygon too: what it adds is on the right, below, and on the lines between pieces."""
-    write(pages(), tmp_path, ["yolo"])
+    write_results(pages(), tmp_path, ["yolo"])
     data = supervision.DetectionDataset.from_yolo(
         str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "data.yaml")
     )

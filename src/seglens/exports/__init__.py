@@ -9,7 +9,7 @@ from seglens.exports.ledger import Command
 from seglens.exports.page import AnnotatedImage, Title
 from seglens.exports.png import to_png
 from seglens.exports.supervision import to_supervision
-from seglens.exports.writer import Export, write
+from seglens.exports.writer import Export, write_results
 from seglens.exports.yolo import to_yolo
 
 __all__ = [
@@ -26,5 +26,5 @@ __all__ = [
     "to_png",
     "to_supervision",
     "to_yolo",
-    "write",
+    "write_results",
 ]

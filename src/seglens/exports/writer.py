@@ -188,7 +188,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def write(
+def write_results(
     pages: Iterable[AnnotatedImage], folder: str | Path, formats: Sequence[str] = DEFAULT, overwrite: bool = False
 ) -> None:
     """All pages to files, as `Export` does."""
