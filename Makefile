@@ -13,7 +13,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test test-latest lint format format-check types imports static check clean
+.PHONY: help setup demo docs quick test test-slow test-latest lint format format-check types imports static check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,8 +40,18 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
 	$(BIN)/seglens tour
 
-test: setup ## the whole test suite
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+# For every edit: the modules that everything stands on, one method, the verb, and the contract of imports.
+QUICK := tests/core tests/model_files tests/exports tests/data/test_spec.py tests/data/test_masks.py tests/methods/test_keypoints.py \
+         tests/methods/test_losses.py tests/methods/test_lens.py tests/inference/test_segmenter.py tests/test_imports.py
+
+quick: setup ## under a minute: what everything stands on
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow' $(QUICK)
+
+test: setup ## the test suite, but for what takes long
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow'
+
+test-slow: setup ## the rest of it: trainings, kills, launches of several processes, a browser
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow
 
 # A fresh environment outside .venv. torch alone stays at the tested version: its newest build may be gigabytes.
 LATEST := out/latest
@@ -79,7 +89,7 @@ imports: setup ## who may import whom
 
 static: format-check lint types imports ## everything in `check` but the tests
 
-check: static test ## what a change must pass
+check: static test test-slow ## what a change must pass
 
 clean: ## remove build products and caches; keeps .venv, runs/ and out/
 	rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -106,6 +106,7 @@ def test_all_layers_say_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert apart < 0.1, apart
 
 
+@pytest.mark.slow
 def test_large(run: Run) -> None:
     found = run("large")
     assert aims(found) == [2, 1, 1, 1]
@@ -182,6 +183,7 @@ def test_quantised_cache(run: Run) -> None:
     assert kept["the package's head, auto features"] == pytest.approx(kept["the package's head, int8 features"], abs=1)
 
 
+@pytest.mark.slow
 def test_serving(run: Run) -> None:
     found = run("serving")
     assert aims(found) == [3, 3, 0.25]
@@ -191,6 +193,7 @@ def test_serving(run: Run) -> None:
     assert spent["upload, open: median"] < spent["first question: upload, open, ask: median"]
 
 
+@pytest.mark.slow
 def test_a_crowd_of_which_a_part_is_hostile(capsys: pytest.CaptureFixture[str], run: Run) -> None:
     """Every kind of attack, and good requests beside: none wrong, none lost, no attack answered otherwise than it
     should be. The whole crowd is `python benchmarks/hostile.py`."""

@@ -15,6 +15,8 @@ from seglens.evaluation.embedded_checks import prompts, vqa
 from seglens.evaluation.evaluate import run, summarise
 from seglens.inference.segmenter import Segmenter
 
+pytestmark = pytest.mark.slow
+
 UNSEEN = WorldData(n=60, seed=31)
 
 

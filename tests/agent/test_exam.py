@@ -44,6 +44,7 @@ def test_the_set_is_not_what_the_miniature_was_taught() -> None:
     assert len(known) <= 0.03 * len(written()), known
 
 
+@pytest.mark.slow
 def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
     """Two tiers whole, the others on the first twelve scenes; docs/agent.md has all."""
     tests = [one for one in written() if one.part == "test"]

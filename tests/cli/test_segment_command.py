@@ -235,6 +235,7 @@ def test_the_help_names_every_format() -> None:
     assert f"{', '.join(DEFAULT)} (these two by default)" in said
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, query: str) -> None:
     """Answers go to a pipe while a terminal shows the bar; then the user presses Ctrl-C."""
     Image.fromarray(scene.image).save(tmp_path / "000.png")

@@ -95,6 +95,7 @@ def _race(file: Path, inside: Path, launch: str, start: Any, results: Any) -> No
         results.put((False, str(error)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["", "eight"])
 def test_many_at_the_same_moment(tmp_path: Path, launch: str) -> None:
     """Alone, never two are inside; of one launch, nobody is sent away."""

@@ -165,6 +165,7 @@ def test_gradients_reach_what_is_trained(
     assert not any(p.requires_grad or p.grad is not None for p in decoder.module.parameters())
 
 
+@pytest.mark.slow
 def test_overfits_one_scene_and_segments_it(
     lens: Lens, given: tuple[Readout, Embedding], scene: tuple[np.ndarray, Tensor], backbone: Backbone,
     decoder: MaskDecoder, tmp_path: Path,

@@ -162,6 +162,7 @@ def talked_about(segmenter: Segmenter, image: np.ndarray, folder: Path, queries:
 WAYS = [asked_of_a_desk, asked_of_a_tool, asked_of_a_server, asked_of_a_batch, talked_about]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_does_not_grow_by_a_mask_for_a_query(
     segmenter: Segmenter, image: np.ndarray, tmp_path: Path, way: Callable[..., Callable[[], object]]

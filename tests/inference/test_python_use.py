@@ -148,6 +148,7 @@ def test_the_package_lists_its_names() -> None:
     subprocess.run([sys.executable, "-c", asked], check=True)
 
 
+@pytest.mark.slow
 def test_one_bar_at_most_while_loading() -> None:
     code = "from seglens import Segmenter; Segmenter.from_pretrained(device='cpu')"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

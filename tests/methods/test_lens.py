@@ -443,6 +443,7 @@ def test_the_peak_keeps_its_gradient(lens: Lens, output: MethodOutput) -> None:
 # ------------------------------------------------------------------ the whole
 
 
+@pytest.mark.slow
 def test_overfits_one_scene(backbone: Backbone, decoder: MaskDecoder) -> None:
     """Three questions about one image, learned in seconds: everything that must carry a gradient carries it."""
     image = np.full((48, 64, 3), 90, np.uint8)

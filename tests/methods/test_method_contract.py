@@ -235,6 +235,7 @@ def test_every_method_has_a_case() -> None:
 # ------------------------------------------------------------------ training
 
 
+@pytest.mark.slow
 @on(LEARNT)
 def test_overfits_one_scene(system: System) -> None:
     """Three questions about one image, learned in seconds: everything that must carry a gradient carries it."""

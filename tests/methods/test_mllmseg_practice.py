@@ -195,6 +195,7 @@ def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
     assert answers["text"].item() == pytest.approx(read.text_loss[:, 0].mean().item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_path: Path) -> None:
     data = "world:n=3,seed=3,split=train,queries=6"
     training = TrainConfig(steps=2, images=2, warmup=1, save_every=2, mixed_precision="no")

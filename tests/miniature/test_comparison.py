@@ -69,6 +69,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     return here
 
 
+@pytest.mark.slow
 def test_a_table_of_two_methods(
     seglens: Run, weights: Path, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,7 @@ def test_alignment_moves_the_eye_alone(school: tuple[Pupil, Dense], tmp_path: Pa
     assert (tmp_path / "internvl_alignment.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_joint_training_lowers_the_loss_and_resumes_exactly(
     school: tuple[Pupil, Dense], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

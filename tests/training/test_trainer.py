@@ -53,6 +53,7 @@ def loss(head: Lens, data: WorldData, backbone: Backbone, decoder: MaskDecoder) 
         return float(sum(head.losses(output, batch.truth).values()))
 
 
+@pytest.mark.slow
 def test_the_loss_falls(segmenter: Segmenter, tmp_path: Path) -> None:
     parts = segmenter.backbone, segmenter.decoder
     head = fresh(*parts)
@@ -63,6 +64,7 @@ def test_the_loss_falls(segmenter: Segmenter, tmp_path: Path) -> None:
     assert set(smooth) == {"dice", "bce", "attention", "presence"}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_undisturbed(straight: tuple[Lens, Path], files: tuple[str, str], tmp_path: Path) -> None:
     reached = killed(run(files, tmp_path), tmp_path)
     assert 3 <= reached < LONG.steps
@@ -92,6 +94,7 @@ def test_a_resumed_run_keeps_its_groups(backbone: Backbone, decoder: MaskDecoder
     assert any(not torch.equal(tensor, every[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.slow
 def test_two_devices_and_one_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
     """Also when one goes on where two were killed, and when a step is cut into passes."""
     how = {"steps": 12, "images": 4, "micro": 1, "save_every": 1, "mixed_precision": "no"}

@@ -92,6 +92,7 @@ def test_held_out_phrasings_are_said_in_test_only(drawn: Drawn) -> None:
     assert heard["test"] > 100
 
 
+@pytest.mark.slow
 def test_every_word_is_in_the_vocabulary() -> None:
     tokenizer = make_tokenizer()
     texts = []

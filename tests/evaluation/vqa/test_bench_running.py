@@ -56,6 +56,7 @@ def test_a_smaller_run_is_the_start_of_a_larger_one(questions: list[BenchmarkQue
     assert rest.calls == len(questions) - 4  # the third question brought its image's other one
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_byte_leaves_nothing_wrong(questions: list[BenchmarkQuestion], tmp_path: Path) -> None:
     """The file cut after every byte: what is kept is true, what is lost is asked again, the file ends up whole."""
     few, path = questions[:2], tmp_path / "a.jsonl"

@@ -44,6 +44,7 @@ def bare(plain: Path, questions: list[tuple[str, BenchmarkQuestion]]) -> dict[st
 
 
 # what `ask` says beside the answer: the pictures and words are of benchmarks, not of the drawn world
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The (picture|words?) :UserWarning")
 def test_the_head_leaves_every_answer_as_it_was(
     segmenter: Segmenter, questions: list[tuple[str, BenchmarkQuestion]], bare: dict[str, str]

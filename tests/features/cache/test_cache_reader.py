@@ -112,6 +112,7 @@ print(sum(features.prefix.nbytes for features in held), flush=True)
 """
 
 
+@pytest.mark.slow
 @LINUX
 def test_memory_is_that_of_the_map_alone(tmp_path: Path) -> None:
     """Four times 42 MB are read within 32 MB of memory of one's own, where their copies do not fit."""

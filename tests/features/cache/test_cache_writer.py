@@ -82,10 +82,15 @@ def test_several_processes(undisturbed: dict[str, bytes], tmp_path: Path, world:
     assert files(tmp_path) == undisturbed
 
 
+def named(lock: Path, process: int | None) -> bool:
+    """Whether the lock file names the process: the file is there a moment before it is locked."""
+    return lock.exists() and f'"pid": {process},' in lock.read_text()
+
+
 def test_another_launch_at_the_same_cache(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """It is told while something is missing; to a cache that is complete any number may come."""
     process = in_a_process(tmp_path)
-    while process.is_alive() and not (tmp_path / LOCK).exists():
+    while process.is_alive() and not named(tmp_path / LOCK, process.pid):
         pass
     with pytest.raises(InUseError, match=f"process {process.pid} .*wait for its end"):
         build(SAMPLES, slowly, tmp_path, made_for(SAMPLES))

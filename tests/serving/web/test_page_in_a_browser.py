@@ -25,7 +25,7 @@ from serving.web.visitor import Visitor, bytes_of
 from shared import shared
 
 # pycocotools gives NumPy 2 arrays in a way that NumPy 1 knew.
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")]
 
 CAT, SNOWMEN = 0, 1  # examples
 
