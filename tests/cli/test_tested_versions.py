@@ -78,7 +78,7 @@ def _sick() -> str:
 def test_the_newest_packages_are_tried_after_the_tested_ones() -> None:
     assert [path for path in TESTS if not (ROOT / path).is_file()] == []
     commands = re.findall(r"^make (\S+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert commands == ["test", "static", "test-latest"]
+    assert commands == ["test", "test-slow", "static", "test-latest"]
     recipe = (ROOT / "Makefile").read_text().partition("\ntest-latest:")[2].partition("\n\n")[0]
     assert "tests/latest.py" in recipe
     assert "-c constraints.txt" not in recipe, "only torch stays at the tested version"
