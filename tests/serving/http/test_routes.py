@@ -24,7 +24,7 @@ def test_an_image_is_opened_asked_about_and_forgotten(
     assert said.status_code == 201
     image = said.json()
     assert (image["width"], image["height"]) == (256, 256)
-    assert image["expires_in"] == 600
+    assert image["expires_in"] == pytest.approx(600, abs=1)  # of the seconds that it lives, some have gone
     queries = [target.query for target in scene.targets]
     answers = server.client.post("/v1/segment", json={"image": image["id"], "queries": queries}).json()["answers"]
     for answer, right in zip(answers, opened.segment(queries), strict=True):
