@@ -16,6 +16,7 @@ from seglens.checkpoints.head import embedded_folder
 from seglens.cli import failures
 from seglens.cli.failures import sentence
 from seglens.core import available_memory as room
+from seglens.core import process_limits
 from seglens.core.available_memory import SPARE, address_space, check_room, free_memory, weight_bytes
 from seglens.model_files import strict_loading as pretrained
 
@@ -58,7 +59,7 @@ def test_under_a_limit_openblas_takes_one_buffer(
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
     if given is None:
         monkeypatch.delenv("OPENBLAS_NUM_THREADS")
-    monkeypatch.setattr(failures.resource, "getrlimit", lambda kind: (limit, limit))
+    monkeypatch.setattr(process_limits.resource, "getrlimit", lambda kind: (limit, limit))
     failures.mind_limit()
     assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
 

@@ -7,10 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-try:
-    import resource
-except ImportError:  # Windows, which has no such limits
-    resource = None  # type: ignore[assignment]
+from seglens.core.process_limits import address_space_limit
 
 RUST = ("SafetensorError", "PanicException")  # errors of packages that are written in it
 LEAST = 900_000_000  # bytes of address space that torch and transformers need to be imported
@@ -41,7 +38,7 @@ def sentence(error: BaseException) -> str | None:
 def too_tight() -> str | None:
     """What to tell a user whose limit (ulimit -v) is below what the packages need to be loaded: there some end the
     process without a word that we could catch. None where there is enough, or no such limit."""
-    limit = _limit()
+    limit = address_space_limit()
     if limit is None or limit >= LEAST:
         return None
     return (
@@ -53,16 +50,8 @@ def too_tight() -> str | None:
 def mind_limit() -> None:
     """Before NumPy is loaded: its OpenBLAS takes a buffer for every core then, and asks for ever where it is refused
     one. Under a limit (ulimit -v) it is told to take one; what users set themselves stays."""
-    if _limit() is not None:
+    if address_space_limit() is not None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
-def _limit() -> int | None:
-    """Bytes of address space that a process may take; None without a limit."""
-    if resource is None:
-        return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if limit in (resource.RLIM_INFINITY, -1) else limit
 
 
 def is_memory(error: BaseException) -> bool:

@@ -84,10 +84,8 @@ NEVER_REFUSES_YET = (
     "is not there too (seglens probe --heads finds out)"
 )
 NAMES = ("model", "backbone", "decoder", "heads")
-AUTO, EMBEDDED = (
-    "auto",
-    "embedded",
-)  # as `seglens.core.devices` and `seglens.checkpoints.head` have them, which import torch
+# As `seglens.core.devices` and `seglens.checkpoints.head` have them, which import torch
+AUTO, EMBEDDED = "auto", "embedded"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ from typing import Any
 
 import torch
 
-try:
-    import resource
-except ImportError:  # Windows, which has no such limits
-    resource = None  # type: ignore[assignment]
+from seglens.core.process_limits import address_space_limit
 
 SPARE = 24 * 2**20  # bytes beside weights: with less, native code fails before there is anything to work with
 TRAINING = 128 * 2**20  # beside gradients and the optimiser's states: threads, and what a backward pass lays aside
@@ -40,10 +37,8 @@ def check_room(needed: int, what: str, resident: int | None = None, spare: int =
 
 def address_space() -> int | None:
     """Bytes that this process may still take of its limit (ulimit -v); None where there is none."""
-    if resource is None:
-        return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit in (resource.RLIM_INFINITY, -1):
+    limit = address_space_limit()
+    if limit is None:
         return None
     taken = _first_number(Path("/proc/self/statm"))
     return None if taken is None else max(0, limit - taken * os.sysconf("SC_PAGE_SIZE"))

@@ -112,7 +112,7 @@ def _read(row: dict[str, Any]) -> Record:
 def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
     sample = sample.drawn()
     opened = segmenter.open(sample.image)
-    predictions = opened.segment_as([t.query for t in sample.targets], list(map(kind_to_ask, sample.targets)))
+    predictions = opened.predictions_as([t.query for t in sample.targets], list(map(kind_to_ask, sample.targets)))
     pairs = zip(sample.targets, predictions, strict=True)
     records = [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
     times = Counter(target.id for target in sample.targets)

@@ -123,15 +123,15 @@ def _count(
 
 def loudest(opened: OpenedImage, classes: Sequence[str], kind: str = "class") -> Int64[torch.Tensor, "h w"]:
     """The number of the class with the highest mask logit at every pixel of the image; the first of equals. `kind` is
-    how the head is asked for them, as in `OpenedImage.segment_as`.
+    how the head is asked for them, as in `OpenedImage.predictions_as`.
 
     Whether the method believes that a class is there counts for nothing."""
     size = opened.image.shape[:2]
     label, best = torch.zeros(size, dtype=torch.int64), torch.full(size, -torch.inf)
     for start in range(0, len(classes), CLASSES_AT_ONCE):
         some = classes[start : start + CLASSES_AT_ONCE]
-        said = opened.segment_as(some, [kind] * len(some))
-        canvas = torch.from_numpy(np.stack([one.canvas_logits for one in said if one.canvas_logits is not None]))
+        predictions = opened.predictions_as(some, [kind] * len(some))
+        canvas = torch.from_numpy(np.stack([one.canvas_logits for one in predictions if one.canvas_logits is not None]))
         for rows, logits in Drawing(opened.seen.frame, canvas).bands():
             high, which = logits.max(0)
             better = high > best[rows]

@@ -28,10 +28,6 @@ class Command:
     settings: Mapping[str, Any] = field(default_factory=dict)
     root: str | None = None
 
-    def answering(self) -> str:
-        """The same for commands that give the same answers."""
-        return _digest(self.settings, self.queries)
-
     def covering(self) -> str:
         """The same for commands whose pages belong into the same files of a whole run."""
         return _digest(self.settings, self.queries, self.root)

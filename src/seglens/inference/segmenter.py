@@ -273,10 +273,10 @@ class OpenedImage:
         queries = queries_of(query)
         yield from self._found(queries, [None] * len(queries), each, trust)
 
-    def segment_as(self, queries: Sequence[str], kinds: Sequence[str]) -> list[Prediction]:
-        """`segment` for queries of known kinds: those of a dataset's targets ("phrase", "sentence", ...), or
+    def predictions_as(self, queries: Sequence[str], kinds: Sequence[str]) -> Iterator[Prediction]:
+        """`predictions` for queries of known kinds: those of a dataset's targets ("phrase", "sentence", ...), or
         `seglens.data.asking.AS_IT_STANDS` for one that stands in a template already."""
-        return list(self._found(queries, kinds))
+        yield from self._found(queries, kinds)
 
     def _found(
         self, queries: Sequence[str], kinds: Sequence[str | None], each: bool | None = None, trust: bool = False

@@ -33,9 +33,7 @@ class LocalizationConfig:
     chosen: int = 3  # heads chosen for a query (the paper: three suffice)
     first_layer: int = 2  # those below are not chosen (as in the paper)
     mass: float | None = None  # attention on the image at which presence is 1/2; None: absence is not known
-    blur: float = (
-        1 / 24
-    )  # deviation of the Gaussian that smooths the map, as a share of the grid's width (paper: 1 of 24)
+    blur: float = 1 / 24  # deviation of the Gaussian that smooths the map, as a share of the grid's width (the paper's)
     clicks: int = 8  # peaks of the map, at most
     radius: float = 1.5 / 12  # between peaks, as a share of the grid's width
     threshold: float = 0.25  # of the highest peak
@@ -138,21 +136,26 @@ class Localization(Method):
         prompts = [Prompt(point[None], torch.ones(1, dtype=torch.long)) for point in points[keep]]
         here = embedding.each(lambda x: x[image : image + 1])
         drawn = [self.decoder.answer(here, some) for some in _parted(prompts, TOGETHER)]
-        masks = torch.cat(drawn).split(keep.sum(-1).tolist())
+        made = torch.cat(drawn)
+        masks = made.new_full((*keep.shape, *made.shape[1:]), -torch.inf)  # a click that is none draws nothing
+        masks[keep] = made
         fine = F.interpolate(heat[None], (self.mask_side,) * 2, mode="bilinear", align_corners=False)[0]
-        return torch.stack([self._joined(mask, one.to(mask)) for mask, one in zip(masks, fine, strict=True)])
+        return self._joined(masks, fine.to(masks))
 
-    def _joined(self, masks: Float[Tensor, "m s s"], heat: Float[Tensor, "s s"]) -> Float[Tensor, "s s"]:
-        """The mask most like the map, by their cosine, with those that hold further things which the map looks at."""
+    def _joined(self, masks: Float[Tensor, "q m s s"], heat: Float[Tensor, "q s s"]) -> Float[Tensor, "q s s"]:
+        """Of every query the mask most like the map, by their cosine, with those that hold further things which the map
+        looks at. All queries at once; only the clicks take their turns, since each is judged by what is joined."""
         inside = (masks > 0).to(heat)
-        area = inside.sum((1, 2)).clamp(min=1)
-        held = (inside * heat).sum((1, 2))
-        best = (held / area.sqrt()).argmax()
-        density, joined, union = held / area, masks[best], inside[best]
-        for k in range(len(masks)):
-            again = (inside[k] * union).sum() / area[k]
-            if k != best and density[k] >= self.config.join * density[best] and again <= self.config.overlap:
-                joined, union = torch.maximum(joined, masks[k]), torch.maximum(union, inside[k])
+        area = inside.sum((2, 3)).clamp(min=1)
+        held = (inside * heat[:, None]).sum((2, 3))
+        query, best = torch.arange(len(masks), device=masks.device), (held / area.sqrt()).argmax(1)
+        density, joined, union = held / area, masks[query, best], inside[query, best]
+        least = self.config.join * density[query, best]
+        for k in range(masks.shape[1]):
+            again = (inside[:, k] * union).sum((1, 2)) / area[:, k]
+            more = ((best != k) & (density[:, k] >= least) & (again <= self.config.overlap))[:, None, None]
+            joined = torch.where(more, torch.maximum(joined, masks[:, k]), joined)
+            union = torch.where(more, torch.maximum(union, inside[:, k]), union)
         return joined
 
 

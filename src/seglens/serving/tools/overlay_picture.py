@@ -23,8 +23,8 @@ COVER = 0.4  # of a pixel's colour is its mask's
 def drawn(
     image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]], numbers: Sequence[int] = ()
 ) -> Image.Image:
-    """The image, at most `SIDE` pixels long, with its masks; a number is written on each mask that has one. Masks are
-    asked for one after the other, and made small at once."""
+    """The image, at most `SIDE` pixels long, with its masks, and with a number on each where `numbers` are given: one a
+    mask. Masks are asked for one after the other, and made small at once."""
     scale = min(1.0, SIDE / max(image.shape[:2]))
     width, height = (max(1, round(scale * side)) for side in image.shape[1::-1])
     pixels = np.asarray(Image.fromarray(image).resize((width, height), BOX), np.float32)
@@ -34,7 +34,7 @@ def drawn(
         pixels[outline(mask)] = _colour(k)
         middles.append(_middle(mask))
     picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    for middle, number in zip(middles, numbers, strict=False):
+    for middle, number in zip(middles, numbers, strict=True) if numbers else ():
         if middle is not None:
             _write(picture, middle, str(number))
     return picture
