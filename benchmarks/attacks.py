@@ -126,7 +126,7 @@ ATTACKS: dict[str, Kind] = {
     "gone before the answer": Kind(lambda t: gone_within(t, _question(t), 1.0), frozenset({0})),
     "a header that drips": Kind(lambda t: drip(t, b"GET / HTTP/1.1\r\nX: ", b"a"), frozenset({400, 408, 0})),
     "a body that drips": Kind(lambda t: drip(t, *_parted(_question(t))), frozenset({408, 0})),
-}  # fmt: skip
+}
 
 
 def _parted(sent: bytes) -> tuple[bytes, bytes]:

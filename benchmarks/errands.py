@@ -47,10 +47,14 @@ class Errand:
         said = opened.segment(list(queries))
         click = _click(said[0])
         return cls(
-            png_bytes(Image.fromarray(sample.image)), queries, tuple(p.mask for p in said),
-            tuple(p.found for p in said), click, opened.refine(said[0], [click]).mask,
+            png_bytes(Image.fromarray(sample.image)),
+            queries,
+            tuple(p.mask for p in said),
+            tuple(p.found for p in said),
+            click,
+            opened.refine(said[0], [click]).mask,
             segmenter.ask(sample.image, QUESTION),
-        )  # fmt: skip
+        )
 
     def segment(self, image: str, which: Sequence[int]) -> bytes:
         return post("/v1/segment", {"image": image, "queries": [self.queries[k] for k in which]})

@@ -83,8 +83,13 @@ def _crowds(folder: Path, size: Size, chance: random.Random) -> Iterator[Trial]:
 
 
 KINDS: Mapping[str, Work] = {
-    "kills": _kills, "flips": _flips, "disks": _disks, "pairs": _pairs, "memory": _memory, "crowds": _crowds,
-}  # fmt: skip
+    "kills": _kills,
+    "flips": _flips,
+    "disks": _disks,
+    "pairs": _pairs,
+    "memory": _memory,
+    "crowds": _crowds,
+}
 
 
 def tried(kinds: Sequence[str], size: Size, seed: int) -> list[Trial]:

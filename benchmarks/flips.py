@@ -48,11 +48,16 @@ def targets(folder: Path) -> list[Target]:
     masks = segment(OUT)
     return [
         Target("shards and notes of a cache", folder / "cache", ["cache", "check", "cache"], ()),
-        Target("checkpoints", folder / "half" / "step_2", train(OUT, "--live", steps=3), ("head.safetensors",),
-               start=folder / "half"),
+        Target(
+            "checkpoints",
+            folder / "half" / "step_2",
+            train(OUT, "--live", steps=3),
+            ("head.safetensors",),
+            start=folder / "half",
+        ),
         Target("heads", folder / "run" / "head", [*masks, "--model", "run/head"], ("mask.png",)),
         Target("weights of the package", _package(folder), masks, ("mask.png",), [lambda: _use(folder / "weights")]),
-    ]  # fmt: skip
+    ]
 
 
 def _package(folder: Path) -> Path:

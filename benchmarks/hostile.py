@@ -78,9 +78,13 @@ class GoodClient:
         self.server, self.known, self.tally, self.chance = server, known, tally, chance
         self.image, self.errand = "", known[0]
         self.wants: dict[str, Callable[[], Awaitable[None]]] = {
-            "new image": self.open, "image in the request": self.at_once, "refine": self.refine, "talk": self.talk,
-            "look": self.look, "ask": self.ask,
-        }  # fmt: skip
+            "new image": self.open,
+            "image in the request": self.at_once,
+            "refine": self.refine,
+            "talk": self.talk,
+            "look": self.look,
+            "ask": self.ask,
+        }
 
     async def request(self) -> None:
         """One of the things that it wants, as often as it must be sent."""

@@ -45,7 +45,11 @@ class LisaStyle:
         """Write the answer with a key-value cache, greedily. Returns the [SEG] token's last hidden state ("1 d")."""
         inputs = self.backbone.chat_inputs(image, question)
         said = self.backbone.module.generate(
-            **inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False, output_hidden_states=True,
+            **inputs,
+            max_new_tokens=ANSWER,
+            min_new_tokens=ANSWER,
+            do_sample=False,
+            output_hidden_states=True,
             return_dict_in_generate=True,
-        )  # fmt: skip
+        )
         return said.hidden_states[SEG][-1][:, -1]

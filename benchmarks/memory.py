@@ -128,12 +128,14 @@ def lens_loss(head: Lens, size: Size, device: str) -> Tensor:
     p, grid = BEFORE + size.cells**2, (size.cells, size.cells)
     with torch.device(device):
         readout = Readout(
-            prefix=torch.randn(b, p, size.width), prefix_positions=torch.arange(p).expand(b, -1),
+            prefix=torch.randn(b, p, size.width),
+            prefix_positions=torch.arange(p).expand(b, -1),
             question=torch.randn(b, q, BEHIND, size.width),
             question_positions=torch.arange(p, p + BEHIND).expand(b, q, -1),
             question_mask=torch.ones(b, q, BEHIND, dtype=torch.bool),
-            image_tokens=torch.arange(BEFORE, p), grid=grid,
-        )  # fmt: skip
+            image_tokens=torch.arange(BEFORE, p),
+            grid=grid,
+        )
         seen = Embedding(torch.randn(b, size.prompt_width, side, side))
         masks, cells = torch.rand(b, q, s, s), torch.rand(b, q, *grid)
         present = torch.ones(b, q)
@@ -168,9 +170,10 @@ def lora(size: Size, device: str, words: bool = True, checkpointing: bool = Fals
             given = (
                 torch.randn(n, 3, side, side, dtype=torch.bfloat16),
                 torch.randn(IMAGES, 3, size.canvas, size.canvas, dtype=torch.bfloat16),
-                torch.ones(n, BEFORE, dtype=torch.long), torch.ones(n, BEHIND + ANSWER, dtype=torch.long),
+                torch.ones(n, BEFORE, dtype=torch.long),
+                torch.ones(n, BEHIND + ANSWER, dtype=torch.long),
                 torch.rand(IMAGES, QUESTIONS, s, s),
-            )  # fmt: skip
+            )
         return model(*given, slice(-3, -2))
 
     return Ready(model, (decoder.module,), loss)

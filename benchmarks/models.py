@@ -74,19 +74,33 @@ def llava(
     size: Size, dtype: torch.dtype = torch.float32, attention: str | None = None
 ) -> LlavaForConditionalGeneration:
     vision = CLIPVisionConfig(
-        hidden_size=size.vision_width, intermediate_size=4 * size.vision_width, num_hidden_layers=size.vision_layers,
-        num_attention_heads=size.vision_heads, image_size=PATCH * size.cells, patch_size=PATCH,
-    )  # fmt: skip
+        hidden_size=size.vision_width,
+        intermediate_size=4 * size.vision_width,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_heads,
+        image_size=PATCH * size.cells,
+        patch_size=PATCH,
+    )
     text = LlamaConfig(
-        vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=size.feed_forward,
-        num_hidden_layers=size.layers, num_attention_heads=size.heads, max_position_embeddings=4096,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=4096,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     image = make_tokenizer().convert_tokens_to_ids("<image>")
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=image, vision_feature_layer=-2,
-        image_seq_length=size.cells**2, tie_word_embeddings=False,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image,
+        vision_feature_layer=-2,
+        image_seq_length=size.cells**2,
+        tie_word_embeddings=False,
+    )
     return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
@@ -94,16 +108,22 @@ def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = 
     width = size.prompt_width
     config = SamConfig(
         vision_config=SamVisionConfig(
-            hidden_size=size.sam_width, mlp_dim=4 * size.sam_width, output_channels=width,
-            num_hidden_layers=size.sam_layers, num_attention_heads=size.sam_heads, image_size=size.canvas,
-            patch_size=SAM_PATCH, window_size=size.window, global_attn_indexes=list(size.seen_whole),
+            hidden_size=size.sam_width,
+            mlp_dim=4 * size.sam_width,
+            output_channels=width,
+            num_hidden_layers=size.sam_layers,
+            num_attention_heads=size.sam_heads,
+            image_size=size.canvas,
+            patch_size=SAM_PATCH,
+            window_size=size.window,
+            global_attn_indexes=list(size.seen_whole),
             num_pos_feats=width // 2,
         ),
         prompt_encoder_config=SamPromptEncoderConfig(hidden_size=width, image_size=size.canvas, patch_size=SAM_PATCH),
         mask_decoder_config=SamMaskDecoderConfig(
             hidden_size=width, mlp_dim=8 * width, num_attention_heads=size.prompt_heads, iou_head_hidden_dim=width
         ),
-    )  # fmt: skip
+    )
     model = AutoModelForMaskGeneration.from_config(config, dtype=dtype, attn_implementation=attention)
     torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)  # as in SAM; transformers draws hidden/2
     return model
@@ -113,9 +133,13 @@ def processor(size: Size) -> LlavaProcessor:
     side = PATCH * size.cells
     images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return LlavaProcessor(
-        images, make_tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
-    )  # fmt: skip
+        images,
+        make_tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
 
 
 def half(device: torch.device | str) -> torch.dtype:

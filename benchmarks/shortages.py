@@ -98,8 +98,10 @@ def small_disk(folder: Path, size: int) -> Iterator[Path | None]:
 def little_memory(folder: Path, number: int, chance: random.Random) -> Iterator[Trial]:
     """Beside what a process has already: for one picture, a huge one, a training; and for a start from nothing."""
     work: dict[str, Callable[[str], list[object]]] = {
-        "segment": segment, "segment of 63 megapixels": lambda out: segment(out, "huge.png"), "train": train,
-    }  # fmt: skip
+        "segment": segment,
+        "segment of 63 megapixels": lambda out: segment(out, "huge.png"),
+        "train": train,
+    }
     for name, words in work.items():
         for k in range(number):
             more = int(2 ** chance.uniform(3, 9)) * MB
@@ -110,9 +112,12 @@ def little_memory(folder: Path, number: int, chance: random.Random) -> Iterator[
         size = chance.randint(300_000, 1_000_000)
         words = " ".join(f"'{word}'" for word in (sys.executable, "-m", "seglens", *segment(f"start {k}")))
         begun = subprocess.run(
-            ["timeout", "-s", "KILL", str(LONGEST), "bash", "-c", f"ulimit -v {size} && exec {words}"], cwd=folder,
-            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            ["timeout", "-s", "KILL", str(LONGEST), "bash", "-c", f"ulimit -v {size} && exec {words}"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         lines = begun.stderr.strip().splitlines()
         fine = begun.returncode == 0 or (len(lines) == 1 and "memory" in lines[0])
         yield Trial("little memory: a start", f"{size} kB in all", fine, f"{begun.returncode}: {lines[-1:]}")

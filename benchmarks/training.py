@@ -106,9 +106,11 @@ class WholeModel:
         asked = [(self.data[i].image, target.query) for i in chosen for target in self.data[i].targets]
         backbone = self.parts.backbone
         inputs = backbone.processor(
-            images=[Image.fromarray(image) for image, _ in asked], padding=True, return_tensors="pt",
+            images=[Image.fromarray(image) for image, _ in asked],
+            padding=True,
+            return_tensors="pt",
             text=[prompt(question) for _, question in asked],
-        )  # fmt: skip
+        )
         inputs = inputs.to(backbone.device, backbone.module.dtype)
         hidden = backbone.module(**inputs, output_hidden_states=True).hidden_states[backbone.layer]
         return [self._features(i, hidden[n * QUESTIONS : (n + 1) * QUESTIONS]) for n, i in enumerate(chosen)]

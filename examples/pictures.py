@@ -47,17 +47,23 @@ class Look:
         return Image.fromarray(self.opened.image)
 
     def shown(
-        self, heat: Float[np.ndarray, "gh gw"] | None = None, points: Float[np.ndarray, "n 2"] | None = None,
+        self,
+        heat: Float[np.ndarray, "gh gw"] | None = None,
+        points: Float[np.ndarray, "n 2"] | None = None,
         mask: bool = False,
-    ) -> Image.Image:  # fmt: skip
+    ) -> Image.Image:
         """The scene with a heat map, with points (white on the target, red off it), or with the mask."""
         points = np.zeros((0, 2), np.float32) if points is None else points
         found = self.said.mask
         drawn = found if mask else np.zeros_like(found)
         return replace(
-            self.said, heat_map=heat, keypoints=points, keypoint_scores=np.ones(len(points), np.float32),
-            keypoint_labels=on_mask(found, points), mask=drawn,
-        ).overlay()  # fmt: skip
+            self.said,
+            heat_map=heat,
+            keypoints=points,
+            keypoint_scores=np.ones(len(points), np.float32),
+            keypoint_labels=on_mask(found, points),
+            mask=drawn,
+        ).overlay()
 
 
 def attention(look: Look) -> list[Picture]:

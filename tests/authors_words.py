@@ -66,19 +66,29 @@ CONVERSATIONS = [
     # jiazhen-code/LENS @92d5d17: LISA/model_lisa/llava/conversation.py (default_conversation = conv_vicuna_v1),
     # lens/data/test_dataset.py (TestReferDataset, and TestReasoningDataset for a sentence), with an empty answer
     Said(
-        "lens", "llava", "the red cup", "phrase",
+        "lens",
+        "llava",
+        "the red cup",
+        "phrase",
         f"{USER} USER: <image>\nWhat is the red cup in this image? ASSISTANT:",
     ),
     Said("lens", "llava", SENTENCE, "sentence", f"{USER} USER: <image>\n {SENTENCE} ASSISTANT:"),
     # dvlab-research/LISA @f1abb5a: model/llava/conversation.py (conv_llava_v1, the default of train_ds.py),
     # utils/dataset.py (ValDataset, and collate_fn for the tokens around the image)
     Said(
-        "lisa", "llava", "the red cup", "phrase",
+        "lisa",
+        "llava",
+        "the red cup",
+        "phrase",
         f"{HUMAN} USER: <im_start><image><im_end>\n What is the red cup in this image? Please output segmentation "
-        "mask. ASSISTANT: [SEG].</s>", LISA_OURS,
+        "mask. ASSISTANT: [SEG].</s>",
+        LISA_OURS,
     ),
     Said(
-        "lisa", "llava", SENTENCE, "sentence",
+        "lisa",
+        "llava",
+        SENTENCE,
+        "sentence",
         f"{HUMAN} USER: <im_start><image><im_end>\n {SENTENCE} Please output segmentation mask. ASSISTANT: [SEG].</s>",
         LISA_OURS,
     ),
@@ -86,30 +96,42 @@ CONVERSATIONS = [
     # nor behind "Sure,"), internvl/conversation.py @b07aed9 (internvl2_5), mllmseg_internvl/dataset.py @b07aed9
     # (preprocess_internvl2_5: how the turns are joined)
     Said(
-        "mllmseg", "internvl", "The red cup.", "phrase",
+        "mllmseg",
+        "internvl",
+        "The red cup.",
+        "phrase",
         "<|im_start|>system\n你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的"
         "多模态大语言模型。<|im_end|>\n<|im_start|>user\n<img><IMG_CONTEXT></img>\n What are the red cupin this image? "
         "Please output segmentation masks.<|im_end|>\n<|im_start|>assistant\nSure,the red cup:[SEG].<|im_end|>",
     ),
     # ANDYZAQ/SELF1E @124695b: model/internvl3/conversation.py (internvl2_5), utils_internvl/dataset.py (ValDataset)
     Said(
-        "self1e", "internvl", "the red cup", "phrase",
+        "self1e",
+        "internvl",
+        "the red cup",
+        "phrase",
         "<|im_start|>system\nYou are an helpful assistant.<|im_end|>\n<|im_start|>user\n<img><IMG_CONTEXT></img>\n "
         "What is the red cup in this image? Please output segmentation mask.<|im_end|>\n<|im_start|>assistant\n[SEG]."
         "<|im_end|>",
     ),
     Said(
-        "self1e", "internvl", SENTENCE, "sentence",
+        "self1e",
+        "internvl",
+        SENTENCE,
+        "sentence",
         "<|im_start|>system\nYou are an helpful assistant.<|im_end|>\n<|im_start|>user\n<img><IMG_CONTEXT></img>\n "
         f"{SENTENCE} Please output segmentation mask.<|im_end|>\n<|im_start|>assistant\n[SEG].<|im_end|>",
     ),
     # nnnth/UFO @c64f4f1: mmdet/models/dense_heads/ufo_internvl_referseg_head.py and ufo_llava_referseg_head.py
     # (get_conversations; the last of the questions in a test)
     Said(
-        "ufo", "internvl", "The red cup", "phrase",
+        "ufo",
+        "internvl",
+        "The red cup",
+        "phrase",
         "<|im_start|>system\n你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用"
         f"无害的人工智能助手。<|im_end|><|im_start|>user\n{ASKED}\n<img><IMG_CONTEXT></img><|im_end|><|im_start|>assistant\n",
         UFO_INTERNVL,
     ),
     Said("ufo", "llava", "The red cup", "phrase", f"{HUMAN} User: {ASKED}\n<image> ASSISTANT: ", UFO_LLAVA),
-]  # fmt: skip
+]

@@ -12,14 +12,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    "tests/test_private.py", "tests/cli/test_tested_versions.py",  # what we use of their insides
-    "tests/backbones/test_transformers_cache.py", "tests/backbones/test_contract.py", "tests/backbones/test_loading.py",
-    "tests/backbones/test_chat_prefix.py", "tests/backbones/test_lora.py",  # transformers, peft
+    "tests/test_private.py",
+    "tests/cli/test_tested_versions.py",  # what we use of their insides
+    "tests/backbones/test_transformers_cache.py",
+    "tests/backbones/test_contract.py",
+    "tests/backbones/test_loading.py",
+    "tests/backbones/test_chat_prefix.py",
+    "tests/backbones/test_lora.py",  # transformers, peft
     "tests/decoders/test_decoder_contract.py",
-    "tests/serving/http/test_routes.py", "tests/serving/http/test_process.py",  # fastapi, uvicorn, pydantic
-    "tests/serving/tools/test_langchain.py", "tests/serving/tools/test_mcp.py",
+    "tests/serving/http/test_routes.py",
+    "tests/serving/http/test_process.py",  # fastapi, uvicorn, pydantic
+    "tests/serving/tools/test_langchain.py",
+    "tests/serving/tools/test_mcp.py",
     "tests/training/test_launch.py",  # accelerate
-)  # fmt: skip
+)
 
 
 def main(folder: Path) -> int:

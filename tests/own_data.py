@@ -49,11 +49,16 @@ def coco_json(folder: Path, samples: list[Sample], form: str = "rle") -> dict[st
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for target in sample.targets:
             x = np.flatnonzero(target.mask.any(0))
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": queries.index(target.query) + 1,
-                "iscrowd": 0, "bbox": [int(x[0]), 0, int(x[-1] - x[0] + 1), height],
-                "segmentation": FORMS[form](target.mask),
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": queries.index(target.query) + 1,
+                    "iscrowd": 0,
+                    "bbox": [int(x[0]), 0, int(x[-1] - x[0] + 1), height],
+                    "segmentation": FORMS[form](target.mask),
+                }
+            )
     categories = [{"id": number, "name": query} for number, query in enumerate(queries, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

@@ -18,10 +18,31 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 OWN = (
-    "attacks", "crowds", "errands", "faults", "flips", "hostile", "kills", "large", "lisa", "loops", "lora", "measure",
-    "memory", "models", "operations", "questions", "quantised_cache", "served", "serving", "shortages", "training",
-    "trials", "untrained", "wire",
-)  # fmt: skip
+    "attacks",
+    "crowds",
+    "errands",
+    "faults",
+    "flips",
+    "hostile",
+    "kills",
+    "large",
+    "lisa",
+    "loops",
+    "lora",
+    "measure",
+    "memory",
+    "models",
+    "operations",
+    "questions",
+    "quantised_cache",
+    "served",
+    "serving",
+    "shortages",
+    "training",
+    "trials",
+    "untrained",
+    "wire",
+)
 HURRY = ["--size", "tiny", "--rounds", "1", "--json"]
 Run = Callable[..., dict[str, Any]]
 

@@ -75,9 +75,12 @@ def test_instructions_are_those_of_docker(path: Path) -> None:
 def test_what_is_copied_exists_and_is_sent(path: Path) -> None:
     sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [
-        word for stage in stages(path) for step in of(stage, "COPY")
-        if not step.said.startswith("--from") for word in step.words[:-1]
-    ]  # fmt: skip
+        word
+        for stage in stages(path)
+        for step in of(stage, "COPY")
+        if not step.said.startswith("--from")
+        for word in step.words[:-1]
+    ]
     assert {*copied} == {*sent}
     assert all((ROOT / word).exists() for word in copied)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

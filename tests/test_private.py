@@ -34,14 +34,22 @@ INSIDE = {  # modules that no documentation names, and what must be in them
 }
 METHODS = {  # of classes that we stand in for or call from within
     "transformers:ProcessorMixin": (
-        "check_argument_for_proper_class", "from_args_and_dict", "get_attributes", "get_processor_dict",
+        "check_argument_for_proper_class",
+        "from_args_and_dict",
+        "get_attributes",
+        "get_processor_dict",
     ),
     "accelerate.state:AcceleratorState": ("_reset_state",),
     "uvicorn.protocols.http.h11_impl:H11Protocol": (
-        "connection_made", "data_received", "eof_received", "connection_lost", "pause_writing", "resume_writing",
+        "connection_made",
+        "data_received",
+        "eof_received",
+        "connection_lost",
+        "pause_writing",
+        "resume_writing",
     ),
     "uvicorn:Server": ("run", "serve", "handle_exit"),
-}  # fmt: skip
+}
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:

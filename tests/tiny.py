@@ -109,25 +109,38 @@ def llava(vision: PreTrainedConfig, text: PreTrainedConfig, tokens: int, **how: 
     image = make_tokenizer().convert_tokens_to_ids("<image>")
     return LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config=vision, text_config=text, image_token_index=image, image_seq_length=tokens,
-            tie_word_embeddings=text.tie_word_embeddings, **how,
+            vision_config=vision,
+            text_config=text,
+            image_token_index=image,
+            image_seq_length=tokens,
+            tie_word_embeddings=text.tie_word_embeddings,
+            **how,
         )
-    )  # fmt: skip
+    )
 
 
 def llava_processor(images: Any, strategy: str, extra: int) -> LlavaProcessor:
     return LlavaProcessor(
-        images, make_tokenizer(), patch_size=14, vision_feature_select_strategy=strategy,
-        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=extra,
-    )  # fmt: skip
+        images,
+        make_tokenizer(),
+        patch_size=14,
+        vision_feature_select_strategy=strategy,
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=extra,
+    )
 
 
 def llava_1_5() -> PreTrainedModel:
     """LLaVA-1.5-7B in its proportions: CLIP with a class token read at -2, patch 14; LLaMA, FFN 2.7 times the width."""
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=84,
-        patch_size=14, **STRONG,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=84,
+        patch_size=14,
+        **STRONG,
+    )
     text = LlamaConfig(
         hidden_size=64, intermediate_size=172, num_hidden_layers=8, num_attention_heads=4, **words(), **STRONG
     )
@@ -140,9 +153,15 @@ def llava_qwen() -> PreTrainedModel:
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
     )
     text = Qwen2Config(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-        tie_word_embeddings=True, **words(), **STRONG,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        **words(),
+        **STRONG,
+    )
     return llava(vision, text, 25, vision_feature_layer=-1, vision_feature_select_strategy="full")
 
 
@@ -157,19 +176,28 @@ TILES = [[56, 112], [112, 56], [112, 112]]
 def llava_next() -> PreTrainedModel:
     """LLaVA-NeXT with its CLIP as in 1.5; a chat adds tiles."""
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
         **STRONG,
-    )  # fmt: skip
+    )
     text = LlamaConfig(
         hidden_size=64, intermediate_size=160, num_hidden_layers=6, num_attention_heads=4, **words(), **STRONG
     )
     image = make_tokenizer().convert_tokens_to_ids("<image>")
     return LlavaNextForConditionalGeneration(
         LlavaNextConfig(
-            vision_config=vision, text_config=text, image_token_index=image, image_seq_length=16,
-            vision_feature_layer=-2, image_grid_pinpoints=TILES,
+            vision_config=vision,
+            text_config=text,
+            image_token_index=image,
+            image_seq_length=16,
+            vision_feature_layer=-2,
+            image_grid_pinpoints=TILES,
         )
-    )  # fmt: skip
+    )
 
 
 def llava_next_processor() -> LlavaNextProcessor:
@@ -177,9 +205,13 @@ def llava_next_processor() -> LlavaNextProcessor:
         size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=TILES
     )
     return LlavaNextProcessor(
-        images, make_tokenizer(), patch_size=14, vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
-    )  # fmt: skip
+        images,
+        make_tokenizer(),
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
 
 
 def base_tile(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
@@ -200,17 +232,29 @@ def letters(**named: str) -> Qwen2Tokenizer:
     """Qwen's own tokenizer without merges; `named` tokens as the hub's tokenizer_config.json names them."""
     vocabulary = {letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     return Qwen2Tokenizer(
-        vocabulary, [], eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
+        vocabulary,
+        [],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
         extra_special_tokens={"start_token": "<|im_start|>", **named},
-    )  # fmt: skip
+    )
 
 
 def text_of(tokenizer: Qwen2Tokenizer, **how: Any) -> dict[str, Any]:
     ids = {f"{part}_token_id": getattr(tokenizer, f"{part}_token_id") for part in ("eos", "pad")}
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, **ids, **STRONG, **how,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "bos_token_id": None,
+        **ids,
+        **STRONG,
+        **how,
+    }
 
 
 def onevision_tokenizer() -> Qwen2Tokenizer:
@@ -220,16 +264,24 @@ def onevision_tokenizer() -> Qwen2Tokenizer:
 def onevision() -> PreTrainedModel:
     tokenizer = onevision_tokenizer()
     vision = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=40, patch_size=8,
-        vision_use_head=False, **STRONG,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=40,
+        patch_size=8,
+        vision_use_head=False,
+        **STRONG,
+    )
     return LlavaOnevisionForConditionalGeneration(
         LlavaOnevisionConfig(
-            vision_config=vision, text_config=Qwen2Config(**text_of(tokenizer)),
-            image_token_index=tokenizer.image_token_id, video_token_index=tokenizer.video_token_id,
+            vision_config=vision,
+            text_config=Qwen2Config(**text_of(tokenizer)),
+            image_token_index=tokenizer.image_token_id,
+            video_token_index=tokenizer.video_token_id,
             image_grid_pinpoints=PINPOINTS,
         )
-    )  # fmt: skip
+    )
 
 
 PINPOINTS = [[40, 40], [40, 80], [80, 40], [80, 80]]
@@ -238,9 +290,13 @@ PINPOINTS = [[40, 40], [40, 80], [80, 40], [80, 80]]
 def onevision_processor() -> LlavaOnevisionProcessor:
     images = LlavaOnevisionImageProcessorPil(size={"height": 40, "width": 40}, image_grid_pinpoints=PINPOINTS)
     return without_videos(LlavaOnevisionProcessor)(
-        images, onevision_tokenizer(), VideoProcessorMixin(), num_image_tokens=25,
-        vision_feature_select_strategy="full", chat_template=CHATML.replace("IMAGE", "<image>\n"),
-    )  # fmt: skip
+        images,
+        onevision_tokenizer(),
+        VideoProcessorMixin(),
+        num_image_tokens=25,
+        vision_feature_select_strategy="full",
+        chat_template=CHATML.replace("IMAGE", "<image>\n"),
+    )
 
 
 def internvl_tokenizer() -> Qwen2Tokenizer:
@@ -252,30 +308,44 @@ def internvl_tokenizer() -> Qwen2Tokenizer:
 def internvl() -> PreTrainedModel:
     tokenizer = internvl_tokenizer()
     vision = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "image_size": 64, "patch_size": 8, "attention_bias": True, **STRONG,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 8,
+        "attention_bias": True,
+        **STRONG,
+    }
     return InternVLForConditionalGeneration(
         InternVLConfig(
-            vision_config=vision, text_config=Qwen2Config(**text_of(tokenizer)), image_seq_length=16,
-            image_token_id=tokenizer.context_image_token_id, tie_word_embeddings=False,
+            vision_config=vision,
+            text_config=Qwen2Config(**text_of(tokenizer)),
+            image_seq_length=16,
+            image_token_id=tokenizer.context_image_token_id,
+            tie_word_embeddings=False,
         )
-    )  # fmt: skip
+    )
 
 
 def internvl_processor() -> InternVLProcessor:
     images = GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}, crop_to_patches=True, max_patches=4)
     return without_videos(InternVLProcessor)(
-        images, internvl_tokenizer(), VideoProcessorMixin(), image_seq_length=16,
+        images,
+        internvl_tokenizer(),
+        VideoProcessorMixin(),
+        image_seq_length=16,
         chat_template=CHATML.replace("IMAGE", "<IMG_CONTEXT>\n"),
-    )  # fmt: skip
+    )
 
 
 def qwen_tokenizer() -> Qwen2Tokenizer:
     return letters(
-        vision_start_token="<|vision_start|>", vision_end_token="<|vision_end|>", image_token="<|image_pad|>",
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
+        image_token="<|image_pad|>",
         video_token="<|video_pad|>",
-    )  # fmt: skip
+    )
 
 
 def qwen(made: type[PreTrainedModel], config: type[PreTrainedConfig], vision: dict, sections: list, **how: Any) -> Any:
@@ -294,18 +364,24 @@ def qwen2_vl() -> PreTrainedModel:
 def qwen2_5_vl() -> PreTrainedModel:
     """With windows of 2 x 2 cells in the tower, all but one layer of it."""
     vision = {
-        "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "window_size": 16,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 64,
+        "window_size": 16,
         "fullatt_block_indexes": [1],
-    }  # fmt: skip
+    }
     return qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, vision, [2, 3, 3])
 
 
 def qwen3_vl() -> PreTrainedModel:
     """With two depths of the tower added behind the first two decoder layers, and heads wider than their share."""
     vision = {
-        "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 16,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
-    }  # fmt: skip
+    }
     made, config = Qwen3VLForConditionalGeneration, Qwen3VLConfig
     return qwen(made, config, vision, [4, 2, 2], head_dim=20)
 
@@ -339,10 +415,11 @@ def qwen_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Ten
         canvas.float().numpy(), images.patch_size, images.merge_size, images.temporal_patch_size
     )
     return {
-        "input_ids": ids, "pixel_values": torch.from_numpy(cut).to(canvas),
+        "input_ids": ids,
+        "pixel_values": torch.from_numpy(cut).to(canvas),
         "image_grid_thw": torch.tensor([[1, rows, columns]]),
         "mm_token_type_ids": (ids == model.config.image_token_id).int(),
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------- in tiles, where a family has them

@@ -97,9 +97,15 @@ def test_bad_lines_are_told_and_the_conversation_goes_on(image: Path, typed: Run
 
 def test_a_line_of_json_for_each(image: Path, typed: Run, scene: Sample) -> None:
     lines = [
-        "/route segmentation", "the red cup", "/refine 5,5,0 9,9", "/refine 9999,5", "/route auto",
-        "how many things are there?", "/image scene.png", "/help",
-    ]  # fmt: skip
+        "/route segmentation",
+        "the red cup",
+        "/refine 5,5,0 9,9",
+        "/refine 9999,5",
+        "/route auto",
+        "how many things are there?",
+        "/image scene.png",
+        "/help",
+    ]
     code, out, err = typed(image, "--json", "\n".join(lines))
     assert (code, err) == (0, "")
     route, cup, refined, outside, auto, words, shown, told = map(json.loads, out.splitlines())
@@ -139,9 +145,14 @@ class Terminal:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100"}
         command = [SEGLENS, *map(str, words)]
         self.process = Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
-        )  # fmt: skip
+        )
         os.close(theirs)
         self.seen, self.waited = "", 0  # up to where it was waited for
 

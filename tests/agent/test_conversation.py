@@ -42,8 +42,10 @@ def test_words_a_mask_and_words_about_the_mask(agent: Agent, talk: Conversation,
     about = talk.say(ABOUT)
     assert (about.route.intent, about.predictions) == ("followup", ())
     assert [(turn.instruction, turn.reply) for turn in talk.turns] == [
-        ("how many things are there?", words), (CUP, mask), (ABOUT, about),
-    ]  # fmt: skip
+        ("how many things are there?", words),
+        (CUP, mask),
+        (ABOUT, about),
+    ]
 
 
 def test_scores_are_of_the_three_labels_and_sum_to_one(talk: Conversation) -> None:

@@ -65,8 +65,10 @@ def test_what_is_counted() -> None:
     found = report(routed)
     assert (found["accuracy"], found["false_triggers"], found["missed_triggers"]) == (0.25, 0.5, 0.5)
     assert found["tiers"]["plain"] == {
-        "instructions": 2, "accuracy": 0, "went": {"dialogue": 0, "segmentation": 1, "followup": 1}
-    }  # fmt: skip
+        "instructions": 2,
+        "accuracy": 0,
+        "went": {"dialogue": 0, "segmentation": 1, "followup": 1},
+    }
 
 
 def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
@@ -84,8 +86,10 @@ def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["tiers"]["mine"] == {
-        "instructions": 2, "accuracy": 0.5, "went": {"dialogue": 1, "segmentation": 1, "followup": 0}
-    }  # fmt: skip
+        "instructions": 2,
+        "accuracy": 0.5,
+        "went": {"dialogue": 1, "segmentation": 1, "followup": 0},
+    }
     assert [one["text"] for one in found["wrong"]] == ["how many things are there?"]
     code, out, _ = seglens("route", file, "--wrong")
     assert "2 instructions of embedded: 50.0% right; false triggers 0.0%, missed triggers 50.0%\n" in out
@@ -122,11 +126,13 @@ def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"text": " "}, "text missing, empty"), ({"route": "segment"}, "no route 'segment'"),
+        ({"text": " "}, "text missing, empty"),
+        ({"route": "segment"}, "no route 'segment'"),
         ({"scene": None}, "need one"),
-        ({"image": "a.png"}, "need one"), ({"part": "train"}, "no part 'train'"),
+        ({"image": "a.png"}, "need one"),
+        ({"part": "train"}, "no part 'train'"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], told: str) -> None:
     row = {"text": "a", "tier": "b", "route": "dialogue", "scene": 0}
     file = tmp_path / "bad.jsonl"

@@ -30,9 +30,13 @@ def processor(family: str) -> Any:
     """A processor of that family with the chat template of its -hf files; a tokenizer of letters hides nothing."""
     if family == "llava":
         return LlavaProcessor(
-            CLIPImageProcessorPil(), letters(image_token="<image>"), patch_size=14,
-            vision_feature_select_strategy="default", chat_template=LLAVA_TEMPLATE, num_additional_image_tokens=1,
-        )  # fmt: skip
+            CLIPImageProcessorPil(),
+            letters(image_token="<image>"),
+            patch_size=14,
+            vision_feature_select_strategy="default",
+            chat_template=LLAVA_TEMPLATE,
+            num_additional_image_tokens=1,
+        )
     return without_videos(InternVLProcessor)(
         GotOcr2ImageProcessorPil(), internvl_tokenizer(), VideoProcessorMixin(), chat_template=INTERNVL_TEMPLATE
     )

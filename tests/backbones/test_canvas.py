@@ -95,9 +95,13 @@ def test_unless_asked_for_nothing_changes() -> None:
 
 
 CHOICES = [
-    {}, {"lay": "squash"}, {"resample": "processor"}, {"resample": "sam-processor"}, {"padding": "black"},
+    {},
+    {"lay": "squash"},
+    {"resample": "processor"},
+    {"resample": "sam-processor"},
+    {"padding": "black"},
     {"lay": "squash", "resample": "processor"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("wrong", [{"lay": "squsah"}, {"resample": "cubic"}, {"padding": "grey"}])

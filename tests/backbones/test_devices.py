@@ -15,8 +15,14 @@ from seglens.backbones.layer_copies import plain_copy
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'seglens[train]'")
 IMAGE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-PARTS = ("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens",
-         "model.language_model.norm", "model.language_model.rotary_emb", "lm_head")  # fmt: skip
+PARTS = (
+    "model.vision_tower",
+    "model.multi_modal_projector",
+    "model.language_model.embed_tokens",
+    "model.language_model.norm",
+    "model.language_model.rotary_emb",
+    "lm_head",
+)
 
 
 def spread(folder: Path, disk: tuple[int, ...], offload: Path) -> Backbone:

@@ -57,8 +57,12 @@ def test_the_old_name_of_dtype_is_heard(llava: Path) -> None:
     ):
         assert made.module.dtype == torch.bfloat16
     assert load_backbone(llava, torch_dtype=torch.float32, dtype="float32").module.dtype == torch.float32
-    refused(llava, r"got dtype=torch\.float32 and torch_dtype=torch\.float16, two names", dtype=torch.float32,
-            torch_dtype=torch.float16)  # fmt: skip
+    refused(
+        llava,
+        r"got dtype=torch\.float32 and torch_dtype=torch\.float16, two names",
+        dtype=torch.float32,
+        torch_dtype=torch.float16,
+    )
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,11 @@ def test_questions_have_tables_of_their_own() -> None:
     sees = sight_mask("dual", 1, 1, mask, places, spoken)
     rows = [["".join(".x"[cell] for cell in row) for row in question] for question in sees.tolist()]
     assert rows == [
-        ["xxx", "xx.", "xxx"], ["xx.", "xx.", "xxx"[:2] + "x"], ["x.x", "xx.", "xxx"], ["x..", "xx."[:1] + "x.", "x.x"],
-    ]  # fmt: skip
+        ["xxx", "xx.", "xxx"],
+        ["xx.", "xx.", "xxx"[:2] + "x"],
+        ["x.x", "xx.", "xxx"],
+        ["x..", "xx."[:1] + "x.", "x.x"],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["llava-1.5", "internvl"])

@@ -31,9 +31,15 @@ EXACT = {"dtype": torch.float32, "attn_implementation": "eager"}
 ROUGH = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
 LISA = Tuning(("[SEG]", "[REJ]"), rank=4, alpha=8.0, dropout=0.0)
 ALL = Tuning(
-    ("[SEG]", "[REJ]"), rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "o_proj", "down_proj"), vision_rank=2,
-    projector=True, vocabulary=True,
-)  # fmt: skip
+    ("[SEG]", "[REJ]"),
+    rank=4,
+    alpha=8.0,
+    dropout=0.0,
+    targets=("q_proj", "o_proj", "down_proj"),
+    vision_rank=2,
+    projector=True,
+    vocabulary=True,
+)
 SPEECH = AnswerTemplates(("[SEG]",), request="find {}", answers=("it is [SEG].",), refusal="no {} : [REJ].")
 IMAGES = np.random.default_rng(1).integers(0, 256, (2, 50, 90, 3), dtype=np.uint8)
 IMAGE = IMAGES[0]
@@ -314,9 +320,11 @@ def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
             alone = adapted.teach(shown(adapted, [image], [ask]))
             assert alone.text_loss is not None
             pairs = [
-                (both.image[n, q if attention == "dual" else 0], alone.image[0, 0]), (both.given[n], alone.given[0]),
-                (both.patches[n], alone.patches[0]), (both.text_loss[n, q], alone.text_loss[0, 0]),
-            ]  # fmt: skip
+                (both.image[n, q if attention == "dual" else 0], alone.image[0, 0]),
+                (both.given[n], alone.given[0]),
+                (both.patches[n], alone.patches[0]),
+                (both.text_loss[n, q], alone.text_loss[0, 0]),
+            ]
             if ask[1] is None:  # else places are void
                 pairs += [(both.segment[n, q], alone.segment[0, 0]), (both.choice[n, q], alone.choice[0, 0])]
             for found, expected in pairs:

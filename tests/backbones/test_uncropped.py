@@ -65,10 +65,17 @@ def found_in(image: np.ndarray) -> Prediction:
     mask = np.zeros(image.shape[:2], bool)
     mask[:MARK, :MARK] = True
     return Prediction(
-        query="the end", image=image, mask=mask, score=1.0, presence=None, found=True, heat_map=None,
-        keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
+        query="the end",
+        image=image,
+        mask=mask,
+        score=1.0,
+        presence=None,
+        found=True,
+        heat_map=None,
+        keypoints=np.zeros((0, 2), np.float32),
+        keypoint_scores=np.zeros(0, np.float32),
         keypoint_labels=np.zeros(0, bool),
-    )  # fmt: skip
+    )
 
 
 def test_no_corner_is_lost(backbone: Backbone, image: np.ndarray) -> None:

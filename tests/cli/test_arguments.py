@@ -47,8 +47,10 @@ def test_sources_then_queries(words: list[str], sources: int | None) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["x.png", "the", "duck"], "look like one without its quotes; for one query write 'the duck'; "
-         "for 2 write --query the --query duck"),
+        (
+            ["x.png", "the", "duck"],
+            "look like one without its quotes; for one query write 'the duck'; for 2 write --query the --query duck",
+        ),
         (["x.png", "red", "cup"], "for one query write 'red cup'"),
         (["x.png", "cup", "on", "the", "left"], "got 4 queries, 'cup', 'on', 'the', 'left'"),
         (["x.png", "the red cup", "and", "the dog"], "for one query write 'the red cup and the dog'"),
@@ -62,7 +64,7 @@ def test_sources_then_queries(words: list[str], sources: int | None) -> None:
         (["x.png", "photos"], "and no query; 'photos' is a folder here"),
         (["x.png", " "], "got an empty query"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_told_apart_is_refused(words: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         part(words)

@@ -148,9 +148,17 @@ def small(**settings: int) -> list[str]:
 
 def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
     command = (
-        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path,
-        "--data", "world:n=2,split=train,queries=2", *small(steps=2, images=2),
-    )  # fmt: skip
+        "train",
+        "--backbone",
+        WEIGHTS / "mllm",
+        "--decoder",
+        WEIGHTS / "sam",
+        "--out",
+        tmp_path,
+        "--data",
+        "world:n=2,split=train,queries=2",
+        *small(steps=2, images=2),
+    )
     code, out, _ = seglens(*command)
     assert (code, out.strip()) == (0, str(tmp_path / "head"))
     assert json.loads((tmp_path / "head" / "config.json").read_text())["trained"]["training"]["steps"] == 2
@@ -170,9 +178,19 @@ def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
 
 def test_a_head_that_cannot_judge_presence_says_none(seglens: Run, world: Path, tmp_path: Path) -> None:
     code, _, _ = seglens(
-        "train", "--backbone", WEIGHTS / "mllm", "--decoder", WEIGHTS / "sam", "--out", tmp_path,
-        "--data", "world:n=1,split=train,queries=1", "--preset", "paper", *small(steps=1, images=1),
-    )  # fmt: skip
+        "train",
+        "--backbone",
+        WEIGHTS / "mllm",
+        "--decoder",
+        WEIGHTS / "sam",
+        "--out",
+        tmp_path,
+        "--data",
+        "world:n=1,split=train,queries=1",
+        "--preset",
+        "paper",
+        *small(steps=1, images=1),
+    )
     assert code == 0
     asked = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
     code, out, _ = seglens(*asked)
@@ -195,9 +213,17 @@ def test_a_hub_id_is_remembered_with_its_commit(plain: Path, tmp_path: Path) -> 
             (refs / "main").write_text(commit)
         offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
         command = (
-            "train", "--backbone", "org/mllm", "--decoder", "org/sam", "--data", "world:n=1,split=train,queries=1",
-            "--out", "run", *small(steps=1, images=1),
-        )  # fmt: skip
+            "train",
+            "--backbone",
+            "org/mllm",
+            "--decoder",
+            "org/sam",
+            "--data",
+            "world:n=1,split=train,queries=1",
+            "--out",
+            "run",
+            *small(steps=1, images=1),
+        )
         return subprocessed(*command, cwd=tmp_path, **offline)
 
     done = train("a" * 40)
@@ -213,8 +239,12 @@ def test_doctor(seglens: Run) -> None:
     code, out, _ = seglens("doctor", "--json")
     report = json.loads(out)
     assert [check["name"] for check in report["checks"]] == [
-        "versions", "tested versions", "devices", "embedded weights", "canary",
-    ]  # fmt: skip
+        "versions",
+        "tested versions",
+        "devices",
+        "embedded weights",
+        "canary",
+    ]
     assert all(check["ok"] for check in report["checks"]), report
     assert (code, report["ok"]) == (0, True)
 
@@ -232,12 +262,24 @@ def test_tour(seglens: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        (), ("segment",), ("ask",), ("eval",), ("train",), ("probe",), ("doctor",), ("tour",), ("world",),
-        ("world", "sample"), ("miniature",), ("miniature", "build"), ("miniature", "ablate"),
-        ("miniature", "table"), ("miniature", "unpack"),
+        (),
+        ("segment",),
+        ("ask",),
+        ("eval",),
+        ("train",),
+        ("probe",),
+        ("doctor",),
+        ("tour",),
+        ("world",),
+        ("world", "sample"),
+        ("miniature",),
+        ("miniature", "build"),
+        ("miniature", "ablate"),
+        ("miniature", "table"),
+        ("miniature", "unpack"),
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_help(seglens: Run, command: Sequence[str]) -> None:
     code, out, err = seglens(*command, "--help")
     assert (code, err) == (0, "")

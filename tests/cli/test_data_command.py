@@ -38,8 +38,10 @@ def damage(root: Path) -> None:
 def test_good_data(seglens: Run, spec: str, tmp_path: Path) -> None:
     code, out, err = seglens("data", "check", spec)
     assert (code, out.splitlines()[:2], err) == (
-        0, ["3 usable images, 6 queries (0 of them absent)", "0 faults, 0 notes"], ""
-    )  # fmt: skip
+        0,
+        ["3 usable images, 6 queries (0 of them absent)", "0 faults, 0 notes"],
+        "",
+    )
     assert out.splitlines()[2].startswith("no target is absent: `seglens train` adds queries for classes")
     one = f"folder:images={tmp_path}/data/images,masks={tmp_path}/data/masks/the_cat,texts=a crack"
     _, out, _ = seglens("data", "check", one)
@@ -59,8 +61,9 @@ def test_bad_data(seglens: Run, spec: str, tmp_path: Path) -> None:
             assert sum(line.startswith(f"{start}: ") and f": {record}: " in line for line in lines) == 1
     code, out, _ = seglens("data", "check", spec, "--limit", 1)
     assert (code, out.splitlines()[:-1]) == (
-        0, [lines[0], "1 usable images, 2 queries (0 of them absent)", "0 faults, 1 notes"]
-    )  # fmt: skip
+        0,
+        [lines[0], "1 usable images, 2 queries (0 of them absent)", "0 faults, 1 notes"],
+    )
 
 
 def test_a_limit_in_the_data_and_one_of_the_command(seglens: Run, spec: str) -> None:
@@ -77,12 +80,17 @@ def test_json(seglens: Run, spec: str, tmp_path: Path) -> None:
     said = json.loads(out)
     assert (code, err) == (1, "")
     assert {key: said[key] for key in ("data", "images", "queries", "absent")} == {
-        "data": spec, "images": 1, "queries": 2, "absent": 0
-    }  # fmt: skip
+        "data": spec,
+        "images": 1,
+        "queries": 2,
+        "absent": 0,
+    }
     assert said["faults_by_kind"] == {"empty mask": 1, "mask": 1, "image": 1}
     assert {fault["record"]: fault["kind"] for fault in said["faults"]} == {
-        "mask the_cat/0001": "empty mask", "mask the_dog/0001": "mask", "0002": "image"
-    }  # fmt: skip
+        "mask the_cat/0001": "empty mask",
+        "mask the_dog/0001": "mask",
+        "0002": "image",
+    }
     assert all(set(fault) == {"file", "record", "says", "kind"} for fault in said["faults"])
     assert [note["record"] for note in said["notes"]] == ["new.png"]
 
@@ -114,8 +122,12 @@ def test_nothing_usable_says_why(seglens: Run, tmp_path: Path) -> None:
     for folder in ("im", "y/images", "f/images"):
         Image.new("RGB", (4, 4), "white").save(tmp_path / folder / "a.png")
     crowd = {
-        "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 1, "segmentation": {"size": [4, 4], "counts": [4, 4, 8]}
-    }  # fmt: skip
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "iscrowd": 1,
+        "segmentation": {"size": [4, 4], "counts": [4, 4, 8]},
+    }
     images = [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}]
     made = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": [crowd]}
     (tmp_path / "cvat.json").write_text(json.dumps(made))

@@ -162,9 +162,12 @@ def test_shells_complete_commands_and_options(shell: str, tmp_path: Path) -> Non
     assert "_SEGLENS_COMPLETE" in shown.stdout
     for typed, expected in (("seglens seg", "segment"), ("seglens segment --presence", "--presence-threshold")):
         words = {
-            "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_TYPER_COMPLETE_ARGS": typed,
-            "_TYPER_COMPLETE_FISH_ACTION": "get-args", "_SEGLENS_COMPLETE": f"complete_{shell}",
-        }  # fmt: skip
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(typed.count(" ")),
+            "_TYPER_COMPLETE_ARGS": typed,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "_SEGLENS_COMPLETE": f"complete_{shell}",
+        }
         done = subprocess.run(script[:1], capture_output=True, text=True, env={**os.environ, **words})
         assert expected in done.stdout
 

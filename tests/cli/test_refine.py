@@ -147,9 +147,11 @@ def test_a_click_that_says_nothing_new_changes_nothing(opened: OpenedImage, aske
 @given(
     st.lists(
         st.builds(Click, x=st.floats(0, 255.99), y=st.floats(0, 255.99), label=st.sampled_from([0, 1])),
-        min_size=1, max_size=4, unique_by=lambda c: (int(c.x), int(c.y)),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda c: (int(c.x), int(c.y)),
     )
-)  # fmt: skip
+)
 def test_every_click_is_heard(opened: OpenedImage, asked: Prediction, clicks: list[Click]) -> None:
     said = opened.refine(asked, clicks)
     assert heard(said)
@@ -195,9 +197,11 @@ def test_obedience_is_local_and_exact() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from([(30, 40), (300, 20), (7, 500)]), st.floats(0.3, 120), st.integers(0, 2**32 - 1),
+    st.sampled_from([(30, 40), (300, 20), (7, 500)]),
+    st.floats(0.3, 120),
+    st.integers(0, 2**32 - 1),
     st.sampled_from([2, 20, 100]),
-)  # fmt: skip
+)
 def test_crowds_of_clicks_are_obeyed(size: tuple[int, int], reach: float, seed: int, many: int) -> None:
     """Neighbouring pixels on different sides too, at whatever distance a move fades."""
     rng = np.random.default_rng(seed)

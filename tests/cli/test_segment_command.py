@@ -105,9 +105,10 @@ def test_what_is_written_can_be_read_as_data(seglens: Run, folder: Path, query: 
     masks = [decode_rle(one["segmentation"]) for one in said if one["found"]]
     assert masks
     for data in (
-        "coco:images=in,annotations=out/coco.json", "coco:images=in,annotations=out/coco_polygons.json",
+        "coco:images=in,annotations=out/coco.json",
+        "coco:images=in,annotations=out/coco_polygons.json",
         "yolo:data=out/data.yaml",
-    ):  # fmt: skip
+    ):
         read = list(load_data(data))
         assert [sample.targets[0].query for sample in read] == [query] * len(masks)
         for sample, mask in zip(read, masks, strict=True):
@@ -244,9 +245,13 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, qu
     asked = [SEGLENS, "segment", "*.png", query, "--json", "--format", "mask,coco,geojson"]
     terminal, end = pty.openpty()
     with subprocess.Popen(
-        asked, cwd=tmp_path, stdout=subprocess.PIPE, stderr=end, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        asked,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=end,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
-    ) as running:  # fmt: skip
+    ) as running:
         assert running.stdout is not None
         answers = [json.loads(running.stdout.readline())["image"] for _ in range(3)]
         running.send_signal(signal.SIGINT)

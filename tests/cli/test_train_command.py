@@ -35,14 +35,25 @@ def damaged(folder: Path) -> str:
         images.append({"id": n, "file_name": f"{n}.png", "height": 20, "width": 30})
     shown = [(n, 1, triangle) for n in range(1, 9)]
     bad = [
-        (1, 2, [[2, 2]]), (1, 3, [[2, 2]]), (2, 2, [[500, 500, 510, 500, 510, 510]]), (99, 1, triangle),
-        (3, 2, {"size": [20, 30], "counts": [5, 5]}), (3, 3, {"size": [10, 30], "counts": [300]}), (4, 77, triangle),
-    ]  # fmt: skip
+        (1, 2, [[2, 2]]),
+        (1, 3, [[2, 2]]),
+        (2, 2, [[500, 500, 510, 500, 510, 510]]),
+        (99, 1, triangle),
+        (3, 2, {"size": [20, 30], "counts": [5, 5]}),
+        (3, 3, {"size": [10, 30], "counts": [300]}),
+        (4, 77, triangle),
+    ]
     for image, category, segmentation in shown + bad:
-        annotations.append({
-            "id": len(annotations) + 1, "image_id": image, "category_id": category, "iscrowd": 0,
-            "bbox": [2, 2, 18, 13], "segmentation": segmentation,
-        })  # fmt: skip
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image,
+                "category_id": category,
+                "iscrowd": 0,
+                "bbox": [2, 2, 18, 13],
+                "segmentation": segmentation,
+            }
+        )
     (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:40])
     (folder / "6.png").unlink()
     categories = [{"id": n, "name": name} for n, name in enumerate(("box", "cup", "lid"), 1)]

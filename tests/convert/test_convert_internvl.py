@@ -46,28 +46,64 @@ def their_config(truth: Path) -> dict[str, Any]:
     """As InternVL's own code writes it, with what else its language model's config holds."""
     held = json.loads((truth / "config.json").read_text())
     text, eye, qwen = held["text_config"], held["vision_config"], held["text_config"]["model_type"] == "qwen2"
-    kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-            "rms_norm_eps", "max_position_embeddings", "vocab_size", "hidden_act")  # fmt: skip
+    kept = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "vocab_size",
+        "hidden_act",
+    )
     rotary = text["rope_parameters"]
     llm = {
-        **{key: text[key] for key in kept}, "rope_theta": rotary["rope_theta"], "tie_word_embeddings": False,
-        "architectures": ["Qwen2ForCausalLM" if qwen else "InternLM2ForCausalLM"], "torch_dtype": "bfloat16",
-        "rope_scaling": None if qwen else {"factor": 2.0, "type": "dynamic"}, "temperature": 1.0, "use_cache": False,
-        "attn_implementation": "eager", "model_type": "qwen2" if qwen else "internlm2", "bos_token_id": None,
-    }  # fmt: skip
+        **{key: text[key] for key in kept},
+        "rope_theta": rotary["rope_theta"],
+        "tie_word_embeddings": False,
+        "architectures": ["Qwen2ForCausalLM" if qwen else "InternLM2ForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "rope_scaling": None if qwen else {"factor": 2.0, "type": "dynamic"},
+        "temperature": 1.0,
+        "use_cache": False,
+        "attn_implementation": "eager",
+        "model_type": "qwen2" if qwen else "internlm2",
+        "bos_token_id": None,
+    }
     vision = {
-        "architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "hidden_size": eye["hidden_size"],
-        "num_hidden_layers": eye["num_hidden_layers"], "num_attention_heads": eye["num_attention_heads"],
-        "intermediate_size": eye["intermediate_size"], "image_size": 64, "patch_size": 8, "qkv_bias": True,
-        "qk_normalization": False, "norm_type": "layer_norm", "layer_norm_eps": 1e-6, "hidden_act": "gelu",
-        "drop_path_rate": 0.1, "initializer_factor": 0.1, "use_flash_attn": True,
-    }  # fmt: skip
+        "architectures": ["InternVisionModel"],
+        "model_type": "intern_vit_6b",
+        "hidden_size": eye["hidden_size"],
+        "num_hidden_layers": eye["num_hidden_layers"],
+        "num_attention_heads": eye["num_attention_heads"],
+        "intermediate_size": eye["intermediate_size"],
+        "image_size": 64,
+        "patch_size": 8,
+        "qkv_bias": True,
+        "qk_normalization": False,
+        "norm_type": "layer_norm",
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "drop_path_rate": 0.1,
+        "initializer_factor": 0.1,
+        "use_flash_attn": True,
+    }
     return {
-        "architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "downsample_ratio": 0.5,
-        "auto_map": {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"}, "dynamic_image_size": True,
-        "force_image_size": 64, "select_layer": -1, "ps_version": "v2", "template": "internvl2_5",
-        "use_llm_lora": 0, "use_backbone_lora": 0, "llm_config": llm, "vision_config": vision,
-    }  # fmt: skip
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "auto_map": {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"},
+        "dynamic_image_size": True,
+        "force_image_size": 64,
+        "select_layer": -1,
+        "ps_version": "v2",
+        "template": "internvl2_5",
+        "use_llm_lora": 0,
+        "use_backbone_lora": 0,
+        "llm_config": llm,
+        "vision_config": vision,
+    }
 
 
 def write_tokenizer(folder: Path, qwen: bool) -> None:
@@ -76,15 +112,27 @@ def write_tokenizer(folder: Path, qwen: bool) -> None:
     (folder / "added_tokens.json").write_text(json.dumps(ids))
     vocabulary = {word: n for word, n in internvl_tokenizer().get_vocab().items() if n < 256}
     added = {
-        str(n): {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
-                 "special": True}
+        str(n): {
+            "content": token,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
         for token, n in ids.items()
-    }  # fmt: skip
+    }
     said = {
-        "added_tokens_decoder": added, "additional_special_tokens": list(SPECIAL[2:]), "eos_token": SPECIAL[0],
-        "pad_token": SPECIAL[1], "add_prefix_space": False, "model_max_length": 8192, "bos_token": None,
-        "tokenizer_class": "Qwen2Tokenizer" if qwen else "InternLM2Tokenizer", "unk_token": None,
-    }  # fmt: skip
+        "added_tokens_decoder": added,
+        "additional_special_tokens": list(SPECIAL[2:]),
+        "eos_token": SPECIAL[0],
+        "pad_token": SPECIAL[1],
+        "add_prefix_space": False,
+        "model_max_length": 8192,
+        "bos_token": None,
+        "tokenizer_class": "Qwen2Tokenizer" if qwen else "InternLM2Tokenizer",
+        "unk_token": None,
+    }
     if qwen:
         (folder / "vocab.json").write_text(json.dumps(vocabulary))
         (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -150,13 +198,22 @@ def test_the_published_sizes_fit_by_name_and_shape(name: str, tmp_path: Path) ->
     size = their_files.SIZES[name]
     said = their_files.config_of(size)
     text = {
-        "hidden_size": size.d, "intermediate_size": size.inner, "num_hidden_layers": size.layers, "hidden_act": "silu",
+        "hidden_size": size.d,
+        "intermediate_size": size.inner,
+        "num_hidden_layers": size.layers,
+        "hidden_act": "silu",
         "max_position_embeddings": 32768,
-    }  # fmt: skip
+    }
     eye = {
-        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14, "norm_type":
-        "layer_norm", "hidden_act": "gelu", "qkv_bias": True, "qk_normalization": False,
-    }  # fmt: skip
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+        "norm_type": "layer_norm",
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "qk_normalization": False,
+    }
     said = {**said, "llm_config": {**said["llm_config"], **text}, "vision_config": {**said["vision_config"], **eye}}
     config = internvl_config(said, size.image_token, size.words - 1)
     config.save_pretrained(tmp_path)

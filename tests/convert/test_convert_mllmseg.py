@@ -37,16 +37,27 @@ def internlm() -> Any:
     """An InternVL whose language model is a LLaMA, as transformers has those with InternLM2."""
     made, tokenizer = internvl(), internvl_tokenizer()
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=160, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}, **STRONG,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
+        **STRONG,
+    )
     return InternVLForConditionalGeneration(
         InternVLConfig(
-            vision_config=made.config.vision_config, text_config=text, image_seq_length=16,
-            image_token_id=tokenizer.context_image_token_id, tie_word_embeddings=False,
+            vision_config=made.config.vision_config,
+            text_config=text,
+            image_seq_length=16,
+            image_token_id=tokenizer.context_image_token_id,
+            tie_word_embeddings=False,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module", params=["qwen", "internlm"])
@@ -367,14 +378,23 @@ def hf_config(size: Size) -> dict[str, Any]:
         **({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}} if size.internlm else {}),
     }
     text = {
-        "model_type": "llama" if size.internlm else "qwen2", "hidden_size": size.d, "intermediate_size": size.inner,
-        "num_hidden_layers": size.layers, "num_attention_heads": size.heads, "num_key_value_heads": size.keys,
-        "rms_norm_eps": 1e-6, "vocab_size": size.words, "max_position_embeddings": 32768, **rope,
-    }  # fmt: skip
+        "model_type": "llama" if size.internlm else "qwen2",
+        "hidden_size": size.d,
+        "intermediate_size": size.inner,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.keys,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": size.words,
+        "max_position_embeddings": 32768,
+        **rope,
+    }
     return {
-        "model_type": "internvl", "image_token_id": size.image_token, "text_config": text,
+        "model_type": "internvl",
+        "image_token_id": size.image_token,
+        "text_config": text,
         "vision_config": {"model_type": "internvl_vision", "attention_bias": True},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -557,9 +577,12 @@ def test_command(tmp_path: Path, seglens: Run) -> None:
     vision = {**model.config.vision_config.to_dict(), "hidden_size": 1024, "num_hidden_layers": 1}
     text = {**model.config.text_config.to_dict(), "num_hidden_layers": 6}
     config = InternVLConfig(
-        vision_config=vision, text_config=text, image_seq_length=16, image_token_id=model.config.image_token_id,
+        vision_config=vision,
+        text_config=text,
+        image_seq_length=16,
+        image_token_id=model.config.image_token_id,
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
     InternVLForConditionalGeneration(config).bfloat16().save_pretrained(base)
     save_processor(internvl_processor(), base)
     size = tiny_size(base)

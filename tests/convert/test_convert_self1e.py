@@ -170,8 +170,10 @@ def test_updates_that_were_not_merged_are_added(base: Path, tmp_path: Path) -> N
         at, weight = f"{part}.base_model.model.{rest}", wrapped.pop(f"{name}.weight")
         a, b = (torch.randn(shape, generator=dice) for shape in ((4, weight.shape[1]), (weight.shape[0], 4)))
         wrapped |= {
-            f"{at}.base_layer.weight": weight, f"{at}.lora_A.default.weight": a, f"{at}.lora_B.default.weight": 0.01 * b
-        }  # fmt: skip
+            f"{at}.base_layer.weight": weight,
+            f"{at}.lora_A.default.weight": a,
+            f"{at}.lora_B.default.weight": 0.01 * b,
+        }
         wrapped[f"{at}.base_layer.bias"] = wrapped.pop(f"{name}.bias")
         merged[f"{name}.weight"] = weight + 2 * (0.01 * b) @ a
     one = save(tmp_path / "merged", base, merged)
@@ -185,14 +187,16 @@ def test_updates_that_were_not_merged_are_added(base: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("combine_decode_proj.0.weight", "combine_proj.0.weight",
-         "does not fit: extra combine_proj.0.weight"),
-        ("combine_decode_proj_all.2.bias", "combine_decode_proj_all.4.bias",
-         "does not fit: missing amplifiers.image.mlp.2.bias; extra combine_decode_proj_all.4.bias"),
+        ("combine_decode_proj.0.weight", "combine_proj.0.weight", "does not fit: extra combine_proj.0.weight"),
+        (
+            "combine_decode_proj_all.2.bias",
+            "combine_decode_proj_all.4.bias",
+            "does not fit: missing amplifiers.image.mlp.2.bias; extra combine_decode_proj_all.4.bias",
+        ),
         ("combine_decode_proj_ori.0.bias", None, "does not fit: missing amplifiers.given.mlp.0.bias"),
         ("mlp1.1.bias", "mlp2.1.bias", "missing multi_modal_projector.linear_1.bias; extra mlp2.1.bias"),
     ],
-)  # fmt: skip
+)
 def test_other_names_are_refused_by_name(base: Path, tmp_path: Path, old: str, new: str | None, complaint: str) -> None:
     tensors = checkpoint(base)
     moved = tensors.pop(old)

@@ -42,25 +42,37 @@ SIZES = {  # the four of InternVL2.5 that the checkpoints are made from; all wit
 def vision_shapes(v: int = 1024, layers: int = 24, inner: int = 4096, patch: int = 14, patches: int = 1024) -> Shapes:
     at = "vision_model.embeddings."
     shapes: Shapes = {
-        f"{at}class_embedding": (1, 1, v), f"{at}position_embedding": (1, patches + 1, v),
-        f"{at}patch_embedding.weight": (v, 3, patch, patch), f"{at}patch_embedding.bias": (v,),
-    }  # fmt: skip
+        f"{at}class_embedding": (1, 1, v),
+        f"{at}position_embedding": (1, patches + 1, v),
+        f"{at}patch_embedding.weight": (v, 3, patch, patch),
+        f"{at}patch_embedding.bias": (v,),
+    }
     for n in range(layers):
         at = f"vision_model.encoder.layers.{n}."
         shapes |= {f"{at}{name}": (v,) for name in ("ls1", "ls2", "norm1.weight", "norm1.bias", "norm2.weight")}
         shapes |= {
-            f"{at}norm2.bias": (v,), f"{at}attn.qkv.weight": (3 * v, v), f"{at}attn.qkv.bias": (3 * v,),
-            f"{at}attn.proj.weight": (v, v), f"{at}attn.proj.bias": (v,), f"{at}mlp.fc1.weight": (inner, v),
-            f"{at}mlp.fc1.bias": (inner,), f"{at}mlp.fc2.weight": (v, inner), f"{at}mlp.fc2.bias": (v,),
-        }  # fmt: skip
+            f"{at}norm2.bias": (v,),
+            f"{at}attn.qkv.weight": (3 * v, v),
+            f"{at}attn.qkv.bias": (3 * v,),
+            f"{at}attn.proj.weight": (v, v),
+            f"{at}attn.proj.bias": (v,),
+            f"{at}mlp.fc1.weight": (inner, v),
+            f"{at}mlp.fc1.bias": (inner,),
+            f"{at}mlp.fc2.weight": (v, inner),
+            f"{at}mlp.fc2.bias": (v,),
+        }
     return shapes
 
 
 def projector_shapes(d: int, v: int = 1024) -> Shapes:
     return {
-        "mlp1.0.weight": (4 * v,), "mlp1.0.bias": (4 * v,), "mlp1.1.weight": (d, 4 * v), "mlp1.1.bias": (d,),
-        "mlp1.3.weight": (d, d), "mlp1.3.bias": (d,),
-    }  # fmt: skip
+        "mlp1.0.weight": (4 * v,),
+        "mlp1.0.bias": (4 * v,),
+        "mlp1.1.weight": (d, 4 * v),
+        "mlp1.1.bias": (d,),
+        "mlp1.3.weight": (d, d),
+        "mlp1.3.bias": (d,),
+    }
 
 
 def language_shapes(size: Size) -> Shapes:
@@ -73,18 +85,24 @@ def language_shapes(size: Size) -> Shapes:
         if size.internlm:
             shapes |= {
                 f"{at}attention.wqkv.weight": ((size.heads + 2 * size.keys) * head, d),
-                f"{at}attention.wo.weight": (d, d), f"{at}feed_forward.w1.weight": (inner, d),
-                f"{at}feed_forward.w2.weight": (d, inner), f"{at}feed_forward.w3.weight": (inner, d),
-                f"{at}attention_norm.weight": (d,), f"{at}ffn_norm.weight": (d,),
-            }  # fmt: skip
+                f"{at}attention.wo.weight": (d, d),
+                f"{at}feed_forward.w1.weight": (inner, d),
+                f"{at}feed_forward.w2.weight": (d, inner),
+                f"{at}feed_forward.w3.weight": (inner, d),
+                f"{at}attention_norm.weight": (d,),
+                f"{at}ffn_norm.weight": (d,),
+            }
             continue
         for part, rows in (("q", d), ("k", size.keys * head), ("v", size.keys * head)):
             shapes |= {f"{at}self_attn.{part}_proj.weight": (rows, d), f"{at}self_attn.{part}_proj.bias": (rows,)}
         shapes |= {
-            f"{at}self_attn.o_proj.weight": (d, d), f"{at}mlp.gate_proj.weight": (inner, d),
-            f"{at}mlp.up_proj.weight": (inner, d), f"{at}mlp.down_proj.weight": (d, inner),
-            f"{at}input_layernorm.weight": (d,), f"{at}post_attention_layernorm.weight": (d,),
-        }  # fmt: skip
+            f"{at}self_attn.o_proj.weight": (d, d),
+            f"{at}mlp.gate_proj.weight": (inner, d),
+            f"{at}mlp.up_proj.weight": (inner, d),
+            f"{at}mlp.down_proj.weight": (d, inner),
+            f"{at}input_layernorm.weight": (d,),
+            f"{at}post_attention_layernorm.weight": (d,),
+        }
     words, output = ("tok_embeddings", "output") if size.internlm else ("embed_tokens", "lm_head")
     shapes |= {f"{start}{words}.weight": (size.words + 2, d), f"language_model.{output}.weight": (size.words + 2, d)}
     return shapes
@@ -93,26 +111,37 @@ def language_shapes(size: Size) -> Shapes:
 def decoder_shapes(d: int, c: int = 1024, inner: int = 1024, groups: int = 4, subpixels: int = 14) -> Shapes:
     at, channels = "res_decoder.", subpixels**2
     shapes: Shapes = {
-        f"{at}img_llm_down.weight": (c, d), f"{at}img_llm_down.bias": (c,), f"{at}text_down.weight": (c, d),
-        f"{at}text_down.bias": (c,), f"{at}text_out_adapter.weight": (c, 3 * c), f"{at}text_out_adapter.bias": (c,),
+        f"{at}img_llm_down.weight": (c, d),
+        f"{at}img_llm_down.bias": (c,),
+        f"{at}text_down.weight": (c, d),
+        f"{at}text_down.bias": (c,),
+        f"{at}text_out_adapter.weight": (c, 3 * c),
+        f"{at}text_out_adapter.bias": (c,),
         f"{at}upsample_adapter_l.offset.weight": (8 * groups, c, 1, 1),
-        f"{at}upsample_adapter_l.offset.bias": (8 * groups,), f"{at}upsample_adapter_l.init_pos": (1, 8 * groups, 1, 1),
-        f"{at}conv1.0.weight": (channels, c, 3, 3), f"{at}conv2.weight": (1, 1, 5, 5), f"{at}conv2.bias": (1,),
+        f"{at}upsample_adapter_l.offset.bias": (8 * groups,),
+        f"{at}upsample_adapter_l.init_pos": (1, 8 * groups, 1, 1),
+        f"{at}conv1.0.weight": (channels, c, 3, 3),
+        f"{at}conv2.weight": (1, 1, 5, 5),
+        f"{at}conv2.bias": (1,),
         f"{at}conv1.1.num_batches_tracked": (),
-    }  # fmt: skip
+    }
     parts = ("0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")
     shapes |= {f"{at}conv1.{part}": (channels,) for part in parts}
     for block in ("ca_layer_v2l", "ca_layer_vl"):
         inside = f"{at}{block}.decoder.layers.0."
         for attention in ("self_attn", "multihead_attn"):
             shapes |= {
-                f"{inside}{attention}.in_proj_weight": (3 * c, c), f"{inside}{attention}.in_proj_bias": (3 * c,),
-                f"{inside}{attention}.out_proj.weight": (c, c), f"{inside}{attention}.out_proj.bias": (c,),
-            }  # fmt: skip
+                f"{inside}{attention}.in_proj_weight": (3 * c, c),
+                f"{inside}{attention}.in_proj_bias": (3 * c,),
+                f"{inside}{attention}.out_proj.weight": (c, c),
+                f"{inside}{attention}.out_proj.bias": (c,),
+            }
         shapes |= {
-            f"{inside}linear1.weight": (inner, c), f"{inside}linear1.bias": (inner,),
-            f"{inside}linear2.weight": (c, inner), f"{inside}linear2.bias": (c,),
-        }  # fmt: skip
+            f"{inside}linear1.weight": (inner, c),
+            f"{inside}linear1.bias": (inner,),
+            f"{inside}linear2.weight": (c, inner),
+            f"{inside}linear2.bias": (c,),
+        }
         for norm in ("layers.0.norm1", "layers.0.norm2", "layers.0.norm3", "norm"):
             shapes |= {f"{at}{block}.decoder.{norm}.{kind}": (c,) for kind in ("weight", "bias")}
     return shapes
@@ -122,15 +151,25 @@ def config_of(size: Size, **changes: Any) -> dict[str, Any]:
     """What matters of the config that InternVL's own code saves."""
     llm = {
         "architectures": ["InternLM2ForCausalLM" if size.internlm else "Qwen2ForCausalLM"],
-        "num_attention_heads": size.heads, "num_key_value_heads": size.keys, "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0, "rope_scaling": {"factor": 2.0, "type": "dynamic"} if size.internlm else None,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.keys,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"factor": 2.0, "type": "dynamic"} if size.internlm else None,
         "vocab_size": size.words + 2,
-    }  # fmt: skip
+    }
     vision = {"num_attention_heads": 16, "layer_norm_eps": 1e-6, "image_size": 448}
     return {
-        "model_type": "internvl_chat", "downsample_ratio": 0.5, "select_layer": -1, "ps_version": "v2",
-        "use_llm_lora": 0, "use_backbone_lora": 0, "llm_config": llm, "vision_config": vision, **changes,
-    }  # fmt: skip
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "select_layer": -1,
+        "ps_version": "v2",
+        "use_llm_lora": 0,
+        "use_backbone_lora": 0,
+        "llm_config": llm,
+        "vision_config": vision,
+        **changes,
+    }
 
 
 def points(groups: int) -> Tensor:

@@ -66,9 +66,15 @@ def sentence(number: int, words: str, **more: Any) -> dict[str, Any]:
 
 def ref(number: int, image: int, annotation: Any, split: str, *sentences: dict[str, Any]) -> dict[str, Any]:
     return {
-        "ref_id": number, "image_id": image, "ann_id": annotation, "split": split, "category_id": 1,
-        "sent_ids": [one["sent_id"] for one in sentences], "sentences": list(sentences), "file_name": "unused.jpg",
-    }  # fmt: skip
+        "ref_id": number,
+        "image_id": image,
+        "ann_id": annotation,
+        "split": split,
+        "category_id": 1,
+        "sent_ids": [one["sent_id"] for one in sentences],
+        "sentences": list(sentences),
+        "file_name": "unused.jpg",
+    }
 
 
 def refs() -> list[dict[str, Any]]:

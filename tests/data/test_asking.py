@@ -41,10 +41,15 @@ TEST = "world:n=2,seed=5,queries=2"
 @pytest.mark.parametrize(
     "query",
     [
-        "the red cup", "a man to the left of the tree", "red", "person with an umbrella", "stripes on the zebra.",
-        "the part of the chair that one leans against", "left",
+        "the red cup",
+        "a man to the left of the tree",
+        "red",
+        "person with an umbrella",
+        "stripes on the zebra.",
+        "the part of the chair that one leans against",
+        "left",
     ],
-)  # fmt: skip
+)
 def test_names_of_things_are_no_sentences(query: str) -> None:
     assert not is_sentence(query)
 
@@ -52,11 +57,16 @@ def test_names_of_things_are_no_sentences(query: str) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "Which of these can hold water?", "please mark the dog", "segment the red cup", "where is the milk",
-        "I am thirsty and want something to drink.", "Show me what cuts!", "the thing to drink from, which one?",
+        "Which of these can hold water?",
+        "please mark the dog",
+        "segment the red cup",
+        "where is the milk",
+        "I am thirsty and want something to drink.",
+        "Show me what cuts!",
+        "the thing to drink from, which one?",
         "In cooking one needs a thing that keeps the heat from the hand while the pot is moved",
     ],
-)  # fmt: skip
+)
 def test_requests_and_questions_are(query: str) -> None:
     assert is_sentence(query)
 

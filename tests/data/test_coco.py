@@ -215,8 +215,11 @@ def test_nothing_but_crowds_says_why(content: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"4 notes: .*has a crowd .*taken with crowd=include.*names them all") as caught:
         saved(tmp_path, content)()
     assert [note.record for note in caught.value.notes] == [
-        "image 1, dog", "image 1, cat", "image 2, dog", "image 2, cat"
-    ]  # fmt: skip
+        "image 1, dog",
+        "image 1, cat",
+        "image 2, dog",
+        "image 2, cat",
+    ]
 
 
 def test_only_a_crowd_is_a_note(content: Any, tmp_path: Path) -> None:
@@ -277,9 +280,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "no image": (add("annotations", {"id": 99}), "annotation 99", "has image_id None", 4),
     "no object": (add("annotations", "annotation"), r"annotations\[6\]", "is 'annotation', not an object", 4),
     "same annotation": (add("annotations", GOOD | {"id": 1}), "annotation 1", "more than one annotation", 3),
-    "same image": (
-        add("images", {"id": 1, "file_name": "0001.png"}), "image 1", "is the id of more than one image", 2
-    ),
+    "same image": (add("images", {"id": 1, "file_name": "0001.png"}), "image 1", "is the id of more than one image", 2),
     "no file": (change("images", 2, file_name="lost.jpg"), "image 2", "there is no file '.*lost.jpg'", 2),
     "no file name": (add("images", {"id": 9, "file_name": 3}), "image 9", "has file_name 3", 4),
     "no id": (add("images", {"file_name": "0000.png"}), r"images\[2\]", "has id None", 4),
@@ -288,7 +289,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "nameless": (add("categories", {"id": 9, "name": " "}), "category 9", "it needs words", 4),
     "two names": (add("categories", {"id": 2, "name": "fox"}), "category 2", "is both 'dog' and 'fox'", 2),
     "no category id": (add("categories", {"name": "fox"}), r"categories\[2\]", "has id None", 4),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -332,9 +333,13 @@ def test_a_bad_record_hides_no_other(content: Any, tmp_path: Path) -> None:
     data = saved(tmp_path, content)(bad="skip")
     said = [f"{fault.record}: {fault.says}" for fault in data.check()]
     starts = (
-        "annotation 99: has iscrowd", "image 1, cat: annotation 2: ", "image 1, cat: annotation 1: ",
-        "2: the annotation says 7 x 60", "image 2, dog: annotation 6: ", "image 1, dog: annotation 3: ",
-    )  # fmt: skip
+        "annotation 99: has iscrowd",
+        "image 1, cat: annotation 2: ",
+        "image 1, cat: annotation 1: ",
+        "2: the annotation says 7 x 60",
+        "image 2, dog: annotation 6: ",
+        "image 1, dog: annotation 3: ",
+    )
     assert [start for start, one in zip(starts, said, strict=True) if not one.startswith(start)] == [], said
 
 

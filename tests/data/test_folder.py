@@ -102,7 +102,7 @@ MASKS: dict[str, tuple[Image.Image, str, str]] = {
     "coloured": (Image.new("RGB", (30, 20), "red"), "mask", "is coloured"),
     "transparent": (Image.new("RGBA", (30, 20), (255, 255, 255, 9)), "mask", "is transparent"),
     "black": (gray(0), "empty mask", "is empty"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MASKS)

@@ -218,10 +218,17 @@ def tall_tiff(pixels: np.ndarray, order: str = "<", orientation: int = 1) -> byt
     bits = struct.pack(f"{order}{channels}H", *[16] * channels)
     place = start + len(data)
     entries = [
-        (256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, place), (259, 3, 1, 1), (262, 3, 1, 2),
-        (273, 4, 1, start), (274, 3, 1, orientation), (277, 3, 1, channels), (278, 4, 1, height),
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, channels, place),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, start),
+        (274, 3, 1, orientation),
+        (277, 3, 1, channels),
+        (278, 4, 1, height),
         (279, 4, 1, len(data)),
-    ]  # fmt: skip
+    ]
     table = struct.pack(f"{order}H", len(entries))
     for tag, kind, count, value in entries:
         short = kind == 3 and count == 1

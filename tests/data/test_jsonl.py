@@ -141,7 +141,9 @@ LINES: dict[str, tuple[Any, str, str]] = {
     "coco's name": ({"image": "a.png", "text": "x", "segmentation": []}, "annotation", "did you mean 'polygons'?"),
     "conversations": ({"image": "a.png", "mask": "masks/a.png", "conversations": []}, "annotation", "mean 'text'?"),
     "unequal lists": (
-        {"image": "a.png", "mask": [[SQUARE]], "text": ["x", "y"]}, "annotation", "has 1 masks for 2 texts"
+        {"image": "a.png", "mask": [[SQUARE]], "text": ["x", "y"]},
+        "annotation",
+        "has 1 masks for 2 texts",
     ),
     "same id": (GOOD | {"id": "first"}, "duplicate id", "has the id 'first' of line 1"),
     "half a size": (GOOD | {"height": 20}, "annotation", "has height 20 and width None"),
@@ -149,7 +151,7 @@ LINES: dict[str, tuple[Any, str, str]] = {
     "ignore": (GOOD | {"ignore": [[1, 2]]}, "mask", "ignore: got a polygon of 2 numbers"),
     "all ignored": (GOOD | {"ignore": [SQUARE]}, "empty mask", "every pixel of the mask of 'the cat' is ignored"),
     "kind": (GOOD | {"kind": 3}, "annotation", "has kind 3"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -177,8 +179,10 @@ def test_a_size_that_does_not_fit(root: Path) -> None:
     bad = {"image": "a.png", "text": "y", "polygons": [[1, 2]]}
     samples, faults = judged(saved(root, wrong | {"id": "x", "text": "x"}, GOOD, bad, wrong | {"text": "z"}))
     assert [(fault.record, fault.kind) for fault in faults] == [
-        ("line 1 (id x)", "image size"), ("line 3", "mask"), ("line 4", "image size")
-    ]  # fmt: skip
+        ("line 1 (id x)", "image size"),
+        ("line 3", "mask"),
+        ("line 4", "image size"),
+    ]
     assert [(sample.id, len(sample.targets)) for sample in samples] == [("a.png", 1)]
 
 

@@ -47,7 +47,7 @@ BAD = {
     "transparent": (Image.fromarray(np.stack([GRAY * 255] * 4, -1)), "is transparent in places"),
     "palette of labels": (indexed(GRAY * 3, BLACK, WHITE, WHITE, RED), "holds the values 0, 3"),
     "palette upside down": (indexed(GRAY, RED, BLACK), "black is not the first colour"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GOOD)

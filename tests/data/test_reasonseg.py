@@ -144,7 +144,7 @@ BAD_FILES: dict[str, tuple[Any, str]] = {
     "not a number": (changed(GOOD, ("shapes", 0, "points", 0), [math.nan, 0]), "a point is no pixel"),
     "too large": (changed(GOOD, ("shapes", 0, "points", 0), [1e9, 0]), "a point is no pixel"),
     "far too large": (changed(GOOD, ("shapes", 0, "points", 0), [10**400, 0]), "not pairs of numbers"),
-}  # fmt: skip
+}
 
 
 def test_each_bad_file_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:

@@ -118,8 +118,10 @@ def test_polygons_may_leave_the_image_a_little() -> None:
 def test_left_out_targets_are_counted_however_they_are_asked_for(picture: Path) -> None:
     build = records(entry(picture, Given(NOTHING), Given(half())), entry(picture, Given(NOTHING), id="bad"))
     ways: dict[str, Callable[[Records], object]] = {
-        "index": lambda data: data[0], "take": lambda data: data.take(0, range), "usable": lambda data: data.usable(0)
-    }  # fmt: skip
+        "index": lambda data: data[0],
+        "take": lambda data: data.take(0, range),
+        "usable": lambda data: data.usable(0),
+    }
     for ask in ways.values():
         data = build(bad="skip")
         for _ in range(2):

@@ -24,7 +24,7 @@ from make_refer import (
     save,
     save_image,
     sentence,
-)  # fmt: skip
+)
 
 from seglens.data import load_data
 from seglens.data.records import ImageRecord, RecordFault, Records
@@ -209,8 +209,9 @@ def test_a_reference_without_sentences_asks_nothing(tmp_path: Path) -> None:
         data = load(tmp_path, options, name="grefcoco")
         assert [len(sample.targets) for sample in data] == [2, 1]
         assert [(note.record, note.says) for note in data.notes] == [
-            ("ref 5", "has no sentence, so it asks nothing"), ("ref 6", "has no sentence, so it asks nothing"),
-        ]  # fmt: skip
+            ("ref 5", "has no sentence, so it asks nothing"),
+            ("ref 6", "has no sentence, so it asks nothing"),
+        ]
 
 
 def test_grefcoco_leaves_out_crowds(tmp_path: Path) -> None:
@@ -251,13 +252,16 @@ BAD_REFS: dict[str, tuple[Any, str, str]] = {
     "sentence a number": (changed(GOOD, (1, "sentences", 0, "sent"), 5), "ref 8 sentences[0]", "sent is a int"),
     "no sent_id": (changed(GOOD, (1, "sentences", 0, "sent_id"), None), "ref 8 sentences[0]", "sent_id is missing"),
     "false premise a word": (
-        changed(GOOD, (1, "sentences", 0, "is_false_premise"), "no"), "ref 8 sentences[0]", "is_false_premise is a str",
+        changed(GOOD, (1, "sentences", 0, "is_false_premise"), "no"),
+        "ref 8 sentences[0]",
+        "is_false_premise is a str",
     ),
     "true sentence a number": (
         changed(GOOD, (1, "sentences", 0), sentence(80, "x", is_false_premise=True, gt_sent=1)),
-        "ref 8 sentences[0]", "gt_sent is a int",
+        "ref 8 sentences[0]",
+        "gt_sent is a int",
     ),
-}  # fmt: skip
+}
 SHAPES = instances()
 
 
@@ -273,7 +277,9 @@ BAD_INSTANCES: dict[str, tuple[Any, str, str]] = {
     "polygon of two points": (shaped([[1, 1, 5, 5]]), "ref 8 sent 80", "at least three points"),
     "polygon of words": (shaped([list("abcdef")]), "ref 8 sent 80", "not a list of numbers"),
     "polygon outside": (
-        shaped([[9000, 9000, 9900, 9000, 9900, 9900]]), "ref 8 sent 80", "annotation 3: got a polygon with the point"
+        shaped([[9000, 9000, 9900, 9000, 9900, 9900]]),
+        "ref 8 sent 80",
+        "annotation 3: got a polygon with the point",
     ),
     "polygon far too large": (shaped([[10**400] * 6]), "ref 8 sent 80", "not a list of numbers"),
     "polygons and run lengths": (shaped([[1, 1, 5, 5, 9, 1], {}]), "ref 8 sent 80", "not a list of numbers"),
@@ -292,7 +298,7 @@ BAD_INSTANCES: dict[str, tuple[Any, str, str]] = {
     "other height": (imaged("height", 41), "refcoco-val-102", "41 x 60"),
     "annotation a list": (changed(SHAPES, ("annotations", 1), []), "annotations[1]", "is a list"),
     "image without id": (changed(SHAPES, ("images", 2, "id"), None), "images[2]", "id is missing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", [*BAD_REFS, *BAD_INSTANCES])

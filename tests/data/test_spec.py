@@ -20,12 +20,13 @@ READ = {
     "world:n=500,seed=1": ("world", {"n": "500", "seed": "1"}),
     "coco: images = a b , annotations=C:\\x.json,": ("coco", {"images": "a b", "annotations": "C:\\x.json"}),
     'coco:images="a, b",annotations=x': ("coco", {"images": "a, b", "annotations": "x"}),
-    "folder:images='it''s, here' ,texts=\"a \"\"big\"\" crack|b=c\"": (
-        "folder", {"images": "it's, here", "texts": 'a "big" crack|b=c'},
+    'folder:images=\'it\'\'s, here\' ,texts="a ""big"" crack|b=c"': (
+        "folder",
+        {"images": "it's, here", "texts": 'a "big" crack|b=c'},
     ),
     "folder:images=,texts=a=b": ("folder", {"images": "", "texts": "a=b"}),
     'folder:texts=12" pipe': ("folder", {"texts": '12" pipe'}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", READ)

@@ -150,10 +150,12 @@ def test_signature_tells_what_decides_an_embedding(decoder: MaskDecoder, folder:
 def test_void_tokens_do_not_exist(decoder: MaskDecoder, embedding: Embedding) -> None:
     """Sets of different size in one batch equal each set by itself, whatever stands in the void places."""
     prompts = noise(2, 3, 6, decoder.width)
-    keep = torch.tensor([
-        [[True] * 6, [True, False, False, False, False, False], [True, True, False, True, False, True]],
-        [[False] * 6, [False, True, True, False, False, False], [True] * 5 + [False]],
-    ])  # fmt: skip
+    keep = torch.tensor(
+        [
+            [[True] * 6, [True, False, False, False, False, False], [True, True, False, True, False, True]],
+            [[False] * 6, [False, True, True, False, False, False], [True] * 5 + [False]],
+        ]
+    )
     together = decoder.decode(embedding, prompts, keep)
     for b in range(2):
         for q in range(3):
@@ -257,9 +259,12 @@ def test_prompts_of_any_mixture_in_one_pass(decoder: MaskDecoder, model: nn.Modu
     labels, box = torch.tensor([1, 0, 1]), torch.tensor([0.1, 0.2, 0.8, 0.7])
     earlier = 5 * noise(side, side)
     asked = [
-        Prompt(points, labels), Prompt(points[:1], labels[:1], box), Prompt(none, labels[:0], box),
-        Prompt(points[:2], labels[:2], mask=earlier), Prompt(none, labels[:0], box, earlier),
-    ]  # fmt: skip
+        Prompt(points, labels),
+        Prompt(points[:1], labels[:1], box),
+        Prompt(none, labels[:0], box),
+        Prompt(points[:2], labels[:2], mask=earlier),
+        Prompt(none, labels[:0], box, earlier),
+    ]
     together = decoder.answer(maps, asked)
     for found, p in zip(together, asked, strict=True):
         given: dict[str, Tensor] = {}

@@ -23,12 +23,16 @@ from seglens.decoders.sam import SamDecoder
 from seglens.decoders.sam2 import Sam2Decoder
 
 VIT = {  # width, layers, heads: SAM's ViT-B, ViT-L, ViT-H
-    "vit-base": (768, 12, 12), "vit-large": (1024, 24, 16), "vit-huge": (1280, 32, 16),
-}  # fmt: skip
+    "vit-base": (768, 12, 12),
+    "vit-large": (1024, 24, 16),
+    "vit-huge": (1280, 32, 16),
+}
 HIERA = {  # width, heads, blocks: SAM 2.1's tiny, small, base+, large
-    "tiny": (96, 1, [1, 2, 7, 2]), "small": (96, 1, [1, 2, 11, 2]), "base+": (112, 2, [2, 3, 16, 3]),
+    "tiny": (96, 1, [1, 2, 7, 2]),
+    "small": (96, 1, [1, 2, 11, 2]),
+    "base+": (112, 2, [2, 3, 16, 3]),
     "large": (144, 2, [2, 6, 36, 4]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -62,9 +66,12 @@ def hiera(name: str) -> MaskDecoder:
     width, heads, blocks = HIERA[name]
     widths, headed = ([n * 2**stage for stage in range(4)] for n in (width, heads))
     trunk = Sam2HieraDetConfig(
-        hidden_size=width, num_attention_heads=heads, blocks_per_stage=blocks, embed_dim_per_stage=widths,
+        hidden_size=width,
+        num_attention_heads=heads,
+        blocks_per_stage=blocks,
+        embed_dim_per_stage=widths,
         num_attention_heads_per_stage=headed,
-    )  # fmt: skip
+    )
     vision = Sam2VisionConfig(backbone_config=trunk, backbone_channel_list=widths[::-1])
     with torch.device("meta"):
         return Sam2Decoder(Sam2Model(Sam2Config(vision_config=vision)))

@@ -167,9 +167,13 @@ def test_gradients_reach_what_is_trained(
 
 @pytest.mark.slow
 def test_overfits_one_scene_and_segments_it(
-    lens: Lens, given: tuple[Readout, Embedding], scene: tuple[np.ndarray, Tensor], backbone: Backbone,
-    decoder: MaskDecoder, tmp_path: Path,
-) -> None:  # fmt: skip
+    lens: Lens,
+    given: tuple[Readout, Embedding],
+    scene: tuple[np.ndarray, Tensor],
+    backbone: Backbone,
+    decoder: MaskDecoder,
+    tmp_path: Path,
+) -> None:
     """From random weights to the three boxes, then through a saved head to masks at the image's own size."""
     image, truth = scene
     optimiser = torch.optim.AdamW([p for p in lens.parameters() if p.requires_grad], lr=1e-3)

@@ -55,11 +55,18 @@ def said(drawn: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -
     """A prediction that drew `drawn`, and shows it if `found`."""
     mask, keypoints = drawn if found else NOTHING, np.array(points, np.float32).reshape(-1, 2)
     return Prediction(
-        query="q", image=np.zeros((SIDE, SIDE, 3), np.uint8), mask=mask,
-        mask_logits=np.where(drawn, 1, -1).astype(np.float32), score=0.9, presence=0.8 if found else 0.1, found=found,
-        heat_map=None, keypoints=keypoints, keypoint_scores=np.ones(len(keypoints), np.float32),
+        query="q",
+        image=np.zeros((SIDE, SIDE, 3), np.uint8),
+        mask=mask,
+        mask_logits=np.where(drawn, 1, -1).astype(np.float32),
+        score=0.9,
+        presence=0.8 if found else 0.1,
+        found=found,
+        heat_map=None,
+        keypoints=keypoints,
+        keypoint_scores=np.ones(len(keypoints), np.float32),
         keypoint_labels=on_mask(mask, keypoints),
-    )  # fmt: skip
+    )
 
 
 def report(*pairs: tuple[Target, Prediction]) -> dict[str, Any]:
@@ -88,8 +95,11 @@ def test_a_present_target_that_is_refused_counts_as_a_miss() -> None:
     assert made["with_target"]["cIoU"] == 0
     assert made["drawn_gIoU"] == 1.0
     assert made["presence"] == {
-        "absent": 0, "absent_refused": None, "present_kept": 0.0, "refusal_precision": 0.0,
-    }  # fmt: skip
+        "absent": 0,
+        "absent_refused": None,
+        "present_kept": 0.0,
+        "refusal_precision": 0.0,
+    }
     sample = Sample("0", np.zeros((SIDE, SIDE, 3), np.uint8), (target,))
     record = _record(sample, target, said(NOTHING, found=False), 0.0)
     assert (record.intersection, record.union, record.predicted, record.actual) == (0, 100, 0, 100)
@@ -106,8 +116,11 @@ def test_absent_targets_are_judged_apart() -> None:
     assert made["with_target"]["n"] == 1
     assert list(made["by_kind"]) == ["name"]
     assert made["presence"] == {
-        "absent": 2, "absent_refused": 0.5, "present_kept": 1.0, "refusal_precision": 1.0,
-    }  # fmt: skip
+        "absent": 2,
+        "absent_refused": 0.5,
+        "present_kept": 1.0,
+        "refusal_precision": 1.0,
+    }
     alone = report((absent, said(NOTHING, found=False)))
     assert alone["with_target"] is None
     assert alone["keypoints"] == {"strongest_inside": None, "inside": None, "per_query": None}
@@ -123,8 +136,10 @@ def test_by_kind_and_by_size() -> None:
     assert {size: row["n"] for size, row in made["by_size"].items()} == {"small": 1, "medium": 1, "large": 1}
     assert made["by_size"]["large"]["gIoU"] == 1.0  # a target as large as the image is a target
     assert {kind: row["gIoU"] for kind, row in made["by_kind"].items()} == {
-        "name": 1.0, "reasoning": 0.0, "reasoning (held out)": 1.0,
-    }  # fmt: skip
+        "name": 1.0,
+        "reasoning": 0.0,
+        "reasoning (held out)": 1.0,
+    }
     assert made["reasoning_all"]["gIoU"] == 0.5
 
 
@@ -283,9 +298,12 @@ def test_a_damaged_picture_ends_nothing(segmenter: Segmenter, tmp_path: Path) ->
     entries = [entry for entry in images(tmp_path) if isinstance(entry, ImageRecord)]
     ticks, told = list[int](), list[str]()
     made = run_shared(
-        segmenter, Records("photos", entries, trainable=False), Ranks(), lambda: ticks.append(1),
+        segmenter,
+        Records("photos", entries, trainable=False),
+        Ranks(),
+        lambda: ticks.append(1),
         told=lambda records: told.extend(record.query for record in records),
-    )  # fmt: skip
+    )
     assert made is not None
     assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
     assert [str(fault) for fault in made.damaged] == [str(fault) for fault in made.damaged if "gone.png" in str(fault)]

@@ -45,12 +45,19 @@ def found(query: str, mask: np.ndarray, instances: Sequence[np.ndarray] = (), sc
     """A prediction with this mask; instances score 0.9, 0.8, ..."""
     height, width = mask.shape
     return Prediction(
-        query=query, image=np.full((height, width, 3), 90, np.uint8), mask=mask,
-        mask_logits=np.where(mask, 4, -4).astype(np.float32), score=score, presence=None, found=bool(mask.any()),
-        heat_map=None, keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
+        query=query,
+        image=np.full((height, width, 3), 90, np.uint8),
+        mask=mask,
+        mask_logits=np.where(mask, 4, -4).astype(np.float32),
+        score=score,
+        presence=None,
+        found=bool(mask.any()),
+        heat_map=None,
+        keypoints=np.zeros((0, 2), np.float32),
+        keypoint_scores=np.zeros(0, np.float32),
         keypoint_labels=np.zeros(0, bool),
         instances=tuple(Instance(one, round(0.9 - 0.1 * k, 1)) for k, one in enumerate(instances)),
-    )  # fmt: skip
+    )
 
 
 def two_cups() -> Prediction:

@@ -70,8 +70,10 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     tests = Path(__file__).parents[1]
     places = {
-        "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}", "HOME": str(folder), "FIFTYONE_DO_NOT_TRACK": "1"
-    }  # fmt: skip
+        "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}",
+        "HOME": str(folder),
+        "FIFTYONE_DO_NOT_TRACK": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, folder], env={**os.environ, **places}, capture_output=True, text=True
     )

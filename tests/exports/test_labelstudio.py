@@ -50,8 +50,9 @@ def test_the_task(tmp_path: Path) -> None:
     )
     tasks = json.loads((tmp_path / "labelstudio.json").read_text())
     assert [task["data"] for task in tasks] == [
-        {"image": "/data/local-files/?d=deep/%C3%A4%20b.jpg"}, {"image": "/data/local-files/?d=b.png"},
-    ]  # fmt: skip
+        {"image": "/data/local-files/?d=deep/%C3%A4%20b.jpg"},
+        {"image": "/data/local-files/?d=b.png"},
+    ]
     (said,) = tasks[0]["predictions"]
     masks = [one.mask for one in (*two_cups().instances, *cat.things)]
     layers = brush.decode_from_annotation("tag", [_for_the_converter(one) for one in said["result"]])

@@ -37,8 +37,10 @@ def test_values_are_things_and_colours_are_vocs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[39, 59], VOC[2])
         said = json.loads(image.info["things"])
     assert [(one["value"], one["query"], one["score"]) for one in said] == [
-        (1, "each of the cups", 0.9), (2, "each of the cups", 0.8), (3, "cat", 0.75),
-    ]  # fmt: skip
+        (1, "each of the cups", 0.9),
+        (2, "each of the cups", 0.8),
+        (3, "cat", 0.75),
+    ]
     assert all(one["area"] == one["seen"] for one in said)
 
 

@@ -20,8 +20,9 @@ def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
     with Export(tmp_path) as export:
         (files,) = export.add(AnnotatedImage("In/A", [two_cups()]))
     assert {kind: path.name for kind, path in files.items()} == {
-        "mask": "in_a_each_of_the_cups_mask.png", "overlay": "in_a_each_of_the_cups_overlay.png",
-    }  # fmt: skip
+        "mask": "in_a_each_of_the_cups_mask.png",
+        "overlay": "in_a_each_of_the_cups_overlay.png",
+    }
     np.testing.assert_array_equal(load_mask(files["mask"]), two_cups().mask)
     for number, one in enumerate(two_cups().instances, 1):
         path = tmp_path / f"in_a_each_of_the_cups-{number}_mask.png"
@@ -45,10 +46,12 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
     """Names that are the same, that differ in what a file name leaves out, or that meet where a query begins."""
     cup, left = np.zeros((2, 3, 4), bool)
     pages = [
-        AnnotatedImage("a/x", [found("cup", cup)]), AnnotatedImage("a_x", [found("cup", cup)]),
+        AnnotatedImage("a/x", [found("cup", cup)]),
+        AnnotatedImage("a_x", [found("cup", cup)]),
         AnnotatedImage("A-X", [found("cup", cup)]),
-        AnnotatedImage("b", [found("left cup", left)]), AnnotatedImage("b_left", [found("cup", cup)]),
-    ]  # fmt: skip
+        AnnotatedImage("b", [found("left cup", left)]),
+        AnnotatedImage("b_left", [found("cup", cup)]),
+    ]
     write_results(pages, tmp_path, ["mask", "png", "yolo"])
     assert len(list(tmp_path.glob("*_mask.png"))) == len(list(tmp_path.glob("*_indexed.png"))) == 5
     assert len(list((tmp_path / "labels").iterdir())) == 5

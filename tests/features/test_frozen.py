@@ -76,9 +76,13 @@ def test_what_is_half_becomes_whole(both: list[Features]) -> None:
 
 def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:
     other = Features(
-        both[0].prefix[1:], both[0].prefix_positions[1:], both[0].image_tokens - 1, both[0].grid, both[0].embedding,
+        both[0].prefix[1:],
+        both[0].prefix_positions[1:],
+        both[0].image_tokens - 1,
+        both[0].grid,
+        both[0].embedding,
         both[0].asked,
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="images of one layout"):
         collate([both[0], other])
 

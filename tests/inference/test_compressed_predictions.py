@@ -176,8 +176,16 @@ def test_instances_are_kept_as_small() -> None:
     one = two_cups()
     things = tuple(Instance(mask, 0.5) for _ in range(MANY))
     whole = Prediction(
-        query="things", image=np.zeros((HEIGHT, WIDTH, 3), np.uint8), mask=mask, score=0.5, presence=None, found=True,
-        heat_map=None, keypoints=one.keypoints, keypoint_scores=one.keypoint_scores,
-        keypoint_labels=one.keypoint_labels, instances=things,
-    )  # fmt: skip
+        query="things",
+        image=np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        mask=mask,
+        score=0.5,
+        presence=None,
+        found=True,
+        heat_map=None,
+        keypoints=one.keypoints,
+        keypoint_scores=one.keypoint_scores,
+        keypoint_labels=one.keypoint_labels,
+        instances=things,
+    )
     assert planes(lambda: Folded.of(whole)) < 2

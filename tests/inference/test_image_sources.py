@@ -37,14 +37,24 @@ def test_a_folder_with_all_that_lies_in_it(root: Path) -> None:
     sources = Sources.of(["in"])
     read = list(sources)
     assert [one.shown for one in read] == [
-        "in/a.jpg", "in/b.png", "in/deep/bad.png", "in/deep/c.png", "in/deep/er/a.jpg", "in/x[1].png",
-    ]  # fmt: skip
+        "in/a.jpg",
+        "in/b.png",
+        "in/deep/bad.png",
+        "in/deep/c.png",
+        "in/deep/er/a.jpg",
+        "in/x[1].png",
+    ]
     assert sources.total == 6
     assert sources.root == Path("in").absolute()
     assert not sources.alone
     assert [one.name for one in read if isinstance(one, NamedImage)] == [
-        "a", "b", "deep/bad", "deep/c", "deep/er/a", "x[1]",
-    ]  # fmt: skip
+        "a",
+        "b",
+        "deep/bad",
+        "deep/c",
+        "deep/er/a",
+        "x[1]",
+    ]
     bad = read.pop(2)
     assert isinstance(bad, NamedImage)
     with pytest.raises(ImageError, match=r"'in/deep/bad.png' is not an image"):

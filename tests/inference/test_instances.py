@@ -36,9 +36,18 @@ def test_words_that_ask_for_each(query: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["the cups", "every cup", "all the cups", "the cups beside each other", "a man with a cup in each hand",
-     "the separately packed cups", "teacher", "the beach", ""],
-)  # fmt: skip
+    [
+        "the cups",
+        "every cup",
+        "all the cups",
+        "the cups beside each other",
+        "a man with a cup in each hand",
+        "the separately packed cups",
+        "teacher",
+        "the beach",
+        "",
+    ],
+)
 def test_words_that_do_not(query: str) -> None:
     found = asked(query)
     assert (found.words, found.each) == (query, False)

@@ -24,12 +24,19 @@ def said() -> Prediction:
     mask[10:30, 20:50] = True
     points = np.array([[35, 20], [80, 50], [50, 90]], np.float32)
     return Prediction(
-        query="the square", image=np.full((60, 100, 3), 90, np.uint8), mask=mask,
-        mask_logits=np.where(mask, 4, -4).astype(np.float32), score=0.98, presence=0.9, found=True,
-        heat_map=np.random.default_rng(0).random((8, 8), np.float32), keypoints=points,
-        keypoint_scores=np.array([0.5, 0.2, 0.1], np.float32), keypoint_labels=on_mask(mask, points),
+        query="the square",
+        image=np.full((60, 100, 3), 90, np.uint8),
+        mask=mask,
+        mask_logits=np.where(mask, 4, -4).astype(np.float32),
+        score=0.98,
+        presence=0.9,
+        found=True,
+        heat_map=np.random.default_rng(0).random((8, 8), np.float32),
+        keypoints=points,
+        keypoint_scores=np.array([0.5, 0.2, 0.1], np.float32),
+        keypoint_labels=on_mask(mask, points),
         timing={"open": 1.234},
-    )  # fmt: skip
+    )
 
 
 def test_points_on_the_mask_are_told(said: Prediction) -> None:
@@ -44,8 +51,9 @@ def test_the_overlay_shows_mask_and_points(said: Prediction) -> None:
     assert picture.getpixel((35, 20)) == INSIDE
     assert picture.getpixel((80, 50)) == OUTSIDE
     assert picture.getpixel((20, 10)) != (90, 90, 90)  # the outline
-    plain = replace(said, heat_map=None, keypoints=np.zeros((0, 2)), keypoint_scores=np.zeros(0),
-                    keypoint_labels=np.zeros(0, bool))  # fmt: skip
+    plain = replace(
+        said, heat_map=None, keypoints=np.zeros((0, 2)), keypoint_scores=np.zeros(0), keypoint_labels=np.zeros(0, bool)
+    )
     assert plain.overlay().getpixel((90, 5)) == (90, 90, 90)
     assert said.overlay(heat=False).getpixel((90, 5)) == (90, 90, 90)
 
@@ -60,9 +68,11 @@ def test_the_heat_lies_on_the_image_and_not_on_the_padding(said: Prediction) -> 
 
 def test_a_long_thin_image_costs_its_own_pixels_only(said: Prediction) -> None:
     thin = replace(
-        said, image=np.zeros((1, 100_000, 3), np.uint8), mask=np.zeros((1, 100_000), bool),
+        said,
+        image=np.zeros((1, 100_000, 3), np.uint8),
+        mask=np.zeros((1, 100_000), bool),
         mask_logits=np.zeros((1, 100_000), np.float32),
-    )  # fmt: skip
+    )
     assert thin.overlay().size == (100_000, 1)  # a square canvas of it would be 40 GB
 
 

@@ -195,29 +195,50 @@ print(json.dumps({name: [told(call) for call in some] for name, some in calls.it
 """
 NEEDED = {
     "image": [
-        "got NoneType for an image; need", "got int", "got dict", "got Tensor", "float64", "need JPEG, PNG",
+        "got NoneType for an image; need",
+        "got int",
+        "got dict",
+        "got Tensor",
+        "float64",
+        "need JPEG, PNG",
         "got NoneType",
     ],
     "query": [
-        "got int for a query; need a string, or a list of strings", "got NoneType", "got dict", "got bytes",
-        "got an array of shape (3,)", "got int in the list of queries; need strings", "got NoneType in the list",
+        "got int for a query; need a string, or a list of strings",
+        "got NoneType",
+        "got dict",
+        "got bytes",
+        "got an array of shape (3,)",
+        "got int in the list of queries; need strings",
+        "got NoneType in the list",
     ],
     "queries": [
-        "got int for a query", "got NoneType for a query", "got dict", "got bytes", "got an array", "got 1 images",
+        "got int for a query",
+        "got NoneType for a query",
+        "got dict",
+        "got bytes",
+        "got an array",
+        "got 1 images",
         "got NoneType for a query",
     ],
     "question": ["got NoneType for a question; need a string", "got int", "got bytes", "got list"],
     "correction": [
-        "got tuple for a click; need Click(x=", "got Click for the clicks; need a list", "got str for the clicks",
+        "got tuple for a click; need Click(x=",
+        "got Click for the clicks; need a list",
+        "got str for the clicks",
         "got tuple for the box; need Box(x0=",
     ],
     "prediction": ["got str to refine; need a prediction"],
     "loading": [
-        "got NoneType for a model; need", "got int for a model", "got NoneType for a device; need auto, cpu",
-        "got int for a device", "try auto, cpu, cuda or mps", "got 'high' for mask_threshold; need a number",
+        "got NoneType for a model; need",
+        "got int for a model",
+        "got NoneType for a device; need auto, cpu",
+        "got int for a device",
+        "try auto, cpu, cuda or mps",
+        "got 'high' for mask_threshold; need a number",
         "got nan for mask_threshold",
     ],
-}  # fmt: skip
+}
 KINDS = {"ImageError", "QuestionError", "CorrectionError", "CheckpointError", "ValueError"}
 
 

@@ -61,11 +61,13 @@ def test_a_telephone_held_upright(tmp_path: Path, rotation: int | None, corner: 
 def test_what_is_no_video(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "a.mp4").read_bytes()
     bad = {
-        "cut.mp4": whole[:900], "text.mp4": b"not a video", "empty.mp4": b"",
+        "cut.mp4": whole[:900],
+        "text.mp4": b"not a video",
+        "empty.mp4": b"",
         # Playlists name other files: never followed, whatever the ending.
         "list.mp4": b"#EXTM3U\n#EXTINF:1,\na.mp4\n#EXT-X-ENDLIST\n",
         "concat.mp4": b"ffconcat version 1.0\nfile a.mp4\n",
-    }  # fmt: skip
+    }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ImageError, match=name):

@@ -38,9 +38,16 @@ def reading(tokens: int = 1, each: bool = False, seed: int = 0) -> Reading:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     return Reading(
-        patches=draw(B, 9, 8), given=draw(B, 9, WIDTH), refilled=None, image=draw(B, Q if each else 1, 9, WIDTH),
-        segment=draw(B, Q, tokens, WIDTH), grid=GRID, shuffle=1, choice=draw(B, Q, 40), text_loss=draw(B, Q).abs(),
-    )  # fmt: skip
+        patches=draw(B, 9, 8),
+        given=draw(B, 9, WIDTH),
+        refilled=None,
+        image=draw(B, Q if each else 1, 9, WIDTH),
+        segment=draw(B, Q, tokens, WIDTH),
+        grid=GRID,
+        shuffle=1,
+        choice=draw(B, Q, 40),
+        text_loss=draw(B, Q).abs(),
+    )
 
 
 def truth(present: list[list[int]], valid: list[list[int]], spoken: list[list[int]], side: int = 32) -> Truth:

@@ -17,9 +17,14 @@ from seglens.training.presets import recipe
 from tiny import KINDS
 
 LAYER = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
     "mlp.down_proj",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +60,13 @@ def test_self1e_8b_learns_at_two_rates(internvl: Path) -> None:
     assert found[6e-5, 0.0] == updates | ends & found[6e-5, 0.0]
     assert {"adapter.words.new_input", "adapter.words.new_output", "adapter.words.input"} <= found[6e-5, 0.0]
     assert {name.split(".")[0] + "." + name.split(".")[1] for name in found[1e-4, 0.0]} == {
-        "adapter.vision", "adapter.projector", "amplifiers.image", "amplifiers.given", "combine.first",
+        "adapter.vision",
+        "adapter.projector",
+        "amplifiers.image",
+        "amplifiers.given",
+        "combine.first",
         "combine.second",
-    }  # fmt: skip
+    }
 
 
 def test_one_rate_is_one_group(internvl: Path) -> None:

@@ -41,9 +41,12 @@ def slowly(heat: np.ndarray, count: int, radius: float, threshold: float) -> tup
 
 @quick
 @given(
-    sizes, st.integers(1, 20), st.sampled_from([0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0]),
-    st.sampled_from([0.0, 0.4, 0.9]), st.integers(0, 999),
-)  # fmt: skip
+    sizes,
+    st.integers(1, 20),
+    st.sampled_from([0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0]),
+    st.sampled_from([0.0, 0.4, 0.9]),
+    st.integers(0, 999),
+)
 def test_suppression_is_the_slow_loop(
     size: tuple[int, int], count: int, radius: float, threshold: float, seed: int
 ) -> None:
@@ -117,9 +120,13 @@ def quadratic(a: float, b: float, c: float, peak: tuple[float, float], size: int
 
 @quick
 @given(
-    st.floats(0.01, 0.3), st.floats(0.01, 0.3), st.floats(-0.9, 0.9), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5),
+    st.floats(0.01, 0.3),
+    st.floats(0.01, 0.3),
+    st.floats(-0.9, 0.9),
+    st.floats(-0.5, 0.5),
+    st.floats(-0.5, 0.5),
     st.floats(1e-6, 1e3),
-)  # fmt: skip
+)
 def test_newton_finds_the_peak_of_a_paraboloid(
     a: float, b: float, slant: float, dx: float, dy: float, scale: float
 ) -> None:
@@ -138,11 +145,14 @@ def test_newton_in_single_precision() -> None:
 @pytest.mark.parametrize(
     "heat",
     [
-        quadratic(0.1, -0.1, 0.0, (5.3, 4.2)), quadratic(-0.1, -0.1, 0.2, (5.3, 4.2)),  # saddles, straight and slanted
-        quadratic(0.1, 0.1, 0.0, (5.3, 4.2), top=0.1), torch.ones(1, 11, 11), torch.zeros(1, 11, 11),
+        quadratic(0.1, -0.1, 0.0, (5.3, 4.2)),
+        quadratic(-0.1, -0.1, 0.2, (5.3, 4.2)),  # saddles, straight and slanted
+        quadratic(0.1, 0.1, 0.0, (5.3, 4.2), top=0.1),
+        torch.ones(1, 11, 11),
+        torch.zeros(1, 11, 11),
     ],
     ids=["saddle", "slanted saddle", "minimum", "flat", "zero"],
-)  # fmt: skip
+)
 def test_newton_stays_where_there_is_no_peak(heat: Tensor) -> None:
     points = torch.tensor([[[5.0, 4.0], [0.0, 0.0], [10.0, 10.0]]], dtype=heat.dtype)
     assert torch.equal(refine(heat, points)[0, 0], points[0, 0])

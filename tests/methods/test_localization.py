@@ -112,8 +112,11 @@ def test_several_things_that_are_looked_at_alike_are_joined() -> None:
 
 
 def test_presence_is_the_odds_of_the_mass() -> None:
-    shown = decode(maps(spot(0.3, 0.3, strength=0.9), spot(0.3, 0.3, strength=0.4), spot(0.3, 0.3, strength=0.1)),
-                   Discs(LEFT), **TOLD).presence_logits  # fmt: skip
+    shown = decode(
+        maps(spot(0.3, 0.3, strength=0.9), spot(0.3, 0.3, strength=0.4), spot(0.3, 0.3, strength=0.1)),
+        Discs(LEFT),
+        **TOLD,
+    ).presence_logits
     assert shown is not None
     likely = shown[0].sigmoid()
     assert likely[1] == pytest.approx(0.5, abs=1e-3)
@@ -326,9 +329,11 @@ def test_what_does_not_go_together_is_refused(
     command: str, words: tuple[str, ...], why: str, seglens: Run, photo: Path, tmp_path: Path
 ) -> None:
     given = {
-        "segment": (photo, "the cup", "--out", tmp_path), "chat": (photo, "--out", tmp_path),
-        "refine": (photo, "the cup", "--out", tmp_path), "eval": ("--data", "world:n=1"),
-    }  # fmt: skip
+        "segment": (photo, "the cup", "--out", tmp_path),
+        "chat": (photo, "--out", tmp_path),
+        "refine": (photo, "the cup", "--out", tmp_path),
+        "eval": ("--data", "world:n=1"),
+    }
     code, _, err = seglens(command, *given[command], *words)
     assert code == 2
     assert why in err

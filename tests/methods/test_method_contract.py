@@ -43,12 +43,20 @@ METHOD_CASES: dict[str, dict[str, Any]] = {
     "lisa": {"request": "{}", "answers": ("[SEG].",)},
     "ufo": {"request": "{}", "answers": ("<MASK>.",), "mask_side": 32},
     "mllmseg": {
-        "request": "{}", "answers": ("[SEG].",), "refusal": "[REJ].", "rank": 8, "alpha": 16.0, "width": 32,
-        "heads": 4, "feed_forward": 64, "subpixels": 8, "decoder_dropout": 0.0,
+        "request": "{}",
+        "answers": ("[SEG].",),
+        "refusal": "[REJ].",
+        "rank": 8,
+        "alpha": 16.0,
+        "width": 32,
+        "heads": 4,
+        "feed_forward": 64,
+        "subpixels": 8,
+        "decoder_dropout": 0.0,
     },
     "self1e": {"request": "{}", "answers": ("[SEG].",), "rank": 8, "mask_side": 32},
     "localization": {"mass": 0.5},
-}  # fmt: skip
+}
 EVERYWHERE = ("lens", "lisa", "ufo", "localization")  # one of each sort on every kind of MLLM, the others on two
 TWO = ("llava-1.5", "internvl")
 PAIRS = [(name, kind) for name in METHOD_CASES for kind in KINDS if name in EVERYWHERE or kind in TWO]
@@ -57,13 +65,21 @@ TRAINED = [name for name in METHOD_CASES if METHODS[name].trained]
 TRAINED_PAIRS = [(name, kind) for name, kind in PAIRS if name in TRAINED]
 TRAINED_OF_TWO = [(name, kind) for name, kind in PAIRS_OF_TWO if name in TRAINED]
 IN_TILES = [  # a frozen MLLM is shown the whole picture beside them, one that is tuned is not
-    ("lens", "internvl-tiles"), ("lens", "llava-next-tiles"), ("lens", "llava-onevision-tiles"),
-    ("mllmseg", "internvl-tiles"), ("self1e", "internvl-tiles"), ("ufo", "internvl-tiles"),
-]  # fmt: skip
-LEARNT = [  # each takes seconds
-    ("lens", "internvl"), ("lisa", "llava-1.5"), ("ufo", "internvl"), ("mllmseg", "internvl"), ("self1e", "llava-1.5"),
+    ("lens", "internvl-tiles"),
+    ("lens", "llava-next-tiles"),
+    ("lens", "llava-onevision-tiles"),
+    ("mllmseg", "internvl-tiles"),
+    ("self1e", "internvl-tiles"),
     ("ufo", "internvl-tiles"),
-]  # fmt: skip
+]
+LEARNT = [  # each takes seconds
+    ("lens", "internvl"),
+    ("lisa", "llava-1.5"),
+    ("ufo", "internvl"),
+    ("mllmseg", "internvl"),
+    ("self1e", "llava-1.5"),
+    ("ufo", "internvl-tiles"),
+]
 SQUASHED = [(*pair, "squash") for pair in LEARNT]
 
 # where an image token is one patch, F_V1^HQ is F_V1, and what SELF1E adds of the one it takes away of the other
@@ -129,10 +145,14 @@ class System:
     def config(self) -> HeadConfig:
         layer = None if self.tuned else self.backbone.layer
         return HeadConfig(
-            self.name, asdict(self.method.config), Origin.of(self.backbone.name), layer,
-            None if self.decoder is None else Origin.of(self.decoder.name), self.backbone.image_size,
+            self.name,
+            asdict(self.method.config),
+            Origin.of(self.backbone.name),
+            layer,
+            None if self.decoder is None else Origin.of(self.decoder.name),
+            self.backbone.image_size,
             self.backbone.canvas,
-        )  # fmt: skip
+        )
 
     def segmenter(self) -> Segmenter:
         return Segmenter(self.backbone, self.decoder, self.method, self.config)
@@ -309,9 +329,11 @@ def test_questions_in_words_teach_no_mask(system: System) -> None:
 @pytest.mark.parametrize("name", [name for name in METHOD_CASES if name not in TRAINED])
 def test_what_has_nothing_to_train_is_not_trained(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
     made = Recipe(
-        method_settings(name, METHOD_CASES[name]), TrainConfig(steps=1, images=1, trackers=()),
-        backbone=load("llava-1.5").name, decoder=decoder.name,
-    )  # fmt: skip
+        method_settings(name, METHOD_CASES[name]),
+        TrainConfig(steps=1, images=1, trackers=()),
+        backbone=load("llava-1.5").name,
+        decoder=decoder.name,
+    )
     with pytest.raises(ValueError, match=f"^{name} has nothing to train"):
         prepare(made, "world:n=2,split=train", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -461,9 +483,11 @@ def test_chat_is_untouched(system: System) -> None:
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "lens"])
 def test_a_cache_is_refused_by_what_makes_it_stale(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
     made = Recipe(
-        method_settings(name, METHOD_CASES[name]), TrainConfig(steps=1, images=1, trackers=()),
-        backbone=load("llava-1.5").name, decoder=decoder.name,
-    )  # fmt: skip
+        method_settings(name, METHOD_CASES[name]),
+        TrainConfig(steps=1, images=1, trackers=()),
+        backbone=load("llava-1.5").name,
+        decoder=decoder.name,
+    )
     with pytest.raises(ValueError, match=f"^{name} trains an adapter .* leave out --cache"):
         prepare(made, "world:n=2,split=train", tmp_path / "out", cache=tmp_path / "cache")
     assert not list(tmp_path.iterdir())

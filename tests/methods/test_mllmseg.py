@@ -38,10 +38,17 @@ def reading(b: int = 2, q: int = 3, mllm: Silent | None = None, r: int = 1, seed
     draw = lambda *shape: torch.randn(*shape, generator=dice)  # noqa: E731
     i = mllm.grid[0] * mllm.grid[1]
     return Reading(
-        patches=draw(b, i * mllm.shuffle**2, mllm.patch_width), given=draw(b, i, mllm.width), refilled=None,
-        image=draw(b, r, i, mllm.width), segment=draw(b, q, 1, mllm.width), grid=mllm.grid,
-        shuffle=mllm.shuffle, choice=draw(b, q, WORDS + 2), text_loss=draw(b, q).abs(), before=draw(b, mllm.width),
-    )  # fmt: skip
+        patches=draw(b, i * mllm.shuffle**2, mllm.patch_width),
+        given=draw(b, i, mllm.width),
+        refilled=None,
+        image=draw(b, r, i, mllm.width),
+        segment=draw(b, q, 1, mllm.width),
+        grid=mllm.grid,
+        shuffle=mllm.shuffle,
+        choice=draw(b, q, WORDS + 2),
+        text_loss=draw(b, q).abs(),
+        before=draw(b, mllm.width),
+    )
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -107,8 +114,13 @@ def library_block(block: Block) -> nn.TransformerDecoder:
     layer = nn.TransformerDecoderLayer(width, block.own.num_heads, wide, 0.1, batch_first=True)
     made = nn.TransformerDecoder(layer, 1, nn.LayerNorm(width)).eval()
     inner = made.layers[0]
-    parts = {inner.self_attn: block.own, inner.multihead_attn: block.other, inner.linear1: block.expand,
-             inner.linear2: block.shrink, made.norm: block.norms[3]}  # fmt: skip
+    parts = {
+        inner.self_attn: block.own,
+        inner.multihead_attn: block.other,
+        inner.linear1: block.expand,
+        inner.linear2: block.shrink,
+        made.norm: block.norms[3],
+    }
     norms = [inner.norm1, inner.norm2, inner.norm3]
     for theirs, ours in [*parts.items(), *zip(norms, block.norms, strict=False)]:
         theirs.load_state_dict(ours.state_dict())
@@ -186,10 +198,15 @@ def test_questions_do_not_see_each_other(norm: Any, r: int) -> None:
     for b in range(2):
         for q in range(3):
             alone = replace(
-                read, patches=read.patches[b : b + 1], given=read.given[b : b + 1], text_loss=None, before=None,
+                read,
+                patches=read.patches[b : b + 1],
+                given=read.given[b : b + 1],
+                text_loss=None,
+                before=None,
                 image=read.image[b : b + 1, q if r > 1 else 0][:, None],
-                segment=read.segment[b : b + 1, q : q + 1], choice=read.choice[b : b + 1, q : q + 1],
-            )  # fmt: skip
+                segment=read.segment[b : b + 1, q : q + 1],
+                choice=read.choice[b : b + 1, q : q + 1],
+            )
             assert error(made.decode(alone, None).mask_logits[0, 0], together[b, q]) < TOLERANCE
 
 
@@ -332,10 +349,11 @@ def test_losses_over_the_totals_of_a_whole_step() -> None:
     halves = [
         made.losses(
             MethodOutput(out.mask_logits[b : b + 1], text_loss=out.text_loss[b : b + 1]),
-            truth(masks[b : b + 1], present[b : b + 1]), totals,
+            truth(masks[b : b + 1], present[b : b + 1]),
+            totals,
         )
         for b in range(2)
-    ]  # fmt: skip
+    ]
     for name, value in whole.items():
         assert torch.allclose(halves[0][name] + halves[1][name], value)
 

@@ -43,17 +43,29 @@ def make(config: Self1eConfig = TINY, width: int = 6, seed: int = 0) -> Self1e:
 
 
 def reading(
-    b: int = 2, q: int = 3, r: int = 3, grid: tuple[int, int] = (2, 3), shuffle: int = 2, d: int = 6, seed: int = 0,
+    b: int = 2,
+    q: int = 3,
+    r: int = 3,
+    grid: tuple[int, int] = (2, 3),
+    shuffle: int = 2,
+    d: int = 6,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> Reading:  # fmt: skip
+) -> Reading:
     generator = torch.Generator().manual_seed(seed)
     tokens = grid[0] * grid[1]
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
     return Reading(
-        patches=draw(b, tokens * shuffle**2, 3), given=draw(b, tokens, d), refilled=draw(b, tokens * shuffle**2, d),
-        image=draw(b, r, tokens, d), segment=draw(b, q, 1, d), grid=grid, shuffle=shuffle, choice=draw(b, q, 5),
+        patches=draw(b, tokens * shuffle**2, 3),
+        given=draw(b, tokens, d),
+        refilled=draw(b, tokens * shuffle**2, d),
+        image=draw(b, r, tokens, d),
+        segment=draw(b, q, 1, d),
+        grid=grid,
+        shuffle=shuffle,
+        choice=draw(b, q, 5),
         text_loss=draw(b, q).abs(),
-    )  # fmt: skip
+    )
 
 
 def error(found: Tensor, expected: Any) -> float:
@@ -134,10 +146,13 @@ def slow(model: Self1e, read: Reading, i: int, q: int) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize(
     ("combine", "coarse", "shuffle", "r"),
     [
-        (True, "before", 2, 3), (True, "before", 1, 1), (True, "combined", 2, 3),
-        (False, "before", 2, 3), (False, "combined", 2, 1),
+        (True, "before", 2, 3),
+        (True, "before", 1, 1),
+        (True, "combined", 2, 3),
+        (False, "before", 2, 3),
+        (False, "combined", 2, 1),
     ],
-)  # fmt: skip
+)
 def test_every_row_of_the_ablations_is_its_equations(
     features: Any, amplifiers: Any, combine: bool, coarse: Any, shuffle: int, r: int
 ) -> None:
@@ -202,10 +217,15 @@ def test_questions_together_are_questions_one_by_one(name: str, r: int) -> None:
     for i, q in itertools.product(range(2), range(3)):
         one, asked = slice(i, i + 1), slice(q, q + 1)
         alone = replace(
-            read, patches=read.patches[one], given=read.given[one], refilled=read.refilled[one],
-            image=read.image[one, asked] if r > 1 else read.image[one], segment=read.segment[one, asked],
-            choice=read.choice[one, asked], text_loss=None,
-        )  # fmt: skip
+            read,
+            patches=read.patches[one],
+            given=read.given[one],
+            refilled=read.refilled[one],
+            image=read.image[one, asked] if r > 1 else read.image[one],
+            segment=read.segment[one, asked],
+            choice=read.choice[one, asked],
+            text_loss=None,
+        )
         assert error(model.decode(alone).mask_logits[0, 0], together.mask_logits[i, q]) < SINGLE
 
 
@@ -361,10 +381,13 @@ def truth(seed: int = 0) -> Truth:
     present = torch.tensor([[True, False, True], [True, True, False]])  # a void place may hold anything
     masks = torch.rand(2, 3, 24, 24, generator=generator) * present[..., None, None]
     return Truth(
-        masks, torch.zeros(2, 3, 2, 3), present, valid=torch.tensor([[True, True, False], [True, True, False]]),
+        masks,
+        torch.zeros(2, 3, 2, 3),
+        present,
+        valid=torch.tensor([[True, True, False], [True, True, False]]),
         spoken=torch.tensor([[False, False, False], [False, False, True]]),
         tokens=torch.tensor([[3, 5, 7], [2, 4, 20]]),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()

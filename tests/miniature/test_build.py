@@ -64,8 +64,11 @@ def test_every_stage_leads_to_a_segmenter(short: None, tmp_path: Path, monkeypat
         ablate.run_row(name, out, weights, steps=2)
     table = ablate.ablate(out, weights, steps=2)  # all rows are there: nothing runs
     assert [line.split(" |")[0] for line in table.splitlines()[4:]] == [
-        "| default", "| keypoints removed at test", "| global removed at test", "| authors",
-    ]  # fmt: skip
+        "| default",
+        "| keypoints removed at test",
+        "| global removed at test",
+        "| authors",
+    ]
 
 
 def test_a_stage_refuses_unfinished_ground(short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

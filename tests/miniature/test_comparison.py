@@ -46,9 +46,12 @@ class Worker:
     killed: str | None = None  # the unit at which everything ends
 
     def side_by_side(
-        self, units: Mapping[str, Sequence[str]], jobs: int, needs: Mapping[str, Collection[str]],
+        self,
+        units: Mapping[str, Sequence[str]],
+        jobs: int,
+        needs: Mapping[str, Collection[str]],
         tell: Callable[[str, float], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         for name, (module, given) in units.items():
             assert module == "seglens.miniature.comparison"
             assert not set(needs.get(name, ())) & units.keys() - set(self.ran)
@@ -83,8 +86,13 @@ def test_a_table_of_two_methods(
     assert worker.ran == UNITS[:-1]
     _, out, _ = seglens(*command, "--show")
     assert [line.split(" | ")[1] for line in out.splitlines() if line.startswith(("| lens |", "| self1e ("))] == [
-        "2", "1", "2", "1", "2", "1",
-    ]  # fmt: skip
+        "2",
+        "1",
+        "2",
+        "1",
+        "2",
+        "1",
+    ]
 
     worker.ran, worker.killed = [], None
     code, out, err = seglens(*command)
@@ -200,9 +208,11 @@ def test_rows_are_compared_seed_by_seed() -> None:
 def _report(giou: float) -> dict[str, Any]:
     """Of a seed, as far as its gIoU goes."""
     exam = {
-        "with_target": {"gIoU": giou}, "by_kind": {}, "by_size": {"small": None},
+        "with_target": {"gIoU": giou},
+        "by_kind": {},
+        "by_size": {"small": None},
         "presence": {"absent_refused": None, "present_kept": None},
-    }  # fmt: skip
+    }
     training = {"seconds": 1.0, "processor": 1.0, "peak": None}
     return {"exam": exam, "training": training, "trainable": 1, "milliseconds": {}}
 

@@ -85,10 +85,16 @@ def test_the_error_of_weights_like_ours() -> None:
 def test_all_else_is_fp16_to_the_last_bit() -> None:
     torch.manual_seed(0)
     state = {
-        "norm.weight": torch.randn(512), "fourier": torch.randn(2, 64), "thin": torch.randn(256, 15),
-        "table": torch.randn(1, 16, 16, 20), "number": torch.tensor(2.5), "half": torch.randn(9).half(),
-        "nothing": torch.zeros(0, 16), "counts": torch.arange(5), "told": torch.tensor([True, False]),
-    }  # fmt: skip
+        "norm.weight": torch.randn(512),
+        "fourier": torch.randn(2, 64),
+        "thin": torch.randn(256, 15),
+        "table": torch.randn(1, 16, 16, 20),
+        "number": torch.tensor(2.5),
+        "half": torch.randn(9).half(),
+        "nothing": torch.zeros(0, 16),
+        "counts": torch.arange(5),
+        "told": torch.tensor([True, False]),
+    }
     stored = pack(state)
     assert stored.keys() == state.keys()
     for name, tensor in unpack(stored).items():

@@ -60,14 +60,30 @@ def test_fsdp_1_is_refused(tmp_path: Path) -> None:
 
 def command(files: tuple[str, str], out: Path, *more: str) -> list[str]:
     settings = (
-        "steps=8", "images=4", "micro=1", "save_every=1", "mixed_precision=no", "encoder_width=16",
-        "descriptor_width=16", "lr=1e-3", "warmup=2",
-    )  # fmt: skip
+        "steps=8",
+        "images=4",
+        "micro=1",
+        "save_every=1",
+        "mixed_precision=no",
+        "encoder_width=16",
+        "descriptor_width=16",
+        "lr=1e-3",
+        "warmup=2",
+    )
     backbone, decoder = files
     return [
-        "train", "--data", "world:n=150,seed=3,split=train,queries=3", "--out", str(out),
-        "--backbone", backbone, "--decoder", decoder, *(word for one in settings for word in ("--set", one)), *more,
-    ]  # fmt: skip
+        "train",
+        "--data",
+        "world:n=150,seed=3,split=train,queries=3",
+        "--out",
+        str(out),
+        "--backbone",
+        backbone,
+        "--decoder",
+        decoder,
+        *(word for one in settings for word in ("--set", one)),
+        *more,
+    ]
 
 
 @pytest.mark.slow
@@ -102,9 +118,11 @@ def test_an_error_is_told_once(files: tuple[str, str], tmp_path: Path, shards: b
     told = "asks for FSDP, and accelerate shards on GPUs, not on 'cpu'" if shards else "a run with other settings"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seglens"]
     done = subprocess.run(
-        [*launch, *command(files, tmp_path, "--live")], env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [*launch, *command(files, tmp_path, "--live")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith(("seglens:", "[rank"))]

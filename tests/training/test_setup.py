@@ -293,12 +293,15 @@ def test_settings() -> None:
     assert (made.method.newton, made.method.map_size, made.method.aggregate) == ("none", 64, "mean")
     assert made.training.clip is None
     for text, expected in (
-        ("learning=1", "no setting 'learning'"), ("stepz=1", "did you mean 'steps'"), ("lr", "name=value"),
-        ("steps=many", "steps='many' is no int"), ("newton=maybe", "no value of newton 'maybe'"),
+        ("learning=1", "no setting 'learning'"),
+        ("stepz=1", "did you mean 'steps'"),
+        ("lr", "name=value"),
+        ("steps=many", "steps='many' is no int"),
+        ("newton=maybe", "no value of newton 'maybe'"),
         ("train_mask_decoder=maybe", "is no bool"),
         ("aggregate=max", "no value of aggregate 'max'"),
         ("mixed_precision=fp16", "no value of mixed_precision 'fp16'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=expected):
             adjusted(RECIPES["lens"]["paper"], [text])
 

@@ -383,10 +383,16 @@ def test_the_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        {"steps": 0}, {"images": 0}, {"lr": -1.0}, {"lr": float("inf")}, {"save_every": 0}, {"micro": 0}, {"clip": 0.0},
+        {"steps": 0},
+        {"images": 0},
+        {"lr": -1.0},
+        {"lr": float("inf")},
+        {"save_every": 0},
+        {"micro": 0},
+        {"clip": 0.0},
         {"keep": 0},
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_be(setting: dict) -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         TrainConfig(**setting)

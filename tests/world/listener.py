@@ -23,13 +23,23 @@ NAMES = {c.name for c in CONCEPTS}
 PARTS = {part for c in CONCEPTS for part in c.parts}
 COLOURS = {colour for c in CONCEPTS for colour in c.colours}
 KINDS = {
-    "animal": "animal", "food": "food", "vehicle": "vehicle", "tool": "tool", "piece of clothing": "clothing",
-    "thing from nature": "nature", "thing from home": "home",
-}  # fmt: skip
+    "animal": "animal",
+    "food": "food",
+    "vehicle": "vehicle",
+    "tool": "tool",
+    "piece of clothing": "clothing",
+    "thing from nature": "nature",
+    "thing from home": "home",
+}
 KIND_PLURALS = {
-    "animals": "animal", "foods": "food", "vehicles": "vehicle", "tools": "tool", "clothes": "clothing",
-    "things from nature": "nature", "things from home": "home",
-}  # fmt: skip
+    "animals": "animal",
+    "foods": "food",
+    "vehicles": "vehicle",
+    "tools": "tool",
+    "clothes": "clothing",
+    "things from nature": "nature",
+    "things from home": "home",
+}
 CLUES: dict[str, str] = {}  # everything that may be said of a concept
 for _concept in CONCEPTS:
     _joined = (f"{a} and {b}" for a, b in permutations(_concept.clues, 2))
@@ -113,7 +123,7 @@ class Listener:
             r"(the (?:part|organ) .+)": self._part_clue,
             r"(?:all the|every|each) (.+)": lambda what: [self._all(what)],
             r"the (two|three|four) (.+)": self._counted,
-        }  # fmt: skip
+        }
 
     def _coloured(self, colour: str, noun: str) -> list[Reading]:
         return [_whole(s) for s in self.named(noun) if s.colour == colour]

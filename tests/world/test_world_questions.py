@@ -100,9 +100,16 @@ def _absent(one: Listener, text: str) -> str:
 
 
 JUDGES = {
-    "existence": _existence, "count": _count, "colour": _colour, "category": _category, "where": _where,
-    "side": _side, "reasoning": _reasoning, "reasoning existence": _existence, "absent": _absent,
-}  # fmt: skip
+    "existence": _existence,
+    "count": _count,
+    "colour": _colour,
+    "category": _category,
+    "where": _where,
+    "side": _side,
+    "reasoning": _reasoning,
+    "reasoning existence": _existence,
+    "absent": _absent,
+}
 
 
 def test_every_answer_is_right(asked: list) -> None:

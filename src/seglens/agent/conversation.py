@@ -224,9 +224,11 @@ def pair(found: Prediction, padded: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     A pair that will be `padded` to a square stands one above the other where that makes the square smaller: both are
     then seen larger."""
     plain = replace(
-        found, keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
+        found,
+        keypoints=np.zeros((0, 2), np.float32),
+        keypoint_scores=np.zeros(0, np.float32),
         keypoint_labels=np.zeros(0, bool),
-    )  # fmt: skip
+    )
     height, width = found.image.shape[:2]
     axis = 0 if padded and width > height else 1
     return np.concatenate([found.image, np.asarray(plain.overlay(heat=False))], axis)

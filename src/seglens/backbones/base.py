@@ -124,9 +124,15 @@ class Backbone(ABC):
     # ---------------------------------------------------------------- loading
 
     def __init__(
-        self, model: Any, processor: Any, depth: Depth, image_size: int | None = None, name: str = "",
-        revision: str | None = None, canvas: Canvas = LETTERBOX,
-    ):  # fmt: skip
+        self,
+        model: Any,
+        processor: Any,
+        depth: Depth,
+        image_size: int | None = None,
+        name: str = "",
+        revision: str | None = None,
+        canvas: Canvas = LETTERBOX,
+    ):
         self.model, self.processor, self.canvas = model.requires_grad_(False).eval(), processor, canvas
         self.name, self.revision = name, revision  # where it was loaded from
         self.as_is = False  # chat shows the processor every picture as it came, even where it crops
@@ -142,10 +148,17 @@ class Backbone(ABC):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, layer: int | None = None, image_size: int | None = None,
-        segmentation_only: bool = False, revision: str | None = None, as_is: bool = False, canvas: Canvas = LETTERBOX,
+        cls,
+        name: str | Path,
+        *,
+        layer: int | None = None,
+        image_size: int | None = None,
+        segmentation_only: bool = False,
+        revision: str | None = None,
+        as_is: bool = False,
+        canvas: Canvas = LETTERBOX,
         **loading: Any,
-    ) -> Backbone:  # fmt: skip
+    ) -> Backbone:
         """Load from a folder or a hub id; safetensors only, no remote code. `loading` goes to transformers
         (`dtype`, `device_map`, `quantization_config`, `attn_implementation`, `local_files_only`, ...).
 
@@ -161,9 +174,14 @@ class Backbone(ABC):
         if segmentation_only:
             depth.shorten(config)
         model = load_strict(
-            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], name, config=config, revision=revision,
-            needless=depth.beyond if segmentation_only else lambda key: False, trust_remote_code=False, **loading,
-        )  # fmt: skip
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)],
+            name,
+            config=config,
+            revision=revision,
+            needless=depth.beyond if segmentation_only else lambda key: False,
+            trust_remote_code=False,
+            **loading,
+        )
         attention = model.config.get_text_config()._attn_implementation
         if attention not in ATTENTION:
             raise ValueError(
@@ -282,10 +300,14 @@ class Backbone(ABC):
         end = image.prefix.shape[1]
         places = end - self.tiling.tokens + self.tiling.places
         return Readout(
-            prefix=image.prefix, prefix_positions=image.positions, question=hidden.to(self.device),
-            question_positions=given.positions, question_mask=given.mask,
-            image_tokens=places.to(self.device), grid=self.grid,
-        )  # fmt: skip
+            prefix=image.prefix,
+            prefix_positions=image.positions,
+            question=hidden.to(self.device),
+            question_positions=given.positions,
+            question_mask=given.mask,
+            image_tokens=places.to(self.device),
+            grid=self.grid,
+        )
 
     def read_tokens(self, question: str) -> int:
         """Tokens of a question with its image, as `read` reads them. Raises QuestionError as `Prompts.after` does."""
@@ -418,10 +440,14 @@ class Backbone(ABC):
         rows = list(dict.fromkeys((*left, *answer[:-1]) for answer in said))
         positions, memory = heard.cut(begun)
         chances = continuations(
-            DecoderLayers(self._language.layers, self._language.rotary_emb), self._language.norm,
-            self.model.get_input_embeddings(), self.model.get_output_embeddings(), rows,
-            after(positions, 1, max(map(len, rows)))[0], memory,
-        )  # fmt: skip
+            DecoderLayers(self._language.layers, self._language.rotary_emb),
+            self._language.norm,
+            self.model.get_input_embeddings(),
+            self.model.get_output_embeddings(),
+            rows,
+            after(positions, 1, max(map(len, rows)))[0],
+            memory,
+        )
         row = [rows.index((*left, *answer[:-1])) for answer in said]
         return torch.stack(
             [chances[r, len(left) - 1 + torch.arange(len(a)), a].sum() for r, a in zip(row, said, strict=True)]

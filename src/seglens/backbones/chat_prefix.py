@@ -52,9 +52,14 @@ def hear(model: Any, inputs: dict[str, Tensor], positions: Int[Tensor, "1 n ..."
 
 
 def continuations(
-    layers: DecoderLayers, norm: nn.Module, words: nn.Module, head: nn.Module, rows: Sequence[Sequence[int]],
-    positions: Int[Tensor, "1 t ..."], memory: Sequence[Pair],
-) -> Float[Tensor, "r t v"]:  # fmt: skip
+    layers: DecoderLayers,
+    norm: nn.Module,
+    words: nn.Module,
+    head: nn.Module,
+    rows: Sequence[Sequence[int]],
+    positions: Int[Tensor, "1 t ..."],
+    memory: Sequence[Pair],
+) -> Float[Tensor, "r t v"]:
     """Log-probabilities of what follows each token of each row, all rows in one pass behind what is in memory."""
     device = positions.device
     asked = [torch.tensor(row, device=device) for row in rows]

@@ -77,9 +77,12 @@ def patches(tower: Sequence[Float[Tensor, "1 n v"]], layers: Sequence[int]) -> F
 
 
 def read(
-    rows: Float[Tensor, "b f d"], shown: Bool[Tensor, "b f"], look: Float[Tensor, "k d"], least: Float[Tensor, " k"],
+    rows: Float[Tensor, "b f d"],
+    shown: Bool[Tensor, "b f"],
+    look: Float[Tensor, "k d"],
+    least: Float[Tensor, " k"],
     weight: Float[Tensor, " 2*k"],
-) -> Float[Tensor, " b"]:  # fmt: skip
+) -> Float[Tensor, " b"]:
     """The score of normalised states: `weight` times mean and standard deviation of max(0, rows · look - least)."""
     share = shown / shown.sum(1, keepdim=True).clamp(min=1)
     found = torch.relu(rows @ look.T - least)

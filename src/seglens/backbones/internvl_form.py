@@ -28,17 +28,41 @@ LANGUAGES: dict[str, type[PreTrainedConfig]] = {
     "LlamaForCausalLM": LlamaConfig,
     "InternLM2ForCausalLM": LlamaConfig,  # which is LLaMA under other names
 }
-TEXT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "rms_norm_eps", "max_position_embeddings", "vocab_size", "hidden_act")  # fmt: skip
+TEXT = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "vocab_size",
+    "hidden_act",
+)
 TEXT_IF_THERE = ("head_dim", "attention_bias", "use_sliding_window", "sliding_window", "max_window_layers")
-VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
-          "layer_norm_eps", "hidden_act", "norm_type")  # fmt: skip
+VISION = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "layer_norm_eps",
+    "hidden_act",
+    "norm_type",
+)
 # their name, ours, and what their class takes where a config is silent
 VISION_RENAMED = (("qkv_bias", "attention_bias", False), ("qk_normalization", "use_qk_norm", True))
 ENDS = {"internvl2_5": "\n", "Hermes-2": "", "internlm2-chat": ""}  # what follows <|im_end|>, by InternVL's template
 TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # the others are code of their own
-FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-         "special_tokens_map.json")  # fmt: skip
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
 IMAGE, BEFORE, BEHIND, VIDEO, END = "<IMG_CONTEXT>", "<img>", "</img>", "<video>", "<|im_end|>"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 TEMPLATE = (
@@ -70,16 +94,26 @@ def internvl_config(said: Mapping[str, Any], image_token: int, end_token: int) -
         **{ours: vision.get(theirs, otherwise) for theirs, ours, otherwise in VISION_RENAMED},
     )
     words = LANGUAGES[language](
-        **_taken(text, TEXT, "llm_config"), **{key: text[key] for key in TEXT_IF_THERE if key in text},
-        rope_parameters=_rotary(text), eos_token_id=end_token, bos_token_id=text.get("bos_token_id"),
-        pad_token_id=text.get("pad_token_id"), tie_word_embeddings=False, architectures=[language],
-    )  # fmt: skip
+        **_taken(text, TEXT, "llm_config"),
+        **{key: text[key] for key in TEXT_IF_THERE if key in text},
+        rope_parameters=_rotary(text),
+        eos_token_id=end_token,
+        bos_token_id=text.get("bos_token_id"),
+        pad_token_id=text.get("pad_token_id"),
+        tie_word_embeddings=False,
+        architectures=[language],
+    )
     ratio = said["downsample_ratio"]
     return InternVLConfig(
-        vision_config=eye, text_config=words, image_token_id=image_token, downsample_ratio=ratio,
-        image_seq_length=int((seen // vision["patch_size"] * ratio) ** 2), tie_word_embeddings=False,
-        vision_feature_layer=said.get("select_layer", -1), architectures=["InternVLForConditionalGeneration"],
-    )  # fmt: skip
+        vision_config=eye,
+        text_config=words,
+        image_token_id=image_token,
+        downsample_ratio=ratio,
+        image_seq_length=int((seen // vision["patch_size"] * ratio) ** 2),
+        tie_word_embeddings=False,
+        vision_feature_layer=said.get("select_layer", -1),
+        architectures=["InternVLForConditionalGeneration"],
+    )
 
 
 def _taken(said: Mapping[str, Any], keys: tuple[str, ...], of: str) -> dict[str, Any]:

@@ -27,9 +27,16 @@ class Rows:
 
 
 def visible_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float, dropout: float = 0.0, rows: Rows | None = None, **_: object,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    rows: Rows | None = None,
+    **_: object,
+) -> tuple[Tensor, Tensor | None]:
     """Attention that shows its probabilities when asked. Queries and keys come after rotary (and q/k norms) in every
     family, so the rows are those that the layer really used."""
     groups = query.shape[1] // key.shape[1]
@@ -61,9 +68,12 @@ class DecoderLayers(nn.Module):
         return Rows()
 
     def prefix(
-        self, hidden: Float[Tensor, "b p d"], positions: Int[Tensor, "b p ..."],
-        later: Sequence[Float[Tensor, "b i d"]] = (), image: int = 0,
-    ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:  # fmt: skip
+        self,
+        hidden: Float[Tensor, "b p d"],
+        positions: Int[Tensor, "b p ..."],
+        later: Sequence[Float[Tensor, "b i d"]] = (),
+        image: int = 0,
+    ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:
         """Run the prefix under a causal mask, but for its last `image` rows, which see each other. Returns its rows and
         every layer's keys and values.
 
@@ -76,9 +86,13 @@ class DecoderLayers(nn.Module):
         return out, [r.pair for r in recorders if r.pair is not None]
 
     def questions(
-        self, hidden: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], mask: Bool[Tensor, "b q t"],
-        memory: Sequence[Pair], rows: Rows | None = None,
-    ) -> Float[Tensor, "b q t d"]:  # fmt: skip
+        self,
+        hidden: Float[Tensor, "b q t d"],
+        positions: Int[Tensor, "b q t ..."],
+        mask: Bool[Tensor, "b q t"],
+        memory: Sequence[Pair],
+        rows: Rows | None = None,
+    ) -> Float[Tensor, "b q t d"]:
         """Run all questions in one pass: each sees the prefix and its own earlier tokens, none sees another.
 
         Few of them share a row, so that the cost grows with their number, not with its square. `rows` receives, for
@@ -98,18 +112,28 @@ class DecoderLayers(nn.Module):
         return rearrange(out, "(b n) (g t) d -> b (n g) t d", n=count, t=t)[:, :q]
 
     def whole(
-        self, hidden: Float[Tensor, "n l d"], positions: Int[Tensor, "n l ..."], sees: Bool[Tensor, "n l l"],
-        later: Sequence[Float[Tensor, "n i d"]] = (), image_end: int = 0,
-    ) -> Float[Tensor, "n l d"]:  # fmt: skip
+        self,
+        hidden: Float[Tensor, "n l d"],
+        positions: Int[Tensor, "n l ..."],
+        sees: Bool[Tensor, "n l l"],
+        later: Sequence[Float[Tensor, "n i d"]] = (),
+        image_end: int = 0,
+    ) -> Float[Tensor, "n l d"]:
         """Run whole sequences, with who sees whom given row by row. The image of `later` ends before row
         `image_end`."""
         caches = [None] * len(self.layers)
         return self._run(hidden, positions, sees[:, None], caches, later=later, image_end=image_end)
 
     def _run(
-        self, hidden: Tensor, positions: Tensor, sees: Tensor, caches: Sequence[PrefixCache | QuestionCache | None],
-        rows: Rows | None = None, later: Sequence[Tensor] = (), image_end: int = 0,
-    ) -> Tensor:  # fmt: skip
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        sees: Tensor,
+        caches: Sequence[PrefixCache | QuestionCache | None],
+        rows: Rows | None = None,
+        later: Sequence[Tensor] = (),
+        image_end: int = 0,
+    ) -> Tensor:
         blocked = torch.finfo(hidden.dtype).min
         mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~sees, blocked)
         if positions.ndim > 2:  # rotary modules want the axes of M-RoPE first
@@ -118,9 +142,13 @@ class DecoderLayers(nn.Module):
         asked = {} if rows is None else {"rows": rows}
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(
-                hidden, attention_mask=mask, use_cache=cache is not None, position_embeddings=rotary,
-                **as_cache(layer, cache), **asked,
-            )  # fmt: skip
+                hidden,
+                attention_mask=mask,
+                use_cache=cache is not None,
+                position_embeddings=rotary,
+                **as_cache(layer, cache),
+                **asked,
+            )
             if n < len(later):
                 first = image_end - later[n].shape[1]
                 image = hidden[:, first:image_end] + later[n].to(hidden)
@@ -151,9 +179,13 @@ def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1
 
 
 def sight_mask(
-    attention: Attention, prefix: int, image: int, mask: Bool[Tensor, "b q t"], places: Int[Tensor, "b q k"],
+    attention: Attention,
+    prefix: int,
+    image: int,
+    mask: Bool[Tensor, "b q t"],
+    places: Int[Tensor, "b q k"],
     spoken: Bool[Tensor, "b q"],
-) -> Bool[Tensor, "bq l l"]:  # fmt: skip
+) -> Bool[Tensor, "bq l l"]:
     """Who sees whom when each question stands behind a prefix of its own, whose last `image` rows are image tokens
     (SELF1E, section 3.5 and Table 7): all that came before; image tokens each other ("images"); and the segmentation
     tokens ("dual"); and all words ("text"); or everybody everybody ("full"). Questions answered in words alone are read

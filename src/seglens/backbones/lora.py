@@ -170,10 +170,13 @@ def _inject(tuned: Backbone, tuning: Tuning, adapter: Adapter) -> None:
     language, vision = _language_targets(tuned, tuning), _vision_targets(tuned, tuning)
     every = {**language, **vision}
     config = LoraConfig(
-        r=tuning.rank or tuning.vision_rank, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout,
-        target_modules=list(every), rank_pattern=dict.fromkeys(vision, tuning.vision_rank),
+        r=tuning.rank or tuning.vision_rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=list(every),
+        rank_pattern=dict.fromkeys(vision, tuning.vision_rank),
         alpha_pattern=dict.fromkeys(vision, 2 * tuning.vision_rank),
-    )  # fmt: skip
+    )
     inject_adapter_in_model(config, tuned.model, LORA)
     for name, key in every.items():
         layer = tuned.model.get_submodule(name)

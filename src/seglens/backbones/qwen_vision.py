@@ -31,9 +31,14 @@ def cut(pixels: Float[Tensor, "b 3 s s"], vision: Any) -> Float[Tensor, "n c"]:
     """Canvases as the tower takes them: a row per patch, cell by cell; a still image fills every frame."""
     size, merge = vision.patch_size, vision.spatial_merge_size
     return repeat(
-        pixels, "b c (y my py) (x mx px) -> (b y x my mx) (c t py px)",
-        my=merge, mx=merge, py=size, px=size, t=vision.temporal_patch_size,
-    )  # fmt: skip
+        pixels,
+        "b c (y my py) (x mx px) -> (b y x my mx) (c t py px)",
+        my=merge,
+        mx=merge,
+        py=size,
+        px=size,
+        t=vision.temporal_patch_size,
+    )
 
 
 def raster(rows: Float[Tensor, "n v"], grid: tuple[int, int], merge: int) -> Float[Tensor, "b f v"]:

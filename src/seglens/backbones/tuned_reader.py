@@ -76,9 +76,13 @@ class TunedBackbone:
     that does not see all, or when `tuning` and `speech` do not fit it; ImportError without peft."""
 
     def __init__(
-        self, backbone: Backbone, tuning: Tuning, speech: AnswerTemplates, attention: Attention = "causal",
+        self,
+        backbone: Backbone,
+        tuning: Tuning,
+        speech: AnswerTemplates,
+        attention: Attention = "causal",
         refill: Refill = "none",
-    ):  # fmt: skip
+    ):
         _check(backbone)
         self._tuned, adapter = attach(backbone, tuning)
         self._sees_anew = tuning.vision_rank > 0
@@ -171,9 +175,14 @@ class TunedBackbone:
         rows = torch.cat([words, image.to(words)], 1)
         positions = self._tuned.prefix_positions(before.shape[1])[: rows.shape[1]][None]  # fewer without an overview
         return Vision(
-            patches.rows, given, refilled[0] if refilled else None, patches.later, rows,
-            positions.to(self.device).expand(len(pixels), *positions.shape[1:]), patches.tower,
-        )  # fmt: skip
+            patches.rows,
+            given,
+            refilled[0] if refilled else None,
+            patches.later,
+            rows,
+            positions.to(self.device).expand(len(pixels), *positions.shape[1:]),
+            patches.tower,
+        )
 
     def _look(self, pixels: Float[Tensor, "b 3 n n"]) -> Patches:
         """The patches of canvases, seen tile by tile."""
@@ -206,10 +215,17 @@ class TunedBackbone:
         segment = _pick(states, (asked.places - 1).clamp(min=0))
         head = self._tuned.model.get_output_embeddings()
         return Reading(
-            patches=seen.patches, given=seen.given, refilled=seen.refilled, image=image, segment=segment,
-            grid=self.grid, shuffle=self.shuffle, choice=head(segment[:, :, 0]).to(self.device),
-            text_loss=None if learnt is None else _text_loss(states, head, asked.words, learnt), before=before,
-        )  # fmt: skip
+            patches=seen.patches,
+            given=seen.given,
+            refilled=seen.refilled,
+            image=image,
+            segment=segment,
+            grid=self.grid,
+            shuffle=self.shuffle,
+            choice=head(segment[:, :, 0]).to(self.device),
+            text_loss=None if learnt is None else _text_loss(states, head, asked.words, learnt),
+            before=before,
+        )
 
     def _run_whole(
         self, seen: Vision, words: Float[Tensor, "b q t d"], positions: Int[Tensor, "b q t ..."], asked: TunedQuestions

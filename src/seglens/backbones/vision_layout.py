@@ -88,9 +88,12 @@ def tower(model: Any, pixels: Float[Tensor, "*k 3 s s"], **sizes: Tensor) -> Any
     names, in `pooler_output`: a tensor of "k i d", or a list of one of "n d"; and the tower's `hidden_states`."""
     config = model.config
     return model.get_image_features(
-        pixels, **sizes, vision_feature_layer=config.vision_feature_layer,
-        vision_feature_select_strategy=config.vision_feature_select_strategy, output_hidden_states=True,
-    )  # fmt: skip
+        pixels,
+        **sizes,
+        vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        output_hidden_states=True,
+    )
 
 
 def tower_patches(model: Any, pixels: Float[Tensor, "b 3 s s"]) -> Patches:

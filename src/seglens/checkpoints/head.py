@@ -30,8 +30,10 @@ EMBEDDED_HEADS = {
     "embedded/lisa": "lisa",
 }
 EMBEDDED_PARTS = {  # its frozen parts, for heads of one's own
-    "embedded/mllm": "mllm", "embedded/internvl": "internvl", "embedded/sam": "sam",
-}  # fmt: skip
+    "embedded/mllm": "mllm",
+    "embedded/internvl": "internvl",
+    "embedded/sam": "sam",
+}
 CONFIG, WEIGHTS = "config.json", "head.safetensors"
 RUN = "train.json"  # what a training was started with, in its folder
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -242,9 +244,7 @@ def _prompt_fault(said: Any) -> str | None:
     return None
 
 
-def load_state(
-    folder: str | Path, head: nn.Module, needless: Callable[[str], bool] = lambda name: False
-) -> None:  # fmt: skip
+def load_state(folder: str | Path, head: nn.Module, needless: Callable[[str], bool] = lambda name: False) -> None:
     """Load the weights into `head`, strictly; `needless` says which tensors of the file may stay unused. Raises
     CheckpointError naming every tensor that does not fit, or when a byte of them is not as it was saved."""
     path = Path(folder) / WEIGHTS

@@ -34,11 +34,19 @@ PerShard = Annotated[int | None, typer.Option(help="Images per file, which a pro
 
 
 def cache_estimate(
-    data: Data, backbone: MLLM, decoder: Decoder,
+    data: Data,
+    backbone: MLLM,
+    decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
-    layer: Layer = None, image_size: ImageSize = None, preset: Preset = "default", setting: Setting = None,
-    dtype: DType = "auto", shard: PerShard = None, device: Device = AUTO, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    layer: Layer = None,
+    image_size: ImageSize = None,
+    preset: Preset = "default",
+    setting: Setting = None,
+    dtype: DType = "auto",
+    shard: PerShard = None,
+    device: Device = AUTO,
+    as_json: AsJson = False,
+) -> None:
     """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
     from seglens.features.cache import estimate
 
@@ -52,14 +60,21 @@ def cache_estimate(
 
 
 def cache_build(
-    data: Data, backbone: MLLM, decoder: Decoder,
+    data: Data,
+    backbone: MLLM,
+    decoder: Decoder,
     out: Annotated[Path, typer.Option(help="Folder for the cache; the same command resumes.")],
-    layer: Layer = None, image_size: ImageSize = None, preset: Preset = "default", setting: Setting = None,
-    dtype: DType = "auto", shard: PerShard = None,
+    layer: Layer = None,
+    image_size: ImageSize = None,
+    preset: Preset = "default",
+    setting: Setting = None,
+    dtype: DType = "auto",
+    shard: PerShard = None,
     any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
     ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
-    device: Device = AUTO, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    device: Device = AUTO,
+    as_json: AsJson = False,
+) -> None:
     """Compute the frozen features of a dataset once. Under torchrun the processes share the work."""
     from seglens.core.devices import usable_device
     from seglens.data.dataset import faults_of
@@ -145,9 +160,14 @@ class CacheInputs:
         made = adjusted(recipe(self.preset), self.settings)
         hide_loading_bars()
         parts = Parts.load(
-            Origin.of(self.backbone), Origin.of(self.decoder), layer=self.layer, image_size=self.image_size,
-            canvas=made.canvas, floors=made.floors, device=self.device,
-        )  # fmt: skip
+            Origin.of(self.backbone),
+            Origin.of(self.decoder),
+            layer=self.layer,
+            image_size=self.image_size,
+            canvas=made.canvas,
+            floors=made.floors,
+            device=self.device,
+        )
         return made.told(parts)
 
     def load(self) -> tuple[Dataset, Extract]:

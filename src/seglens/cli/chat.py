@@ -91,8 +91,11 @@ class Chat:
         self.route: str | None = None
         self.shown = 0
         self.commands: dict[str, Callable[[str], None]] = {
-            "/image": self._image, "/refine": self._refine, "/route": self._route, "/help": self._help,
-        }  # fmt: skip
+            "/image": self._image,
+            "/refine": self._refine,
+            "/route": self._route,
+            "/help": self._help,
+        }
 
     def follow(self, line: str) -> bool:
         """Whether the conversation goes on."""

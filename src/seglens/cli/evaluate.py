@@ -125,9 +125,15 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
 
 
 def _queries(
-    segmenter: Segmenter, samples: Dataset, name: str, ranks: Ranks, tick: Callable[[], None],
-    kept: AnswerJournal, records: Path | None, predictions: Path | None,
-) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:  # fmt: skip
+    segmenter: Segmenter,
+    samples: Dataset,
+    name: str,
+    ranks: Ranks,
+    tick: Callable[[], None],
+    kept: AnswerJournal,
+    records: Path | None,
+    predictions: Path | None,
+) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:
     from seglens.evaluation.evaluate import as_json, prediction_lines, results, run_shared, understood
 
     files = {path: rows for path, rows in ((records, as_json), (predictions, prediction_lines)) if path is not None}
@@ -150,9 +156,14 @@ def _queries(
 
 
 def _miou(
-    segmenter: Segmenter, samples: Dataset, names: list[str], ranks: Ranks, tick: Callable[[], None],
-    kept: AnswerJournal, records: Path | None,
-) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:  # fmt: skip
+    segmenter: Segmenter,
+    samples: Dataset,
+    names: list[str],
+    ranks: Ranks,
+    tick: Callable[[], None],
+    kept: AnswerJournal,
+    records: Path | None,
+) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:
     from seglens.evaluation.open_vocabulary import class_report, image_lines, run_open_vocabulary
 
     found = run_open_vocabulary(segmenter, samples, names, ranks, tick, kept)

@@ -94,9 +94,14 @@ def _fit(questions: Any, tokens: int, failed: dict[str, str]) -> Any:
 
 
 def _ask(
-    ask: Callable[..., str], fit: Any, tokens: int, out: Path | None, settings: dict[str, Any], quiet: bool,
+    ask: Callable[..., str],
+    fit: Any,
+    tokens: int,
+    out: Path | None,
+    settings: dict[str, Any],
+    quiet: bool,
     failed: dict[str, str],
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     from rich.console import Console
     from rich.progress import track
 

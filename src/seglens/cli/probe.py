@@ -84,9 +84,15 @@ def probe(
 
 
 def _heads(
-    backbone: str, data: str, limit: int | None, image_size: int | None, file: Path, as_json: bool, overwrite: bool,
+    backbone: str,
+    data: str,
+    limit: int | None,
+    image_size: int | None,
+    file: Path,
+    as_json: bool,
+    overwrite: bool,
     device: str,
-) -> None:  # fmt: skip
+) -> None:
     from seglens.core.files import check_folder, check_free
     from seglens.data import load_data
     from seglens.evaluation.head_probe import find_heads
@@ -119,14 +125,22 @@ def _panels(curve: Curve) -> list[Panel]:
     scores = curve.scores
     return [
         Panel(
-            "pointing game: share of queries whose strongest cell lies on the target", [s.pointing for s in scores],
-            [s.interval for s in scores], curve.chance, f"a cell drawn blindly: {curve.chance:.3f}", POINTING,
+            "pointing game: share of queries whose strongest cell lies on the target",
+            [s.pointing for s in scores],
+            [s.interval for s in scores],
+            curve.chance,
+            f"a cell drawn blindly: {curve.chance:.3f}",
+            POINTING,
         ),
         Panel(
-            "attention on the target, relative to its area", [s.lift for s in scores],
-            [s.lift_interval for s in scores], 1.0, "attention spread evenly: 1", LIFT,
+            "attention on the target, relative to its area",
+            [s.lift for s in scores],
+            [s.lift_interval for s in scores],
+            1.0,
+            "attention spread evenly: 1",
+            LIFT,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _write(file: Path, report: dict[str, Any], curve: Curve) -> dict[str, str]:

@@ -50,8 +50,9 @@ def route(
     found = {"model": backbone or loading.model, "part": part, **report(routed)}
     missed = [
         {"text": one.asked.text, "tier": one.asked.tier, "route": one.route.intent, "scores": one.route.scores}
-        for one in routed if not one.right
-    ]  # fmt: skip
+        for one in routed
+        if not one.right
+    ]
     if as_json:
         emit(found | ({"wrong": missed} if wrong else {}) | ({"faults": failed} if failed else {}))
     else:

@@ -73,9 +73,15 @@ def _run(settings: Settings) -> None:
     settings.key(), settings.origins  # what is wrong is told before the model is loaded
     sure = Thresholds(settings.presence_threshold, settings.mask_threshold).options()
     system = TalkingSystem(
-        settings.model if "model" in settings.model_fields_set else None, settings.backbone, settings.decoder,
-        settings.heads, settings.device, settings.dtype, settings.load_in, settings.as_is,
-    )  # fmt: skip
+        settings.model if "model" in settings.model_fields_set else None,
+        settings.backbone,
+        settings.decoder,
+        settings.heads,
+        settings.device,
+        settings.dtype,
+        settings.load_in,
+        settings.as_is,
+    )
     running = Running(create_app(load_segmenter(system, **sure), settings), settings)
     say(f"seglens: serving {system.name} on {running.address} ({running.address}/openapi.json says how to ask)")
     running.until_told()

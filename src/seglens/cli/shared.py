@@ -31,11 +31,12 @@ HeadOrParts = Annotated[
 MLLM = Annotated[
     str | None,
     typer.Option(
-        "--backbone", metavar="MLLM",
+        "--backbone",
+        metavar="MLLM",
         help="A folder or hub id of an MLLM whose own attention says where to look: with --decoder, and without a "
         "trained head.",
     ),
-]  # fmt: skip
+]
 SAM = Annotated[
     str | None, typer.Option("--decoder", metavar="SAM", help="The SAM or SAM 2 that draws for --backbone.")
 ]

@@ -62,9 +62,11 @@ class Turns:
     `now` is a clock in seconds that never goes back; `worked` is told of every stretch of work."""
 
     def __init__(
-        self, seconds: float = SLICE, now: Callable[[], float] = monotonic,
+        self,
+        seconds: float = SLICE,
+        now: Callable[[], float] = monotonic,
         worked: Callable[[float], object] = lambda seconds: None,
-    ):  # fmt: skip
+    ):
         self.seconds, self._now, self._worked = seconds, now, worked
         self._lock, self._line = Lock(), deque[Event]()  # who waits
         self._taken, self._since = False, 0.0

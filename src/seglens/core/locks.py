@@ -134,8 +134,10 @@ def _said(stream: BinaryIO) -> Holder | None:
 
 
 def _words(file: Path, theirs: Holder | None) -> str:
-    who = "another process writes to it" if theirs is None else (
-        f"process {theirs.pid} on {theirs.host} has been writing to it since {theirs.since} ({theirs.command})"
-    )  # fmt: skip
+    who = (
+        "another process writes to it"
+        if theirs is None
+        else (f"process {theirs.pid} on {theirs.host} has been writing to it since {theirs.since} ({theirs.command})")
+    )
     what = file.parent if file.name == LOCK else file.parent / file.name.removeprefix(".").removesuffix(LOCK)
     return f"{what} is in use: {who}; wait for its end, stop it, or give another folder"

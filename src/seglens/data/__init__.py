@@ -47,8 +47,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 Wrap = Callable[[Any, Any], Any]
 # Options of every dataset, in the order in which they are applied to what its builder made.
 COMMON: dict[str, tuple[type, Wrap]] = {
-    "negatives": (float, with_negatives), "limit": (int, Limited), "prompt": (str, Prompted)
-}  # fmt: skip
+    "negatives": (float, with_negatives),
+    "limit": (int, Limited),
+    "prompt": (str, Prompted),
+}
 
 
 def load_data(text: str) -> Dataset:

@@ -72,9 +72,11 @@ def is_sentence(query: str) -> bool:
     """Whether a query is a whole sentence ("Which of these holds water?") and not the name of a thing, by its words."""
     said, count = query.strip(), len(query.split())
     return (
-        said.endswith(("?", "!")) or _REQUEST.match(said) is not None
-        or count > LONG_PHRASE or (count > FULL_STOP and said.endswith("."))
-    )  # fmt: skip
+        said.endswith(("?", "!"))
+        or _REQUEST.match(said) is not None
+        or count > LONG_PHRASE
+        or (count > FULL_STOP and said.endswith("."))
+    )
 
 
 def kind_to_ask(target: Target) -> str:

@@ -30,9 +30,13 @@ Id = int | str
 
 
 def coco_data(
-    images: Path, annotations: Path, each: Literal["category", "instance"] = "category",
-    crowd: Literal["ignore", "include"] = "ignore", split: Split = "train", bad: Bad = "refuse",
-) -> Records:  # fmt: skip
+    images: Path,
+    annotations: Path,
+    each: Literal["category", "instance"] = "category",
+    crowd: Literal["ignore", "include"] = "ignore",
+    split: Split = "train",
+    bad: Bad = "refuse",
+) -> Records:
     """The images of `annotations`, under the folder `images`, asked for by the names of their categories.
 
     `each=category`: one query per category of an image, the union of its instances. Categories of one name are one

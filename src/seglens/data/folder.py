@@ -16,9 +16,13 @@ LOSSLESS = frozenset((".png", ".bmp", ".tif", ".tiff"))
 
 
 def folder_data(
-    images: Path, masks: Path, texts: str = "", black: Literal["refuse", "absent"] = "refuse",
-    split: Split = "train", bad: Bad = "refuse",
-) -> Records:  # fmt: skip
+    images: Path,
+    masks: Path,
+    texts: str = "",
+    black: Literal["refuse", "absent"] = "refuse",
+    split: Split = "train",
+    bad: Bad = "refuse",
+) -> Records:
     """Images and, for each query about one, a mask file (see `load_mask`: 0 and 255, or 0 and 1) of the same stem.
 
     The words come from the folders of the masks, _ for a space:

@@ -49,9 +49,21 @@ MLLMSEG: dict[str, tuple[str, ...]] = {
 }
 # Table 8 of SELF1E, without Mapillary and, though the released code lists it, without RefCLEF
 SELF1E = (
-    "ade20k", "cocostuff", "pascal_part", "paco", "refcoco", "refcoco+", "refcocog", "reasonseg", "llava_150k", "vqav2",
-    "okvqa", "textvqa", "vizwiz", "gqa",
-)  # fmt: skip
+    "ade20k",
+    "cocostuff",
+    "pascal_part",
+    "paco",
+    "refcoco",
+    "refcoco+",
+    "refcocog",
+    "reasonseg",
+    "llava_150k",
+    "vqav2",
+    "okvqa",
+    "textvqa",
+    "vizwiz",
+    "gqa",
+)
 # How many images count at most: the table has fewer of these two than there are
 SELF1E_MOST = {"cocostuff": 30_000, "paco": 30_000}
 SELF1E_REPEATS: dict[str, Mapping[str, int]] = {
@@ -113,9 +125,15 @@ def opened(
 
 
 def lisa(
-    root: Path, rates: str = "paper", prompt: str = "lens", queries: int = 3, seed: int = 0, bad: Bad = "refuse",
-    held_out: Answer = "no", negatives: float = 0.0,
-) -> Mixed:  # fmt: skip
+    root: Path,
+    rates: str = "paper",
+    prompt: str = "lens",
+    queries: int = 3,
+    seed: int = 0,
+    bad: Bad = "refuse",
+    held_out: Answer = "no",
+    negatives: float = 0.0,
+) -> Mixed:
     """LISA's datasets in LISA's shares; rates=lisa are those with questions answered in words (LLaVA-150k)."""
     shares = parse_rates(rates)
     places = found_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
@@ -125,9 +143,14 @@ def lisa(
 
 
 def mllmseg(
-    root: Path, stage: Literal["res", "gres"] = "res", prompt: str = "none", queries: int = 5, seed: int = 0,
-    bad: Bad = "refuse", held_out: Answer = "no",
-) -> Mixed:  # fmt: skip
+    root: Path,
+    stage: Literal["res", "gres"] = "res",
+    prompt: str = "none",
+    queries: int = 5,
+    seed: int = 0,
+    bad: Bad = "refuse",
+    held_out: Answer = "no",
+) -> Mixed:
     """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
     places = found_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
     datasets = opened(root, places, bad, held_out)
@@ -143,9 +166,16 @@ def self1e_weights(variant: str, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def _self1e(variant: str) -> Callable[..., Mixed]:
     def build(
-        root: Path, refclef: Answer = "no", vqa: Answer = "yes", prompt: str = "none", queries: int = 3, seed: int = 0,
-        bad: Bad = "refuse", held_out: Answer = "no", negatives: float = 0.0,
-    ) -> Mixed:  # fmt: skip
+        root: Path,
+        refclef: Answer = "no",
+        vqa: Answer = "yes",
+        prompt: str = "none",
+        queries: int = 3,
+        seed: int = 0,
+        bad: Bad = "refuse",
+        held_out: Answer = "no",
+        negatives: float = 0.0,
+    ) -> Mixed:
         """Images (of VQA: records) drawn alike from all datasets, each repeated as often as its group is."""
         wanted = {name: TREE[name] for name in (*SELF1E, *(["refclef"] if refclef == "yes" else []))}
         places = found_in(

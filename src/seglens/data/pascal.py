@@ -22,9 +22,27 @@ from seglens.data.semantic import IGNORED, LISTS, Classes, Split, asks_of, holds
 
 WIDE = 65535  # what maps of 16 bits ignore
 VOC20 = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
-    "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
-)  # fmt: skip
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dining table",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "potted plant",
+    "sheep",
+    "sofa",
+    "train",
+    "tv monitor",
+)
 PART = {"train": "training", "val": "validation"}
 CONTEXT = "VOCdevkit/VOC2010"
 PHOTOS = f"{CONTEXT}/JPEGImages"
@@ -55,10 +73,16 @@ def pc59(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
     from_1 = dict(enumerate(known.values(), 1))
     layouts = [
         *_detectron(split, "59", known, IGNORED, ".png"),
-        PascalLayout(PHOTOS, f"{CONTEXT}/SegmentationClassContext", from_1, frozenset((0, IGNORED)),
-               listed=_lists(split), other=frozenset((0,))),
+        PascalLayout(
+            PHOTOS,
+            f"{CONTEXT}/SegmentationClassContext",
+            from_1,
+            frozenset((0, IGNORED)),
+            listed=_lists(split),
+            other=frozenset((0,)),
+        ),
         PascalLayout(PHOTOS, f"{CONTEXT}/trainval", known, rest, ".mat", _lists(split), rest - {0}),
-    ]  # fmt: skip
+    ]
     return _records("pc59", root, split, bad, layouts)
 
 
@@ -76,9 +100,14 @@ def _detectron(split: str, count: str, known: Mapping[int, str], ignored: int, e
         PascalLayout(
             PHOTOS, f"{CONTEXT}/annotations_detectron2/pc{count}_{split}", names, frozenset((ignored,)), ending
         ),
-        PascalLayout(f"pascal_ctx_d2/images/{part}", f"pascal_ctx_d2/annotations_ctx{count}/{part}", names,
-               frozenset((ignored,)), ending),
-    ]  # fmt: skip
+        PascalLayout(
+            f"pascal_ctx_d2/images/{part}",
+            f"pascal_ctx_d2/annotations_ctx{count}/{part}",
+            names,
+            frozenset((ignored,)),
+            ending,
+        ),
+    ]
 
 
 def _lists(split: str) -> list[str]:
@@ -89,9 +118,13 @@ def _lists(split: str) -> list[str]:
 def pas20(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
     """Pascal VOC 2012's 20 classes, without the background."""
     published = PascalLayout(
-        f"{VOC}/JPEGImages", f"{VOC}/SegmentationClass", dict(enumerate(VOC20, 1)), frozenset((0, IGNORED)),
-        listed=[f"{VOC}/ImageSets/Segmentation/{split}.txt"], other=frozenset((0,)),
-    )  # fmt: skip
+        f"{VOC}/JPEGImages",
+        f"{VOC}/SegmentationClass",
+        dict(enumerate(VOC20, 1)),
+        frozenset((0, IGNORED)),
+        listed=[f"{VOC}/ImageSets/Segmentation/{split}.txt"],
+        other=frozenset((0,)),
+    )
     images, labels = (f"pascal_voc_d2/{folder}/{PART[split]}" for folder in ("images", "annotations_pascal20"))
     made = PascalLayout(images, labels, dict(enumerate(VOC20)), frozenset((IGNORED,)))
     return _records("pas20", root, split, bad, [published, made])

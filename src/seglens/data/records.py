@@ -152,10 +152,15 @@ class Records:
     them (by default the same)."""
 
     def __init__(
-        self, name: str, found: Iterable[ImageRecord | Remains | RecordFault | Note], *, trainable: bool,
+        self,
+        name: str,
+        found: Iterable[ImageRecord | Remains | RecordFault | Note],
+        *,
+        trainable: bool,
         bad: Bad = "refuse",
-        classes: tuple[str, ...] = (), vocabulary: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
-    ):  # fmt: skip
+        classes: tuple[str, ...] = (),
+        vocabulary: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
+    ):
         if bad not in ("refuse", "skip"):
             raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
         self.name, self.trainable, self.bad, self.classes = name, trainable, bad, classes

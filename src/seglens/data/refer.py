@@ -198,9 +198,16 @@ def read(root: Path, name: str, split_by: str = "", images: Path | None = None) 
     usual = [root / one for one in form.images]
     pictures = images or next((one for one in usual if one.is_dir()), usual[0])
     return Referring(
-        name, str(found), str(instances), pictures, refs, index["image"], index["annotation"], tuple(faults),
+        name,
+        str(found),
+        str(instances),
+        pictures,
+        refs,
+        index["image"],
+        index["annotation"],
+        tuple(faults),
         frozenset(twice),
-    )  # fmt: skip
+    )
 
 
 def parts(root: Path) -> Iterator[Part]:

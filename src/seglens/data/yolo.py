@@ -21,9 +21,13 @@ NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside thei
 
 
 def yolo_data(
-    data: Path | None = None, images: Path | None = None, labels: Path | None = None, names: Path | None = None,
-    split: Split = "train", bad: Bad = "refuse",
-) -> Records:  # fmt: skip
+    data: Path | None = None,
+    images: Path | None = None,
+    labels: Path | None = None,
+    names: Path | None = None,
+    split: Split = "train",
+    bad: Bad = "refuse",
+) -> Records:
     """The images of a YOLO dataset, asked for by the names of their classes; a class of an image is the union of its
     objects.
 

@@ -81,10 +81,15 @@ class MaskDecoder(ABC):
     def signature(self) -> dict[str, Any]:
         """All that decides what `encode` gives: for the key of cached features. Plain JSON values."""
         return {
-            "type": self.module.config.model_type, "name": self.name, "revision": self.revision,
-            "dtype": str(self.module.dtype).removeprefix("torch."), "image_size": self.image_size,
-            "width": self.width, "mean": list(self.mean), "std": list(self.std),
-        }  # fmt: skip
+            "type": self.module.config.model_type,
+            "name": self.name,
+            "revision": self.revision,
+            "dtype": str(self.module.dtype).removeprefix("torch."),
+            "image_size": self.image_size,
+            "width": self.width,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @torch.no_grad()
     def encode(self, image: UInt8[np.ndarray, "h w 3"], frame: Frame) -> Embedding:
@@ -123,9 +128,12 @@ class MaskDecoder(ABC):
         return decoder
 
     def decode(
-        self, embedding: Embedding, prompts: Float[Tensor, "b q n c"], keep: Bool[Tensor, "b q n"] | None = None,
+        self,
+        embedding: Embedding,
+        prompts: Float[Tensor, "b q n c"],
+        keep: Bool[Tensor, "b q n"] | None = None,
         decoder: nn.Module | None = None,
-    ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+    ) -> Float[Tensor, "b q s s"]:
         """Mask logits on the canvas for every prompt set; tokens where `keep` is false do not exist for the others.
 
         `decoder` replaces the model's own mask decoder (LENS trains a copy). Raises ValueError when the embedding is of
@@ -133,9 +141,13 @@ class MaskDecoder(ABC):
         return self._decode(self._single if decoder is None else decoder, embedding, prompts, keep)
 
     def _decode(
-        self, decoder: Any, embedding: Embedding, prompts: Float[Tensor, "b q n c"],
-        keep: Bool[Tensor, "b q n"] | None = None, dense: Float[Tensor, "b c e e"] | None = None,
-    ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+        self,
+        decoder: Any,
+        embedding: Embedding,
+        prompts: Float[Tensor, "b q n c"],
+        keep: Bool[Tensor, "b q n"] | None = None,
+        dense: Float[Tensor, "b c e e"] | None = None,
+    ) -> Float[Tensor, "b q s s"]:
         self._check(embedding)
         b, dtype = len(embedding.coarse), next(decoder.parameters()).dtype
         dense = self._no_mask() if dense is None else dense
@@ -144,9 +156,10 @@ class MaskDecoder(ABC):
                 image_embeddings=embedding.coarse.to(dtype),
                 dense_prompt_embeddings=dense.to(dtype).expand(b, -1, self.side, self.side),
                 image_positional_embeddings=self._grid(dtype).expand(b, -1, -1, -1),
-                sparse_prompt_embeddings=prompts.to(dtype), multimask_output=False,
+                sparse_prompt_embeddings=prompts.to(dtype),
+                multimask_output=False,
                 **self._finer([x.to(dtype) for x in embedding.fine]),
-            )  # fmt: skip
+            )
         return masks[:, :, 0].float()
 
     def _no_mask(self) -> Float[Tensor, "1 c 1 1"]:
@@ -171,9 +184,12 @@ class MaskDecoder(ABC):
 
     @torch.no_grad()
     def prompt(
-        self, embedding: Embedding, points: Float[Tensor, "b q n 2"] | None = None,
-        labels: Int[Tensor, "b q n"] | None = None, boxes: Float[Tensor, "b q 4"] | None = None,
-    ) -> Float[Tensor, "b q s s"]:  # fmt: skip
+        self,
+        embedding: Embedding,
+        points: Float[Tensor, "b q n 2"] | None = None,
+        labels: Int[Tensor, "b q n"] | None = None,
+        boxes: Float[Tensor, "b q 4"] | None = None,
+    ) -> Float[Tensor, "b q s s"]:
         """Mask logits from clicks (label 1 inside, 0 outside) or boxes (x0, y0, x1, y1), all in canvas units [0, 1]:
         what the transformers model itself gives for one mask."""
         return self._decode(self.module.mask_decoder, embedding, self._tokens(points, labels, boxes))
@@ -184,10 +200,12 @@ class MaskDecoder(ABC):
         given = [p.to(self.device) for p in prompts]
         tokens = [
             self._tokens(
-                p.points[None, None] if len(p.points) else None, p.labels[None, None] if len(p.points) else None,
+                p.points[None, None] if len(p.points) else None,
+                p.labels[None, None] if len(p.points) else None,
                 None if p.box is None else p.box[None, None],
-            )[0, 0] for p in given
-        ]  # fmt: skip
+            )[0, 0]
+            for p in given
+        ]
         keep = pad_sequence([t.new_ones(len(t), dtype=torch.bool) for t in tokens], batch_first=True)
         no_mask = self._no_mask().expand(1, -1, self.side, self.side)
         embed = self.module.prompt_encoder.mask_embed
@@ -198,15 +216,19 @@ class MaskDecoder(ABC):
         return self._decode(self.module.mask_decoder, each, sparse, keep[:, None], torch.cat(dense))[:, 0]
 
     def _tokens(
-        self, points: Float[Tensor, "b q n 2"] | None, labels: Int[Tensor, "b q n"] | None,
+        self,
+        points: Float[Tensor, "b q n 2"] | None,
+        labels: Int[Tensor, "b q n"] | None,
         boxes: Float[Tensor, "b q 4"] | None,
-    ) -> Float[Tensor, "b q t c"]:  # fmt: skip
+    ) -> Float[Tensor, "b q t c"]:
         scale = self.image_size
         # transformers adds the half pixel that SAM adds to integer clicks; ours are continuous
         return self.module.prompt_encoder(
-            None if points is None else points * scale - 0.5, labels,
-            None if boxes is None else boxes * scale - 0.5, None,
-        )[0]  # fmt: skip
+            None if points is None else points * scale - 0.5,
+            labels,
+            None if boxes is None else boxes * scale - 0.5,
+            None,
+        )[0]
 
 
 @contextmanager

@@ -54,14 +54,22 @@ def work_out(name: str | Path, *, layer: int | None = None, image_size: int | No
     cached = plan.image_tokens * width + sam.width * sam.side**2
     return Costs(
         name=Path(name).stem if Path(name).is_file() else Path(name).name,
-        family=plan.family, parameters=plan.parameters(), layer=plan.depth.layer, depth=plan.depth.whole,
-        chat_bf16=plan.weight_bytes(), chat_4bit=plan.weight_bytes(packed=True),
+        family=plan.family,
+        parameters=plan.parameters(),
+        layer=plan.depth.layer,
+        depth=plan.depth.whole,
+        chat_bf16=plan.weight_bytes(),
+        chat_4bit=plan.weight_bytes(packed=True),
         segment_bf16=plan.weight_bytes(segmentation_only=True),
         segment_4bit=plan.weight_bytes(packed=True, segmentation_only=True),
-        image_size=plan.layout.image_size, grid=plan.layout.grid, width=width,
-        image_cache_bf16=2 * cached, image_cache_int8=cached, question_bf16=2 * QUESTION * width,
+        image_size=plan.layout.image_size,
+        grid=plan.layout.grid,
+        width=width,
+        image_cache_bf16=2 * cached,
+        image_cache_int8=cached,
+        question_bf16=2 * QUESTION * width,
         head_parameters=sum(p.numel() for p in lens.parameters() if p.requires_grad),
-    )  # fmt: skip
+    )
 
 
 def _sizes(plan: Blueprint) -> tuple[int, int, int]:

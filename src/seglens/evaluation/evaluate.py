@@ -62,9 +62,16 @@ class Record:
     def outcome(self) -> QueryOutcome:
         # Of the mask that a user gets: a refused query shows none, so GRES adds its target alone to the unions.
         return QueryOutcome(
-            self.id, self.image, self.kind, self.found,
-            self.intersection, self.union, self.predicted, self.actual, self.boxes,
-        )  # fmt: skip
+            self.id,
+            self.image,
+            self.kind,
+            self.found,
+            self.intersection,
+            self.union,
+            self.predicted,
+            self.actual,
+            self.boxes,
+        )
 
 
 @dataclass(frozen=True)
@@ -88,17 +95,26 @@ def run(
 
 
 def run_shared(
-    segmenter: Segmenter, data: Dataset, ranks: Ranks, tick: Callable[[], None] = lambda: None, masks: bool = False,
-    kept: AnswerJournal | None = None, told: Callable[[list[Record]], None] = lambda records: None,
-) -> Run | None:  # fmt: skip
+    segmenter: Segmenter,
+    data: Dataset,
+    ranks: Ranks,
+    tick: Callable[[], None] = lambda: None,
+    masks: bool = False,
+    kept: AnswerJournal | None = None,
+    told: Callable[[list[Record]], None] = lambda records: None,
+) -> Run | None:
     """`run` over this process's share of `data`. The first rank returns what all ranks found, the same as one process
     would; the others None. What is `kept` is not asked again; `told` is given the records of a sample as they come.
 
     A sample that cannot be used ends nothing. Raises its error when there is no other."""
     found = ask_all(
-        data, lambda sample: [asdict(one) for one in _ask(segmenter, sample, masks)], ranks, tick, kept,
+        data,
+        lambda sample: [asdict(one) for one in _ask(segmenter, sample, masks)],
+        ranks,
+        tick,
+        kept,
         lambda rows: told(_numbered(list(map(_read, rows)))),
-    )  # fmt: skip
+    )
     if found is None:
         return None
     return Run(_numbered([_read(one) for rows in found.rows for one in rows]), found.faults, found.damaged)
@@ -147,16 +163,28 @@ def _record(sample: Sample, target: Target, said: Prediction, threshold: float, 
     counts = overlap(drawn, torch.from_numpy(target.mask).expand_as(drawn), ignore)
     inside = on_mask(target.mask, said.keypoints)
     return Record(
-        id="", image=sample.id, query=target.query, kind=target.kind, present=target.present, found=said.found,
-        presence=said.presence, area=float(target.mask.mean()),
-        intersection=int(counts.intersection[0]), union=int(counts.union[0]), predicted=int(counts.predicted[0]),
-        actual=int(counts.actual[0]), drawn_intersection=int(counts.intersection[1]), drawn_union=int(counts.union[1]),
+        id="",
+        image=sample.id,
+        query=target.query,
+        kind=target.kind,
+        present=target.present,
+        found=said.found,
+        presence=said.presence,
+        area=float(target.mask.mean()),
+        intersection=int(counts.intersection[0]),
+        union=int(counts.union[0]),
+        predicted=int(counts.predicted[0]),
+        actual=int(counts.actual[0]),
+        drawn_intersection=int(counts.intersection[1]),
+        drawn_union=int(counts.union[1]),
         strongest_inside=bool(inside[0]) if target.present and len(inside) else None,
-        keypoints=len(inside), keypoints_inside=int(inside.sum()),
-        familiar=said.familiar, unknown_words=said.unknown_words,
+        keypoints=len(inside),
+        keypoints_inside=int(inside.sum()),
+        familiar=said.familiar,
+        unknown_words=said.unknown_words,
         boxes=box_iou(extent(said.mask), true_extent(extent(target.mask), target.box)) if target.present else None,
         masks=_runs(target, said) if masks else None,
-    )  # fmt: skip
+    )
 
 
 def _runs(target: Target, said: Prediction) -> dict[str, Any]:

@@ -46,9 +46,13 @@ class _Seen:
 
 
 def find_heads(
-    backbone: Backbone, data: Iterable[Sample], limit: int | None = None, tick: Callable[[], None] = lambda: None,
-    config: LocalizationConfig | None = None, note: dict[str, Any] | None = None,
-) -> HeadChoice:  # fmt: skip
+    backbone: Backbone,
+    data: Iterable[Sample],
+    limit: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+    config: LocalizationConfig | None = None,
+    note: dict[str, Any] | None = None,
+) -> HeadChoice:
     """The heads that most queries choose, over the first `limit` samples, and the mass at which presence is 1/2. Of a
     target nothing but its phrase is used, and whether it is there at all. `note` is kept in the file.
 
@@ -78,7 +82,7 @@ def find_heads(
 
 def _choice(
     backbone: Backbone, seen: _Seen, width: int, config: LocalizationConfig, note: dict[str, Any]
-) -> HeadChoice:  # fmt: skip
+) -> HeadChoice:
     mass, own = torch.stack(seen.mass), torch.tensor(seen.own)
     counts = torch.stack(seen.chosen).flatten().bincount(minlength=mass.shape[1])
     best = counts.argsort(descending=True, stable=True)[: config.chosen]
@@ -86,14 +90,20 @@ def _choice(
     origin = Origin.of(backbone.name, backbone.revision or hub_commit(backbone.name))
     share = counts[best] / len(seen.chosen)
     return HeadChoice(
-        origin.name, origin.revision, tuple((int(k) // width, int(k) % width) for k in best),
+        origin.name,
+        origin.revision,
+        tuple((int(k) // width, int(k) % width) for k in best),
         even if (kept + refused) / 2 >= TELLING else None,
         {
-            **note, "images": seen.images, "queries": len(seen.chosen), "others": int((~own).sum()),
-            "chosen": [round(float(one), 4) for one in share], "own_kept": round(kept, 4),
+            **note,
+            "images": seen.images,
+            "queries": len(seen.chosen),
+            "others": int((~own).sum()),
+            "chosen": [round(float(one), 4) for one in share],
+            "own_kept": round(kept, 4),
             "others_refused": round(refused, 4),
         },
-    )  # fmt: skip
+    )
 
 
 def parted(mass: Float[Tensor, " q"], own: Bool[Tensor, " q"]) -> tuple[float, float, float]:

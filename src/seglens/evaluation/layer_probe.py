@@ -99,9 +99,12 @@ class Curve:
 
 
 def probe(
-    backbone: Backbone, data: Iterable[Sample], limit: int | None = None, tick: Callable[[], None] = lambda: None,
+    backbone: Backbone,
+    data: Iterable[Sample],
+    limit: int | None = None,
+    tick: Callable[[], None] = lambda: None,
     seed: int = 0,
-) -> Curve:  # fmt: skip
+) -> Curve:
     """The curve of a backbone on the first `limit` samples; every query with a target counts, and all queries about an
     image run in one pass. `seed` is that of the bootstrap; `tick` is called after every sample.
 
@@ -167,10 +170,12 @@ class _Tally:
     @staticmethod
     def joined(tallies: list[_Tally]) -> _Tally:
         return _Tally(
-            torch.cat([t.hits for t in tallies], 1), torch.cat([t.mass for t in tallies], 1),
-            torch.cat([t.area for t in tallies]), torch.cat([t.centres for t in tallies]),
+            torch.cat([t.hits for t in tallies], 1),
+            torch.cat([t.mass for t in tallies], 1),
+            torch.cat([t.area for t in tallies]),
+            torch.cat([t.centres for t in tallies]),
             torch.cat([t.image for t in tallies]),
-        )  # fmt: skip
+        )
 
 
 def _counted(target: Target) -> Bool[np.ndarray, "h w"]:
@@ -198,7 +203,7 @@ def _tally(
         area=covered.sum(-1) / counts.sum(-1),
         centres=(on & ~off).float().sum(-1) / (~off).float().sum(-1).clamp(min=1),
         image=torch.full((len(asked),), image),
-    )  # fmt: skip
+    )
 
 
 def _centres(frame: Frame, grid: tuple[int, int]) -> Float[np.ndarray, "i 2"]:
@@ -217,15 +222,23 @@ def _curve(found: _Tally, readable: range, images: int, seed: int) -> Curve:
     def score(layer: int) -> LayerScore:
         hits, mass = found.hits[layer].double(), found.mass[layer].double()
         return LayerScore(
-            layer=layer, pointing=hits.mean().item(), error=_standard_error(hits, found.image, images),
-            interval=bootstrap_ratio(hits, ones, found.image, seed=seed), lift=(mass.sum() / area.sum()).item(),
+            layer=layer,
+            pointing=hits.mean().item(),
+            error=_standard_error(hits, found.image, images),
+            interval=bootstrap_ratio(hits, ones, found.image, seed=seed),
+            lift=(mass.sum() / area.sum()).item(),
             lift_interval=bootstrap_ratio(mass, area, found.image, seed=seed),
-        )  # fmt: skip
+        )
 
     return Curve(
-        scores=tuple(map(score, range(len(found.hits)))), readable=readable, queries=len(ones), images=images,
-        chance=centres.mean().item(), ceiling=(centres > 0).double().mean().item(), seed=seed,
-    )  # fmt: skip
+        scores=tuple(map(score, range(len(found.hits)))),
+        readable=readable,
+        queries=len(ones),
+        images=images,
+        chance=centres.mean().item(),
+        ceiling=(centres > 0).double().mean().item(),
+        seed=seed,
+    )
 
 
 def _standard_error(hits: Float[Tensor, " q"], image: Int[Tensor, " q"], images: int) -> float:

@@ -46,9 +46,13 @@ class ClassRun:
 
 
 def run_open_vocabulary(
-    segmenter: Segmenter, data: Dataset, classes: Sequence[str], ranks: Ranks, tick: Callable[[], None] = lambda: None,
+    segmenter: Segmenter,
+    data: Dataset,
+    classes: Sequence[str],
+    ranks: Ranks,
+    tick: Callable[[], None] = lambda: None,
     kept: AnswerJournal | None = None,
-) -> ClassRun | None:  # fmt: skip
+) -> ClassRun | None:
     """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
     holds. What is returned, and to whom, as by `evaluate.run_shared`.
 

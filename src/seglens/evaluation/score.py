@@ -98,9 +98,12 @@ def compare(first: Scored, second: Scored, protocol: str = "lisa") -> dict[str, 
         ends = interval(bootstrap(both, difference, table.images))
         values = [float(statistic(part.sum(0)[None])) for part in (mine, other)]
         report[name] = {
-            "file": values[0], "against": values[1], "difference": values[0] - values[1],
-            "difference_95": ends, "verdict": "equal" if torch.equal(mine, other) else _verdict(ends),
-        }  # fmt: skip
+            "file": values[0],
+            "against": values[1],
+            "difference": values[0] - values[1],
+            "difference_95": ends,
+            "verdict": "equal" if torch.equal(mine, other) else _verdict(ends),
+        }
     return report
 
 

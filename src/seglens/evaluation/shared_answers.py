@@ -82,9 +82,13 @@ class AnswerJournal:
 
 
 def ask_all(
-    data: Dataset, ask: Callable[[Sample], Any], ranks: Ranks, tick: Callable[[], None] = lambda: None,
-    kept: AnswerJournal | None = None, told: Callable[[Any], None] = lambda row: None,
-) -> SampleAnswers | None:  # fmt: skip
+    data: Dataset,
+    ask: Callable[[Sample], Any],
+    ranks: Ranks,
+    tick: Callable[[], None] = lambda: None,
+    kept: AnswerJournal | None = None,
+    told: Callable[[Any], None] = lambda row: None,
+) -> SampleAnswers | None:
     """The rows of `ask`, for this process's share of `data` and then, on the first, for all; None on the others. `told`
     is given each row as it comes.
 

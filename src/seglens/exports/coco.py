@@ -70,10 +70,15 @@ def _annotations(leaves: Iterable[Leaf], numbers: Mapping[str, int], polygons: b
     for number, (image, item) in enumerate(things, 1):
         x0, y0, x1, y1 = item.told.box
         yield {
-            "id": number, "image_id": image, "category_id": numbers[item.query],
+            "id": number,
+            "image_id": image,
+            "category_id": numbers[item.query],
             "segmentation": _polygons(item) if polygons else item.told.segmentation.model_dump(mode="json"),
-            "area": item.told.area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0, "score": item.told.score,
-        }  # fmt: skip
+            "area": item.told.area,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "iscrowd": 0,
+            "score": item.told.score,
+        }
 
 
 def _polygons(item: Item) -> list[list[int]]:

@@ -79,10 +79,16 @@ def _task(leaf: Leaf) -> dict[str, Any]:
 def _result(number: str, item: Item) -> dict[str, Any]:
     height, width = item.told.segmentation.size
     return {
-        "id": number, "type": "brushlabels", "from_name": FROM, "to_name": TO, "image_rotation": 0,
-        "original_width": width, "original_height": height, "score": item.told.score,
+        "id": number,
+        "type": "brushlabels",
+        "from_name": FROM,
+        "to_name": TO,
+        "image_rotation": 0,
+        "original_width": width,
+        "original_height": height,
+        "score": item.told.score,
         "value": {"format": "rle", "rle": brush_rle(item.mask()), "brushlabels": [item.query]},
-    }  # fmt: skip
+    }
 
 
 class LabelStudioFile(Format):

@@ -112,11 +112,19 @@ class Ledger:
         leaf = page.leaf()
         self.journal.add(
             {
-                "page": page.name, "key": page.key, "stamp": page.stamp, "file": page.file, "complete": complete,
-                "size": [leaf.width, leaf.height], "answers": [one.model_dump(mode="json") for one in leaf.answers],
-                "said": said, "files": _rows(files), "formats": self.formats, "command": asdict(self.command),
+                "page": page.name,
+                "key": page.key,
+                "stamp": page.stamp,
+                "file": page.file,
+                "complete": complete,
+                "size": [leaf.width, leaf.height],
+                "answers": [one.model_dump(mode="json") for one in leaf.answers],
+                "said": said,
+                "files": _rows(files),
+                "formats": self.formats,
+                "command": asdict(self.command),
             }
-        )  # fmt: skip
+        )
         self.refresh()
 
     def whole(self, files: Mapping[str, WrittenFile]) -> None:

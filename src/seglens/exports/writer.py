@@ -29,9 +29,13 @@ class Export:
     command's, OSError where the folder cannot be written."""
 
     def __init__(
-        self, folder: str | Path, formats: Sequence[str] = DEFAULT, command: Command | None = None,
-        sources: Iterable[Path] = (), overwrite: bool = False,
-    ):  # fmt: skip
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = DEFAULT,
+        command: Command | None = None,
+        sources: Iterable[Path] = (),
+        overwrite: bool = False,
+    ):
         for name in formats:
             check_name(name, FORMATS, "format")
         self.folder, self.overwrite = Path(folder), overwrite

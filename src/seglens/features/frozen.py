@@ -103,9 +103,12 @@ class Batch:
 
 
 def extract(
-    sample: Sample, backbone: Backbone, decoder: MaskDecoder, questions: Iterable[int] | None = None,
+    sample: Sample,
+    backbone: Backbone,
+    decoder: MaskDecoder,
+    questions: Iterable[int] | None = None,
     floors: int | None = None,
-) -> Features:  # fmt: skip
+) -> Features:
     """See an image once, read some of its questions (default all) in one pass, and lay the truth on both grids; with
     `floors`, in place of the backbone's grid on one of so many cells a side, by `floor_targets`."""
     targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
@@ -124,9 +127,13 @@ def extract(
         for q, (t, n) in enumerate(zip(targets, lengths, strict=True))
     ]
     return Features(
-        readout.prefix[0].cpu(), readout.prefix_positions[0].cpu(), readout.image_tokens.cpu(), readout.grid,
-        decoder.encode(sample.image, opened.frame).each(Tensor.cpu), tuple(asked),
-    )  # fmt: skip
+        readout.prefix[0].cpu(),
+        readout.prefix_positions[0].cpu(),
+        readout.image_tokens.cpu(),
+        readout.grid,
+        decoder.encode(sample.image, opened.frame).each(Tensor.cpu),
+        tuple(asked),
+    )
 
 
 def areas(targets: Sequence[Target], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
@@ -157,11 +164,14 @@ def collate(found: Sequence[Features], device: torch.device | str = "cpu") -> Ba
     )
     lengths = torch.tensor([len(a.rows) for a in asked])
     readout = Readout(
-        prefix=here(torch.stack([f.prefix for f in found])), question=split(rows), question_positions=split(positions),
+        prefix=here(torch.stack([f.prefix for f in found])),
+        question=split(rows),
+        question_positions=split(positions),
         prefix_positions=here(torch.stack([f.prefix_positions for f in found])),
         question_mask=split(torch.arange(rows.shape[1]) < lengths[:, None]),
-        image_tokens=here(found[0].image_tokens), grid=found[0].grid,
-    )  # fmt: skip
+        image_tokens=here(found[0].image_tokens),
+        grid=found[0].grid,
+    )
     embedding = Embedding.joined([f.embedding for f in found]).each(here)
     masks, cells = (split(torch.stack(x)).float() / FULL for x in ([a.mask for a in asked], [a.cells for a in asked]))
     present, valid = torch.tensor([a.present for a in asked]), torch.arange(q) < _counts(found)[:, None]
@@ -186,9 +196,13 @@ class Live:
     questions that can be learnt."""
 
     def __init__(
-        self, samples: Dataset, read: Callable[[Sample, ExampleIndex], TrainingExample], name: str,
-        key: Mapping[str, Any], keep: Callable[[Sample], Sample] = lambda sample: sample,
-    ):  # fmt: skip
+        self,
+        samples: Dataset,
+        read: Callable[[Sample, ExampleIndex], TrainingExample],
+        name: str,
+        key: Mapping[str, Any],
+        keep: Callable[[Sample], Sample] = lambda sample: sample,
+    ):
         self.samples, self.read, self.name, self.key, self.keep = samples, read, name, key, keep
         self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once
 

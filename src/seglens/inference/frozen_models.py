@@ -37,9 +37,16 @@ class Parts:
 
     @classmethod
     def load(
-        cls, backbone: Origin, decoder: Origin | None, *, device: str | torch.device = AUTO,
-        segmentation_only: bool = True, floors: int | None = None, lowest_layer: int | None = None, **loading: Any,
-    ) -> Parts:  # fmt: skip
+        cls,
+        backbone: Origin,
+        decoder: Origin | None,
+        *,
+        device: str | torch.device = AUTO,
+        segmentation_only: bool = True,
+        floors: int | None = None,
+        lowest_layer: int | None = None,
+        **loading: Any,
+    ) -> Parts:
         """Both from folders or hub ids; `loading` goes to the backbone, as in `place_backbone`. The mask decoder is
         always in fp32. Of an MLLM that is read at its own choice of layer, `lowest_layer` is the least that will do.
 
@@ -97,9 +104,13 @@ class Parts:
         return Live(data, lambda sample, pick: self.read(sample, pick.questions), name, self.key, Sample.drawn)
 
     def cached(
-        self, data: Dataset, name: str, folder: Path, dtype: Stored = "auto",
+        self,
+        data: Dataset,
+        name: str,
+        folder: Path,
+        dtype: Stored = "auto",
         tick: Callable[[int], None] = lambda images: None,
-    ) -> Cache:  # fmt: skip
+    ) -> Cache:
         """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
         together. Raises CacheError when the folder holds something else."""
         manifest = Manifest(self.key, name, len(data), data.trainable, dtype)
@@ -109,9 +120,13 @@ class Parts:
 
 
 def place_backbone(
-    origin: Origin, *, device: str | torch.device = AUTO, dtype: str | torch.dtype | None = None,
-    load_in: str | None = None, **loading: Any,
-) -> Backbone:  # fmt: skip
+    origin: Origin,
+    *,
+    device: str | torch.device = AUTO,
+    dtype: str | torch.dtype | None = None,
+    load_in: str | None = None,
+    **loading: Any,
+) -> Backbone:
     """An MLLM on its device, in `dtype` (see `devices.precision`) or in 8 or 4 bits (`load_in`: "8bit" or "4bit"). The
     rest of `loading` as `load_backbone` takes it.
 

@@ -31,8 +31,15 @@ INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the tar
 
 # Arrays of a prediction
 ARRAYS = (
-    "image", "mask", "heat_map", "keypoints", "keypoint_scores", "keypoint_labels", "canvas_logits", "logits",
-)  # fmt: skip
+    "image",
+    "mask",
+    "heat_map",
+    "keypoints",
+    "keypoint_scores",
+    "keypoint_labels",
+    "canvas_logits",
+    "logits",
+)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -49,9 +56,12 @@ class Instance:
     __slots__ = ("box", "cut", "score", "size")
 
     def __init__(
-        self, mask: Bool[np.ndarray, "h w"], score: float, corner: tuple[int, int] = (0, 0),
+        self,
+        mask: Bool[np.ndarray, "h w"],
+        score: float,
+        corner: tuple[int, int] = (0, 0),
         size: tuple[int, int] | None = None,
-    ):  # fmt: skip
+    ):
         """`mask` is of the whole image, or of a part of it whose first pixel is `corner` (x, y) of an image of `size`
         (height, width)."""
         box = box_of(mask)
@@ -224,14 +234,18 @@ class Prediction:
     def answer(self) -> Answer:
         """Everything but pixels, as the schema has it; masks as COCO run-length encoding."""
         return Answer(
-            query=self.query, found=self.found, presence=None if self.presence is None else round(self.presence, 4),
-            score=None if self.score is None else round(self.score, 4), reason=self.reason,
-            unknown_words=list(self.unknown_words), familiar=self.familiar,
-            box=self.box, area=int(self.mask.sum()), segmentation=_runs(self.mask),
+            query=self.query,
+            found=self.found,
+            presence=None if self.presence is None else round(self.presence, 4),
+            score=None if self.score is None else round(self.score, 4),
+            reason=self.reason,
+            unknown_words=list(self.unknown_words),
+            familiar=self.familiar,
+            box=self.box,
+            area=int(self.mask.sum()),
+            segmentation=_runs(self.mask),
             instances=[
-                InstanceAnswer(
-                    score=round(one.score, 4), box=one.box, area=one.area, segmentation=_runs(one.mask)
-                )
+                InstanceAnswer(score=round(one.score, 4), box=one.box, area=one.area, segmentation=_runs(one.mask))
                 for one in self.instances
             ],
             keypoints=[
@@ -239,7 +253,7 @@ class Prediction:
                 for (x, y), s, on in zip(self.keypoints, self.keypoint_scores, self.keypoint_labels, strict=True)
             ],
             milliseconds={k: round(v, 2) for k, v in self.timing.items()},
-        )  # fmt: skip
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """`answer`, ready for JSON."""

@@ -16,9 +16,15 @@ EMPTIED = "The corrections leave no pixel of the mask; add a positive click."
 
 
 def refusal(
-    query: str, *, familiar: bool | None, unknown_words: Sequence[str], trust: bool, presence: float | None,
-    believed: bool, drawn: bool,
-) -> str | None:  # fmt: skip
+    query: str,
+    *,
+    familiar: bool | None,
+    unknown_words: Sequence[str],
+    trust: bool,
+    presence: float | None,
+    believed: bool,
+    drawn: bool,
+) -> str | None:
     """Why no mask is shown; None when one is. `believed`: the target is judged present; `drawn`: the mask has pixels.
 
     With `trust`, an unfamiliar picture and unknown words are no reasons."""

@@ -96,12 +96,14 @@ class Refiner:
     ) -> Float[Tensor, "n s s"]:
         click, box = drawn.clicks[-1], None if drawn.box is None else self._corners(drawn.box)
         others = [c.model_copy(update={"label": 0}) for c in drawn.clicks if c.label != click.label]
-        thing, shown, boxed, continued = self._drawn([
-            self._prompt((click.model_copy(update={"label": 1}), *others)),
-            self._prompt((*drawn.clicks, *self._middles(mask, drawn.clicks)), box),
-            self._prompt(drawn.clicks, self._around(mask, drawn.clicks) if box is None else box),
-            self._prompt(drawn.clicks, box, before - self.threshold),
-        ])  # fmt: skip
+        thing, shown, boxed, continued = self._drawn(
+            [
+                self._prompt((click.model_copy(update={"label": 1}), *others)),
+                self._prompt((*drawn.clicks, *self._middles(mask, drawn.clicks)), box),
+                self._prompt(drawn.clicks, self._around(mask, drawn.clicks) if box is None else box),
+                self._prompt(drawn.clicks, box, before - self.threshold),
+            ]
+        )
         changed = torch.maximum(before, thing) if click.label else torch.minimum(before, 2 * self.threshold - thing)
         return torch.stack([changed, shown, boxed, continued])
 

@@ -59,9 +59,14 @@ class Segmenter:
     A method that tunes (MLLMSeg, SELF1E, LISA, UFO) reads through its own adapter, which chat never meets."""
 
     def __init__(
-        self, backbone: Backbone, decoder: MaskDecoder | None, method: Method, config: HeadConfig,
-        mask_threshold: float = MASK_THRESHOLD, presence_threshold: float | None = None,
-    ):  # fmt: skip
+        self,
+        backbone: Backbone,
+        decoder: MaskDecoder | None,
+        method: Method,
+        config: HeadConfig,
+        mask_threshold: float = MASK_THRESHOLD,
+        presence_threshold: float | None = None,
+    ):
         """`mask_threshold` is a logit (`threshold_logit` makes one of a probability); `presence_threshold`, by default
         the head's own, is the probability below which a query counts as absent. Raises ValueError when it is none."""
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
@@ -74,10 +79,16 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = EMBEDDED, *, device: str | torch.device = AUTO, revision: str | None = None,
-        segmentation_only: bool = False, mask_threshold: float = MASK_THRESHOLD,
-        presence_threshold: float | None = None, **loading: Any,
-    ) -> Segmenter:  # fmt: skip
+        cls,
+        name: str | Path = EMBEDDED,
+        *,
+        device: str | torch.device = AUTO,
+        revision: str | None = None,
+        segmentation_only: bool = False,
+        mask_threshold: float = MASK_THRESHOLD,
+        presence_threshold: float | None = None,
+        **loading: Any,
+    ) -> Segmenter:
         """Load a head and the frozen parts it names: a folder, a hub id, or "embedded" for the model in the package.
 
         `device` "auto" is a GPU where there is one. A pixel belongs to the mask when its logit is above
@@ -95,9 +106,15 @@ class Segmenter:
         )
         assert backbone is not None
         parts = Parts.load(
-            backbone, decoder, layer=config.layer, image_size=config.image_size, canvas=config.canvas, device=device,
-            segmentation_only=segmentation_only and not tuned, **loading,
-        ).told(None if config.prompt is None else config.prompt.system)  # fmt: skip
+            backbone,
+            decoder,
+            layer=config.layer,
+            image_size=config.image_size,
+            canvas=config.canvas,
+            device=device,
+            segmentation_only=segmentation_only and not tuned,
+            **loading,
+        ).told(None if config.prompt is None else config.prompt.system)
         method = build_method(settings, parts.backbone, parts.decoder)
         load_state(folder, method)
         made = cls(parts.backbone, parts.decoder, method.to(parts.device), config, mask_threshold, presence_threshold)
@@ -106,10 +123,18 @@ class Segmenter:
 
     @classmethod
     def from_parts(
-        cls, backbone: str | Path, decoder: str | Path, *, heads: str | Path | None = None,
-        device: str | torch.device = AUTO, revision: str | None = None, segmentation_only: bool = False,
-        mask_threshold: float = MASK_THRESHOLD, presence_threshold: float | None = None, **loading: Any,
-    ) -> Segmenter:  # fmt: skip
+        cls,
+        backbone: str | Path,
+        decoder: str | Path,
+        *,
+        heads: str | Path | None = None,
+        device: str | torch.device = AUTO,
+        revision: str | None = None,
+        segmentation_only: bool = False,
+        mask_threshold: float = MASK_THRESHOLD,
+        presence_threshold: float | None = None,
+        **loading: Any,
+    ) -> Segmenter:
         """An MLLM and a SAM or SAM 2 with nothing trained between them: the MLLM's own attention says where to look
         (`seglens.methods.localization`).
 
@@ -121,17 +146,21 @@ class Segmenter:
         origins = Origin.of(str(backbone), revision), Origin.of(str(decoder))
         choice = chosen_heads(heads, origins[0])
         lowest = None if choice is None else choice.lowest_layer
-        parts = Parts.load(
-            *origins, device=device, segmentation_only=segmentation_only, lowest_layer=lowest, **loading
-        )  # fmt: skip
+        parts = Parts.load(*origins, device=device, segmentation_only=segmentation_only, lowest_layer=lowest, **loading)
         origin, sam = parts.origins()
         if choice is not None:
             choice.check(origin.name, origin.revision)
         settings = LocalizationConfig() if choice is None else LocalizationConfig(choice.heads, mass=choice.mass)
         config = HeadConfig(
-            name_of(settings), asdict(settings), origin, parts.backbone.layer, sam, parts.backbone.image_size,
-            parts.backbone.canvas, presence="untrained" if settings.mass is None else "trained",
-        )  # fmt: skip
+            name_of(settings),
+            asdict(settings),
+            origin,
+            parts.backbone.layer,
+            sam,
+            parts.backbone.image_size,
+            parts.backbone.canvas,
+            presence="untrained" if settings.mass is None else "trained",
+        )
         method = build_method(settings, parts.backbone, parts.decoder).to(parts.device)
         made = cls(parts.backbone, parts.decoder, method, config, mask_threshold, presence_threshold)
         made._loaded = Loaded.of(
@@ -178,9 +207,12 @@ class Segmenter:
     ) -> list[Prediction]: ...
     @overload
     def segment(
-        self, image: list[Any] | tuple[Any, ...], query: str | Sequence[Any], each: bool | None = None,
+        self,
+        image: list[Any] | tuple[Any, ...],
+        query: str | Sequence[Any],
+        each: bool | None = None,
         trust: bool = False,
-    ) -> list[Any]: ...  # fmt: skip
+    ) -> list[Any]: ...
     def segment(self, image: Any, query: Any, each: bool | None = None, trust: bool = False) -> Any:
         """Masks for one query or for many in one pass; `each` and `trust` as in `OpenedImage.segment`.
 
@@ -349,11 +381,18 @@ class OpenedImage:
         found = bool(mask.any())
         clock.lap("upsample")
         return replace(
-            prediction, mask=mask, found=found, score=score if found else None,
+            prediction,
+            mask=mask,
+            found=found,
+            score=score if found else None,
             reason=None if found else prediction.reason or EMPTIED,
-            keypoint_labels=on_mask(mask, prediction.keypoints), instances=(), corrections=corrections,
-            canvas_logits=canvas.cpu().numpy(), moves=drawing.moves, timing=dict(clock.laps),
-        )  # fmt: skip
+            keypoint_labels=on_mask(mask, prediction.keypoints),
+            instances=(),
+            corrections=corrections,
+            canvas_logits=canvas.cpu().numpy(),
+            moves=drawing.moves,
+            timing=dict(clock.laps),
+        )
 
     def _corrected(self, prediction: Prediction, clicks: Sequence[Click], box: Box | None) -> Float[Tensor, "s s"]:
         """Mask logits on the canvas after the box, if there is one, and then one click after the other."""
@@ -394,27 +433,49 @@ class OpenedImage:
         return replace(prediction, instances=splitter.split(prediction))
 
     def _prediction(
-        self, query: str, k: int, output: MethodOutput, drawn: tuple[Bool[np.ndarray, "h w"], float],
-        timing: dict[str, float], unknown: tuple[str, ...], trust: bool,
-    ) -> Prediction:  # fmt: skip
+        self,
+        query: str,
+        k: int,
+        output: MethodOutput,
+        drawn: tuple[Bool[np.ndarray, "h w"], float],
+        timing: dict[str, float],
+        unknown: tuple[str, ...],
+        trust: bool,
+    ) -> Prediction:
         said = None if self.segmenter.config.presence == "untrained" else output.presence_logits
         presence = None if said is None else float(said[0, k].sigmoid())
         believed = presence is None or presence >= self.segmenter.presence_threshold
         mask, score = drawn
         reason = refusal(
-            query, familiar=self.familiar, unknown_words=unknown, trust=trust, presence=presence, believed=believed,
+            query,
+            familiar=self.familiar,
+            unknown_words=unknown,
+            trust=trust,
+            presence=presence,
+            believed=believed,
             drawn=bool(mask.any()),
-        )  # fmt: skip
+        )
         found = reason is None
         mask = mask if found else np.zeros_like(mask)
         points, scores = self._keypoints(k, output)
         return Prediction(
-            query=query, image=self.image, mask=mask, score=score if found else None, presence=presence, found=found,
-            reason=reason, unknown_words=unknown, familiar=self.familiar,
+            query=query,
+            image=self.image,
+            mask=mask,
+            score=score if found else None,
+            presence=presence,
+            found=found,
+            reason=reason,
+            unknown_words=unknown,
+            familiar=self.familiar,
             heat_map=None if output.heat_map is None else output.heat_map[0, k].cpu().numpy(),
-            keypoints=points, keypoint_scores=scores, keypoint_labels=on_mask(mask, points),
-            canvas_logits=output.mask_logits[0, k].cpu().numpy(), lay=self.seen.frame.lay, timing=dict(timing),
-        )  # fmt: skip
+            keypoints=points,
+            keypoint_scores=scores,
+            keypoint_labels=on_mask(mask, points),
+            canvas_logits=output.mask_logits[0, k].cpu().numpy(),
+            lay=self.seen.frame.lay,
+            timing=dict(timing),
+        )
 
     def _keypoints(self, k: int, output: MethodOutput) -> tuple[np.ndarray, np.ndarray]:
         if output.keypoints is None:

@@ -109,9 +109,14 @@ class Lens(Method):
     config: LensConfig
 
     def __init__(
-        self, config: LensConfig, layers: Sequence[nn.Module], width: int, heads: int, feed_forward: int,
+        self,
+        config: LensConfig,
+        layers: Sequence[nn.Module],
+        width: int,
+        heads: int,
+        feed_forward: int,
         decoder: PromptDecoder,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.config, self._decoder = config, (decoder,)  # in a tuple: not a submodule
         self.layers = nn.ModuleList(layers)
@@ -153,9 +158,12 @@ class Lens(Method):
         return self(read, embedding, seen)
 
     def forward(
-        self, readout: Readout, embedding: Embedding, seen: HeadPrefix | None = None,
+        self,
+        readout: Readout,
+        embedding: Embedding,
+        seen: HeadPrefix | None = None,
         local: Bool[Tensor, "b q"] | None = None,
-    ) -> MethodOutput:  # fmt: skip
+    ) -> MethodOutput:
         """Masks for all questions of all images. `seen` is a kept result of `precompute`; `local` switches the
         keypoints of single questions off (S1.4)."""
         seen = self.precompute(readout) if seen is None else seen

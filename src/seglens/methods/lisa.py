@@ -47,8 +47,12 @@ class LisaConfig:
     train_mask_decoder: bool = True
     request: str = "{} Please output segmentation mask."
     answers: tuple[str, ...] = (  # the first is LISA's in validation
-        "[SEG].", "It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].", "Sure, the segmentation result is [SEG].",
-    )  # fmt: skip
+        "[SEG].",
+        "It is [SEG].",
+        "Sure, [SEG].",
+        "Sure, it is [SEG].",
+        "Sure, the segmentation result is [SEG].",
+    )
     absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
     text_weight: float = 1.0
     text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)

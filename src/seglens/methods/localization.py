@@ -111,7 +111,7 @@ class Localization(Method):
 
     def _heads(
         self, maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int
-    ) -> Int[Tensor, "b q c"]:  # fmt: skip
+    ) -> Int[Tensor, "b q c"]:
         """The given ones, or those that each query chooses."""
         if not self.config.heads:
             return choose(maps, mass, width, self.config)
@@ -168,7 +168,7 @@ def maps_and_masses(read: HeadMaps) -> tuple[Float[Tensor, "b q k h w"], Float[T
 
 def choose(
     maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int, config: LocalizationConfig
-) -> Int[Tensor, "b q c"]:  # fmt: skip
+) -> Int[Tensor, "b q c"]:
     """The heads of each query, of layers of `width`, whose attention is the least spread among those that look at the
     image: with a mass above the elbow of the sorted masses."""
     share = maps.flatten(3) / maps.flatten(3).sum(-1, keepdim=True).clamp(min=TINY)

@@ -44,9 +44,12 @@ def bce(probability: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"
 
 
 def focal(
-    logits: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"], alpha: float = 0.25, gamma: float = 2.0,
+    logits: Float[Tensor, " n *size"],
+    target: Float[Tensor, " n *size"],
+    alpha: float = 0.25,
+    gamma: float = 2.0,
     double_sigmoid: bool = False,
-) -> Float[Tensor, " n"]:  # fmt: skip
+) -> Float[Tensor, " n"]:
     """Focal loss (arXiv 1708.02002, Eq. 5): cross-entropy in nats times alpha_t (1 - p_t)^gamma, mean over each mask.
 
     `double_sigmoid` takes the cross-entropy, and nothing else, of sigmoid(logits) as if that were a logit: what the

@@ -159,9 +159,14 @@ class MLLMSegConfig:
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
         return Tuning(
-            self.tokens, self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary,
+            self.tokens,
+            self.rank,
+            self.alpha,
+            self.dropout,
+            self.targets,
+            vocabulary=self.vocabulary,
             final_norm=self.final_norm,
-        )  # fmt: skip
+        )
 
     def speech(self) -> AnswerTemplates:
         """What is said to it and by it."""
@@ -375,21 +380,32 @@ PRESETS: dict[str, MLLMSegConfig] = {
     # the released code: image states one token early, two sigmoids in the focal term, and the words, without the space
     # that belongs there, in which its evaluation asks and answers
     "authors": MLLMSegConfig(
-        norm="batch", upright=False, shift_image_tokens=True, double_sigmoid=True, vocabulary=True,
-        final_norm=True, text_mean="tokens",
+        norm="batch",
+        upright=False,
+        shift_image_tokens=True,
+        double_sigmoid=True,
+        vocabulary=True,
+        final_norm=True,
+        text_mean="tokens",
         # what it is taught is said otherwise, and of several queries at once
-        conversation=5, jpeg=(75, 100),
+        conversation=5,
+        jpeg=(75, 100),
         taught_requests=(
-            "Can you segment {} in this image?", "Please segment {} in this image.",
+            "Can you segment {} in this image?",
+            "Please segment {} in this image.",
             "What are {} in this image? Please respond with segmentation masks.",
             "What are {} in this image? Please output segmentation masks.",
         ),
         taught_openings=("The segmentation results are ", "Sure, they are ", "Sure, ", "Sure, ", "Sure, "),
         taught_items=(
-            "{} [SEG]", "{}:[SEG]", "the mask of {} is [SEG]", "the segmentation of {} is [SEG]",
+            "{} [SEG]",
+            "{}:[SEG]",
+            "the mask of {} is [SEG]",
+            "the segmentation of {} is [SEG]",
             "the referred {} is [SEG]",
         ),
-        request=" What are {}in this image? Please output segmentation masks.", answers=("Sure,{}:[SEG].",),
+        request=" What are {}in this image? Please output segmentation masks.",
+        answers=("Sure,{}:[SEG].",),
         refusal="Sure,{}:[REJ].",
     ),
-}  # fmt: skip
+}

@@ -94,8 +94,12 @@ class Self1eConfig:
     # the blank is the authors' own, behind the line break of the chat template
     request: str = " What is {} in this image? Please output segmentation mask."
     answers: tuple[str, ...] = (
-        "[SEG].", "It is [SEG].", "Sure, [SEG].", "Sure, it is [SEG].", "Sure, the segmentation result is [SEG].",
-    )  # fmt: skip
+        "[SEG].",
+        "It is [SEG].",
+        "Sure, [SEG].",
+        "Sure, it is [SEG].",
+        "Sure, the segmentation result is [SEG].",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self, "SELF1E")

@@ -51,8 +51,12 @@ class UfoConfig:
     mask_side: int = 128  # at which masks are compared and drawn; UFO compares at the size of its input
     request: str = "{} Please output segmentation mask."
     answers: tuple[str, ...] = (  # <MASK> stands for the run of them
-        "<MASK>.", "It is <MASK>.", "Sure, <MASK>.", "Sure, it is <MASK>.", "Sure, the segmentation result is <MASK>.",
-    )  # fmt: skip
+        "<MASK>.",
+        "It is <MASK>.",
+        "Sure, <MASK>.",
+        "Sure, it is <MASK>.",
+        "Sure, the segmentation result is <MASK>.",
+    )
     absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
     text_weight: float = 1.0
     text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
@@ -72,9 +76,14 @@ class UfoConfig:
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
         return Tuning(
-            (TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary,
+            (TOKEN,),
+            self.rank,
+            self.alpha,
+            self.dropout,
+            self.targets,
+            vocabulary=self.vocabulary,
             final_norm=self.final_norm,
-        )  # fmt: skip
+        )
 
     def speech(self) -> AnswerTemplates:
         """What is said to it and by it: one new word, said `scale` x `scale` times."""

@@ -211,9 +211,12 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
     """A head that tunes the InternVL: what is kept is its adapter and its own parts."""
     budget, needs_sam = TUNED[method], METHODS[method].needs_decoder
     parts = Parts.load(
-        Origin(str(weights / "internvl")), Origin(str(weights / "sam")) if needs_sam else None,
-        device="cuda" if torch.cuda.is_available() else "cpu", segmentation_only=False, attn_implementation="eager",
-    )  # fmt: skip
+        Origin(str(weights / "internvl")),
+        Origin(str(weights / "sam")) if needs_sam else None,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        segmentation_only=False,
+        attn_implementation="eager",
+    )
     torch.manual_seed(0)
     config = miniature_config(method)
     head = build_method(config, parts.backbone, parts.decoder).to(parts.device)

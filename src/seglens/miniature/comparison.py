@@ -167,10 +167,14 @@ class Bench:
         kind = None if method is None else METHODS[method]
         frozen, drawn = kind is None or not kind.tuned, kind is None or kind.needs_decoder
         return Parts.load(
-            Origin.of(str(self.weights / MLLM)), Origin.of(str(self.weights / SAM)) if drawn else None,
-            layer=LAYER if frozen else None, device="cuda" if torch.cuda.is_available() else "cpu",
-            segmentation_only=False, dtype=torch.float32, attn_implementation="eager",
-        )  # fmt: skip
+            Origin.of(str(self.weights / MLLM)),
+            Origin.of(str(self.weights / SAM)) if drawn else None,
+            layer=LAYER if frozen else None,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            segmentation_only=False,
+            dtype=torch.float32,
+            attn_implementation="eager",
+        )
 
 
 # ---------------------------------------------------------------- units, each in a process of its own
@@ -262,9 +266,14 @@ def _timed(segmenter: Segmenter) -> Iterator[tuple[float, float]]:
 
 
 def tabulate(
-    out: Path, weights: Path | None = None, plan: Plan | None = None, seeds: int = 3, jobs: int = 2,
-    only: str | None = None, show: bool = False,
-) -> Standings:  # fmt: skip
+    out: Path,
+    weights: Path | None = None,
+    plan: Plan | None = None,
+    seeds: int = 3,
+    jobs: int = 2,
+    only: str | None = None,
+    show: bool = False,
+) -> Standings:
     """Run every unit that has no report yet, `jobs` side by side, unless `show`; then the tables from what is finished,
     also as `table.md` and `table.json` in `out`.
 
@@ -316,10 +325,13 @@ def _standings(bench: Bench, tables: Mapping[str, tuple[str, ...]], rows: list[s
     found = {name: {seed: bench.report(name, seed) for seed in range(seeds)} for name in rows}
     finished = {name: {s: report for s, report in by.items() if report is not None} for name, by in found.items()}
     return Standings(
-        tables=tables, seeds=seeds, plan=asdict(bench.plan),
+        tables=tables,
+        seeds=seeds,
+        plan=asdict(bench.plan),
         finished={name: Finished(ROWS[name].method, kept) for name, kept in finished.items() if kept},
-        bare=bench.report(BARE), reading=bench.report(READING),
-    )  # fmt: skip
+        bare=bench.report(BARE),
+        reading=bench.report(READING),
+    )
 
 
 def work(given: str) -> None:

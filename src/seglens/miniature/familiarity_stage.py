@@ -127,8 +127,9 @@ def _phantoms(
 def _learn(
     familiar: tuple[Float[Tensor, "n f d"], Bool[Tensor, "n f"]],
     other: tuple[Float[Tensor, "m f d"], Bool[Tensor, "m f"]],
-    normal: Callable[[Tensor], Tensor], seed: int,
-) -> dict[str, Tensor]:  # fmt: skip
+    normal: Callable[[Tensor], Tensor],
+    seed: int,
+) -> dict[str, Tensor]:
     """Logistic regression on what the looks find, and the looks with it."""
     generator = torch.Generator().manual_seed(seed)
     phantoms = _phantoms(*familiar, normal, generator)

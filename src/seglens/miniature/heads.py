@@ -20,14 +20,19 @@ EMPTY: dict[str, Any] = {"absent": "empty"}
 SIZES: dict[str, dict[str, Any]] = {
     "lens": {"descriptor_width": DESCRIPTOR_WIDTH, "encoder_width": ENCODER_WIDTH},
     "mllmseg": {
-        **SPOKEN, "refusal": "[REJ].", "targets": LINEAR, "width": 128, "heads": 4, "feed_forward": 128,
+        **SPOKEN,
+        "refusal": "[REJ].",
+        "targets": LINEAR,
+        "width": 128,
+        "heads": 4,
+        "feed_forward": 128,
         "subpixels": 8,
     },
     # at a rate that suits fresh parts, training what feeds the language model breaks it (docs/log.md)
     "self1e": {**SPOKEN, **EMPTY, "targets": LINEAR, "vision_rank": 0, "projector": False},
     "lisa": {**SPOKEN, **EMPTY},  # on q_proj and v_proj, as in its paper
     "ufo": {**SPOKEN, **EMPTY, "answers": ("<MASK>.",), "targets": LINEAR},
-}  # fmt: skip
+}
 # Short searches of 120 steps of 4 images with 4 queries, all new; mean IoU of the targets of the last 30 steps: mllmseg
 # 1e-3 0.232, 3e-3 0.008; self1e, with vision tower and projector trained too, 1e-3 0.000, and 2e-3 with a dice weight
 # of 2 0.157.
@@ -49,6 +54,14 @@ def miniature_config(method: str, **changes: Any) -> Any:
 def miniature_training(method: str, steps: int, images: int, seed: int = 0) -> TrainConfig:
     """How a method learns in the miniature within a budget of `steps` of `images`."""
     return TrainConfig(
-        steps=steps, images=images, lr=RATES[method], weight_decay=0.02, warmup=max(1, steps // 15), seed=seed,
-        save_every=steps, log_every=steps, trackers=(), keep=1,
-    )  # fmt: skip
+        steps=steps,
+        images=images,
+        lr=RATES[method],
+        weight_decay=0.02,
+        warmup=max(1, steps // 15),
+        seed=seed,
+        save_every=steps,
+        log_every=steps,
+        trackers=(),
+        keep=1,
+    )

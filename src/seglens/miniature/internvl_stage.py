@@ -45,25 +45,39 @@ INTERNVL_TOKENS = {
 def make_internvl_processor() -> InternVLProcessor:
     """Shows one tile, the whole image, whatever its shape."""
     images = GotOcr2ImageProcessorPil(
-        size={"height": INTERNVL.side, "width": INTERNVL.side}, max_patches=1, resample=2,
-        image_mean=IMAGE_MEAN, image_std=IMAGE_STD,
-    )  # fmt: skip
+        size={"height": INTERNVL.side, "width": INTERNVL.side},
+        max_patches=1,
+        resample=2,
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+    )
     return without_videos(InternVLProcessor)(
-        images, make_tokenizer(INTERNVL_TOKENS), VideoProcessorMixin(),
-        image_seq_length=INTERNVL.tokens**2, chat_template=CHAT_TEMPLATE.replace(LLAVA.image, INTERNVL.image),
-    )  # fmt: skip
+        images,
+        make_tokenizer(INTERNVL_TOKENS),
+        VideoProcessorMixin(),
+        image_seq_length=INTERNVL.tokens**2,
+        chat_template=CHAT_TEMPLATE.replace(LLAVA.image, INTERNVL.image),
+    )
 
 
 def make_internvl(vocabulary_size: int, image_token: int, attention: str = "eager") -> InternVLForConditionalGeneration:
     """InternVL with an InternViT of the LLaVA miniature's size on 16 x 16 patches, folded to 8 x 8 image tokens."""
     vision = InternVLVisionConfig(
-        **VISION, image_size=INTERNVL.side, patch_size=PATCH, attention_bias=True, layer_norm_eps=1e-5,
+        **VISION,
+        image_size=INTERNVL.side,
+        patch_size=PATCH,
+        attention_bias=True,
+        layer_norm_eps=1e-5,
         layer_scale_init_value=1.0,
-    )  # fmt: skip
+    )
     config = InternVLConfig(
-        vision_config=vision, text_config=text_config(vocabulary_size), image_token_id=image_token,
-        image_seq_length=INTERNVL.tokens**2, downsample_ratio=1 / INTERNVL.fold, tie_word_embeddings=True,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text_config(vocabulary_size),
+        image_token_id=image_token,
+        image_seq_length=INTERNVL.tokens**2,
+        downsample_ratio=1 / INTERNVL.fold,
+        tie_word_embeddings=True,
+    )
     return AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
 
 
@@ -93,10 +107,15 @@ def _pairs(layer: Any, new: Any) -> list[tuple[nn.Module, nn.Module]]:
     """The parts of a CLIP layer with their places in an InternViT layer."""
     old, into = layer.self_attn, new.attention
     return [
-        (old.q_proj, into.q_proj), (old.k_proj, into.k_proj), (old.v_proj, into.v_proj),
-        (old.out_proj, into.projection_layer), (layer.layer_norm1, new.layernorm_before),
-        (layer.layer_norm2, new.layernorm_after), (layer.mlp.fc1, new.mlp.fc1), (layer.mlp.fc2, new.mlp.fc2),
-    ]  # fmt: skip
+        (old.q_proj, into.q_proj),
+        (old.k_proj, into.k_proj),
+        (old.v_proj, into.v_proj),
+        (old.out_proj, into.projection_layer),
+        (layer.layer_norm1, new.layernorm_before),
+        (layer.layer_norm2, new.layernorm_after),
+        (layer.mlp.fc1, new.mlp.fc1),
+        (layer.mlp.fc2, new.mlp.fc2),
+    ]
 
 
 def _embeddings(eye: Any, new_eye: Any, seen: Float[Tensor, "b 3 s s"]) -> None:

@@ -61,9 +61,12 @@ class Pupil:
     """The MLLM with its oracle: everything that the language stages share."""
 
     def __init__(
-        self, model: LlavaForConditionalGeneration | InternVLForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerFast, oracle: Oracle, sight: VisionSize,
-    ):  # fmt: skip
+        self,
+        model: LlavaForConditionalGeneration | InternVLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        oracle: Oracle,
+        sight: VisionSize,
+    ):
         self.model, self.tokenizer, self.oracle, self.sight = model, tokenizer, oracle, sight
         self.language = model.model.language_model
         self.more: nn.Embedding | None = None  # words that are learnt later; their ids follow the others

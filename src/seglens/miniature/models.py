@@ -34,9 +34,12 @@ PATCH = 16
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "<unk>")
 VISION = {
-    "hidden_size": 192, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 6,
+    "hidden_size": 192,
+    "intermediate_size": 640,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
     "hidden_act": "gelu_pytorch_tanh",
-}  # fmt: skip
+}
 # The same conversation as LLaVA-1.5's own template
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
@@ -83,30 +86,50 @@ def make_tokenizer(named: Mapping[str, str] = LLAVA_TOKENS, words: Sequence[str]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        extra_special_tokens=dict(named), padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        extra_special_tokens=dict(named),
+        padding_side="left",
+    )
 
 
 def make_processor(words: Sequence[str] = ()) -> LlavaProcessor:
     """`words` are known beside those of the world."""
     images = CLIPImageProcessorPil(
-        size={"height": LLAVA.side, "width": LLAVA.side}, do_center_crop=False, resample=2,
-        image_mean=IMAGE_MEAN, image_std=IMAGE_STD,
-    )  # fmt: skip
+        size={"height": LLAVA.side, "width": LLAVA.side},
+        do_center_crop=False,
+        resample=2,
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+    )
     return LlavaProcessor(
-        images, make_tokenizer(words=words), patch_size=PATCH, vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1,
-    )  # fmt: skip
+        images,
+        make_tokenizer(words=words),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
 
 
 def text_config(vocabulary_size: int) -> LlamaConfig:
     """The 256-wide, 6-layer LLaMA that speaks in every miniature."""
     return LlamaConfig(
-        vocab_size=vocabulary_size, hidden_size=256, intermediate_size=512, num_hidden_layers=6,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=vocabulary_size,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
 
 
 def make_llava(vocabulary_size: int, image_token: int, attention: str = "eager") -> LlavaForConditionalGeneration:
@@ -114,9 +137,14 @@ def make_llava(vocabulary_size: int, image_token: int, attention: str = "eager")
     vision = CLIPVisionConfig(**VISION, image_size=LLAVA.side, patch_size=PATCH)
     text = text_config(vocabulary_size)
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=image_token, vision_feature_layer=-1,
-        vision_feature_select_strategy="default", image_seq_length=LLAVA.tokens**2, tie_word_embeddings=True,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=LLAVA.tokens**2,
+        tie_word_embeddings=True,
+    )
     return AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
 
 
@@ -125,15 +153,25 @@ def make_sam(attention: str = "eager") -> SamModel:
     width, side = 128, 256
     config = SamConfig(
         vision_config=SamVisionConfig(
-            hidden_size=160, output_channels=width, num_hidden_layers=6, num_attention_heads=5, image_size=side,
-            patch_size=PATCH, mlp_ratio=4.0, use_rel_pos=False, window_size=0, global_attn_indexes=list(range(6)),
-            num_pos_feats=width // 2, initializer_range=0.02, hidden_act="gelu_pytorch_tanh",
+            hidden_size=160,
+            output_channels=width,
+            num_hidden_layers=6,
+            num_attention_heads=5,
+            image_size=side,
+            patch_size=PATCH,
+            mlp_ratio=4.0,
+            use_rel_pos=False,
+            window_size=0,
+            global_attn_indexes=list(range(6)),
+            num_pos_feats=width // 2,
+            initializer_range=0.02,
+            hidden_act="gelu_pytorch_tanh",
         ),
         prompt_encoder_config=SamPromptEncoderConfig(hidden_size=width, image_size=side, patch_size=PATCH),
         mask_decoder_config=SamMaskDecoderConfig(
             hidden_size=width, mlp_dim=256, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=width
         ),
-    )  # fmt: skip
+    )
     sam = AutoModelForMaskGeneration.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         # transformers starts the Fourier positions with a std of hidden/2, far too fine to learn from scratch

@@ -93,9 +93,13 @@ def _photographed(rng: np.random.Generator, image: np.ndarray) -> UInt8[np.ndarr
 
 
 def _leaf(
-    rng: np.random.Generator, image: np.ndarray, radius: float, colour: np.ndarray, textures: list[np.ndarray],
+    rng: np.random.Generator,
+    image: np.ndarray,
+    radius: float,
+    colour: np.ndarray,
+    textures: list[np.ndarray],
     strengths: np.ndarray,
-) -> None:  # fmt: skip
+) -> None:
     """One more thing before all others: a box or an ellipse, ragged or not, its edge sharp or soft."""
     (cx, cy), turn, flat = rng.uniform(0, SIZE, 2), rng.uniform(0, np.pi), rng.uniform(0.3, 1)
     x0, x1 = max(0, int(cx - 1.5 * radius)), min(SIZE, int(cx + 1.5 * radius) + 1)

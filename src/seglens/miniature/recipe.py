@@ -56,9 +56,13 @@ class Stage:
     """Trains the parameters of `modules` that require gradients; `gains` scales the rate by name prefix."""
 
     def __init__(
-        self, name: str, modules: Mapping[str, nn.Module], budget: Budget, out: Path,
+        self,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        budget: Budget,
+        out: Path,
         gains: Mapping[str, float] | None = None,
-    ):  # fmt: skip
+    ):
         self.name, self.modules, self.budget, self.out = name, nn.ModuleDict(dict(modules)), budget, out
         out.mkdir(parents=True, exist_ok=True)
         named = [(n, p) for n, p in self.modules.named_parameters() if p.requires_grad]
@@ -113,9 +117,11 @@ class Stage:
         return self.step >= self.budget.steps
 
     def run(
-        self, terms_of: Callable[[int], Mapping[str, Tensor]], evaluate: Callable[[], Mapping[str, float]],
+        self,
+        terms_of: Callable[[int], Mapping[str, Tensor]],
+        evaluate: Callable[[], Mapping[str, float]],
         evaluate_every: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Train to the end. `terms_of(step)` returns the named terms whose sum is the loss."""
         began, first, saved = time.time(), self.step, time.time()
         smooth: dict[str, float] = {}

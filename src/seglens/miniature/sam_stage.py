@@ -82,9 +82,12 @@ def answer(
     sparse, dense = sam.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
     positions = sam.get_image_wide_positional_embeddings().repeat(len(embedding), 1, 1, 1)
     masks, quality = sam.mask_decoder(
-        image_embeddings=embedding, image_positional_embeddings=positions, sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense, multimask_output=False,
-    )  # fmt: skip
+        image_embeddings=embedding,
+        image_positional_embeddings=positions,
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=False,
+    )
     return masks[:, :, 0].float(), quality[:, :, 0].float()
 
 

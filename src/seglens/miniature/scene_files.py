@@ -86,8 +86,13 @@ def _truth(world: World, index: int, scene: Scene) -> dict[str, Any]:
 def _thing(scene: Scene, thing: Thing) -> dict[str, Any]:
     x0, y0, x1, y1 = thing.box
     return {
-        "id": thing.index, "name": thing.name, "group": thing.group, "colour": thing.colour,
-        "bbox": [x0, y0, x1 - x0, y1 - y0], "area": thing.area, "visible": round(thing.visible, 3),
+        "id": thing.index,
+        "name": thing.name,
+        "group": thing.group,
+        "colour": thing.colour,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": thing.area,
+        "visible": round(thing.visible, 3),
         "segmentation": encode_rle(scene.mask(thing)),
         "parts": {part: encode_rle(scene.mask(thing, part)) for part, area in thing.parts.items() if area},
-    }  # fmt: skip
+    }

@@ -38,9 +38,11 @@ def kept_report(folder: Path, made: Mapping[str, Any]) -> Any | None:
 
 
 def side_by_side(
-    work: Mapping[str, Sequence[str]], jobs: int, needs: Mapping[str, Collection[str]] | None = None,
+    work: Mapping[str, Sequence[str]],
+    jobs: int,
+    needs: Mapping[str, Collection[str]] | None = None,
     tell: Callable[[str, float], None] = lambda name, seconds: None,
-) -> None:  # fmt: skip
+) -> None:
     """Run modules with their arguments, up to `jobs` at a time, each in a process that is told its number of threads
     last. A unit waits for those of `work` that it `needs`. `tell` hears of each that is done, and its seconds.
 

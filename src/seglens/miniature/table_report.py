@@ -16,23 +16,38 @@ PAIRED = "gIoU above the first row, paired by seed"
 MB = 1e6
 
 QUALITY = {
-    "gIoU": "gIoU", "cIoU": "cIoU", "absent refused": "absent refused", "present kept": "present kept",
-    "VQA off": "VQA, adapter off", "VQA on": "VQA, adapter on",
-}  # fmt: skip
+    "gIoU": "gIoU",
+    "cIoU": "cIoU",
+    "absent refused": "absent refused",
+    "present kept": "present kept",
+    "VQA off": "VQA, adapter off",
+    "VQA on": "VQA, adapter on",
+}
 COSTS = {
-    "trainable": "trainable", "training s": "training s", "processor s": "of all cores, s", "peak MB": "peak memory MB",
-    "first ms": "1st question ms", "tenth ms": "10th question ms",
-}  # fmt: skip
+    "trainable": "trainable",
+    "training s": "training s",
+    "processor s": "of all cores, s",
+    "peak MB": "peak memory MB",
+    "first ms": "1st question ms",
+    "tenth ms": "10th question ms",
+}
 ABLATED = {
-    "gIoU": "gIoU", "cIoU": "cIoU", "gIoU small": "small targets", "absent refused": "absent refused",
-    "present kept": "present kept", "training s": "training s", "tenth ms": "10th question ms",
-}  # fmt: skip
+    "gIoU": "gIoU",
+    "cIoU": "cIoU",
+    "gIoU small": "small targets",
+    "absent refused": "absent refused",
+    "present kept": "present kept",
+    "training s": "training s",
+    "tenth ms": "10th question ms",
+}
 # What a method trains in its authors' code and not in the miniature, beside their sizes: seglens.miniature.heads
 LACKS = {
-    "mllmseg": "vocabulary and last norm", "self1e": "vision tower's adapter, projector and vocabulary",
-    "SELF1E": "vision tower's adapter, projector and vocabulary", "lisa": "vocabulary",
+    "mllmseg": "vocabulary and last norm",
+    "self1e": "vision tower's adapter, projector and vocabulary",
+    "SELF1E": "vision tower's adapter, projector and vocabulary",
+    "lisa": "vocabulary",
     "ufo": "vocabulary and last norm",
-}  # fmt: skip
+}
 DIGITS = {"trainable": 0, "training s": 0, "processor s": 0, "peak MB": 0, "first ms": 1, "tenth ms": 1}
 
 
@@ -119,10 +134,16 @@ class Standings:
         }
         paper = {part: getattr(published, part) for part in ("SELF1E", "REFERRING", "REASONING", "GENERALISED")}
         return {
-            "plan": dict(self.plan), "seeds": self.seeds, "interval": "95 %, Student's t over seeds",
-            "tables": {name: list(rows) for name, rows in self.tables.items()}, "rows": rows,
-            "bare": self.bare, "reading": self.reading, "as_before": self.as_before(), "published": paper,
-        }  # fmt: skip
+            "plan": dict(self.plan),
+            "seeds": self.seeds,
+            "interval": "95 %, Student's t over seeds",
+            "tables": {name: list(rows) for name, rows in self.tables.items()},
+            "rows": rows,
+            "bare": self.bare,
+            "reading": self.reading,
+            "as_before": self.as_before(),
+            "published": paper,
+        }
 
     def as_before(self) -> tuple[int, int] | None:
         """In how many trainings of how many the MLLM said afterwards, with the adapter off, what it said before, word
@@ -158,18 +179,34 @@ class Standings:
         same, reading = self.as_before(), self.reading
         said = [
             f"The bare MLLM, before any training, answers {bare} of the questions right."
-            + ("" if same is None else f" With the adapter off it gave the same answers, word for word, after "
-               f"{same[0]} of {same[1]} trainings.")
+            + (
+                ""
+                if same is None
+                else f" With the adapter off it gave the same answers, word for word, after "
+                f"{same[0]} of {same[1]} trainings."
+            )
             + " LENS has no adapter.",
             "Training and questions are timed with other rows running beside; the memory is what training took beyond "
             "the loaded models."
-            + ("" if reading is None else f" LENS learns from features that were read once, for all seeds, in "
-               f"{reading['seconds']:.0f} s ({reading['processor']:.0f} s of all cores), which come on top."),
-        ]  # fmt: skip
-        return "\n\n".join([
-            "## Methods", self._rows(names, QUALITY), said[0], "gIoU by kind of query:", self._rows(names, kinds),
-            self._rows(names, COSTS), said[1], _published(),
-        ])  # fmt: skip
+            + (
+                ""
+                if reading is None
+                else f" LENS learns from features that were read once, for all seeds, in "
+                f"{reading['seconds']:.0f} s ({reading['processor']:.0f} s of all cores), which come on top."
+            ),
+        ]
+        return "\n\n".join(
+            [
+                "## Methods",
+                self._rows(names, QUALITY),
+                said[0],
+                "gIoU by kind of query:",
+                self._rows(names, kinds),
+                self._rows(names, COSTS),
+                said[1],
+                _published(),
+            ]
+        )
 
     def _kinds(self, names: Sequence[str]) -> list[str]:
         reports = [report for name in names for report in self.finished[name].reports.values()]
@@ -243,11 +280,12 @@ def _published() -> str:
     """What the papers report of themselves."""
     parts: dict[str, tuple[tuple[str, ...], Mapping[str, Sequence[str]]]] = {
         "cIoU of referring expressions (val / testA / testB; val / test)": (
-            ("RefCOCO", "RefCOCO+", "RefCOCOg"), published.REFERRING,
+            ("RefCOCO", "RefCOCO+", "RefCOCOg"),
+            published.REFERRING,
         ),
         "gIoU / cIoU on ReasonSeg": (("val", "test"), published.REASONING),
         "gIoU / cIoU / absent refused on gRefCOCO": (("val", "testA", "testB"), published.GENERALISED),
-    }  # fmt: skip
+    }
     lines = ["## The papers' own numbers", "On photographs, with their own models and data: not to be compared."]
     for title, (columns, rows) in parts.items():
         lines += [f"Paper: {title}.", _table([["method", *columns], *([name, *row] for name, row in rows.items())])]

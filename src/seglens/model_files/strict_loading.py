@@ -19,9 +19,16 @@ from seglens.model_files.int8_weights import PACKED, PLAIN, load_packed
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
 # What may be said of loading, all of which is heard: transformers takes some names and drops them.
 OPTIONS = (
-    "dtype", "device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config",
-    "attn_implementation", "variant", *HUB,
-)  # fmt: skip
+    "dtype",
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "offload_buffers",
+    "quantization_config",
+    "attn_implementation",
+    "variant",
+    *HUB,
+)
 OLD_DTYPE = "torch_dtype"  # as transformers called `dtype` before version 5
 ADAPTER, INDEX = "adapter_config.json", "model.safetensors.index.json"
 FAULTS = {"missing_keys": "missing", "mismatched_keys": "of another shape", "unexpected_keys": "extra"}

@@ -53,9 +53,7 @@ def accelerator_for(device: torch.device, trackers: Sequence[Tracker], out: Path
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it notes every checkpoint that it writes
     AcceleratorState._reset_state()  # of an earlier run in this process
     # "no": autocast is `precise`, the same for all kinds; FSDP and DeepSpeed would else compute in half the weights
-    made = Accelerator(
-        mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None
-    )  # fmt: skip
+    made = Accelerator(mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None)
     asked = next((name for name in SHARDED if _flag(f"ACCELERATE_USE_{name}")), None)
     if asked and made.num_processes > 1 and kind(made) != asked:
         raise ValueError(
@@ -129,9 +127,13 @@ def arrange(accelerator: Any, passes: int, micro: int, clip: float | None) -> No
     if kind(accelerator) == "DEEPSPEED":
         said = accelerator.state.deepspeed_plugin.deepspeed_config
         said.update(
-            train_micro_batch_size_per_gpu=micro, gradient_accumulation_steps=passes, gradient_clipping=clip or 0.0,
-            bf16={"enabled": False}, fp16={"enabled": False}, zero_allow_untested_optimizer=True,
-        )  # fmt: skip
+            train_micro_batch_size_per_gpu=micro,
+            gradient_accumulation_steps=passes,
+            gradient_clipping=clip or 0.0,
+            bf16={"enabled": False},
+            fp16={"enabled": False},
+            zero_allow_untested_optimizer=True,
+        )
         said.pop("train_batch_size", None)
         said.setdefault("zero_optimization", {})["stage3_gather_16bit_weights_on_model_save"] = True  # in fp32, as here
 

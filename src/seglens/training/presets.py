@@ -103,9 +103,7 @@ MLLMSEG_TRAINING = TrainConfig(
 # 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg". One of "self1e", 561 thousand, is
 # steps=3500
 SELF1E_TRAINING = TrainConfig(steps=15_000, images=160, micro=5, lr=1e-4, schedule="cosine")
-LLAVA_SAM: dict[str, Any] = {
-    "backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14
-}  # fmt: skip
+LLAVA_SAM: dict[str, Any] = {"backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14}
 SELF1E_2B: dict[str, Any] = {"backbone": "OpenGVLab/InternVL3-2B-hf", "prompt": "lisa"}
 ADJUSTABLE = ("method", "training", "canvas")
 RECIPES: dict[str, dict[str, Recipe]] = {

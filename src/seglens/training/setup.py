@@ -109,9 +109,16 @@ class TrainingRun:
 
 
 def prepare(
-    recipe: Recipe, data: str, out: Path, exam: str | None = None, cache: Path | None = None, live: bool = False,
-    device: str = AUTO, image_size: int | None = None, init: str | Path | None = None,
-) -> TrainingRun:  # fmt: skip
+    recipe: Recipe,
+    data: str,
+    out: Path,
+    exam: str | None = None,
+    cache: Path | None = None,
+    live: bool = False,
+    device: str = AUTO,
+    image_size: int | None = None,
+    init: str | Path | None = None,
+) -> TrainingRun:
     """Load the frozen parts, open the data and build the head.
 
     `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
@@ -126,9 +133,11 @@ def prepare(
     name = name_of(recipe.method)
     kind = METHODS[name]
     if recipe.backbone is None or (recipe.decoder is None and kind.needs_decoder):
-        needed = "no MLLM and no mask decoder; give --backbone and --decoder" if kind.needs_decoder else (
-            "no MLLM; give --backbone"
-        )  # fmt: skip
+        needed = (
+            "no MLLM and no mask decoder; give --backbone and --decoder"
+            if kind.needs_decoder
+            else ("no MLLM; give --backbone")
+        )
         raise ValueError(f"this preset names {needed}")
     if not kind.trained:
         raise ValueError(f"{name} has nothing to train; use it as it is (--backbone and --decoder without --model)")
@@ -147,10 +156,15 @@ def prepare(
         )
     examined = None if exam is None else load_data(exam)
     parts = Parts.load(
-        Origin.of(recipe.backbone), Origin.of(recipe.decoder) if kind.needs_decoder and recipe.decoder else None,
-        layer=recipe.layer, image_size=image_size, canvas=recipe.canvas, floors=recipe.floors,
-        device=device, segmentation_only=not kind.tuned,
-    )  # fmt: skip
+        Origin.of(recipe.backbone),
+        Origin.of(recipe.decoder) if kind.needs_decoder and recipe.decoder else None,
+        layer=recipe.layer,
+        image_size=image_size,
+        canvas=recipe.canvas,
+        floors=recipe.floors,
+        device=device,
+        segmentation_only=not kind.tuned,
+    )
     parts, preset = recipe.told(parts), _preset_of(opened)
     torch.manual_seed(recipe.training.seed)
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)

@@ -121,9 +121,14 @@ class Terminated(SystemExit):
 
 
 def fit(
-    method: Method, lessons: ExampleStream, config: TrainConfig, head: HeadConfig, out: Path,
-    exam: FeatureSource | None = None, quiet: bool = False,
-) -> dict[str, float]:  # fmt: skip
+    method: Method,
+    lessons: ExampleStream,
+    config: TrainConfig,
+    head: HeadConfig,
+    out: Path,
+    exam: FeatureSource | None = None,
+    quiet: bool = False,
+) -> dict[str, float]:
     """Train `method` in place, where it lies. Checkpoints, curves and heads go to `out`: `head` is that of the last
     step, `best` the one that validated best on `exam`. Returns the last smoothed terms. Runs under `torchrun` or
     `accelerate launch` on any number of devices; the same command resumes. Under FSDP and DeepSpeed `method` is in
@@ -145,16 +150,23 @@ def _check_room(method: Method) -> None:
 
 
 def _fit(
-    method: Method, lessons: ExampleStream, config: TrainConfig, head: HeadConfig, out: Path,
-    exam: FeatureSource | None, quiet: bool,
-) -> dict[str, float]:  # fmt: skip
+    method: Method,
+    lessons: ExampleStream,
+    config: TrainConfig,
+    head: HeadConfig,
+    out: Path,
+    exam: FeatureSource | None,
+    quiet: bool,
+) -> dict[str, float]:
     accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
     passes, micro = config.passes(accelerator.num_processes)
     arrange(accelerator, passes, micro, config.clip)
     made = {
-        "training": asdict(config), "method": asdict(method.config), "data": lessons.fingerprint(),
+        "training": asdict(config),
+        "method": asdict(method.config),
+        "data": lessons.fingerprint(),
         INIT: (head.trained or {}).get(INIT),
-    }  # fmt: skip
+    }
     if accelerator.is_main_process:
         claim(out, made)
     parts = groups(method, config.lr, config.language_lr, config.weight_decay, config.decay)

@@ -68,10 +68,13 @@ class ExampleMaker:
         seen = None if self.decoder is None else self.decoder.encode(sample.image, frame)
         shown = self.mllm.pixels(self._photographed(sample, number))
         return TunedExample(
-            shown.cpu(), self._said(targets, sample.id, number), masks, cells,
+            shown.cpu(),
+            self._said(targets, sample.id, number),
+            masks,
+            cells,
             tuple(t.present for t in targets),
             None if seen is None else seen.each(Tensor.cpu),
-        )  # fmt: skip
+        )
 
     def _photographed(self, sample: Sample, number: int) -> UInt8[np.ndarray, "h w 3"]:
         if self.practice is None or not self.practice.jpeg:
@@ -104,9 +107,11 @@ class ExampleMaker:
 
     def _words(self, target: Target) -> Words:
         return self.mllm.words(
-            target.query, target.answer if target.spoken else None, target.present,
+            target.query,
+            target.answer if target.spoken else None,
+            target.present,
             target.answer if target.explained else None,
-        )  # fmt: skip
+        )
 
 
 def through_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -133,10 +138,13 @@ def gather(found: Sequence[TunedExample], device: torch.device | str = "cpu") ->
     asked = torch.arange(q, device=device) < torch.tensor([[len(e.said)] for e in found], device=device)
     spoken = split(torch.tensor([w.spoken for w in words])) & asked
     shown = Shown(
-        pixels=torch.stack([e.pixels for e in found]).to(device), words=ids, learnt=learnt & asked[..., None],
+        pixels=torch.stack([e.pixels for e in found]).to(device),
+        words=ids,
+        learnt=learnt & asked[..., None],
         mask=torch.arange(ids.shape[-1], device=device) < lengths[..., None],
-        places=split(torch.tensor([w.places for w in words])), spoken=spoken,
-    )  # fmt: skip
+        places=split(torch.tensor([w.places for w in words])),
+        spoken=spoken,
+    )
     masks, cells = (
         torch.stack([_filled(x, n) for x, n in zip(each, void, strict=True)]).to(device).float() / FULL
         for each in ([e.masks for e in found], [e.cells for e in found])

@@ -17,8 +17,12 @@ from seglens.world.phrases import Question, article
 
 SEGMENTATION, DIALOGUE, FOLLOWUP = "segmentation", "dialogue", "followup"
 INTENT_OF = {
-    "explicit": SEGMENTATION, "implicit": SEGMENTATION, "mixed": SEGMENTATION, "plain": DIALOGUE, "followup": FOLLOWUP,
-}  # fmt: skip
+    "explicit": SEGMENTATION,
+    "implicit": SEGMENTATION,
+    "mixed": SEGMENTATION,
+    "plain": DIALOGUE,
+    "followup": FOLLOWUP,
+}
 SHARES = {"explicit": 4, "implicit": 3, "mixed": 3, "plain": 7, "followup": 3}
 # How a sentence ends: people are careless about it.
 STATED, ASKED = (".", ".", ".", "", "", "?", "!"), ("?", "?", "?", "?", ".", ".", "", "!")
@@ -64,7 +68,7 @@ class Manners:
             "a_thing": self._a_thing,
             "an_other": self._a_thing,
             "hue": lambda: self._rng.choice(list(PALETTE)),
-        }  # fmt: skip
+        }
 
     def intent(self, kind: str | None = None) -> Question:
         """An instruction of this kind, or of any, and where it should go."""

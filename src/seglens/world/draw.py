@@ -115,10 +115,18 @@ class Pen:
         self.poly(curve.reshape(-1, 2), fill, part, outlined)
 
     def ellipse(
-        self, x: Number, y: Number, rx: Number, ry: Number, fill: Colour,
-        part: str | None = None, outlined: bool = True, angle: Number = 0.0,
-        start: Number = 0.0, stop: Number = 360.0,
-    ) -> None:  # fmt: skip
+        self,
+        x: Number,
+        y: Number,
+        rx: Number,
+        ry: Number,
+        fill: Colour,
+        part: str | None = None,
+        outlined: bool = True,
+        angle: Number = 0.0,
+        start: Number = 0.0,
+        stop: Number = 360.0,
+    ) -> None:
         """An ellipse, or the segment of it from `start` to `stop` degrees (0 = right, 90 = down), closed by a chord."""
         cos, sin = _arc(start, stop)
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -126,9 +134,16 @@ class Pen:
         self.poly(np.stack([x + c * u - s * v, y + s * u + c * v], axis=1), fill, part, outlined)
 
     def rect(
-        self, x0: Number, y0: Number, x1: Number, y1: Number, fill: Colour,
-        part: str | None = None, outlined: bool = True, round: Number = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        x0: Number,
+        y0: Number,
+        x1: Number,
+        y1: Number,
+        fill: Colour,
+        part: str | None = None,
+        outlined: bool = True,
+        round: Number = 0.0,
+    ) -> None:
         """A rectangle with corners rounded by `round`."""
         if round <= 0:
             return self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, part, outlined)
@@ -142,9 +157,13 @@ class Pen:
         self.poly(arcs, fill, part, outlined)
 
     def tube(
-        self, points: Sequence[Point], width: Number | Sequence[Number], fill: Colour,
-        part: str | None = None, outlined: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        points: Sequence[Point],
+        width: Number | Sequence[Number],
+        fill: Colour,
+        part: str | None = None,
+        outlined: bool = True,
+    ) -> None:
         """A thick smooth line through the points with round ends; `width` may be given per point (it tapers)."""
         p = np.array(points, dtype=float)
         w = np.broadcast_to(np.asarray(width, dtype=float), (len(p),))

@@ -16,14 +16,29 @@ from seglens.world.requests import NUMBERS, QUERY_KINDS, QUERY_WEIGHTS, REQUESTS
 from seglens.world.world import Scene, World
 
 __all__ = [
-    "QUERY_KINDS", "VQA_KINDS", "Query", "Question", "Speaker", "lesson", "speaker", "vocabulary",
-]  # fmt: skip
+    "QUERY_KINDS",
+    "VQA_KINDS",
+    "Query",
+    "Question",
+    "Speaker",
+    "lesson",
+    "speaker",
+    "vocabulary",
+]
 
 INTENT = "which intent is this, dialogue, segmentation or followup: {}"
 FOLLOW_UPS = (
-    "what colour is it?", "is it large or small?", "what is it?", "what is it used for?", "is it on the left?",
-    "tell me more about it.", "what is next to it?", "why did you mark it?", "are you sure that is it?", "where is it?",
-)  # fmt: skip
+    "what colour is it?",
+    "is it large or small?",
+    "what is it?",
+    "what is it used for?",
+    "is it on the left?",
+    "tell me more about it.",
+    "what is next to it?",
+    "why did you mark it?",
+    "are you sure that is it?",
+    "where is it?",
+)
 CAPTION_REQUESTS = ("describe the picture.", "what do you see?", "what is in the picture?")
 EXTRA_WORDS = """
 a an the yes no nothing there is no such thing and of , . ? : user assistant 0 1 2 3 4 5 6 7 8 9 large small

@@ -19,22 +19,49 @@ RATIO = 1.45  # ratio of areas by which a size must be clear
 
 SIDES = {"left of": "left", "right of": "right", "above": "above", "below": "below"}
 KIND_WORDS = {
-    "food": "food", "clothing": "piece of clothing", "nature": "thing from nature", "home": "thing from home",
-}  # fmt: skip
+    "food": "food",
+    "clothing": "piece of clothing",
+    "nature": "thing from nature",
+    "home": "thing from home",
+}
 KIND_PLURALS = {"food": "foods", "clothing": "clothes", "nature": "things from nature", "home": "things from home"}
 
 FACES = (
-    "deer", "cat", "rabbit", "elephant", "fish", "duck", "turtle", "butterfly", "flower", "cactus", "mushroom", "sun",
+    "deer",
+    "cat",
+    "rabbit",
+    "elephant",
+    "fish",
+    "duck",
+    "turtle",
+    "butterfly",
+    "flower",
+    "cactus",
+    "mushroom",
+    "sun",
     "snowman",
-)  # fmt: skip
+)
 # What a drawing shows without a mask of its own: there "the tail" would have two readings, and is not absent.
 UNMASKED_PARTS: dict[str, tuple[str, ...]] = {
-    "tail": ("deer", "elephant", "turtle", "airplane"), "legs": ("cat", "rabbit", "duck", "clock"), "face": FACES,
-    "arms": ("snowman",), "teeth": ("rabbit", "saw"), "fins": ("airplane",), "leaves": ("tree", "pizza"),
-    "stem": ("apple",), "windows": ("airplane", "rocket", "house"), "roof": ("car", "bus", "tractor"),
-    "door": ("car", "bus"), "seat": ("bicycle", "tractor"), "flame": ("cake",), "blade": ("scissors",),
-    "blades": ("saw",), "toe": ("shoe",), "brim": ("snowman",), "cap": ("hat",),
-}  # fmt: skip
+    "tail": ("deer", "elephant", "turtle", "airplane"),
+    "legs": ("cat", "rabbit", "duck", "clock"),
+    "face": FACES,
+    "arms": ("snowman",),
+    "teeth": ("rabbit", "saw"),
+    "fins": ("airplane",),
+    "leaves": ("tree", "pizza"),
+    "stem": ("apple",),
+    "windows": ("airplane", "rocket", "house"),
+    "roof": ("car", "bus", "tractor"),
+    "door": ("car", "bus"),
+    "seat": ("bicycle", "tractor"),
+    "flame": ("cake",),
+    "blade": ("scissors",),
+    "blades": ("saw",),
+    "toe": ("shoe",),
+    "brim": ("snowman",),
+    "cap": ("hat",),
+}
 
 Target = tuple[Thing, str | None]  # a thing, or one of its parts
 

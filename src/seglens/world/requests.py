@@ -24,15 +24,36 @@ from seglens.world.world import Thing
 LEAST_PART = 330  # visible pixels that a part needs to be asked for
 
 QUERY_KINDS = (
-    "name", "attribute", "relation", "superlative", "position", "reasoning", "part", "part reasoning", "plural",
+    "name",
+    "attribute",
+    "relation",
+    "superlative",
+    "position",
+    "reasoning",
+    "part",
+    "part reasoning",
+    "plural",
     "absent",
-)  # fmt: skip
+)
 QUERY_WEIGHTS = dict(zip(QUERY_KINDS, (3, 3, 2, 1.5, 2, 4, 2.5, 1.5, 2.5, 6), strict=True))
 
 REQUESTS = (
-    "segment {}.", "please segment {}.", "show me {}.", "find {}.", "can you segment {}?", "highlight {}.",
-    "locate {}.", "where is {}?", "mark {}.", "point at {}.", "outline {}.", "i want to see {}.", "{}", "{}.", "{}",
-)  # fmt: skip
+    "segment {}.",
+    "please segment {}.",
+    "show me {}.",
+    "find {}.",
+    "can you segment {}?",
+    "highlight {}.",
+    "locate {}.",
+    "where is {}?",
+    "mark {}.",
+    "point at {}.",
+    "outline {}.",
+    "i want to see {}.",
+    "{}",
+    "{}.",
+    "{}",
+)
 UNNAMED = ("thing", "object", "one", "part", "organ")
 NUMBERS = ("two", "three", "four")
 

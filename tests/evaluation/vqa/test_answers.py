@@ -24,47 +24,99 @@ COLOURS = {"A": "red", "B": "blue", "C": "green", "D": "dark blue"}
 
 @pytest.mark.parametrize(
     ("said", "label"),
-    [("Yes", "yes"), ("no.", "no"), ("YES, it is", "yes"), (" Yes", "yes"), ("  Yes", "other"), ("", "other"),
-     ("It is, yes", "other"), ("know", "no"), ("Ayes", "yes"), ("not really", "no"), ("maybe", "other")],
-)  # fmt: skip
+    [
+        ("Yes", "yes"),
+        ("no.", "no"),
+        ("YES, it is", "yes"),
+        (" Yes", "yes"),
+        ("  Yes", "other"),
+        ("", "other"),
+        ("It is, yes", "other"),
+        ("know", "no"),
+        ("Ayes", "yes"),
+        ("not really", "no"),
+        ("maybe", "other"),
+    ],
+)
 def test_mme_reads_the_first_four_characters(said: str, label: str) -> None:
     assert mme_label(said) == label
 
 
 @pytest.mark.parametrize(
     ("said", "label"),
-    [("No", "no"), ("no, it is", "no"), ("There is not one.", "no"), ("Yes. It is no dog.", "yes"), ("NO", "yes"),
-     ("Yes, there is no doubt", "no"), ("none", "yes"), ("", "yes"), ("there are\nno dogs", "yes")],
-)  # fmt: skip
+    [
+        ("No", "no"),
+        ("no, it is", "no"),
+        ("There is not one.", "no"),
+        ("Yes. It is no dog.", "yes"),
+        ("NO", "yes"),
+        ("Yes, there is no doubt", "no"),
+        ("none", "yes"),
+        ("", "yes"),
+        ("there are\nno dogs", "yes"),
+    ],
+)
 def test_pope_reads_the_words_of_the_first_sentence(said: str, label: str) -> None:
     assert pope_label(said) == label
 
 
 @pytest.mark.parametrize(
     ("said", "letter"),
-    [("B", "B"), ("(B)", "B"), ("B. blue", "B"), ("The answer is C.", "C"), ("green", "C"), ("GREEN!", "C"),
-     ("A or B", None), ("blue", "B"), ("dark blue", None), ("Z", "Z"), ("b", None), ("", None),
-     ("Cannot determine the answer", "Z"), ("B of all them", "B"), ("B of all of them", None),
-     ("I see a green thing that is far too long an answer", None)],
-)  # fmt: skip
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("B. blue", "B"),
+        ("The answer is C.", "C"),
+        ("green", "C"),
+        ("GREEN!", "C"),
+        ("A or B", None),
+        ("blue", "B"),
+        ("dark blue", None),
+        ("Z", "Z"),
+        ("b", None),
+        ("", None),
+        ("Cannot determine the answer", "Z"),
+        ("B of all them", "B"),
+        ("B of all of them", None),
+        ("I see a green thing that is far too long an answer", None),
+    ],
+)
 def test_a_letter_by_exact_matching(said: str, letter: str | None) -> None:
     assert infer_letter(said, COLOURS) == letter
 
 
 @pytest.mark.parametrize(
     ("said", "hit"),
-    [("B", True), ("b: blue", True), ("(B)", True), ("Option B", True), ("The answer is B", True), ("Based on", True),
-     ("A", False), ("It is B", False), ("", False), ("\n B", True)],
-)  # fmt: skip
+    [
+        ("B", True),
+        ("b: blue", True),
+        ("(B)", True),
+        ("Option B", True),
+        ("The answer is B", True),
+        ("Based on", True),
+        ("A", False),
+        ("It is B", False),
+        ("", False),
+        ("\n B", True),
+    ],
+)
 def test_mmstar_wants_the_letter_first(said: str, hit: bool) -> None:
     assert mmstar_hit(said, "B") is hit
 
 
 @pytest.mark.parametrize(
     ("said", "letter"),
-    [("B", "B"), ("(A) or rather (C)", "C"), ("A B", "B"), ("(B) A", "B"), ("B.", "B"), ("'C'!", "C"),
-     ("I would say that it is green", "C"), ("it may be red, no, it is green", "C")],
-)  # fmt: skip
+    [
+        ("B", "B"),
+        ("(A) or rather (C)", "C"),
+        ("A B", "B"),
+        ("(B) A", "B"),
+        ("B.", "B"),
+        ("'C'!", "C"),
+        ("I would say that it is green", "C"),
+        ("it may be red, no, it is green", "C"),
+    ],
+)
 def test_mmmu_takes_the_last_of_what_it_finds(said: str, letter: str) -> None:
     assert mmmu_letter(said, COLOURS, random.Random(0)) == letter
 
@@ -79,22 +131,39 @@ def test_mmmu_draws_a_letter_where_it_finds_none(said: str) -> None:
 
 @pytest.mark.parametrize(
     ("said", "phrases"),
-    [("The answer is 1,234.567.", {1234.57, 1234.0, 234.57}), ("x = 5", {5.0}), ("Paris", {"paris"}),
-     ("y = 2\nso x is C", {" c", "c "}), ("", {""}), ("-1.5e3", {-1500.0, -1.0, 3.0}),
-     ("It is in the end = 3 m", {"3 m", 3.0})],
-)  # fmt: skip
+    [
+        ("The answer is 1,234.567.", {1234.57, 1234.0, 234.57}),
+        ("x = 5", {5.0}),
+        ("Paris", {"paris"}),
+        ("y = 2\nso x is C", {" c", "c "}),
+        ("", {""}),
+        ("-1.5e3", {-1500.0, -1.0, 3.0}),
+        ("It is in the end = 3 m", {"3 m", 3.0}),
+    ],
+)
 def test_mmmu_phrases_of_an_open_answer(said: str, phrases: set[str | float]) -> None:
     assert mmmu_phrases(said) == phrases
 
 
 @pytest.mark.parametrize(
     ("said", "right", "hit"),
-    [("The result is 24.32 g", "24.32", True), ("24.316", "24.32", True), ("24.31", "24.32", False),
-     ("$7,243,000", "7243000", True), ("it should be Transformation.", "transformation", True),
-     ("MgS", ("$MgS$", "MgS"), True), ("Florida", ("Tampa", "Florida"), True), ("embryo", "embryonic", False),
-     ("1.06e3", "1060", True), ("-120", "-120", True), ("120", "-120", False), ("choose C", "C", True),
-     ("circle", "C", False), ("", "3", False)],
-)  # fmt: skip
+    [
+        ("The result is 24.32 g", "24.32", True),
+        ("24.316", "24.32", True),
+        ("24.31", "24.32", False),
+        ("$7,243,000", "7243000", True),
+        ("it should be Transformation.", "transformation", True),
+        ("MgS", ("$MgS$", "MgS"), True),
+        ("Florida", ("Tampa", "Florida"), True),
+        ("embryo", "embryonic", False),
+        ("1.06e3", "1060", True),
+        ("-120", "-120", True),
+        ("120", "-120", False),
+        ("choose C", "C", True),
+        ("circle", "C", False),
+        ("", "3", False),
+    ],
+)
 def test_mmmu_open_answers(said: str, right: str | tuple[str, ...], hit: bool) -> None:
     assert mmmu_hit(said, right) is hit
 

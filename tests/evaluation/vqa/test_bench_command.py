@@ -22,8 +22,11 @@ def test_the_embedded_model_answers_mme(seglens: Run, tmp_path: Path) -> None:
     assert code == 0
     report = json.loads(printed)
     assert {key: report[key] for key in ("benchmark", "model", "asked", "first_image_only")} == {
-        "benchmark": "mme", "model": "embedded", "asked": 14, "first_image_only": 0,
-    }  # fmt: skip
+        "benchmark": "mme",
+        "model": "embedded",
+        "asked": 14,
+        "first_image_only": 0,
+    }
     scores = report["scores"]
     assert scores["perception"] is None
     assert set(scores["by_category"]) == {"color", "count", "position"}
@@ -148,8 +151,11 @@ def test_results_of_another_tool_and_a_submission(seglens: Run, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("mmee",), "there is no benchmark 'mmee'; choose from gqa, mme, mmbench, mmbench-circular, mmmu, mmstar, "
-                    "okvqa, pope, textvqa, vizwiz, vqav2, world-vqa; did you mean 'mme'?"),
+        (
+            ("mmee",),
+            "there is no benchmark 'mmee'; choose from gqa, mme, mmbench, mmbench-circular, mmmu, mmstar, "
+            "okvqa, pope, textvqa, vizwiz, vqav2, world-vqa; did you mean 'mme'?",
+        ),
         (("mme",), "mme needs --root"),
         (("mme", "--root", "nowhere"), "nowhere holds no subtask of MME"),
         (("pope", "--root", "nowhere.json"), "'nowhere.json': No such file or directory"),
@@ -160,7 +166,7 @@ def test_results_of_another_tool_and_a_submission(seglens: Run, tmp_path: Path, 
         (("world-vqa", "--root", "n=1", "--answers", "a.txt"), "'a.txt': No such file or directory"),
         (("world-vqa", "--root", "n=1", "--backbone", "no/such/model"), "no/such/model"),
     ],
-)  # fmt: skip
+)
 def test_one_line_says_what_is_wrong(
     seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], complaint: str
 ) -> None:

@@ -156,7 +156,7 @@ def test_answers_of_others(tmp_path: Path, name: str, text: str) -> None:
         ("a.jsonl", '{"name": "1", "answer": "A"}\n', r"a.jsonl:1: need an id and an answer in words; the fields"),
         ("a.tsv", "index\tanswer\n1\tA\n", r"a.tsv:1: no column prediction"),
     ],
-)  # fmt: skip
+)
 def test_bad_answers_of_others(tmp_path: Path, name: str, text: str, complaint: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(BenchmarkError, match=complaint):

@@ -14,16 +14,26 @@ from seglens.evaluation.vqa import BENCHMARKS, BenchmarkError, BenchmarkQuestion
 from shared import shared
 
 ROOTS = {  # samples of the published files; elsewhere what its own test writes
-    "mme": "general/mme/mini", "mmbench": "general/mmbench", "mmbench-circular": "general/mmbench",
-    "mmmu": "general/mmmu", "pope": "general/pope/mini",
-}  # fmt: skip
+    "mme": "general/mme/mini",
+    "mmbench": "general/mmbench",
+    "mmbench-circular": "general/mmbench",
+    "mmmu": "general/mmmu",
+    "pope": "general/pope/mini",
+}
 DRAWN = {"world-vqa": "n=3,seed=1"}
 TABLES = {
     "mmstar": [
-        {"index": str(n), "question": "Which?\nOptions: A: red, B: blue", "answer": answer, "category": "math",
-         "l2_category": "sets", "bench": "MMBench"} for n, answer in enumerate("AB")
+        {
+            "index": str(n),
+            "question": "Which?\nOptions: A: red, B: blue",
+            "answer": answer,
+            "category": "math",
+            "l2_category": "sets",
+            "bench": "MMBench",
+        }
+        for n, answer in enumerate("AB")
     ]
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=BENCHMARKS)

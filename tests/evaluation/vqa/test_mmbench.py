@@ -26,9 +26,20 @@ def right(questions: list[BenchmarkQuestion]) -> dict[str, str]:
 
 def row(index: int, answer: str, image: str, **fields: str) -> dict[str, str]:
     return {
-        "index": str(index), "question": "What is it?", "hint": "", "A": "a cup", "B": "a hat", "C": "", "D": "",
-        "answer": answer, "category": "object", "l2-category": "coarse", "split": "dev", "image": image, **fields,
-    }  # fmt: skip
+        "index": str(index),
+        "question": "What is it?",
+        "hint": "",
+        "A": "a cup",
+        "B": "a hat",
+        "C": "",
+        "D": "",
+        "answer": answer,
+        "category": "object",
+        "l2-category": "coarse",
+        "split": "dev",
+        "image": image,
+        **fields,
+    }
 
 
 def test_the_sample_is_read(questions: list[BenchmarkQuestion]) -> None:
@@ -77,9 +88,11 @@ def test_every_rotation_must_be_right() -> None:
 def test_the_rotations_of_an_official_file(tmp_path: Path, write_table: WriteTable, encoded: str) -> None:
     """Index 1e6 + i is a rotation of i; a short image field is the index of the row that holds it."""
     rows = [
-        row(7, "A", encoded), row(8, "B", encoded, **{"l2-category": "fine"}),
-        row(1_000_007, "B", "7", A="a hat", B="a cup"), row(1_000_008, "A", "8", A="a hat", B="a cup"),
-    ]  # fmt: skip
+        row(7, "A", encoded),
+        row(8, "B", encoded, **{"l2-category": "fine"}),
+        row(1_000_007, "B", "7", A="a hat", B="a cup"),
+        row(1_000_008, "A", "8", A="a hat", B="a cup"),
+    ]
     questions = mmbench.read(str(write_table(tmp_path / "dev.tsv", rows)))
     assert [question.group for question in questions] == ["7", "8", "7", "8"]
     assert mmbench.read_circular(str(tmp_path)) == questions

@@ -20,18 +20,27 @@ def rows() -> list[dict]:
     """Three questions as the hub words them: options and lists are Python's text."""
     return [
         {
-            "id": "validation_Math_1", "question": "Which? <image 1>", "question_type": "multiple-choice",
-            "options": "['one', \"it's two\", 'three']", "answer": "B",
+            "id": "validation_Math_1",
+            "question": "Which? <image 1>",
+            "question_type": "multiple-choice",
+            "options": "['one', \"it's two\", 'three']",
+            "answer": "B",
         },
         {
-            "id": "validation_Art_2", "question": "What does <image 1> show?", "question_type": "open",
-            "options": "[]", "answer": "['a cat', 'the cat']",
+            "id": "validation_Art_2",
+            "question": "What does <image 1> show?",
+            "question_type": "open",
+            "options": "[]",
+            "answer": "['a cat', 'the cat']",
         },
         {
-            "id": "test_Art_Theory_3", "question": "Which? <image 1> <image 2>", "question_type": "multiple-choice",
-            "options": "['x', 'y']", "answer": "?",
+            "id": "test_Art_Theory_3",
+            "question": "Which? <image 1> <image 2>",
+            "question_type": "multiple-choice",
+            "options": "['x', 'y']",
+            "answer": "?",
         },
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
@@ -77,8 +86,10 @@ def the_three(questions: Sequence[BenchmarkQuestion]) -> None:
     assert words.prompt == "What does <image 1> show?\nAnswer the question using a single word or phrase."
     assert (choice.answer, words.answer, secret.answer) == ("B", ("a cat", "the cat"), None)
     assert [(q.category, q.area) for q in questions] == [
-        ("Math", "Science"), ("Art", "Art and Design"), ("Art_Theory", "Art and Design"),
-    ]  # fmt: skip
+        ("Math", "Science"),
+        ("Art", "Art and Design"),
+        ("Art_Theory", "Art and Design"),
+    ]
     assert [len(question.images) for question in questions] == [1, 1, 2]
     for question in questions:
         question.check()
@@ -115,8 +126,9 @@ def test_draws_are_the_official_generators() -> None:
         BenchmarkQuestion(
             f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE
         )
-        for subject in ("Sociology", "Art", "Accounting", "Math") for k in range(20)
-    ]  # fmt: skip
+        for subject in ("Sociology", "Art", "Accounting", "Math")
+        for k in range(20)
+    ]
     rng = random.Random(42)
     expected = {s: [rng.choice("ABCD") == "A" for _ in range(20)] for s in ("Accounting", "Art", "Math", "Sociology")}
     scores = mmmu.score(made, {question.id: "no idea" for question in made})

@@ -16,9 +16,14 @@ INSIDE = "Which colour?\nOptions: A: red, B: dark blue, C: green, D: none, of th
 
 def row(index: int, answer: str, image: str, category: str = "math", question: str = INSIDE) -> dict[str, str]:
     return {
-        "index": str(index), "question": question, "answer": answer, "category": category,
-        "l2_category": f"{category} {index % 2}", "bench": "MMBench", "image": image,
-    }  # fmt: skip
+        "index": str(index),
+        "question": question,
+        "answer": answer,
+        "category": category,
+        "l2_category": f"{category} {index % 2}",
+        "bench": "MMBench",
+        "image": image,
+    }
 
 
 @pytest.mark.parametrize(

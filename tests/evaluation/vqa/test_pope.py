@@ -20,8 +20,12 @@ def test_the_popular_setting_is_half_yes() -> None:
     assert questions[0].prompt == "Is there a snowboard in the image?"
     always = pope.score(questions, {question.id: "Yes." for question in questions})
     assert always["by_category"]["popular"] == {
-        "accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "yes": 1.0,
-    }  # fmt: skip
+        "accuracy": 0.5,
+        "precision": 0.5,
+        "recall": 1.0,
+        "f1": pytest.approx(2 / 3),
+        "yes": 1.0,
+    }
     never = pope.score(questions, {question.id: "no" for question in questions})
     assert never["by_category"]["popular"] == {"accuracy": 0.5, "precision": 0, "recall": 0, "f1": 0, "yes": 0}
     full = pope.score(questions, {question.id: str(question.answer) for question in questions})

@@ -46,8 +46,9 @@ def test_a_test_split_goes_to_the_server(tmp_path: Path, encoded: str) -> None:
     out = tmp_path / "vqa_OpenEnded_mscoco_test-dev2015_seglens_results.json"
     vqa.SUBMISSION.write(out, questions, {"262148000": "down ", "262148001": "yes"})
     assert json.loads(out.read_text()) == [
-        {"question_id": 262148000, "answer": "down"}, {"question_id": 262148001, "answer": "yes"},
-    ]  # fmt: skip
+        {"question_id": 262148000, "answer": "down"},
+        {"question_id": 262148001, "answer": "yes"},
+    ]
     assert read_answers(out, questions) == {"262148000": "down", "262148001": "yes"}
     with pytest.raises(BenchmarkError, match=r"1 of 2 questions have no answer"):
         vqa.SUBMISSION.write(out, questions, {"262148000": "down"})
@@ -89,9 +90,13 @@ def test_gqa_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
     assert shown(questions) == ["n161313.jpg"] * 3
     said = {"20968379": "Yes.", "20968380": "a girl", "20968381": "red"}
     assert gqa.score(questions, said) == {
-        "questions": 3, "accuracy": pytest.approx(2 / 3), "binary": 1, "open": 0,
-        "by_area": {"choose": 1, "query": 0, "verify": 1}, "by_category": {"attr": 1, "global": 1, "rel": 0},
-    }  # fmt: skip
+        "questions": 3,
+        "accuracy": pytest.approx(2 / 3),
+        "binary": 1,
+        "open": 0,
+        "by_area": {"choose": 1, "query": 0, "verify": 1},
+        "by_category": {"attr": 1, "global": 1, "rel": 0},
+    }
     gqa.SUBMISSION.write(tmp_path / "out.json", questions, said)
     assert json.loads((tmp_path / "out.json").read_text())[0] == {"questionId": "20968379", "prediction": "yes"}
     assert read_answers(tmp_path / "out.json", questions)["20968380"] == "a girl"
@@ -109,23 +114,53 @@ def change(path: Path, at: list[Any], value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "file", "at", "value", "complaint"),
     [
-        ("vqav2", "v2_mscoco_val2014_annotations.json", ["annotations", 0, "question_id"], 7,
-         r"question 262148000: the annotations have no answers to it"),
-        ("vqav2", "v2_mscoco_val2014_annotations.json", ["annotations", 1, "answers"], [],
-         r"question 262148001: answers is \[\]; need a list of people's answers"),
-        ("okvqa", "OpenEnded_mscoco_val2014_questions.json", ["questions", 1, "image_id"], "x",
-         r"questions\[1\] needs question_id and image_id"),
-        ("okvqa", "OpenEnded_mscoco_val2014_questions.json", ["questions"], None,
-         r"need a list 'questions'; the file holds info, data_type"),
-        ("okvqa", "OpenEnded_mscoco_val2014_questions.json", ["questions", 1, "question_id"], 262148000,
-         r"the id '262148000' is taken already"),
+        (
+            "vqav2",
+            "v2_mscoco_val2014_annotations.json",
+            ["annotations", 0, "question_id"],
+            7,
+            r"question 262148000: the annotations have no answers to it",
+        ),
+        (
+            "vqav2",
+            "v2_mscoco_val2014_annotations.json",
+            ["annotations", 1, "answers"],
+            [],
+            r"question 262148001: answers is \[\]; need a list of people's answers",
+        ),
+        (
+            "okvqa",
+            "OpenEnded_mscoco_val2014_questions.json",
+            ["questions", 1, "image_id"],
+            "x",
+            r"questions\[1\] needs question_id and image_id",
+        ),
+        (
+            "okvqa",
+            "OpenEnded_mscoco_val2014_questions.json",
+            ["questions"],
+            None,
+            r"need a list 'questions'; the file holds info, data_type",
+        ),
+        (
+            "okvqa",
+            "OpenEnded_mscoco_val2014_questions.json",
+            ["questions", 1, "question_id"],
+            262148000,
+            r"the id '262148000' is taken already",
+        ),
         ("textvqa", "TextVQA_0.5.1_val.json", ["data", 1, "image_id"], "", r"data\[1\]: image_id is ''; need text"),
         ("textvqa", "TextVQA_0.5.1_val.json", ["data", 0, "answers"], [1], r"data\[0\]: answers is \[1\]"),
         ("vizwiz", "Annotations/val.json", [0, "question"], 3, r"val.json: \[0\]: question is 3; need text"),
-        ("gqa", "testdev_balanced_questions.json", ["20968380", "imageId"], None,
-         r"question 20968380: imageId is None"),
+        (
+            "gqa",
+            "testdev_balanced_questions.json",
+            ["20968380", "imageId"],
+            None,
+            r"question 20968380: imageId is None",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_bad_record_is_refused_by_name(
     tmp_path: Path, encoded: str, name: str, file: str, at: list[Any], value: Any, complaint: str
 ) -> None:

@@ -43,10 +43,16 @@ def vqa(root: Path, encoded: str, prefix: str) -> Path:
         ("number", "how many", ten("two", "2")),
     ]
     known = [
-        {"question_type": start, "multiple_choice_answer": people[-1]["answer"], "answers": people,
-         "image_id": row["image_id"], "answer_type": kind, "question_id": row["question_id"]}
+        {
+            "question_type": start,
+            "multiple_choice_answer": people[-1]["answer"],
+            "answers": people,
+            "image_id": row["image_id"],
+            "answer_type": kind,
+            "question_id": row["question_id"],
+        }
         for row, (kind, start, people) in zip(asked, answers, strict=True)
-    ]  # fmt: skip
+    ]
     questions = {**head, "task_type": "Open-Ended"}
     write(
         root / f"{prefix}OpenEnded_mscoco_val2014_questions.json",
@@ -73,13 +79,27 @@ def okvqa(root: Path, encoded: str) -> Path:
 
 def textvqa(root: Path, encoded: str) -> Path:
     rows = [
-        {"question": "what is the brand?", "image_id": "0054c91397f2fe05", "image_classes": ["Camera"],
-         "flickr_original_url": "https://c8.staticflickr.com/6/5613.jpg", "image_width": 1024, "image_height": 730,
-         "answers": ["nous les gosses", *["dakota"] * 9], "question_tokens": ["what"], "question_id": 34602,
-         "set_name": "val"},
-        {"question": "what does the light read?", "image_id": "005635e119b9f32f", "image_classes": [],
-         "answers": [*["don't walk"] * 4, *["Don't Walk"] * 6], "question_id": 34603, "set_name": "val"},
-    ]  # fmt: skip
+        {
+            "question": "what is the brand?",
+            "image_id": "0054c91397f2fe05",
+            "image_classes": ["Camera"],
+            "flickr_original_url": "https://c8.staticflickr.com/6/5613.jpg",
+            "image_width": 1024,
+            "image_height": 730,
+            "answers": ["nous les gosses", *["dakota"] * 9],
+            "question_tokens": ["what"],
+            "question_id": 34602,
+            "set_name": "val",
+        },
+        {
+            "question": "what does the light read?",
+            "image_id": "005635e119b9f32f",
+            "image_classes": [],
+            "answers": [*["don't walk"] * 4, *["Don't Walk"] * 6],
+            "question_id": 34603,
+            "set_name": "val",
+        },
+    ]
     head = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1"}
     write(root / "TextVQA_0.5.1_val.json", {**head, "data": rows})
     test = [{**{k: v for k, v in rows[0].items() if k != "answers"}, "set_name": "test"}]
@@ -91,13 +111,23 @@ def textvqa(root: Path, encoded: str) -> Path:
 
 def vizwiz(root: Path, encoded: str) -> Path:
     rows = [
-        {"image": "VizWiz_val_00000000.jpg", "question": "Ok. There is another picture I hope it is a better one.",
-         "answers": [{"answer_confidence": "yes", "answer": one} for one in ["unanswerable"] * 8 + ["unsuitable"] * 2],
-         "answer_type": "unanswerable", "answerable": 0},
-        {"image": "VizWiz_val_00000001.jpg", "question": "What is this?",
-         "answers": [{"answer_confidence": "maybe", "answer": one} for one in ["coca-cola"] * 2 + ["coca cola"] * 8],
-         "answer_type": "other", "answerable": 1},
-    ]  # fmt: skip
+        {
+            "image": "VizWiz_val_00000000.jpg",
+            "question": "Ok. There is another picture I hope it is a better one.",
+            "answers": [
+                {"answer_confidence": "yes", "answer": one} for one in ["unanswerable"] * 8 + ["unsuitable"] * 2
+            ],
+            "answer_type": "unanswerable",
+            "answerable": 0,
+        },
+        {
+            "image": "VizWiz_val_00000001.jpg",
+            "question": "What is this?",
+            "answers": [{"answer_confidence": "maybe", "answer": one} for one in ["coca-cola"] * 2 + ["coca cola"] * 8],
+            "answer_type": "other",
+            "answerable": 1,
+        },
+    ]
     write(root / "Annotations" / "val.json", rows)
     write(root / "Annotations" / "test.json", [{"image": "VizWiz_test_00000000.jpg", "question": "What is it?"}])
     put_images(root / "val", [row["image"] for row in rows], encoded)
@@ -108,12 +138,19 @@ def vizwiz(root: Path, encoded: str) -> Path:
 def gqa(root: Path, encoded: str) -> Path:
     def question(text: str, answer: str, structural: str, semantic: str, balanced: bool = True) -> dict[str, Any]:
         return {
-            "semantic": [{"operation": "select", "dependencies": [], "argument": "scene"}], "entailed": [],
-            "equivalent": [], "question": text, "imageId": "n161313", "isBalanced": balanced,
-            "groups": {"global": None, "local": "10-scene"}, "answer": answer, "semanticStr": "select: scene",
-            "annotations": {"answer": {}, "question": {}, "fullAnswer": {}}, "fullAnswer": f"It is {answer}.",
+            "semantic": [{"operation": "select", "dependencies": [], "argument": "scene"}],
+            "entailed": [],
+            "equivalent": [],
+            "question": text,
+            "imageId": "n161313",
+            "isBalanced": balanced,
+            "groups": {"global": None, "local": "10-scene"},
+            "answer": answer,
+            "semanticStr": "select: scene",
+            "annotations": {"answer": {}, "question": {}, "fullAnswer": {}},
+            "fullAnswer": f"It is {answer}.",
             "types": {"detailed": "place", "semantic": semantic, "structural": structural},
-        }  # fmt: skip
+        }
 
     rows = {
         "20968379": question("Is it outdoors?", "yes", "verify", "global"),
@@ -127,5 +164,9 @@ def gqa(root: Path, encoded: str) -> Path:
 
 
 WRITERS: dict[str, Callable[[Path, str], Path]] = {
-    "vqav2": vqav2, "okvqa": okvqa, "textvqa": textvqa, "vizwiz": vizwiz, "gqa": gqa,
-}  # fmt: skip
+    "vqav2": vqav2,
+    "okvqa": okvqa,
+    "textvqa": textvqa,
+    "vizwiz": vizwiz,
+    "gqa": gqa,
+}

@@ -67,9 +67,11 @@ def test_what_is_stale_is_named(folder: Path) -> None:
     targets = tuple(replace(target, mask=~target.mask) for target in two.targets)
     reworded = (replace(three.targets[0], query="another"), *three.targets[1:])
     now = Edited(
-        _2=replace(one, image=255 - one.image), _3=replace(two, targets=targets), _5=ValueError("5.jpg is gone"),
+        _2=replace(one, image=255 - one.image),
+        _3=replace(two, targets=targets),
+        _5=ValueError("5.jpg is gone"),
         _8=replace(three, id="eight", targets=reworded),
-    )  # fmt: skip
+    )
     said = [fault.split("sample ")[1] for fault in check(folder, now)]
     assert said == [
         "'2' is stale: its pixels changed since; build the cache anew",

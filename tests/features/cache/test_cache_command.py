@@ -64,8 +64,9 @@ def test_resume_and_check(seglens: Run, parts: tuple[object, ...], tmp_path: Pat
     out = tmp_path / "cache"
     assert seglens("build", *parts, "--out", out, "--shard", 2)[0] == 0
     assert seglens("check", out, "--data", DATA)[:2] == (
-        0, f"{out}: 5 samples in 3 shards, every byte as it was written\n",
-    )  # fmt: skip
+        0,
+        f"{out}: 5 samples in 3 shards, every byte as it was written\n",
+    )
     (out / "shard-00001.json").unlink()
     code, said, _ = seglens("check", out)
     assert code == 1

@@ -231,7 +231,7 @@ def test_a_refusal_says_which_sample(folder: Path) -> None:
         (lambda f: resealed(f / "shard-00000.json", header=None), "shard-00000.json lacks or adds entries"),
         (lambda f: (f / "shard-00000.json").write_text("[" * 9999), "shard-00000.json is damaged"),
     ],
-)  # fmt: skip
+)
 def test_what_else_is_refused(folder: Path, spoil: Callable[[Path], object], says: str) -> None:
     spoil(folder)
     with pytest.raises(CacheError, match=says) as caught:

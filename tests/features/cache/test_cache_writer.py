@@ -135,9 +135,9 @@ def test_a_lost_manifest_is_written_again_and_the_shards_are_kept(tmp_path: Path
         ({"per_shard": 4}, "per_shard is 3, wanted 4"),
         ({"data": "others"}, r'data is "pictures:n=10", wanted "others"'),
         ({"trainable": False}, "trainable is true, wanted false"),
-        ({"key": {**KEY, "decoder": {}}}, r'key.decoder.mean is \[0.5, 0.5\], wanted nothing; key.decoder.name'),
+        ({"key": {**KEY, "decoder": {}}}, r"key.decoder.mean is \[0.5, 0.5\], wanted nothing; key.decoder.name"),
     ],
-)  # fmt: skip
+)
 def test_another_cache_in_the_folder_is_left_alone(tmp_path: Path, changed: dict, says: str) -> None:
     samples = Pictures()
     build(samples, extract, tmp_path, made_for(samples))

@@ -83,9 +83,7 @@ def fetcher(
     patience: Patience = QUICK,
 ) -> Fetcher:
     names = names or Names(images_test=[[PUBLIC]], other_test=[[PUBLIC]], secret_test=[[SECRET]])
-    return Fetcher(
-        limits, patience, resolve=names, allowed=_only_public, ports=(site.port,), trust=authority.trust()
-    )  # fmt: skip
+    return Fetcher(limits, patience, resolve=names, allowed=_only_public, ports=(site.port,), trust=authority.trust())
 
 
 def get(by: Fetcher, url: str) -> np.ndarray:
@@ -124,9 +122,7 @@ def test_the_bytes_decide_which_image_it_is(site: Site, authority: Authority, ki
 
 def test_of_several_addresses_one_may_be_down(site: Site, authority: Authority) -> None:
     names = Names(images_test=[["127.0.0.3", PUBLIC]])  # nobody listens on the first
-    by = Fetcher(
-        LIMITS, QUICK, resolve=names, allowed=lambda _: True, ports=(site.port,), trust=authority.trust()
-    )  # fmt: skip
+    by = Fetcher(LIMITS, QUICK, resolve=names, allowed=lambda _: True, ports=(site.port,), trust=authority.trust())
     assert (get(by, f"https://images.test:{site.port}/a.png") == PIXELS).all()
 
 

@@ -26,9 +26,13 @@ def test_the_file_is_what_the_server_says(server: Served) -> None:
 # schemathesis combines strategies in a way that hypothesis will one day refuse; now and then it says so
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @settings(
-    max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+    max_examples=4,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate),  # what it learns of answers would make shrinking flaky
-)  # fmt: skip
+)
 def test_answers_are_as_promised(case: schemathesis.Case, server: Served) -> None:
     """Every status documented, every body of its schema, no error of ours. Left out: that whatever fits the schema is
     accepted, since no schema says which text is a picture, or the id of an open one."""

@@ -13,14 +13,32 @@ from http_server import Serve, Served, ours, said
 @pytest.mark.parametrize(
     "neutral",
     [
-        {"temperature": 0}, {"temperature": 1.0}, {"top_p": 1}, {"temperature": 0, "top_p": 0.3}, {"n": 1}, {"seed": 7},
-        {"tools": []}, {"tool_choice": "none"}, {"tools": [{"type": "function"}], "tool_choice": "none"},
-        {"parallel_tool_calls": False}, {"response_format": {"type": "text"}}, {"modalities": ["text"]},
-        {"logprobs": False}, {"logit_bias": {}}, {"presence_penalty": 0.0}, {"frequency_penalty": 0}, {"store": False},
-        {"metadata": {}}, {"service_tier": "auto"}, {"reasoning_effort": "none"}, {"user": "me"}, {"audio": None},
-        {"top_k": None}, {"prompt_cache_key": "a"},
+        {"temperature": 0},
+        {"temperature": 1.0},
+        {"top_p": 1},
+        {"temperature": 0, "top_p": 0.3},
+        {"n": 1},
+        {"seed": 7},
+        {"tools": []},
+        {"tool_choice": "none"},
+        {"tools": [{"type": "function"}], "tool_choice": "none"},
+        {"parallel_tool_calls": False},
+        {"response_format": {"type": "text"}},
+        {"modalities": ["text"]},
+        {"logprobs": False},
+        {"logit_bias": {}},
+        {"presence_penalty": 0.0},
+        {"frequency_penalty": 0},
+        {"store": False},
+        {"metadata": {}},
+        {"service_tier": "auto"},
+        {"reasoning_effort": "none"},
+        {"user": "me"},
+        {"audio": None},
+        {"top_k": None},
+        {"prompt_cache_key": "a"},
     ],
-)  # fmt: skip
+)
 def test_what_asks_for_what_is_done_anyway_is_taken(
     client: openai.OpenAI, data_uri: str, neutral: dict[str, Any]
 ) -> None:
@@ -35,15 +53,32 @@ def test_what_asks_for_what_is_done_anyway_is_taken(
 @pytest.mark.parametrize(
     "wanted",
     [
-        {"temperature": 0.7}, {"temperature": True}, {"top_p": 0.3}, {"n": 2}, {"tools": [{"type": "function"}]},
-        {"tool_choice": "required"}, {"functions": [{"name": "f"}]}, {"response_format": {"type": "json_object"}},
-        {"modalities": ["text", "audio"]}, {"audio": {"voice": "a"}}, {"logprobs": True}, {"top_logprobs": 3},
-        {"logit_bias": {"5": -100}}, {"presence_penalty": 0.5}, {"frequency_penalty": -1}, {"store": True},
-        {"metadata": {"a": "b"}}, {"service_tier": "flex"}, {"reasoning_effort": "low"}, {"verbosity": "low"},
-        {"prediction": {"type": "content", "content": "a"}}, {"web_search_options": {}}, {"top_k": 5},
+        {"temperature": 0.7},
+        {"temperature": True},
+        {"top_p": 0.3},
+        {"n": 2},
+        {"tools": [{"type": "function"}]},
+        {"tool_choice": "required"},
+        {"functions": [{"name": "f"}]},
+        {"response_format": {"type": "json_object"}},
+        {"modalities": ["text", "audio"]},
+        {"audio": {"voice": "a"}},
+        {"logprobs": True},
+        {"top_logprobs": 3},
+        {"logit_bias": {"5": -100}},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": -1},
+        {"store": True},
+        {"metadata": {"a": "b"}},
+        {"service_tier": "flex"},
+        {"reasoning_effort": "low"},
+        {"verbosity": "low"},
+        {"prediction": {"type": "content", "content": "a"}},
+        {"web_search_options": {}},
+        {"top_k": 5},
         {"guided_json": "{}"},
     ],
-)  # fmt: skip
+)
 def test_what_is_not_done_is_refused_by_name(server: Served, data_uri: str, wanted: dict[str, Any]) -> None:
     asked = {"model": "embedded", "messages": [said("how many things are there?", data_uri)], **wanted}
     answer = server.client.post("/v1/chat/completions", json=asked)

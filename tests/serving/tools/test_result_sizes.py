@@ -55,11 +55,15 @@ def sight(opened: OpenedImage) -> Make:
         shown = {"image": image, "found": True, "score": 0.5, **none}
         made = tuple(
             replace(
-                like, query=f"{query} {k}", mask=mask, mask_logits=mask.astype(np.float32),
-                instances=tuple(Instance(mask, 0.5) for _ in range(things)), **shown,
+                like,
+                query=f"{query} {k}",
+                mask=mask,
+                mask_logits=mask.astype(np.float32),
+                instances=tuple(Instance(mask, 0.5) for _ in range(things)),
+                **shown,
             )
             for k, mask in enumerate(masks)
-        )  # fmt: skip
+        )
         answers = [one.answer() for one in made]
         height, width = image.shape[:2]
         return ToolAnswer(Segmented(image="image-0", width=width, height=height, answers=answers), made)

@@ -124,9 +124,17 @@ def test_whoever_uses_the_keyboard_sees_where_they_are(visitor: Visitor, theme: 
             assert at["contrast"] >= 4.5, at
             met.add(at["name"])
     controls = {
-        "examples button", "upload button", "stage div", "layers input", "mode input", "files a", "words textarea",
-        "words button", "tries button", "route input",
-    }  # fmt: skip
+        "examples button",
+        "upload button",
+        "stage div",
+        "layers input",
+        "mode input",
+        "files a",
+        "words textarea",
+        "words button",
+        "tries button",
+        "route input",
+    }
     assert controls <= met
 
 
@@ -423,8 +431,9 @@ def test_words_are_text_whatever_they_hold(visitor: Visitor, tmp_path: Path) -> 
     visitor.choose_option("route", "segmentation")
     visitor.driver.execute_script(  # the driver cannot type beyond the basic plane
         "const box = document.querySelector('#words textarea, #words input'); box.value = arguments[0];"
-        "box.dispatchEvent(new Event('input', {bubbles: true}))", words,
-    )  # fmt: skip
+        "box.dispatchEvent(new Event('input', {bubbles: true}))",
+        words,
+    )
     visitor.say("")
     assert visitor.talk()[0] == words
     assert list(visitor.legend()) == [words]

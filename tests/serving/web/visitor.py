@@ -19,9 +19,17 @@ from selenium.webdriver.remote.webelement import WebElement
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 OPTIONS = (
-    "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-    "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1280,1000",
-)  # fmt: skip
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-dev-shm-usage",
+    "window-size=1280,1000",
+)
 
 FOCUS = """
 const one = document.activeElement, ringed = one.matches("label > input[type=radio], label > input[type=checkbox]")
@@ -158,8 +166,9 @@ class Visitor:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
         box = self.driver.execute_script(
             "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width, b.height,"
-            "Number(arguments[0].dataset.width), Number(arguments[0].dataset.height)]", canvas,
-        )  # fmt: skip
+            "Number(arguments[0].dataset.width), Number(arguments[0].dataset.height)]",
+            canvas,
+        )
         left, top, width, height, columns, rows = box
         at = round(left + x / columns * width), round(top + y / rows * height)
         return at, ((at[0] - left) / width * columns, (at[1] - top) / height * rows)
@@ -229,9 +238,7 @@ class Visitor:
 
     def download(self, name: str, folder: Path) -> Path:
         """Press the link of that name; the file, once it is whole."""
-        self.driver.execute_cdp_cmd(
-            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
-        )  # fmt: skip
+        self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
         self.one(f"a[download='{name}']").click()
         self.until(lambda: (folder / name).exists() and not list(folder.glob("*.crdownload")))
         return folder / name

@@ -52,10 +52,15 @@ def _question(name: str, row: dict[str, Any], path: Path, folder: Path) -> Bench
     where = f"{path}: question {name}"
     types = row.get("types") or {}
     return BenchmarkQuestion(
-        name, f"{text_of(row, 'question', where)} {SHORT}", where, row.get("answer") and text_of(row, "answer", where),
-        (FileImage(folder / f"{text_of(row, 'imageId', where)}.jpg"),), category=str(types.get("semantic", "")),
-        area=str(types.get("structural", "")), record={"questionId": name},
-    )  # fmt: skip
+        name,
+        f"{text_of(row, 'question', where)} {SHORT}",
+        where,
+        row.get("answer") and text_of(row, "answer", where),
+        (FileImage(folder / f"{text_of(row, 'imageId', where)}.jpg"),),
+        category=str(types.get("semantic", "")),
+        area=str(types.get("structural", "")),
+        record={"questionId": name},
+    )
 
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:

@@ -44,10 +44,17 @@ def _question(row: ChoiceRow) -> BenchmarkQuestion:
     if not row.choices:
         raise BenchmarkError(f"{row.where}: no choice; need columns A, B, ... with text")
     return BenchmarkQuestion(
-        index, choice_prompt(row.fields["question"], row.choices, row.fields.get("hint", "")), row.where, row.answer,
-        (row.image,), row.choices, str(int(index) % STEP), row.fields.get("category", ""),
-        row.fields.get("l2-category", ""), record={k: v for k, v in row.fields.items() if k != "image"},
-    )  # fmt: skip
+        index,
+        choice_prompt(row.fields["question"], row.choices, row.fields.get("hint", "")),
+        row.where,
+        row.answer,
+        (row.image,),
+        row.choices,
+        str(int(index) % STEP),
+        row.fields.get("category", ""),
+        row.fields.get("l2-category", ""),
+        record={k: v for k, v in row.fields.items() if k != "image"},
+    )
 
 
 def _rotations(question: BenchmarkQuestion) -> Iterator[BenchmarkQuestion]:

@@ -16,8 +16,17 @@ from seglens.evaluation.vqa.answers import mean, mme_label, paired
 from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct, lines
 
 PERCEPTION = (
-    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
-)  # fmt: skip
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 ENDINGS = (".jpg", ".png", ".jpeg")
 PER_IMAGE = 2
@@ -84,9 +93,15 @@ def _question(subtask: str, image: Path, turn: int, text: str, answer: str, wher
         raise BenchmarkError(f"{where}: the question is empty")
     group = f"{subtask}/{image.name}"
     return BenchmarkQuestion(
-        f"{group}/{turn}", text, where, right, (FileImage(image),), group=group, category=subtask,
+        f"{group}/{turn}",
+        text,
+        where,
+        right,
+        (FileImage(image),),
+        group=group,
+        category=subtask,
         area="perception" if subtask in PERCEPTION else "cognition",
-    )  # fmt: skip
+    )
 
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:

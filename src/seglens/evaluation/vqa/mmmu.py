@@ -36,15 +36,23 @@ DOMAINS = {
     "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
     "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
     "Health and Medicine": (
-        "Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy",
+        "Basic_Medical_Science",
+        "Clinical_Medicine",
+        "Diagnostics_and_Laboratory_Medicine",
+        "Pharmacy",
         "Public_Health",
     ),
     "Humanities and Social Science": ("History", "Literature", "Sociology", "Psychology"),
     "Tech and Engineering": (
-        "Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics", "Energy_and_Power",
-        "Materials", "Mechanical_Engineering",
+        "Agriculture",
+        "Architecture_and_Engineering",
+        "Computer_Science",
+        "Electronics",
+        "Energy_and_Power",
+        "Materials",
+        "Mechanical_Engineering",
     ),
-}  # fmt: skip
+}
 DOMAIN_OF = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
 SUBJECTS = sorted(DOMAIN_OF)  # the order of the official evaluation, and so of its draws
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
@@ -139,9 +147,16 @@ def _question(row: Mapping[str, Any], where: str, images: Sequence[ImageSource])
         raise BenchmarkError(f"{where}: the answer is {answer!r}; need one of {', '.join(choices)}")
     subject = _subject(name, where)
     return BenchmarkQuestion(
-        name, _prompt(text, choices), where, answer, tuple(images), choices, category=subject,
-        area=DOMAIN_OF[subject], kind=kind,
-    )  # fmt: skip
+        name,
+        _prompt(text, choices),
+        where,
+        answer,
+        tuple(images),
+        choices,
+        category=subject,
+        area=DOMAIN_OF[subject],
+        kind=kind,
+    )
 
 
 def _prompt(text: str, choices: Mapping[str, str]) -> str:

@@ -37,10 +37,15 @@ def _question(row: ChoiceRow) -> BenchmarkQuestion:
         raise BenchmarkError(f"{row.where}: the answer is {row.answer!r}; need one of {', '.join(LETTERS)}")
     text, fields = row.fields["question"], row.fields
     return BenchmarkQuestion(
-        fields["index"], choice_prompt(text, row.choices), row.where, row.answer, (row.image,),
-        row.choices or choices_in(text), category=fields.get("l2_category") or fields.get("l2-category", ""),
+        fields["index"],
+        choice_prompt(text, row.choices),
+        row.where,
+        row.answer,
+        (row.image,),
+        row.choices or choices_in(text),
+        category=fields.get("l2_category") or fields.get("l2-category", ""),
         area=fields.get("category", ""),
-    )  # fmt: skip
+    )
 
 
 def choices_in(question: str) -> dict[str, str]:

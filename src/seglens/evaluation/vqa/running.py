@@ -56,11 +56,14 @@ def whole(questions: Sequence[BenchmarkQuestion], failed: Mapping[str, str]) -> 
 
 
 def run(
-    ask: Ask, questions: Sequence[BenchmarkQuestion], max_new_tokens: int, out: Path | None = None,
+    ask: Ask,
+    questions: Sequence[BenchmarkQuestion],
+    max_new_tokens: int,
+    out: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     track: Callable[[Sequence[BenchmarkQuestion]], Iterable[BenchmarkQuestion]] = iter,
     failed: dict[str, str] | None = None,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """The model's answers by question id. `ask` is `Backbone.generate`.
 
     With `out` each answer is written as it comes, and questions answered there are not asked again. `settings` (what

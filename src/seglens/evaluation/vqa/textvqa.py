@@ -45,10 +45,13 @@ def _question(row: dict[str, Any], path: Path, number: int) -> BenchmarkQuestion
     test = row.get("set_name") == "test"
     folder = folder_near(path, ("test_images",) if test else ("train_images", "train_val_images/train_images"))
     return BenchmarkQuestion(
-        str(name), f"{text_of(row, 'question', where)} {SHORT}", where,
+        str(name),
+        f"{text_of(row, 'question', where)} {SHORT}",
+        where,
         consensus.answers_of(row, where) if row.get("answers") else None,
-        (FileImage(folder / f"{text_of(row, 'image_id', where)}.jpg"),), record={"question_id": name},
-    )  # fmt: skip
+        (FileImage(folder / f"{text_of(row, 'image_id', where)}.jpg"),),
+        record={"question_id": name},
+    )
 
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:

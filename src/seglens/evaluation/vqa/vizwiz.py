@@ -44,7 +44,11 @@ def _question(row: dict[str, Any], path: Path, number: int) -> BenchmarkQuestion
     image = text_of(row, "image", where)
     folder = folder_near(path, (path.stem, f"images/{path.stem}", "images"))
     return BenchmarkQuestion(
-        image, f"{text_of(row, 'question', where)} {UNANSWERABLE} {SHORT}", where,
-        consensus.answers_of(row, where) if "answers" in row else None, (FileImage(folder / image),),
-        category=str(row.get("answer_type", "")), record={"image": image},
-    )  # fmt: skip
+        image,
+        f"{text_of(row, 'question', where)} {UNANSWERABLE} {SHORT}",
+        where,
+        consensus.answers_of(row, where) if "answers" in row else None,
+        (FileImage(folder / image),),
+        category=str(row.get("answer_type", "")),
+        record={"image": image},
+    )

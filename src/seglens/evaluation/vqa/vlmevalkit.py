@@ -52,9 +52,14 @@ class SegLensVLM:
     allowed_types = ("text", "image")
 
     def __init__(
-        self, model_path: str | Path = EMBEDDED, *, backbone: str | None = None, device: str = AUTO,
-        max_new_tokens: int = MAX_NEW_TOKENS, **loading: Any,
-    ):  # fmt: skip
+        self,
+        model_path: str | Path = EMBEDDED,
+        *,
+        backbone: str | None = None,
+        device: str = AUTO,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        **loading: Any,
+    ):
         if backbone is None:
             self.backbone = Segmenter.from_pretrained(model_path, device=device, **loading).backbone
         else:

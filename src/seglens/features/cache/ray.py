@@ -35,9 +35,14 @@ class ShardActor:
 
 
 def build_with_ray(
-    load: Load, samples: Samples, folder: Path, manifest: Manifest, actors: int,
-    gpus: float = 0.0, tick: Callable[[int], None] = lambda images: None,
-) -> Built:  # fmt: skip
+    load: Load,
+    samples: Samples,
+    folder: Path,
+    manifest: Manifest,
+    actors: int,
+    gpus: float = 0.0,
+    tick: Callable[[int], None] = lambda images: None,
+) -> Built:
     """As `build`, with `actors` writers of `gpus` each. `load` runs in every actor (it is pickled); `folder` must be
     one that all machines share. An actor that is lost is replaced, and its shard written again.
 
@@ -60,15 +65,22 @@ def build_with_ray(
 
 
 def _write(
-    ray: Any, made: tuple[Load, Path, Manifest], shards: list[int], actors: int, gpus: float,
+    ray: Any,
+    made: tuple[Load, Path, Manifest],
+    shards: list[int],
+    actors: int,
+    gpus: float,
     tick: Callable[[int], None],
-) -> None:  # fmt: skip
+) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
     work = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = work.map_batches(
-        ShardActor, fn_constructor_args=made, batch_size=1, num_gpus=gpus or None,
+        ShardActor,
+        fn_constructor_args=made,
+        batch_size=1,
+        num_gpus=gpus or None,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
-    )  # fmt: skip
+    )
     for row in done.iter_rows():
         if row["fault"]:
             raise CacheError(row["fault"])

@@ -25,9 +25,17 @@ from seglens.features.cache.whole_files import writing
 
 ALIGN = 8  # bytes: a view of any type may start here
 CODES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 TYPES = {code: dtype for dtype, code in CODES.items()}
 LENGTH = struct.Struct("<Q")  # the first bytes of the format: how long the header is
 
@@ -60,8 +68,10 @@ def lay_out(groups: Sequence[Mapping[str, Tensor]]) -> tuple[bytes, list[list[Te
         tensors += [("fill", torch.zeros(short, dtype=torch.uint8))] if short else []
         for name, tensor in tensors:
             entries[f"{number}.{name}"] = {
-                "dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes],
-            }  # fmt: skip
+                "dtype": CODES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [at, at + tensor.nbytes],
+            }
             at += tensor.nbytes
         ordered.append([tensor for _, tensor in tensors])
     text = json.dumps(entries, separators=(",", ":")).encode()

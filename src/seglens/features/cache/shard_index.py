@@ -68,11 +68,14 @@ class Contents:
         note = read_note(folder, manifest, shard)
         try:
             return cls(
-                note["size"], note["sha256"], Span(*note["header"]), tuple(Span(*span) for span in note["groups"]),
+                note["size"],
+                note["sha256"],
+                Span(*note["header"]),
+                tuple(Span(*span) for span in note["groups"]),
                 tuple(Arrangement(tuple(made["grid"]), made["spoken"]) for made in note["layouts"]),
                 tuple(ShardEntry(**{**entry, "questions": tuple(entry["questions"])}) for entry in note["samples"]),
                 tuple(Skipped(**skipped) for skipped in note["skipped"]),
-            )  # fmt: skip
+            )
         except (KeyError, TypeError) as error:
             raise CacheError(
                 f"{shard_paths(folder, shard)[1]} lacks or adds entries ({error}); {manifest.resume(folder)}"
@@ -106,9 +109,14 @@ class Draft:
         tensors, note = shard_paths(folder, shard)
         written = write_shard(tensors, self.groups())
         body = Contents(
-            written.size, written.sha256, written.header, written.groups, tuple(made for _, made in self.layouts),
-            tuple(entry for entry, _ in self.samples), tuple(self.skipped),
-        )  # fmt: skip
+            written.size,
+            written.sha256,
+            written.header,
+            written.groups,
+            tuple(made for _, made in self.layouts),
+            tuple(entry for entry, _ in self.samples),
+            tuple(self.skipped),
+        )
         write_sealed(note, self.note(body) | {"manifest": manifest.digest(), "shard": shard})
 
     def groups(self) -> Sequence[dict[str, Tensor]]:

@@ -77,11 +77,14 @@ def unpack(
     fine = tuple(said(f"fine.{level}") for level in range(sum(name.startswith("fine.") for name in spoken)))
     asked = tuple(
         QuestionFeatures(
-            rows=said("rows", slice(ends[k], ends[k + 1])), positions=tensors["positions"][ends[k] : ends[k + 1]],
-            mask=tensors["masks"][k], cells=tensors["cells"][k], present=bool(tensors["present"][k]),
+            rows=said("rows", slice(ends[k], ends[k + 1])),
+            positions=tensors["positions"][ends[k] : ends[k + 1]],
+            mask=tensors["masks"][k],
+            cells=tensors["cells"][k],
+            present=bool(tensors["present"][k]),
         )
         for k in questions
-    )  # fmt: skip
+    )
     return Features(
         said("prefix"),
         layout.prefix_positions,

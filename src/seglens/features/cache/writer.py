@@ -70,9 +70,13 @@ class Built:
 
 
 def build(
-    samples: Samples, extract: Extract, folder: Path, manifest: Manifest,
-    share: Share = Share(), tick: Callable[[int], None] = lambda images: None,
-) -> Built:  # fmt: skip
+    samples: Samples,
+    extract: Extract,
+    folder: Path,
+    manifest: Manifest,
+    share: Share = Share(),
+    tick: Callable[[int], None] = lambda images: None,
+) -> Built:
     """Write the shards of this process that are not there or not intact. `tick` is told of images as they are done.
 
     The bytes do not depend on the number of processes, nor on how often they were killed. Raises CacheError when
@@ -118,9 +122,13 @@ def intact(folder: Path, manifest: Manifest, shard: int) -> tuple[Skipped, ...] 
 
 
 def write(
-    samples: Samples, extract: Extract, folder: Path, manifest: Manifest, shard: int,
+    samples: Samples,
+    extract: Extract,
+    folder: Path,
+    manifest: Manifest,
+    shard: int,
     tick: Callable[[int], None] = lambda images: None,
-) -> tuple[Skipped, ...]:  # fmt: skip
+) -> tuple[Skipped, ...]:
     """One shard, held in memory until it is whole. Returns what it leaves out."""
     draft = Draft()
     for index in manifest.indices(shard):

@@ -28,9 +28,11 @@ DOCS, DESCRIBED = "/docs", {"/docs", "/openapi.json"}  # who may read the one ne
 OPEN_TO_ALL = {"/healthz"}  # who watches a machine has no key
 # The key is a header that a page must know to send: no cookies, and so nothing that a visitor's browser would add.
 CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "HEAD", "POST", "DELETE"], "allow_headers": ["*"],
-    "expose_headers": ["X-Request-Id", "Retry-After"], "max_age": 600,
-}  # fmt: skip
+    "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
+    "allow_headers": ["*"],
+    "expose_headers": ["X-Request-Id", "Retry-After"],
+    "max_age": 600,
+}
 SWEEPS = 4  # looks for expired images per time to live
 
 
@@ -40,12 +42,15 @@ def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
     metrics, key = Metrics(), settings.key()
     service = Service(segmenter, settings, metrics)
     app = FastAPI(
-        title="SegLens", version=seglens.__version__, lifespan=_life(service),
+        title="SegLens",
+        version=seglens.__version__,
+        lifespan=_life(service),
         description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
-        docs_url=DOCS if settings.docs else None, redoc_url=None,  # their scripts come from a network: only when asked
+        docs_url=DOCS if settings.docs else None,
+        redoc_url=None,  # their scripts come from a network: only when asked
         dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # /docs asks; `AuthMiddleware` checks
         redirect_slashes=False,  # `PathVariants` takes them without a second request
-    )  # fmt: skip
+    )
     agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)
     app.state.door = door = AdmissionControl(settings.connections)
     for router in (

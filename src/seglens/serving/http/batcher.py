@@ -43,9 +43,13 @@ class Batcher:
     wait. A batch that takes long rests at its safe points while others have their turns (`Turns`)."""
 
     def __init__(
-        self, most: int, together: int, metrics: Metrics, seconds: float = SLICE,
+        self,
+        most: int,
+        together: int,
+        metrics: Metrics,
+        seconds: float = SLICE,
         now: Callable[[], float] = monotonic,
-    ):  # fmt: skip
+    ):
         self.most, self.together, self.metrics = most, together, metrics
         self._turns = Turns(seconds, now, metrics.busy.inc)
         self._waiting = deque[Job]()

@@ -55,9 +55,11 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
     router = APIRouter(prefix="/v1/chat", tags=["chat"], dependencies=[Depends(only_json)])
 
     @router.post(
-        "/completions", response_model=ChatCompletion, responses=DOCUMENTED,
+        "/completions",
+        response_model=ChatCompletion,
+        responses=DOCUMENTED,
         summary="Talk, about images or without; masks come in `seglens`",
-    )  # fmt: skip
+    )
     async def complete(asked: ChatRequest, request: Request) -> Response:
         turns = read_turns(asked)
         _check(asked, turns, service)
@@ -127,10 +129,11 @@ def read_turns(asked: ChatRequest) -> list[UserTurn]:
     Refusal (400) when the user does not speak last."""
     if not isinstance(asked.messages[-1], UserMessage):
         raise ApiError(
-            400, "invalid_messages",
+            400,
+            "invalid_messages",
             f"the last message is of the role {asked.messages[-1].role!r}; end with one of the user's, to be answered",
             "messages",
-        )  # fmt: skip
+        )
     turns, images = list[UserTurn](), tuple[str, ...]()
     for number, message in enumerate(asked.messages):
         if isinstance(message, UserMessage):
@@ -160,10 +163,12 @@ def _check(asked: ChatRequest, turns: Sequence[UserTurn], service: Service) -> N
     images = sum(len(turn.images) for k, turn in enumerate(turns) if not k or turn.images != turns[k - 1].images)
     if len(asked.messages) > settings.messages or images > settings.chat_images:
         raise ApiError(
-            413, "chat_too_long",
+            413,
+            "chat_too_long",
             f"got {len(asked.messages)} messages with {images} images; at most {settings.messages} with "
-            f"{settings.chat_images} are taken: leave out the oldest", "messages",
-        )  # fmt: skip
+            f"{settings.chat_images} are taken: leave out the oldest",
+            "messages",
+        )
     for turn in turns:
         service.check_length(turn.text, "messages")
 

@@ -35,10 +35,17 @@ class CompletionWriter:
     def whole(self, reply: Reply) -> bytes:
         """The answer as JSON. Encodes masks."""
         message = ChatAnswer(content=self.content(reply), seglens=self._ours(reply))
-        return ChatCompletion(
-            id=self._id, created=self._created, model=self._service.settings.model_name,
-            choices=[Choice(message=message, finish_reason=_end(reply))], usage=self._usage(reply),
-        ).model_dump_json().encode()  # fmt: skip
+        return (
+            ChatCompletion(
+                id=self._id,
+                created=self._created,
+                model=self._service.settings.model_name,
+                choices=[Choice(message=message, finish_reason=_end(reply))],
+                usage=self._usage(reply),
+            )
+            .model_dump_json()
+            .encode()
+        )
 
     def content(self, reply: Reply) -> str:
         """The words, and behind them what to know about them: most clients show nothing else."""
@@ -59,16 +66,19 @@ class CompletionWriter:
     def _event(self, *choices: ChunkChoice, usage: Usage | None = None) -> bytes:
         chunk = ChatChunk(
             id=self._id, created=self._created, model=self._service.settings.model_name, choices=[*choices], usage=usage
-        )  # fmt: skip
+        )
         return f"data: {json.dumps(_spare(chunk), ensure_ascii=False)}\n\n".encode()
 
     def _ours(self, reply: Reply) -> TalkAnswer:
         said = reply.answer()
         return TalkAnswer(
-            route=said.route, notice=said.notice, answers=said.answers, images=list(range(len(said.answers))),
+            route=said.route,
+            notice=said.notice,
+            answers=said.answers,
+            images=list(range(len(said.answers))),
             ignored=self.asked.ignored,
             heat_maps=heat_maps(reply.predictions) if self.asked.seglens.heat_map else None,
-        )  # fmt: skip
+        )
 
     def _usage(self, reply: Reply) -> Usage:
         """Tokens read for the last message, its images among them, and written."""

@@ -50,10 +50,15 @@ class Fetcher:
     serves its own images must differ; nothing reads them from the environment."""
 
     def __init__(
-        self, limits: UploadLimits, patience: Patience = Patience(), *, resolve: Resolve = resolve,
-        allowed: Callable[[Address], bool] = is_public, ports: Container[int] = (443,),
+        self,
+        limits: UploadLimits,
+        patience: Patience = Patience(),
+        *,
+        resolve: Resolve = resolve,
+        allowed: Callable[[Address], bool] = is_public,
+        ports: Container[int] = (443,),
         trust: ssl.SSLContext | None = None,
-    ):  # fmt: skip
+    ):
         """`trust`: whose certificates count; None: those that httpx trusts."""
         self.limits, self.patience = limits, patience
         self._resolve, self._allowed, self._ports = resolve, allowed, ports
@@ -123,9 +128,11 @@ class Fetcher:
             verify=self._trust, trust_env=False, follow_redirects=False, timeout=self.patience.step
         ) as client:
             request = client.build_request(
-                "GET", url.copy_with(host=str(address), fragment=None),
-                headers={**_HEADERS, "Host": url.netloc.decode("ascii")}, extensions={"sni_hostname": host_of(url)},
-            )  # fmt: skip
+                "GET",
+                url.copy_with(host=str(address), fragment=None),
+                headers={**_HEADERS, "Host": url.netloc.decode("ascii")},
+                extensions={"sni_hostname": host_of(url)},
+            )
             response = await client.send(request, stream=True)
             try:
                 return _next(url, response) if response.has_redirect_location else await self._body(url, response)

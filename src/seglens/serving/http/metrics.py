@@ -16,9 +16,12 @@ class Metrics:
         at = ("route", "method", "status")
         self.requests = Counter("seglens_requests", "Requests answered.", at, registry=registry)
         self.seconds = Histogram(
-            "seglens_request_seconds", "From the header to the last byte.", ("route",), buckets=SECONDS,
+            "seglens_request_seconds",
+            "From the header to the last byte.",
+            ("route",),
+            buckets=SECONDS,
             registry=registry,
-        )  # fmt: skip
+        )
         self.under_way = Gauge("seglens_requests_under_way", "Requests not yet answered.", registry=registry)
         self.batch = Histogram(
             "seglens_batch_questions", "Questions that ran together.", buckets=SIZES, registry=registry

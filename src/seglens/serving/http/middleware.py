@@ -58,8 +58,14 @@ class RequestLog:
         client = (scope.get("client") or ("-",))[0]
         LOG.info(
             "%s %s %s %s %s %.1f ms %d bytes",
-            record.id, client, scope["method"], _one_line(scope["path"]), record.status, 1e3 * taken, record.bytes,
-        )  # fmt: skip
+            record.id,
+            client,
+            scope["method"],
+            _one_line(scope["path"]),
+            record.status,
+            1e3 * taken,
+            record.bytes,
+        )
 
 
 @dataclass
@@ -140,9 +146,11 @@ class AuthMiddleware:
         same = hmac.compare_digest(given.strip(), self.key.encode())
         if scheme.lower() != b"bearer" or not same:
             raise ApiError(
-                401, "invalid_api_key", "this server asks for a key: send 'Authorization: Bearer KEY'",
+                401,
+                "invalid_api_key",
+                "this server asks for a key: send 'Authorization: Bearer KEY'",
                 headers={"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
+            )
 
 
 class Bodies:
@@ -197,9 +205,11 @@ class _Body:
                 message = await self.receive()
         except TimeoutError:
             raise ApiError(
-                408, "body_too_slow", "the body took too long to arrive; send less, or over a faster line",
+                408,
+                "body_too_slow",
+                "the body took too long to arrive; send less, or over a faster line",
                 headers={"Connection": "close"},
-            ) from None  # fmt: skip
+            ) from None
         self.seen += len(message.get("body", b""))
         self.whole = not message.get("more_body", False)
         return message
@@ -209,9 +219,11 @@ class _Body:
         while not self.whole and self.seen <= 2 * self.most:
             await self._in_time()
         raise ApiError(
-            413, "request_too_large", f"the request is larger than {self.most} bytes; send less, or a smaller image",
+            413,
+            "request_too_large",
+            f"the request is larger than {self.most} bytes; send less, or a smaller image",
             headers={"Connection": "close"},
-        )  # fmt: skip
+        )
 
 
 def _request_id(scope: Scope) -> str:

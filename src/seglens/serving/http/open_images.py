@@ -53,10 +53,11 @@ class Images:
         held = Held(PREFIX + secrets.token_urlsafe(24), opened, bytes_of(opened), self._now(), digest=digest)
         if held.bytes > self.most_bytes:
             raise ApiError(
-                413, "image_too_large",
+                413,
+                "image_too_large",
                 f"the open image takes {held.bytes} bytes; at most {self.most_bytes} are kept: make it smaller",
                 "image",
-            )  # fmt: skip
+            )
         with self._lock:
             self._expire()
             self._make_room(held.bytes)
@@ -102,10 +103,12 @@ class Images:
         self._expire()
         if id not in self._held:
             raise ApiError(
-                404, "image_not_found",
+                404,
+                "image_not_found",
                 f"there is no open image {id[:40]!r}: it has expired, made room for others or never was; "
-                "send the image to /v1/images again", "image",
-            )  # fmt: skip
+                "send the image to /v1/images again",
+                "image",
+            )
         return self._held[id]
 
     def _release(self, held: Held) -> None:

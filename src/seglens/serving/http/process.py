@@ -74,9 +74,17 @@ class Running:
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     protocol: Any = partial(Patient, settings.idle_seconds)
     return uvicorn.Config(
-        app, http=protocol, ws="none", lifespan="on", access_log=False, log_config=None, server_header=False,
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
         proxy_headers=False,  # who the client is must not be his to say
-        h11_max_incomplete_event_size=LONGEST_HEADER, timeout_keep_alive=max(1, round(settings.idle_seconds)),
-        backlog=BACKLOG, timeout_graceful_shutdown=max(1, round(settings.idle_seconds)),
+        h11_max_incomplete_event_size=LONGEST_HEADER,
+        timeout_keep_alive=max(1, round(settings.idle_seconds)),
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, round(settings.idle_seconds)),
         limit_concurrency=2 * settings.connections + 16,  # the door refuses first, and in better words
-    )  # fmt: skip
+    )

@@ -50,9 +50,10 @@ async def only_json(request: Request) -> None:
     kind = _kind(request)
     if kind != JSON and not kind.endswith("+json"):
         raise ApiError(
-            415, "unsupported_media_type",
+            415,
+            "unsupported_media_type",
             f"got the content type {kind[:60]!r}; send {JSON} (with curl: -H 'content-type: {JSON}')",
-        )  # fmt: skip
+        )
 
 
 def _kind(request: Request) -> str:

@@ -28,9 +28,14 @@ def image_routes(service: Service) -> APIRouter:
     refusals = documented(401, 404, 422, 500, 503)
 
     @router.post(
-        "", response_model=ImageAnswer, status_code=201, responses=DOCUMENTED, openapi_extra=UPLOAD,
-        summary="Open an image", dependencies=[Depends(only_body)],
-    )  # fmt: skip
+        "",
+        response_model=ImageAnswer,
+        status_code=201,
+        responses=DOCUMENTED,
+        openapi_extra=UPLOAD,
+        summary="Open an image",
+        dependencies=[Depends(only_body)],
+    )
     async def open_image(request: Request) -> Response:
         return as_json(await service.keep(await read_upload(request), request.receive), 201)
 
@@ -75,11 +80,14 @@ def _written(
     """The answer as JSON; masks are encoded here, off the event loop."""
     height, width = bare(predictions)[0].image.shape[:2]
     answer = SegmentAnswer(
-        image=image, width=width, height=height, answers=[p.answer() for p in predictions],
+        image=image,
+        width=width,
+        height=height,
+        answers=[p.answer() for p in predictions],
         heat_maps=heat_maps(predictions) if heat_map else None,
         png=_indexed(predictions) if "png" in also else None,
         geojson=to_geojson(predictions) if "geojson" in also else None,
-    )  # fmt: skip
+    )
     return answer.model_dump_json().encode()
 
 

@@ -127,10 +127,12 @@ class Service:
         """Raises a Refusal for a question of too many letters."""
         if len(question) > self.settings.question_letters:
             raise ApiError(
-                413, "question_too_long",
+                413,
+                "question_too_long",
                 f"got a question of {len(question)} letters; at most {self.settings.question_letters} are read: "
-                "shorten it", param,
-            )  # fmt: skip
+                "shorten it",
+                param,
+            )
 
     def _check_query(self, query: str) -> None:
         self.segmenter.backbone.reading.to_read([self.segmenter.asking.put(query)])
@@ -179,9 +181,10 @@ class Service:
 
     def _late(self) -> ApiError:
         return ApiError(
-            504, "timeout",
+            504,
+            "timeout",
             f"no answer within {self.settings.request_seconds:g} seconds; ask less at once, or try again later",
-        )  # fmt: skip
+        )
 
     async def wait(self, job: Job, receive: Receive, end: float | None = None) -> list[Any]:
         """The results of a job, until `end` (by default as long as a request may take from now).

@@ -55,9 +55,11 @@ def check_parameters(sent: Mapping[str, Any]) -> None:
             continue
         if name not in PARAMETERS:
             raise ApiError(
-                400, "unknown_parameter",
-                f"there is no parameter {name[:60]!r} here; leave it out, or see /openapi.json", name[:60],
-            )  # fmt: skip
+                400,
+                "unknown_parameter",
+                f"there is no parameter {name[:60]!r} here; leave it out, or see /openapi.json",
+                name[:60],
+            )
         neutral, why = PARAMETERS[name]
         if not any(_same(value, one) for one in neutral):
             raise ApiError(400, "unsupported_parameter", _said(name, value, neutral, why), name)

@@ -48,9 +48,10 @@ class Queries(Arguments):
     """What is asked of an image that is known."""
 
     queries: list[str] = Field(
-        min_length=1, max_length=MOST_QUERIES,
+        min_length=1,
+        max_length=MOST_QUERIES,
         description=f"What to look for, in words: a list of 1 to {MOST_QUERIES} texts, one mask each.",
-    )  # fmt: skip
+    )
     each: bool | None = Field(
         None, description="Whether several things get masks of their own; null: if the words say so."
     )
@@ -116,9 +117,13 @@ def ask_tool(segmenter: Segmenter | ToolService, image: ImageSource | None = Non
 
 def _tool(function: Callable[..., Any], description: str, args: type[BaseModel]) -> BaseTool:
     return StructuredTool.from_function(
-        function, description=description, args_schema=args, response_format="content_and_artifact",
-        handle_tool_error=True, handle_validation_error=partial(_advice, args),
-    )  # fmt: skip
+        function,
+        description=description,
+        args_schema=args,
+        response_format="content_and_artifact",
+        handle_tool_error=True,
+        handle_validation_error=partial(_advice, args),
+    )
 
 
 def _advice(args: type[BaseModel], error: Any) -> str:

@@ -98,9 +98,14 @@ class Tools:
         return await self._work(lambda: _shown(self.desk.segment(pixels, queries, each, trust), overlay))
 
     async def refine(
-        self, image: ImageText, query: Query, clicks: Clicks = [], box: Box | None = None,  # noqa: B006 (a schema's default)
-        overlay: Overlay = True, trust: Trust = False,
-    ) -> Annotated[CallToolResult, Segmented]:  # fmt: skip
+        self,
+        image: ImageText,
+        query: Query,
+        clicks: Clicks = [],  # noqa: B006 (a schema's default)
+        box: Box | None = None,
+        overlay: Overlay = True,
+        trust: Trust = False,
+    ) -> Annotated[CallToolResult, Segmented]:
         """Correct the mask of a query by points (label 1: belongs to it, 0: does not), by a box, or both, in pixels."""
         pixels = await self._image(image)
         return await self._work(lambda: _shown(self.desk.refine(pixels, query, clicks, box, trust), overlay))
@@ -159,10 +164,13 @@ def build_server(tools: Tools) -> MCPServer:
     """The server, not yet listening."""
     verbs = (tools.segment, tools.refine, tools.ask, tools.describe_image)
     return MCPServer(
-        "seglens", version=__version__, log_level="WARNING", tools=[_tool(verb, tools.taken()) for verb in verbs],
+        "seglens",
+        version=__version__,
+        log_level="WARNING",
+        tools=[_tool(verb, tools.taken()) for verb in verbs],
         instructions="Pixel-level sight: name a thing in words and get its mask. Send an image once, then name it by "
         "the id that every answer carries.",
-    )  # fmt: skip
+    )
 
 
 def _tool(verb: Callable[..., Awaitable[CallToolResult]], taken: str) -> Tool:

@@ -62,9 +62,13 @@ class ToolService:
             return _sight(name, opened, opened.predictions(list(queries), each, trust))
 
     def refine(
-        self, image: str | np.ndarray, query: str, clicks: Sequence[Click] = (), box: Box | None = None,
+        self,
+        image: str | np.ndarray,
+        query: str,
+        clicks: Sequence[Click] = (),
+        box: Box | None = None,
         trust: bool = False,
-    ) -> ToolAnswer:  # fmt: skip
+    ) -> ToolAnswer:
         """The query's mask, corrected by all the clicks and the box that are given."""
         _check_queries([query])
         with self._turns.turn():

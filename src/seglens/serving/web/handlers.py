@@ -195,11 +195,13 @@ class PageHandlers:
         found = [one.prediction for one in state.findings]
         view, undoes = view_of(state, self.limits.side, visit.hidden), visit.undoes
         return {
-            on.key: key, on.chat: _talk(visit), on.scores: _scores(visit),
+            on.key: key,
+            on.chat: _talk(visit),
+            on.scores: _scores(visit),
             on.stage: None if view is None else {**asdict(view), "ticket": key, "undo": undoes and html_of(undoes)},
             on.files: [asdict(file) for file in takeaway(found)],
             on.tries: gr.Dataset(samples=[[text] for text in state.tries], visible=bool(state.tries)),
-        }  # fmt: skip
+        }
 
 
 def _talk(visit: Visit) -> list[dict[str, Any]]:

@@ -28,11 +28,24 @@ def launch(blocks: gr.Blocks, limits: PageLimits, *, host: str, port: int | None
     Everything the page needs comes from this machine; what gradio could offer beyond it is switched off. Raises OSError
     when the port is taken."""
     _, address, _ = blocks.launch(
-        server_name=host, server_port=port, inbrowser=browser, share=False, prevent_thread_lock=True, quiet=True,
-        show_error=True, max_file_size=limits.upload, state_session_capacity=limits.visitors, footer_links=[],
-        run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
-        theme=_theme(), css=asset("page.css"),
-    )  # fmt: skip
+        server_name=host,
+        server_port=port,
+        inbrowser=browser,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        max_file_size=limits.upload,
+        state_session_capacity=limits.visitors,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=_theme(),
+        css=asset("page.css"),
+    )
     return address
 
 
@@ -40,7 +53,10 @@ def _theme() -> gr.themes.Default:
     """The system's own fonts, none from the network; small print dark enough to read (4.5 : 1 on white)."""
     theme = gr.themes.Default(primary_hue="rose", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return theme.set(
-        block_info_text_color="*neutral_600", block_title_text_color="*neutral_700",
-        block_label_text_color="*neutral_700", body_text_color_subdued="*neutral_600",
-        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
-    )  # fmt: skip
+        block_info_text_color="*neutral_600",
+        block_title_text_color="*neutral_700",
+        block_label_text_color="*neutral_700",
+        body_text_color_subdued="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )

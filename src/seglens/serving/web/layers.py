@@ -16,9 +16,15 @@ HEAT_COLOUR = (255, 190, 20)
 HEAT, FILL, LINE = 190, 110, 255  # opacities, of 255
 # Told apart on any background and by the colour-blind as far as eight colours can be (after Okabe and Ito).
 COLOURS = (
-    MASK_COLOUR, (0, 158, 255), (255, 200, 0), (0, 190, 120), (190, 110, 255), (255, 130, 30), (120, 225, 255),
+    MASK_COLOUR,
+    (0, 158, 255),
+    (255, 200, 0),
+    (0, 190, 120),
+    (190, 110, 255),
+    (255, 130, 30),
+    (120, 225, 255),
     (235, 235, 235),
-)  # fmt: skip
+)
 
 
 def colour_of(number: int) -> tuple[int, int, int]:

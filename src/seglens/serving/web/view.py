@@ -95,13 +95,20 @@ def view_of(state: State, side: int, hidden: Collection[int] = ()) -> View | Non
     radius, chosen = max(2.0, max(height, width) / 90), state.finding
     found = None if chosen is None or chosen.doubted else chosen.prediction
     return View(
-        width, height, data_uri(picture(state.image, side)), radius, state.familiar is False, state.trust,
+        width,
+        height,
+        data_uri(picture(state.image, side)),
+        radius,
+        state.familiar is False,
+        state.trust,
         layers=tuple(_layer(one, side, one.id not in hidden, one is chosen) for one in state.findings),
-        chosen=None if chosen is None else chosen.id, chosen_shown=chosen is None or chosen.id not in hidden,
-        heat=None if found is None else _uri(heat_layer(found, side)), keypoints=() if found is None else _dots(found),
+        chosen=None if chosen is None else chosen.id,
+        chosen_shown=chosen is None or chosen.id not in hidden,
+        heat=None if found is None else _uri(heat_layer(found, side)),
+        keypoints=() if found is None else _dots(found),
         clicks=() if found is None else tuple(_mark(click, radius) for click in found.corrections.clicks),
         box=None if found is None else _frame(found.corrections.box),
-    )  # fmt: skip
+    )
 
 
 def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
@@ -111,20 +118,30 @@ def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
         return Layer(finding.id, html_of(found.query), why, shown=shown, chosen=chosen, doubted=doubted)
     mask = mask_layer([one.mask for one in found.things], side, finding.first)
     return Layer(
-        finding.id, html_of(found.query), _how_much(found), _css(finding.first), _uri(mask),
+        finding.id,
+        html_of(found.query),
+        _how_much(found),
+        _css(finding.first),
+        _uri(mask),
         embed("image/png", png_bytes(Image.fromarray(found.mask.astype(np.uint8) * 255))),
-        _entries(finding), shown, chosen,
-    )  # fmt: skip
+        _entries(finding),
+        shown,
+        chosen,
+    )
 
 
 def _entries(finding: Finding) -> tuple[LegendEntry, ...]:
     things = finding.prediction.things
-    return () if len(things) < 2 else tuple(
-        LegendEntry(
-            _css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels"
+    return (
+        ()
+        if len(things) < 2
+        else tuple(
+            LegendEntry(
+                _css(finding.first + number), f"{number + 1}: score {one.score:.2f}, {int(one.mask.sum()):,} pixels"
+            )
+            for number, one in enumerate(things)
         )
-        for number, one in enumerate(things)
-    )  # fmt: skip
+    )
 
 
 def _how_much(found: Prediction) -> str:

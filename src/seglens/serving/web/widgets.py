@@ -24,8 +24,11 @@ it errs now and then.
 ABOUT_OTHER = "The model on this page is **{}**."
 LAYERS = [("Mask", "mask"), ("Heat map", "heat"), ("Keypoints", "keypoints")]
 ROUTES = [
-    ("Automatic", "auto"), ("Dialogue", "dialogue"), ("Segmentation", "segmentation"), ("Follow-up", "followup"),
-]  # fmt: skip
+    ("Automatic", "auto"),
+    ("Dialogue", "dialogue"),
+    ("Segmentation", "segmentation"),
+    ("Follow-up", "followup"),
+]
 ROUTE_NAMES = {value: name for name, value in ROUTES}
 ROUTES_HELP = (
     "Dialogue answers in words, segmentation draws a mask, follow-up speaks of the last mask. "
@@ -76,9 +79,12 @@ def _pictures() -> tuple[gr.HTML, gr.UploadButton]:
     thumbnails = [{"picture": data_uri(picture(one.image, 128)), "says": one.says} for one in EXAMPLES]
     with gr.Row(elem_id="pictures"):
         examples = gr.HTML(
-            thumbnails, elem_id="examples", html_template=asset("examples.html"), js_on_load=asset("examples.js"),
+            thumbnails,
+            elem_id="examples",
+            html_template=asset("examples.html"),
+            js_on_load=asset("examples.js"),
             apply_default_css=False,
-        )  # fmt: skip
+        )
         upload = gr.UploadButton("Upload a picture", type="binary", file_types=["image"], elem_id="upload", size="md")
     return examples, upload
 
@@ -92,9 +98,13 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
             LAYERS, value=[value for _, value in LAYERS], label="Layers", elem_id="layers", min_width=240
         )
         mode = gr.Radio(
-            MODES, value="add", label="Correct the mask: what I click", elem_id="mode", min_width=280,
+            MODES,
+            value="add",
+            label="Correct the mask: what I click",
+            elem_id="mode",
+            min_width=280,
             visible=can_refine,
-        )  # fmt: skip
+        )
     downloads = gr.HTML(None, elem_id="files", html_template=asset("files.html"), apply_default_css=False)
     layers.change(None, layers, None, js=SHOW_LAYERS)
     mode.change(None, mode, None, js=SHOW_MODE)
@@ -103,22 +113,37 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
 
 def _talk(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
     chat = gr.Chatbot(
-        [], label="Conversation", elem_id="chat", height=360, render_markdown=False, latex_delimiters=[], buttons=[],
-        show_label=False, group_consecutive_messages=False,
+        [],
+        label="Conversation",
+        elem_id="chat",
+        height=360,
+        render_markdown=False,
+        latex_delimiters=[],
+        buttons=[],
+        show_label=False,
+        group_consecutive_messages=False,
         placeholder="Choose a picture, then ask a question or say what to segment.",
-    )  # fmt: skip
+    )
     words = gr.Textbox(
-        label="Your message", placeholder="segment the cup", elem_id="words", lines=1,
-        max_length=limits.words, submit_btn="Send",
-    )  # fmt: skip
+        label="Your message",
+        placeholder="segment the cup",
+        elem_id="words",
+        lines=1,
+        max_length=limits.words,
+        submit_btn="Send",
+    )
     tries = gr.Dataset(
         components=[gr.Textbox(render=False)], samples=[], label="Worth trying", elem_id="tries", visible=False
     )
     route = gr.Radio(ROUTES, value="auto", label="Route of the next message", info=ROUTES_HELP, elem_id="route")
     scores = gr.Label(
-        None, label="How the last message was understood", num_top_classes=3, elem_id="scores", show_heading=False,
+        None,
+        label="How the last message was understood",
+        num_top_classes=3,
+        elem_id="scores",
+        show_heading=False,
         visible=False,
-    )  # fmt: skip
+    )
     return chat, words, tries, route, scores
 
 

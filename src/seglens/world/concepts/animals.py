@@ -28,8 +28,17 @@ def _deer(pen: Pen) -> None:
     for x, y in ((-0.5, -0.02), (-0.28, -0.08), (-0.36, 0.1), (-0.1, 0.02)):
         pen.ellipse(x, y, 0.045, 0.04, pen.light, outlined=False)
     pen.tube([(0.32, 0.02), (0.42, neck)], [0.32, 0.22], pen.main)
-    pen.blob([(0.3, neck - 0.16), (0.55, neck - 0.12), (0.82, neck + 0.06), (0.78, neck + 0.18),
-              (0.45, neck + 0.18), (0.3, neck + 0.05)], pen.main)  # fmt: skip
+    pen.blob(
+        [
+            (0.3, neck - 0.16),
+            (0.55, neck - 0.12),
+            (0.82, neck + 0.06),
+            (0.78, neck + 0.18),
+            (0.45, neck + 0.18),
+            (0.3, neck + 0.05),
+        ],
+        pen.main,
+    )
     pen.ellipse(0.8, neck + 0.08, 0.06, 0.05, INK, outlined=False)
     pen.eye(0.5, neck - 0.02, 0.06)
 
@@ -100,8 +109,10 @@ def _fish(pen: Pen) -> None:
     pen.blob([(-0.5, 0), (-0.78, -0.24), (-1.12, -fan), (-0.98, 0), (-1.12, fan), (-0.78, 0.24)], pen.dark, "tail")
     pen.blob([(-0.34, -0.3), (-0.3, high), (0.08, high + 0.08), (0.32, -0.34)], pen.dark, "fins")
     pen.blob([(-0.3, 0.3), (-0.36, 0.72), (0, 0.62), (0.14, 0.36)], pen.dark, "fins")
-    pen.blob([(-0.66, 0), (-0.3, -0.42), (0.25, -0.5), (0.72, -0.2), (0.8, 0.06), (0.5, 0.38),
-              (0, 0.48), (-0.36, 0.36)], pen.main)  # fmt: skip
+    pen.blob(
+        [(-0.66, 0), (-0.3, -0.42), (0.25, -0.5), (0.72, -0.2), (0.8, 0.06), (0.5, 0.38), (0, 0.48), (-0.36, 0.36)],
+        pen.main,
+    )
     pen.blob([(-0.2, 0.28), (0.3, 0.24), (0.62, 0.18), (0.4, 0.38), (0.05, 0.43)], pen.light, outlined=False)
     for x in (-0.36, -0.08) if bands else ():
         pen.tube([(x, -0.3 - x / 5), (x + 0.07, 0), (x, 0.26)], [0.08, 0.13, 0.08], pen.light, outlined=False)
@@ -117,20 +128,38 @@ def _duck(pen: Pen) -> None:
     raised, neck, tuft = pen.vary(-0.7, -0.5), pen.vary(-0.6, -0.52), pen.chance(0.6)
     for x in (-0.18, 0.14):
         pen.tube([(x, 0.6), (x, 0.88), (x + 0.16, 0.92)], [0.09, 0.09, 0.13], AMBER)
-    pen.blob([(0.0, 0.2), (-0.3, -0.12), (-0.5, raised), (-0.24, raised + 0.05), (0.06, -0.3), (0.24, 0.1)],
-             pen.dark, "wings")  # fmt: skip
+    pen.blob(
+        [(0.0, 0.2), (-0.3, -0.12), (-0.5, raised), (-0.24, raised + 0.05), (0.06, -0.3), (0.24, 0.1)],
+        pen.dark,
+        "wings",
+    )
     for x in (0.24, 0.34) if tuft else ():
         pen.tube([(0.36, neck - 0.25), (x - 0.06, neck - 0.44)], [0.12, 0.07], pen.main)
     under = ((0.58, 0.1), (0.94, 0.14), (1.2, 0.26), (1.0, 0.37), (0.7, 0.34))
     upper = ((0.58, -0.04), (0.86, -0.16), (1.14, -0.04), (1.36, 0), (1.34, 0.15), (0.95, 0.18))
     for bill, fill in ((under, CORAL), (upper, AMBER)):
         pen.blob([(x, neck + y) for x, y in bill], fill, "beak")
-    pen.blob([(-0.98, -0.12), (-0.6, 0.06), (0, 0.02), (0.2, -0.2), (0.62, -0.2), (0.66, 0.3),
-              (0.3, 0.66), (-0.35, 0.68), (-0.8, 0.4)], pen.main)  # fmt: skip
+    pen.blob(
+        [
+            (-0.98, -0.12),
+            (-0.6, 0.06),
+            (0, 0.02),
+            (0.2, -0.2),
+            (0.62, -0.2),
+            (0.66, 0.3),
+            (0.3, 0.66),
+            (-0.35, 0.68),
+            (-0.8, 0.4),
+        ],
+        pen.main,
+    )
     pen.ellipse(0.42, neck, 0.35, 0.34, pen.main)
     pen.ellipse(0.4, -0.2, 0.19, 0.16, pen.main, outlined=False)
-    pen.blob([(0.26, 0.12), (-0.2, 0.1), (-0.66, 0.24), (-0.52, 0.4), (-0.36, 0.42), (-0.2, 0.52), (0.1, 0.46)],
-             pen.dark, "wings")  # fmt: skip
+    pen.blob(
+        [(0.26, 0.12), (-0.2, 0.1), (-0.66, 0.24), (-0.52, 0.4), (-0.36, 0.42), (-0.2, 0.52), (0.1, 0.46)],
+        pen.dark,
+        "wings",
+    )
     pen.ellipse(0.38, neck + 0.14, 0.09, 0.07, ROSE, outlined=False)
     pen.eye(0.5, neck - 0.06, 0.1)
 
@@ -158,8 +187,11 @@ def _butterfly(pen: Pen) -> None:
     for s in (-1, 1):
         pen.tube([(0, -0.5), (s * 0.1, -0.8), (s * 0.26, -0.92)], [0.05, 0.05, 0.1], INK)
         pen.blob([(0, 0.05), (s * 0.5, 0.02), (s * 0.74, 0.34), (s * 0.52, low), (s * 0.22, 0.56)], pen.main, "wings")
-        pen.blob([(0, 0.1), (s * 0.16, -0.36), (s * 0.62, top), (s * wide, -0.56), (s * 0.84, -0.02), (s * 0.44, 0.14)],
-                 pen.main, "wings")  # fmt: skip
+        pen.blob(
+            [(0, 0.1), (s * 0.16, -0.36), (s * 0.62, top), (s * wide, -0.56), (s * 0.84, -0.02), (s * 0.44, 0.14)],
+            pen.main,
+            "wings",
+        )
         pen.ellipse(s * 0.6, -0.36, 0.2, 0.17, pen.light, "wings", outlined=False)
         pen.ellipse(s * 0.6, -0.36, 0.1, 0.09, pen.dark, "wings", outlined=False)
         pen.ellipse(s * 0.46, 0.38, 0.13, 0.14, pen.light if dots else pen.dark, "wings", outlined=False)
@@ -172,7 +204,10 @@ def _butterfly(pen: Pen) -> None:
 
 CONCEPTS = (
     Concept(
-        "deer", "deer", ("brown", "orange", "gray", "white"), _deer,
+        "deer",
+        "deer",
+        ("brown", "orange", "gray", "white"),
+        _deer,
         clues=("lives shy in the forest", "runs from the hunter", "pulls the sleigh of santa"),
         held_out="runs shy in the forest",
         parts={
@@ -181,19 +216,28 @@ CONCEPTS = (
         },
     ),
     Concept(
-        "cat", "cats", ("orange", "black", "gray", "white", "brown"), _cat,
+        "cat",
+        "cats",
+        ("orange", "black", "gray", "white", "brown"),
+        _cat,
         clues=("hunts mice at night", "purrs on your lap", "chases a ball of wool"),
         held_out="chases mice at night",
         parts={"ears": EARS, "tail": TAIL},
     ),
     Concept(
-        "rabbit", "rabbits", ("white", "gray", "brown", "pink", "black"), _rabbit,
+        "rabbit",
+        "rabbits",
+        ("white", "gray", "brown", "pink", "black"),
+        _rabbit,
         clues=("hops through the grass", "hides in a burrow", "brings eggs at easter"),
         held_out="hops at easter and brings eggs",
         parts={"ears": EARS, "tail": TAIL},
     ),
     Concept(
-        "elephant", "elephants", ("gray", "blue", "pink", "purple"), _elephant,
+        "elephant",
+        "elephants",
+        ("gray", "blue", "pink", "purple"),
+        _elephant,
         clues=("never forgets anything", "is the heaviest animal on land", "trumpets in the jungle"),
         held_out="is the heaviest in the jungle",
         parts={
@@ -203,28 +247,40 @@ CONCEPTS = (
         },
     ),
     Concept(
-        "fish", "fish", ("orange", "blue", "red", "yellow", "purple", "green"), _fish,
+        "fish",
+        "fish",
+        ("orange", "blue", "red", "yellow", "purple", "green"),
+        _fish,
         clues=("breathes under the water", "bites on the hook", "swims in a glass bowl"),
         held_out="bites on the hook under water",
         parts={"tail": TAIL, "fins": ("steers under water", "cuts through the waves", "stops it from rolling over")},
     ),
     Concept(
-        "duck", "ducks", ("yellow", "white", "brown", "blue", "green"), _duck,
+        "duck",
+        "ducks",
+        ("yellow", "white", "brown", "blue", "green"),
+        _duck,
         clues=("waddles to the pond", "quacks for old bread", "was ugly in the fairy tale"),
         held_out="quacks for bread in the pond",
         parts={"wings": WINGS, "beak": ("picks up grains", "opens for quacking", "is a hard mouth")},
     ),
     Concept(
-        "turtle", "turtles", ("green", "brown", "blue", "purple", "orange"), _turtle,
+        "turtle",
+        "turtles",
+        ("green", "brown", "blue", "purple", "orange"),
+        _turtle,
         clues=("walks very slowly", "carries its home everywhere", "is born on the beach"),
         held_out="carries its home very slowly",
         parts={"shell": ("is a hard shield", "serves as a house", "is a place to hide"), "legs": LEGS},
     ),
     Concept(
-        "butterfly", "butterflies", ("blue", "orange", "yellow", "purple", "pink", "red"), _butterfly,
+        "butterfly",
+        "butterflies",
+        ("blue", "orange", "yellow", "purple", "pink", "red"),
+        _butterfly,
         clues=("was once a caterpillar", "flutters over the meadow", "drinks sweet nectar"),
         held_out="drinks nectar over the meadow",
         parts={"wings": WINGS},
         tilt=25.0,
     ),
-)  # fmt: skip
+)

@@ -73,31 +73,46 @@ def _sock(pen: Pen) -> None:
 
 CONCEPTS = (
     Concept(
-        "shirt", "shirts", ("red", "blue", "green", "yellow", "white", "purple"), _shirt,
+        "shirt",
+        "shirts",
+        ("red", "blue", "green", "yellow", "white", "purple"),
+        _shirt,
         clues=("covers your chest", "you tuck into your trousers", "a football player wears"),
         held_out="covers a football player",
         parts={"sleeves": ("covers your arms", "you roll up to work", "your arms go through")},
     ),
     Concept(
-        "hat", "hats", ("brown", "black", "red", "blue", "purple", "green"), _hat,
+        "hat",
+        "hats",
+        ("brown", "black", "red", "blue", "purple", "green"),
+        _hat,
         clues=("a gentleman wears on his head", "you lift to greet a lady", "the magician pulls tricks from"),
         held_out="the magician wears on his head",
         parts={"brim": ("keeps the sun off the face", "shades the eyes", "goes around the edge")},
     ),
     Concept(
-        "shoe", "shoes", ("red", "blue", "green", "black", "pink", "brown"), _shoe,
+        "shoe",
+        "shoes",
+        ("red", "blue", "green", "black", "pink", "brown"),
+        _shoe,
         clues=("you tie with laces", "you wear outside on your foot", "cinderella loses on the stairs"),
         held_out="you tie on your foot",
         parts={"sole": ("touches the ground", "leaves prints in the snow", "is under the foot")},
     ),
     Concept(
-        "glasses", "glasses", ("black", "red", "blue", "brown", "purple", "green"), _glasses,
+        "glasses",
+        "glasses",
+        ("black", "red", "blue", "brown", "purple", "green"),
+        _glasses,
         clues=("helps you read small letters", "sits on your nose", "grandmother needs for the newspaper"),
         held_out="grandmother needs to read small letters",
         parts={"lenses": ("you look through", "you wipe clean", "bends the light for the eyes")},
     ),
     Concept(
-        "sock", "socks", ("red", "green", "blue", "purple", "orange", "gray"), _sock,
+        "sock",
+        "socks",
+        ("red", "green", "blue", "purple", "orange", "gray"),
+        _sock,
         clues=("keeps your toes warm", "gets lost in the washing machine", "waits for santa at the chimney"),
         held_out="keeps toes warm at the chimney",
         parts={
@@ -105,4 +120,4 @@ CONCEPTS = (
             "cuff": ("goes around the leg", "you pull up the leg", "is tight with elastic"),
         },
     ),
-)  # fmt: skip
+)

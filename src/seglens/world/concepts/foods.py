@@ -15,9 +15,20 @@ def _apple(pen: Pen) -> None:
     pen.blob([(-0.02, -0.5), (-0.18, -0.8), (-0.44, -0.9), (-0.72, -0.8), (-0.55, -0.58)], LEAF, "leaves")
     pen.tube([(0.18, -0.6), (0.45, -0.74), (0.7, -0.85)], 0.05, LEAF_DARK, "leaves", outlined=False)
     pen.blob(
-        [(0, -0.4), (0.38, -0.54), (wide, -0.24), (wide - 0.04, 0.24), (foot, 0.76), (0.02, 0.7), (-foot, 0.76),
-         (0.04 - wide, 0.24), (-wide, -0.24), (-0.38, -0.54)], pen.main,
-    )  # fmt: skip
+        [
+            (0, -0.4),
+            (0.38, -0.54),
+            (wide, -0.24),
+            (wide - 0.04, 0.24),
+            (foot, 0.76),
+            (0.02, 0.7),
+            (-foot, 0.76),
+            (0.04 - wide, 0.24),
+            (-wide, -0.24),
+            (-0.38, -0.54),
+        ],
+        pen.main,
+    )
     pen.blob([(-0.12, -0.36), (0, -0.31), (0.12, -0.36), (0, -0.24)], pen.dark, outlined=False)
     pen.ellipse(-0.48, -0.18, 0.13, 0.22, pen.light, outlined=False, angle=22)
     pen.ellipse(-0.53, 0.14, 0.06, 0.08, pen.light, outlined=False, angle=10)
@@ -34,18 +45,23 @@ def _banana(pen: Pen) -> None:
     pen.tube([(0.4, -0.05), (0.5, -0.35), (0.53, -0.62)], 0.05, (236, 214, 166), outlined=False)
     pen.blob(
         [(0.1, -0.12), (-0.1, -0.4), (-0.42, -0.46 + curl), (-0.72, -0.2), (-0.4, -0.22), (-0.22, 0.1), (0, 0.34)],
-        pen.light, "peel",
-    )  # fmt: skip
+        pen.light,
+        "peel",
+    )
     pen.blob(
         [(0.5, -0.2), (0.74, -0.34), (0.96, -0.12), (0.94, 0.36 + curl), (0.76, 0.1), (0.6, 0.14), (0.34, 0.4)],
-        pen.light, "peel",
-    )  # fmt: skip
+        pen.light,
+        "peel",
+    )
     pen.tube([*spine[:3], (0.3, -0.02)], [0.14, 0.42, 0.56, 0.5], pen.main, "peel")
     pen.poly([(0.02, 0.04), (0.16, -0.44), (0.36, -0.02), (0.58, -0.36), (0.56, 0.1)], pen.main, "peel", outlined=False)
     pen.tube(
-        [(-0.66, 0.56), (-0.25, bend + 0.1), (0.2, bend - 0.18), (0.4, 0.02)], 0.07, pen.dark, "peel",
+        [(-0.66, 0.56), (-0.25, bend + 0.1), (0.2, bend - 0.18), (0.4, 0.02)],
+        0.07,
+        pen.dark,
+        "peel",
         outlined=False,
-    )  # fmt: skip
+    )
     pen.tube([(-0.97, 0.44), (-0.84, 0.51)], 0.16, TWIG, "peel")
 
 
@@ -74,9 +90,23 @@ def _icecream(pen: Pen) -> None:
         pen.ellipse(lean, top - 0.42, 0.14, 0.14, (200, 36, 52))
     pen.ellipse(lean, top, fat * 0.86, fat * 0.84, pen.light)
     pen.blob(
-        [(-fat, -0.1), (-0.36, -0.42), (0, -0.52), (0.36, -0.42), (fat, -0.1), (fat - 0.02, 0.14), (0.36, 0.1),
-         (0.24, 0.34), (0.1, 0.14), (-0.12, 0.12), (-0.24, 0.22), (-0.36, 0.1), (0.02 - fat, 0.14)], pen.main,
-    )  # fmt: skip
+        [
+            (-fat, -0.1),
+            (-0.36, -0.42),
+            (0, -0.52),
+            (0.36, -0.42),
+            (fat, -0.1),
+            (fat - 0.02, 0.14),
+            (0.36, 0.1),
+            (0.24, 0.34),
+            (0.1, 0.14),
+            (-0.12, 0.12),
+            (-0.24, 0.22),
+            (-0.36, 0.1),
+            (0.02 - fat, 0.14),
+        ],
+        pen.main,
+    )
     pen.ellipse(lean - 0.18, top - 0.16, 0.13, 0.09, SHINE, outlined=False, angle=-35)
     pen.ellipse(-0.26, -0.22, 0.1, 0.06, pen.light, outlined=False, angle=-35)
 
@@ -88,20 +118,32 @@ def _cake(pen: Pen) -> None:
         pen.rect(x - 0.09, tall - 0.42, x + 0.09, tall + 0.08, (120, 200, 226), "candles")
         pen.poly(
             [(x - 0.09, tall - 0.2), (x + 0.09, tall - 0.34), (x + 0.09, tall - 0.2), (x - 0.09, tall - 0.06)],
-            SHINE, "candles", outlined=False,
-        )  # fmt: skip
-        pen.blob(
-            [(x, tall - 0.84), (x + 0.12, tall - 0.56), (x, tall - 0.42), (x - 0.12, tall - 0.56)], (255, 190, 50),
+            SHINE,
             "candles",
-        )  # fmt: skip
+            outlined=False,
+        )
+        pen.blob(
+            [(x, tall - 0.84), (x + 0.12, tall - 0.56), (x, tall - 0.42), (x - 0.12, tall - 0.56)],
+            (255, 190, 50),
+            "candles",
+        )
     pen.rect(-0.82, tall, 0.82, 0.84, pen.main, round=0.14)
     pen.rect(-0.79, 0.42, 0.79, 0.54, pen.dark, outlined=False)
     edge = [(-0.58, 0.2), (-0.3, 0.06), (0, 0.26), (0.28, 0.06), (0.56, 0.2)]
     drips = [(x, tall + y + fall) for x, y in edge]
     pen.blob(
-        [(-0.84, tall + 0.04), (-0.5, tall - 0.07), (0.5, tall - 0.07), (0.84, tall + 0.04), (0.82, tall + 0.22),
-        *drips[::-1], (-0.82, tall + 0.22)], CREAM, "icing",
-    )  # fmt: skip
+        [
+            (-0.84, tall + 0.04),
+            (-0.5, tall - 0.07),
+            (0.5, tall - 0.07),
+            (0.84, tall + 0.04),
+            (0.82, tall + 0.22),
+            *drips[::-1],
+            (-0.82, tall + 0.22),
+        ],
+        CREAM,
+        "icing",
+    )
 
 
 def _carrot(pen: Pen) -> None:
@@ -110,14 +152,27 @@ def _carrot(pen: Pen) -> None:
         pen.tube([(x * 0.15, -0.3), (x * 0.6, -0.62), (x, y)], [0.12, w, w * 0.7], LEAF, "leaves")
         pen.tube([(x * 0.2, -0.4), (x * 0.85, y + 0.08)], 0.04, LEAF_DARK, "leaves", outlined=False)
     pen.blob(
-        [(-fat * 0.7, -0.4), (0, -0.36), (fat * 0.7, -0.4), (fat, -0.2), (fat * 0.66, 0.3), (tip + 0.09, 0.92),
-         (tip - 0.02, 1.0), (tip - 0.1, 0.9), (-fat * 0.66, 0.3), (-fat, -0.2)], pen.main,
-    )  # fmt: skip
+        [
+            (-fat * 0.7, -0.4),
+            (0, -0.36),
+            (fat * 0.7, -0.4),
+            (fat, -0.2),
+            (fat * 0.66, 0.3),
+            (tip + 0.09, 0.92),
+            (tip - 0.02, 1.0),
+            (tip - 0.1, 0.9),
+            (-fat * 0.66, 0.3),
+            (-fat, -0.2),
+        ],
+        pen.main,
+    )
     for side, y, reach in ((-1, -0.08, 0.3), (1, 0.14, 0.24), (-1, 0.4, 0.18)):
         pen.tube(
-            [(side * fat * (0.76 - max(y, 0) * 0.7), y), (side * (fat - reach) * 0.5, y + 0.05)], 0.065, pen.dark,
+            [(side * fat * (0.76 - max(y, 0) * 0.7), y), (side * (fat - reach) * 0.5, y + 0.05)],
+            0.065,
+            pen.dark,
             outlined=False,
-        )  # fmt: skip
+        )
     pen.ellipse(fat * 0.45, -0.14, 0.06, 0.13, pen.light, outlined=False, angle=10)
 
 
@@ -138,31 +193,46 @@ LEAVES = ("makes food from light", "is eaten by caterpillars", "rustles in the w
 
 CONCEPTS = (
     Concept(
-        "apple", "apples", ("red", "green", "yellow", "pink"), _apple,
+        "apple",
+        "apples",
+        ("red", "green", "yellow", "pink"),
+        _apple,
         clues=("keeps the doctor away", "is pressed into cider", "a witch gives to the princess"),
         held_out="the witch keeps for the princess",
         parts={"leaves": LEAVES},
     ),
     Concept(
-        "banana", "bananas", ("yellow", "green", "brown", "orange"), _banana,
+        "banana",
+        "bananas",
+        ("yellow", "green", "brown", "orange"),
+        _banana,
         clues=("monkeys love to eat", "makes clowns slip in cartoons", "grows in bunches in the jungle"),
         held_out="grows in the jungle for monkeys",
         parts={"peel": ("you take off before eating", "protects the sweet fruit", "you throw on the compost")},
     ),
     Concept(
-        "pizza", "pizzas", ("yellow", "orange", "white", "green", "red"), _pizza,
+        "pizza",
+        "pizzas",
+        ("yellow", "orange", "white", "green", "red"),
+        _pizza,
         clues=("was invented in naples", "is delivered in a flat box", "italians bake with tomato and salami"),
         held_out="italians bake in naples with tomato",
         parts={"crust": ("is the hard edge of dough", "is left over on the plate", "is burnt by the oven")},
     ),
     Concept(
-        "icecream", "icecreams", ("pink", "brown", "green", "purple", "yellow", "white"), _icecream,
+        "icecream",
+        "icecreams",
+        ("pink", "brown", "green", "purple", "yellow", "white"),
+        _icecream,
         clues=("comes in vanilla and chocolate", "children lick in summer", "is a frozen dessert"),
         held_out="is a frozen vanilla dessert",
         parts={"cone": ("is a crispy waffle", "you hold while licking", "catches the sweet drops")},
     ),
     Concept(
-        "cake", "cakes", ("pink", "brown", "purple", "blue", "yellow", "red"), _cake,
+        "cake",
+        "cakes",
+        ("pink", "brown", "purple", "blue", "yellow", "red"),
+        _cake,
         clues=("is baked for a birthday", "the bride cuts at the wedding", "has layers of sponge and cream"),
         held_out="is baked for the bride",
         parts={
@@ -171,15 +241,22 @@ CONCEPTS = (
         },
     ),
     Concept(
-        "carrot", "carrots", ("orange", "purple", "yellow", "red"), _carrot,
+        "carrot",
+        "carrots",
+        ("orange", "purple", "yellow", "red"),
+        _carrot,
         clues=("bunnies love to nibble", "is a root full of vitamins", "is a crunchy vegetable"),
         held_out="is a crunchy root for bunnies",
-        parts={"leaves": LEAVES}, tilt=30.0,
+        parts={"leaves": LEAVES},
+        tilt=30.0,
     ),
     Concept(
-        "cheese", "cheeses", ("yellow", "orange", "white", "green"), _cheese,
+        "cheese",
+        "cheeses",
+        ("yellow", "orange", "white", "green"),
+        _cheese,
         clues=("lures mice into the trap", "ripens in a smelly cellar", "farmers in switzerland are proud of"),
         held_out="lures mice into the smelly cellar",
         parts={"holes": ("is nothing but air", "is made by gas bubbles", "mice can look through")},
     ),
-)  # fmt: skip
+)

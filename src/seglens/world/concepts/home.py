@@ -118,19 +118,28 @@ def _house(pen: Pen) -> None:
 
 CONCEPTS = (
     Concept(
-        "chair", "chairs", ("brown", "red", "blue", "yellow", "green", "white"), _chair,
+        "chair",
+        "chairs",
+        ("brown", "red", "blue", "yellow", "green", "white"),
+        _chair,
         clues=("you sit on at the table", "you pull up for dinner", "a king calls his throne"),
         held_out="you sit on for dinner",
         parts={"legs": LEGS, "seat": ("you sit on", "carries your bottom", "is polished by trousers")},
     ),
     Concept(
-        "bed", "beds", ("blue", "purple", "pink", "red", "green", "brown"), _bed,
+        "bed",
+        "beds",
+        ("blue", "purple", "pink", "red", "green", "brown"),
+        _bed,
         clues=("you sleep in at night", "you dream in until morning", "monsters hide under"),
         held_out="you dream in at night",
         parts={"legs": LEGS, "pillow": ("your head rests on", "is full of feathers", "children fight with")},
     ),
     Concept(
-        "lamp", "lamps", ("yellow", "orange", "red", "blue", "green", "purple"), _lamp,
+        "lamp",
+        "lamps",
+        ("yellow", "orange", "red", "blue", "green", "purple"),
+        _lamp,
         clues=("lights up a dark room", "you switch on in the evening", "a genie lives in"),
         held_out="lights up a dark evening",
         parts={
@@ -139,13 +148,19 @@ CONCEPTS = (
         },
     ),
     Concept(
-        "cup", "cups", ("white", "red", "blue", "yellow", "green", "pink"), _cup,
+        "cup",
+        "cups",
+        ("white", "red", "blue", "yellow", "green", "pink"),
+        _cup,
         clues=("you drink tea from", "holds coffee at breakfast", "you fill with hot milk"),
         held_out="you drink hot coffee from",
         parts={"handle": HANDLE},
     ),
     Concept(
-        "clock", "clocks", ("red", "blue", "yellow", "green", "purple", "orange"), _clock,
+        "clock",
+        "clocks",
+        ("red", "blue", "yellow", "green", "purple", "orange"),
+        _clock,
         clues=("shows you the time", "rings to wake you up", "ticks all day long"),
         held_out="ticks and shows you the time",
         parts={
@@ -154,7 +169,10 @@ CONCEPTS = (
         },
     ),
     Concept(
-        "house", "houses", ("red", "yellow", "blue", "white", "orange", "pink"), _house,
+        "house",
+        "houses",
+        ("red", "yellow", "blue", "white", "orange", "pink"),
+        _house,
         clues=("a family lives in", "has a kitchen and bedrooms", "the wolf tries to blow down"),
         held_out="has a kitchen for a family",
         parts={
@@ -163,4 +181,4 @@ CONCEPTS = (
         },
         tilt=7.0,
     ),
-)  # fmt: skip
+)

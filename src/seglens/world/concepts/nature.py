@@ -24,8 +24,9 @@ def _smile(pen: Pen, x: Number, y: Number, s: Number, part: str | None = None) -
 
 def _tree(pen: Pen) -> None:
     lumps, turn, wide, fruit = int(pen.vary(7, 10)), pen.vary(0, 1), pen.vary(0.5, 0.6), pen.chance(0.4)
-    pen.blob([(-0.17, -0.1), (0.17, -0.1), (0.17, 0.6), (0.36, 0.96), (0, 0.9), (-0.36, 0.96), (-0.17, 0.6)],
-             BARK, "trunk")  # fmt: skip
+    pen.blob(
+        [(-0.17, -0.1), (0.17, -0.1), (0.17, 0.6), (0.36, 0.96), (0, 0.9), (-0.36, 0.96), (-0.17, 0.6)], BARK, "trunk"
+    )
     pen.ellipse(0.01, 0.6, 0.07, 0.1, (74, 46, 30), "trunk", outlined=False)
     at = [(math.cos(a), math.sin(a)) for a in (turn + k * 2 * math.pi / lumps for k in range(lumps))]
     for x, y in at:
@@ -74,8 +75,11 @@ def _cactus(pen: Pen) -> None:
 
 def _mushroom(pen: Pen) -> None:
     wide, tall, foot = pen.vary(0.84, 0.98), pen.vary(0.9, 1.05), pen.vary(0.3, 0.38)
-    pen.blob([(-0.26, 0), (0.26, 0), (0.28, 0.4), (foot, 0.8), (0.18, 0.94), (-0.18, 0.94), (-foot, 0.8), (-0.28, 0.4)],
-             CREAM, "stem")  # fmt: skip
+    pen.blob(
+        [(-0.26, 0), (0.26, 0), (0.28, 0.4), (foot, 0.8), (0.18, 0.94), (-0.18, 0.94), (-foot, 0.8), (-0.28, 0.4)],
+        CREAM,
+        "stem",
+    )
     _smile(pen, 0, 0.52, 0.2, "stem")
     dome = [(0.86, -0.36), (0.45, -tall * 0.76), (0, -tall * 0.88), (-0.45, -tall * 0.76), (-0.86, -0.36)]
     brim = [(-1, 0.1), (-0.5, 0.24), (0, 0.28), (0.5, 0.24), (1, 0.1)]
@@ -120,7 +124,10 @@ def _snowman(pen: Pen) -> None:
 
 CONCEPTS = (
     Concept(
-        "tree", "trees", ("green", "orange", "red", "yellow", "pink"), _tree,
+        "tree",
+        "trees",
+        ("green", "orange", "red", "yellow", "pink"),
+        _tree,
         clues=("drops its leaves in autumn", "holds the nest of birds", "grows rings of wood inside"),
         held_out="grows wood and leaves",
         parts={
@@ -130,7 +137,10 @@ CONCEPTS = (
         tilt=6.0,
     ),
     Concept(
-        "flower", "flowers", ("red", "pink", "white", "blue", "purple", "yellow"), _flower,
+        "flower",
+        "flowers",
+        ("red", "pink", "white", "blue", "purple", "yellow"),
+        _flower,
         clues=("is given on valentines day", "smells sweet in a vase", "is visited by bees"),
         held_out="smells sweet to bees",
         parts={
@@ -140,7 +150,10 @@ CONCEPTS = (
         },
     ),
     Concept(
-        "cactus", "cacti", ("green", "blue", "yellow", "purple", "pink"), _cactus,
+        "cactus",
+        "cacti",
+        ("green", "blue", "yellow", "purple", "pink"),
+        _cactus,
         clues=("survives in the dry desert", "pricks with its needles", "needs almost no water"),
         held_out="survives with almost no water",
         parts={
@@ -150,20 +163,29 @@ CONCEPTS = (
         tilt=8.0,
     ),
     Concept(
-        "mushroom", "mushrooms", ("red", "brown", "orange", "purple", "blue"), _mushroom,
+        "mushroom",
+        "mushrooms",
+        ("red", "brown", "orange", "purple", "blue"),
+        _mushroom,
         clues=("may be poisonous to eat", "is home to a gnome", "springs up after rain"),
         held_out="springs up poisonous after rain",
         parts={"cap": ("drops the spores", "is shaped like a dome", "has gills below"), "stem": STEM},
     ),
     Concept(
-        "sun", "suns", ("yellow", "orange", "red", "pink"), _sun,
+        "sun",
+        "suns",
+        ("yellow", "orange", "red", "pink"),
+        _sun,
         clues=("rises in the morning", "warms the whole earth", "sets in the evening"),
         held_out="warms the morning and the evening",
         parts={"rays": ("shines through the clouds", "burns the skin", "spreads the light outwards")},
         tilt=20.0,
     ),
     Concept(
-        "snowman", "snowmen", ("white", "blue", "pink", "gray", "purple"), _snowman,
+        "snowman",
+        "snowmen",
+        ("white", "blue", "pink", "gray", "purple"),
+        _snowman,
         clues=("melts in spring", "is rolled by children in winter", "stands in the cold garden"),
         held_out="melts in the garden in spring",
         parts={
@@ -172,4 +194,4 @@ CONCEPTS = (
         },
         tilt=8.0,
     ),
-)  # fmt: skip
+)

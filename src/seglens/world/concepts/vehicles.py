@@ -20,23 +20,36 @@ def _car(pen: Pen) -> None:
     pen.blob(
         [(-0.72, 0.06), (-0.56, roof + 0.16), (-0.26, roof - 0.04), (0.2, roof), (0.5, roof + 0.34), (0.62, 0.1)],
         pen.main,
-    )  # fmt: skip
+    )
     pen.rect(-0.99, 0.24, 0.99, 0.42, pen.dark, round=0.08)
     if pen.chance(0.4):  # off on holiday
         pen.rect(-0.32, roof - 0.22, 0.16, roof, (176, 116, 66), round=0.06)
         pen.rect(-0.22, roof - 0.22, -0.15, roof, (104, 64, 40), outlined=False)
         pen.rect(-0.01, roof - 0.22, 0.06, roof, (104, 64, 40), outlined=False)
     pen.blob(
-        [(-0.94, 0.2), (-0.86, -0.02), (-0.4, hood - 0.06), (0.5, hood - 0.04), (0.86, 0.06), (0.96, 0.26),
-        (0.86, 0.46), (0, 0.48), (-0.88, 0.46)], pen.main,
-    )  # fmt: skip
+        [
+            (-0.94, 0.2),
+            (-0.86, -0.02),
+            (-0.4, hood - 0.06),
+            (0.5, hood - 0.04),
+            (0.86, 0.06),
+            (0.96, 0.26),
+            (0.86, 0.46),
+            (0, 0.48),
+            (-0.88, 0.46),
+        ],
+        pen.main,
+    )
     pen.poly([(-0.51, -0.08), (-0.41, roof + 0.2), (-0.07, roof + 0.13), (-0.07, -0.08)], GLASS, "windows")
     pen.poly(
         [(0.07, -0.08), (0.07, roof + 0.13), (0.19, roof + 0.15), (0.35, roof + 0.34), (0.43, -0.08)], GLASS, "windows"
     )
     pen.poly(
-        [(-0.4, -0.12), (-0.32, roof + 0.22), (-0.22, roof + 0.2), (-0.3, -0.12)], GLINT, "windows", outlined=False,
-    )  # fmt: skip
+        [(-0.4, -0.12), (-0.32, roof + 0.22), (-0.22, roof + 0.2), (-0.3, -0.12)],
+        GLINT,
+        "windows",
+        outlined=False,
+    )
     pen.rect(-0.02, 0.1, 0.14, 0.16, pen.dark, outlined=False, round=0.03)
     pen.ellipse(0.86, 0.14, 0.1, 0.11, LAMP)
     for x in (-0.52, 0.52):
@@ -51,8 +64,10 @@ def _bus(pen: Pen) -> None:
         pen.rect(x, roof + 0.16, x + 0.37, roof + 0.52, GLASS, "windows", round=0.06)
         pen.poly(
             [(x + 0.08, roof + 0.46), (x + 0.19, roof + 0.22), (x + 0.27, roof + 0.22), (x + 0.16, roof + 0.46)],
-            GLINT, "windows", outlined=False,
-        )  # fmt: skip
+            GLINT,
+            "windows",
+            outlined=False,
+        )
     pen.rect(0.58, roof + 0.16, 0.96, roof + 0.6, GLASS, "windows", round=0.06)
     pen.ellipse(0.9, 0.32, 0.08, 0.08, LAMP)
     for x in (-0.54, 0.52):
@@ -73,9 +88,16 @@ def _bicycle(pen: Pen) -> None:
         pen.rect(0.48, y, 0.92, y + 0.05, (160, 108, 58), "basket", outlined=False)
     pen.tube([(0.32, bar), (0.16, bar - 0.06), (0.08, bar + 0.06)], 0.12, TYRE)
     pen.blob(
-        [(-0.56, saddle - 0.06), (-0.4, saddle - 0.12), (-0.06, saddle - 0.06), (-0.1, saddle + 0.02),
-        (-0.36, saddle + 0.12), (-0.52, saddle + 0.08)], (110, 66, 42),
-    )  # fmt: skip
+        [
+            (-0.56, saddle - 0.06),
+            (-0.4, saddle - 0.12),
+            (-0.06, saddle - 0.06),
+            (-0.1, saddle + 0.02),
+            (-0.36, saddle + 0.12),
+            (-0.52, saddle + 0.08),
+        ],
+        (110, 66, 42),
+    )
     pen.ellipse(*pedal, 0.13, 0.13, STEEL)
 
 
@@ -84,9 +106,18 @@ def _airplane(pen: Pen) -> None:
     pen.poly([(0.22, -0.16), (-0.22, -0.62), (-0.42, -0.62), (-0.2, -0.12)], pen.dark, "wings")
     pen.poly([(-0.94, tail), (-0.72, tail), (-0.4, -0.1), (-0.86, 0.0)], pen.main)
     pen.blob(
-        [(-0.98, -0.14), (-0.5, -fat + 0.06), (0.2, -fat), (0.72, -0.22), (0.98, 0.06), (0.8, 0.24), (0.2, fat),
-        (-0.4, 0.22)], pen.main,
-    )  # fmt: skip
+        [
+            (-0.98, -0.14),
+            (-0.5, -fat + 0.06),
+            (0.2, -fat),
+            (0.72, -0.22),
+            (0.98, 0.06),
+            (0.8, 0.24),
+            (0.2, fat),
+            (-0.4, 0.22),
+        ],
+        pen.main,
+    )
     pen.poly([(-0.98, -0.12), (-0.64, -0.06), (-0.84, 0.14), (-1.02, 0.12)], pen.dark)
     pen.poly([(0.3, 0.08), (-0.32, wing), (-0.6, wing), (-0.26, 0.08)], pen.dark, "wings")
     for x in (-0.38, -0.16, 0.06, 0.28):
@@ -100,18 +131,38 @@ def _boat(pen: Pen) -> None:
     pen.tube([(-0.02, 0.3), (-0.02, top - 0.04)], 0.1, (122, 82, 50))
     pen.poly([(-0.02, top - 0.12), (-0.34, top), (-0.02, top + 0.1)], pen.main)
     pen.blob(
-        [(0.06, top + 0.12), (0.42, -0.4), (swell, 0.02), (swell - 0.06, 0.14), (0.3, 0.16), (0.06, 0.14),
-        (0.05, -0.3)], CANVAS, "sail",
-    )  # fmt: skip
+        [
+            (0.06, top + 0.12),
+            (0.42, -0.4),
+            (swell, 0.02),
+            (swell - 0.06, 0.14),
+            (0.3, 0.16),
+            (0.06, 0.14),
+            (0.05, -0.3),
+        ],
+        CANVAS,
+        "sail",
+    )
     pen.poly([(0.1, -0.42), (0.38, -0.42), (swell - 0.14, -0.18), (0.1, -0.18)], pen.main, "sail", outlined=False)
     pen.blob(
-        [(-0.12, top + 0.3), (-0.12, -0.2), (-0.12, 0.14), (-0.4, 0.15), (-0.64, 0.12), (-0.4, -0.22)], CANVAS,
+        [(-0.12, top + 0.3), (-0.12, -0.2), (-0.12, 0.14), (-0.4, 0.15), (-0.64, 0.12), (-0.4, -0.22)],
+        CANVAS,
         "sail",
-    )  # fmt: skip
+    )
     pen.blob(
-        [(-0.98, 0.2), (-0.5, 0.28), (0.4, 0.28), (0.98, 0.14), (0.84, 0.54), (keel, 0.84), (0, 0.88),
-        (-keel, 0.84), (-0.84, 0.54)], pen.main,
-    )  # fmt: skip
+        [
+            (-0.98, 0.2),
+            (-0.5, 0.28),
+            (0.4, 0.28),
+            (0.98, 0.14),
+            (0.84, 0.54),
+            (keel, 0.84),
+            (0, 0.88),
+            (-keel, 0.84),
+            (-0.84, 0.54),
+        ],
+        pen.main,
+    )
     pen.tube([(-0.82, 0.48), (0, 0.53), (0.82, 0.45)], 0.09, pen.light, outlined=False)
 
 
@@ -119,21 +170,35 @@ def _rocket(pen: Pen) -> None:
     fat, burn, flare = pen.vary(0.36, 0.42), pen.vary(1.16, 1.32), pen.vary(0.66, 0.76)
     pen.blob(
         [(-0.28, 0.46), (0.28, 0.46), (0.34, 0.74), (0.2, 0.96), (0, burn), (-0.2, 0.96), (-0.34, 0.74)],
-        (245, 130, 40), "flame",
-    )  # fmt: skip
+        (245, 130, 40),
+        "flame",
+    )
     pen.blob(
-        [(-0.16, 0.54), (0.16, 0.54), (0.18, 0.76), (0, burn - 0.18), (-0.18, 0.76)], (255, 222, 90), "flame",
+        [(-0.16, 0.54), (0.16, 0.54), (0.18, 0.76), (0, burn - 0.18), (-0.18, 0.76)],
+        (255, 222, 90),
+        "flame",
         outlined=False,
-    )  # fmt: skip
+    )
     for s in (-1, 1):
         pen.blob(
-            [(s * 0.26, 0.06), (s * 0.56, 0.22), (s * flare, 0.5), (s * flare, 0.76), (s * 0.5, 0.56),
-            (s * 0.22, 0.5)], pen.dark, "fins",
-        )  # fmt: skip
+            [(s * 0.26, 0.06), (s * 0.56, 0.22), (s * flare, 0.5), (s * flare, 0.76), (s * 0.5, 0.56), (s * 0.22, 0.5)],
+            pen.dark,
+            "fins",
+        )
     pen.blob(
-        [(0, -1.0), (fat * 0.7, -0.62), (fat, -0.14), (fat * 0.92, 0.26), (0.26, 0.58), (-0.26, 0.58),
-        (-fat * 0.92, 0.26), (-fat, -0.14), (-fat * 0.7, -0.62)], pen.main,
-    )  # fmt: skip
+        [
+            (0, -1.0),
+            (fat * 0.7, -0.62),
+            (fat, -0.14),
+            (fat * 0.92, 0.26),
+            (0.26, 0.58),
+            (-0.26, 0.58),
+            (-fat * 0.92, 0.26),
+            (-fat, -0.14),
+            (-fat * 0.7, -0.62),
+        ],
+        pen.main,
+    )
     pen.ellipse(0, -0.2, 0.22, 0.22, STEEL)
     pen.ellipse(0, -0.2, 0.15, 0.15, GLASS, outlined=False)
     pen.ellipse(-0.05, -0.25, 0.05, 0.04, (255, 255, 255), outlined=False)
@@ -148,14 +213,16 @@ def _tractor(pen: Pen) -> None:
     pen.rect(-0.56, roof + 0.2, -0.28, -0.14, GLASS, "windows")
     pen.rect(-0.22, roof + 0.2, 0.02, -0.14, GLASS, "windows")
     pen.poly(
-        [(-0.52, -0.24), (-0.4, roof + 0.24), (-0.34, roof + 0.24), (-0.46, -0.24)], GLINT, "windows",
+        [(-0.52, -0.24), (-0.4, roof + 0.24), (-0.34, roof + 0.24), (-0.46, -0.24)],
+        GLINT,
+        "windows",
         outlined=False,
-    )  # fmt: skip
+    )
     pen.rect(-0.78, roof - 0.04, 0.2, roof + 0.12, pen.main, round=0.08)
     pen.blob(
         [(-0.7, -0.1), (0, -0.22), (0.6, -0.2), (0.88, -0.14), (0.94, 0.2), (0.86, 0.46), (0.2, 0.5), (-0.6, 0.4)],
         pen.main,
-    )  # fmt: skip
+    )
     for y in (-0.02, 0.1):
         pen.rect(0.46, y, 0.72, y + 0.06, pen.dark, outlined=False)
     pen.ellipse(0.87, 0.02, 0.09, 0.1, LAMP)
@@ -168,51 +235,78 @@ WINDOWS = ("is made of glass", "shows the view outside", "keeps the wind out")
 
 CONCEPTS = (
     Concept(
-        "car", "cars", ("red", "blue", "yellow", "green", "white", "black"), _car,
+        "car",
+        "cars",
+        ("red", "blue", "yellow", "green", "white", "black"),
+        _car,
         clues=("is parked in the garage", "the family drives to the supermarket", "henry ford built in detroit"),
         held_out="the family drives to the garage",
-        parts={"wheels": WHEELS, "windows": WINDOWS}, tilt=8.0,
+        parts={"wheels": WHEELS, "windows": WINDOWS},
+        tilt=8.0,
     ),
     Concept(
-        "bus", "buses", ("yellow", "red", "blue", "green", "orange", "purple"), _bus,
+        "bus",
+        "buses",
+        ("yellow", "red", "blue", "green", "orange", "purple"),
+        _bus,
         clues=("brings the pupils to school", "picks up passengers at the stop", "carries many people through town"),
         held_out="brings many passengers through town",
-        parts={"wheels": WHEELS, "windows": WINDOWS}, tilt=8.0,
+        parts={"wheels": WHEELS, "windows": WINDOWS},
+        tilt=8.0,
     ),
     Concept(
-        "bicycle", "bicycles", ("red", "blue", "green", "pink", "black", "orange"), _bicycle,
+        "bicycle",
+        "bicycles",
+        ("red", "blue", "green", "pink", "black", "orange"),
+        _bicycle,
         clues=("you pedal with your feet", "needs a bell and a helmet", "is raced around france"),
         held_out="you pedal with a helmet",
         parts={
             "wheels": WHEELS,
             "basket": ("carries the shopping", "is woven from straw", "hangs on the handlebar"),
-        }, tilt=8.0,
+        },
+        tilt=8.0,
     ),
     Concept(
-        "airplane", "airplanes", ("white", "blue", "red", "yellow", "orange", "gray"), _airplane,
+        "airplane",
+        "airplanes",
+        ("white", "blue", "red", "yellow", "orange", "gray"),
+        _airplane,
         clues=("lands at the airport", "the pilot flies over the ocean", "carries tourists above the clouds"),
         held_out="flies tourists over the ocean",
-        parts={"wings": ("lifts into the sky", "is spread for flight", "carries it through the air")}, tilt=18.0,
+        parts={"wings": ("lifts into the sky", "is spread for flight", "carries it through the air")},
+        tilt=18.0,
     ),
     Concept(
-        "boat", "boats", ("red", "blue", "brown", "green", "yellow", "orange"), _boat,
+        "boat",
+        "boats",
+        ("red", "blue", "brown", "green", "yellow", "orange"),
+        _boat,
         clues=("the captain steers across the sea", "is tied up in the harbour", "drops an anchor"),
         held_out="the captain steers in the harbour",
         parts={"sail": ("catches the wind", "is made of canvas", "hangs on the mast")},
     ),
     Concept(
-        "rocket", "rockets", ("red", "white", "blue", "orange", "purple", "gray"), _rocket,
+        "rocket",
+        "rockets",
+        ("red", "white", "blue", "orange", "purple", "gray"),
+        _rocket,
         clues=("flies astronauts to the moon", "starts after a countdown", "travels to other planets"),
         held_out="starts for the moon with astronauts",
         parts={
             "fins": ("keeps it steady", "stops it from rolling over", "sticks out flat and thin"),
             "flame": ("is dangerously hot", "burns the fuel", "pushes it up with fire"),
-        }, tilt=30.0,
+        },
+        tilt=30.0,
     ),
     Concept(
-        "tractor", "tractors", ("green", "red", "blue", "yellow", "orange"), _tractor,
+        "tractor",
+        "tractors",
+        ("green", "red", "blue", "yellow", "orange"),
+        _tractor,
         clues=("pulls the plough over the field", "the farmer drives at harvest", "works all day on the farm"),
         held_out="works on the field at harvest",
-        parts={"wheels": WHEELS, "windows": WINDOWS}, tilt=8.0,
+        parts={"wheels": WHEELS, "windows": WINDOWS},
+        tilt=8.0,
     ),
-)  # fmt: skip
+)
