@@ -18,8 +18,8 @@ import torch
 from measure import Ratio, Report, machine, options
 
 from seglens.core.schema import Click
+from seglens.embedded.profiling import measured
 from seglens.inference.segmenter import OpenedImage, Segmenter
-from seglens.miniature.profiling import measured
 from seglens.serving.tools.tool_images import Doors
 from seglens.serving.tools.tool_service import MOST_QUERIES, ToolService
 from seglens.serving.uploads import UploadLimits

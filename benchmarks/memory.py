@@ -35,9 +35,9 @@ from seglens.backbones.llava import LlavaBackbone
 from seglens.backbones.read_layer import Depth
 from seglens.core.types import Embedding, Prompt, Readout
 from seglens.decoders.sam import SamDecoder
+from seglens.embedded.profiling import Resident
 from seglens.methods import Lens, build_lens
 from seglens.methods.losses import bce, mask_terms
-from seglens.miniature.profiling import Resident
 from seglens.training.trainer import TrainConfig
 
 IMAGES, QUESTIONS = 2, 3

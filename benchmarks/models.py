@@ -30,10 +30,10 @@ from transformers import (
 
 from seglens.backbones import hide_loading_bars
 from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.embedded.models import CHAT_TEMPLATE, make_tokenizer
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.miniature.models import CHAT_TEMPLATE, make_tokenizer
 
 PATCH, SAM_PATCH = 14, 16
 

@@ -26,11 +26,11 @@ from seglens.checkpoints.head import HeadConfig, Origin
 from seglens.core.metrics import bootstrap, iou, overlap
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
+from seglens.embedded.build import HEAD_TRAINING, LAYER, lens_config
 from seglens.features.cache import Cache, Stored
 from seglens.features.frozen import ExampleIndex, collate
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, build_lens
-from seglens.miniature.build import HEAD_TRAINING, LAYER, lens_config
 from seglens.training.example_stream import FeatureStream
 from seglens.training.trainer import fit
 

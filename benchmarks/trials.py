@@ -117,9 +117,9 @@ def ready() -> None:
 
     import seglens.cli
     import seglens.cli.failures
+    import seglens.embedded.subprocess_jobs
     import seglens.exports
     import seglens.inference.image_sources
-    import seglens.miniature.subprocess_jobs
     import seglens.training.setup  # noqa: F401
 
     torch.set_num_threads(1)

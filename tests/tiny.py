@@ -52,7 +52,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from seglens.backbones.processors import without_videos
-from seglens.miniature.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
+from seglens.embedded.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
 
 STRONG = {"initializer_range": 0.1}  # random layers that say something: at 0.02 every layer is nearly the identity
 CHATML = (
@@ -165,7 +165,7 @@ def llava_qwen() -> PreTrainedModel:
     return llava(vision, text, 25, vision_feature_layer=-1, vision_feature_select_strategy="full")
 
 
-def miniature() -> PreTrainedModel:
+def embedded() -> PreTrainedModel:
     tokenizer = make_processor().tokenizer
     return make_llava(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
 
@@ -460,7 +460,7 @@ KINDS = {
     "llava-qwen": Kind(
         llava_qwen, lambda: llava_processor(SiglipImageProcessorPil(size={"height": 70, "width": 70}), "full", 0)
     ),
-    "miniature": Kind(miniature, make_processor),
+    "embedded": Kind(embedded, make_processor),
     "llava-next": Kind(llava_next, llava_next_processor, base_tile),
     "llava-onevision": Kind(onevision, onevision_processor, base_tile),
     "internvl": Kind(internvl, internvl_processor),

@@ -1,4 +1,4 @@
-"""The written set, and what the miniature's router makes of it."""
+"""The written set, and what the embedded model's router makes of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_set_is_large_and_says_nothing_twice() -> None:
     assert {(one.tier, one.route) for one in found} == {*TIERS.items(), ("followup", "followup")}
 
 
-def test_the_set_is_not_what_the_miniature_was_taught() -> None:
+def test_the_set_is_not_what_the_embedded_model_was_taught() -> None:
     """Sentences that it could have met in training: only some short ones, that everybody says."""
     taught = {text.rstrip(".?") for text in FOLLOW_UPS}
     world = World("train", 0)
@@ -81,7 +81,7 @@ def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     code, out, err = seglens(
-        "route", file, "--part", "all", "--wrong", "--json", "--backbone", plain / "mllm", "--prompt", "miniature"
+        "route", file, "--part", "all", "--wrong", "--json", "--backbone", plain / "mllm", "--prompt", "embedded"
     )
     assert (code, err) == (0, "")
     found = json.loads(out)
@@ -145,7 +145,7 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], told: str
 
 
 def test_each_mllm_is_asked_in_its_own_words(segmenter: Segmenter, backbone: Backbone) -> None:
-    assert prompt_of(segmenter.backbone) is PROMPTS["miniature"]
+    assert prompt_of(segmenter.backbone) is PROMPTS["embedded"]
     assert prompt_of(backbone) is PROMPTS["few-shot"]
     for prompt in PROMPTS.values():
         assert prompt.ask("{} and {}").count("{} and {}") == 1
@@ -173,7 +173,7 @@ def test_a_bad_prompt_is_told() -> None:
 
 
 def test_follow_ups_are_measured(segmenter: Segmenter) -> None:
-    """What the miniature is asked by name it knows; about "it" on two pictures it is no better than chance."""
+    """What the embedded model is asked by name it knows; about "it" on two pictures it is no better than chance."""
     found = colours(Agent(segmenter), 6)
     assert list(found) == ["things", "followup", "named_on_pair", "named_on_original", "chance"]
     assert found["things"] >= 4

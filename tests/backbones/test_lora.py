@@ -263,7 +263,7 @@ def test_two_adapters_know_nothing_of_each_other(backbone: Backbone) -> None:
 # ------------------------------------------------------------------ loaded in special ways
 
 
-@pytest.mark.parametrize(("packing", "kind"), [(four_bits, "miniature"), (eight_bits, "qwen2.5-vl")])
+@pytest.mark.parametrize(("packing", "kind"), [(four_bits, "embedded"), (eight_bits, "qwen2.5-vl")])
 @pytest.mark.parametrize("used", [False, True])  # bitsandbytes moves weights about when they are first used
 def test_packed_weights(packing: Any, kind: str, used: bool, tmp_path: Path) -> None:
     KINDS[kind].save(tmp_path)

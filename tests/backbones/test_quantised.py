@@ -50,8 +50,8 @@ def eight_bit_weights() -> Any:
 # Kind, packing, tolerance of reading and of the copies. Other row counts add up in another order, which 8-bit inputs
 # may round to their next step.
 CASES: dict[str, tuple[str, Callable[[], Any], float, float]] = {
-    "bitsandbytes-4": ("miniature", four_bits, 1e-5, 0.02),  # measured: 0 and .0033
-    "bitsandbytes-8": ("miniature", eight_bits, 0.01, 0.02),  # 0 and .0085
+    "bitsandbytes-4": ("embedded", four_bits, 1e-5, 0.02),  # measured: 0 and .0033
+    "bitsandbytes-8": ("embedded", eight_bits, 0.01, 0.02),  # 0 and .0085
     "bitsandbytes-8-biases": ("qwen2.5-vl", eight_bits, 0.01, 0.03),  # .00075 and .011
     "torchao-8": ("qwen3-vl", eight_bit_weights, 1e-5, 1e-5),  # 6.2e-7 and 6.6e-7
 }

@@ -68,7 +68,7 @@ def make(folder: Path, how: dict) -> Case:
     return Case(backbone, Bare.load(folder, **how), digest(backbone.module))
 
 
-@pytest.fixture(scope="module", params=[kind for kind in {**KINDS, **TUNED} if kind != "miniature"])
+@pytest.fixture(scope="module", params=[kind for kind in {**KINDS, **TUNED} if kind != "embedded"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each kind but the largest, which is built as the first."""
     folder = tmp_path_factory.mktemp("kinds") / request.param

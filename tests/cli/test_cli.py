@@ -21,7 +21,7 @@ from PIL import Image
 from command import Run
 from seglens.data.maskfile import load_mask
 from seglens.data.masks import decode_rle
-from seglens.miniature.subprocess_jobs import StageError
+from seglens.embedded.subprocess_jobs import StageError
 from seglens.world.language import VQA_KINDS
 from seglens.world.world import World
 
@@ -272,11 +272,11 @@ def test_tour(seglens: Run, tmp_path: Path) -> None:
         ("tour",),
         ("world",),
         ("world", "sample"),
-        ("miniature",),
-        ("miniature", "build"),
-        ("miniature", "ablate"),
-        ("miniature", "table"),
-        ("miniature", "unpack"),
+        ("embedded",),
+        ("embedded", "build"),
+        ("embedded", "ablate"),
+        ("embedded", "table"),
+        ("embedded", "unpack"),
     ],
     ids=" ".join,
 )
@@ -352,7 +352,7 @@ def test_bad_data(seglens: Run, tmp_path: Path) -> None:
     one_line(seglens("world", "sample", "--n", 0, "--out", tmp_path), "need at least 1 scene")
     one_line(seglens("world", "sample", "--split", "dev", "--out", tmp_path), "choose from train, test")
     one_line(seglens("world", "sample", "--seed", -1, "--out", tmp_path), "seed")
-    one_line(seglens("miniature", "build", "--stage", "visoin", "--out", tmp_path), "no stage 'visoin'")
+    one_line(seglens("embedded", "build", "--stage", "visoin", "--out", tmp_path), "no stage 'visoin'")
     assert not list(tmp_path.iterdir())
 
 
@@ -366,7 +366,7 @@ def test_a_folder_that_cannot_be_written(seglens: Run, world: Path, tmp_path: Pa
 def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
     for command in ("build", "ablate", "table"):
         for jobs in (0, -1):
-            code, out, err = seglens("miniature", command, "--jobs", jobs, "--out", tmp_path)
+            code, out, err = seglens("embedded", command, "--jobs", jobs, "--out", tmp_path)
             assert (code, out) == (2, "")
             assert "--jobs" in err
     assert not list(tmp_path.iterdir())
@@ -377,8 +377,8 @@ def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypa
         def failing(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr("seglens.miniature.build.build", failing)
-        return seglens("miniature", "build", "--out", tmp_path)
+        monkeypatch.setattr("seglens.embedded.build.build", failing)
+        return seglens("embedded", "build", "--out", tmp_path)
 
     one_line(fail(StageError("stage 'sam' failed; the same command resumes it")), "stage 'sam' failed")
     no_memory = "there is not enough memory (", "; use smaller pictures", "--load-in 8bit", "another --device"

@@ -139,8 +139,8 @@ def test_a_folder_that_another_is_about_to_make(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-def test_a_stage_of_the_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seglens.miniature import build
+def test_a_stage_of_the_embedded_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seglens.embedded import build
 
     ran = list[str]()
     monkeypatch.setitem(build.RUN, "vision", lambda *_: ran.append("vision"))

@@ -11,7 +11,7 @@ import pytest
 
 from seglens.data import load_data
 from seglens.data.world import WorldData, kind_of, union
-from seglens.miniature.models import make_tokenizer
+from seglens.embedded.models import make_tokenizer
 from seglens.world.chat_phrases import new_words
 from seglens.world.language import speaker
 from seglens.world.world import World

@@ -1,4 +1,5 @@
-"""What every mask decoder of the table must do, on tiny models of the true architectures and on the miniature's own."""
+"""What every mask decoder of the table must do, on tiny models of the true architectures and on the
+embedded model's own."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ from decoders.tiny import TINY, Kind
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, Prompt
 from seglens.decoders import DECODERS, MaskDecoder, load_decoder
-from seglens.miniature.models import make_sam
+from seglens.embedded.models import make_sam
 
 TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 against other batches, 0 against the model's own forward
-KINDS = {**TINY, "miniature": Kind(lambda folder: make_sam().save_pretrained(folder), SamModel)}
+KINDS = {**TINY, "embedded": Kind(lambda folder: make_sam().save_pretrained(folder), SamModel)}
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -21,10 +21,10 @@ from seglens.backbones.unknown_words import Vocabulary
 from seglens.checkpoints.head import embedded_folder
 from seglens.core.schema import Click
 from seglens.core.types import Sample, Target
+from seglens.embedded.familiarity_stage import ways
+from seglens.embedded.odd_pictures import strange
 from seglens.evaluation.evaluate import run, understood
 from seglens.inference.segmenter import OpenedImage, Segmenter
-from seglens.miniature.familiarity_stage import ways
-from seglens.miniature.odd_pictures import strange
 from seglens.serving.tools.tool_images import Doors
 from seglens.serving.tools.tool_service import ToolService
 from seglens.serving.uploads import UploadLimits

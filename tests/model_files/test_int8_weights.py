@@ -283,7 +283,7 @@ def test_the_package_carries_packed_weights_only(segmenter: Segmenter) -> None:
 
 def test_unpacked_for_bare_transformers(seglens: Run, segmenter: Segmenter, scene: Sample, tmp_path: Path) -> None:
     """Logits and SAM's embedding to the last bit."""
-    code, out, err = seglens("miniature", "unpack", tmp_path)
+    code, out, err = seglens("embedded", "unpack", tmp_path)
     assert (code, err) == (0, "")
     assert {str(tmp_path / "mllm"), str(tmp_path / "sam")} <= set(out.split())
     assert {p.name for p in (tmp_path / "mllm").iterdir()} == {p.name for p in MLLM.iterdir()} - {PACKED, SUMS} | {

@@ -1,4 +1,4 @@
-"""What people may say: a grammar without loose ends, in words that the miniature knows."""
+"""What people may say: a grammar without loose ends, in words that the embedded model knows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from seglens import Segmenter
 from seglens.agent.exam import written
-from seglens.miniature.models import make_processor, make_tokenizer
+from seglens.embedded.models import make_processor, make_tokenizer
 from seglens.world.chat_phrases import INTENT_OF, SHARES, UNKNOWN, Manners, new_words, sayings
 from seglens.world.language import INTENT, speaker, vocabulary
 from seglens.world.world import World

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from listener import NAMES, Listener
 
-from seglens.miniature.models import make_tokenizer
+from seglens.embedded.models import make_tokenizer
 from seglens.world.concepts import CONCEPTS
 from seglens.world.language import QUERY_KINDS, Query, lesson, speaker
 from seglens.world.phrases import Facts

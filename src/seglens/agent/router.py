@@ -62,13 +62,13 @@ class RoutePrompt:
         return self.text.replace("{}", instruction)
 
 
-PROMPTS = {"few-shot": RoutePrompt(FEW_SHOT), "miniature": RoutePrompt(INTENT)}
+PROMPTS = {"few-shot": RoutePrompt(FEW_SHOT), "embedded": RoutePrompt(INTENT)}
 
 
 def prompt_of(backbone: Backbone) -> RoutePrompt:
     """The package's own MLLMs were taught one sentence for it; all others are shown examples."""
     taught = Origin.of(backbone.name).name in EMBEDDED_PARTS
-    return PROMPTS["miniature" if taught else "few-shot"]
+    return PROMPTS["embedded" if taught else "few-shot"]
 
 
 @dataclass(frozen=True)

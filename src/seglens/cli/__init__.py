@@ -16,12 +16,12 @@ from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.chat import chat
 from seglens.cli.convert import convert_internvl, convert_mllmseg, convert_self1e
 from seglens.cli.data import data_check, data_show
+from seglens.cli.embedded import embedded_ablate, embedded_build, embedded_table, embedded_unpack, world_sample
 from seglens.cli.evaluate import evaluate
 from seglens.cli.failures import is_memory, mind_limit, sentence, too_tight
 from seglens.cli.general import bench
 from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
-from seglens.cli.miniature import miniature_ablate, miniature_build, miniature_table, miniature_unpack, world_sample
 from seglens.cli.overlap import overlap
 from seglens.cli.page import demo
 from seglens.cli.probe import probe
@@ -60,9 +60,9 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
         {"mllmseg": convert_mllmseg, "self1e": convert_self1e, "internvl": convert_internvl},
     ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
-    "miniature": (
+    "embedded": (
         "Train the embedded models from nothing, or write them out.",
-        {"build": miniature_build, "ablate": miniature_ablate, "table": miniature_table, "unpack": miniature_unpack},
+        {"build": embedded_build, "ablate": embedded_ablate, "table": embedded_table, "unpack": embedded_unpack},
     ),
 }
 

@@ -93,7 +93,7 @@ def _size(text: str) -> str:
 
 
 def _is_stage(error: RuntimeError) -> bool:
-    from seglens.miniature.subprocess_jobs import StageError  # only now: imports would slow the start of every command
+    from seglens.embedded.subprocess_jobs import StageError  # only now: imports would slow the start of every command
 
     return isinstance(error, StageError)
 

@@ -16,7 +16,7 @@ def route(
     file: Annotated[Path | None, typer.Argument(help="JSON lines of your own; by default the package's set.")] = None,
     part: Annotated[str, typer.Option(help="test, dev or all.")] = "test",
     backbone: Annotated[str | None, typer.Option(help="A bare MLLM (folder or hub id), without a head.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="few-shot or miniature; by default the MLLM's own.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="few-shot or embedded; by default the MLLM's own.")] = None,
     wrong: Annotated[bool, typer.Option("--wrong", help="Also list what went the wrong way.")] = False,
     followups: Annotated[
         int, typer.Option(min=0, help="Instead: are follow-ups about a colour answered right, in so many scenes?")

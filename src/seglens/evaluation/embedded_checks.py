@@ -1,4 +1,4 @@
-"""What the miniature knows without a head: its answers by generation, and its SAM from points and boxes."""
+"""What the embedded model knows without a head: its answers by generation, and its SAM from points and boxes."""
 
 from __future__ import annotations
 

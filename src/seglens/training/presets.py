@@ -16,7 +16,7 @@ from seglens.methods.lens import LensConfig
 from seglens.training.trainer import TrainConfig
 
 LENS: dict[str, LensConfig] = {
-    # as measured best in the miniature: see the ablation table in docs/ablations.md
+    # as measured best with the embedded models: see the ablation table in docs/ablations.md
     "default": LensConfig(),
     # the text of arXiv 2510.16785: Eq. 1, Eq. 5 (M is each cell's covered share) and S1.1 as written, no presence
     "paper": LensConfig(

@@ -48,7 +48,7 @@ from seglens.training.validation import validate
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a head is trained. Defaults follow LENS section 4.1 and LISA; the miniature's own are in its recipe."""
+    """How a head is trained. Defaults follow LENS section 4.1 and LISA; the embedded model's own are in its recipe."""
 
     steps: int = 5000
     images: int = 8  # per optimiser step, over all devices, with their questions

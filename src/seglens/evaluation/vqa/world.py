@@ -1,4 +1,4 @@
-"""The miniature's own questions: scenes of the drawn world, answers of one to four words, exact match.
+"""The embedded MLLM's own questions: scenes of the drawn world, answers of one to four words, exact match.
 
 `root` holds the options of the world as `seglens eval --data` takes them, "n=100,seed=1"; nothing is read from disk.
 The questions are those that `seglens eval` asks (evaluation/embedded_checks.py)."""

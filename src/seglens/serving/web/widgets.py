@@ -15,9 +15,9 @@ from seglens.serving.web.limits import PageLimits
 
 TITLE = """# SegLens
 Ask a multimodal LLM about a picture and see what it means, pixel by pixel."""
-ABOUT_EMBEDDED = """**You are talking to the miniature**, a tiny model that travels inside the package. It has only ever
-seen drawn scenes like the examples: it knows a few dozen things, their parts and colours, nothing of photographs, and
-it errs now and then.
+ABOUT_EMBEDDED = """**You are talking to the embedded model**, a tiny model that travels inside the package. It has only
+ever seen drawn scenes like the examples: it knows a few dozen things, their parts and colours, nothing of photographs,
+and it errs now and then.
 
 **For photographs**, train a head for an MLLM that you run, or convert one that others trained, and open this page with
 `seglens demo --model FOLDER_OR_HUB_ID`. The page *Photographs* of the docs (`docs/photographs.md`) says how."""

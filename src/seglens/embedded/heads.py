@@ -1,4 +1,4 @@
-"""Every method at the miniature's sizes: its settings, and the rate at which it learns there."""
+"""Every method at the embedded models' sizes: its settings, and the rate at which it learns there."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ RATES = {"lens": 1e-3, "mllmseg": 1.5e-3, "self1e": 1e-3, "lisa": 1e-3, "ufo": 1
 
 
 def lens_config(preset: str = "default") -> LensConfig:
-    """A preset of LENS at the miniature's sizes."""
+    """A preset of LENS at the embedded models' sizes."""
     return replace(recipe(preset).method, **SIZES["lens"])
 
 
-def miniature_config(method: str, **changes: Any) -> Any:
-    """The settings of a method at the miniature's sizes, with `changes`.
+def embedded_config(method: str, **changes: Any) -> Any:
+    """The settings of a method at the embedded models' sizes, with `changes`.
 
     Raises ValueError with the nearest name on a typo."""
     return kind_of(method).config(**{**SIZES[method], **changes})
 
 
-def miniature_training(method: str, steps: int, images: int, seed: int = 0) -> TrainConfig:
-    """How a method learns in the miniature within a budget of `steps` of `images`."""
+def embedded_training(method: str, steps: int, images: int, seed: int = 0) -> TrainConfig:
+    """How a method learns with the embedded models within a budget of `steps` of `images`."""
     return TrainConfig(
         steps=steps,
         images=images,

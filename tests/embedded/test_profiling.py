@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from seglens.miniature.profiling import measured
+from seglens.embedded.profiling import measured
 
 MB = 1e6
 

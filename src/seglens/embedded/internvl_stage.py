@@ -1,4 +1,4 @@
-"""The second miniature MLLM: an InternVL whose ViT and LLaMA start as the LLaVA miniature's."""
+"""The second embedded MLLM: an InternVL whose ViT and LLaMA start as the embedded LLaVA's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from seglens.backbones.processors import without_videos
-from seglens.miniature.models import (
+from seglens.embedded.models import (
     CHAT_TEMPLATE,
     IMAGE_MEAN,
     IMAGE_STD,
@@ -61,7 +61,7 @@ def make_internvl_processor() -> InternVLProcessor:
 
 
 def make_internvl(vocabulary_size: int, image_token: int, attention: str = "eager") -> InternVLForConditionalGeneration:
-    """InternVL with an InternViT of the LLaVA miniature's size on 16 x 16 patches, folded to 8 x 8 image tokens."""
+    """InternVL with an InternViT of the embedded LLaVA's size on 16 x 16 patches, folded to 8 x 8 image tokens."""
     vision = InternVLVisionConfig(
         **VISION,
         image_size=INTERNVL.side,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
+from seglens.embedded.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.world.concepts import PART_NAMES
 from seglens.world.world import SIZE, Scene, World
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import SamModel
 
-from seglens.miniature.recipe import Budget, Stage, batches, half_precision, here
-from seglens.miniature.symbols import CONCEPT_INDEX, PART_INDEX, symbols
-from seglens.miniature.vision_stage import pixels
+from seglens.embedded.recipe import Budget, Stage, batches, half_precision, here
+from seglens.embedded.symbols import CONCEPT_INDEX, PART_INDEX, symbols
+from seglens.embedded.vision_stage import pixels
 from seglens.world.world import SIZE, Scene, World
 
 PROMPTS = 4  # per image
@@ -150,7 +150,7 @@ def examiner(sam: SamModel, count: int = 100) -> Callable[[], Mapping[str, float
 
 
 def train_sam(sam: SamModel, budget: Budget, out: Path) -> None:
-    """Train the miniature SAM in place; the auxiliary terms fade out."""
+    """Train the embedded SAM in place; the auxiliary terms fade out."""
     readout = CellReadout(sam.config.vision_config.output_channels)
     stage = Stage("sam", {"sam": sam, "cells": readout}, budget, out)
     stage.resume()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seglens.backbones import Backbone
 from seglens.backbones.familiarity import MOST, Familiarity, content, patches, read
-from seglens.miniature.odd_pictures import strange
+from seglens.embedded.odd_pictures import strange
 from seglens.model_files.int8_weights import pack, unpack
 from seglens.world.world import World
 

@@ -1,5 +1,5 @@
 """What the papers say of themselves: on real photographs and with models of billions of weights, so that their numbers
-stand beside the miniature's and are not compared with them."""
+stand beside the embedded model's and are not compared with them."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, VisionSize
-from seglens.miniature.recipe import Budget, Stage, batches, half_precision, here
-from seglens.miniature.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
+from seglens.embedded.models import IMAGE_MEAN, IMAGE_STD, LLAVA, VisionSize
+from seglens.embedded.recipe import Budget, Stage, batches, half_precision, here
+from seglens.embedded.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.world.world import Scene, World
 
 SIZES = (len(CONCEPT_INDEX) + 1, len(COLOUR_INDEX) + 1, len(PART_INDEX) + 1, 8)

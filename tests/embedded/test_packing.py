@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seglens.miniature.models import LLAVA, make_llava, make_tokenizer
-from seglens.miniature.packing import IGNORED, LENGTH_POWER, pack
+from seglens.embedded.models import LLAVA, make_llava, make_tokenizer
+from seglens.embedded.packing import IGNORED, LENGTH_POWER, pack
 from seglens.world.language import Question, lesson, speaker
 from seglens.world.world import World
 

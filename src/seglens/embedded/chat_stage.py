@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seglens.miniature.language_stages import Pupil, report
-from seglens.miniature.models import make_tokenizer
-from seglens.miniature.packing import PackedScenes, pack
-from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.embedded.language_stages import Pupil, report
+from seglens.embedded.models import make_tokenizer
+from seglens.embedded.packing import PackedScenes, pack
+from seglens.embedded.recipe import Budget, Stage, batches
 from seglens.world.chat_phrases import SHARES, Manners, new_words
 from seglens.world.language import VQA_KINDS, Speaker, lesson, speaker
 from seglens.world.phrases import Question

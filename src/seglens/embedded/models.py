@@ -1,4 +1,4 @@
-"""The miniature MLLM and SAM: transformers' own classes at small sizes, with tokenizer and processor files."""
+"""The embedded MLLM and SAM: transformers' own classes at small sizes, with tokenizer and processor files."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class VisionSize:
-    """How a miniature sees: the patches and the image tokens along a side of its square canvas, and its image in words:
-    an image token, and what stands before and behind them."""
+    """How an embedded MLLM sees: the patches and the image tokens along a side of its square canvas, and its image
+    in words: an image token, and what stands before and behind them."""
 
     patches: int
     tokens: int
@@ -116,7 +116,7 @@ def make_processor(words: Sequence[str] = ()) -> LlavaProcessor:
 
 
 def text_config(vocabulary_size: int) -> LlamaConfig:
-    """The 256-wide, 6-layer LLaMA that speaks in every miniature."""
+    """The 256-wide, 6-layer LLaMA that speaks in every embedded MLLM."""
     return LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=256,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seglens.miniature.recipe import here
+from seglens.embedded.recipe import here
 from seglens.world.concepts import CONCEPTS, PART_NAMES
 from seglens.world.draw import PALETTE
 from seglens.world.world import SIZE, Scene

@@ -11,14 +11,14 @@ import torch
 
 from seglens import Segmenter
 from seglens.data.world import WorldData
-from seglens.miniature import ablations as ablate
-from seglens.miniature import build
-from seglens.miniature import chat_stage as upper
-from seglens.miniature import familiarity_stage as familiar
-from seglens.miniature import language_stages as lessons
-from seglens.miniature import sam_stage as promptable
-from seglens.miniature import vision_stage as vision
-from seglens.miniature.recipe import Budget
+from seglens.embedded import ablations as ablate
+from seglens.embedded import build
+from seglens.embedded import chat_stage as upper
+from seglens.embedded import familiarity_stage as familiar
+from seglens.embedded import language_stages as lessons
+from seglens.embedded import sam_stage as promptable
+from seglens.embedded import vision_stage as vision
+from seglens.embedded.recipe import Budget
 from seglens.world.world import World
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The InternVL miniature with random weights: what the LLaVA hands over, what it sees, and that it learns."""
+"""The embedded InternVL with random weights: what the LLaVA hands over, what it sees, and that it learns."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from transformers import InternVLForConditionalGeneration, LlavaForConditionalGe
 from seglens.backbones import Backbone, load_backbone
 from seglens.checkpoints.head import embedded_folder
 from seglens.data.world import WorldData
+from seglens.embedded import language_stages as lessons
+from seglens.embedded.build import BUDGETS
+from seglens.embedded.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
+from seglens.embedded.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint
+from seglens.embedded.models import LLAVA, PATCH, VisionSize, make_llava, make_processor, save_packed
+from seglens.embedded.packing import pack
+from seglens.embedded.symbols import symbols
+from seglens.embedded.vision_stage import PatchReadout, patch_features, patch_terms, pixels
 from seglens.evaluation.embedded_checks import vqa
-from seglens.miniature import language_stages as lessons
-from seglens.miniature.build import BUDGETS
-from seglens.miniature.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
-from seglens.miniature.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint
-from seglens.miniature.models import LLAVA, PATCH, VisionSize, make_llava, make_processor, save_packed
-from seglens.miniature.packing import pack
-from seglens.miniature.symbols import symbols
-from seglens.miniature.vision_stage import PatchReadout, patch_features, patch_terms, pixels
 from seglens.world.language import lesson, speaker
 from seglens.world.world import Scene, World
 
@@ -293,7 +293,7 @@ def test_joint_training_lowers_the_loss_and_resumes_exactly(
 
     restart()
     with monkeypatch.context() as patch:
-        patch.setattr("seglens.miniature.recipe.SAVE_EVERY", -1.0)  # after every step
+        patch.setattr("seglens.embedded.recipe.SAVE_EVERY", -1.0)  # after every step
         patch.setattr(Pupil, "teach", killed)
         with pytest.raises(KilledError):
             train_joint(pupil, _short("internvl", 4), tmp_path / "killed", "internvl", dense)
@@ -309,7 +309,7 @@ def test_joint_training_lowers_the_loss_and_resumes_exactly(
 def embedded() -> Backbone:
     folder = embedded_folder("embedded/internvl")
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; `seglens miniature build` makes it in its stage 'internvl'")
+        pytest.skip(f"{folder} is not there; `seglens embedded build` makes it in its stage 'internvl'")
     return load_backbone(folder, dtype=torch.float32)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seglens.miniature import recipe
-from seglens.miniature.recipe import Budget, Stage, batches
+from seglens.embedded import recipe
+from seglens.embedded.recipe import Budget, Stage, batches
 
 BUDGET = Budget(steps=6, batch=4, lr=0.02, warmup=2)
 

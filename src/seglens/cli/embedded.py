@@ -1,4 +1,4 @@
-"""`seglens world sample` and `seglens miniature build`, `ablate`, `table` and `unpack`."""
+"""`seglens world sample` and `seglens embedded build`, `ablate`, `table` and `unpack`."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ def world_sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Write scenes: PNG images and a JSONL of all that is true of them, masks as COCO RLE."""
-    from seglens.miniature.scene_files import write_samples
+    from seglens.embedded.scene_files import write_samples
 
     print(write_samples(n, seed, split, out, overwrite))
 
 
-def miniature_build(
+def embedded_build(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints; the same command resumes.")] = Path(
-        "runs/miniature"
+        "runs/embedded"
     ),
-    weights: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("runs/miniature/weights"),
+    weights: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("runs/embedded/weights"),
     stage: Annotated[list[str] | None, typer.Option(help="Only these stages, in order; default all.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Stages side by side; each gets its share of the cores.")] = 2,
 ) -> None:
     """Train the embedded models from nothing: two MLLMs, SAM, and a head for each method."""
-    from seglens.miniature.build import NEEDS, build
+    from seglens.embedded.build import NEEDS, build
 
     build(out, weights, stage or tuple(NEEDS), jobs)
     print(weights)
 
 
-def miniature_ablate(
+def embedded_ablate(
     out: Annotated[Path, typer.Option(help="Folder for results; finished rows are kept.")] = Path("runs/ablate"),
     weights: Annotated[Path | None, typer.Option(help="Frozen parts; default the embedded ones.")] = None,
     steps: Annotated[int, typer.Option(help="Steps per row.")] = 300,
     jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
 ) -> None:
-    """Table 2 of LENS in the miniature: one row per choice, the same budget for each. Prints a Markdown table."""
-    from seglens.miniature.ablations import ablate
+    """Table 2 of LENS with the embedded models: a row per choice, the same budget for each; prints Markdown."""
+    from seglens.embedded.ablations import ablate
 
     print(ablate(out, weights, steps, jobs))
 
 
-def miniature_table(
+def embedded_table(
     out: Annotated[Path, typer.Option(help="Folder for reports and tables; finished rows are kept.")] = Path(
         "runs/table"
     ),
@@ -68,7 +68,7 @@ def miniature_table(
 ) -> None:
     """All methods on one MLLM, one data and one budget, and the ablations of MLLMSeg and SELF1E. Prints the tables in
     Markdown; they are also kept in the folder, with table.json."""
-    from seglens.miniature.comparison import Plan, tabulate
+    from seglens.embedded.comparison import Plan, tabulate
 
     given = {"steps": steps, "images": images, "queries": queries, "talk": talk, "scenes": scenes}
     plan = Plan(**{name: value for name, value in given.items() if value is not None})
@@ -79,7 +79,7 @@ def miniature_table(
         print(found.markdown())
 
 
-def miniature_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
+def embedded_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
     """Write the embedded models as plain folders in fp32, for bare transformers. Prints each folder."""
     from seglens.checkpoints.head import EMBEDDED, embedded_folder
     from seglens.model_files.int8_weights import PACKED, unpack_folder

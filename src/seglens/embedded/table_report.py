@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from seglens.miniature import paper_scores as published
+from seglens.embedded import paper_scores as published
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the last, which is too wide
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -40,7 +40,7 @@ ABLATED = {
     "training s": "training s",
     "tenth ms": "10th question ms",
 }
-# What a method trains in its authors' code and not in the miniature, beside their sizes: seglens.miniature.heads
+# What a method trains in its authors' code and not with the embedded models, beside their sizes: seglens.embedded.heads
 LACKS = {
     "mllmseg": "vocabulary and last norm",
     "self1e": "vision tower's adapter, projector and vocabulary",

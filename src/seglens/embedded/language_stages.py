@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from seglens.miniature.models import VisionSize
-from seglens.miniature.packing import IGNORED, PackedScenes, pack
-from seglens.miniature.recipe import Budget, Stage, batches, half_precision
-from seglens.miniature.symbols import Symbols, symbols
-from seglens.miniature.vision_stage import PatchReadout, patch_features, patch_terms, pixels
+from seglens.embedded.models import VisionSize
+from seglens.embedded.packing import IGNORED, PackedScenes, pack
+from seglens.embedded.recipe import Budget, Stage, batches, half_precision
+from seglens.embedded.symbols import Symbols, symbols
+from seglens.embedded.vision_stage import PatchReadout, patch_features, patch_terms, pixels
 from seglens.world.concepts import CONCEPTS, PART_NAMES
 from seglens.world.draw import PALETTE
 from seglens.world.language import VQA_KINDS, lesson, speaker
@@ -121,7 +121,7 @@ class Pupil:
 
     def speak(self, hidden: Tensor) -> Tensor:
         with half_precision():
-            return F.linear(hidden, self.words).float()  # tied, as every miniature's
+            return F.linear(hidden, self.words).float()  # tied, as every embedded MLLM's
 
     def loss(self, hidden: Tensor, packed: PackedScenes) -> Tensor:
         """Next-token cross-entropy over the answers, each answer weighted by its length."""

@@ -13,10 +13,10 @@ import torch
 
 from command import Run
 from seglens.backbones import Backbone
+from seglens.embedded import comparison as table
+from seglens.embedded import paper_scores as published
+from seglens.embedded.table_report import Finished, Mean
 from seglens.methods import METHODS
-from seglens.miniature import comparison as table
-from seglens.miniature import paper_scores as published
-from seglens.miniature.table_report import Finished, Mean
 from tiny import KINDS
 
 SMALL = ("--steps", 2, "--images", 2, "--queries", 2, "--scenes", 1, "--seeds", 2)
@@ -53,7 +53,7 @@ class Worker:
         tell: Callable[[str, float], None],
     ) -> None:
         for name, (module, given) in units.items():
-            assert module == "seglens.miniature.comparison"
+            assert module == "seglens.embedded.comparison"
             assert not set(needs.get(name, ())) & units.keys() - set(self.ran)
             if name == self.killed:
                 raise KeyboardInterrupt
@@ -76,7 +76,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 def test_a_table_of_two_methods(
     seglens: Run, weights: Path, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("miniature", "table", "--only", "methods", "--weights", weights, "--out", tmp_path, *SMALL)
+    command = ("embedded", "table", "--only", "methods", "--weights", weights, "--out", tmp_path, *SMALL)
     code, out, _ = seglens(*command, "--show")
     assert (code, worker.ran) == (0, [])
     assert "| lens |" not in out
@@ -177,7 +177,7 @@ def test_units_run_in_processes_of_their_own(
 ) -> None:
     monkeypatch.setattr(table, "TABLES", {"mllmseg": ("without the raw patches",)})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = ("miniature", "table", "--only", "mllmseg", "--weights", weights, "--out", tmp_path, *SMALL)
+    command = ("embedded", "table", "--only", "mllmseg", "--weights", weights, "--out", tmp_path, *SMALL)
     code, out, err = seglens(*command, "--seeds", 1, "--json")
     assert (code, err.splitlines()[-1][:40]) == (0, "1 of 1: without the raw patches, seed 0,")
     assert json.loads(out)["rows"]["without the raw patches"]["seeds"] == 1
@@ -228,10 +228,10 @@ def _report(giou: float) -> dict[str, Any]:
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(seglens: Run, tmp_path: Path, words: Sequence[object], said: str) -> None:
-    code, out, err = seglens("miniature", "table", "--out", tmp_path / "out", "--weights", tmp_path, *words)
+    code, out, err = seglens("embedded", "table", "--out", tmp_path / "out", "--weights", tmp_path, *words)
     assert (code, out) == (2, "")
     assert said in err
-    code, _, err = seglens("miniature", "table", "--out", tmp_path / "out", "--weights", tmp_path)
+    code, _, err = seglens("embedded", "table", "--out", tmp_path / "out", "--weights", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "has no folder 'internvl'" in err
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from seglens.miniature.models import VisionSize
+from seglens.embedded.models import VisionSize
 from seglens.world.language import Question
 
 IGNORED = -100

@@ -1,4 +1,5 @@
-"""Table 2 of LENS in the miniature: what each part of the method carries, same data and same budget for every row."""
+"""Table 2 of LENS with the embedded models: what each part of the method carries,
+same data and same budget for every row."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ import torch
 
 from seglens.checkpoints.head import HeadConfig, Origin
 from seglens.data.world import WorldData
+from seglens.embedded.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
+from seglens.embedded.heads import lens_config
+from seglens.embedded.subprocess_jobs import keep_report, kept_report, side_by_side
 from seglens.evaluation.evaluate import run, summarise
 from seglens.features.cache.fingerprint import content
 from seglens.inference.frozen_models import Parts
 from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import LensConfig, build_lens
-from seglens.miniature.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
-from seglens.miniature.heads import lens_config
-from seglens.miniature.subprocess_jobs import keep_report, kept_report, side_by_side
 from seglens.training.presets import recipe
 from seglens.training.trainer import fit
 
@@ -113,7 +114,7 @@ def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
     waiting = [name for name in ROWS if _reports(out, name, weights, steps) is None]
     for one in {(ROWS[n].layer, ROWS[n].preset == "authors"): ROWS[n] for n in waiting}.values():
         features(one.parts(weights), DATA, out)
-    module = "seglens.miniature.ablations"
+    module = "seglens.embedded.ablations"
     side_by_side({name: (module, name, str(out), str(weights), str(steps)) for name in waiting}, jobs)
     return _table(out, weights, steps)
 

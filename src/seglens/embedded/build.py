@@ -28,20 +28,20 @@ from seglens.checkpoints.head import HeadConfig, Origin, save_head
 from seglens.core.locks import LOCK, held
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
+from seglens.embedded.chat_stage import train_manners
+from seglens.embedded.familiarity_stage import FLAGGED, calibrate
+from seglens.embedded.heads import embedded_config, lens_config
+from seglens.embedded.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
+from seglens.embedded.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
+from seglens.embedded.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
+from seglens.embedded.recipe import Budget
+from seglens.embedded.sam_stage import train_sam
+from seglens.embedded.subprocess_jobs import side_by_side
+from seglens.embedded.vision_stage import PatchReadout, pixels, train_vision
 from seglens.features.cache import Cache
 from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.base import TunedMethod
-from seglens.miniature.chat_stage import train_manners
-from seglens.miniature.familiarity_stage import FLAGGED, calibrate
-from seglens.miniature.heads import lens_config, miniature_config
-from seglens.miniature.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
-from seglens.miniature.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint, train_language
-from seglens.miniature.models import IMAGE_MEAN, IMAGE_STD, LLAVA, make_llava, make_processor, make_sam, save_packed
-from seglens.miniature.recipe import Budget
-from seglens.miniature.sam_stage import train_sam
-from seglens.miniature.subprocess_jobs import side_by_side
-from seglens.miniature.vision_stage import PatchReadout, pixels, train_vision
 from seglens.model_files.checksums import write_sums
 from seglens.training.example_stream import FeatureStream
 from seglens.training.setup import practise
@@ -218,7 +218,7 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
         attn_implementation="eager",
     )
     torch.manual_seed(0)
-    config = miniature_config(method)
+    config = embedded_config(method)
     head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
     assert isinstance(head, TunedMethod)
     data = WorldData(n=8000, seed=6, split="train", queries=budget.queries)
@@ -278,7 +278,7 @@ def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: 
             raise ValueError(f"there is no stage {stage!r}; choose from {', '.join(NEEDS)}")
     if len(stages) == 1:
         return run_stage(stages[0], out, weights)
-    work = {stage: ("seglens.miniature.build", stage, str(out), str(weights)) for stage in stages}
+    work = {stage: ("seglens.embedded.build", stage, str(out), str(weights)) for stage in stages}
     with held(out / LOCK):
         side_by_side(work, jobs, NEEDS)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from seglens.miniature import chat_stage as upper
-from seglens.miniature.build import BUDGETS
-from seglens.miniature.chat_stage import teach, train_manners
-from seglens.miniature.language_stages import Oracle, Pupil, report
-from seglens.miniature.models import LLAVA, make_llava, make_tokenizer
+from seglens.embedded import chat_stage as upper
+from seglens.embedded.build import BUDGETS
+from seglens.embedded.chat_stage import teach, train_manners
+from seglens.embedded.language_stages import Oracle, Pupil, report
+from seglens.embedded.models import LLAVA, make_llava, make_tokenizer
 from seglens.world.chat_phrases import SHARES, new_words
 from seglens.world.world import World
 
@@ -60,7 +60,7 @@ def test_the_loss_falls_and_a_killed_stage_resumes(
         return real(pupil, world, indices)
 
     with monkeypatch.context() as patch:
-        patch.setattr("seglens.miniature.recipe.SAVE_EVERY", -1.0)  # after every step
+        patch.setattr("seglens.embedded.recipe.SAVE_EVERY", -1.0)  # after every step
         patch.setattr(upper, "teach", killed)
         with pytest.raises(KeyboardInterrupt):
             train_manners(again, SHORT, tmp_path / "killed", FIRST)

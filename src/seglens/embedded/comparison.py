@@ -1,4 +1,4 @@
-"""All methods side by side: one backbone (the miniature InternVL), one data (the drawn world), one protocol and one
+"""All methods side by side: one backbone (the embedded InternVL), one data (the drawn world), one protocol and one
 budget; and the ablations of SELF1E and MLLMSeg by the same rules."""
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from seglens.checkpoints.head import HeadConfig, Origin, load_adapter
 from seglens.core.files import write_atomic, write_json
 from seglens.core.names import check_name
 from seglens.data.world import WorldData
+from seglens.embedded.build import features
+from seglens.embedded.build import lessons as cached_lessons
+from seglens.embedded.heads import embedded_config, embedded_training
+from seglens.embedded.profiling import measured
+from seglens.embedded.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
+from seglens.embedded.table_report import Finished, Standings
 from seglens.evaluation.evaluate import run, summarise
 from seglens.evaluation.vqa import world
 from seglens.evaluation.vqa.running import run as put
@@ -34,12 +40,6 @@ from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method
 from seglens.methods.base import TunedMethod
-from seglens.miniature.build import features
-from seglens.miniature.build import lessons as cached_lessons
-from seglens.miniature.heads import miniature_config, miniature_training
-from seglens.miniature.profiling import measured
-from seglens.miniature.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
-from seglens.miniature.table_report import Finished, Standings
 from seglens.training.example_stream import ExampleStream
 from seglens.training.setup import practise
 from seglens.training.trainer import fit
@@ -56,14 +56,14 @@ Ask = Callable[[UInt8[np.ndarray, "h w 3"], str, int], str]
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A method, and what differs from its settings in `miniature_config`."""
+    """A method, and what differs from its settings in `embedded_config`."""
 
     method: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     warm: bool = False  # start from the adapter of the head that `weights` holds, with all else fresh
 
     def config(self) -> Any:
-        return miniature_config(self.method, **self.changes)
+        return embedded_config(self.method, **self.changes)
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -152,7 +152,7 @@ class Bench:
             made["layer"] = LAYER
         if name == READING:
             return {**made, "data": repr(plan.data)}
-        training = miniature_training(ROWS[name].method, plan.steps, plan.images, seed)
+        training = embedded_training(ROWS[name].method, plan.steps, plan.images, seed)
         row = {"config": asdict(ROWS[name].config()), "training": asdict(training), "data": repr(plan.data)}
         if ROWS[name].warm:
             row["adapter"] = content(self.weights / ROWS[name].method)
@@ -205,7 +205,7 @@ def _row(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     if row.warm:
         load_adapter(bench.weights / row.method, head)
     lessons = _lessons(bench, parts, head, seed)
-    training, (backbone, decoder) = miniature_training(row.method, plan.steps, plan.images, seed), parts.origins()
+    training, (backbone, decoder) = embedded_training(row.method, plan.steps, plan.images, seed), parts.origins()
     made = HeadConfig(row.method, asdict(config), backbone, None if METHODS[row.method].tuned else LAYER, decoder)
     folder = bench.folder(name, seed) / "run"
     shutil.rmtree(folder, ignore_errors=True)  # a training that goes on from a checkpoint would look a short one
@@ -307,7 +307,7 @@ def _run_all(bench: Bench, rows: list[str], seeds: int, jobs: int) -> None:
 
     def command(name: str, seed: int) -> tuple[str, str]:
         given = {"name": name, "seed": seed, "out": str(bench.out), "weights": str(bench.weights)}
-        return "seglens.miniature.comparison", json.dumps({**given, "plan": asdict(bench.plan)})
+        return "seglens.embedded.comparison", json.dumps({**given, "plan": asdict(bench.plan)})
 
     def tell(name: str, seconds: float) -> None:
         nonlocal done

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seglens.miniature.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
+from seglens.embedded.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
 
 MODULE = """
 import pathlib, sys, time
