@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seglens.core.files import write_atomic, write_json
 from seglens.core.geometry import LETTERBOX, Canvas
+from seglens.core.text import shortened
 from seglens.data.asking import Asking
 from seglens.model_files.checksums import check_sums
 from seglens.model_files.int8_weights import PackedError, pack, unpack
@@ -296,9 +297,8 @@ def _why_missing(folder: Path) -> str:
 
 
 def few(faults: Sequence[str]) -> str:
-    """The first of them in words, and how many more there are."""
-    hidden = len(faults) - FAULTS_SHOWN
-    return "; ".join(faults[:FAULTS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
+    """The first of them, and how many more there are."""
+    return shortened(faults, FAULTS_SHOWN)
 
 
 def _refuse_misfit(path: Path, found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from seglens.core.text import shortened
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -209,8 +211,7 @@ def say(text: str) -> None:
 def say_left_out(faults: Sequence[str], of: str = "", shown: int = 3) -> None:
     """How many bad records a dataset leaves out, and the first of them."""
     if faults:
-        more = f"; and {len(faults) - shown} more" if len(faults) > shown else ""
-        say(f"left out{of}: {len(faults)} bad records: {'; '.join(faults[:shown])}{more}")
+        say(f"left out{of}: {len(faults)} bad records: {shortened(faults, shown)}")
 
 
 def tell_faults(faults: Sequence[str], could_not: str, count: int | None = None) -> None:

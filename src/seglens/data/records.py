@@ -14,6 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
+from seglens.core.text import shortened
 from seglens.core.types import Sample, Target
 from seglens.data.images import load_image, orientation
 
@@ -370,8 +371,7 @@ def _nothing(name: str, faults: Sequence[RecordFault], notes: Sequence[Note]) ->
 
 
 def _shown(faults: Sequence[RecordFault | Note]) -> str:
-    more = len(faults) - FAULTS_SHOWN
-    return "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+    return shortened(faults, FAULTS_SHOWN)
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from seglens.core.metrics import Extent, bootstrap, box_iou, true_extent
+from seglens.core.text import shortened
 from seglens.data.masks import read_rle
 from seglens.data.records import Bad, DataError, RecordFault
 from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol, interval, mean_iou
@@ -120,14 +121,15 @@ def _matched(first: Scored, second: Scored) -> list[int]:
     for path, extra in ((first.path, mine - place.keys()), (second.path, place.keys() - mine)):
         if extra:
             raise DataError(
-                f"{len(extra)} ids are only in {path}: {_some(sorted(extra))}; to be paired, both need the same samples"
+                f"{len(extra)} ids are only in {path}: {_listed(sorted(extra))}; "
+                "to be paired, both need the same samples"
             )
     order = [place[outcome.id] for outcome in first.outcomes]
     changed = [o.id for o, truth, k in zip(first.outcomes, first.truth, order, strict=True) if second.truth[k] != truth]
     if changed:
         raise DataError(
             f"{len(changed)} ids have another target or other ignored pixels in {second.path} than in {first.path}: "
-            f"{_some(changed)}; a paired comparison needs the same ground truth"
+            f"{_listed(changed)}; a paired comparison needs the same ground truth"
         )
     return order
 
@@ -245,12 +247,10 @@ def _hash(size: tuple[int, int], target: Int64[np.ndarray, " t"], ignore: Int64[
 
 def _refusal(path: Path, faults: Sequence[RecordFault], bad: Bad) -> str:
     """One line for a person: the first faults, how many there are, and what to do."""
-    more = len(faults) - FAULTS_SHOWN
-    shown = "; ".join(map(str, faults[:FAULTS_SHOWN])) + (f"; and {more} more" if more > 0 else "")
     advice = "no line is usable" if bad == "skip" else "mend them, or leave them out with --bad skip"
-    return f"{path} has {len(faults)} bad {'line' if len(faults) == 1 else 'lines'}: {shown}; {advice}"
+    bad_lines = f"{len(faults)} bad {'line' if len(faults) == 1 else 'lines'}"
+    return f"{path} has {bad_lines}: {shortened(faults, FAULTS_SHOWN)}; {advice}"
 
 
-def _some(ids: Sequence[str]) -> str:
-    more = len(ids) - FAULTS_SHOWN
-    return ", ".join(map(repr, ids[:FAULTS_SHOWN])) + (f" and {more} more" if more > 0 else "")
+def _listed(ids: Sequence[str]) -> str:
+    return shortened([*map(repr, ids)], FAULTS_SHOWN, ", ")

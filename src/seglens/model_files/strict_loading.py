@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seglens.core.available_memory import check_room, weight_bytes
 from seglens.core.names import check_name
+from seglens.core.text import shortened
 from seglens.model_files.int8_weights import PACKED, PLAIN, load_packed
 
 HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
@@ -32,6 +33,7 @@ OPTIONS = (
 OLD_DTYPE = "torch_dtype"  # as transformers called `dtype` before version 5
 ADAPTER, INDEX = "adapter_config.json", "model.safetensors.index.json"
 FAULTS = {"missing_keys": "missing", "mismatched_keys": "of another shape", "unexpected_keys": "extra"}
+KEYS_SHOWN = 3  # of each kind of fault
 
 
 def checked_options(loading: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def load_strict(
     faults = {word: sorted(map(_key, report.get(key) or ())) for key, word in FAULTS.items()}
     faults["extra"] = [key for key in faults["extra"] if not needless(key)]
     if any(faults.values()):
-        said = "; ".join(f"{word}: {_some(keys)}" for word, keys in faults.items() if keys)
+        said = "; ".join(f"{word}: {shortened(keys, KEYS_SHOWN, ', ')}" for word, keys in faults.items() if keys)
         raise ValueError(f"the weights in {name} do not fit their config ({said}); download or save them again")
     if source is None:
         _as_from(model, folder)
@@ -151,11 +153,6 @@ def _as_from(model: Any, folder: Path) -> None:
 
 def _key(fault: Any) -> str:
     return fault if isinstance(fault, str) else str(fault[0])  # a mismatch comes with its two shapes
-
-
-def _some(keys: list[str], shown: int = 3) -> str:
-    more = len(keys) - shown
-    return ", ".join(keys[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 @contextmanager

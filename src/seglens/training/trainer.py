@@ -27,6 +27,7 @@ from torch import Tensor
 from seglens.checkpoints.head import INIT, HeadConfig
 from seglens.core.available_memory import TRAINING, check_room
 from seglens.core.locks import LOCK, held
+from seglens.core.text import shortened
 from seglens.core.types import Totals
 from seglens.features.frozen import FeatureSource, TrainingExample
 from seglens.methods.base import Method
@@ -284,9 +285,8 @@ def _infinite(accelerator: Any, parts: Sequence[int], said: Sequence[Mapping[str
 
 def _blame(step: int, terms: Mapping[str, float], names: Sequence[str]) -> str:
     infinite = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
-    more = f" and {len(names) - BLAMED} more" if len(names) > BLAMED else ""
     return (
-        f"step {step}: the loss is no longer a number ({infinite}) on {', '.join(names[:BLAMED])}{more}; nothing of it "
+        f"step {step}: the loss is no longer a number ({infinite}) on {shortened(names, BLAMED, ', ')}; nothing of it "
         "is saved: look at these pictures, or take a smaller lr, and the same command goes on from the last checkpoint"
     )
 

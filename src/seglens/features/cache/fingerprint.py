@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from seglens.core.text import shortened
 from seglens.core.types import Sample
 
 SCHEMA = 1  # of the files; another one is never read
@@ -53,9 +54,8 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def listed(faults: list[str]) -> str:
-    """A few of them in words, and how many more there are."""
-    more = len(faults) - SHOWN
-    return "; ".join(faults[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    """The first of them, and how many more there are."""
+    return shortened(faults, SHOWN)
 
 
 def image_digest(sample: Sample) -> str:

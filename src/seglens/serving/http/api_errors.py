@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from seglens.core.schema import Fault, FaultAnswer
+from seglens.core.text import shortened
 
 MEANINGS = {
     400: "What came cannot be used: no image, a damaged one, an unreadable question.",
@@ -67,9 +68,8 @@ def _sendable(text: str) -> str:
 
 def of_fields(errors: Sequence[Any]) -> ApiError:
     """What a request's fields have wrong. Values are not repeated: they may be huge, or secret."""
-    said = [f"{_place(error['loc'])}: {error['msg']}" for error in errors[:3]]
-    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    message = f"the request does not fit its schema ({'; '.join(said)}{more}); see /openapi.json for its form"
+    said = shortened([f"{_place(error['loc'])}: {error['msg']}" for error in errors], 3)
+    message = f"the request does not fit its schema ({said}); see /openapi.json for its form"
     return ApiError(422, "invalid_request", message, _place(errors[0]["loc"]) if errors else None)
 
 

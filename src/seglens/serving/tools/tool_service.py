@@ -10,6 +10,7 @@ from PIL import Image
 
 from seglens.core.interruption import Turns
 from seglens.core.schema import Answer, Box, Click, Segmented, TextAnswer
+from seglens.core.text import shortened
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import OpenedImage, Segmenter
@@ -125,6 +126,5 @@ def _line(found: Prediction) -> str:
     said = f"{query}: found, score {found.score:.2f}, box {found.box} (x0, y0, x1, y1), {share:.1f} % of the image"
     if not found.instances:
         return said
-    boxes = ", ".join(f"{one.box} (score {one.score:.2f})" for one in found.instances[:MOST_BOXES])
-    more = ", ..." if len(found.instances) > MOST_BOXES else ""
-    return f"{said}; {len(found.instances)} instances: {boxes}{more}"
+    boxes = shortened([f"{one.box} (score {one.score:.2f})" for one in found.instances], MOST_BOXES, ", ", "...")
+    return f"{said}; {len(found.instances)} instances: {boxes}"
