@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessorPil
 from seglens.backbones import Backbone, load_backbone
 from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.data.world import WorldData
-from seglens.methods.base import TILE
+from seglens.methods.preset import TILE
 from seglens.training.presets import RECIPES, adjusted, recipe
 from tiny import KINDS
 

@@ -30,7 +30,7 @@ from seglens.inference.segmenter import Segmenter
 from seglens.methods.mllmseg import PRESETS, LightDecoder, MLLMSegConfig
 from tiny import STRONG, internvl, internvl_processor, internvl_tokenizer, save_processor
 
-TINY = replace(PRESETS["authors"], width=32, heads=4, feed_forward=48, groups=2, subpixels=4)
+TINY = replace(PRESETS["authors"].config, width=32, heads=4, feed_forward=48, groups=2, subpixels=4)
 
 
 def internlm() -> Any:

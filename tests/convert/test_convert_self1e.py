@@ -21,7 +21,7 @@ from convert.test_convert_mllmseg import answers, as_published, config_for, tiny
 from seglens.checkpoints.head import CheckpointError
 from seglens.convert.self1e import convert_self1e
 from seglens.inference.segmenter import Segmenter
-from seglens.methods.base import TILE
+from seglens.methods.preset import TILE
 from tiny import internvl, internvl_processor, save_processor
 
 D, GRID = 64, 4

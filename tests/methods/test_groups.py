@@ -51,7 +51,7 @@ def test_self1e_8b_learns_at_two_rates(internvl: Path) -> None:
     vision tower's updates, the projector and the MLPs; nothing decays."""
     training = recipe("authors-8b", "self1e").training
     rule = (training.lr, training.language_lr, training.weight_decay, training.decay)
-    config = replace(self1e.PRESETS["authors-8b"], rank=2)
+    config = replace(self1e.PRESETS["authors-8b"].config, rank=2)
     found = split(built(config, internvl), *rule)
     assert set(found) == {(6e-5, 0.0), (1e-4, 0.0)}
     layers = {name.split(".")[2] for name in found[6e-5, 0.0] if name.startswith("adapter.language.")}
@@ -73,7 +73,7 @@ def test_one_rate_is_one_group(internvl: Path) -> None:
     for name in ("authors", "paper"):
         training = recipe(name, "self1e").training
         assert (training.lr, training.language_lr, training.weight_decay) == (1e-4, None, 0.0)
-    method = built(replace(self1e.PRESETS["authors"], rank=2), internvl)
+    method = built(replace(self1e.PRESETS["authors"].config, rank=2), internvl)
     assert set(split(method, 1e-4, None, 0.0, "all")) == {(1e-4, 0.0)}
 
 
@@ -84,7 +84,7 @@ def test_mllmseg_decays_neither_biases_nor_norms(internvl: Path) -> None:
     assert (training.lr, training.weight_decay, training.decay) == (4e-5, 0.05, "weights")
     assert recipe("paper", "mllmseg").training.decay == "all"
     small = {"width": 16, "heads": 2, "feed_forward": 16, "subpixels": 2, "rank": 2}
-    method = built(replace(mllmseg.PRESETS["authors"], **small), internvl)
+    method = built(replace(mllmseg.PRESETS["authors"].config, **small), internvl)
     found = split(method, training.lr, None, training.weight_decay, training.decay)
     assert set(found) == {(4e-5, 0.05), (4e-5, 0.0)}
     free = {name for name, _ in method.named_parameters() if name.endswith("bias")}

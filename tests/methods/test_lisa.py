@@ -40,8 +40,8 @@ def test_what_is_tuned_and_said() -> None:
     assert (tuning.tokens, tuning.vision_rank, tuning.projector, tuning.vocabulary) == (("[SEG]",), 0, False, False)
     assert (speech.tokens, speech.refusal, len(speech.answers)) == (("[SEG]",), None, 5)
     assert speech.answers[0] == "[SEG]."
-    assert PRESETS["authors"].tuning().vocabulary
-    assert PRESETS["authors"].text_mean == "tokens"
+    assert PRESETS["authors"].config.tuning().vocabulary
+    assert PRESETS["authors"].config.text_mean == "tokens"
 
 
 @pytest.mark.parametrize("kind", ["phrase", "sentence"])
@@ -49,7 +49,7 @@ def test_no_request_is_said_twice(kind: str) -> None:
     """LISA's own words in evaluation, whichever of the two ways they come."""
     query = "the red cup" if kind == "phrase" else "what would you drink from ?"
     said = {
-        name: PRESETS[name].request.replace("{}", apply(prompt, query, kind, 0)).strip()
+        name: PRESETS[name].config.request.replace("{}", apply(prompt, query, kind, 0)).strip()
         for name, prompt in (("default", "lens-eval"), ("authors", "lisa-eval"))
     }
     expected = f"What is {query} in this image?" if kind == "phrase" else query

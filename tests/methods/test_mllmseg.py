@@ -63,7 +63,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 def test_as_many_parameters_as_published(width: int, millions: float) -> None:
     """34 M of InternVL2.5-8B; the paper gives no figure for 2B and 4B (2048 wide) and 1B (896)."""
     with torch.device("meta"):
-        made = MLLMSeg(PRESETS["authors"], reader(width, 1024, (16, 16)))
+        made = MLLMSeg(PRESETS["authors"].config, reader(width, 1024, (16, 16)))
     decoder = sum(p.numel() for name, p in made.named_parameters() if not name.startswith("adapter."))
     assert decoder / 1e6 == pytest.approx(millions, abs=0.005)
     assert made.mask_side == 448
@@ -447,7 +447,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_settings_survive_json() -> None:
-    for config in (*PRESETS.values(), TINY):
+    for config in (*(preset.config for preset in PRESETS.values()), TINY):
         assert MLLMSegConfig(**json.loads(json.dumps(asdict(config)))) == config
 
 
@@ -468,7 +468,7 @@ def test_what_is_tuned_and_said() -> None:
     mute = replace(config, refusal=None)
     assert mute.tuning().tokens == ("[SEG]",)
     assert mute.speech().refusal is None
-    authors = PRESETS["authors"]
+    authors = PRESETS["authors"].config
     assert authors.request.format("the cup") == " What are the cupin this image? Please output segmentation masks."
     assert authors.answers[0].format("the cup") == "Sure,the cup:[SEG]."
     assert (authors.tuning().vocabulary, authors.tuning().final_norm, authors.text_mean) == (True, True, "tokens")

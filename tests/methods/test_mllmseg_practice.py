@@ -29,7 +29,7 @@ from seglens.training.trainer import TrainConfig
 from seglens.training.tuned_examples import ExampleMaker, TunedExample, through_jpeg
 from tiny import KINDS
 
-TINY = replace(PRESETS["authors"], width=16, heads=2, feed_forward=16, subpixels=2, rank=2)
+TINY = replace(PRESETS["authors"].config, width=16, heads=2, feed_forward=16, subpixels=2, rank=2)
 ASKED = {  # of "the red Cup." and "left dog": in one question, in lower case, without the full stop
     "Can you segment the red cup, left dog in this image?",
     "Please segment the red cup, left dog in this image.",

@@ -212,7 +212,7 @@ def test_a_cell_of_the_tower_lies_where_the_canvas_has_it() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("r", [1, 3])
 def test_questions_together_are_questions_one_by_one(name: str, r: int) -> None:
-    model, read = make(replace(PRESETS[name], mask_side=24)), reading(r=r)
+    model, read = make(replace(PRESETS[name].config, mask_side=24)), reading(r=r)
     together = model.decode(read)
     for i, q in itertools.product(range(2), range(3)):
         one, asked = slice(i, i + 1), slice(q, q + 1)
@@ -315,7 +315,7 @@ def test_the_state_is_what_was_trained() -> None:
 def test_extra_parameters(width: int, millions: float) -> None:
     """Of InternVL3-2B and -8B, as counted for the authors' code."""
     with torch.device("meta"):
-        model = make(PRESETS["authors"], width)
+        model = make(PRESETS["authors"].config, width)
     extra = sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("adapter."))
     assert extra / 1e6 == pytest.approx(millions, rel=0.002)
 
@@ -430,7 +430,7 @@ def test_a_step_in_two_passes_has_the_loss_of_one() -> None:
 
 def test_the_authors_divide_masks_by_all_answers() -> None:
     """Four masks (an absent target's is empty) and five answers, of which one is in words."""
-    model, wanted = make(replace(PRESETS["authors"], mask_side=24)), truth()
+    model, wanted = make(replace(PRESETS["authors"].config, mask_side=24)), truth()
     out = model.decode(reading())
     ours = make(replace(model.config, mask_mean="masks")).losses(out, wanted)
     for name, value in model.losses(out, wanted).items():
@@ -460,14 +460,14 @@ def test_no_text_loss_outside_training() -> None:
 
 
 def test_the_authors_adapter_and_words() -> None:
-    tuning = PRESETS["authors"].tuning()
+    tuning = PRESETS["authors"].config.tuning()
     linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert tuning == Tuning(("[SEG]",), 128, 256.0, 0.05, linear, vision_rank=128, projector=True, vocabulary=True)
-    large = PRESETS["authors-8b"].tuning()
+    large = PRESETS["authors-8b"].config.tuning()
     assert (large.rank, large.alpha, large.vision_rank) == (64, 128, 64)
     chosen = Self1eConfig(rank=4, alpha=4.0, vision_rank=0).tuning()
     assert (chosen.rank, chosen.alpha, chosen.vision_rank) == (4, 4, 0)
-    speech = PRESETS["default"].speech()
+    speech = PRESETS["default"].config.speech()
     assert speech.request.format("the cat") == " What is the cat in this image? Please output segmentation mask."
     assert speech.answers[0] == "[SEG]."  # what segmenting says
     assert all(answer.count("[SEG]") == 1 for answer in speech.answers)
@@ -512,12 +512,12 @@ def unchecked() -> Iterator[None]:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name: str) -> None:
-    assert Self1eConfig(**json.loads(json.dumps(asdict(PRESETS[name])))) == PRESETS[name]
+    assert Self1eConfig(**json.loads(json.dumps(asdict(PRESETS[name].config)))) == PRESETS[name].config
 
 
 def test_paper_and_code_differ() -> None:
-    paper, authors = (PRESETS[name] for name in ("paper", "authors"))
-    default = PRESETS["default"]
+    paper, authors = (PRESETS[name].config for name in ("paper", "authors"))
+    default = PRESETS["default"].config
     ours = {"request": default.request, "coarse_token": "before", "upsampling": "twice"}
     assert default == replace(authors, **ours, text_mean="answers", mask_mean="masks")
     assert (authors.combine, authors.coarse_weight, authors.bce_weight, authors.dice_weight) == (True, 1.0, 2.0, 0.5)
@@ -569,7 +569,7 @@ def test_logits_are_resized_as_the_library_does() -> None:
 @pytest.mark.parametrize("name", ["authors", "authors-8b"])
 def test_the_authors_stretch_a_mask_once(name: str) -> None:
     """From the cells of the fused map (twice the tower's patches a side) to the picture; compared at mask_side."""
-    model, read, wanted = make(replace(PRESETS[name], mask_side=24)), reading(grid=(3, 3)), truth()
+    model, read, wanted = make(replace(PRESETS[name].config, mask_side=24)), reading(grid=(3, 3)), truth()
     over = replace(model.config, upsampling="twice")
     twice = make(over)
     once, stopped = model.decode(read), twice.decode(read)
@@ -585,7 +585,7 @@ def test_the_authors_stretch_a_mask_once(name: str) -> None:
 @pytest.mark.parametrize("name", ["authors", "authors-8b"])
 def test_the_authors_coarse_mask_teaches_the_third_mlp(name: str) -> None:
     """Theirs is made with F'_SEG behind the third MLP, so that its loss alone reaches that MLP; ours does not."""
-    for config, reached in ((PRESETS[name], True), (PRESETS["default"], False)):
+    for config, reached in ((PRESETS[name].config, True), (PRESETS["default"].config, False)):
         model = make(replace(config, mask_side=24)).train()
         model.decode(reading()).coarse_logits.square().sum().backward()
         grads = [weight.grad for weight in model.combine.parameters()]

@@ -32,8 +32,8 @@ def test_what_is_tuned_and_said() -> None:
     assert speech.answers[:2] == ("<MASK>" * 16 + ".", "It is " + "<MASK>" * 16 + ".")
     assert speech.refusal is None
     assert UfoConfig(scale=2, answers=("<MASK> .",)).speech().answers == ("<MASK><MASK><MASK><MASK> .",)
-    assert PRESETS["authors"] == replace(config, vocabulary=True, final_norm=True, text_mean="tokens")
-    assert PRESETS["authors"].tuning().final_norm
+    assert PRESETS["authors"].config == replace(config, vocabulary=True, final_norm=True, text_mean="tokens")
+    assert PRESETS["authors"].config.tuning().final_norm
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from seglens.features.cache import Cache, CacheError
 from seglens.features.frozen import ExampleIndex, collate
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
-from seglens.methods.base import TILE
 from seglens.methods.lisa import LisaConfig
+from seglens.methods.preset import TILE
 from seglens.training.example_stream import DatasetStream, FeatureStream
 from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
 from seglens.training.setup import TrainingRun, any_absent, open_data, prepare

@@ -20,8 +20,8 @@ from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, read_json,
 from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder
-from seglens.methods.base import TILE
 from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
+from seglens.methods.preset import TILE
 
 IMAGE = "<IMG_CONTEXT>"
 START = "res_decoder."
@@ -60,7 +60,11 @@ class Converted:
 
 
 def convert_mllmseg(
-    source: Path, out: Path, base: Path, refuses: bool = False, settings: MLLMSegConfig = PRESETS["authors"]
+    source: Path,
+    out: Path,
+    base: Path,
+    refuses: bool = False,
+    settings: MLLMSegConfig = PRESETS["authors"].config,
 ) -> Converted:
     """A head folder `out` from the checkpoint in `source`. `base` is an InternVL of the same size in transformers' own
     form: its config, tokenizer and processor are taken, not its weights. `refuses`: it was trained to answer [REJ].

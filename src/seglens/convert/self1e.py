@@ -21,7 +21,7 @@ from seglens.convert.internvl import OUTPUT, SCALE, WORDS, check_facts, mllm_pie
 from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder
-from seglens.methods.base import TILE
+from seglens.methods.preset import TILE
 from seglens.methods.self1e import PRESETS, TOKEN, Amplifier, Combine
 
 STRAY = "[SEGT]"
@@ -35,7 +35,7 @@ MLPS = {
     "combine_decode_proj_ori.0": "amplifiers.given.mlp.0",
     "combine_decode_proj_ori.2": "amplifiers.given.mlp.2",
 }
-SETTINGS = PRESETS["authors"]
+SETTINGS = PRESETS["authors"].config
 
 
 @dataclass(frozen=True)

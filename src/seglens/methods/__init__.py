@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from seglens.core.names import check_name
+from seglens.methods import lens, lisa, mllmseg, self1e, ufo
 from seglens.methods.base import BackboneSource, Method, PromptDecoder
 from seglens.methods.lens import Lens, LensConfig, build_lens
-from seglens.methods.lisa import LisaConfig, build_lisa
 from seglens.methods.localization import LocalizationConfig, build_localization
 from seglens.methods.mllmseg import MLLMSegConfig, build_mllmseg
-from seglens.methods.self1e import Self1eConfig, build_self1e
-from seglens.methods.ufo import UfoConfig, build_ufo
+from seglens.methods.preset import Preset
 
 
 @dataclass(frozen=True)
 class Kind:
     """A method: its settings, how it is built, whether it trains an adapter of the MLLM instead of reading it frozen,
-    whether it needs a promptable mask decoder (SAM), and whether anything of it is trained at all."""
+    whether it needs a promptable mask decoder (SAM), and its presets by name: none, where nothing of it is trained."""
 
     config: type
     build: Callable[..., Method]
     tuned: bool
     needs_decoder: bool
-    trained: bool = True
+    presets: Mapping[str, Preset[Any]] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.presets)
 
 
 METHODS: dict[str, Kind] = {
-    "lens": Kind(LensConfig, build_lens, tuned=False, needs_decoder=True),
-    "mllmseg": Kind(MLLMSegConfig, build_mllmseg, tuned=True, needs_decoder=False),
-    "self1e": Kind(Self1eConfig, build_self1e, tuned=True, needs_decoder=False),
-    "lisa": Kind(LisaConfig, build_lisa, tuned=True, needs_decoder=True),
-    "ufo": Kind(UfoConfig, build_ufo, tuned=True, needs_decoder=False),
-    "localization": Kind(LocalizationConfig, build_localization, tuned=False, needs_decoder=True, trained=False),
+    "lens": Kind(LensConfig, build_lens, tuned=False, needs_decoder=True, presets=lens.PRESETS),
+    "mllmseg": Kind(MLLMSegConfig, build_mllmseg, tuned=True, needs_decoder=False, presets=mllmseg.PRESETS),
+    "self1e": Kind(self1e.Self1eConfig, self1e.build_self1e, tuned=True, needs_decoder=False, presets=self1e.PRESETS),
+    "lisa": Kind(lisa.LisaConfig, lisa.build_lisa, tuned=True, needs_decoder=True, presets=lisa.PRESETS),
+    "ufo": Kind(ufo.UfoConfig, ufo.build_ufo, tuned=True, needs_decoder=False, presets=ufo.PRESETS),
+    "localization": Kind(LocalizationConfig, build_localization, tuned=False, needs_decoder=True),
 }
 
 # Values that saved heads hold and that are written otherwise now.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from seglens.core.geometry import Canvas, Frame
+from seglens.core.geometry import Frame
 from seglens.core.types import (
     AnswerTemplates,
     Attention,
@@ -28,10 +28,6 @@ from seglens.core.types import (
     Tuning,
     Words,
 )
-
-TILE = Canvas(
-    lay="squash", resample="processor"
-)  # InternVL's one tile, as the authors of MLLMSeg, SELF1E and UFO make it
 
 
 @runtime_checkable

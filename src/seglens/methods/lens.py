@@ -16,18 +16,19 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seglens.core.geometry import Frame
+from seglens.core.geometry import Canvas, Frame
 from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
 from seglens.methods.base import BackboneSource, Method, PromptDecoder, check_choices, spread
 from seglens.methods.keypoints import refine, refine_unguarded, suppress
 from seglens.methods.losses import bce, mask_terms
+from seglens.methods.preset import LLAVA_SAM, VICUNA, Preset
 
 NEWTON = {"guarded": refine, "paper": refine_unguarded}
 
 
 @dataclass(frozen=True)
 class LensConfig:
-    """Every choice of LENS that the paper or the authors' code makes; presets in `seglens.training.presets`."""
+    """Every choice of LENS that the paper or the authors' code makes; named ones in `PRESETS`."""
 
     keypoints: int = 16  # m
     radius: float = 4 / 24  # of NMS, as a share of the grid's width (4 cells of 24)
@@ -293,3 +294,50 @@ def _without_void(
 def build_lens(config: LensConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lens:
     """A fresh LENS head: its two layers continue the backbone exactly, the rest is new."""
     return Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)
+
+
+PRESETS: dict[str, Preset[LensConfig]] = {
+    # as measured best with the embedded models: see the ablation table in docs/ablations.md
+    "default": Preset(LensConfig()),
+    # the text of arXiv 2510.16785: Eq. 1, Eq. 5 (M is each cell's covered share) and S1.1 as written, no presence.
+    # Section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
+    "paper": Preset(
+        LensConfig(
+            aggregate="mean",
+            map_scale="raw",
+            threshold=0.0,
+            newton="paper",
+            drop=0.5,
+            attention_weight=1.0,
+            presence_weight=0.0,
+        ),
+        {"steps": 5000, "images": 160, "micro": 2},
+        **LLAVA_SAM,
+    ),
+    # the released code: last token's row, map divided by its peak at 128 x 128 against floored masks, [CLS] from
+    # N(0, 1), relative threshold, i / (W - 1); what still differs from it stands in docs/design.md, section 4
+    "authors": Preset(
+        LensConfig(
+            aggregate="last",
+            map_scale="peak",
+            map_size=128,
+            map_target="floor",
+            cls_std=1.0,
+            threshold=0.4,
+            newton="paper",
+            coordinates="corner",
+            drop=0.9,
+            bce_weight=2.0,
+            dice_weight=4.0,
+            attention_weight=1.0,
+            presence_weight=0.0,
+        ),
+        # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 x 100 steps
+        {"steps": 1000, "images": 256, "micro": 8, "lr": 1e-4, "schedule": "constant", "warmup": 0, "clip": None},
+        # LISA/model_lisa/llava/conversation.py, whose default is Vicuna's system text
+        system={"llava": VICUNA.format("user")},
+        # train.py and eval.py: SAM's square of 1024 with black padding, which the processor then shrinks
+        canvas=Canvas(resample="sam-processor", padding="black"),
+        **LLAVA_SAM,
+    ),
+}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seglens.core.geometry import Canvas
 from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
 from seglens.methods.base import (
     BackboneSource,
@@ -26,6 +27,7 @@ from seglens.methods.base import (
     text_term,
 )
 from seglens.methods.losses import mask_terms
+from seglens.methods.preset import LLAVA_SAM, VICUNA, Preset
 
 TOKEN = "[SEG]"
 
@@ -118,8 +120,16 @@ def build_lisa(config: LisaConfig, backbone: BackboneSource, decoder: PromptDeco
     return Lisa(config, backbone.adapt(config.tuning(), config.speech()), decoder)
 
 
-PRESETS: dict[str, LisaConfig] = {
-    "default": LisaConfig(),
-    # the released code; train and evaluate with prompt=lisa and prompt=lisa-eval, and ask in whole requests
-    "authors": LisaConfig(vocabulary=True, text_mean="tokens", request="{}"),
+PRESETS: dict[str, Preset[LisaConfig]] = {
+    "default": Preset(LisaConfig(), {"lr": 3e-4}),
+    # the released code; train and evaluate with prompt=lisa and prompt=lisa-eval, and ask in whole requests.
+    # train_ds.py: 10 x 500 steps of 160 images, and Vicuna's system text as llava_v1 has it
+    "authors": Preset(
+        LisaConfig(vocabulary=True, text_mean="tokens", request="{}"),
+        {"steps": 5000, "images": 160, "micro": 2, "lr": 3e-4},
+        prompt="lisa",
+        system={"llava": VICUNA.format("human")},
+        canvas=Canvas(resample="processor"),
+        **LLAVA_SAM,
+    ),
 }

@@ -31,6 +31,7 @@ from seglens.methods.base import (
 )
 from seglens.methods.dysample import DySample
 from seglens.methods.losses import focal, smooth_dice
+from seglens.methods.preset import TILE, Preset, TrainingNumbers
 
 SEG, REJ = "[SEG]", "[REJ]"
 EMPTY = -0.5  # logit of a pixel whose channels are silent, where the last filter starts upright
@@ -373,39 +374,62 @@ def build_mllmseg(config: MLLMSegConfig, backbone: BackboneSource, decoder: None
     return MLLMSeg(config, backbone.adapt(config.tuning(), config.speech()))
 
 
-PRESETS: dict[str, MLLMSegConfig] = {
-    "default": MLLMSegConfig(),
+AUTHORS = MLLMSegConfig(
+    norm="batch",
+    upright=False,
+    shift_image_tokens=True,
+    double_sigmoid=True,
+    vocabulary=True,
+    final_norm=True,
+    text_mean="tokens",
+    # what it is taught is said otherwise, and of several queries at once
+    conversation=5,
+    jpeg=(75, 100),
+    taught_requests=(
+        "Can you segment {} in this image?",
+        "Please segment {} in this image.",
+        "What are {} in this image? Please respond with segmentation masks.",
+        "What are {} in this image? Please output segmentation masks.",
+    ),
+    taught_openings=("The segmentation results are ", "Sure, they are ", "Sure, ", "Sure, ", "Sure, "),
+    taught_items=(
+        "{} [SEG]",
+        "{}:[SEG]",
+        "the mask of {} is [SEG]",
+        "the segmentation of {} is [SEG]",
+        "the referred {} is [SEG]",
+    ),
+    request=" What are {}in this image? Please output segmentation masks.",
+    answers=("Sure,{}:[SEG].",),
+    refusal="Sure,{}:[REJ].",
+)
+# both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
+TRAINING: TrainingNumbers = {
+    "steps": 50_000,
+    "images": 32,
+    "micro": 4,
+    "lr": 4e-5,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup": 1500,
+}
+# the Trainer of transformers exempts biases and norms from weight decay
+AUTHORS_TRAINING: TrainingNumbers = {**TRAINING, "decay": "weights"}
+# internvl/conversation.py: InternVL 2.5's own
+SYSTEM = {
+    "internvl": "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位"
+    "联合开发的多模态大语言模型。"
+}
+PRESETS: dict[str, Preset[MLLMSegConfig]] = {
+    "default": Preset(MLLMSegConfig(), {"lr": 4e-5}, prompt="none"),
     # what the publication says of its architecture and its losses, with its own norm
-    "paper": MLLMSegConfig(norm="batch", upright=False),
+    "paper": Preset(MLLMSegConfig(norm="batch", upright=False), TRAINING, prompt="none"),
     # the released code: image states one token early, two sigmoids in the focal term, and the words, without the space
     # that belongs there, in which its evaluation asks and answers
-    "authors": MLLMSegConfig(
-        norm="batch",
-        upright=False,
-        shift_image_tokens=True,
-        double_sigmoid=True,
-        vocabulary=True,
-        final_norm=True,
-        text_mean="tokens",
-        # what it is taught is said otherwise, and of several queries at once
-        conversation=5,
-        jpeg=(75, 100),
-        taught_requests=(
-            "Can you segment {} in this image?",
-            "Please segment {} in this image.",
-            "What are {} in this image? Please respond with segmentation masks.",
-            "What are {} in this image? Please output segmentation masks.",
-        ),
-        taught_openings=("The segmentation results are ", "Sure, they are ", "Sure, ", "Sure, ", "Sure, "),
-        taught_items=(
-            "{} [SEG]",
-            "{}:[SEG]",
-            "the mask of {} is [SEG]",
-            "the segmentation of {} is [SEG]",
-            "the referred {} is [SEG]",
-        ),
-        request=" What are {}in this image? Please output segmentation masks.",
-        answers=("Sure,{}:[SEG].",),
-        refusal="Sure,{}:[REJ].",
+    "authors": Preset(AUTHORS, AUTHORS_TRAINING, prompt="mllmseg", system=SYSTEM, canvas=TILE),
+    # their second stage, on gRefCOCO alone, from a head of the first (--init)
+    "authors-gres": Preset(
+        AUTHORS, {**AUTHORS_TRAINING, "steps": 20_000, "warmup": 600}, prompt="mllmseg", system=SYSTEM, canvas=TILE
     ),
 }

@@ -40,6 +40,7 @@ from seglens.methods.base import (
     text_term,
 )
 from seglens.methods.losses import mask_terms
+from seglens.methods.preset import TILE, Preset, TrainingNumbers
 
 TOKEN = "[SEG]"
 ALPHA = 2  # a side of the block of pixels that a feature is un-shuffled to
@@ -328,15 +329,28 @@ def build_self1e(config: Self1eConfig, backbone: BackboneSource, decoder: None =
     return Self1e(config, backbone.adapt(config.tuning(), config.speech(), config.attention, config.refill))
 
 
-_WORDS = "{}"  # for data that comes in whole requests
-_AUTHORS = Self1eConfig(
-    request=_WORDS, coarse_token="combined", text_mean="tokens", mask_mean="answers", upsampling="once"
+WHOLE = "{}"  # the request, for data that comes in whole requests
+AUTHORS = Self1eConfig(
+    request=WHOLE, coarse_token="combined", text_mean="tokens", mask_mean="answers", upsampling="once"
 )
-PRESETS: dict[str, Self1eConfig] = {
-    "default": Self1eConfig(),
-    # the released code, for InternVL3-2B and for InternVL3-8B; trained with prompt=lisa, asked with prompt=lisa-eval
-    "authors": _AUTHORS,
-    "authors-8b": replace(_AUTHORS, rank=64),
+# 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg". One of "self1e", 561 thousand, is
+# steps=3500
+TRAINING: TrainingNumbers = {"steps": 15_000, "images": 160, "micro": 5, "lr": 1e-4, "schedule": "cosine"}
+SYSTEM = {"internvl": "You are an helpful assistant."}  # model/internvl3/conversation.py, in place of InternVL 3's own
+SMALL, LARGE = "OpenGVLab/InternVL3-2B-hf", "OpenGVLab/InternVL3-8B-hf"
+PRESETS: dict[str, Preset[Self1eConfig]] = {
+    "default": Preset(Self1eConfig(), {"lr": 1e-4, "schedule": "cosine"}, prompt="none"),
     # the text: Eq. 1 to 6, and a plain sum of three losses
-    "paper": Self1eConfig(request=_WORDS, combine=False, coarse_weight=0.0, bce_weight=1.0, dice_weight=1.0),
+    "paper": Preset(
+        Self1eConfig(request=WHOLE, combine=False, coarse_weight=0.0, bce_weight=1.0, dice_weight=1.0),
+        TRAINING,
+        SMALL,
+        prompt="lisa",
+    ),
+    # the released code, for InternVL3-2B and for InternVL3-8B; trained with prompt=lisa, asked with prompt=lisa-eval
+    "authors": Preset(AUTHORS, TRAINING, SMALL, prompt="lisa", system=SYSTEM, canvas=TILE),
+    # the vision side and the MLPs of 8B at 1e-4, the language model at 6e-5
+    "authors-8b": Preset(
+        replace(AUTHORS, rank=64), {**TRAINING, "language_lr": 6e-5}, LARGE, prompt="lisa", system=SYSTEM, canvas=TILE
+    ),
 }

@@ -28,6 +28,7 @@ from seglens.methods.base import (
     text_term,
 )
 from seglens.methods.losses import focal, smooth_dice
+from seglens.methods.preset import TILE, VICUNA, Preset
 
 TOKEN = "<MASK>"
 SMOOTH = 1e-3  # of its dice
@@ -130,7 +131,29 @@ def build_ufo(config: UfoConfig, backbone: BackboneSource, decoder: None = None)
     return Ufo(config, backbone.adapt(config.tuning(), config.speech(), config.attention))
 
 
-PRESETS: dict[str, UfoConfig] = {
-    "default": UfoConfig(),
-    "authors": UfoConfig(vocabulary=True, final_norm=True, text_mean="tokens"),
+PRESETS: dict[str, Preset[UfoConfig]] = {
+    "default": Preset(UfoConfig(), {"lr": 2e-4}),
+    "authors": Preset(
+        UfoConfig(vocabulary=True, final_norm=True, text_mean="tokens"),
+        # 20,000 passes of 4 images, 16 to a step, a twentieth of them warm-up; the number of devices is not published:
+        # 8 here
+        {
+            "steps": 1250,
+            "images": 512,
+            "micro": 4,
+            "lr": 2e-4,
+            "betas": (0.9, 0.999),
+            "weight_decay": 0.01,
+            "schedule": "cosine",
+            "warmup": 62,
+        },
+        prompt="ufo",
+        # ufo_llava_referseg_head.py has LISA's; the head for InternVL that of InternVL 2
+        system={
+            "llava": VICUNA.format("human"),
+            "internvl": "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，"
+            "英文名叫InternVL, 是一个有用无害的人工智能助手。",
+        },
+        canvas=TILE,
+    ),
 }

@@ -1,4 +1,4 @@
-"""Named ways to train a method. Every number is in a config class; a preset says what differs."""
+"""Named ways to train a method: the presets of the methods, collected, and the data that they are trained on."""
 
 from __future__ import annotations
 
@@ -10,42 +10,10 @@ from seglens.core.geometry import LETTERBOX, Canvas
 from seglens.core.names import check_name
 from seglens.data.negatives import USUAL
 from seglens.inference.frozen_models import Parts
-from seglens.methods import lisa, mllmseg, self1e, ufo
-from seglens.methods.base import TILE
+from seglens.methods import METHODS
 from seglens.methods.lens import LensConfig
+from seglens.methods.preset import Preset
 from seglens.training.trainer import TrainConfig
-
-LENS: dict[str, LensConfig] = {
-    # as measured best with the embedded models: see the ablation table in docs/ablations.md
-    "default": LensConfig(),
-    # the text of arXiv 2510.16785: Eq. 1, Eq. 5 (M is each cell's covered share) and S1.1 as written, no presence
-    "paper": LensConfig(
-        aggregate="mean",
-        map_scale="raw",
-        threshold=0.0,
-        newton="paper",
-        drop=0.5,
-        attention_weight=1.0,
-        presence_weight=0.0,
-    ),
-    # the released code: last token's row, map divided by its peak at 128 x 128 against floored masks, [CLS] from
-    # N(0, 1), relative threshold, i / (W - 1); what still differs from it stands in docs/design.md, section 4
-    "authors": LensConfig(
-        aggregate="last",
-        map_scale="peak",
-        map_size=128,
-        map_target="floor",
-        cls_std=1.0,
-        threshold=0.4,
-        newton="paper",
-        coordinates="corner",
-        drop=0.9,
-        bce_weight=2.0,
-        dice_weight=4.0,
-        attention_weight=1.0,
-        presence_weight=0.0,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -79,117 +47,22 @@ class Recipe:
         return parts.told(None if system is None or parts.backbone.prompts.unknown(system) else system)
 
 
-# System texts of the released code. LENS: LISA/model_lisa/llava/conversation.py, whose default is Vicuna's own
-# sentence. LISA: the same file's llava_v1, which train_ds.py chooses; UFO's LLaVA head (ufo_llava_referseg_head.py)
-# has that too, and its InternVL head that of InternVL 2. MLLMSeg: internvl/conversation.py, InternVL 2.5's own.
-# SELF1E: model/internvl3/conversation.py, which has another in its place.
-POLITE = (
-    "A chat between a curious {0} and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the {0}'s questions."
-)
-LENS_SYSTEM, LISA_SYSTEM = {"llava": POLITE.format("user")}, {"llava": POLITE.format("human")}
-INTERNVL_2 = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
-INTERNVL_2_5 = (
-    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
-)
-MLLMSEG_SYSTEM = {"internvl": INTERNVL_2_5}
-SELF1E_SYSTEM = {"internvl": "You are an helpful assistant."}
-UFO_SYSTEM = {"llava": POLITE.format("human"), "internvl": INTERNVL_2}
-MLLMSEG_TRAINING = TrainConfig(
-    steps=50_000, images=32, micro=4, lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, schedule="cosine", warmup=1500
-)
-# 2.4 million samples in steps of 160: one epoch of the data preset "self1e-seg". One of "self1e", 561 thousand, is
-# steps=3500
-SELF1E_TRAINING = TrainConfig(steps=15_000, images=160, micro=5, lr=1e-4, schedule="cosine")
-LLAVA_SAM: dict[str, Any] = {"backbone": "llava-hf/llava-1.5-7b-hf", "decoder": "facebook/sam-vit-huge", "layer": 14}
-SELF1E_2B: dict[str, Any] = {"backbone": "OpenGVLab/InternVL3-2B-hf", "prompt": "lisa"}
 ADJUSTABLE = ("method", "training", "canvas")
+# shares of LISA's mixture that the released code of a method takes, where they are not those of the papers
+RATES = {("lens", "authors"): "authors", ("lisa", "authors"): "lisa"}
+
+
+def _collected(method: str, name: str, preset: Preset[Any]) -> Recipe:
+    parts: dict[str, Any] = {key: getattr(preset, key) for key in ("backbone", "decoder", "layer", "prompt", "system")}
+    rates = RATES.get((method, name), "paper")
+    return Recipe(preset.config, TrainConfig(**preset.training), rates=rates, canvas=preset.canvas, **parts)
+
+
+# every preset stands in its method's file; a method without any has nothing to train
 RECIPES: dict[str, dict[str, Recipe]] = {
-    "lens": {
-        "default": Recipe(LENS["default"], TrainConfig()),
-        # section 4.1: AdamW at 5e-5, all else "follows LISA": 10 x 500 steps of 160 images, warm-up and linear decay
-        "paper": Recipe(LENS["paper"], TrainConfig(steps=5000, images=160, micro=2), rates="paper", **LLAVA_SAM),
-        # configs/default.yaml: 8 images x 8 devices x 4 passes at a rate that stays, no clipping; 10 x 100 steps
-        "authors": Recipe(
-            LENS["authors"],
-            TrainConfig(steps=1000, images=256, micro=8, lr=1e-4, schedule="constant", warmup=0, clip=None),
-            rates="authors",
-            # train.py and eval.py: SAM's square of 1024 with black padding, which the processor then shrinks
-            canvas=Canvas(resample="sam-processor", padding="black"),
-            system=LENS_SYSTEM,
-            **LLAVA_SAM,
-        ),
-    },
-    "mllmseg": {
-        "default": Recipe(mllmseg.PRESETS["default"], TrainConfig(lr=4e-5), prompt="none"),
-        # both: 50,000 steps of 32 images, 3 % of them warm-up, then a cosine; 8B sizes need an InternVL in -hf form
-        "paper": Recipe(mllmseg.PRESETS["paper"], MLLMSEG_TRAINING, prompt="none"),
-        # the Trainer of transformers exempts biases and norms from weight decay
-        "authors": Recipe(
-            mllmseg.PRESETS["authors"],
-            replace(MLLMSEG_TRAINING, decay="weights"),
-            prompt="mllmseg",
-            system=MLLMSEG_SYSTEM,
-            canvas=TILE,
-        ),
-        # their second stage, on gRefCOCO alone, from a head of the first (--init)
-        "authors-gres": Recipe(
-            mllmseg.PRESETS["authors"],
-            replace(MLLMSEG_TRAINING, decay="weights", steps=20_000, warmup=600),
-            prompt="mllmseg",
-            system=MLLMSEG_SYSTEM,
-            canvas=TILE,
-        ),
-    },
-    "self1e": {
-        "default": Recipe(self1e.PRESETS["default"], TrainConfig(lr=1e-4, schedule="cosine"), prompt="none"),
-        "paper": Recipe(self1e.PRESETS["paper"], SELF1E_TRAINING, **SELF1E_2B),
-        "authors": Recipe(self1e.PRESETS["authors"], SELF1E_TRAINING, system=SELF1E_SYSTEM, canvas=TILE, **SELF1E_2B),
-        # the vision side and the MLPs of 8B at 1e-4, the language model at 6e-5
-        "authors-8b": Recipe(
-            self1e.PRESETS["authors-8b"],
-            replace(SELF1E_TRAINING, language_lr=6e-5),
-            backbone="OpenGVLab/InternVL3-8B-hf",
-            prompt="lisa",
-            canvas=TILE,
-            system=SELF1E_SYSTEM,
-        ),
-    },
-    "lisa": {
-        "default": Recipe(lisa.PRESETS["default"], TrainConfig(lr=3e-4)),
-        # train_ds.py: 10 x 500 steps of 160 images
-        "authors": Recipe(
-            lisa.PRESETS["authors"],
-            TrainConfig(steps=5000, images=160, micro=2, lr=3e-4),
-            rates="lisa",
-            prompt="lisa",
-            canvas=Canvas(resample="processor"),
-            system=LISA_SYSTEM,
-            **LLAVA_SAM,
-        ),
-    },
-    "ufo": {
-        "default": Recipe(ufo.PRESETS["default"], TrainConfig(lr=2e-4)),
-        # 20,000 passes of 4 images, 16 to a step, a twentieth of them warm-up; on how many devices is not told: 8 here
-        "authors": Recipe(
-            ufo.PRESETS["authors"],
-            TrainConfig(
-                steps=1250,
-                images=512,
-                micro=4,
-                lr=2e-4,
-                betas=(0.9, 0.999),
-                weight_decay=0.01,
-                schedule="cosine",
-                warmup=62,
-            ),
-            canvas=TILE,
-            prompt="ufo",
-            system=UFO_SYSTEM,
-        ),
-    },
+    method: {name: _collected(method, name, preset) for name, preset in kind.presets.items()}
+    for method, kind in METHODS.items()
+    if kind.trained
 }
 
 
