@@ -259,7 +259,7 @@ def test_for_training(scenes: list[Sample], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no list of two classes"):
         load_data("world:n=2,negatives=0.2")
     for wrong in ("-1", "1.5", "x"):
-        with pytest.raises(ValueError, match=r"negatives=.*(needs a share|is not float)"):
+        with pytest.raises(ValueError, match=r"negatives=.*(needs a share|it must be a number)"):
             load_data(f"{spec},negatives={wrong}")
 
 

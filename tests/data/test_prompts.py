@@ -143,7 +143,7 @@ def test_as_options_of_every_dataset(tmp_path: Path) -> None:
         "world:prompt=lenz": "no prompt 'lenz'.* did you mean 'lens'",
         "world:promt=lens": "did you mean 'prompt'",
         "world:limit=0": "limit=0; it must be at least 1",
-        "world:limit=x": "limit=x is not int",
+        "world:limit=x": "limit=x; it must be a whole number",
     }.items():
         with pytest.raises(ValueError, match=says):
             load_data(text)

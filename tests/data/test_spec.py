@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from own_data import write_coco, write_jsonl
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.lisa_tree import LISA_TREE, TREE
-from seglens.data.spec import parse, write
+from seglens.data.spec import parse, typed_value, write
 
 READ = {
     "world": ("world", {}),
@@ -55,6 +57,46 @@ def test_mistakes_show_how(text: str) -> None:
         load_data(text)
 
 
+VALUES: list[tuple[Any, str, object]] = [
+    (str, "a, b", "a, b"),
+    (int, "12", 12),
+    (float, "1e-4", 1e-4),
+    (bool, "False", False),
+    (Literal["no", "yes"], "yes", "yes"),
+    (int | None, "none", None),
+    (int | None, "3", 3),
+    (str | None, "None", None),
+    (tuple[float, float], "0.8+0.9", (0.8, 0.9)),
+    (tuple[str, ...], "q_proj+v_proj", ("q_proj", "v_proj")),
+    (tuple[Literal["a", "b"], ...], "b", ("b",)),
+    (Path, "x/y", Path("x/y")),
+    (Path | None, "none", Path("none")),  # a folder may have that name
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "value"), VALUES)
+def test_a_value_is_read_by_its_type(kind: Any, text: str, value: object) -> None:
+    read = typed_value(kind, "key", text)
+    assert (read, type(read)) == (value, type(value))
+
+
+WRONG: list[tuple[Any, str, str]] = [
+    (int, "many", "got key=many; it must be a whole number"),
+    (int | None, "1.5", "got key=1.5; it must be a whole number"),
+    (float, "", "got key=; it must be a number"),
+    (tuple[float, ...], "1,2", "got key=1,2; it must be a number"),
+    (bool, "maybe", "got key=maybe; choose from true, false"),
+    (Literal["guarded", "paper"], "papers", "got key=papers; choose from guarded, paper; did you mean 'paper'?"),
+    (Path, "", "key= is empty; write a path after it, or leave it out"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "message"), WRONG)
+def test_a_value_of_another_type_is_refused_with_the_name_of_its_option(kind: Any, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        typed_value(kind, "key", text)
+
+
 @pytest.fixture
 def samples() -> list[Sample]:
     mask = np.zeros((20, 30), bool)
@@ -78,7 +120,7 @@ def test_a_tilde_is_the_users_own_folder(
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     write_jsonl(tmp_path, samples)
     assert len(load_data("jsonl:file=~/data.jsonl")) == len(load_data('jsonl:file="~/data.jsonl",images=~')) == 1
-    with pytest.raises(ValueError, match="a user who is not known here"):
+    with pytest.raises(ValueError, match="the home folder of an unknown user"):
         load_data("jsonl:file=~nobody-of-this-name/data.jsonl")
 
 

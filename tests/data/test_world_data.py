@@ -119,7 +119,7 @@ def test_by_name() -> None:
         ("", "choose from world"),
         ("world:sed=1", "did you mean 'seed'"),
         ("world:n", "key=value"),
-        ("world:n=many", "n=many is not int"),
+        ("world:n=many", "n=many; it must be a whole number"),
         ("world:n=0", "at least 1"),
         ("world:queries=-1", "at least 1"),
         ("world:seed=-1", "0 or more"),

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 from exports.made import MASKS, blobs
 from seglens.exports.bridge import bridged, joined
-from seglens.exports.outline import outline
+from seglens.exports.outline import regions_of
 
 # pycocotools gives numpy 2 arrays in a way that numpy 1 knew.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -23,7 +23,7 @@ def as_coco(polygons: list[Int[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bo
 
 
 def check(mask: Bool[np.ndarray, "h w"]) -> None:
-    regions = outline(mask)
+    regions = regions_of(mask)
     if regions:
         np.testing.assert_array_equal(as_coco([bridged(one) for one in regions], mask.shape), mask)
         np.testing.assert_array_equal(as_coco([joined(regions)], mask.shape), mask)
@@ -43,7 +43,7 @@ def test_masks_as_models_draw_them(seed: int) -> None:
 def test_many_holes_on_one_edge_and_holes_behind_holes() -> None:
     mask = np.ones((25, 40), bool)
     mask[2::3, 3::4] = False
-    (region,) = outline(mask)
+    (region,) = regions_of(mask)
     assert len(region.bridges) == 8 * 9
     check(mask)
 
@@ -51,7 +51,7 @@ def test_many_holes_on_one_edge_and_holes_behind_holes() -> None:
 def test_a_bridge_lies_in_the_mask() -> None:
     for seed in range(8):
         mask = blobs(seed, (40, 60))
-        for region in outline(mask):
+        for region in regions_of(mask):
             for bridge in region.bridges:
                 x, y = region.rings[bridge.hole][0].tolist()
                 assert bridge.x < x
@@ -66,7 +66,7 @@ def test_who_draws_the_line_too_adds_its_right_and_lower_border() -> None:
     for seed in range(4):
         mask = blobs(seed)
         drawn = np.zeros(mask.shape, np.uint8)
-        for region in outline(mask):
+        for region in regions_of(mask):
             cv2.fillPoly(drawn, [bridged(region).astype(np.int32)], 1)
         grown = np.pad(mask, ((1, 0), (1, 0)))
         grown = grown[1:, 1:] | grown[:-1, 1:] | grown[1:, :-1] | grown[:-1, :-1]

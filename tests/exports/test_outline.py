@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from jaxtyping import Bool, Int
 
 from exports.made import MASKS, blobs
-from seglens.exports.outline import Region, outline
+from seglens.exports.outline import Region, regions_of
 
 
 def area(ring: Int[np.ndarray, "_ 2"]) -> int:
@@ -43,7 +43,7 @@ def pieces(mask: Bool[np.ndarray, "h w"]) -> list[Bool[np.ndarray, "h w"]]:
 
 
 def check(mask: Bool[np.ndarray, "h w"]) -> tuple[Region, ...]:
-    regions = outline(mask)
+    regions = regions_of(mask)
     for region in regions:
         for place, ring in enumerate(region.rings):
             steps = np.roll(ring, -1, 0) - ring
@@ -94,5 +94,5 @@ def test_rings_of_what_can_be_drawn_by_hand(mask: np.ndarray, rings: list[int]) 
 def test_the_points_are_pixel_corners_of_the_image() -> None:
     mask = np.zeros((9, 9), bool)
     mask[2:5, 3:7] = True
-    (region,) = outline(mask)
+    (region,) = regions_of(mask)
     assert region.rings[0].tolist() == [[3, 5], [3, 2], [7, 2], [7, 5]]

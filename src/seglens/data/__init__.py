@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import signature
-from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from seglens.core.names import check_name
 from seglens.data.coco import coco_data
@@ -21,7 +19,7 @@ from seglens.data.prompts import Prompted
 from seglens.data.reasonseg import reasonseg
 from seglens.data.refer import BUILDERS as REFER
 from seglens.data.semantic import ade20k, cocostuff, mapillary
-from seglens.data.spec import parse
+from seglens.data.spec import parse, typed_value
 from seglens.data.subset import Limited
 from seglens.data.world import WorldData
 from seglens.data.yolo import yolo_data
@@ -91,36 +89,13 @@ def _build(
     if missing:
         raise ValueError(f"{name} needs {', '.join(f'{key}=...' for key in missing)}; its options: {', '.join(known)}")
     kinds = get_type_hints(_typed_at(builder))
-    made = builder(**{key: _typed(kinds.get(key, str), key, value) for key, value in options.items()})
+    made = builder(**{key: typed_value(kinds.get(key, str), key, value) for key, value in options.items()})
     for key, value in wraps.items():
         kind, wrap = common[key]
-        made = wrap(made, _typed(kind, key, value))
+        made = wrap(made, typed_value(kind, key, value))
     return made
 
 
 def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
     """Where a builder's types are written: a function carries its own, a class those of its `__init__`."""
     return builder.__init__ if isinstance(builder, type) else builder  # type: ignore[misc]
-
-
-def _typed(kind: Any, key: str, value: str) -> Any:
-    """The text of an option as what the builder wants; of `X | None`, X."""
-    kind = next((one for one in get_args(kind) if one is not NoneType), kind) if NoneType in get_args(kind) else kind
-    if kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            raise ValueError(f"{key}={value} is not {kind.__name__}") from None
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        raise ValueError(f"got {key}={value}; choose from {', '.join(map(str, get_args(kind)))}")
-    if kind is Path and not value:
-        raise ValueError(f"{key}= is empty; write a path after it, or leave it out")
-    return _path(key, value) if kind is Path else value
-
-
-def _path(key: str, value: str) -> Path:
-    """With ~ for the user's own folder, which no shell writes out behind an equals sign."""
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{key}={value} names the folder of a user who is not known here; write the path") from None

@@ -6,9 +6,10 @@ import math
 import textwrap
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from seglens.core.mask_edges import edge_pixels
 from seglens.core.types import Sample, Target
 
 SIDE = 384  # longest side of a panel, in pixels
@@ -47,14 +48,5 @@ def _painted(image: UInt8[np.ndarray, "h w 3"], target: Target) -> UInt8[np.ndar
     if target.ignore is not None:
         picture[target.ignore] = picture[target.ignore] // 2 + np.array(IGNORED, np.uint8) // 2
     picture[target.mask] = picture[target.mask] // 2 + np.array(MASK, np.uint8) // 2
-    picture[_outline(target.mask, 1 + max(image.shape) // SIDE)] = MASK
+    picture[edge_pixels(target.mask, 1 + max(image.shape) // SIDE, border=False)] = MASK
     return picture
-
-
-def _outline(mask: Bool[np.ndarray, "h w"], thick: int) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the mask within `thick` steps of its edge; the image's border is no edge."""
-    inner = mask
-    for _ in range(thick):
-        padded = np.pad(inner, 1, mode="edge")
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner

@@ -35,6 +35,24 @@ class PartialDataset(Protocol):
         iterating does."""
 
 
+class DatasetWrapper:
+    """What a dataset that is made of another one, `inner`, has from it. A base of final classes."""
+
+    inner: Dataset
+
+    @property
+    def trainable(self) -> bool:
+        return self.inner.trainable
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return classes_of(self.inner)
+
+    @property
+    def faults(self) -> Sequence[RecordFault]:
+        return faults_of(self.inner)
+
+
 def usable(dataset: Dataset, index: int) -> tuple[Sample | None, list[RecordFault]]:
     """What iterating makes of one sample: for those who share a dataset and take their part of it by number."""
     return dataset.usable(index) if isinstance(dataset, PartialDataset) else (dataset[index], [])

@@ -6,12 +6,12 @@ leading blanks of some evaluation forms are their authors', after that line brea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from seglens.core.names import check_name
 from seglens.core.types import Sample, Target
-from seglens.data.dataset import Dataset, classes_of, faults_of, usable
+from seglens.data.dataset import Dataset, DatasetWrapper, usable
 from seglens.data.records import RecordFault
 from seglens.data.rng import below, words
 
@@ -104,7 +104,7 @@ def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Ta
     return replace(target, query=query, explained=why, prompted=True)
 
 
-class Prompted:
+class Prompted(DatasetWrapper):
     """A dataset with its queries put in the templates of a preset; all else is as it was.
 
     Raises ValueError on an unknown preset."""
@@ -112,18 +112,6 @@ class Prompted:
     def __init__(self, inner: Dataset, preset: str, seed: int = 0):
         check_name(preset, PROMPTS, "prompt")
         self.inner, self.preset, self.seed = inner, preset, seed
-
-    @property
-    def trainable(self) -> bool:
-        return self.inner.trainable
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return classes_of(self.inner)
-
-    @property
-    def faults(self) -> Sequence[RecordFault]:
-        return faults_of(self.inner)
 
     def __len__(self) -> int:
         return len(self.inner)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 
 from seglens.core.types import Sample
-from seglens.data.dataset import Dataset, classes_of, faults_of, usable
+from seglens.data.dataset import Dataset, DatasetWrapper, usable
 from seglens.data.records import RecordFault
 
 
-class Limited:
+class Limited(DatasetWrapper):
     """The first `count` images of `inner`, or all if it has fewer.
 
     Iterating does not count those that are left out, so that as many come as were asked for while there are any."""
@@ -19,18 +19,6 @@ class Limited:
         if count < 1:
             raise ValueError(f"got limit={count}; it must be at least 1")
         self.inner, self.count = inner, count
-
-    @property
-    def trainable(self) -> bool:
-        return self.inner.trainable
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return classes_of(self.inner)
-
-    @property
-    def faults(self) -> Sequence[RecordFault]:
-        return faults_of(self.inner)
 
     def __len__(self) -> int:
         return min(self.count, len(self.inner))

@@ -8,7 +8,7 @@ from typing import Any
 
 from seglens.exports.base import Files, Format, array, missing_picture
 from seglens.exports.bridge import bridged
-from seglens.exports.outline import outline
+from seglens.exports.outline import regions_of
 from seglens.exports.page import AnnotatedImage, Item, Leaf, Title, missing_place
 
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
@@ -82,4 +82,4 @@ def _annotations(leaves: Iterable[Leaf], numbers: Mapping[str, int], polygons: b
 
 
 def _polygons(item: Item) -> list[list[int]]:
-    return [bridged(region).ravel().tolist() for region in outline(item.mask())]
+    return [bridged(region).ravel().tolist() for region in regions_of(item.mask())]

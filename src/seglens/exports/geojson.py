@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from seglens.exports.base import Files, Made
-from seglens.exports.outline import Region, outline
+from seglens.exports.outline import Region, regions_of
 from seglens.exports.page import AnnotatedImage, ExportedObject, Title, things_of
 from seglens.inference.prediction import Prediction
 
@@ -26,7 +26,7 @@ def to_geojson(predictions: Prediction | Iterable[Prediction]) -> dict[str, Any]
 
 
 def _feature(number: int, thing: ExportedObject) -> dict[str, Any]:
-    shapes = [_shape(region) for region in outline(thing.instance.mask)]
+    shapes = [_shape(region) for region in regions_of(thing.instance.mask)]
     several = len(shapes) > 1
     return {
         "type": "Feature",

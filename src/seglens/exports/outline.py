@@ -1,4 +1,7 @@
-"""The outline of a mask: polygons with holes that run on the edges of pixels, so that they cover exactly its pixels.
+"""The outline of a mask as polygons with holes, on the edges of pixels, so that they cover exactly its pixels.
+
+Our own code and not OpenCV's `findContours`, which traces through the centres of pixels: filled again, its polygons
+have other pixels. (The edge of a mask as pixels: `core.mask_edges`.)
 
 Points are (x, y) of pixel corners: pixel i covers [i, i + 1). Every ring is simple: it visits no corner twice. Rings
 turn so that the shoelace formula gives outer ones a positive area and holes a negative one.
@@ -33,7 +36,7 @@ class Region:
     bridges: list[Bridge] = field(default_factory=list)
 
 
-def outline(mask: Bool[np.ndarray, "h w"]) -> tuple[Region, ...]:
+def regions_of(mask: Bool[np.ndarray, "h w"]) -> tuple[Region, ...]:
     """The regions of the mask, from left to right and top to bottom; none when it is empty.
 
     Pixels that touch at a corner only do not hang together. Vectorised over pixels and corners; a loop runs over

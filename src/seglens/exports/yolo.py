@@ -12,7 +12,7 @@ import yaml
 
 from seglens.exports.base import Files, Format, Made
 from seglens.exports.bridge import joined
-from seglens.exports.outline import outline
+from seglens.exports.outline import regions_of
 from seglens.exports.page import AnnotatedImage, Leaf, Title, picture, things_of
 from seglens.inference.prediction import Prediction
 
@@ -29,7 +29,7 @@ def to_yolo(predictions: Prediction | Iterable[Prediction], classes: Mapping[str
     lines = []
     for thing in things_of(predictions):
         mask = thing.instance.mask
-        shares = joined(outline(mask)) / np.array([mask.shape[1], mask.shape[0]])
+        shares = joined(regions_of(mask)) / np.array([mask.shape[1], mask.shape[0]])
         lines.append(" ".join([str(classes[thing.query]), *(f"{share:.7g}" for share in shares.ravel().tolist())]))
     return "".join(f"{line}\n" for line in lines)
 

@@ -20,6 +20,7 @@ from seglens.core.files import digest, write_new
 from seglens.core.geometry import Frame, Lay
 from seglens.core.image_marks import marked_png
 from seglens.core.interruption import safe_point
+from seglens.core.mask_edges import edge_pixels
 from seglens.core.mask_logits import Drawing, Moves, bands
 from seglens.core.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
 from seglens.data.masks import encode_rle
@@ -206,7 +207,7 @@ class Prediction:
 
     def overlay(self, heat: bool = True) -> Image.Image:
         """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
-        shown, line = self.image.copy(), outline(self.mask)
+        shown, line = self.image.copy(), edge_pixels(self.mask)
         for rows in bands(*self.image.shape[:2]):
             picture = shown[rows].astype(np.float32)
             if heat and self.heat_map is not None:
@@ -323,10 +324,3 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the mask with a neighbour outside it, or beyond the border."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner

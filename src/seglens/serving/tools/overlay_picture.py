@@ -11,7 +11,7 @@ from einops import reduce
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from seglens.inference.prediction import outline
+from seglens.core.mask_edges import edge_pixels
 
 BOX = Image.Resampling.BOX  # the mean of all that a pixel stands for
 SIDE = 1024  # pixels: it is for eyes, and every client pays for it; a mask keeps the image's own size
@@ -31,7 +31,7 @@ def drawn(
     middles = list[tuple[int, int] | None]()
     for k, mask in enumerate(shrunk(one, height, width) for one in masks):
         pixels[mask] = (1 - COVER) * pixels[mask] + COVER * _colour(k)
-        pixels[outline(mask)] = _colour(k)
+        pixels[edge_pixels(mask)] = _colour(k)
         middles.append(_middle(mask))
     picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     for middle, number in zip(middles, numbers, strict=True) if numbers else ():

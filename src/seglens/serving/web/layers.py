@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from seglens.inference.prediction import MASK_COLOUR, Prediction, outline
+from seglens.core.mask_edges import edge_pixels
+from seglens.inference.prediction import MASK_COLOUR, Prediction
 
 HEAT_COLOUR = (255, 190, 20)
 HEAT, FILL, LINE = 190, 110, 255  # opacities, of 255
@@ -54,7 +55,7 @@ def mask_layer(masks: Sequence[Bool[np.ndarray, "h w"]], side: int, first: int =
     for number, mask in enumerate(masks, first):
         small = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         layer[small] = (*colour_of(number), FILL)
-        layer[outline(small)] = (*colour_of(number), LINE)
+        layer[edge_pixels(small)] = (*colour_of(number), LINE)
     return Image.fromarray(layer)
 
 
