@@ -38,7 +38,7 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@ $(USER_STAMP)
 
 demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
-	$(BIN)/seglens tour
+	$(BIN)/seglens demo
 
 # For every edit: the modules that everything stands on, one method, the verb, and the contract of imports.
 QUICK := tests/core tests/model_files tests/exports tests/data/test_spec.py tests/data/test_masks.py tests/methods/test_keypoints.py \
@@ -57,7 +57,7 @@ test-slow: setup ## the rest of it: trainings, kills, launches of several proces
 LATEST := out/latest
 LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(LATEST)/torch.txt
 
-test-latest: $(BIN)/pip ## the wheel with the newest packages that pyproject allows: the tour, and tests of what they may break
+test-latest: $(BIN)/pip ## the wheel with the newest packages that pyproject allows: the demo, and tests of what they may break
 	rm -rf $(LATEST) build
 	$(BIN)/python -m venv $(LATEST)
 	grep '^torch==' constraints.txt > $(LATEST)/torch.txt

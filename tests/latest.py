@@ -1,7 +1,7 @@
 """`make test-latest`: does the installed wheel work with the newest packages? Run by the environment that has them.
 
 It tells which packages moved from constraints.txt, before all else and again at the end of a failure, then takes the
-tour, starts what users start, and runs the tests that stand on other packages' interfaces."""
+demo, starts what users start, and runs the tests that stand on other packages' interfaces."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     lesson = "world:n=4,split=train,queries=2"
     step = ["--backbone", "embedded/mllm", "--decoder", "embedded/sam", "--set", "steps=1", "--set", "images=2"]
     return {
-        "tour": [*seglens, "tour", "--out", str(out / "tour")],
+        "demo": [*seglens, "demo", "--out", str(out / "demo")],
         "doctor": [*seglens, "doctor"],
         "page": [sys.executable, "-c", PAGE],
         "a training step": [*seglens, "train", "--data", lesson, *step, "--out", str(out / "run")],

@@ -22,8 +22,8 @@ def test_from_the_first_line_to_the_last(tmp_path: Path, monkeypatch: pytest.Mon
     must exist, and each dataset that they name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")  # no help text cuts an option
-    assert "$(BIN)/seglens tour" in MAKEFILE
-    assert seglens("tour")[0] == 0
+    assert "$(BIN)/seglens demo" in MAKEFILE
+    assert seglens("demo")[0] == 0
     assert blocks(README, "python")
     assert len([line for line in seglens_lines(README) if not ELSEWHERE.search(line)]) >= 6
     with ExitStack() as servers:

@@ -249,8 +249,8 @@ def test_doctor(seglens: Run) -> None:
     assert (code, report["ok"]) == (0, True)
 
 
-def test_tour(seglens: Run, tmp_path: Path) -> None:
-    code, out, err = seglens("tour", "--out", tmp_path)
+def test_demo(seglens: Run, tmp_path: Path) -> None:
+    code, out, err = seglens("demo", "--out", tmp_path)
     assert (code, err) == (0, "")
     assert str(tmp_path) in out
     made = sorted(p.name for p in tmp_path.glob("*.png"))
@@ -269,7 +269,8 @@ def test_tour(seglens: Run, tmp_path: Path) -> None:
         ("train",),
         ("probe",),
         ("doctor",),
-        ("tour",),
+        ("demo",),
+        ("page",),
         ("world",),
         ("world", "sample"),
         ("embedded",),

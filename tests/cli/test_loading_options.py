@@ -21,8 +21,8 @@ from seglens.core.types import Sample
 from seglens.data.maskfile import load_mask
 from seglens.inference.segmenter import Segmenter, threshold_logit
 
-LOADED = ("segment", "refine", "ask", "chat", "demo", "mcp", "eval", "bench", "route")
-DRAWING = ("segment", "refine", "chat", "demo", "mcp", "eval")
+LOADED = ("segment", "refine", "ask", "chat", "page", "mcp", "eval", "bench", "route")
+DRAWING = ("segment", "refine", "chat", "page", "mcp", "eval")
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_the_newest_packages_are_tried_after_the_tested_ones() -> None:
 def test_what_moved_is_told_before_all_else_and_when_something_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("latest.commands", lambda folder: {"tour": [sys.executable, "-c", "raise SystemExit(3)"]})
+    monkeypatch.setattr("latest.commands", lambda folder: {"demo": [sys.executable, "-c", "raise SystemExit(3)"]})
     monkeypatch.setattr("seglens.cli.tested_versions.moved_packages", lambda: [Package("transformers", "9.0", "5.0")])
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert latest.main(tmp_path) == 2
@@ -96,4 +96,4 @@ def test_what_moved_is_told_before_all_else_and_when_something_fails(
     assert latest.main(tmp_path) == 3
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "newer than constraints.txt: transformers 9.0 (tested: 5.0)"
-    assert told[2] == "tour failed with these packages newer than constraints.txt: transformers 9.0 (tested: 5.0)"
+    assert told[2] == "demo failed with these packages newer than constraints.txt: transformers 9.0 (tested: 5.0)"

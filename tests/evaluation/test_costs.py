@@ -84,7 +84,7 @@ def test_a_folder_with_just_a_config(tmp_path: Path, seglens: Run) -> None:
     folder = tmp_path / "some-model"
     folder.mkdir()
     shutil.copy(CONFIGS / "Qwen2.5-VL-7B-Instruct.json", folder / "config.json")
-    code, out, err = seglens("doctor", "--model", folder, "--image-size", 448, "--layer", 9, "--json")
+    code, out, err = seglens("doctor", "--mllm", folder, "--image-size", 448, "--layer", 9, "--json")
     said = json.loads(out)
     assert (code, err) == (0, "")
     assert (said["name"], said["grid"], said["layer"]) == ("some-model", [16, 16], 9)
@@ -94,7 +94,7 @@ def test_a_folder_with_just_a_config(tmp_path: Path, seglens: Run) -> None:
 def test_the_table(public: dict[str, Costs], seglens: Run) -> None:
     """The command of the README, on two of its rows."""
     names = ("llava-1.5-7b-hf", "Qwen3-VL-4B-Instruct")
-    code, out, err = seglens("doctor", *(part for name in names for part in ("--model", CONFIGS / f"{name}.json")))
+    code, out, err = seglens("doctor", *(part for name in names for part in ("--mllm", CONFIGS / f"{name}.json")))
     assert (code, err) == (0, "")
     assert out.splitlines() == table([public[name] for name in names]).splitlines()
     assert "7.06 B | 14.1 / " in out
@@ -105,7 +105,7 @@ def test_the_table(public: dict[str, Costs], seglens: Run) -> None:
 
 def test_what_cannot_be_drawn(tmp_path: Path, seglens: Run) -> None:
     def refused(said: str, *arguments: object) -> None:
-        code, out, err = seglens("doctor", "--model", *arguments)
+        code, out, err = seglens("doctor", "--mllm", *arguments)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
         assert said in err

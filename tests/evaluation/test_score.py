@@ -288,7 +288,7 @@ def test_the_command(tmp_path: Path, seglens: Run) -> None:
     assert (report["gIoU"], report["cIoU"]) == (0.5, 2 / 6)
     assert (report["N_acc"], report["T_acc"], report["P@0.5"], report["P@0.6"]) == (0.5, 1, 1, 0)
     assert "no model is needed" in seglens("score", "--help")[1]
-    assert json.loads(seglens("score", path, "--json")[1])["protocol"] == "lisa"
+    assert json.loads(seglens("score", path)[1])["protocol"] == "lisa"
     assert json.loads(seglens("score", path, "--against", path)[1])["cIoU"]["difference"] == 0
 
 

@@ -12,18 +12,19 @@ from typing import Annotated, Any
 import typer
 
 from seglens import __version__
+from seglens.cli.bench import bench
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.chat import chat
 from seglens.cli.convert import convert_internvl, convert_mllmseg, convert_self1e
 from seglens.cli.data import data_check, data_show
+from seglens.cli.demo import demo
+from seglens.cli.doctor import doctor
 from seglens.cli.embedded import embedded_ablate, embedded_build, embedded_table, embedded_unpack, world_sample
 from seglens.cli.evaluate import evaluate
 from seglens.cli.failures import is_memory, mind_limit, sentence, too_tight
-from seglens.cli.general import bench
-from seglens.cli.machine import doctor, tour
 from seglens.cli.mcp import mcp
 from seglens.cli.overlap import overlap
-from seglens.cli.page import demo
+from seglens.cli.page import page
 from seglens.cli.probe import probe
 from seglens.cli.refine import refine
 from seglens.cli.route import route
@@ -46,8 +47,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "mcp": mcp,
     "probe": probe,
     "doctor": doctor,
-    "tour": tour,
     "demo": demo,
+    "page": page,
 }
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": ("Look at a dataset before it is used.", {"check": data_check, "overlap": overlap, "show": data_show}),

@@ -24,7 +24,7 @@ def mcp(
         str, typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP here (a PORT alone: for this machine only).")
     ] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="A name by which others reach it over HTTP.")] = None,
-    allow_urls: Annotated[bool, typer.Option(help="Fetch images from public https addresses.")] = False,
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch images from public https addresses.")] = False,
     open_images: Annotated[int, typer.Option(help="Images that stay open for further questions.")] = 8,
 ) -> None:
     """Give an agent eyes: an MCP server on standard input and output, or over HTTP."""

@@ -1,4 +1,4 @@
-"""`seglens demo`."""
+"""`seglens page`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import typer
 from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 
 
-def demo(
+def page(
     system: TalkingSystem,
     thresholds: Thresholds,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
-    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the page in a browser.")] = False,
 ) -> None:
     """A web page: a picture, a talk about it, masks to look at, to correct by clicks and to take away."""
     if port is not None:
@@ -30,7 +30,7 @@ def demo(
         raise ImportError("the page needs gradio; run: pip install 'seglens[page]'") from error
     limits, sure = PageLimits(), thresholds.options()
     blocks = build(load_segmenter(system, **sure), system.name, limits)
-    print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=browser)}", flush=True)
+    print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=not no_open)}", flush=True)
     say("Press Ctrl+C to stop.")
     try:
         Event().wait()

@@ -25,7 +25,6 @@ def score(
         typer.Option(help="Other predictions of the same samples: the difference, PREDICTIONS minus these."),
     ] = None,
     bad: Annotated[Bad, typer.Option(help="refuse, or skip bad lines and name them in the report.")] = "refuse",
-    as_json: Annotated[bool, typer.Option("--json", help="Accepted for symmetry: JSON is printed anyway.")] = True,
 ) -> None:
     """Score anybody's masks by a paper's protocol; no model is needed. Prints JSON with shares of one."""
     from seglens.evaluation.protocols import find_protocol

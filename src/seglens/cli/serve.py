@@ -21,11 +21,11 @@ SECRET = "api_key"  # in the environment or a file: a command line is seen by ev
 def serve(words: Annotated[list[str] | None, typer.Argument(metavar="[OPTIONS]...")] = None) -> None:
     """Serve the model over HTTP: open images, batched questions, an endpoint for OpenAI's clients."""
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command()(_command())
+    command.command()(build_command())
     command(words or [], prog_name="seglens serve")
 
 
-def _command() -> Callable[..., None]:
+def build_command() -> Callable[..., None]:
     """A function with an option per setting."""
     try:
         from seglens.serving.http.settings import Settings

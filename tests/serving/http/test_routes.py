@@ -88,7 +88,7 @@ def test_addresses_are_fetched_only_where_that_is_allowed(server: Served, serve:
     said = server.client.post("/v1/segment", json=asked)
     assert (said.status_code, said.json()["error"]["code"]) == (400, "invalid_image")
     assert "send the image itself" in said.json()["error"]["message"]
-    allowed = serve(urls=True)
+    allowed = serve(allow_urls=True)
     said = allowed.client.post("/v1/segment", json=asked)
     assert said.status_code == 400
     assert "does not lead to the public internet" in said.json()["error"]["message"]

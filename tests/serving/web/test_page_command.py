@@ -1,4 +1,4 @@
-"""`seglens demo` where something is missing. That it starts, serves and stops, the browser's tests show."""
+"""`seglens page` where something is missing. That it starts, serves and stops, the browser's tests show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_without_gradio_the_line_to_type_is_told(seglens: Run, monkeypatch: pyte
     for name in [name for name in sys.modules if name.startswith("seglens.serving.web")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    code, out, err = seglens("demo", "--no-open")
+    code, out, err = seglens("page", "--no-open")
     assert (code, out) == (2, "")
     assert err == "seglens: the page needs gradio; run: pip install 'seglens[page]'\n"
 
@@ -23,7 +23,7 @@ def test_a_taken_port_is_told_in_one_line(seglens: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        code, _, err = seglens("demo", "--no-open", "--port", taken.getsockname()[1])
+        code, _, err = seglens("page", "--no-open", "--port", taken.getsockname()[1])
     assert code == 2
     assert "cannot listen on port" in err
     assert len(err.splitlines()) == 1, "no model was loaded for it"

@@ -40,7 +40,7 @@ class Service:
         self.segmenter, self.settings, self.metrics = segmenter, settings, metrics
         self.batcher = Batcher(settings.queue, settings.together, metrics)
         self.images = Images(settings.images_bytes, settings.image_ttl, metrics)
-        self._fetcher = Fetcher(settings.limits) if settings.urls else None
+        self._fetcher = Fetcher(settings.limits) if settings.allow_urls else None
         self._hands = ThreadPoolExecutor(DECODERS, thread_name_prefix="seglens-hand")
 
     def start(self) -> None:

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     question_letters: Count = Field(2000, description="Letters of one question.")
     messages: Count = Field(64, description="Messages of one chat.")
     chat_images: Count = Field(8, description="Images of one chat.")
-    urls: bool = Field(False, description="Fetch images by https from public hosts.")
+    allow_urls: bool = Field(False, description="Fetch images from public https addresses.")
     answer_tokens: Count = Field(256, description="Tokens of one spoken answer.")
 
     queue: Count = Field(256, description="Questions that may wait for the model; beyond them 503.")

@@ -20,7 +20,7 @@ ever seen drawn scenes like the examples: it knows a few dozen things, their par
 and it errs now and then.
 
 **For photographs**, train a head for an MLLM that you run, or convert one that others trained, and open this page with
-`seglens demo --model FOLDER_OR_HUB_ID`. The page *Photographs* of the docs (`docs/photographs.md`) says how."""
+`seglens page --model FOLDER_OR_HUB_ID`. The page *Photographs* of the docs (`docs/photographs.md`) says how."""
 ABOUT_OTHER = "The model on this page is **{}**."
 LAYERS = [("Mask", "mask"), ("Heat map", "heat"), ("Keypoints", "keypoints")]
 ROUTES = [

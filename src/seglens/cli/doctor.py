@@ -1,0 +1,54 @@
+"""`seglens doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from seglens.cli.shared import AsJson, emit
+
+
+def doctor(
+    mllm: Annotated[
+        list[str] | None,
+        typer.Option(help="An MLLM (folder, config file or hub id): print its size and costs instead. Repeatable."),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="With --mllm: the layer whose hidden states are read; default its own.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="With --mllm: side of the square image it is shown, in pixels; default its own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions and which of them were tested, devices, the embedded weights, and one real
+    segmentation. With --mllm, print a Markdown table of what MLLMs need, computed from their configs alone."""
+    from seglens.backbones import hide_loading_bars
+
+    hide_loading_bars()
+    if mllm:
+        return _print_costs(mllm, layer, image_size, as_json)
+    from seglens.cli.doctor_checks import examine
+
+    report = examine()
+    if as_json:
+        emit(report)
+    else:
+        for check in report["checks"]:
+            print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['says']}")
+            if check["remedy"]:
+                print(f"     what to do: {check['remedy']}")
+    if not report["ok"]:
+        raise SystemExit(1)
+
+
+def _print_costs(mllms: Sequence[str], layer: int | None, image_size: int | None, as_json: bool) -> None:
+    from seglens.evaluation.costs import table, work_out
+
+    costs = [work_out(name, layer=layer, image_size=image_size) for name in mllms]
+    if as_json:
+        emit([one.to_dict() for one in costs] if len(costs) > 1 else costs[0].to_dict())
+    else:
+        print(table(costs))
