@@ -243,8 +243,10 @@ def test_ranks_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with joined() as alone:
         assert alone == Ranks()
         assert alone.device("cuda") == "cuda"
+        assert alone.launch == ""
     assert Ranks(3, 4, local=1).device("cuda") == "cuda:1"
     assert Ranks(3, 4, local=1).device("cpu") == "cpu"
+    assert Ranks(3, 4).launch.startswith("4 processes")
     for rank, world in (("2", "2"), ("0", "two")):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", world)

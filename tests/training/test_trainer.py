@@ -25,7 +25,6 @@ from seglens.decoders import MaskDecoder
 from seglens.features.frozen import Features, collate, extract
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens
-from seglens.training import trainer as training
 from seglens.training.example_stream import FeatureStream
 from seglens.training.run_folder import NOTE, RunError, _note
 from seglens.training.trainer import Terminated, TrainConfig, fit
@@ -411,17 +410,3 @@ def test_without_the_extra_it_says_what_to_install(
         fit(fresh(*parts), lessons(*parts), config, head_config(*parts), tmp_path / "run", quiet=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_log_file_gets_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where there is no terminal there is no bar: the last step is always told, others after a silence."""
-    with training.progress("training", 3) as show:
-        for step in (1, 2, 3):
-            show(step, {"dice": 0.5})
-    assert capsys.readouterr().err == "training: 3 of 3 dice 0.500\n"
-    monkeypatch.setattr(training, "SILENCE", -1.0)
-    with training.progress("training", 3) as show:
-        show(1, {})
-    assert capsys.readouterr().err == "training: 1 of 3\n"

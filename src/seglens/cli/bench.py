@@ -102,12 +102,10 @@ def _ask(
     quiet: bool,
     failed: dict[str, str],
 ) -> dict[str, str]:
-    from rich.console import Console
-    from rich.progress import track
-
+    from seglens.core.progress import tracked
     from seglens.evaluation.vqa import run
 
-    bar = partial(track, description="asking", console=Console(stderr=True), disable=quiet)
+    bar = partial(tracked, doing="asking", hidden=quiet)
     return run(ask, fit, tokens, out, settings, bar, failed)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AUTO, AsJson, Device, emit, progress, say, say_left_out
+from seglens.cli.shared import AUTO, AsJson, Device, emit, say, say_left_out
+from seglens.core.progress import progress
 
 if TYPE_CHECKING:
     from seglens.data import Dataset
@@ -77,28 +78,29 @@ def cache_build(
 ) -> None:
     """Compute the frozen features of a dataset once. Under torchrun the processes share the work."""
     from seglens.core.devices import usable_device
+    from seglens.core.distributed import Ranks
     from seglens.data.dataset import faults_of
-    from seglens.features.cache import Share, build, estimate, left_out
+    from seglens.features.cache import build, estimate, left_out
     from seglens.features.cache.ray import build_with_ray
     from seglens.features.cache.writer import complete
 
-    share = Share.here()
+    ranks = Ranks.here()
     reading = CacheInputs(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
     known = list(faults_of(samples))
-    if share.rank == 0:
+    if ranks.first:
         said = estimate(samples, extract, out, manifest)
         say(str(said))
         if not any_room:
             said.refuse(out)
-    mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in share.of(manifest.shards))
-    with progress("caching", mine, hidden=as_json or share.rank > 0) as tick:
+    mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in ranks.share(manifest.shards))
+    with progress("caching", mine, hidden=as_json or not ranks.first) as tick:
         if ray:
             gpus = float(usable_device(device).type == "cuda")
             done = build_with_ray(reading.load, samples, out, manifest, ray, gpus, tick)
         else:
-            done = build(samples, extract, out, manifest, share, tick)
-    here = set(known) if share.rank else set()  # the first process tells what all know
+            done = build(samples, extract, out, manifest, ranks, tick)
+    here = set() if ranks.first else set(known)  # the first process tells what all know
     lacks = left_out([fault for fault in faults_of(samples) if fault not in here], done.skipped)
     say_left_out(lacks)
     there = complete(out, manifest)

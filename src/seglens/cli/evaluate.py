@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +16,11 @@ from seglens.cli.shared import (
     Thresholds,
     emit,
     load_segmenter,
-    progress,
     settled,
     tell_faults,
 )
 from seglens.core.files import check_free, write_atomic
+from seglens.core.progress import progress
 
 if TYPE_CHECKING:
     from seglens.core.distributed import Ranks
@@ -76,7 +75,7 @@ def evaluate(
         )
         if not (overwrite or kept.parts()):
             check_free(files)
-        segmenter = load_segmenter(replace(system, device=ranks.device(system.device)), **sure)
+        segmenter = load_segmenter(system, **sure)
         with progress("segmenting", len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
             if name == MIOU:
                 found = _miou(segmenter, samples, names, ranks, tick, kept, records)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AUTO, AsJson, Device, Overwrite, emit, load_mllm, progress
+from seglens.cli.shared import AUTO, AsJson, Device, Overwrite, emit, load_mllm
+from seglens.core.progress import progress
 
 if TYPE_CHECKING:
     from seglens.evaluation.layer_chart import Panel

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AsJson, Talking, emit, load_mllm, load_segmenter, progress, tell_faults
+from seglens.cli.shared import AsJson, Talking, emit, load_mllm, load_segmenter, tell_faults
+from seglens.core.progress import progress
 
 
 def route(

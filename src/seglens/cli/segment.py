@@ -20,10 +20,10 @@ from seglens.cli.shared import (
     emit_line,
     load_segmenter,
     printable,
-    progress,
     say,
     settled,
 )
+from seglens.core.progress import progress
 
 
 def segment(

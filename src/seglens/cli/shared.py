@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -253,21 +252,6 @@ def settled(system: System, thresholds: Thresholds) -> dict[str, Any]:
 def why_not(prediction: Prediction | Answer) -> str:
     """Of a query that was not found: the reason, after the query, on one line."""
     return f"not found. {prediction.reason or ''}".strip()
-
-
-@contextmanager
-def progress(doing: str, total: int | None, hidden: bool) -> Iterator[Callable[..., None]]:
-    """A bar on standard error, and what moves it on: by one, or by as many as it is told. None: nobody knows how many
-    there will be."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # rich would send what is printed to the bar's own stream, and a pipe behind standard output would stay empty.
-    together = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden, redirect_stdout=together) as bar:
-        task = bar.add_task(doing, total=total)
-        yield lambda done=1: bar.advance(task, done)
 
 
 def load_segmenter(loading: Loading | System, **options: Any) -> Segmenter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +37,7 @@ def train(
     from dataclasses import replace
 
     from seglens.backbones import hide_loading_bars
+    from seglens.core.distributed import Ranks
     from seglens.training.launch import first_to_speak
     from seglens.training.presets import adjusted
     from seglens.training.presets import recipe as named
@@ -45,7 +45,7 @@ def train(
     from seglens.training.trainer import Terminated
 
     hide_loading_bars()
-    rank = int(os.environ.get("RANK", "0"))
+    rank = Ranks.here().rank
     with first_to_speak(rank):
         recipe = adjusted(named(preset, method), setting or ())
         if probe is not None:

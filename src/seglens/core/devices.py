@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from seglens.core.distributed import Ranks
 from seglens.core.names import check_name
 
 AUTO = "auto"  # for a device: a CUDA GPU, Apple's GPU (MPS), or else the CPU; for a precision: as the files are
@@ -20,10 +19,8 @@ def usable_device(name: str | torch.device) -> torch.device:
         raise ValueError(f"got {type(name).__name__} for a device; need auto, cpu, cuda or mps")
     if str(name) == AUTO:
         name = _best()
-    if str(name) == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        device = torch.device(name)
+        device = torch.device(Ranks.here().device(str(name)))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
         reason = str(error).splitlines()[0].partition(". ")[0]

@@ -1,4 +1,4 @@
-"""One evaluation shared by several processes, as `torchrun` or `accelerate launch` starts them."""
+"""The processes that `torchrun` or `accelerate launch` started for one piece of work, and what they share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-PATIENCE = timedelta(days=1)  # for the slowest: the ranks meet once, at the end
+TIMEOUT = timedelta(days=1)  # for the slowest: the ranks of an evaluation meet once, at the end
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    local: int = 0
+    local: int | None = None  # number on this machine; None where no launcher set it
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -27,36 +28,55 @@ class Ranks:
                 "with torchrun or accelerate launch, which set both"
             )
 
+    @classmethod
+    def here(cls) -> Ranks:
+        """The rank of this process in the environment; rank 0 of 1 when the environment names none.
+
+        Raises ValueError when the environment's numbers make no sense."""
+        try:
+            rank, world, local = (os.environ.get(name) for name in VARIABLES)
+            return cls(int(rank or 0), int(world or 1), None if local is None else int(local))
+        except ValueError as error:
+            raise ValueError(f"the environment's {', '.join(VARIABLES)} name no process: {error}") from error
+
     @property
     def first(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
+
+    @property
+    def launch(self) -> str:
+        """A name that all processes of this launch have in common; "" for a process on its own."""
+        if self.world == 1:
+            return ""
+        named = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+        return " ".join([f"{self.world} processes", *filter(None, named)])
 
     def share(self, n: int) -> range:
         """The items of 0..n-1 that are this process's."""
         return range(self.rank, n, self.world)
 
     def device(self, name: str) -> str:
-        """A GPU of its own for every process of this machine: "cuda" becomes "cuda:1" on the second."""
-        return f"{name}:{self.local}" if self.world > 1 and name in ("cuda", "xpu") else name
+        """A GPU for every process of this machine: "cuda" becomes "cuda:1" on the second."""
+        return name if self.local is None or name not in ("cuda", "xpu") else f"{name}:{self.local}"
 
     def gather(self, mine: Any) -> list[Any] | None:
-        """What every rank gives, in the order of ranks, on the first; None on the others."""
+        """The values of all ranks, in the order of ranks, on the first; None on the others."""
         if self.world == 1:
             return [mine]
         from torch.distributed import gather_object
 
-        given = [None] * self.world if self.first else None
-        gather_object(mine, given)
-        return given
+        values = [None] * self.world if self.first else None
+        gather_object(mine, values)
+        return values
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that the environment names (one, when it names none), able to `gather` inside the block.
+    """The ranks of this launch, able to `gather` inside the block.
 
     Raises ValueError when the environment's numbers make no sense."""
-    ranks = _from_environment()
+    ranks = Ranks.here()
     if ranks.world == 1:
         yield ranks
         return
@@ -64,18 +84,8 @@ def joined() -> Iterator[Ranks]:
 
     # gloo, because what is gathered is counts, not tensors of a GPU. Nothing is held back for an error: the launcher
     # stops every rank when one fails.
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield ranks
     finally:
         distributed.destroy_process_group()
-
-
-def _from_environment() -> Ranks:
-    try:
-        return Ranks(*(int(os.environ.get(name, "1" if name == "WORLD_SIZE" else "0")) for name in VARIABLES))
-    except ValueError as error:
-        raise ValueError(f"the environment's {', '.join(VARIABLES)} name no process: {error}") from error
-
-
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")

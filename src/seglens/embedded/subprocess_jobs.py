@@ -1,5 +1,5 @@
-"""Work in units: each runs in a process of its own and leaves a report, which holds for as long as all that its numbers
-depend on stays the same."""
+"""Work in units: each runs in a separate process and leaves a report, which stays valid as long as everything that its
+numbers depend on is the same."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +17,52 @@ import torch
 from seglens.core.files import write_json
 
 REPORT = "report.json"
-PATIENCE = 0.2  # seconds between two looks at a process
+POLL = 0.2  # seconds between two checks of a process
 
 
 class StageError(RuntimeError):
-    """A stage or a row that ran in a process of its own ended with an error."""
+    """A stage or a row that ran in a separate process ended with an error."""
 
 
-def keep_report(folder: Path, made: Mapping[str, Any], report: Any) -> None:
-    """Write what a unit found, with all that it depends on."""
-    write_json(folder / REPORT, {"made": made, "report": report})
+def keep_report(folder: Path, depends_on: Mapping[str, Any], report: Any) -> None:
+    """Write the report of a unit, with everything that it depends on."""
+    write_json(folder / REPORT, {"made": depends_on, "report": report})
 
 
-def kept_report(folder: Path, made: Mapping[str, Any]) -> Any | None:
-    """What a unit found, or None when it has not been run as it now stands."""
+def kept_report(folder: Path, depends_on: Mapping[str, Any]) -> Any | None:
+    """The report of a unit, or None when there is none for what it depends on now."""
     path = folder / REPORT
     if not path.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found.get("report") if found.get("made") == json.loads(json.dumps(made)) else None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record.get("report") if record.get("made") == json.loads(json.dumps(depends_on)) else None
 
 
 def side_by_side(
     work: Mapping[str, Sequence[str]],
     jobs: int,
     needs: Mapping[str, Collection[str]] | None = None,
-    tell: Callable[[str, float], None] = lambda name, seconds: None,
+    finished: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> None:
-    """Run modules with their arguments, up to `jobs` at a time, each in a process that is told its number of threads
-    last. A unit waits for those of `work` that it `needs`. `tell` hears of each that is done, and its seconds.
+    """Run modules with their arguments, up to `jobs` at a time, each in a process of its own with the number of threads
+    as its last argument. A unit waits for those of `work` that it `needs`. `finished` is called with the name of each
+    that is done and its seconds.
 
-    Raises StageError when one fails; those that still run are ended."""
-    waiting, done = list(work), set[str]()
+    Raises StageError when one fails, and ends those that still run; ValueError when units wait for one another."""
+    order = TopologicalSorter({name: set((needs or {}).get(name, ())) & work.keys() for name in work})
+    order.prepare()
+    waiting = list[str]()
     running = dict[str, tuple[subprocess.Popen[bytes], float]]()
     threads = str(max(1, torch.get_num_threads() // jobs))
     try:
-        while waiting or running:
-            ready = [name for name in waiting if not (set((needs or {}).get(name, ())) & work.keys()) - done]
-            for name in ready[: jobs - len(running)]:
-                waiting.remove(name)
+        while order.is_active():
+            waiting += order.get_ready()
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
                 running[name] = subprocess.Popen([sys.executable, "-m", *work[name], threads]), time.monotonic()
             for name, (process, begun) in list(running.items()):
                 try:
-                    code = process.wait(PATIENCE)
+                    code = process.wait(POLL)
                 except subprocess.TimeoutExpired:
                     continue
                 del running[name]
@@ -66,8 +70,8 @@ def side_by_side(
                     raise StageError(
                         f"{name!r} failed with exit code {code}; its output is above, and the same command resumes"
                     )
-                done.add(name)
-                tell(name, time.monotonic() - begun)
+                order.done(name)
+                finished(name, time.monotonic() - begun)
     finally:
         for process, _ in running.values():
             process.terminate()

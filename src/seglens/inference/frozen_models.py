@@ -17,10 +17,11 @@ from seglens.backbones.quantised import few_bits
 from seglens.checkpoints.head import Origin
 from seglens.checkpoints.hub import hub_commit
 from seglens.core.devices import AUTO, precision, usable_device
+from seglens.core.distributed import Ranks
 from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features.cache import Cache, Manifest, Share, Stored, build, identity
+from seglens.features.cache import Cache, Manifest, Stored, build, identity
 from seglens.features.frozen import Features, Live, extract
 from seglens.model_files.strict_loading import HUB, OLD_DTYPE, one_dtype
 
@@ -114,7 +115,7 @@ class Parts:
         """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
         together. Raises CacheError when the folder holds something else."""
         manifest = Manifest(self.key, name, len(data), data.trainable, dtype)
-        build(data, self.read, folder, manifest, Share.here(), tick)
+        build(data, self.read, folder, manifest, Ranks.here(), tick)
         _wait(self.device)
         return Cache.open(folder, manifest.key, name)
 
@@ -162,7 +163,7 @@ def _origin(part: Backbone | MaskDecoder) -> Origin:
 
 def _wait(device: torch.device) -> None:
     """Until every process of the launch is here."""
-    if Share.here().world > 1:
+    if Ranks.here().world > 1:
         from accelerate import PartialState
 
         PartialState(cpu=device.type == "cpu").wait_for_everyone()

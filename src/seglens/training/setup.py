@@ -21,6 +21,8 @@ from seglens.checkpoints.head import (
 )
 from seglens.checkpoints.hub import resolve_folder
 from seglens.core.devices import AUTO
+from seglens.core.distributed import Ranks
+from seglens.core.progress import progress
 from seglens.data import Dataset, load_data
 from seglens.data.asking import Asking, asked_by, prompt_of
 from seglens.data.dataset import faults_of
@@ -28,7 +30,7 @@ from seglens.data.mixing import Epochs, Mixed, load_mixture, names_a_mixture
 from seglens.data.negatives import for_training, has_absent
 from seglens.data.prompts import Prompted
 from seglens.data.spec import parse, write
-from seglens.features.cache import MANIFEST, Cache, Share, left_out
+from seglens.features.cache import MANIFEST, Cache, left_out
 from seglens.features.frozen import FeatureSource, Live
 from seglens.inference.frozen_models import Parts
 from seglens.inference.prediction import slug
@@ -37,7 +39,7 @@ from seglens.methods.base import TunedMethod
 from seglens.training.example_stream import DatasetStream, ExampleStream, FeatureStream
 from seglens.training.launch import need_extras
 from seglens.training.presets import Recipe
-from seglens.training.trainer import fit, progress
+from seglens.training.trainer import fit
 from seglens.training.tuned_examples import ExampleMaker
 
 UNTRAINED = (
@@ -67,16 +69,9 @@ class FeatureStorage:
             return parts.live(data, name)
         if (self.folder / MANIFEST).exists():
             return Cache.open(self.folder, parts.key, name)
-        with progress("reading", len(data)) as show:
-            done = 0
-
-            def tick(images: int) -> None:
-                nonlocal done
-                done += images
-                show(done, {})
-
+        with progress("reading", len(data)) as advance:
             folder = slug(name.replace("+", "plus"), longest=80)  # refcoco and refcoco+ are two datasets
-            return parts.cached(data, name, self.folder / folder, tick=tick)
+            return parts.cached(data, name, self.folder / folder, tick=advance)
 
 
 @dataclass(frozen=True)
@@ -146,7 +141,7 @@ def prepare(
             f"{name} trains an adapter inside the MLLM, so that what the MLLM says changes with every step and no "
             f"cache of it holds ({cache}); leave out --cache, or train a method that leaves the MLLM frozen (lens)"
         )
-    recipe.training.passes(Share.here().world)
+    recipe.training.passes(Ranks.here().world)
     start = None if init is None else Start.of(init, recipe)
     opened, data = open_data(data, recipe)  # before the parts are loaded: a wrong name is told at once
     if isinstance(opened, Mixed) and opened.spoken and not kind.tuned:

@@ -9,24 +9,22 @@ a run that is killed, or goes on with other devices, sees the same data and draw
 from __future__ import annotations
 
 import math
-import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from seglens.checkpoints.head import INIT, HeadConfig
 from seglens.core.available_memory import TRAINING, check_room
+from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, held
+from seglens.core.progress import progress
 from seglens.core.text import shortened
 from seglens.core.types import Totals
 from seglens.features.frozen import FeatureSource, TrainingExample
@@ -138,8 +136,7 @@ def fit(
     Raises ValueError when `out` holds a run with other settings or data, another process is training there, the step
     cannot be cut evenly, or a loss is no longer a number; Terminated on SIGTERM, after a checkpoint."""
     need_extras(config.trackers)
-    first = int(os.environ.get("RANK", "0")) == 0
-    with held(out / LOCK) if first else nullcontext():
+    with held(out / LOCK) if Ranks.here().first else nullcontext():
         return _fit(method, lessons, config, head, out, exam, quiet)
 
 
@@ -193,7 +190,7 @@ def _fit(
     hidden = quiet or not accelerator.is_main_process
     if reached.step and not hidden:
         Console(stderr=True).print(f"resuming from step {reached.step}", highlight=False)
-    with progress("training", config.steps, reached.step, hidden) as show, halting() as halt:
+    with progress("training", config.steps, reached.step, hidden) as advance, halting() as halt:
         for shown in _ahead(read, reached.step, config.steps):
             model.train()
             step = reached.step
@@ -231,7 +228,7 @@ def _fit(
                 folder.keep_if_best(accelerator, model, scores, step)
             if step % config.save_every == 0 or step == config.steps or told:
                 folder.save(accelerator, model, optimiser, reached)
-            show(step, reached.smooth)
+            advance(1, reached.smooth)
             if told and step < config.steps:
                 accelerator.end_training()
                 raise Terminated(step)
@@ -291,29 +288,4 @@ def _blame(step: int, terms: Mapping[str, float], names: Sequence[str]) -> str:
     )
 
 
-SILENCE = 30.0  # seconds between two lines where there is no bar
 BLAMED = 8  # pictures that an error names
-
-
-@contextmanager
-def progress(
-    what: str, total: int, done: int = 0, quiet: bool = False
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar where standard error is a terminal. Gives a function that shows a step and the smoothed terms."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, disable=hidden) as bar:
-        task = bar.add_task(what, total=total, completed=done, terms="")
-
-        told = time.monotonic()
-
-        def show(step: int, terms: Mapping[str, float]) -> None:
-            nonlocal told
-            said = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
-            bar.update(task, completed=step, terms=said)
-            if hidden and not quiet and (time.monotonic() - told > SILENCE or step == total):  # a log file has no bar
-                told = time.monotonic()
-                print(f"{what}: {step} of {total} {said}".rstrip(), file=sys.stderr, flush=True)
-
-        yield show

@@ -19,10 +19,11 @@ import pytest
 import torch
 from made_up import KEY, Forgiving, Pictures, extract, files, made_for, slowly
 
+from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, InUseError, held
 from seglens.core.types import Embedding, Sample
 from seglens.data.records import RecordFault
-from seglens.features.cache import Built, Cache, CacheError, Manifest, Share, build, left_out
+from seglens.features.cache import Built, Cache, CacheError, Manifest, build, left_out
 from seglens.features.cache.whole_files import sweep, writing
 from seglens.features.frozen import ExampleIndex, Features
 
@@ -40,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def in_a_process(folder: Path, rank: int = 0, world: int = 1) -> multiprocessing.process.BaseProcess:
-    work = (SAMPLES, slowly, folder, made_for(SAMPLES), Share(rank, world))
+    work = (SAMPLES, slowly, folder, made_for(SAMPLES), Ranks(rank, world))
     process = FORK.Process(target=build, args=work)
     process.start()
     return process
@@ -235,12 +236,6 @@ def test_an_error_of_ours_is_not_taken_for_bad_data(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="do not fit"):
         build(Forgiving(), wrong, tmp_path, made_for(Pictures()))
-
-
-def test_shares() -> None:
-    assert sorted(shard for rank in range(3) for shard in Share(rank, 3).of(14)) == list(range(14))
-    with pytest.raises(CacheError, match="process 2 of 2"):
-        Share(2, 2)
 
 
 def test_settings_that_make_no_cache(tmp_path: Path) -> None:

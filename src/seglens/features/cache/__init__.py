@@ -5,7 +5,7 @@ from seglens.features.cache.estimate import Estimate, estimate
 from seglens.features.cache.fingerprint import CacheError, differing, identity
 from seglens.features.cache.manifest import DTYPES, MANIFEST, PER_SHARD, Manifest, Stored, read_manifest
 from seglens.features.cache.reader import Cache
-from seglens.features.cache.writer import Built, Share, build, left_out
+from seglens.features.cache.writer import Built, build, left_out
 
 __all__ = [
     "DTYPES",
@@ -16,7 +16,6 @@ __all__ = [
     "CacheError",
     "Estimate",
     "Manifest",
-    "Share",
     "Stored",
     "build",
     "check",

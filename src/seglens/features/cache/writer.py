@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, held
 from seglens.core.types import Sample
 from seglens.data.dataset import PartialDataset
@@ -33,34 +33,6 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part of the work that falls to process `rank` of `world`."""
-
-    rank: int = 0
-    world: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world:
-            raise CacheError(f"got process {self.rank} of {self.world}; RANK counts from 0 to WORLD_SIZE - 1")
-
-    @classmethod
-    def here(cls) -> Share:
-        """This process's, as `torchrun` and `accelerate launch` tell it."""
-        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-
-    @property
-    def launch(self) -> str:
-        """What the processes that share the work have in common; nothing ("") where there is but one."""
-        if self.world == 1:
-            return ""
-        named = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
-        return " ".join([f"{self.world} processes", *filter(None, named)])
-
-    def of(self, shards: int) -> range:
-        return range(self.rank, shards, self.world)
-
-
-@dataclass(frozen=True)
 class Built:
     """What a process has done: shards written now, shards found intact, and what was left out of either."""
 
@@ -74,7 +46,7 @@ def build(
     extract: Extract,
     folder: Path,
     manifest: Manifest,
-    share: Share = Share(),
+    ranks: Ranks | None = None,
     tick: Callable[[int], None] = lambda images: None,
 ) -> Built:
     """Write the shards of this process that are not there or not intact. `tick` is told of images as they are done.
@@ -83,14 +55,14 @@ def build(
     `folder` holds another cache, when a sample cannot be read (unless `samples` is data that leaves such out), when a
     feature is NaN or infinite, and when the disk is full; whatever is finished by then stays. Raises InUseError when
     something is missing, and processes of another launch are at it."""
-    manifest = begin(samples, folder, manifest)
+    manifest, ranks = begin(samples, folder, manifest), ranks or Ranks()
     written, kept, skipped = list[int](), list[int](), list[Skipped]()
     with ExitStack() as alone:
-        for shard in share.of(manifest.shards):
+        for shard in ranks.share(manifest.shards):
             found = intact(folder, manifest, shard)
             if found is None:
                 if not written:  # a cache that is complete is nobody's: any number of trainings read it
-                    alone.enter_context(held(folder / LOCK, share.launch))
+                    alone.enter_context(held(folder / LOCK, ranks.launch))
                 found = write(samples, extract, folder, manifest, shard, tick)
                 written.append(shard)
             else:
