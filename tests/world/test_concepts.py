@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seglens.world.concepts import CONCEPTS, GROUP_OF, GROUPS, HELD_OUT_COLOURS
+from seglens.world.concepts import (
+    CONCEPTS,
+    GROUP_OF,
+    GROUPS,
+    HELD_OUT_COLOURS,
+    animals,
+    clothing,
+    foods,
+    home,
+    nature,
+    tools,
+    vehicles,
+)
 from seglens.world.concepts.base import Concept
 from seglens.world.draw import BODY, PALETTE, Pen, Sprite, rasterise
 from seglens.world.phrases import UNMASKED_PARTS
@@ -33,12 +45,18 @@ def test_the_catalogue_is_rich() -> None:
     assert sum(bool(c.parts) for c in CONCEPTS) > 0.9 * len(CONCEPTS)
 
 
+def test_every_drawing_has_its_record_in_the_table() -> None:
+    drawn = {name for module in (animals, clothing, foods, home, nature, tools, vehicles) for name in module.DRAWINGS}
+    assert drawn == set(GROUP_OF)
+
+
 @each_concept
 def test_a_concept_is_complete(concept: Concept) -> None:
     assert len(set(concept.colours)) == len(concept.colours) >= 4
     assert set(concept.colours) <= set(PALETTE)
     assert len(set(concept.clues)) == 3
     assert all(len(set(clues)) == 3 for clues in concept.parts.values())
+    assert isinstance(concept.tilt, float)
     assert (concept.name + concept.plural).isalpha()  # one word each: one token each
 
 

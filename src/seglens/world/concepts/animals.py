@@ -1,17 +1,12 @@
-"""Animals: how they are drawn, what their parts are called, what people know about them."""
+"""Drawings of animals."""
 
 from __future__ import annotations
 
 import math
 
-from seglens.world.concepts.base import Concept
 from seglens.world.draw import Pen
 
 INK, ROSE, CORAL, AMBER, BONE = (40, 32, 38), (244, 160, 170), (240, 128, 120), (245, 150, 40), (205, 180, 140)
-EARS = ("hears every sound", "listens carefully", "notices quiet noises")
-LEGS = ("carries the whole body", "steps on the ground", "leaves tracks in the mud")
-TAIL = ("wags behind the animal", "sits at the far end", "is opposite the head")
-WINGS = ("flaps in the air", "lifts into the sky", "is spread for flight")
 
 
 def _deer(pen: Pen) -> None:
@@ -202,85 +197,13 @@ def _butterfly(pen: Pen) -> None:
     pen.tube([(-0.06, -0.37), (0, -0.34), (0.06, -0.37)], 0.03, ROSE, outlined=False)
 
 
-CONCEPTS = (
-    Concept(
-        "deer",
-        "deer",
-        ("brown", "orange", "gray", "white"),
-        _deer,
-        clues=("lives shy in the forest", "runs from the hunter", "pulls the sleigh of santa"),
-        held_out="runs shy in the forest",
-        parts={
-            "antlers": ("is used for defence", "is made of bone", "helps the male to fight"),
-            "legs": LEGS,
-        },
-    ),
-    Concept(
-        "cat",
-        "cats",
-        ("orange", "black", "gray", "white", "brown"),
-        _cat,
-        clues=("hunts mice at night", "purrs on your lap", "chases a ball of wool"),
-        held_out="chases mice at night",
-        parts={"ears": EARS, "tail": TAIL},
-    ),
-    Concept(
-        "rabbit",
-        "rabbits",
-        ("white", "gray", "brown", "pink", "black"),
-        _rabbit,
-        clues=("hops through the grass", "hides in a burrow", "brings eggs at easter"),
-        held_out="hops at easter and brings eggs",
-        parts={"ears": EARS, "tail": TAIL},
-    ),
-    Concept(
-        "elephant",
-        "elephants",
-        ("gray", "blue", "pink", "purple"),
-        _elephant,
-        clues=("never forgets anything", "is the heaviest animal on land", "trumpets in the jungle"),
-        held_out="is the heaviest in the jungle",
-        parts={
-            "trunk": ("sprays water like a hose", "is a very long nose", "grabs peanuts"),
-            "ears": EARS,
-            "legs": LEGS,
-        },
-    ),
-    Concept(
-        "fish",
-        "fish",
-        ("orange", "blue", "red", "yellow", "purple", "green"),
-        _fish,
-        clues=("breathes under the water", "bites on the hook", "swims in a glass bowl"),
-        held_out="bites on the hook under water",
-        parts={"tail": TAIL, "fins": ("steers under water", "cuts through the waves", "stops it from rolling over")},
-    ),
-    Concept(
-        "duck",
-        "ducks",
-        ("yellow", "white", "brown", "blue", "green"),
-        _duck,
-        clues=("waddles to the pond", "quacks for old bread", "was ugly in the fairy tale"),
-        held_out="quacks for bread in the pond",
-        parts={"wings": WINGS, "beak": ("picks up grains", "opens for quacking", "is a hard mouth")},
-    ),
-    Concept(
-        "turtle",
-        "turtles",
-        ("green", "brown", "blue", "purple", "orange"),
-        _turtle,
-        clues=("walks very slowly", "carries its home everywhere", "is born on the beach"),
-        held_out="carries its home very slowly",
-        parts={"shell": ("is a hard shield", "serves as a house", "is a place to hide"), "legs": LEGS},
-    ),
-    Concept(
-        "butterfly",
-        "butterflies",
-        ("blue", "orange", "yellow", "purple", "pink", "red"),
-        _butterfly,
-        clues=("was once a caterpillar", "flutters over the meadow", "drinks sweet nectar"),
-        held_out="drinks nectar over the meadow",
-        parts={"wings": WINGS},
-        tilt=25.0,
-    ),
-)
+DRAWINGS = {
+    "deer": _deer,
+    "cat": _cat,
+    "rabbit": _rabbit,
+    "elephant": _elephant,
+    "fish": _fish,
+    "duck": _duck,
+    "turtle": _turtle,
+    "butterfly": _butterfly,
+}

@@ -1,9 +1,10 @@
-"""What one everyday concept is: how it is drawn, what its parts are called, and what people know about it."""
+"""One everyday concept: how it is drawn, what its parts are called, and what people know about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from seglens.world.draw import Pen
 
@@ -24,3 +25,12 @@ class Concept:
     held_out: str
     parts: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     tilt: float = 12.0
+
+    @classmethod
+    def of(cls, name: str, record: Mapping[str, Any], draw: Callable[[Pen], None]) -> Concept:
+        """A record of `concepts.toml`."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        fields["parts"] = {part: tuple(clues) for part, clues in record.get("parts", {}).items()}
+        return cls(name, draw=draw, **fields)

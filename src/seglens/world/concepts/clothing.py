@@ -1,8 +1,7 @@
-"""Things to wear: shirt, hat, shoe, glasses, sock."""
+"""Drawings of things to wear."""
 
 import math
 
-from seglens.world.concepts.base import Concept
 from seglens.world.draw import Pen
 
 CREAM, GLOW = (250, 245, 232), (255, 226, 120)
@@ -71,53 +70,10 @@ def _sock(pen: Pen) -> None:
     pen.rect(-0.6, top - 0.05, 0.08, top + 0.3, CREAM, "cuff", round=0.1)
 
 
-CONCEPTS = (
-    Concept(
-        "shirt",
-        "shirts",
-        ("red", "blue", "green", "yellow", "white", "purple"),
-        _shirt,
-        clues=("covers your chest", "you tuck into your trousers", "a football player wears"),
-        held_out="covers a football player",
-        parts={"sleeves": ("covers your arms", "you roll up to work", "your arms go through")},
-    ),
-    Concept(
-        "hat",
-        "hats",
-        ("brown", "black", "red", "blue", "purple", "green"),
-        _hat,
-        clues=("a gentleman wears on his head", "you lift to greet a lady", "the magician pulls tricks from"),
-        held_out="the magician wears on his head",
-        parts={"brim": ("keeps the sun off the face", "shades the eyes", "goes around the edge")},
-    ),
-    Concept(
-        "shoe",
-        "shoes",
-        ("red", "blue", "green", "black", "pink", "brown"),
-        _shoe,
-        clues=("you tie with laces", "you wear outside on your foot", "cinderella loses on the stairs"),
-        held_out="you tie on your foot",
-        parts={"sole": ("touches the ground", "leaves prints in the snow", "is under the foot")},
-    ),
-    Concept(
-        "glasses",
-        "glasses",
-        ("black", "red", "blue", "brown", "purple", "green"),
-        _glasses,
-        clues=("helps you read small letters", "sits on your nose", "grandmother needs for the newspaper"),
-        held_out="grandmother needs to read small letters",
-        parts={"lenses": ("you look through", "you wipe clean", "bends the light for the eyes")},
-    ),
-    Concept(
-        "sock",
-        "socks",
-        ("red", "green", "blue", "purple", "orange", "gray"),
-        _sock,
-        clues=("keeps your toes warm", "gets lost in the washing machine", "waits for santa at the chimney"),
-        held_out="keeps toes warm at the chimney",
-        parts={
-            "toe": ("covers the front of the foot", "often gets a hole", "is farthest from the knee"),
-            "cuff": ("goes around the leg", "you pull up the leg", "is tight with elastic"),
-        },
-    ),
-)
+DRAWINGS = {
+    "shirt": _shirt,
+    "hat": _hat,
+    "shoe": _shoe,
+    "glasses": _glasses,
+    "sock": _sock,
+}

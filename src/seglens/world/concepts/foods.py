@@ -1,6 +1,5 @@
-"""Things to eat."""
+"""Drawings of things to eat."""
 
-from seglens.world.concepts.base import Concept
 from seglens.world.draw import Pen, mix
 
 LEAF, LEAF_DARK = (96, 178, 72), (62, 132, 58)
@@ -189,74 +188,12 @@ def _cheese(pen: Pen) -> None:
     pen.ellipse(0.36, nose - 0.26, 0.2, 0.09, pen.dark, "holes", angle=6)
 
 
-LEAVES = ("makes food from light", "is eaten by caterpillars", "rustles in the wind")
-
-CONCEPTS = (
-    Concept(
-        "apple",
-        "apples",
-        ("red", "green", "yellow", "pink"),
-        _apple,
-        clues=("keeps the doctor away", "is pressed into cider", "a witch gives to the princess"),
-        held_out="the witch keeps for the princess",
-        parts={"leaves": LEAVES},
-    ),
-    Concept(
-        "banana",
-        "bananas",
-        ("yellow", "green", "brown", "orange"),
-        _banana,
-        clues=("monkeys love to eat", "makes clowns slip in cartoons", "grows in bunches in the jungle"),
-        held_out="grows in the jungle for monkeys",
-        parts={"peel": ("you take off before eating", "protects the sweet fruit", "you throw on the compost")},
-    ),
-    Concept(
-        "pizza",
-        "pizzas",
-        ("yellow", "orange", "white", "green", "red"),
-        _pizza,
-        clues=("was invented in naples", "is delivered in a flat box", "italians bake with tomato and salami"),
-        held_out="italians bake in naples with tomato",
-        parts={"crust": ("is the hard edge of dough", "is left over on the plate", "is burnt by the oven")},
-    ),
-    Concept(
-        "icecream",
-        "icecreams",
-        ("pink", "brown", "green", "purple", "yellow", "white"),
-        _icecream,
-        clues=("comes in vanilla and chocolate", "children lick in summer", "is a frozen dessert"),
-        held_out="is a frozen vanilla dessert",
-        parts={"cone": ("is a crispy waffle", "you hold while licking", "catches the sweet drops")},
-    ),
-    Concept(
-        "cake",
-        "cakes",
-        ("pink", "brown", "purple", "blue", "yellow", "red"),
-        _cake,
-        clues=("is baked for a birthday", "the bride cuts at the wedding", "has layers of sponge and cream"),
-        held_out="is baked for the bride",
-        parts={
-            "candles": ("you blow out", "counts the years", "is made of wax"),
-            "icing": ("is sweet sugar on top", "drips over the edge", "the baker spreads with a knife"),
-        },
-    ),
-    Concept(
-        "carrot",
-        "carrots",
-        ("orange", "purple", "yellow", "red"),
-        _carrot,
-        clues=("bunnies love to nibble", "is a root full of vitamins", "is a crunchy vegetable"),
-        held_out="is a crunchy root for bunnies",
-        parts={"leaves": LEAVES},
-        tilt=30.0,
-    ),
-    Concept(
-        "cheese",
-        "cheeses",
-        ("yellow", "orange", "white", "green"),
-        _cheese,
-        clues=("lures mice into the trap", "ripens in a smelly cellar", "farmers in switzerland are proud of"),
-        held_out="lures mice into the smelly cellar",
-        parts={"holes": ("is nothing but air", "is made by gas bubbles", "mice can look through")},
-    ),
-)
+DRAWINGS = {
+    "apple": _apple,
+    "banana": _banana,
+    "pizza": _pizza,
+    "icecream": _icecream,
+    "cake": _cake,
+    "carrot": _carrot,
+    "cheese": _cheese,
+}

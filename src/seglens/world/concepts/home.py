@@ -1,13 +1,10 @@
-"""Things of the home: chair, bed, lamp, cup, clock, house."""
+"""Drawings of things of the home."""
 
 import math
 
-from seglens.world.concepts.base import Concept
 from seglens.world.draw import Colour, Number, Pen
 
 CREAM, GLOW, WOOD, INK = (250, 245, 232), (255, 226, 120), (150, 98, 60), (44, 38, 48)
-HANDLE = ("you hold in your hand", "your fingers grab", "you lift it by")
-LEGS = ("carries the weight", "keeps it above the ground", "it stands on")
 
 
 def _heart(pen: Pen, x: Number, y: Number, r: Number, fill: Colour, part: str | None = None) -> None:
@@ -116,69 +113,11 @@ def _house(pen: Pen) -> None:
     pen.rect(0.06, 0.6, 0.6, 0.72, pen.light)
 
 
-CONCEPTS = (
-    Concept(
-        "chair",
-        "chairs",
-        ("brown", "red", "blue", "yellow", "green", "white"),
-        _chair,
-        clues=("you sit on at the table", "you pull up for dinner", "a king calls his throne"),
-        held_out="you sit on for dinner",
-        parts={"legs": LEGS, "seat": ("you sit on", "carries your bottom", "is polished by trousers")},
-    ),
-    Concept(
-        "bed",
-        "beds",
-        ("blue", "purple", "pink", "red", "green", "brown"),
-        _bed,
-        clues=("you sleep in at night", "you dream in until morning", "monsters hide under"),
-        held_out="you dream in at night",
-        parts={"legs": LEGS, "pillow": ("your head rests on", "is full of feathers", "children fight with")},
-    ),
-    Concept(
-        "lamp",
-        "lamps",
-        ("yellow", "orange", "red", "blue", "green", "purple"),
-        _lamp,
-        clues=("lights up a dark room", "you switch on in the evening", "a genie lives in"),
-        held_out="lights up a dark evening",
-        parts={
-            "shade": ("covers the bulb", "makes the light soft", "glows in the evening"),
-            "base": ("stands on the table", "holds the bulb up", "has the switch and the cable"),
-        },
-    ),
-    Concept(
-        "cup",
-        "cups",
-        ("white", "red", "blue", "yellow", "green", "pink"),
-        _cup,
-        clues=("you drink tea from", "holds coffee at breakfast", "you fill with hot milk"),
-        held_out="you drink hot coffee from",
-        parts={"handle": HANDLE},
-    ),
-    Concept(
-        "clock",
-        "clocks",
-        ("red", "blue", "yellow", "green", "purple", "orange"),
-        _clock,
-        clues=("shows you the time", "rings to wake you up", "ticks all day long"),
-        held_out="ticks and shows you the time",
-        parts={
-            "face": ("shows the numbers", "you read the time on", "has two hands that turn"),
-            "bells": ("makes the noise", "rings in the morning", "wakes you up"),
-        },
-    ),
-    Concept(
-        "house",
-        "houses",
-        ("red", "yellow", "blue", "white", "orange", "pink"),
-        _house,
-        clues=("a family lives in", "has a kitchen and bedrooms", "the wolf tries to blow down"),
-        held_out="has a kitchen for a family",
-        parts={
-            "roof": ("keeps the rain out", "is at the very top", "birds sit on"),
-            "door": ("you go in through", "guests knock on", "opens for guests"),
-        },
-        tilt=7.0,
-    ),
-)
+DRAWINGS = {
+    "chair": _chair,
+    "bed": _bed,
+    "lamp": _lamp,
+    "cup": _cup,
+    "clock": _clock,
+    "house": _house,
+}

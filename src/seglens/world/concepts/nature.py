@@ -1,14 +1,12 @@
-"""Plants and weather: how they are drawn, what their parts are called, what people know about them."""
+"""Drawings of plants, the sun and a snowman."""
 
 from __future__ import annotations
 
 import math
 
-from seglens.world.concepts.base import Concept
 from seglens.world.draw import Number, Pen
 
 INK, ROSE, BARK, LEAF, CREAM = (40, 32, 38), (244, 150, 165), (120, 80, 50), (84, 158, 76), (250, 238, 214)
-STEM = ("holds the top high", "is cut when you pick it", "is a soft stalk")
 
 
 def _smile(pen: Pen, x: Number, y: Number, s: Number, part: str | None = None) -> None:
@@ -122,76 +120,11 @@ def _snowman(pen: Pen) -> None:
     pen.poly(nose, (240, 135, 35), outlined=False)
 
 
-CONCEPTS = (
-    Concept(
-        "tree",
-        "trees",
-        ("green", "orange", "red", "yellow", "pink"),
-        _tree,
-        clues=("drops its leaves in autumn", "holds the nest of birds", "grows rings of wood inside"),
-        held_out="grows wood and leaves",
-        parts={
-            "crown": ("turns bare in winter", "gives shade in summer", "is full of twigs"),
-            "trunk": ("carries the branches", "is sawn into planks", "is covered with bark"),
-        },
-        tilt=6.0,
-    ),
-    Concept(
-        "flower",
-        "flowers",
-        ("red", "pink", "white", "blue", "purple", "yellow"),
-        _flower,
-        clues=("is given on valentines day", "smells sweet in a vase", "is visited by bees"),
-        held_out="smells sweet to bees",
-        parts={
-            "petals": ("is plucked to ask about love", "attracts the bees", "opens when it blooms"),
-            "leaves": ("makes food from light", "is eaten by caterpillars", "rustles in the wind"),
-            "stem": STEM,
-        },
-    ),
-    Concept(
-        "cactus",
-        "cacti",
-        ("green", "blue", "yellow", "purple", "pink"),
-        _cactus,
-        clues=("survives in the dry desert", "pricks with its needles", "needs almost no water"),
-        held_out="survives with almost no water",
-        parts={
-            "arms": ("reaches out to the side", "bends up like an elbow", "would hurt in a hug"),
-            "pot": ("is made of clay", "is filled with earth", "stands on the windowsill"),
-        },
-        tilt=8.0,
-    ),
-    Concept(
-        "mushroom",
-        "mushrooms",
-        ("red", "brown", "orange", "purple", "blue"),
-        _mushroom,
-        clues=("may be poisonous to eat", "is home to a gnome", "springs up after rain"),
-        held_out="springs up poisonous after rain",
-        parts={"cap": ("drops the spores", "is shaped like a dome", "has gills below"), "stem": STEM},
-    ),
-    Concept(
-        "sun",
-        "suns",
-        ("yellow", "orange", "red", "pink"),
-        _sun,
-        clues=("rises in the morning", "warms the whole earth", "sets in the evening"),
-        held_out="warms the morning and the evening",
-        parts={"rays": ("shines through the clouds", "burns the skin", "spreads the light outwards")},
-        tilt=20.0,
-    ),
-    Concept(
-        "snowman",
-        "snowmen",
-        ("white", "blue", "pink", "gray", "purple"),
-        _snowman,
-        clues=("melts in spring", "is rolled by children in winter", "stands in the cold garden"),
-        held_out="melts in the garden in spring",
-        parts={
-            "hat": ("was borrowed from grandfather", "is lifted to greet", "sits on top"),
-            "scarf": ("is knitted from wool", "is wrapped around the neck", "keeps the throat warm"),
-        },
-        tilt=8.0,
-    ),
-)
+DRAWINGS = {
+    "tree": _tree,
+    "flower": _flower,
+    "cactus": _cactus,
+    "mushroom": _mushroom,
+    "sun": _sun,
+    "snowman": _snowman,
+}

@@ -1,14 +1,14 @@
-"""A contact sheet of concepts, a development aid: `python -m seglens.world.concepts.sheet MODULE OUT.png`."""
+"""A contact sheet of concepts, a development aid: `python -m seglens.world.concepts.sheet GROUP OUT.png`."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from seglens.world.concepts import GROUPS
 from seglens.world.draw import PALETTE, Pen, rasterise
 
 CELL, ACROSS = 132, 6
@@ -17,8 +17,8 @@ HUES = np.array(  # by part index
 )
 
 
-def main(module: str, out: str) -> None:
-    concepts = importlib.import_module(f"seglens.world.concepts.{module}").CONCEPTS
+def main(group: str, out: str) -> None:
+    concepts = GROUPS[group]
     rng = np.random.default_rng(1)
     sheet = Image.new("RGB", (CELL * 2 * ACROSS, CELL * len(concepts)), (196, 208, 214))
     label = ImageDraw.Draw(sheet)

@@ -1,13 +1,10 @@
-"""Tools and helpers: hammer, scissors, key, umbrella, saw."""
+"""Drawings of tools."""
 
 import math
 
-from seglens.world.concepts.base import Concept
-from seglens.world.concepts.home import HANDLE
 from seglens.world.draw import Number, Pen
 
 STEEL, SHINE, WOOD = (168, 176, 186), (216, 222, 228), (176, 116, 66)
-BLADE = ("is sharp and cuts", "can hurt your finger", "is made of sharp steel")
 
 
 def _ring(
@@ -87,54 +84,10 @@ def _saw(pen: Pen) -> None:
     pen.ellipse(0.41, 0.26, 0.06, 0.06, SHINE, "handle", outlined=False)
 
 
-CONCEPTS = (
-    Concept(
-        "hammer",
-        "hammers",
-        ("brown", "red", "yellow", "blue", "green"),
-        _hammer,
-        clues=("drives nails into the wall", "the carpenter hits with", "the god of thunder throws"),
-        held_out="hits nails into the wall",
-        parts={"handle": HANDLE},
-        tilt=30.0,
-    ),
-    Concept(
-        "scissors",
-        "scissors",
-        ("red", "blue", "green", "orange", "purple", "yellow"),
-        _scissors,
-        clues=("cuts paper in two", "the barber uses on your hair", "beats paper but not rock"),
-        held_out="cuts your hair in two",
-        parts={"blades": BLADE, "handle": HANDLE},
-        tilt=30.0,
-    ),
-    Concept(
-        "key",
-        "keys",
-        ("yellow", "gray", "orange", "brown", "red"),
-        _key,
-        clues=("opens the lock", "you turn in the front door", "opens the chest of treasure"),
-        held_out="you turn in the lock",
-        parts={"teeth": ("bites into the lock", "fits only one lock", "moves the bolt")},
-        tilt=30.0,
-    ),
-    Concept(
-        "umbrella",
-        "umbrellas",
-        ("red", "blue", "yellow", "purple", "green", "pink"),
-        _umbrella,
-        clues=("you open in the rain", "keeps you dry on a walk", "mary poppins flies with"),
-        held_out="keeps you dry in the rain",
-        parts={"handle": HANDLE},
-    ),
-    Concept(
-        "saw",
-        "saws",
-        ("gray", "blue", "red", "yellow", "orange"),
-        _saw,
-        clues=("cuts wood into boards", "goes back and forth through wood", "makes dust in the workshop"),
-        held_out="goes back and forth through boards",
-        parts={"handle": HANDLE, "blade": BLADE},
-        tilt=20.0,
-    ),
-)
+DRAWINGS = {
+    "hammer": _hammer,
+    "scissors": _scissors,
+    "key": _key,
+    "umbrella": _umbrella,
+    "saw": _saw,
+}

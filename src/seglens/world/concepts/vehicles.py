@@ -1,6 +1,5 @@
-"""Things that carry people."""
+"""Drawings of things that carry people."""
 
-from seglens.world.concepts.base import Concept
 from seglens.world.draw import Colour, Number, Pen
 
 GLASS, GLINT, TYRE, STEEL = (190, 226, 242), (232, 247, 252), (46, 44, 50), (206, 212, 218)
@@ -230,83 +229,12 @@ def _tractor(pen: Pen) -> None:
     _wheel(pen, 0.62, 0.62, 0.27, pen.main, inner=0.6)
 
 
-WHEELS = ("rolls on the road", "spins around an axle", "has a rubber tyre")
-WINDOWS = ("is made of glass", "shows the view outside", "keeps the wind out")
-
-CONCEPTS = (
-    Concept(
-        "car",
-        "cars",
-        ("red", "blue", "yellow", "green", "white", "black"),
-        _car,
-        clues=("is parked in the garage", "the family drives to the supermarket", "henry ford built in detroit"),
-        held_out="the family drives to the garage",
-        parts={"wheels": WHEELS, "windows": WINDOWS},
-        tilt=8.0,
-    ),
-    Concept(
-        "bus",
-        "buses",
-        ("yellow", "red", "blue", "green", "orange", "purple"),
-        _bus,
-        clues=("brings the pupils to school", "picks up passengers at the stop", "carries many people through town"),
-        held_out="brings many passengers through town",
-        parts={"wheels": WHEELS, "windows": WINDOWS},
-        tilt=8.0,
-    ),
-    Concept(
-        "bicycle",
-        "bicycles",
-        ("red", "blue", "green", "pink", "black", "orange"),
-        _bicycle,
-        clues=("you pedal with your feet", "needs a bell and a helmet", "is raced around france"),
-        held_out="you pedal with a helmet",
-        parts={
-            "wheels": WHEELS,
-            "basket": ("carries the shopping", "is woven from straw", "hangs on the handlebar"),
-        },
-        tilt=8.0,
-    ),
-    Concept(
-        "airplane",
-        "airplanes",
-        ("white", "blue", "red", "yellow", "orange", "gray"),
-        _airplane,
-        clues=("lands at the airport", "the pilot flies over the ocean", "carries tourists above the clouds"),
-        held_out="flies tourists over the ocean",
-        parts={"wings": ("lifts into the sky", "is spread for flight", "carries it through the air")},
-        tilt=18.0,
-    ),
-    Concept(
-        "boat",
-        "boats",
-        ("red", "blue", "brown", "green", "yellow", "orange"),
-        _boat,
-        clues=("the captain steers across the sea", "is tied up in the harbour", "drops an anchor"),
-        held_out="the captain steers in the harbour",
-        parts={"sail": ("catches the wind", "is made of canvas", "hangs on the mast")},
-    ),
-    Concept(
-        "rocket",
-        "rockets",
-        ("red", "white", "blue", "orange", "purple", "gray"),
-        _rocket,
-        clues=("flies astronauts to the moon", "starts after a countdown", "travels to other planets"),
-        held_out="starts for the moon with astronauts",
-        parts={
-            "fins": ("keeps it steady", "stops it from rolling over", "sticks out flat and thin"),
-            "flame": ("is dangerously hot", "burns the fuel", "pushes it up with fire"),
-        },
-        tilt=30.0,
-    ),
-    Concept(
-        "tractor",
-        "tractors",
-        ("green", "red", "blue", "yellow", "orange"),
-        _tractor,
-        clues=("pulls the plough over the field", "the farmer drives at harvest", "works all day on the farm"),
-        held_out="works on the field at harvest",
-        parts={"wheels": WHEELS, "windows": WINDOWS},
-        tilt=8.0,
-    ),
-)
+DRAWINGS = {
+    "car": _car,
+    "bus": _bus,
+    "bicycle": _bicycle,
+    "airplane": _airplane,
+    "boat": _boat,
+    "rocket": _rocket,
+    "tractor": _tractor,
+}
