@@ -19,7 +19,8 @@ from measure import Ratio, Report, machine, options
 
 from seglens.core.schema import Click
 from seglens.embedded.profiling import measured
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors
 from seglens.serving.tools.tool_service import MOST_QUERIES, ToolService
 from seglens.serving.uploads import UploadLimits

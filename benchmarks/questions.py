@@ -20,7 +20,7 @@ from measure import Ratio, Report, machine, medians, options
 from seglens import Segmenter
 from seglens.backbones import hide_loading_bars
 from seglens.decoders import load_decoder
-from seglens.inference.segmenter import OpenedImage
+from seglens.inference.opened_image import OpenedImage
 from seglens.world.language import speaker
 from seglens.world.world import World
 

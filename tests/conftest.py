@@ -16,7 +16,8 @@ from seglens.checkpoints.head import embedded_folder
 from seglens.core.types import Sample
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 from seglens.model_files.int8_weights import unpack_folder
 from seglens.world.world import Scene, World
 from tiny import KINDS

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from seglens.exports import to_yolo as to_yolo
     from seglens.exports import write_results as write_results
     from seglens.inference.compressed_predictions import CompressedPredictions as CompressedPredictions
+    from seglens.inference.opened_image import OpenedImage as OpenedImage
     from seglens.inference.prediction import Prediction as Prediction
-    from seglens.inference.segmenter import OpenedImage as OpenedImage
     from seglens.inference.segmenter import Segmenter as Segmenter
 
 __version__ = "0.1.0"
@@ -44,7 +44,7 @@ _HOMES = {
     "Box": "core.schema",
     "Click": "core.schema",
     "CompressedPredictions": "inference.compressed_predictions",
-    "OpenedImage": "inference.segmenter",
+    "OpenedImage": "inference.opened_image",
     "Prediction": "inference.prediction",
     "Segmenter": "inference.segmenter",
     "WorldData": "data.world",

@@ -299,7 +299,7 @@ def test_the_canvas_is_kept_and_rebuilt(head: Lens, config: HeadConfig, tmp_path
     assert read_config(tmp_path) == squashed
     segmenter = Segmenter.from_pretrained(tmp_path)
     assert segmenter.backbone.canvas == segmenter.config.canvas == squashed.canvas
-    segmenter.save(tmp_path / "again")
+    segmenter.save_pretrained(tmp_path / "again")
     assert read_config(tmp_path / "again").canvas == squashed.canvas
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"squash"', '"letterbox"'))
@@ -376,14 +376,14 @@ def test_relative_parts_travel_with_the_folder(
     )
     (tmp_path / "a").rename(tmp_path / "b")
     moved = Segmenter.from_pretrained(tmp_path / "b" / "head")
-    moved.save(tmp_path / "elsewhere")
+    moved.save_pretrained(tmp_path / "elsewhere")
     assert read_config(tmp_path / "elsewhere").backbone.name == str((tmp_path / "b" / "mllm").resolve())
     Segmenter.from_pretrained(tmp_path / "elsewhere")
 
 
 def test_the_package_s_own_parts_have_names_of_their_own(segmenter: Segmenter, tmp_path: Path) -> None:
     """A head on the embedded MLLM loads on another machine, where the package lies elsewhere."""
-    segmenter.save(tmp_path / "head")
+    segmenter.save_pretrained(tmp_path / "head")
     config = read_config(tmp_path / "head")
     assert (config.backbone.name, config.decoder.name) == ("embedded/mllm", "embedded/sam")
     again = Segmenter.from_pretrained(tmp_path / "head")

@@ -19,7 +19,8 @@ from seglens.cli.shared import AUTO, EMBEDDED, Loading, Thresholds
 from seglens.core.devices import precision, usable_device
 from seglens.core.types import Sample
 from seglens.data.maskfile import load_mask
-from seglens.inference.segmenter import Segmenter, threshold_logit
+from seglens.inference.segmenter import Segmenter
+from seglens.inference.thresholds import threshold_logit
 
 LOADED = ("segment", "refine", "ask", "chat", "page", "mcp", "eval", "bench", "route")
 DRAWING = ("segment", "refine", "chat", "page", "mcp", "eval")

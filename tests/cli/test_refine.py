@@ -27,9 +27,10 @@ from seglens.core.types import Embedding, Prompt, Sample
 from seglens.data.masks import decode_rle
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.refinement import MOST_PROMPTS, MOST_REGIONS, CorrectionError, obey
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.methods import LensConfig, build_lens
 
 SEEN = 3  # pixels from the middle of an error to its edge: what a user would see and click

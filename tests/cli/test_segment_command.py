@@ -177,7 +177,7 @@ def test_a_head_that_cannot_refuse_says_so(seglens: Run, tmp_path: Path, scene: 
     picture, head = tmp_path / "a.png", tmp_path / "head"
     Image.fromarray(scene.image).save(picture)
     config = replace(segmenter.config, presence="untrained")
-    Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, config).save(head)
+    Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, config).save_pretrained(head)
     ask = ("segment", picture, "a zeppelin", "--trust", "--out", tmp_path / "out", "--model")
     code, out, err = seglens(*ask, head, "--json")
     assert (code, json.loads(out)["presence"]) == (0, None)

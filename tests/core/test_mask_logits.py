@@ -13,8 +13,9 @@ from seglens.core import mask_logits as drawing
 from seglens.core.geometry import Frame
 from seglens.core.mask_logits import BAND, Drawing, Moves, bands
 from seglens.core.schema import Click
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Instance
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 
 SIZES = [(1, 1), (1, 57), (57, 1), (480, 640), (641, 479), (40, 1200), (333, 1000)]
 

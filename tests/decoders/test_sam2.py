@@ -188,7 +188,7 @@ def test_overfits_one_scene_and_segments_it(
     assert totals[-1] < 0.5 * totals[0]  # measured: 12.0 to 4.6
     made = HeadConfig("lens", vars(SMALL), Origin(backbone.name), backbone.layer, Origin(decoder.name))
     segmenter = Segmenter(backbone, decoder, lens, made)
-    segmenter.save(tmp_path / "head")
+    segmenter.save_pretrained(tmp_path / "head")
     again = Segmenter.from_pretrained(tmp_path / "head", attn_implementation="eager")
     assert type(again.decoder) is type(decoder)
     both = (one.segment(image, QUESTIONS) for one in (segmenter, again))

@@ -37,7 +37,8 @@ from seglens.evaluation.evaluate import (
 from seglens.evaluation.score import read_predictions, score
 from seglens.evaluation.shared_answers import AnswerJournal, SampleRow
 from seglens.inference.prediction import Prediction, on_mask
-from seglens.inference.segmenter import Segmenter, threshold_logit
+from seglens.inference.segmenter import Segmenter
+from seglens.inference.thresholds import threshold_logit
 
 SIDE = 20
 

@@ -21,7 +21,8 @@ from seglens.evaluation.open_vocabulary import (
     loudest,
     run_open_vocabulary,
 )
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 
 CLASSES = ("cat", "dog", "umbrella", "bus", "tree")
 

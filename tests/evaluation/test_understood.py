@@ -24,7 +24,8 @@ from seglens.core.types import Sample, Target
 from seglens.embedded.familiarity_stage import ways
 from seglens.embedded.odd_pictures import strange
 from seglens.evaluation.evaluate import run, understood
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors
 from seglens.serving.tools.tool_service import ToolService
 from seglens.serving.uploads import UploadLimits

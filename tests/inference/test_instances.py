@@ -11,8 +11,9 @@ import torch
 from seglens.core.geometry import Frame
 from seglens.core.types import Sample
 from seglens.inference.instances import Splitter, asked
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Instance, Prediction
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.world.language import speaker
 from seglens.world.world import World
 

@@ -22,8 +22,9 @@ from PIL import Image
 import seglens
 from seglens.core.types import Sample
 from seglens.inference.notebook import SIDE, small_png
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import ARRAYS, Prediction
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_segmenter_goes_to_a_new_process(scene: Sample) -> None:
 
 
 def test_a_folder_is_found_from_anywhere(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter.save(tmp_path / "head")
+    segmenter.save_pretrained(tmp_path / "head")
     monkeypatch.chdir(tmp_path)
     loaded = pickle.dumps(Segmenter.from_pretrained("head", device="cpu", segmentation_only=True))
     assert len(loaded) < 10_000
@@ -135,7 +136,7 @@ def test_a_folder_is_found_from_anywhere(segmenter: Segmenter, tmp_path: Path, m
 
 def test_one_without_a_name_says_so(segmenter: Segmenter) -> None:
     made = Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, segmenter.config)
-    with pytest.raises(pickle.PicklingError, match=r"save\(\) it, and use Segmenter.from_pretrained"):
+    with pytest.raises(pickle.PicklingError, match=r"save_pretrained\(\) it, and use Segmenter.from_pretrained"):
         pickle.dumps(made)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,11 @@ from seglens.core.devices import usable_device
 from seglens.core.types import Sample
 from seglens.data.images import ImageError
 from seglens.data.world import WorldData
+from seglens.inference.lap_clock import LapClock
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
-from seglens.inference.segmenter import OpenedImage, Segmenter, _Clock
+from seglens.inference.segmenter import Segmenter
+from seglens.model_files.strict_loading import OPTIONS
 
 QUERIES = ["the largest thing", "the thing that shows you the time", "the leftmost thing"]
 # Logits of about 30: batching questions changes the order of float sums. Measured: 2e-5 with one thread.
@@ -93,15 +98,53 @@ def test_every_kind_of_source_is_the_same_image(segmenter: Segmenter, scene: Sam
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-def test_saved_and_loaded_it_says_the_same(
+def test_a_saved_head_gives_the_same_masks_bit_for_bit(
     segmenter: Segmenter, opened: OpenedImage, scene: Sample, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    segmenter.save(tmp_path / "head", dtype)  # exact in int8 too: the embedded weights were packed before
-    loaded = Segmenter.from_pretrained(tmp_path / "head")
-    np.testing.assert_array_equal(
-        loaded.segment(scene.image, QUERIES[0]).mask_logits, opened.segment(QUERIES[0]).mask_logits
-    )
+    folder = tmp_path / "heads" / "mine"
+    segmenter.save_pretrained(folder, dtype)  # exact in int8 too: the embedded weights were packed before
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "head.safetensors"]
+    loaded = Segmenter.from_pretrained(folder)
+    queries = [target.query for target in scene.targets]
+    for first, second in zip(opened.segment(queries), loaded.segment(scene.image, queries), strict=True):
+        np.testing.assert_array_equal(second.mask_logits, first.mask_logits)
+        np.testing.assert_array_equal(second.mask, first.mask)
+        assert (second.found, second.score, second.presence) == (first.found, first.score, first.presence)
+    assert any(one.found for one in opened.segment(queries))
     assert loaded.config.trained == segmenter.config.trained
+
+
+def test_a_head_is_saved_into_a_new_folder_or_not_at_all(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists already"):
+        segmenter.save_pretrained(held)
+    assert [path.read_text() for path in held.iterdir()] == ["mine"]
+    monkeypatch.setattr("seglens.checkpoints.head.write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        segmenter.save_pretrained(tmp_path / "cut")
+    assert not [path for path in tmp_path.rglob("*") if path.name == "cut" or path.suffix == ".safetensors"]
+
+
+def test_precision_and_device_are_arguments(scene: Sample) -> None:
+    half = Segmenter.from_pretrained(device="cpu", dtype="bf16", segmentation_only=True)
+    assert (half.backbone.module.dtype, half.backbone.device.type) == (torch.bfloat16, "cpu")
+    parts = Segmenter.from_parts("embedded/mllm", "embedded/sam", device="cpu", dtype=torch.float16)
+    assert parts.backbone.module.dtype == torch.float16
+
+
+@pytest.mark.parametrize("load", [Segmenter.from_pretrained, partial(Segmenter.from_parts, "none/mllm", "none/sam")])
+def test_an_unknown_option_is_refused_before_anything_is_loaded(load: Callable[..., Segmenter]) -> None:
+    with pytest.raises(ValueError, match="there is no option of loading a model 'devise'") as caught:
+        load(devise="cpu")
+    message = str(caught.value)
+    assert message.endswith("; did you mean 'device'?")
+    named = message.partition("choose from ")[2].partition(";")[0].split(", ")
+    assert {"device", "dtype", "load_in", "segmentation_only", "mask_threshold", "device_map", "token"} <= {*named}
+    assert {*OPTIONS} <= {*named}  # no option of the MLLM is left out
 
 
 def test_without_the_layers_that_talk_it_segments_the_same(opened: OpenedImage, scene: Sample) -> None:
@@ -125,13 +168,13 @@ def test_a_lap_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> 
     now, done = iter([0.0, 1.0, 3.0, 0.0]), []
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: done.append(device.type))
-    clock = _Clock(torch.device("cuda"), open=5.0)
+    clock = LapClock(torch.device("cuda"), open=5.0)
     assert done == ["cuda"]
     clock.lap("read")
     clock.lap("head")
     assert done == ["cuda"] * 3
     assert clock.laps == {"open": 5.0, "read": 1000.0, "head": 2000.0}
-    _Clock(torch.device("cpu"))
+    LapClock(torch.device("cpu"))
     assert len(done) == 3
 
 

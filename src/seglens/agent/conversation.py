@@ -15,9 +15,10 @@ from seglens.backbones import GeneratedText, GenerationOptions, QuestionError
 from seglens.backbones.chat_prefix import ChatPrefix
 from seglens.core.schema import Box, Click, ReplyAnswer, RouteTaken
 from seglens.inference.compressed_predictions import CompressedPredictions
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.reasons import notice
-from seglens.inference.segmenter import ImageSource, OpenedImage, Segmenter
+from seglens.inference.segmenter import ImageSource, Segmenter
 
 GENERATED = "Sure, the segmentation result is generated."  # Algorithm S1, line 7
 REFINED = "Sure, the segmentation result is refined."

@@ -167,7 +167,7 @@ class Thresholds:
 
     def options(self) -> dict[str, Any]:
         """As `Segmenter.from_pretrained` takes them. Raises ValueError for what is no probability."""
-        from seglens.inference.segmenter import check_presence, threshold_logit
+        from seglens.inference.thresholds import check_presence, threshold_logit
 
         if self.presence_threshold is not None:
             check_presence(self.presence_threshold)  # before a model is loaded

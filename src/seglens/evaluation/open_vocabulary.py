@@ -22,7 +22,8 @@ from seglens.data.records import DataError, RecordFault
 from seglens.data.rng import words
 from seglens.evaluation.protocols import interval
 from seglens.evaluation.shared_answers import AnswerJournal, ask_all
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 
 CLASSES_AT_ONCE = 16  # masks at the image's size held together, whatever the length of the class list
 UNLABELLED = -1  # pixels of no known class: not counted

@@ -14,8 +14,9 @@ from seglens.core.schema import Answer
 from seglens.exports import AnnotatedImage, Command, Export, Title
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
 from seglens.inference.image_sources import BadImage, ImageFile, NamedImage, Sources
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written: to go on would compute in vain
 

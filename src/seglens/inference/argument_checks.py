@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -46,13 +44,6 @@ def corrections_of(clicks: Any, box: Any) -> tuple[Sequence[Click], Box | None]:
             f"got {_kind(box)} for the box; need Box(x0=10, y0=10, x1=90, y1=60) of seglens.core.schema"
         )
     return clicks, box
-
-
-def threshold_of(value: Any) -> float:
-    """A logit. Raises ValueError for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(float(value)):
-        raise ValueError(f"got {value!r} for mask_threshold; need a number (a logit: 0 is a probability of one half)")
-    return float(value)
 
 
 def _kind(value: Any) -> str:

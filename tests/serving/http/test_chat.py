@@ -11,7 +11,7 @@ import pytest
 from http_server import Serve, Served, ours, said
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
-from seglens.inference.segmenter import OpenedImage
+from seglens.inference.opened_image import OpenedImage
 
 
 def test_a_mask_comes_in_the_extension(

@@ -15,8 +15,9 @@ import torch
 from http_server import Serve, Served, noise
 from seglens.core.interruption import GivenUpError, interruptible, safe_point
 from seglens.core.schema import Click
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.refinement import Refiner
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.tools.mcp import ToolError, Tools

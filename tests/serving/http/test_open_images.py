@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from seglens.core.types import Sample
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.open_images import Images, bytes_of

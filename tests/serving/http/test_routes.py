@@ -14,7 +14,8 @@ from http_server import Serve, Served
 from seglens.core.schema import Click
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 
 
 def test_an_image_is_opened_asked_about_and_forgotten(

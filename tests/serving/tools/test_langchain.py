@@ -16,8 +16,9 @@ from PIL import Image
 
 from seglens.core.schema import TextAnswer
 from seglens.core.types import Sample
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import png_bytes
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.langchain import ask_tool, segment_tool, tools
 from seglens.serving.tools.tool_images import Doors
 from seglens.serving.tools.tool_service import ToolAnswer, ToolService

@@ -15,8 +15,8 @@ from PIL import Image
 
 from seglens.core.schema import Segmented
 from seglens.data.masks import decode_rle
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Instance
-from seglens.inference.segmenter import OpenedImage
 from seglens.serving.tools.mcp import LONGEST_RESULT, _shown
 from seglens.serving.tools.overlay_picture import SIDE, drawn, jpeg, shrunk
 from seglens.serving.tools.result_sizes import within

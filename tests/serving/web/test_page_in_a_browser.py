@@ -16,8 +16,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from seglens.core.schema import Box, Click
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import png_bytes
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.layers import colour_of
 from seglens.serving.web.limits import PageLimits

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from seglens.agent import Agent
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.handlers import PageHandlers
 from seglens.serving.web.limits import PageLimits

@@ -17,8 +17,9 @@ from seglens.core.interruption import GivenUpError, interruptible
 from seglens.core.schema import ImageAnswer, RefineRequest
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
 from seglens.inference.instances import asked
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.fetch import Fetcher

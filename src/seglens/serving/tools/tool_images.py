@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seglens.data.images import ImageError, load_image
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.opened_image import OpenedImage
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.uploads import UploadLimits, decode_data_uri
 
 MOST_OPEN = 8  # an open image of a 7B model holds some 140 MB

@@ -12,8 +12,9 @@ from seglens.core.interruption import Turns
 from seglens.core.schema import Answer, Box, Click, Segmented, TextAnswer
 from seglens.core.text import shortened
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
+from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
-from seglens.inference.segmenter import OpenedImage, Segmenter
+from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import MOST_OPEN, Doors, OpenImages, is_id
 
 DESCRIBE = "What is in the picture?"
