@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from command import Run
+from seglens.cli import COMMANDS, GROUPS
 from seglens.evaluation.costs import table, work_out
 from shown import ELSEWHERE, Reader, blocks, seglens_lines
 
@@ -30,14 +31,33 @@ def test_from_the_first_line_to_the_last(tmp_path: Path, monkeypatch: pytest.Mon
         Reader(seglens, servers).follow(README)
 
 
-def test_make_commands_exist() -> None:
+def test_newcomers_need_two_commands_of_make() -> None:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(re.findall(r"```.*?```|`[^`]+`", README, re.DOTALL))))
-    assert {"demo", "test"} <= named <= targets
+    assert named == {"demo", "test"}
+    assert named <= targets
+
+
+def test_the_first_page_is_short_and_its_links_and_pictures_exist() -> None:
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    assert len(prose.split()) < 1_000
+    targets = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README) if "://" not in link]
+    assert len(targets) > 15
+    assert [link for link in targets if not (ROOT / link).is_file()] == []
+
+
+def test_every_command_is_in_the_list_of_commands() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    cells = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in page.splitlines() if line.startswith("| `")]
+    listed = {words[0].split()[1]: {words[0].split()[-1], *words[1:]} for words in cells}
+    assert listed.keys() == {*COMMANDS, "serve", *GROUPS}
+    for name, (_, commands) in GROUPS.items():
+        assert listed[name] == set(commands)
 
 
 def test_the_table_of_models_is_what_the_command_prints() -> None:
-    rows = [line for line in README.splitlines() if re.match(r"\| [\w.-]+ \| `\w+` \|", line)]
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if re.match(r"\| [\w.-]+ \| `\w+` \|", line)]
     configs = Path(__file__).parent / "backbones" / "configs"
     named = [row.split("|")[1].strip() for row in rows]
     assert sorted(named) == sorted(path.stem for path in configs.glob("*.json"))
