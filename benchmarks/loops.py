@@ -17,7 +17,7 @@ from measure import Ratio, Report, machine, medians, options
 from torch import Tensor
 
 from seglens.core.metrics import overlap
-from seglens.methods.keypoints import EPSILON, refine, suppress
+from seglens.methods.keypoints import EPSILON, guarded_newton_step, suppress
 from seglens.methods.losses import mask_terms
 
 KEYPOINTS, RADIUS = 16, 4.0
@@ -44,7 +44,7 @@ LOADS = {
 
 def batched_points(heat: Tensor) -> tuple[Tensor, Tensor]:
     cells, scores, _ = suppress(heat, KEYPOINTS, RADIUS)
-    return refine(heat, cells), scores
+    return guarded_newton_step(heat, cells), scores
 
 
 def looped_points(heat: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def looped_points(heat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def newton(one: Tensor, x: int, y: int, top: float) -> tuple[float, float]:
-    """S1.2 of LENS at one cell, with the guards of `refine`."""
+    """S1.2 of LENS at one cell, with the guards of `guarded_newton_step`."""
     height, width = one.shape
 
     def v(dx: int, dy: int) -> float:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seglens.methods.keypoints import refine, refine_unguarded, suppress
+from seglens.methods.keypoints import guarded_newton_step, newton_step, suppress
 
 quick = settings(deadline=None, database=None, max_examples=60)
 sizes = st.tuples(st.integers(1, 14), st.integers(1, 14))
@@ -103,12 +103,12 @@ def test_stops_where_nothing_is_left() -> None:
 def test_maps_do_not_see_each_other() -> None:
     heat = maps(5, (12, 9), 0)
     together = suppress(heat, 6, 2.0, 0.3)
-    refined = refine(heat, together[0])
+    refined = guarded_newton_step(heat, together[0])
     for n in range(5):
         alone = suppress(heat[n : n + 1], 6, 2.0, 0.3)
         for one, all_ in zip(alone, together, strict=True):
             assert torch.equal(one[0], all_[n])
-        assert torch.equal(refine(heat[n : n + 1], alone[0])[0], refined[n])
+        assert torch.equal(guarded_newton_step(heat[n : n + 1], alone[0])[0], refined[n])
 
 
 def quadratic(a: float, b: float, c: float, peak: tuple[float, float], size: int = 11, top: float = 1.0) -> Tensor:
@@ -133,13 +133,13 @@ def test_newton_finds_the_peak_of_a_paraboloid(
     """At any scale of the map. Only the Tikhonov term is in the way: measured at most 5e-4 cells at curvature .01."""
     c = slant * math.sqrt(a * b)
     heat = quadratic(-a, -b, c, (5 + dx, 4 + dy)) * scale
-    found = refine(heat, torch.tensor([[[5.0, 4.0]]], dtype=torch.float64))[0, 0]
+    found = guarded_newton_step(heat, torch.tensor([[[5.0, 4.0]]], dtype=torch.float64))[0, 0]
     assert found.tolist() == pytest.approx([5 + dx, 4 + dy], abs=2e-3)
 
 
 def test_newton_in_single_precision() -> None:
     heat = quadratic(-0.1, -0.2, 0.05, (5.3, 3.8)).float()
-    assert refine(heat, torch.tensor([[[5.0, 4.0]]]))[0, 0].tolist() == pytest.approx([5.3, 3.8], abs=1e-4)
+    assert guarded_newton_step(heat, torch.tensor([[[5.0, 4.0]]]))[0, 0].tolist() == pytest.approx([5.3, 3.8], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_newton_in_single_precision() -> None:
 )
 def test_newton_stays_where_there_is_no_peak(heat: Tensor) -> None:
     points = torch.tensor([[[5.0, 4.0], [0.0, 0.0], [10.0, 10.0]]], dtype=heat.dtype)
-    assert torch.equal(refine(heat, points)[0, 0], points[0, 0])
-    assert refine(heat, points).isfinite().all()
+    assert torch.equal(guarded_newton_step(heat, points)[0, 0], points[0, 0])
+    assert guarded_newton_step(heat, points).isfinite().all()
 
 
 @quick
@@ -165,7 +165,7 @@ def test_newton_stays_on_the_grid_and_near(size: tuple[int, int], seed: int) -> 
     heat = maps(2, size, seed)
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     every = torch.stack([x, y], -1).reshape(1, -1, 2).float().repeat(2, 1, 1)
-    found = refine(heat, every)
+    found = guarded_newton_step(heat, every)
     assert (found >= 0).all()
     assert (found <= torch.tensor([size[1] - 1.0, size[0] - 1.0])).all()
     assert ((found - every).abs() <= 1).all()
@@ -192,7 +192,7 @@ def test_the_letter_of_the_paper_is_the_slow_loop(size: tuple[int, int], seed: i
     heat = maps(1, size, seed).double()
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     every = torch.stack([x, y], -1).reshape(1, -1, 2).double()
-    found = refine_unguarded(heat, every)[0]
+    found = newton_step(heat, every)[0]
     expected = [newton_slowly(heat[0].numpy(), int(x), int(y)) for x, y in every[0].tolist()]
     assert found.tolist() == [pytest.approx(point, abs=1e-6) for point in expected]
 
@@ -200,23 +200,25 @@ def test_the_letter_of_the_paper_is_the_slow_loop(size: tuple[int, int], seed: i
 def test_the_letter_of_the_paper_moves_what_the_guards_hold() -> None:
     """On a saddle, and off the grid at its border."""
     saddle, middle = quadratic(0.1, -0.1, 0.0, (5.3, 4.2)), torch.tensor([[[5.0, 4.0]]], dtype=torch.float64)
-    assert refine(saddle, middle).tolist() == middle.tolist()
-    assert refine_unguarded(saddle, middle)[0, 0].tolist() == pytest.approx([5.3, 4.2], abs=1e-4)
+    assert guarded_newton_step(saddle, middle).tolist() == middle.tolist()
+    assert newton_step(saddle, middle)[0, 0].tolist() == pytest.approx([5.3, 4.2], abs=1e-4)
     ramp = torch.tensor([[[4.0, 3.0, 1.0]]], dtype=torch.float64)
-    assert refine_unguarded(ramp, torch.zeros(1, 1, 2, dtype=torch.float64))[0, 0].tolist() == pytest.approx([0.3, 0])
-    assert refine_unguarded(ramp.flip(-1) * 0 + 1, torch.zeros(1, 1, 2, dtype=torch.float64)).isfinite().all()
+    assert newton_step(ramp, torch.zeros(1, 1, 2, dtype=torch.float64))[0, 0].tolist() == pytest.approx([0.3, 0])
+    assert newton_step(ramp.flip(-1) * 0 + 1, torch.zeros(1, 1, 2, dtype=torch.float64)).isfinite().all()
 
 
 def test_where_there_is_no_step_the_point_stays() -> None:
     points = torch.tensor([[[1.0, 1.0]]])
     flat = torch.full((1, 3, 3), 1e-6)  # H + epsilon I is not zero, and g is
-    assert torch.equal(refine_unguarded(flat, points), points)
+    assert torch.equal(newton_step(flat, points), points)
 
 
 @pytest.mark.parametrize("peak", [(0.0, 5.0), (10.0, 5.0), (5.0, 0.0), (5.0, 10.0), (0.0, 0.0), (10.0, 10.0)])
 def test_a_peak_on_the_border_stays_there(peak: tuple[float, float]) -> None:
     heat = quadratic(-0.02, -0.02, 0.0, peak, top=2.0)
-    assert refine(heat, torch.tensor([[peak]], dtype=torch.float64))[0, 0].tolist() == pytest.approx(peak, abs=1e-6)
+    assert guarded_newton_step(heat, torch.tensor([[peak]], dtype=torch.float64))[0, 0].tolist() == pytest.approx(
+        peak, abs=1e-6
+    )
 
 
 def test_no_gradient_and_no_change_of_the_map() -> None:

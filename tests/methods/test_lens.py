@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import time
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,8 @@ from seglens.backbones.llava import LlavaBackbone
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, MethodOutput, Readout, Truth
 from seglens.decoders import MaskDecoder
+from seglens.methods import keypoints, method_settings
 from seglens.methods import lens as module
-from seglens.methods import method_settings
 from seglens.methods.keypoints import suppress
 from seglens.methods.lens import Lens, LensConfig
 from seglens.methods.losses import bce, bce_with_logits, dice
@@ -71,6 +73,17 @@ def embedding(decoder: MaskDecoder, images: list[np.ndarray]) -> Embedding:
 @pytest.fixture(scope="module")
 def lens(backbone: Backbone, decoder: MaskDecoder) -> Lens:
     return make(backbone, decoder)
+
+
+# ------------------------------------------------------------------ the paper
+
+
+@pytest.mark.parametrize(
+    ("code", "numbers"), [(module, [*"1234567"]), (keypoints, ["S3", "S4", "S5", "S6", "S7", "S8"])]
+)
+def test_the_equations_stand_in_the_papers_order(code: ModuleType, numbers: list[str]) -> None:
+    """Each is written out beside the code that computes it, first in the order of the paper."""
+    assert [*dict.fromkeys(re.findall(r"Eq\. (S?\d)(?:, \w+ parts?)?: ", inspect.getsource(code)))] == numbers
 
 
 # ------------------------------------------------------------------ forward

@@ -128,8 +128,8 @@ class Method(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def decode(self, read: Any, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
-        """Masks for all questions of all images. `seen` is a kept result of `precompute`."""
+    def decode(self, read: Any, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
+        """Masks for all questions of all images. `precomputed` is a result of `precompute`."""
 
     def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """What `forward` draws at random in training for "b q" questions, other than dropout, by name."""
@@ -138,6 +138,20 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> Mapping[str, Tensor]:
         """Named, weighted terms whose sum is the loss, averaged over this batch, or over `totals`."""
+
+
+class PromptingMethod(Method):
+    """A method whose masks a promptable mask decoder draws."""
+
+    _decoder: tuple[PromptDecoder]  # in a tuple: it is no submodule, and its weights are not the method's
+
+    @property
+    def decoder(self) -> PromptDecoder:
+        return self._decoder[0]
+
+    @property
+    def mask_side(self) -> int:
+        return self.decoder.mask_side
 
 
 class TunedMethod(Method):

@@ -1,7 +1,9 @@
 """LENS: segmentation as a plug-and-play capability for frozen multimodal LLMs (arXiv 2510.16785).
 
-A head of two layers copied from the MLLM refines its text-to-image attention into keypoints, describes each as target
-or not, and hands both to SAM's mask decoder. Symbols and equation numbers are the paper's; "S" marks its supplement.
+A head of two layers copied from the MLLM refines its text-to-image attention (Eq. 1 and 2), takes keypoints from it and
+describes each as target or not (Eq. 3), and prompts SAM's mask decoder with both (Eq. 4); it learns by Eq. 5 to 7. The
+equations follow here in this order. Symbols and numbers are the paper's; "S" marks its supplement. Where the paper
+leaves a choice, or its released code differs from its text, `LensConfig` has an option and `PRESETS` names both.
 """
 
 from __future__ import annotations
@@ -12,23 +14,24 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
-from seglens.methods.base import BackboneSource, Method, PromptDecoder, check_choices, spread
-from seglens.methods.keypoints import refine, refine_unguarded, suppress
+from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, spread
+from seglens.methods.descriptor import Descriptor
+from seglens.methods.keypoints import guarded_newton_step, newton_step, suppress
 from seglens.methods.losses import bce, mask_terms
 from seglens.methods.preset import LLAVA_SAM, VICUNA, Preset
 
-NEWTON = {"guarded": refine, "paper": refine_unguarded}
+NEWTON = {"guarded": guarded_newton_step, "paper": newton_step}
 
 
 @dataclass(frozen=True)
 class LensConfig:
-    """Every choice of LENS that the paper or the authors' code makes; named ones in `PRESETS`."""
+    """Every choice of LENS that the paper or the released code ("authors") makes."""
 
     keypoints: int = 16  # m
     radius: float = 4 / 24  # of NMS, as a share of the grid's width (4 cells of 24)
@@ -73,38 +76,13 @@ class LensConfig:
 
 @dataclass(frozen=True)
 class HeadPrefix:
-    """What the head knows of an image before any question: layer-1 and layer-2 keys and values, layer-2 features."""
+    """What the head computes of an image before any question: keys and values of both layers, and F_i^2."""
 
     memory: tuple[list, list]
     features: Float[Tensor, "b d h w"]
 
 
-class Descriptor(nn.Module):
-    """S1.3: is the region around each keypoint what the question means? Cross-attention, self-attention, projection."""
-
-    def __init__(self, width: int, heads: int, feed_forward: int, encoder_width: int, out: int):
-        super().__init__()
-        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norm_cross, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
-        self.mix = nn.TransformerEncoderLayer(width, heads, encoder_width, batch_first=True)
-        self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
-
-    def forward(
-        self, f_s: Float[Tensor, "n d"], near: Float[Tensor, "n m k d"], keep: Bool[Tensor, "n m"]
-    ) -> Float[Tensor, "n m1 c"]:
-        """Descriptions {f_s} and d_i of Eq. 3 as SAM prompts, the global one first."""
-        n, m = keep.shape
-        query = repeat(f_s, "n d -> (n m) 1 d", m=m)
-        seen = self.cross(query, *(rearrange(near, "n m k d -> (n m) k d"),) * 2, need_weights=False)[0]
-        d = self.norm_cross(query + seen)
-        d = self.norm_mlp(d + self.mlp(d))
-        tokens = torch.cat([f_s[:, None], rearrange(d, "(n m) 1 d -> n m d", n=n)], 1)
-        void = torch.cat([torch.zeros_like(keep[:, :1]), ~keep], 1)
-        return self.project(self.mix(tokens, src_key_padding_mask=void))
-
-
-class Lens(Method):
+class Lens(PromptingMethod):
     """The trainable head. It never owns the MLLM or the image encoder."""
 
     config: LensConfig
@@ -119,92 +97,89 @@ class Lens(Method):
         decoder: PromptDecoder,
     ):
         super().__init__()
-        self.config, self._decoder = config, (decoder,)  # in a tuple: not a submodule
+        self.config, self._decoder = config, (decoder,)
         self.layers = nn.ModuleList(layers)
-        self.norm = nn.RMSNorm(width, eps=1e-6)  # fresh; the copied layers end where the MLLM's own norm does not reach
+        self.norm = nn.RMSNorm(width, eps=1e-6)  # not in the paper: H_out^2 is read through it, as in the released code
         mlp = config.descriptor_width or feed_forward
         self.descriptor = Descriptor(width, heads, mlp, config.encoder_width, decoder.width)
-        self.cls = nn.Parameter(
-            torch.randn(decoder.width) * config.cls_std
-        )  # the global description's "position" (section 3.3)
-        self.presence = nn.Linear(width, 1) if config.presence_weight > 0 else None
+        self.cls = nn.Parameter(torch.randn(decoder.width) * config.cls_std)  # [CLS] of section 3.3
+        self.presence = nn.Linear(width, 1) if config.presence_weight > 0 else None  # not in the paper
         self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
 
-    @property
-    def decoder(self) -> PromptDecoder:
-        return self._decoder[0]
-
-    @property
-    def mask_side(self) -> int:
-        return self.decoder.mask_side
-
-    @property
-    def _copies(self) -> tuple[Any, Any]:
-        """The two copied layers; their class belongs to the backbone."""
-        first, second = self.layers
-        return first, second
-
-    # ---------------------------------------------------------------- forward
-
-    def precompute(self, read: Readout) -> HeadPrefix:
-        """The part of the head that no question changes (attention is causal): once per image."""
-        first, second = self._copies
-        hidden, memory_1 = first.prefix(read.prefix.float(), read.prefix_positions)
-        hidden, memory_2 = second.prefix(hidden, read.prefix_positions)
-        features = self.norm(hidden[:, read.image_tokens].float())  # F_i^2
-        return HeadPrefix((memory_1, memory_2), rearrange(features, "b (h w) d -> b d h w", h=read.grid[0]))
-
-    def decode(self, read: Readout, embedding: Embedding | None, seen: HeadPrefix | None = None) -> MethodOutput:
+    def decode(self, read: Readout, embedding: Embedding | None, precomputed: HeadPrefix | None = None) -> MethodOutput:
         assert embedding is not None
-        return self(read, embedding, seen)
+        return self(read, embedding, precomputed)
 
     def forward(
         self,
         readout: Readout,
         embedding: Embedding,
-        seen: HeadPrefix | None = None,
+        precomputed: HeadPrefix | None = None,
         local: Bool[Tensor, "b q"] | None = None,
     ) -> MethodOutput:
-        """Masks for all questions of all images. `seen` is a kept result of `precompute`; `local` switches the
-        keypoints of single questions off (S1.4)."""
-        seen = self.precompute(readout) if seen is None else seen
-        heat, f_s = self._attend(readout, seen)
-        keypoints = self._keypoints(heat)
-        described = keypoints.keep & self.config.local_descriptions  # without: no d_i, not even in the self-attention
-        points = keypoints.points
+        """Masks for all questions of all images by Eq. 1 to 4. `precomputed` is a result of `precompute`; `local`
+        switches the keypoints of single questions off (S1.4)."""
+        prefix = self.precompute(readout) if precomputed is None else precomputed
+        a_c, f_s = self._two_layers(readout, prefix)  # Eq. 1 and 2
+        keypoints = self._keypoints(a_c)  # Eq. 3
+        points, keep = keypoints.points, keypoints.keep & self.config.local_descriptions
         if not self.training:
-            points, described = _without_void(points, described)
-        near = self._neighbours(seen.features, points)
-        flat = lambda x: rearrange(x, "b q ... -> (b q) ...")  # noqa: E731
-        tokens = self.descriptor(flat(f_s), flat(near), flat(described))
-        tokens = rearrange(tokens, "(b q) m c -> b q m c", b=len(heat))
-        # Eq. 4: descriptions plus positions; [CLS] stands for the position of the global one
-        where = self.decoder.positions(points.detach())
-        prompts = torch.cat([tokens[:, :, :1] + self.cls, tokens[:, :, 1:] + where], 2)
-        logits = self.decoder.decode(embedding, prompts, self._used(described, local), self.mask_decoder)
+            points, keep = _without_void(points, keep)
+        descriptions = self._describe(f_s, self._sample(prefix.features, points), keep)
+        masks = self._draw(descriptions, points, self._used(keep, local), embedding)  # Eq. 4
         presence = None if self.presence is None else self.presence(f_s)[..., 0].float()
-        return MethodOutput(logits, heat, keypoints, presence)
+        return MethodOutput(masks, a_c, keypoints, presence)
 
-    def _attend(self, readout: Readout, seen: HeadPrefix) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q d"]]:
-        """Eq. 1 and 2: the refined map A_c^1, and f_s^2, the start-of-answer token after layer 2."""
-        first, second = self._copies
-        given = (readout.question_positions, readout.question_mask)
-        rows = first.rows()
-        hidden = first.questions(readout.question.float(), *given, seen.memory[0], rows)
-        hidden = second.questions(hidden, *given, seen.memory[1])
-        mask = readout.question_mask
-        attention = rows.probabilities.mean(1)[:, :, readout.image_tokens]
-        attention = rearrange(attention, "b (q t) i -> b q t i", q=mask.shape[1])
-        last = F.one_hot(mask.sum(-1) - 1, mask.shape[2]).bool()
-        weight = (mask if self.config.aggregate == "mean" else last).to(attention)[..., None]
+    # ---------------------------------------------------------------- section 3.1: the segmentation head
+
+    def _aggregate(self, attention: Float[Tensor, "b q t i"], mask: Bool[Tensor, "b q t"]) -> Float[Tensor, "b q i"]:
+        """Eq. 1:  A^1 = Softmax(Q K^T / √d + M_a),   A_c^1 = 1/L_t Σ_k A^1[k, 1:L_i]  over k = L_i+1 ... L_i+L_t.
+
+        `attention` holds A^1[k, 1:L_i]: as layer 1, a layer of the MLLM, computes it, so d is a head's width; averaged
+        over the heads, which the paper leaves open. k are the tokens behind the image that `mask` marks.
+        aggregate="last" (authors) takes the last k alone."""
+        counted = (mask if self.config.aggregate == "mean" else _last(mask)).to(attention)[..., None]
         # sums, not a matrix product: autocast would round the map to half precision, and cells would tie
-        a_c = (weight * attention).sum(2) / weight.sum(2)
-        f_s = self.norm((last[..., None] * hidden.float()).sum(2))
+        return (counted * attention).sum(2) / counted.sum(2)
+
+    def _two_layers(
+        self, readout: Readout, prefix: HeadPrefix
+    ) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q d"]]:
+        """Eq. 2:  A^1, H_out^1 ← Layer_1([F_i; F_t]),   A_c^1 ← Aggregate(A^1),   H_out^2 ← Layer_2(H_out^1).
+
+        Returns A_c^1 as a map, and f_s^2, the row of H_out^2 at the question's last token (footnote 2). Computed are
+        the rows of the questions; `precompute` has those before them."""
+        first, second = self._copies
+        where, mask = (readout.question_positions, readout.question_mask), readout.question_mask
+        rows = first.rows()  # receives A^1
+        hidden = first.questions(readout.question.float(), *where, prefix.memory[0], rows)
+        attention = rows.probabilities.mean(1)[:, :, readout.image_tokens]
+        a_c = self._aggregate(rearrange(attention, "b (q t) i -> b q t i", q=mask.shape[1]), mask)
+        hidden = second.questions(hidden, *where, prefix.memory[1])
+        f_s = self.norm((_last(mask)[..., None] * hidden.float()).sum(2))
         return rearrange(a_c, "b q (h w) -> b q h w", h=readout.grid[0]), f_s
 
-    def _keypoints(self, heat: Float[Tensor, "b q h w"]) -> Keypoints:
-        b, q, h, w = heat.shape
-        flat = rearrange(heat, "b q h w -> (b q) h w").detach()
+    def precompute(self, read: Readout) -> HeadPrefix:
+        """Eq. 2 for all tokens up to the image's last, any system text included: M_a is causal, so no question changes
+        their rows. Once per image."""
+        first, second = self._copies
+        hidden, memory_1 = first.prefix(read.prefix.float(), read.prefix_positions)
+        hidden, memory_2 = second.prefix(hidden, read.prefix_positions)
+        features = self.norm(hidden[:, read.image_tokens].float())  # F_i^2, the image's rows of H_out^2
+        return HeadPrefix((memory_1, memory_2), rearrange(features, "b (h w) d -> b d h w", h=read.grid[0]))
+
+    @property
+    def _copies(self) -> tuple[Any, Any]:
+        """Layer_1 and Layer_2; their class belongs to the backbone."""
+        first, second = self.layers
+        return first, second
+
+    # ---------------------------------------------------------------- section 3.2: keypoints and their descriptions
+
+    def _keypoints(self, a_c: Float[Tensor, "b q h w"]) -> Keypoints:
+        """Eq. 3, first part:  P ← Sub-pixel(NMS(A_c^1))  (S1.1, S1.2). Points move by L_attn alone: no gradient."""
+        b, q, h, w = a_c.shape
+        flat = rearrange(a_c, "b q h w -> (b q) h w").detach()
         cells, score, keep = suppress(flat, self.config.keypoints, self.config.radius * w, self.config.threshold)
         if self.config.newton != "none":
             cells = NEWTON[self.config.newton](flat, cells)
@@ -216,10 +191,10 @@ class Lens(Method):
             return Frame.cells_to_canvas(cells, grid)
         return cells / cells.new_tensor([grid[1] - 1, grid[0] - 1])  # authors: off by up to half a cell at the border
 
-    def _neighbours(
+    def _sample(
         self, features: Float[Tensor, "b d h w"], points: Float[Tensor, "b q m 2"]
     ) -> Float[Tensor, "b q m k d"]:
-        """Bilinear samples of F_i^2 at p x p taps, one cell apart, around each keypoint."""
+        """Eq. 3, second part:  {d_N(i)} ← Sample(F_i^2, P), bilinear, at p x p places one cell apart."""
         height, width = features.shape[2:]
         corner = self.config.coordinates == "corner"
         cell = 1 / (points.new_tensor([width, height]) - (1 if corner else 0))
@@ -229,49 +204,50 @@ class Lens(Method):
         sampled = F.grid_sample(features, 2 * at - 1, align_corners=corner, padding_mode="border")
         return rearrange(sampled, "b d (q m) k -> b q m k d", m=points.shape[2])
 
+    def _describe(
+        self, f_s: Float[Tensor, "b q d"], near: Float[Tensor, "b q m k d"], keep: Bool[Tensor, "b q m"]
+    ) -> Float[Tensor, "b q m1 c"]:
+        """Eq. 3, last parts:  {d_i} ← Cross-attn(f_s^2, {d_N(i)}),   D ← Self-attn({f_s^2} ∪ {d_i})."""
+        flat = lambda x: rearrange(x, "b q ... -> (b q) ...")  # noqa: E731
+        return rearrange(self.descriptor(flat(f_s), flat(near), flat(keep)), "(b q) m c -> b q m c", b=len(keep))
+
+    # ---------------------------------------------------------------- section 3.3: the mask decoder
+
+    def _draw(
+        self,
+        descriptions: Float[Tensor, "b q m1 c"],
+        points: Float[Tensor, "b q m 2"],
+        used: Bool[Tensor, "b q m1"],
+        embedding: Embedding,
+    ) -> Float[Tensor, "b q s s"]:
+        """Eq. 4:  P^pos ← {CLS} ∪ PosEnc(P),   M̂ ← Decoder(D ⊕ P^pos, F_img^SAM), as logits."""
+        positions = self.decoder.positions(points.detach())
+        cls = self.cls.expand_as(positions[:, :, :1])
+        p_pos = torch.cat([cls, positions], 2)
+        return self.decoder.decode(embedding, descriptions + p_pos, used, self.mask_decoder)
+
     def _used(self, keep: Bool[Tensor, "b q m"], local: Bool[Tensor, "b q"] | None) -> Bool[Tensor, "b q m1"]:
+        """Which prompts SAM gets: no place of an absent keypoint, and none that S1.4 or an ablation leaves out."""
         points = keep if local is None else keep & local[..., None]
         whole = torch.full_like(keep[..., :1], self.config.global_description)
         return torch.cat([whole, points], -1)
 
-    # ---------------------------------------------------------------- loss
-
-    def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-        """S1.4: which samples of a training batch use their keypoints."""
-        if not (self.config.global_description and self.config.local_descriptions):
-            return {"local": torch.ones(shape, dtype=torch.bool)}
-        return {"local": torch.rand(shape, generator=generator) >= self.config.drop}
-
-    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
-        """Eq. 5 to 7 as named, weighted terms, averaged over the masks (and questions) of this batch, or over `totals`.
-
-        Absent targets teach only the presence logit; void questions teach nothing."""
-        assert output.heat_map is not None
-        totals, asked = totals or truth.totals(), truth.present & truth.valid
-        config, masks, cells = self.config, truth.masks[asked], truth.cells[asked]
-        mask = mask_terms(output.mask_logits[asked], masks)
-        attention = self._attention_loss(output.heat_map[asked], masks, cells)
-        terms = {
-            "dice": config.dice_weight * spread(mask["dice"], totals.present),
-            "bce": config.bce_weight * spread(mask["bce"], totals.present),
-            "attention": config.attention_weight * spread(attention, totals.present),
-        }
-        if output.presence_logits is not None:
-            logits, present = output.presence_logits[truth.valid], truth.present[truth.valid].float()
-            absence = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-            terms["presence"] = config.presence_weight * spread(absence, totals.valid)
-        return terms
+    # ---------------------------------------------------------------- section 3.4: training
 
     def _attention_loss(
-        self, heat: Float[Tensor, "n h w"], masks: Float[Tensor, "n s s"], cells: Float[Tensor, "n _ _"]
+        self, a_c: Float[Tensor, "n h w"], masks: Float[Tensor, "n s s"], cells: Float[Tensor, "n _ _"]
     ) -> Float[Tensor, " n"]:
+        """Eq. 5:  L_attn = -1/(h w) Σ_ij [M_ij log A_c^1_ij + (1 - M_ij) log(1 - A_c^1_ij)].
+
+        M are the `cells`, the share of each that is mask. map_scale, map_size and map_target are the authors' options
+        for both sides."""
         if self.config.map_scale == "peak":
             # a soft-max row cannot reach 1 over a region; the detached peak, scaled to 0.99, keeps the peak's gradient
-            heat = 0.99 * heat / heat.detach().flatten(1).amax(-1).clamp(min=1e-12)[:, None, None]
+            a_c = 0.99 * a_c / a_c.detach().flatten(1).amax(-1).clamp(min=1e-12)[:, None, None]
         if self.config.map_size is None:
-            return bce(heat, cells)
+            return bce(a_c, cells)
         size = (self.config.map_size,) * 2
-        fine = F.interpolate(heat[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        fine = F.interpolate(a_c[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         if self.config.map_target == "share":
             return bce(fine, F.interpolate(masks[:, None], size, mode="nearest")[:, 0].round())
         if cells.shape[1:] != size:
@@ -280,6 +256,42 @@ class Lens(Method):
                 f"{cells.shape[1]} x {cells.shape[2]}; read the features with floors={size[0]}"
             )
         return bce(fine, cells)
+
+    def _segmentation_loss(
+        self, logits: Float[Tensor, "n s s"], masks: Float[Tensor, "n s s"]
+    ) -> dict[str, Float[Tensor, " n"]]:
+        """Eq. 6:  L_seg = λ_dice L_dice + λ_bce L_bce, its two terms by name, with LISA's dice."""
+        terms = mask_terms(logits, masks)
+        return {"dice": self.config.dice_weight * terms["dice"], "bce": self.config.bce_weight * terms["bce"]}
+
+    def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
+        """Eq. 7:  L = L_seg(M̂, M) + L_attn(A_c^1, M), as named, weighted terms that are averaged over the masks (and
+        questions) of this batch, or over `totals`. The paper weighs L_attn 1.
+
+        Absent targets teach only the presence logit; void questions teach nothing."""
+        assert output.heat_map is not None
+        totals, taught = totals or truth.totals(), truth.present & truth.valid
+        masks = truth.masks[taught]
+        terms = self._segmentation_loss(output.mask_logits[taught], masks)
+        attention = self._attention_loss(output.heat_map[taught], masks, truth.cells[taught])
+        terms["attention"] = self.config.attention_weight * attention
+        means = {name: spread(term, totals.present) for name, term in terms.items()}
+        if output.presence_logits is not None:
+            logits, present = output.presence_logits[truth.valid], truth.present[truth.valid].float()
+            absence = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+            means["presence"] = self.config.presence_weight * spread(absence, totals.valid)
+        return means
+
+    def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """S1.4: which samples of a training batch use their keypoints."""
+        if not (self.config.global_description and self.config.local_descriptions):
+            return {"local": torch.ones(shape, dtype=torch.bool)}
+        return {"local": torch.rand(shape, generator=generator) >= self.config.drop}
+
+
+def _last(mask: Bool[Tensor, "b q t"]) -> Bool[Tensor, "b q t"]:
+    """The last token of each question: the start-of-answer token."""
+    return F.one_hot(mask.sum(-1) - 1, mask.shape[2]).bool()
 
 
 def _without_void(

@@ -18,6 +18,7 @@ from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading
 from seglens.methods.base import (
     BackboneSource,
     PromptDecoder,
+    PromptingMethod,
     TextMean,
     TunedMethod,
     TunedReader,
@@ -77,25 +78,17 @@ class LisaConfig:
         return AnswerTemplates((TOKEN,), self.request, self.answers)
 
 
-class Lisa(TunedMethod):
+class Lisa(PromptingMethod, TunedMethod):
     """The trainable parts; the mask decoder is a trained copy unless it stays frozen."""
 
     def __init__(self, config: LisaConfig, mllm: TunedReader, decoder: PromptDecoder):
         super().__init__(mllm)
-        self.config, self._decoder = config, (decoder,)  # in a tuple: not a submodule
+        self.config, self._decoder = config, (decoder,)
         d = mllm.width
         self.project = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, decoder.width))  # gamma
         self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
 
-    @property
-    def decoder(self) -> PromptDecoder:
-        return self._decoder[0]
-
-    @property
-    def mask_side(self) -> int:
-        return self.decoder.mask_side
-
-    def decode(self, read: Reading, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
+    def decode(self, read: Reading, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
         """M = F_dec(h_seg, f), where h_seg = gamma(h) and h is the state that predicts [SEG]."""
         assert embedding is not None
         prompts: Float[Tensor, "b q 1 c"] = self.project(read.segment.float())

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, HeadMaps, Keypoints, MethodOutput, Prompt, Totals, Truth
-from seglens.methods.base import BackboneSource, HeadAttention, Method, PromptDecoder
-from seglens.methods.keypoints import refine, suppress
+from seglens.methods.base import BackboneSource, HeadAttention, PromptDecoder, PromptingMethod
+from seglens.methods.keypoints import guarded_newton_step, suppress
 
 TINY = 1e-12
 TOGETHER = 16  # clicks that SAM answers in one pass: each takes a copy of the image's embedding
@@ -53,7 +53,7 @@ class LocalizationConfig:
             raise ValueError(f"localization got heads={self.heads}; they are pairs (layer, head), each once, from 0")
 
 
-class Localization(Method):
+class Localization(PromptingMethod):
     """Nothing in it is trained: its state is empty, and it has no losses."""
 
     config: LocalizationConfig
@@ -67,31 +67,23 @@ class Localization(Method):
                 f"heads are chosen from decoder layer {config.first_layer} on, and {reader.count} layers are read; "
                 "load the MLLM with a higher layer"
             )
-        self.config, self._reader, self._decoder = config, reader, (decoder,)  # in a tuple: not a submodule
+        self.config, self._reader, self._decoder = config, reader, (decoder,)
 
     @property
     def reader(self) -> HeadAttention:
         return self._reader
 
-    @property
-    def decoder(self) -> PromptDecoder:
-        return self._decoder[0]
-
-    @property
-    def mask_side(self) -> int:
-        return self.decoder.mask_side
-
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> Mapping[str, Tensor]:
         """Raises ValueError: there is nothing to train."""
         raise ValueError("localization has nothing to train; choose another method, or use it as it is")
 
-    def decode(self, read: HeadMaps, embedding: Embedding | None, seen: None = None) -> MethodOutput:
+    def decode(self, read: HeadMaps, embedding: Embedding | None, precomputed: None = None) -> MethodOutput:
         assert embedding is not None
         heat, mass = self._map(read)
         b, _, h, w = heat.shape
         flat = rearrange(heat, "b q h w -> (b q) h w")
         cells, score, keep = suppress(flat, self.config.clicks, self.config.radius * w, self.config.threshold)
-        points = Frame.cells_to_canvas(refine(flat, cells), (h, w))
+        points = Frame.cells_to_canvas(guarded_newton_step(flat, cells), (h, w))
         split = lambda x: rearrange(x, "(b q) ... -> b q ...", b=b)  # noqa: E731
         keypoints = Keypoints(split(points), split(score), split(keep))
         logits = torch.stack([self._draw(heat[k], keypoints, embedding, k) for k in range(b)])

@@ -289,12 +289,12 @@ class LightDecoder(nn.Module):
         return rearrange(self.condition.among(fused), "(b r) f c -> b r f c", r=r)
 
     def forward(
-        self, seen: Float[Tensor, "b r f c"], segment: Float[Tensor, "b q k d"], rows: int
+        self, fused: Float[Tensor, "b r f c"], segment: Float[Tensor, "b q k d"], rows: int
     ) -> Float[Tensor, "b q s s"]:
         """Mask logits of patches in `rows` rows; r is q or 1."""
         b, q = segment.shape[:2]
-        patches = rearrange(seen.expand(-1, q, -1, -1), "b q f c -> (b q) f c")
-        memory = self.segment(rearrange(segment, "b q k d -> (b q) k d").to(seen.dtype))
+        patches = rearrange(fused.expand(-1, q, -1, -1), "b q f c -> (b q) f c")
+        memory = self.segment(rearrange(segment, "b q k d -> (b q) k d").to(fused.dtype))
         patches = self.condition.shown(patches, memory)  # step C
         logits = self.head(rearrange(patches, "n (h w) c -> n c h w", h=rows))
         return rearrange(logits, "(b q) h w -> b q h w", b=b)
@@ -339,11 +339,11 @@ class MLLMSeg(TunedMethod):
         return torch.cat([first, read.image[:, :, :-1]], 2)
 
     def decode(
-        self, read: Reading, embedding: Embedding | None = None, seen: Float[Tensor, "b r f c"] | None = None
+        self, read: Reading, embedding: Embedding | None = None, precomputed: Float[Tensor, "b r f c"] | None = None
     ) -> MethodOutput:
-        """Masks for all questions of all images. `seen` is a kept result of `precompute`."""
-        seen = self.precompute(read) if seen is None else seen
-        logits = self.decoder(seen, read.segment, read.fine_grid[0]).float()
+        """Masks for all questions of all images. `precomputed` is a result of `precompute`."""
+        fused = self.precompute(read) if precomputed is None else precomputed
+        logits = self.decoder(fused, read.segment, read.fine_grid[0]).float()
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
 
     def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:

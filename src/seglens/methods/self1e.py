@@ -223,13 +223,14 @@ class Self1e(TunedMethod):
         return AmplifiedFeatures(refilled, self._amplify("given", as_map(read.given[:, None], read.grid)))
 
     def decode(
-        self, read: Reading, embedding: Embedding | None = None, seen: AmplifiedFeatures | None = None
+        self, read: Reading, embedding: Embedding | None = None, precomputed: AmplifiedFeatures | None = None
     ) -> MethodOutput:
         image = self._amplify("image", as_map(read.image, read.grid))
         # Eq. 6; without f'_PUS a mean over one
         states = self._amplify("image", as_map(read.segment[:, :, :1], (1, 1)))
         segment = reduce(states, "b q h w d -> b q d", "mean")
-        logits = self._dot(self._parts(self.precompute(read) if seen is None else seen, image), segment)
+        vision = self.precompute(read) if precomputed is None else precomputed
+        logits = self._dot(self._parts(vision, image), segment)
         if self.config.upsampling == "twice" or logits.shape[-2] != logits.shape[-1]:  # a canvas is square
             logits = self._compared(logits)
         coarse = dot(image, self._coarse_token(segment)) if self.config.coarse else None
@@ -244,14 +245,14 @@ class Self1e(TunedMethod):
             return segment
         return self.combine(segment)
 
-    def _parts(self, seen: AmplifiedFeatures, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
+    def _parts(self, vision: AmplifiedFeatures, image: Float[Tensor, "b r h w d"]) -> list[Tensor]:
         """The terms of F'_IMG in Eq. 3 or 5, before up-sampling."""
-        if seen.refilled is None:
+        if vision.refilled is None:
             return [self._enter(image)]
-        if seen.given is None:
-            return [seen.refilled]
-        residual = self._amplify("residual", image - seen.given)  # Eq. 2, or 4
-        return [seen.refilled, self._enter(residual, bias=False)]
+        if vision.given is None:
+            return [vision.refilled]
+        residual = self._amplify("residual", image - vision.given)  # Eq. 2, or 4
+        return [vision.refilled, self._enter(residual, bias=False)]
 
     def _dot(self, parts: list[Tensor], segment: Float[Tensor, "b q d"]) -> Float[Tensor, "b q _ _"]:
         """Eq. 3 or 5, and Eq. 1. What is linear changes places with up-sampling: fewer pixels, or a plane for d."""

@@ -103,7 +103,7 @@ class Ufo(TunedMethod):
     def mask_side(self) -> int:
         return self.config.mask_side
 
-    def decode(self, read: Reading, embedding: Embedding | None, seen: Any = None) -> MethodOutput:
+    def decode(self, read: Reading, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
         """A map for each <MASK>, the state that predicts it with every image token; the maps lie between each other."""
         with torch.autocast(read.segment.device.type, enabled=False):  # half precision would draw steps
             segment, image = read.segment.float(), read.image.float()
