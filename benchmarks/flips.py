@@ -62,17 +62,17 @@ def targets(folder: Path) -> list[Target]:
 
 def _package(folder: Path) -> Path:
     """A copy of the package's own weights, to be damaged in its place."""
-    import seglens.checkpoints.head
+    import seglens.checkpoints.origin
 
     for name in MODELS:
-        shutil.copytree(seglens.checkpoints.head.weights_folder() / name, folder / "weights" / name)
+        shutil.copytree(seglens.checkpoints.origin.weights_folder() / name, folder / "weights" / name)
     return folder / "weights"
 
 
 def _use(weights: Path) -> None:
-    import seglens.checkpoints.head
+    import seglens.checkpoints.origin
 
-    seglens.checkpoints.head.weights_folder = lambda: weights
+    seglens.checkpoints.origin.weights_folder = lambda: weights
 
 
 def flips(folder: Path, number: int, chance: random.Random) -> Iterator[Trial]:

@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from seglens.backbones import hide_loading_bars
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.embedded.models import CHAT_TEMPLATE, make_tokenizer
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from seglens import Segmenter
 from seglens.backbones import hide_loading_bars
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.core.metrics import bootstrap, iou, overlap
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData

@@ -12,7 +12,7 @@ import torch
 from command import Run, in_process
 from decoders.tiny import save_sam
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoints.head import embedded_folder
+from seglens.checkpoints.origin import embedded_folder
 from seglens.core.types import Sample
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder

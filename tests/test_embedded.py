@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from seglens import Segmenter
-from seglens.checkpoints.head import EMBEDDED_HEADS, EMBEDDED_PARTS, embedded_folder
+from seglens.checkpoints.origin import EMBEDDED_HEADS, EMBEDDED_PARTS, embedded_folder
 from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import run, summarise
-from seglens.model_files.checksums import SUMS, SumsError, check_sums, told_sums
+from seglens.model_files.checksums import SUMS, SumsError, check_sums, read_sums
 
 # gIoU on these scenes must exceed this; measured: .812, .700, .575, .727
 LEAST = {"embedded": 0.77, "embedded/mllmseg": 0.65, "embedded/self1e": 0.52, "embedded/lisa": 0.68}
@@ -48,9 +48,9 @@ def test_all_of_it_is_under_25_megabytes() -> None:
 
 def test_a_changed_byte_of_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of any file: a word of the vocabulary or a size in a config gives other masks without any other sign."""
-    import seglens.checkpoints.head
+    import seglens.checkpoints.origin
 
-    monkeypatch.setattr(seglens.checkpoints.head, "weights_folder", lambda: tmp_path)
+    monkeypatch.setattr(seglens.checkpoints.origin, "weights_folder", lambda: tmp_path)
     for name in ("lens", "mllm", "sam"):
         shutil.copytree(WEIGHTS / name, tmp_path / name)
     for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
@@ -69,8 +69,8 @@ def test_every_file_of_the_package_has_its_checksum() -> None:
     folders = sorted(path for path in WEIGHTS.iterdir() if path.is_dir())
     assert folders
     for folder in folders:
-        told = told_sums(folder)
-        assert sorted(told) == sorted(path.name for path in folder.iterdir() if path.name != SUMS)
-        for name, expected in told.items():
+        sums = read_sums(folder)
+        assert sorted(sums) == sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+        for name, expected in sums.items():
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
             assert found == expected, f"{folder / name} was made again: python -m seglens.model_files.checksums"

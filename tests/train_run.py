@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from forked import Started
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder

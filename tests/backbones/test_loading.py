@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seglens.backbones import FAMILIES, Backbone, load_backbone
-from seglens.checkpoints.head import CheckpointError, Origin
+from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.decoders import load_decoder
 from seglens.inference.frozen_models import Parts, place_backbone
 from seglens.inference.segmenter import Segmenter

@@ -16,7 +16,7 @@ from torch import Tensor
 from features.cache.made_up import made_for, same
 from seglens.backbones import AttentionReader, Backbone, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
-from seglens.checkpoints.head import embedded_folder
+from seglens.checkpoints.origin import embedded_folder
 from seglens.core.types import AnswerTemplates, Sample, Target, Tuning
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder

@@ -17,9 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seglens.backbones import Backbone
-from seglens.checkpoints import head as checkpoint
-from seglens.checkpoints.head import CheckpointError, HeadConfig, Origin, load_state, read_config, save_head
+from seglens.checkpoints import config as checkpoint
+from seglens.checkpoints.config import HeadConfig, read_config
+from seglens.checkpoints.head import load_state, save_head
 from seglens.checkpoints.hub import resolve_folder
+from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.core.geometry import Canvas
 from seglens.data.asking import Asking
 from seglens.decoders import MaskDecoder
@@ -101,9 +103,9 @@ def test_a_packed_head(
 def reseal(folder: Path) -> None:
     """As if the folder had been saved as it is now."""
     path = folder / "config.json"
-    made = json.loads(path.read_text())
+    entries = json.loads(path.read_text())
     weights = hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
-    path.write_text(json.dumps(made | {"seal": checkpoint._seal(made, weights)}))
+    path.write_text(json.dumps(entries | {"seal": checkpoint.seal(entries, weights)}))
 
 
 def test_every_flipped_bit_of_the_weights_is_found(folder: Path, backbone: Backbone, decoder: MaskDecoder) -> None:
@@ -135,28 +137,28 @@ def test_every_flipped_bit_of_the_weights_is_found(folder: Path, backbone: Backb
 )
 def test_what_the_weights_were_trained_for_cannot_be_edited(folder: Path, change: dict[str, Any]) -> None:
     path = folder / "config.json"
-    made = json.loads(path.read_text())
-    assert made["layer"] != 1
-    seal = made["seal"] | change.pop("seal", {})
-    path.write_text(json.dumps(made | change | {"seal": seal}))
+    entries = json.loads(path.read_text())
+    assert entries["layer"] != 1
+    seal = entries["seal"] | change.pop("seal", {})
+    path.write_text(json.dumps(entries | change | {"seal": seal}))
     assert "config.json was changed after it was saved" in refusal(folder)
 
 
 def test_presence_that_was_not_trained(head: Lens, config: HeadConfig, folder: Path, tmp_path: Path) -> None:
-    """It is told by the head, is sealed with it, and an older head that says nothing of it loads as before."""
+    """It is told by the head, is sealed with it, and an older head without it loads as before."""
     assert read_config(folder).presence == "trained"
     save_head(tmp_path / "untrained", replace(config, presence="untrained"), head.state_dict())
     assert read_config(tmp_path / "untrained").presence == "untrained"
     path = tmp_path / "untrained" / "config.json"
-    made = json.loads(path.read_text())
-    path.write_text(json.dumps(made | {"presence": "trained"}))
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps(entries | {"presence": "trained"}))
     assert "config.json was changed after it was saved" in refusal(tmp_path / "untrained")
-    path.write_text(json.dumps(made | {"presence": "some"}))
+    path.write_text(json.dumps(entries | {"presence": "some"}))
     assert 'has presence="some", needs trained or untrained' in refusal(tmp_path / "untrained")
-    del made["presence"], made["canvas"], made["prompt"]
-    values = [made["seal"]["weights"], *(made[key] for key in checkpoint.SETTLED)]  # as heads were sealed before
-    made["seal"]["config"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps(made))
+    del entries["presence"], entries["canvas"], entries["prompt"]
+    values = [entries["seal"]["weights"], *(entries[key] for key in checkpoint.SETTLED)]  # as heads were sealed before
+    entries["seal"]["config"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(entries))
     assert read_config(tmp_path / "untrained").presence == "trained"
     assert read_config(tmp_path / "untrained").prompt is None
 
@@ -167,15 +169,15 @@ def test_how_a_head_is_asked_is_kept(head: Lens, config: HeadConfig, tmp_path: P
     save_head(tmp_path, replace(config, prompt=asking), head.state_dict())
     assert read_config(tmp_path).prompt == asking
     path = tmp_path / "config.json"
-    made = json.loads(path.read_text())
-    for change, said in {
+    entries = json.loads(path.read_text())
+    for change, text in {
         "short": ({"short": "the {query}"}, "config.json was changed after it was saved"),
         "no place": ({"short": "the cup"}, "has a prompt that asks nothing (got short='the cup'; it needs one {query}"),
         "type": ({"lower": "yes"}, "needs short, long, lower, undotted, system"),
         "unknown": ({"kind": "x"}, "needs short, long, lower, undotted, system"),
     }.values():
-        path.write_text(json.dumps(made | {"prompt": made["prompt"] | change}))
-        assert said in refusal(tmp_path)
+        path.write_text(json.dumps(entries | {"prompt": entries["prompt"] | change}))
+        assert text in refusal(tmp_path)
 
 
 def test_the_presence_threshold_can_be_edited(folder: Path) -> None:
@@ -186,9 +188,9 @@ def test_the_presence_threshold_can_be_edited(folder: Path) -> None:
 
 def test_a_head_without_a_seal_is_refused(folder: Path) -> None:
     path = folder / "config.json"
-    made = json.loads(path.read_text())
-    del made["seal"]
-    path.write_text(json.dumps(made))
+    entries = json.loads(path.read_text())
+    del entries["seal"]
+    path.write_text(json.dumps(entries))
     assert "has seal=null" in refusal(folder)
 
 
@@ -232,9 +234,9 @@ def test_weights_cut_short(folder: Path, kept: float) -> None:
 def test_pickled_weights_are_refused(folder: Path) -> None:
     torch.save(load_file(folder / "head.safetensors"), folder / "head.bin")
     (folder / "head.safetensors").unlink()
-    said = refusal(folder)
-    assert "head.bin" in said
-    assert "pickled weights are refused" in said
+    text = refusal(folder)
+    assert "head.bin" in text
+    assert "pickled weights are refused" in text
 
 
 def test_no_weights_no_config_no_folder(folder: Path, tmp_path: Path) -> None:
@@ -334,9 +336,9 @@ def test_a_layer_that_the_backbone_does_not_have(folder: Path) -> None:
 
 def test_a_config_without_an_entry(folder: Path) -> None:
     path = folder / "config.json"
-    made = json.loads(path.read_text())
-    del made["backbone"]
-    path.write_text(json.dumps(made))
+    entries = json.loads(path.read_text())
+    del entries["backbone"]
+    path.write_text(json.dumps(entries))
     assert "has backbone=null" in refusal(folder)
 
 

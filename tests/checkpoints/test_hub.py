@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from hub_server import Hub, serving
-from seglens.checkpoints.head import CheckpointError, Origin
 from seglens.checkpoints.hub import push_folder, resolve_folder
+from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.inference.segmenter import Segmenter
 
 PUBLISH = """
 import sys
 from dataclasses import replace
 from seglens import Segmenter
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.checkpoints.hub import hub_commit
 from seglens.inference.frozen_models import Parts
 mine = Segmenter.from_pretrained()
@@ -65,8 +66,8 @@ def test_a_head_goes_to_a_hub_and_comes_back(hub: Hub, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith(f"{hub.address}/org/head/commit/")
     assert hub.files("org/head") == ["README.md", "config.json", "head.safetensors"]
-    made = json.loads((hub.root / "org/head/config.json").read_text())
-    assert made["backbone"] == {"name": "org/mllm", "revision": hub.commit("org/mllm")}
+    entries = json.loads((hub.root / "org/head/config.json").read_text())
+    assert entries["backbone"] == {"name": "org/mllm", "revision": hub.commit("org/mllm")}
     card = (hub.root / "org/head/README.md").read_text()
     assert "base_model: org/mllm" in card
     assert 'Segmenter.from_pretrained("org/head")' in card
@@ -86,7 +87,7 @@ def test_a_refused_token_is_told_in_a_line(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter, tmp_path: Path) -> None:
     config = replace(segmenter.config, backbone=Origin.of(str(tmp_path)))
-    with pytest.raises(CheckpointError, match=r"names '/.*', a folder that nobody else has") as caught:
+    with pytest.raises(CheckpointError, match=r"names '/.*', a folder that exists on this machine only") as caught:
         push_folder(tmp_path, config, "org/head")
     assert "\n" not in str(caught.value)
 

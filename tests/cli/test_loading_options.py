@@ -74,7 +74,7 @@ def test_every_command_that_loads_a_model_takes_them(
 
 
 def test_the_library_and_the_commands_agree_on_defaults() -> None:
-    from seglens.checkpoints import head as checkpoint
+    from seglens.checkpoints import origin as checkpoint
     from seglens.core import devices
 
     assert (AUTO, EMBEDDED) == (devices.AUTO, checkpoint.EMBEDDED)

@@ -18,7 +18,8 @@ from PIL import Image
 from command import Run
 from decoders.tiny import TINY
 from seglens.backbones import Backbone
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.core.connected_components import box_of, depth, label_regions
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.mask_logits import Drawing, Moves

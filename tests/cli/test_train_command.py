@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from command import Run
-from seglens.checkpoints.head import CheckpointError, read_config
+from seglens.checkpoints.config import read_config
+from seglens.checkpoints.origin import CheckpointError
 from seglens.inference.segmenter import Segmenter
 from seglens.training.trainer import TrainConfig
 

@@ -20,7 +20,7 @@ from convert.test_convert_mllmseg import answers, as_published, internlm, tiny_s
 from seglens.backbones import load_backbone
 from seglens.backbones.internvl_form import internvl_config
 from seglens.backbones.internvl_spec import Skeleton
-from seglens.checkpoints.head import CheckpointError
+from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import check_facts, mllm_pieces
 from seglens.convert.plain import convert_internvl
 from seglens.convert.weights import refuse_misfit
@@ -122,7 +122,7 @@ def write_tokenizer(folder: Path, qwen: bool) -> None:
         }
         for token, n in ids.items()
     }
-    said = {
+    message = {
         "added_tokens_decoder": added,
         "additional_special_tokens": list(SPECIAL[2:]),
         "eos_token": SPECIAL[0],
@@ -137,8 +137,8 @@ def write_tokenizer(folder: Path, qwen: bool) -> None:
         (folder / "vocab.json").write_text(json.dumps(vocabulary))
         (folder / "merges.txt").write_text("#version: 0.2\n")
     else:
-        said["auto_map"] = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        message["auto_map"] = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(message))
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def change(path: Path, at: tuple[str, ...], value: Any) -> None:
 
 def test_transformers_own_class_says_the_same(truth: Path, source: Path, tmp_path: Path) -> None:
     """Logits bit for bit, by transformers' loading; and every fact of the config that changes one."""
-    made = convert(source, tmp_path / "out", truth)
-    assert made.tensors == len(load_file(truth / "model.safetensors"))
+    converted = convert(source, tmp_path / "out", truth)
+    assert converted.tensors == len(load_file(truth / "model.safetensors"))
     assert torch.equal(answers(tmp_path / "out"), answers(truth))
     ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", truth))
     for part in ("vision_config", "text_config"):
@@ -196,7 +196,7 @@ def test_transformers_own_class_says_the_same(truth: Path, source: Path, tmp_pat
 def test_the_published_sizes_fit_by_name_and_shape(name: str, tmp_path: Path) -> None:
     """InternVL2.5 of 1B to 8B, from their own configs, without a weight in memory."""
     size = their_files.SIZES[name]
-    said = their_files.config_of(size)
+    message = their_files.config_of(size)
     text = {
         "hidden_size": size.d,
         "intermediate_size": size.inner,
@@ -214,24 +214,28 @@ def test_the_published_sizes_fit_by_name_and_shape(name: str, tmp_path: Path) ->
         "qkv_bias": True,
         "qk_normalization": False,
     }
-    said = {**said, "llm_config": {**said["llm_config"], **text}, "vision_config": {**said["vision_config"], **eye}}
-    config = internvl_config(said, size.image_token, size.words - 1)
+    message = {
+        **message,
+        "llm_config": {**message["llm_config"], **text},
+        "vision_config": {**message["vision_config"], **eye},
+    }
+    config = internvl_config(message, size.image_token, size.words - 1)
     config.save_pretrained(tmp_path)
     skeleton = Skeleton.draw(tmp_path)
     shapes = their_files.vision_shapes() | their_files.projector_shapes(size.d) | their_files.language_shapes(size)
     refuse_misfit(mllm_pieces(shapes, skeleton), skeleton.shapes, tmp_path)
-    check_facts(said, skeleton, "their config")
+    check_facts(message, skeleton, "their config")
     assert config.image_seq_length == 256
 
 
 def test_it_is_a_backbone(truth: Path, source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out", truth)
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    made = load_backbone(tmp_path / "out")
-    assert isinstance(made.generate(picture, "What is it?", 2), str)
-    assert made.grid == load_backbone(truth).grid
+    converted = load_backbone(tmp_path / "out")
+    assert isinstance(converted.generate(picture, "What is it?", 2), str)
+    assert converted.grid == load_backbone(truth).grid
     if not needs_base(source):  # ImageNet's, as InternVL's own code has them
-        images = made.processor.image_processor
+        images = converted.processor.image_processor
         assert (list(images.image_mean), list(images.image_std)) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         assert (images.size["height"], images.size["width"], images.crop_to_patches) == (64, 64, True)
 
@@ -244,8 +248,8 @@ def test_the_tokenizer_is_the_checkpoint_s_own(truth: Path, source: Path, tmp_pa
     assert ours.video_token_id == own.video_token_id
     chat = (tmp_path / "out" / "chat_template.jinja").read_text()
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}]
-    said = ours.apply_chat_template(messages, chat_template=chat, add_generation_prompt=True, tokenize=False)
-    assert said == "<|im_start|>user\n<IMG_CONTEXT>\nHi<|im_end|>\n<|im_start|>assistant\n"
+    message = ours.apply_chat_template(messages, chat_template=chat, add_generation_prompt=True, tokenize=False)
+    assert message == "<|im_start|>user\n<IMG_CONTEXT>\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_template_without_a_line_end(truth: Path, source: Path, tmp_path: Path) -> None:
@@ -271,8 +275,10 @@ def test_a_word_embedding_that_is_the_output_layer(truth: Path, source: Path, tm
         convert(source, tmp_path / "out", truth)
     change(source / "config.json", ("llm_config", "tie_word_embeddings"), True)
     convert(source, tmp_path / "out", truth)
-    made = load_file(tmp_path / "out" / "model.safetensors")
-    assert torch.equal(made["language_model.lm_head.weight"], made["language_model.model.embed_tokens.weight"])
+    converted = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(
+        converted["language_model.lm_head.weight"], converted["language_model.model.embed_tokens.weight"]
+    )
 
 
 def test_tensors_that_do_not_fit_are_named(truth: Path, source: Path, tmp_path: Path) -> None:
@@ -314,9 +320,9 @@ def test_a_config_of_another_model_is_refused(
 def test_a_tokenizer_of_its_own_code_needs_a_base(truth: Path, source: Path, tmp_path: Path, seglens: Run) -> None:
     out = tmp_path / "out"
     if needs_base(source):
-        code, _, said = seglens("convert", "internvl", source, out)
-        assert (code, said.count("\n")) == (2, 1)
-        assert "its tokenizer is 'InternLM2Tokenizer', code of its own, which is not run here; give --base" in said
+        code, _, message = seglens("convert", "internvl", source, out)
+        assert (code, message.count("\n")) == (2, 1)
+        assert "its tokenizer is 'InternLM2Tokenizer', code of its own, which is not run here; give --base" in message
     change(source / "added_tokens.json", ("<img>",), 7)
     with pytest.raises(CheckpointError, match=r"numbers <img> 7, and .* 259; give --base"):
         convert(source, out, truth)
@@ -333,6 +339,6 @@ def test_the_command(truth: Path, source: Path, tmp_path: Path, seglens: Run) ->
     base = ("--base", truth) if needs_base(source) else ()
     code, printed, _ = seglens("convert", "internvl", source, tmp_path / "out", *base, "--json")
     assert (code, json.loads(printed)["updates_added"]) == (0, 0)
-    code, _, said = seglens("convert", "internvl", source, tmp_path / "out", *base)
+    code, _, message = seglens("convert", "internvl", source, tmp_path / "out", *base)
     assert code == 2
-    assert "out" in said
+    assert "out" in message

@@ -21,7 +21,7 @@ from convert import their_files
 from convert.their_files import SIZES, Size
 from seglens.backbones import load_backbone
 from seglens.backbones.internvl_spec import Skeleton
-from seglens.checkpoints.head import CheckpointError
+from seglens.checkpoints.origin import CheckpointError
 from seglens.convert import weights as weights_module
 from seglens.convert.internvl import mllm_pieces
 from seglens.convert.mllmseg import POINTS, convert_mllmseg
@@ -35,7 +35,7 @@ TINY = replace(PRESETS["authors"].config, width=32, heads=4, feed_forward=48, gr
 
 def internlm() -> Any:
     """An InternVL whose language model is a LLaMA, as transformers has those with InternLM2."""
-    made, tokenizer = internvl(), internvl_tokenizer()
+    converted, tokenizer = internvl(), internvl_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -51,7 +51,7 @@ def internlm() -> Any:
     )
     return InternVLForConditionalGeneration(
         InternVLConfig(
-            vision_config=made.config.vision_config,
+            vision_config=converted.config.vision_config,
             text_config=text,
             image_seq_length=16,
             image_token_id=tokenizer.context_image_token_id,
@@ -81,59 +81,59 @@ def tiny_size(base: Path) -> Size:
 
 
 def config_for(size: Size) -> dict[str, Any]:
-    made = their_files.config_of(size)
-    theta = made["llm_config"]["rope_theta"] if size.internlm else 10000.0
-    made["llm_config"].update(rope_theta=theta)
-    made["vision_config"] = {"num_attention_heads": 2, "layer_norm_eps": 1e-6, "image_size": 64}
-    return made
+    converted = their_files.config_of(size)
+    theta = converted["llm_config"]["rope_theta"] if size.internlm else 10000.0
+    converted["llm_config"].update(rope_theta=theta)
+    converted["vision_config"] = {"num_attention_heads": 2, "layer_norm_eps": 1e-6, "image_size": 64}
+    return converted
 
 
 def as_published(theirs: dict[str, Tensor], size: Size, layers: int = 2) -> dict[str, Tensor]:
     """The base model's own tensors under the names of InternVL's own code; attention packed head by head."""
-    said, made = dict(theirs), dict[str, Tensor]()
+    left, converted = dict(theirs), dict[str, Tensor]()
 
     def take(name: str) -> Tensor:
-        return said.pop(name)
+        return left.pop(name)
 
     for kind in ("weight", "bias"):
         at = "vision_tower.embeddings.patch_embeddings.projection"
-        made[f"vision_model.embeddings.patch_embedding.{kind}"] = take(f"{at}.{kind}")
+        converted[f"vision_model.embeddings.patch_embedding.{kind}"] = take(f"{at}.{kind}")
         for n, name in ((0, "layer_norm"), (1, "linear_1"), (3, "linear_2")):
-            made[f"mlp1.{n}.{kind}"] = take(f"multi_modal_projector.{name}.{kind}")
-    made["vision_model.embeddings.class_embedding"] = take("vision_tower.embeddings.cls_token")
-    made["vision_model.embeddings.position_embedding"] = take("vision_tower.embeddings.position_embeddings")
+            converted[f"mlp1.{n}.{kind}"] = take(f"multi_modal_projector.{name}.{kind}")
+    converted["vision_model.embeddings.class_embedding"] = take("vision_tower.embeddings.cls_token")
+    converted["vision_model.embeddings.position_embedding"] = take("vision_tower.embeddings.position_embeddings")
     for n in range(layers):
         old, new = f"vision_tower.encoder.layer.{n}.", f"vision_model.encoder.layers.{n}."
         for kind in ("weight", "bias"):
             parts = [take(f"{old}attention.{part}_proj.{kind}") for part in "qkv"]
-            made[f"{new}attn.qkv.{kind}"] = torch.cat(parts)
-            made[f"{new}attn.proj.{kind}"] = take(f"{old}attention.projection_layer.{kind}")
-            made[f"{new}norm1.{kind}"] = take(f"{old}layernorm_before.{kind}")
-            made[f"{new}norm2.{kind}"] = take(f"{old}layernorm_after.{kind}")
+            converted[f"{new}attn.qkv.{kind}"] = torch.cat(parts)
+            converted[f"{new}attn.proj.{kind}"] = take(f"{old}attention.projection_layer.{kind}")
+            converted[f"{new}norm1.{kind}"] = take(f"{old}layernorm_before.{kind}")
+            converted[f"{new}norm2.{kind}"] = take(f"{old}layernorm_after.{kind}")
             for fc in ("fc1", "fc2"):
-                made[f"{new}mlp.{fc}.{kind}"] = take(f"{old}mlp.{fc}.{kind}")
+                converted[f"{new}mlp.{fc}.{kind}"] = take(f"{old}mlp.{fc}.{kind}")
         for k in (1, 2):
-            made[f"{new}ls{k}"] = take(f"{old}lambda_{k}")
+            converted[f"{new}ls{k}"] = take(f"{old}lambda_{k}")
     if not size.internlm:
-        return made | said
+        return converted | left
     start, head = "language_model.model.", size.d // size.heads
-    made["language_model.output.weight"] = take("language_model.lm_head.weight")
-    made[f"{start}tok_embeddings.weight"] = take(f"{start}embed_tokens.weight")
-    made[f"{start}norm.weight"] = take(f"{start}norm.weight")
+    converted["language_model.output.weight"] = take("language_model.lm_head.weight")
+    converted[f"{start}tok_embeddings.weight"] = take(f"{start}embed_tokens.weight")
+    converted[f"{start}norm.weight"] = take(f"{start}norm.weight")
     for n in range(size.layers):
         at = f"{start}layers.{n}."
         q, k, v = (take(f"{at}self_attn.{part}_proj.weight").split(head) for part in "qkv")
         share, packed = size.heads // size.keys, list[Tensor]()
         for key in range(size.keys):
             packed += [*q[key * share : (key + 1) * share], k[key], v[key]]
-        made[f"{at}attention.wqkv.weight"] = torch.cat(packed)
-        made[f"{at}attention.wo.weight"] = take(f"{at}self_attn.o_proj.weight")
+        converted[f"{at}attention.wqkv.weight"] = torch.cat(packed)
+        converted[f"{at}attention.wo.weight"] = take(f"{at}self_attn.o_proj.weight")
         for number, name in (("1", "gate"), ("2", "down"), ("3", "up")):
-            made[f"{at}feed_forward.w{number}.weight"] = take(f"{at}mlp.{name}_proj.weight")
-        made[f"{at}attention_norm.weight"] = take(f"{at}input_layernorm.weight")
-        made[f"{at}ffn_norm.weight"] = take(f"{at}post_attention_layernorm.weight")
-    assert not said
-    return made
+            converted[f"{at}feed_forward.w{number}.weight"] = take(f"{at}mlp.{name}_proj.weight")
+        converted[f"{at}attention_norm.weight"] = take(f"{at}input_layernorm.weight")
+        converted[f"{at}ffn_norm.weight"] = take(f"{at}post_attention_layernorm.weight")
+    assert not left
+    return converted
 
 
 def checkpoint(base: Path) -> tuple[dict[str, Tensor], Size]:
@@ -171,15 +171,15 @@ def answers(folder: Path) -> Tensor:
 
 def test_the_same_mllm_and_the_same_decoder(base: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "head"
-    made = convert_mllmseg(source, out, base, settings=TINY)
+    converted = convert_mllmseg(source, out, base, settings=TINY)
     assert torch.equal(answers(out / "mllm"), answers(base))
     assert load_backbone(out / "mllm").width == 64  # strict: nothing missing, nothing left over
     tensors, size = checkpoint(base)
     state = load_file(out / "head.safetensors")
     decoder = LightDecoder(TINY, 64, 32, 2)
     decoder.load_state_dict({k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")})
-    assert made.decoder_parameters == sum(p.numel() for p in decoder.parameters())
-    assert made.mllm_tensors == len(load_file(base / "model.safetensors"))
+    assert converted.decoder_parameters == sum(p.numel() for p in decoder.parameters())
+    assert converted.mllm_tensors == len(load_file(base / "model.safetensors"))
     rows = {name: value for name, value in state.items() if not name.startswith("decoder.")}
     words, output = ("tok_embeddings", "output") if size.internlm else ("embed_tokens", "lm_head")
     assert rows.keys() == {"adapter.words.new_input", "adapter.words.new_output"}
@@ -197,9 +197,9 @@ def test_the_decoder_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -
     theirs = {k.removeprefix("res_decoder."): v for k, v in tensors.items() if k.startswith("res_decoder.")}
     patches, image, segment = torch.randn(1, 64, 32), torch.randn(1, 16, 64), torch.randn(1, 1, 64)
     with torch.no_grad():
-        found = ours(ours.precompute(patches, image[:, None], (4, 4)), segment[:, None], 8)[0]
+        actual = ours(ours.precompute(patches, image[:, None], (4, 4)), segment[:, None], 8)[0]
         expected = drawn_by(theirs, patches, image, segment)
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()  # measured: 1.1e-6
+    assert (actual - expected).abs().max() < 1e-5 * expected.abs().max()  # measured: 1.1e-6
 
 
 def drawn_by(state: dict[str, Tensor], patches: Tensor, image: Tensor, segment: Tensor) -> Tensor:
@@ -208,10 +208,10 @@ def drawn_by(state: dict[str, Tensor], patches: Tensor, image: Tensor, segment: 
 
     def block(name: str, x: Tensor, memory: Tensor) -> Tensor:
         layer = torch.nn.TransformerDecoderLayer(32, 4, 48, 0.1, batch_first=True)
-        made = torch.nn.TransformerDecoder(layer, 1, torch.nn.LayerNorm(32)).eval()
+        converted = torch.nn.TransformerDecoder(layer, 1, torch.nn.LayerNorm(32)).eval()
         start = f"{name}.decoder."
-        made.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
-        return made(x, memory)
+        converted.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
+        return converted(x, memory)
 
     image, segment = linear("img_llm_down", image), linear("text_down", segment)
     coarse = image.transpose(1, 2).reshape(1, 32, 4, 4)
@@ -256,13 +256,13 @@ def test_the_head_says_what_the_checkpoint_says(base: Path, source: Path, tmp_pa
     model.get_input_embeddings().weight.data.copy_(tensors[f"language_model.model.{words}.weight"])
     model.lm_head.weight.data.copy_(tensors[f"language_model.{output}.weight"])
     prompts, asked = method.mllm.script.prompts, method.mllm.script.question(query)
-    said = prompts.processor.tokenizer.decode(asked.ids[:-1])
-    assert " What are the red cupin this image? Please output segmentation masks.<|im_end|>" in said
-    assert said.endswith("assistant\nSure,the red cup:")
+    message = prompts.processor.tokenizer.decode(asked.ids[:-1])
+    assert " What are the red cupin this image? Please output segmentation masks.<|im_end|>" in message
+    assert message.endswith("assistant\nSure,the red cup:")
     before = prompts.before()
     theirs = next(one.theirs for one in CONVERSATIONS if one.method == "mllmseg")
-    told = theirs[: theirs.index("<IMG_CONTEXT>")]
-    assert before == prompts.processor.tokenizer(told).input_ids
+    notes = theirs[: theirs.index("<IMG_CONTEXT>")]
+    assert before == prompts.processor.tokenizer(notes).input_ids
     ids = torch.tensor([[*before, *[size.image_token] * 16, *asked.ids]])
     first, seg = len(before), ids.shape[1] - 1
     assert ids[0, seg] == size.words
@@ -272,12 +272,12 @@ def test_the_head_says_what_the_checkpoint_says(base: Path, source: Path, tmp_pa
         states, patches = said_by.hidden_states[-1], model.model.vision_tower(pixels).last_hidden_state[:, 1:]
         theirs = {k.removeprefix("res_decoder."): v for k, v in tensors.items() if k.startswith("res_decoder.")}
         expected = drawn_by(theirs, patches, states[:, first - 1 : first + 15], states[:, seg - 1 : seg])
-        found = method.decode(read, None)
+        actual = method.decode(read, None)
     # of the largest; measured: 1.0e-6
-    assert (found.mask_logits[0] - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (actual.mask_logits[0] - expected).abs().max() < 1e-5 * expected.abs().max()
     logits = said_by.logits[0, seg - 1]
     presence = logits[:-1].max() - logits[-1]
-    assert found.presence_logits.item() == pytest.approx(presence.item(), abs=1e-4)
+    assert actual.presence_logits.item() == pytest.approx(presence.item(), abs=1e-4)
 
 
 def test_the_heads_config(base: Path, source: Path, tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def changed(base: Path, folder: Path, **changes: Tensor | None) -> Path:
 
 
 def test_tensors_that_do_not_fit_are_named(base: Path, tmp_path: Path) -> None:
-    for n, (change, said) in enumerate(
+    for n, (change, message) in enumerate(
         [
             ({"mlp1.3.bias": None}, "missing multi_modal_projector.linear_2.bias"),
             ({"mlp1.7.bias": torch.zeros(3)}, "extra mlp1.7.bias"),
@@ -467,12 +467,12 @@ def test_tensors_that_do_not_fit_are_named(base: Path, tmp_path: Path) -> None:
             ),
         ]
     ):
-        assert said in refused(changed(base, tmp_path / str(n), **change), tmp_path, base), said
+        assert message in refused(changed(base, tmp_path / str(n), **change), tmp_path, base), message
 
 
 def test_another_model_is_refused(base: Path, source: Path, tmp_path: Path) -> None:
     config = json.loads((source / "config.json").read_text())
-    for change, said in (
+    for change, message in (
         ({"select_layer": -4}, "has select_layer=-4, and the base model has -1"),
         ({"ps_version": "v1"}, "has ps_version='v1'"),
         ({"llm_config": {**config["llm_config"], "rope_theta": 5.0}}, "has llm_config.rope_theta=5.0"),
@@ -484,13 +484,13 @@ def test_another_model_is_refused(base: Path, source: Path, tmp_path: Path) -> N
         ({"llm_config": None}, "has llm_config.num_attention_heads=None"),
     ):
         (source / "config.json").write_text(json.dumps({**config, **change}))
-        assert said in refused(source, tmp_path, base)
+        assert message in refused(source, tmp_path, base)
 
 
 def test_new_words_must_be_the_two_last(base: Path, source: Path, tmp_path: Path) -> None:
     added = json.loads((source / "added_tokens.json").read_text())
     first = added["[SEG]"]
-    for change, said in (
+    for change, message in (
         (
             {"[SEG]": first + 1, "[REJ]": first},
             f"numbers [SEG] {first + 1}, and with this base model it must be {first}",
@@ -498,7 +498,7 @@ def test_new_words_must_be_the_two_last(base: Path, source: Path, tmp_path: Path
         ({"<IMG_CONTEXT>": 3}, "numbers <IMG_CONTEXT> 3"),
     ):
         (source / "added_tokens.json").write_text(json.dumps({**added, **change}))
-        assert said in refused(source, tmp_path, base)
+        assert message in refused(source, tmp_path, base)
     (source / "added_tokens.json").unlink()
     assert "needs added_tokens.json or tokenizer_config.json" in refused(source, tmp_path, base)
     decoder = {str(number): {"content": token} for token, number in added.items()}
@@ -535,10 +535,10 @@ def test_pickled_weights_are_refused_with_the_command_that_repacks_them(
     for path in source.glob("*.safetensors"):
         path.unlink()
     torch.save(tensors, source / "pytorch_model.bin")
-    said = refused(source, tmp_path, base)
-    assert "only pytorch_model.bin, and pickled weights are not read" in said
+    message = refused(source, tmp_path, base)
+    assert "only pytorch_model.bin, and pickled weights are not read" in message
     monkeypatch.chdir(source)
-    exec(said.partition('python -c "')[2].rstrip('"'), {})
+    exec(message.partition('python -c "')[2].rstrip('"'), {})
     convert_mllmseg(source, tmp_path / "head", base, settings=TINY)
 
 
@@ -593,17 +593,17 @@ def test_command(tmp_path: Path, seglens: Run) -> None:
         tensors[name] = torch.zeros(shape, dtype=torch.bfloat16)
     tensors[POINTS] = their_files.points(4)
     their_files.save(source, tensors, config_for(size), size)
-    code, said, told = seglens("convert", "mllmseg", source, out, "--base", base)
-    assert code == 0, told
+    code, message, notes = seglens("convert", "mllmseg", source, out, "--base", base)
+    assert code == 0, notes
     count = len(load_file(base / "model.safetensors"))
-    assert said.startswith(f"{out}: {count} tensors of the MLLM (0 with an update added), a decoder of 26.1 M")
-    assert "here they are padded" in told
-    code, _, told = seglens("convert", "mllmseg", source, out, "--base", base)
-    assert (code, "exists already" in told) == (2, True)
-    code, said, _ = seglens("convert", "mllmseg", source, tmp_path / "other", "--base", base, "--gres", "--json")
-    assert json.loads(said)["decoder_parameters"] == 34_385_542 - 2 * 1024 * (
+    assert message.startswith(f"{out}: {count} tensors of the MLLM (0 with an update added), a decoder of 26.1 M")
+    assert "here they are padded" in notes
+    code, _, notes = seglens("convert", "mllmseg", source, out, "--base", base)
+    assert (code, "exists already" in notes) == (2, True)
+    code, message, _ = seglens("convert", "mllmseg", source, tmp_path / "other", "--base", base, "--gres", "--json")
+    assert json.loads(message)["decoder_parameters"] == 34_385_542 - 2 * 1024 * (
         4096 - 64
     )  # the 8B's, with narrower states
     assert json.loads((tmp_path / "other" / "config.json").read_text())["settings"]["refusal"] == "Sure,{}:[REJ]."
-    code, _, told = seglens("convert", "mllmseg", source, tmp_path / "none", "--base", tmp_path / "nowhere")
-    assert (code, "need a folder, or a hub id" in told) == (2, True)
+    code, _, notes = seglens("convert", "mllmseg", source, tmp_path / "none", "--base", tmp_path / "nowhere")
+    assert (code, "need a folder, or a hub id" in notes) == (2, True)

@@ -18,7 +18,7 @@ from transformers import InternVLForConditionalGeneration
 
 from command import Run
 from convert.test_convert_mllmseg import answers, as_published, config_for, tiny_size
-from seglens.checkpoints.head import CheckpointError
+from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.self1e import convert_self1e
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.preset import TILE
@@ -96,10 +96,10 @@ def drawn_by(state: dict[str, Tensor], image: Tensor, segment: Tensor, given: Te
 
 
 def test_the_same_mllm(base: Path, source: Path, tmp_path: Path) -> None:
-    made = convert_self1e(source, tmp_path / "head", base)
+    converted = convert_self1e(source, tmp_path / "head", base)
     assert torch.equal(answers(tmp_path / "head" / "mllm"), answers(base))
-    assert made.mllm_tensors == len(load_file(base / "model.safetensors"))
-    assert made.mlp_parameters == 4 * (D * D + D) + 2 * (4 * D * D + 4 * D)
+    assert converted.mllm_tensors == len(load_file(base / "model.safetensors"))
+    assert converted.mlp_parameters == 4 * (D * D + D) + 2 * (4 * D * D + 4 * D)
     state = load_file(tmp_path / "head" / "head.safetensors")
     for place, name in (("input", "model.embed_tokens"), ("output", "lm_head")):
         whole = checkpoint(base)[f"language_model.{name}.weight"]
@@ -117,11 +117,11 @@ def test_the_head_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -> N
     method: Any = segmenter.method
     query = segmenter.asking.put("the red cup")
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    found = method.decode(method.mllm.read(method.mllm.open(picture), [query]), None).mask_logits[0, 0]
+    actual = method.decode(method.mllm.read(method.mllm.open(picture), [query]), None).mask_logits[0, 0]
     tensors, size = checkpoint(base), tiny_size(base)
     prompts, asked = method.mllm.script.prompts, method.mllm.script.question(query)
-    said = prompts.processor.tokenizer.decode(asked.ids[:-1])
-    assert " What is the red cup in this image? Please output segmentation mask.<|im_end|>" in said
+    message = prompts.processor.tokenizer.decode(asked.ids[:-1])
+    assert " What is the red cup in this image? Please output segmentation mask.<|im_end|>" in message
     before = prompts.before()
     assert prompts.processor.tokenizer.decode(before).startswith("<|im_start|>system\nYou are an helpful assistant.")
     ids = torch.tensor([[*before, *[size.image_token] * GRID**2, *asked.ids]])
@@ -144,9 +144,9 @@ def test_the_head_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -> N
         mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[None, None]
         states = model.model.language_model(inputs_embeds=rows, attention_mask=mask).last_hidden_state[0]
         expected = drawn_by(tensors, states[first : first + GRID**2], states[seg - 1], given, fine)
-    assert found.shape == expected.shape == (4 * GRID, 4 * GRID)
+    assert actual.shape == expected.shape == (4 * GRID, 4 * GRID)
     # of the largest; measured: 2.4e-7
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (actual - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_one_new_token_will_do(base: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from seglens.backbones import load_backbone
-from seglens.checkpoints.head import embedded_folder
+from seglens.checkpoints.origin import embedded_folder
 from seglens.cli import failures
 from seglens.cli.failures import sentence
 from seglens.core import available_memory as room

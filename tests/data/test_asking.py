@@ -13,7 +13,7 @@ import torch
 
 from seglens.agent import Agent
 from seglens.backbones import load_backbone
-from seglens.checkpoints.head import read_config
+from seglens.checkpoints.config import read_config
 from seglens.core.types import AnswerTemplates, Sample, Tuning
 from seglens.data import load_data
 from seglens.data.asking import AS_IT_STANDS, Asking, is_sentence

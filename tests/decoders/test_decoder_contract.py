@@ -25,9 +25,9 @@ TOLERANCE = 1e-5  # of the largest logit; measured: 1e-6 against other batches, 
 KINDS = {**TINY, "embedded": Kind(lambda folder: make_sam().save_pretrained(folder), SamModel)}
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return ((found.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
+def error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return ((actual.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -117,9 +117,9 @@ def test_embedding_is_the_models_own(decoder: MaskDecoder, model: nn.Module) -> 
     with torch.no_grad():
         expected = model.get_image_embeddings(pixels[None])
     *fine, coarse = expected if isinstance(expected, list) else [expected]
-    found = decoder.encode(image, Frame(side, side))
-    assert len(found.fine) == len(fine)
-    for ours, theirs in zip((found.coarse, *found.fine), (coarse, *fine), strict=True):
+    actual = decoder.encode(image, Frame(side, side))
+    assert len(actual.fine) == len(fine)
+    for ours, theirs in zip((actual.coarse, *actual.fine), (coarse, *fine), strict=True):
         assert error(ours, theirs) < TOLERANCE  # measured: 1e-6
 
 
@@ -127,13 +127,13 @@ def test_statistics_are_those_of_the_checkpoint(folder: Path, tmp_path: Path) ->
     usual = pytest.approx((123.675, 116.28, 103.53)), pytest.approx((58.395, 57.12, 57.375))
     assert (load_decoder(folder).mean, load_decoder(folder).std) == usual
     other = shutil.copytree(folder, tmp_path / "other")
-    said = {"image_mean": [0.25, 0.5, 0.75], "image_std": [0.1, 0.2, 0.4]}
-    expected = tuple(255 * v for v in said["image_mean"]), tuple(255 * v for v in said["image_std"])
-    (other / "preprocessor_config.json").write_text(json.dumps(said))
+    settings = {"image_mean": [0.25, 0.5, 0.75], "image_std": [0.1, 0.2, 0.4]}
+    expected = tuple(255 * v for v in settings["image_mean"]), tuple(255 * v for v in settings["image_std"])
+    (other / "preprocessor_config.json").write_text(json.dumps(settings))
     assert (load_decoder(other).mean, load_decoder(other).std) == expected
     (other / "preprocessor_config.json").unlink()
     assert (load_decoder(other).mean, load_decoder(other).std) == usual
-    (other / "processor_config.json").write_text(json.dumps({"image_processor": said}))  # as transformers 5 saves it
+    (other / "processor_config.json").write_text(json.dumps({"image_processor": settings}))  # of transformers 5
     assert (load_decoder(other).mean, load_decoder(other).std) == expected
 
 
@@ -214,8 +214,8 @@ def test_positions_are_those_of_the_model(decoder: MaskDecoder) -> None:
     assert (decoder.positions(centres) - grid).abs().max() < 1e-4  # measured: 3e-5
     pixel = torch.tensor([[[[17.0, 40.0]]]])  # the model adds the half pixel to whole ones
     embedder = decoder.module.prompt_encoder
-    said = embedder.point_embed  # what "inside" adds: SAM has a module per label, SAM 2 one table
-    inside = said[1].weight if isinstance(said, nn.ModuleList) else said.weight[1]
+    labels = embedder.point_embed  # what "inside" adds: SAM has a module per label, SAM 2 one table
+    inside = labels[1].weight if isinstance(labels, nn.ModuleList) else labels.weight[1]
     theirs = embedder._embed_points(pixel, torch.ones(1, 1, 1, dtype=torch.long), pad=False) - inside
     assert (theirs - decoder.positions((pixel + 0.5) / decoder.image_size)).abs().max() < 1e-4
 
@@ -241,9 +241,9 @@ def test_clicks_and_boxes_are_those_of_the_model(decoder: MaskDecoder, model: nn
     canvas = {"points": (points + 0.5) / size, "boxes": (boxes + 0.5) / size}
     maps = [*embedding.fine, embedding.coarse] if embedding.fine else embedding.coarse
 
-    def theirs(**given: Tensor) -> Tensor:
+    def theirs(**inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            return model(image_embeddings=maps, multimask_output=False, **given).pred_masks[:, :, 0]
+            return model(image_embeddings=maps, multimask_output=False, **inputs).pred_masks[:, :, 0]
 
     clicks = theirs(input_points=points, input_labels=labels)
     assert error(decoder.prompt(embedding, canvas["points"], labels), clicks) < TOLERANCE
@@ -259,29 +259,29 @@ def test_prompts_of_any_mixture_in_one_pass(decoder: MaskDecoder, model: nn.Modu
     points, none = torch.tensor([[0.2, 0.3], [0.7, 0.6], [0.5, 0.1]]), torch.zeros(0, 2)
     labels, box = torch.tensor([1, 0, 1]), torch.tensor([0.1, 0.2, 0.8, 0.7])
     earlier = 5 * noise(side, side)
-    asked = [
+    prompts = [
         Prompt(points, labels),
         Prompt(points[:1], labels[:1], box),
         Prompt(none, labels[:0], box),
         Prompt(points[:2], labels[:2], mask=earlier),
         Prompt(none, labels[:0], box, earlier),
     ]
-    together = decoder.answer(maps, asked)
-    for found, p in zip(together, asked, strict=True):
-        given: dict[str, Tensor] = {}
+    together = decoder.answer(maps, prompts)
+    for actual, p in zip(together, prompts, strict=True):
+        inputs: dict[str, Tensor] = {}
         if len(p.points):
-            given = {
+            inputs = {
                 "input_points": p.points[None, None] * decoder.image_size - 0.5,
                 "input_labels": p.labels[None, None],
             }
         if p.box is not None:
-            given["input_boxes"] = p.box[None, None] * decoder.image_size - 0.5
+            inputs["input_boxes"] = p.box[None, None] * decoder.image_size - 0.5
         if p.mask is not None:
-            given["input_masks"] = p.mask[None, None]
+            inputs["input_masks"] = p.mask[None, None]
         seen = [*maps.fine, maps.coarse] if maps.fine else maps.coarse
         with torch.no_grad():
-            theirs = model(image_embeddings=seen, multimask_output=False, **given).pred_masks[0, 0, 0]
-        assert error(found, theirs) < TOLERANCE
+            theirs = model(image_embeddings=seen, multimask_output=False, **inputs).pred_masks[0, 0, 0]
+        assert error(actual, theirs) < TOLERANCE
     assert error(together[3], decoder.answer(maps, [Prompt(points[:2], labels[:2])])[0]) > 1e-3  # a mask prompt matters
 
 
@@ -335,9 +335,9 @@ def test_half_precision(folder: Path, decoder: MaskDecoder) -> None:
     expected = decoder.decode(decoder.encode(picture(40, 64), Frame(40, 64)), prompts, keep)
     own = half.trainable_decoder()
     assert {p.dtype for p in own.parameters()} == {torch.float32}
-    for found in (half.decode(embedding, prompts, keep), half.decode(embedding, prompts, keep, own)):
-        assert found.dtype == torch.float32
-        assert error(found, expected) < 0.1  # measured: .02
+    for actual in (half.decode(embedding, prompts, keep), half.decode(embedding, prompts, keep, own)):
+        assert actual.dtype == torch.float32
+        assert error(actual, expected) < 0.1  # measured: .02
 
 
 def test_a_moved_model_decodes_as_one(folder: Path, embedding: Embedding) -> None:
@@ -375,11 +375,11 @@ def test_weights_that_do_not_fit_are_refused(damaged: Path, change: str) -> None
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_cut_weights_are_refused(damaged: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_cut_weights_are_refused(damaged: Path, share: float) -> None:
     file = damaged / "model.safetensors"
     data = file.read_bytes()
-    file.write_bytes(data[: int(kept * len(data))])
+    file.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match="cut short or damaged") as caught:
         load_decoder(damaged)
     assert "\n" not in str(caught.value)

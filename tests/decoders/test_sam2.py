@@ -16,7 +16,8 @@ from transformers import Sam2Model
 
 from decoders.tiny import save_sam2, save_sam2_video
 from seglens.backbones import Backbone
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, Readout, Truth
 from seglens.decoders import MaskDecoder, load_decoder
@@ -102,19 +103,19 @@ def test_clicks_may_switch_masks_and_learned_prompts_may_not(folder: Path, waver
     library, decoder = Sam2Model.from_pretrained(wavering).eval(), load_decoder(wavering)
     coarse, *fine = (noise(2, *shape, seed=k) for k, shape in enumerate(decoder.shapes, 1))
     seen, boxes = Embedding(coarse, tuple(fine)), torch.tensor([[[0.1, 0.1, 0.6, 0.7]]]).expand(2, 3, 4)
-    asked = {"image_embeddings": [*fine, coarse], "input_boxes": boxes * decoder.image_size - 0.5}
-    switched = library(**asked, multimask_output=False).pred_masks[:, :, 0]
-    every = library.train()(**asked, multimask_output=False).pred_masks[:, :, 0]  # in training SAM 2 never switches
+    inputs = {"image_embeddings": [*fine, coarse], "input_boxes": boxes * decoder.image_size - 0.5}
+    switched = library(**inputs, multimask_output=False).pred_masks[:, :, 0]
+    every = library.train()(**inputs, multimask_output=False).pred_masks[:, :, 0]  # in training SAM 2 never switches
     assert not torch.isclose(switched, every, rtol=1e-3).all()
     assert torch.allclose(decoder.prompt(seen, boxes=boxes), switched, atol=1e-6)
-    prompts, _ = decoder.module.prompt_encoder(None, None, asked["input_boxes"], None)  # the same, as if learned
+    prompts, _ = decoder.module.prompt_encoder(None, None, inputs["input_boxes"], None)  # the same, as if learned
     own = decoder.trainable_decoder()
-    for found in (
+    for actual in (
         decoder.decode(seen, prompts),
         decoder.decode(seen, prompts, decoder=own.eval()),
         decoder.decode(seen, prompts, decoder=own.train()),
     ):
-        assert torch.allclose(found, every, atol=1e-6)
+        assert torch.allclose(actual, every, atol=1e-6)
     assert torch.allclose(decoder.prompt(seen, boxes=boxes), switched, atol=1e-6)  # and the switch is still on
 
 
@@ -138,25 +139,29 @@ def lens(backbone: Backbone, decoder: MaskDecoder) -> Lens:
 
 
 @pytest.fixture(scope="module")
-def given(backbone: Backbone, decoder: MaskDecoder, scene: tuple[np.ndarray, Tensor]) -> tuple[Readout, Embedding]:
+def inputs(backbone: Backbone, decoder: MaskDecoder, scene: tuple[np.ndarray, Tensor]) -> tuple[Readout, Embedding]:
     return backbone.read(backbone.open(scene[0]), QUESTIONS), decoder.encode(scene[0], Frame(48, 64))
 
 
-def loss(lens: Lens, given: tuple[Readout, Embedding], truth: Tensor) -> tuple[Tensor, Tensor]:
-    output, frame = lens(*given), Frame(48, 64)
+def loss(lens: Lens, inputs: tuple[Readout, Embedding], truth: Tensor) -> tuple[Tensor, Tensor]:
+    output, frame = lens(*inputs), Frame(48, 64)
     masks = frame.to_canvas_mask(truth, output.mask_logits.shape[-1])[None]
-    cells = frame.to_canvas_mask(truth, given[0].grid[0])[None]
-    asked = torch.ones(1, len(truth), dtype=torch.bool)
-    terms = lens.losses(output, Truth(masks, cells, asked, asked, ~asked))
+    cells = frame.to_canvas_mask(truth, inputs[0].grid[0])[None]
+    valid = torch.ones(1, len(truth), dtype=torch.bool)
+    terms = lens.losses(output, Truth(masks, cells, valid, valid, ~valid))
     return sum(terms.values(), torch.zeros(())), output.mask_logits
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_gradients_reach_what_is_trained(
-    lens: Lens, given: tuple[Readout, Embedding], scene: tuple[np.ndarray, Tensor], decoder: MaskDecoder, autocast: bool
+    lens: Lens,
+    inputs: tuple[Readout, Embedding],
+    scene: tuple[np.ndarray, Tensor],
+    decoder: MaskDecoder,
+    autocast: bool,
 ) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss(lens.train(), given, scene[1])[0].backward()
+        loss(lens.train(), inputs, scene[1])[0].backward()
     reached = {name for name, p in lens.named_parameters() if p.grad is not None}
     assert reached == {name for name, p in lens.named_parameters() if p.requires_grad}
     assert all(p.grad.isfinite().all() for p in lens.parameters() if p.grad is not None)
@@ -168,7 +173,7 @@ def test_gradients_reach_what_is_trained(
 @pytest.mark.slow
 def test_overfits_one_scene_and_segments_it(
     lens: Lens,
-    given: tuple[Readout, Embedding],
+    inputs: tuple[Readout, Embedding],
     scene: tuple[np.ndarray, Tensor],
     backbone: Backbone,
     decoder: MaskDecoder,
@@ -179,7 +184,7 @@ def test_overfits_one_scene_and_segments_it(
     optimiser = torch.optim.AdamW([p for p in lens.parameters() if p.requires_grad], lr=1e-3)
     totals = []
     for _ in range(150):
-        total, _ = loss(lens.train(), given, truth)
+        total, _ = loss(lens.train(), inputs, truth)
         total.backward()
         torch.nn.utils.clip_grad_norm_(lens.parameters(), 1.0)
         optimiser.step()
@@ -194,5 +199,5 @@ def test_overfits_one_scene_and_segments_it(
     both = (one.segment(image, QUESTIONS) for one in (segmenter, again))
     for mine, loaded, mask in zip(*both, truth.numpy(), strict=True):
         assert np.array_equal(mine.mask_logits, loaded.mask_logits)
-        found = mine.mask_logits > 0
-        assert (found & mask).sum() / (found | mask).sum() > 0.5  # measured: .97, .73, .95
+        actual = mine.mask_logits > 0
+        assert (actual & mask).sum() / (actual | mask).sum() > 0.5  # measured: .97, .73, .95

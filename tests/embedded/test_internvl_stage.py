@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoints.head import embedded_folder
+from seglens.checkpoints.origin import embedded_folder
 from seglens.data.world import WorldData
 from seglens.embedded import language_stages as lessons
 from seglens.embedded.build import BUDGETS

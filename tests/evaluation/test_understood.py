@@ -18,7 +18,7 @@ from seglens.agent import Agent
 from seglens.backbones import load_backbone
 from seglens.backbones.familiarity import FILE
 from seglens.backbones.unknown_words import Vocabulary
-from seglens.checkpoints.head import embedded_folder
+from seglens.checkpoints.origin import embedded_folder
 from seglens.core.schema import Click
 from seglens.core.types import Sample, Target
 from seglens.embedded.familiarity_stage import ways

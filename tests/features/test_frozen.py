@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seglens.backbones import Backbone
-from seglens.checkpoints.head import Origin
+from seglens.checkpoints.origin import Origin
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder

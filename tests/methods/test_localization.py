@@ -18,7 +18,7 @@ from torch import Tensor
 
 from command import Run
 from seglens.backbones.head_choice import KNOWN, HeadChoice, HeadChoiceError, known_choice
-from seglens.checkpoints.head import read_config
+from seglens.checkpoints.config import read_config
 from seglens.core.types import Embedding, HeadMaps, MethodOutput, Prompt
 from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import run

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from backbones.bare import Bare, digest, error
 from seglens.backbones import Backbone, load_backbone
-from seglens.checkpoints.head import HeadConfig, Origin, embedded_folder
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin, embedded_folder
 from seglens.core.geometry import Canvas
 from seglens.core.schema import Click
 from seglens.core.types import MethodOutput, Sample, Target, Totals

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, SamModel
 
 from command import Run
 from seglens.backbones import load_backbone
-from seglens.checkpoints.head import embedded_folder
+from seglens.checkpoints.origin import embedded_folder
 from seglens.core.types import Sample
 from seglens.decoders import load_decoder
 from seglens.inference.segmenter import Segmenter
@@ -44,14 +44,14 @@ def packed(llava: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def refused(folder: Path, said: str, load: Callable = load_backbone, **how: object) -> None:
-    with pytest.raises(ValueError, match=said) as caught:
+def refused(folder: Path, message: str, load: Callable = load_backbone, **how: object) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         load(folder, **how)
     assert "\n" not in str(caught.value)
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+def same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 # ------------------------------------------------------------------ tensors
@@ -119,7 +119,7 @@ def test_packing_again_changes_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ({"x": torch.zeros(3, dtype=torch.int8)}, "x cannot be packed"),
         ({"x": torch.zeros(16, 16), "x.scale": torch.zeros(16)}, "x.scale cannot be packed"),
@@ -127,8 +127,8 @@ def test_packing_again_changes_nothing(file: Path) -> None:
         ({"x": torch.tensor([7e4])}, "x holds a value that is not finite in fp16"),
     ],
 )
-def test_what_cannot_be_packed(state: dict[str, Tensor], said: str) -> None:
-    with pytest.raises(PackedError, match=said):
+def test_what_cannot_be_packed(state: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(PackedError, match=message):
         pack(state)
 
 
@@ -145,17 +145,17 @@ def test_scales_that_do_not_fit(scale: Tensor | None) -> None:
 def test_every_family_loads_as_what_it_unpacks_to(family: Path, tmp_path: Path) -> None:
     folder, options = shutil.copytree(family, tmp_path / family.name), KINDS[family.name].options
     pack_folder(folder)
-    found = load_backbone(folder, **options)
+    actual = load_backbone(folder, **options)
     state = load_packed(folder / PACKED)
     (folder / PACKED).unlink()
     save_file(state, folder / PLAIN, metadata={"format": "pt"})
     expected = load_backbone(folder, **options)
-    assert same(found.module.state_dict(), expected.module.state_dict())
-    assert found.signature() == expected.signature()
-    assert found.module.generation_config.to_dict() == expected.module.generation_config.to_dict()
-    assert found.module.name_or_path == expected.module.name_or_path
+    assert same(actual.module.state_dict(), expected.module.state_dict())
+    assert actual.signature() == expected.signature()
+    assert actual.module.generation_config.to_dict() == expected.module.generation_config.to_dict()
+    assert actual.module.name_or_path == expected.module.name_or_path
     tied = [
-        m.get_output_embeddings().weight is m.get_input_embeddings().weight for m in (found.module, expected.module)
+        m.get_output_embeddings().weight is m.get_input_embeddings().weight for m in (actual.module, expected.module)
     ]
     assert tied[0] == tied[1]
 
@@ -164,10 +164,10 @@ def test_a_mask_decoder_loads_as_what_it_unpacks_to(sam: Path, tmp_path: Path) -
     folder = shutil.copytree(sam, tmp_path / "sam")
     pack_folder(folder)
     state = load_packed(folder / PACKED)
-    found = load_decoder(folder, dtype=torch.float32)
-    made = found.module.state_dict()
-    assert all(torch.equal(made[name], tensor) for name, tensor in state.items())
-    assert len({t.data_ptr() for t in made.values()}) == len(state)  # the rest is tied
+    actual = load_decoder(folder, dtype=torch.float32)
+    loaded = actual.module.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert len({t.data_ptr() for t in loaded.values()}) == len(state)  # the rest is tied
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -226,10 +226,10 @@ def test_a_flipped_bit_is_found(packed: Path, at: float) -> None:
     refused(packed, "cannot be read .*SHA-256.*damaged: download or save it again")
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_cut_weights_are_refused(packed: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_cut_weights_are_refused(packed: Path, share: float) -> None:
     data = (packed / PACKED).read_bytes()
-    (packed / PACKED).write_bytes(data[: int(kept * len(data))])
+    (packed / PACKED).write_bytes(data[: int(share * len(data))])
     refused(packed, "cut short or damaged")
     with pytest.raises(PackedError, match="cut short or damaged"):
         unpack_folder(packed, packed / "out")
@@ -277,8 +277,8 @@ def test_the_package_carries_packed_weights_only(segmenter: Segmenter) -> None:
     assert not [path for path in files if path.name == PLAIN]
     head = load_file(embedded_folder("embedded") / "head.safetensors")
     assert same(segmenter.method.state_dict(), unpack(head))
-    made = segmenter.decoder.module.state_dict()
-    assert all(torch.equal(made[name], tensor) for name, tensor in load_packed(SAM / PACKED).items())
+    state = segmenter.decoder.module.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in load_packed(SAM / PACKED).items())
 
 
 def test_unpacked_for_bare_transformers(seglens: Run, segmenter: Segmenter, scene: Sample, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from data import lisa_files, make_refer
 from own_data import write_coco
-from seglens.checkpoints.head import CheckpointError, Origin, read_config, weights_sum
+from seglens.checkpoints.config import read_config, weights_sum
+from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.core.devices import usable_device
 from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.core.types import Sample, Target

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from seglens.backbones import Backbone
 from seglens.backbones.chat_prefix import ChatPrefix
-from seglens.checkpoints.head import EMBEDDED_PARTS, Origin
+from seglens.checkpoints.origin import EMBEDDED_PARTS, Origin
 from seglens.core.names import check_name
 from seglens.world.language import INTENT
 

@@ -6,16 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from seglens.checkpoints.head import (
-    CONFIG,
-    EMBEDDED,
-    EMBEDDED_HEADS,
-    WEIGHTS,
-    CheckpointError,
-    HeadConfig,
-    Origin,
-    intact_folder,
-)
+from seglens.checkpoints.config import WEIGHTS, HeadConfig
+from seglens.checkpoints.origin import CONFIG, EMBEDDED, EMBEDDED_HEADS, CheckpointError, Origin, intact_folder
 from seglens.core.files import digest, stamp, write_atomic
 from seglens.core.names import check_name
 
@@ -30,13 +22,13 @@ def hub_commit(name: str) -> str | None:
     """The commit that a hub id meant when it was last loaded here, without network; None for a folder."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
-    return Path(found).parent.name if isinstance(found, str) else None
+    cached = None if Path(name).is_dir() else try_to_load_from_cache(name, CONFIG)
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) -> Path:
-    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id, fetched as `where`
-    says (`token`, `cache_dir`, `local_files_only`)."""
+    """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id, fetched with `where`
+    (`token`, `cache_dir`, `local_files_only`)."""
     if not isinstance(name, str | Path):
         raise CheckpointError(f"got {type(name).__name__} for a model; need its name or its folder, as in {EMBEDDED!r}")
     if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
@@ -53,7 +45,7 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
 
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS], **where))
-    except Exception as error:  # the hub's client raises dozens of types; each means the same to the user
+    except Exception as error:  # the hub's client raises dozens of types; to the user all mean the same
         raise CheckpointError(
             f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
             "check the name or the network"
@@ -65,8 +57,8 @@ def identified(name: str) -> str:
     for it. Raises CheckpointError."""
     folder = resolve_folder(name)
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    shown = os.path.abspath(folder) if Path(name).is_dir() else name
-    return f"{shown} ({digest(''.join(map(stamp, files)).encode())[:12]})"
+    label = os.path.abspath(folder) if Path(name).is_dir() else name
+    return f"{label} ({digest(''.join(map(stamp, files)).encode())[:12]})"
 
 
 def identified_parts(backbone: str, decoder: str, heads: str | None) -> str:
@@ -105,7 +97,7 @@ def push_folder(
     for part in (config.backbone, config.decoder):
         if part is not None and part.name.startswith((".", "/")):
             raise CheckpointError(
-                f"the head names {part.name!r}, a folder that nobody else has; "
+                f"the head names {part.name!r}, a folder that exists on this machine only; "
                 "train on a hub id, or publish that folder and name it in config.json"
             )
     from huggingface_hub import HfApi
@@ -121,9 +113,9 @@ def push_folder(
             commit_message=f"{config.method} head",
         )
     except Exception as error:  # as above: dozens of types
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{name} could not be published ({type(error).__name__}: {said}); check name and token"
+            f"{name} could not be published ({type(error).__name__}: {reason}); check name and token"
         ) from error
     return str(done.commit_url)
 

@@ -155,7 +155,7 @@ class CacheInputs:
 
     def parts(self) -> Parts:
         from seglens.backbones import hide_loading_bars
-        from seglens.checkpoints.head import Origin
+        from seglens.checkpoints.origin import Origin
         from seglens.inference.frozen_models import Parts
         from seglens.training.presets import adjusted, recipe
 

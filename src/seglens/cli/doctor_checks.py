@@ -48,8 +48,8 @@ def _devices() -> str:
 
 
 def _weights() -> str:
-    from seglens.checkpoints.head import EMBEDDED
     from seglens.checkpoints.hub import resolve_folder
+    from seglens.checkpoints.origin import EMBEDDED
 
     folder = resolve_folder(EMBEDDED).parent
     files = sorted(folder.rglob("*.safetensors"))

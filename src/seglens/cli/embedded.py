@@ -81,7 +81,7 @@ def embedded_table(
 
 def embedded_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
     """Write the embedded models as plain folders in fp32, for bare transformers. Prints each folder."""
-    from seglens.checkpoints.head import EMBEDDED, embedded_folder
+    from seglens.checkpoints.origin import EMBEDDED, embedded_folder
     from seglens.model_files.int8_weights import PACKED, unpack_folder
 
     for packed in sorted(embedded_folder(EMBEDDED).parent.glob(f"*/{PACKED}")):

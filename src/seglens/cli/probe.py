@@ -44,8 +44,8 @@ def probe(
     """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
     Takes the earliest layer within one standard error of the best. With --heads: the heads that look where the words
     point, and how much of their attention says that the thing is there."""
-    from seglens.checkpoints.head import Origin
     from seglens.checkpoints.hub import hub_commit
+    from seglens.checkpoints.origin import Origin
     from seglens.core.files import check_folder, check_free
     from seglens.data import load_data
     from seglens.data.dataset import faults_of

@@ -86,7 +86,7 @@ NEVER_REFUSES_YET = (
     "is not there too (seglens probe --heads finds out)"
 )
 NAMES = ("model", "backbone", "decoder", "heads")
-# As `seglens.core.devices` and `seglens.checkpoints.head` have them, which import torch
+# As `seglens.core.devices` and `seglens.checkpoints.origin` have them, which import torch
 AUTO, EMBEDDED = "auto", "embedded"
 
 
@@ -275,7 +275,7 @@ def load_segmenter(loading: Loading | System, **options: Any) -> Segmenter:
 def load_mllm(name: str, **options: Any) -> Backbone:
     """An MLLM without a head; `options` as `place_backbone` takes them."""
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoints.head import Origin
+    from seglens.checkpoints.origin import Origin
     from seglens.inference.frozen_models import place_backbone
 
     hide_loading_bars()

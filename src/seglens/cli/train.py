@@ -96,7 +96,7 @@ def _tell(out: Path, steps: int, terms: dict[str, float], lacks: int, exam: str 
 
 def _probed(path: Path, backbone: str | None, layer: int | None, image_size: int | None) -> tuple[str, int, int]:
     """What a probe found; options that were given besides go before it. A probe of another MLLM is refused."""
-    from seglens.checkpoints.head import Origin
+    from seglens.checkpoints.origin import Origin
     from seglens.evaluation.layer_probe import Probed
 
     found = Probed.read(path)

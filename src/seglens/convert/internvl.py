@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from seglens.backbones.internvl_spec import Skeleton
-from seglens.checkpoints.head import CheckpointError
+from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.weights import Piece
 
 VISION, LANGUAGE = r"vision_model\.encoder\.layers\.(\d+)", r"language_model\.model\.layers\.(\d+)"
@@ -60,10 +60,10 @@ def mllm_pieces(shapes: Mapping[str, tuple[int, ...]], skeleton: Skeleton) -> di
     keeps its own, for the strict comparison to come."""
     pieces = dict[str, Piece]()
     for source, shape in shapes.items():
-        made = _unpacked(source, shape, skeleton) or {_renamed(source): Piece(shape, source)}
-        for name in made.keys() & pieces.keys():
+        parts = _unpacked(source, shape, skeleton) or {_renamed(source): Piece(shape, source)}
+        for name in parts.keys() & pieces.keys():
             raise CheckpointError(f"both {pieces[name].source} and {source} make {name}; the files are of two models")
-        pieces |= made
+        pieces |= parts
     return pieces
 
 
@@ -104,23 +104,23 @@ def _grouped(key_heads: int, group: int, part: str, packed: Tensor) -> Tensor:
 
 
 def check_facts(config: Mapping[str, Any], skeleton: Skeleton, where: str) -> None:
-    """Raises CheckpointError when `config`, of InternVL's own code, tells of another model than the skeleton's."""
+    """Raises CheckpointError when `config`, of InternVL's own code, describes another model than the skeleton's."""
     for name, wanted in skeleton.facts.items():
-        found: Any = config
+        value: Any = config
         for step in name.split("."):
-            found = found.get(step) if isinstance(found, Mapping) else None
+            value = value.get(step) if isinstance(value, Mapping) else None
         if name.endswith("rope_scaling"):
-            kind = (found or {}).get("rope_type", (found or {}).get("type"))
-            found = None if kind in (None, "default") else (kind, found.get("factor"))
-        if found != wanted:
+            kind = (value or {}).get("rope_type", (value or {}).get("type"))
+            value = None if kind in (None, "default") else (kind, value.get("factor"))
+        if value != wanted:
             raise CheckpointError(
-                f"{where} has {name}={found!r}, and the base model has {wanted!r}; give the base model of the same "
+                f"{where} has {name}={value!r}, and the base model has {wanted!r}; give the base model of the same "
                 "size and generation"
             )
 
 
 def token_numbers(source: Path) -> dict[str, int]:
-    """Of added tokens, as either of the tokenizer's files tells them."""
+    """The numbers of added tokens, from either of the tokenizer's files."""
     added, whole = source / "added_tokens.json", source / "tokenizer_config.json"
     if added.is_file():
         return dict(read_json(added))

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from seglens.backbones.internvl_spec import Skeleton
-from seglens.checkpoints.head import CheckpointError, HeadConfig, Origin, save_head
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.head import save_head
+from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, read_json, token_numbers
-from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
+from seglens.convert.tuned import MLLM, authors_prompt, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder
 from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
@@ -51,7 +53,7 @@ POINTS = "res_decoder.upsample_adapter_l.init_pos"  # where DySample reads befor
 
 @dataclass(frozen=True)
 class Converted:
-    """What was made, for people: tensors of the MLLM, updates added to it, parameters of the decoder."""
+    """What was written: tensors of the MLLM, updates added to it, parameters of the decoder."""
 
     folder: str
     mllm_tensors: int
@@ -92,16 +94,16 @@ def convert_mllmseg(
         write_model(folder / MLLM, mllm, weights)
         state = {f"decoder.{name}": piece.made(weights) for name, piece in head.items()}
         state |= {name: piece.made(weights) for name, piece in rows.items()}
-        made = {"converted from": source.resolve().name, "base": base.resolve().name}
-        where, asked = Origin(f"./{MLLM}"), asked_by_authors("mllmseg")
+        note = {"converted from": source.resolve().name, "base": base.resolve().name}
+        origin, prompt = Origin(f"./{MLLM}"), authors_prompt("mllmseg")
         save_head(
-            folder, HeadConfig("mllmseg", asdict(settings), where, canvas=TILE, prompt=asked, trained=made), state
+            folder, HeadConfig("mllmseg", asdict(settings), origin, canvas=TILE, prompt=prompt, trained=note), state
         )
     return Converted(str(out), len(mllm), weights.updated, sum(p.numel() for p in decoder.parameters()))
 
 
 def _first_new_token(source: Path, skeleton: Skeleton) -> int:
-    """The number of [SEG], behind all words of the base model; [REJ] follows."""
+    """The number of [SEG], after all words of the base model; [REJ] follows."""
     numbers = token_numbers(source)
     wanted = {SEG: skeleton.words, REJ: skeleton.words + 1, IMAGE: skeleton.image_token}
     for token, number in wanted.items():
@@ -123,8 +125,8 @@ def _decoder_pieces(weights: Weights, settings: MLLMSegConfig, shuffle: int) -> 
             _check_points(weights.read(source), settings.groups, shuffle)
             continue
         name = source.removeprefix(START)
-        found = (re.sub(f"^{theirs}(?=\\.)", ours, name) for theirs, ours in DECODER.items())
-        pieces[next((ours for ours in found if ours != name), source)] = Piece(weights.shape(source), source)
+        names = (re.sub(f"^{theirs}(?=\\.)", ours, name) for theirs, ours in DECODER.items())
+        pieces[next((ours for ours in names if ours != name), source)] = Piece(weights.shape(source), source)
     return pieces
 
 

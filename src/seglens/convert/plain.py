@@ -16,7 +16,7 @@ import torch
 
 from seglens.backbones.internvl_form import BEFORE, BEHIND, END, IMAGE, internvl_config, numbers_of, write_processor
 from seglens.backbones.internvl_spec import Skeleton
-from seglens.checkpoints.head import CheckpointError
+from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, mllm_pieces, read_json, token_numbers
 from seglens.convert.weights import Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder, write_json
@@ -26,7 +26,7 @@ SPECIAL = (IMAGE, BEFORE, BEHIND, END)
 
 @dataclass(frozen=True)
 class ConvertedInternVL:
-    """What was made, for people: tensors written, and updates that were added on the way."""
+    """What was written: tensors written, and updates that were added on the way."""
 
     folder: str
     tensors: int
@@ -40,12 +40,12 @@ def convert_internvl(source: Path, out: Path, base: Path | None = None) -> Conve
     Raises CheckpointError that names every tensor that is missing, left over or of another shape, and what of the model
     transformers' class does not compute; FileExistsError when there is something at `out`. Nothing half-written is
     left."""
-    said, numbers, weights = read_json(source / "config.json"), _special(source), Weights(source, SCALE)
+    described, numbers, weights = read_json(source / "config.json"), _special(source), Weights(source, SCALE)
     with whole_folder(out) as folder:
         try:
-            config = internvl_config(said, numbers[IMAGE], numbers[END])
+            config = internvl_config(described, numbers[IMAGE], numbers[END])
             if base is None:
-                write_processor(source, folder, config, str(said.get("template")))
+                write_processor(source, folder, config, str(described.get("template")))
             else:
                 ignored = shutil.ignore_patterns(*LEFT, "config.json", "generation_config.json")
                 shutil.copytree(base, folder, ignore=ignored, dirs_exist_ok=True)
@@ -56,7 +56,7 @@ def convert_internvl(source: Path, out: Path, base: Path | None = None) -> Conve
         write_json(folder / "generation_config.json", {"eos_token_id": numbers[END]})
         skeleton = Skeleton.draw(folder)
         pieces = mllm_pieces({name: weights.shape(name) for name in weights.names}, skeleton)
-        if OUTPUT not in pieces and WORDS in pieces and (said.get("llm_config") or {}).get("tie_word_embeddings"):
+        if OUTPUT not in pieces and WORDS in pieces and (described.get("llm_config") or {}).get("tie_word_embeddings"):
             pieces[OUTPUT] = replace(pieces[WORDS], take=torch.clone)  # a file holds no tensor under two names
         refuse_misfit(pieces, skeleton.shapes, source)
         write_model(folder, pieces, weights)
@@ -75,11 +75,11 @@ def _special(source: Path) -> dict[str, int]:
 
 
 def _check_numbers(folder: Path, numbers: Mapping[str, Any], source: Path, base: Path | None) -> None:
-    found = numbers_of(folder, SPECIAL)
-    if found != numbers:
-        token = next(token for token in SPECIAL if found[token] != numbers[token])
+    actual = numbers_of(folder, SPECIAL)
+    if actual != numbers:
+        token = next(token for token in SPECIAL if actual[token] != numbers[token])
         whose = "its own tokenizer's files" if base is None else f"the tokenizer of {base}"
         raise CheckpointError(
-            f"{source} numbers {token} {numbers[token]}, and {whose} {found[token]}; give --base a model with the same "
-            "language model"
+            f"{source} numbers {token} {numbers[token]}, and {whose} {actual[token]}; give --base a model with the "
+            "same language model"
         )

@@ -4,8 +4,8 @@ One of them holds a whole InternVL3 with its updates merged, as the end of the a
 MLPs. What comes of it: the InternVL in transformers' own form, `mllm` inside the head's folder; and a head of the MLPs
 and of [SEG]'s rows, without updates of its own.
 
-Names are those of the released code (ANDYZAQ/SELF1E at commit 124695b); no published file could be looked into. What is
-assumed of those: safetensors of that code's names; [SEG] behind all words of the base model, and [SEGT] behind it or
+Names are those of the released code (ANDYZAQ/SELF1E at commit 124695b); no published file could be opened. What is
+assumed of those: safetensors of that code's names; [SEG] after all words of the base model, and [SEGT] after it or
 not (most official versions were trained with it by oversight), which is left out. Any other name is refused by name."""
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 import torch
 
 from seglens.backbones.internvl_spec import Skeleton
-from seglens.checkpoints.head import CheckpointError, HeadConfig, Origin, save_head
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.head import save_head
+from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.convert.internvl import OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, read_json, token_numbers
-from seglens.convert.tuned import MLLM, asked_by_authors, check_rank, copy_base, without_new_rows
+from seglens.convert.tuned import MLLM, authors_prompt, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder
 from seglens.methods.preset import TILE
@@ -40,7 +42,7 @@ SETTINGS = PRESETS["authors"].config
 
 @dataclass(frozen=True)
 class ConvertedSelf1e:
-    """What was made, for people: tensors of the MLLM, updates added to it, parameters of the MLPs."""
+    """What was written: tensors of the MLLM, updates added to it, parameters of the MLPs."""
 
     folder: str
     mllm_tensors: int
@@ -71,9 +73,11 @@ def convert_self1e(source: Path, out: Path, base: Path) -> ConvertedSelf1e:
         copy_base(base, folder / MLLM)
         write_model(folder / MLLM, mllm, weights)
         state = {name: piece.made(weights) for name, piece in {**head, **rows}.items()}
-        made = {"converted from": source.resolve().name, "base": base.resolve().name}
-        where, asked = Origin(f"./{MLLM}"), asked_by_authors("self1e")
-        save_head(folder, HeadConfig("self1e", asdict(settings), where, canvas=TILE, prompt=asked, trained=made), state)
+        note = {"converted from": source.resolve().name, "base": base.resolve().name}
+        origin, prompt = Origin(f"./{MLLM}"), authors_prompt("self1e")
+        save_head(
+            folder, HeadConfig("self1e", asdict(settings), origin, canvas=TILE, prompt=prompt, trained=note), state
+        )
     parameters = sum(state[name].numel() for name in head)
     return ConvertedSelf1e(str(out), len(mllm), weights.updated, parameters)
 

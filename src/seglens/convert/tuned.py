@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seglens.checkpoints.head import CheckpointError
+from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import LEFT, OUTPUT, WORDS, read_json
 from seglens.convert.weights import Piece, Weights
 from seglens.core.files import write_json
@@ -22,40 +22,40 @@ MLLM, FAMILY = "mllm", "internvl"
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
 
 
-def asked_by_authors(method: str) -> Asking | None:
-    """How a method's authors ask their model, in training and in evaluation."""
+def authors_prompt(method: str) -> Asking | None:
+    """The templates in which a method's authors ask their model, in training and in evaluation."""
     theirs = recipe("authors", method)
     return Asking.of(theirs.prompt or "none", theirs.system[FAMILY])
 
 
 def check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:
-    """Raises CheckpointError when what is not yet added is not what the config speaks of."""
-    told = {config.get(key, 0) for key in ("use_llm_lora", "use_backbone_lora")} - {0}
-    if weights.ranks() != told:
+    """Raises CheckpointError when the weights hold other low-rank updates than the config names."""
+    ranks = {config.get(key, 0) for key in ("use_llm_lora", "use_backbone_lora")} - {0}
+    if weights.ranks() != ranks:
         raise CheckpointError(
-            f"{source / 'config.json'} tells of low-rank updates of rank {sorted(told) or 0}, and the weights hold "
+            f"{source / 'config.json'} names low-rank updates of rank {sorted(ranks) or 0}, and the weights hold "
             f"those of rank {sorted(weights.ranks()) or 0}; the files are of two checkpoints: copy them again"
         )
 
 
 def without_new_rows(
-    mllm: dict[str, Piece], first: int, added: Mapping[int, str], kept: int, source: Path
+    mllm: dict[str, Piece], first: int, added: Mapping[int, str], count: int, source: Path
 ) -> dict[str, Piece]:
     """Cuts the rows of new tokens, from number `first` on, off the word embedding and the output layer; gives the
-    `kept` first of them, for the head. `added` names the new tokens by how many there may be."""
+    first `count` of them, for the head. `added` names the new tokens by how many there may be."""
     rows = dict[str, Piece]()
     for name, place in ((WORDS, INPUT_ROWS), (OUTPUT, OUTPUT_ROWS)):
         if name not in mllm:
-            continue  # which is told with all that is missing
+            continue  # reported later, with all that is missing
         whole = mllm[name]
         if whole.shape[0] - first not in added:
-            wanted = " or ".join(f"with {names} {first + count}" for count, names in added.items())
+            wanted = " or ".join(f"with {names} {first + new}" for new, names in added.items())
             raise CheckpointError(
                 f"{source} has {whole.shape[0]} words in {whole.source}; the base model's {first} are {wanted}: give "
                 "the base model of the same size and generation"
             )
         mllm[name] = Piece((first, *whole.shape[1:]), whole.source, partial(_rows, whole, 0, first))
-        rows[place] = Piece((kept, *whole.shape[1:]), whole.source, partial(_rows, whole, first, first + kept))
+        rows[place] = Piece((count, *whole.shape[1:]), whole.source, partial(_rows, whole, first, first + count))
     return rows
 
 
@@ -64,7 +64,7 @@ def _rows(whole: Piece, start: int, end: int, tensor: Tensor) -> Tensor:
 
 
 def copy_base(base: Path, folder: Path) -> None:
-    """All that says how to use the model, and its config, in which word embedding and output layer are two."""
+    """All files of the base but its weights; in its config word embedding and output layer are two."""
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns(*LEFT))
     config = read_json(folder / "config.json")
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seglens.checkpoints.head import PICKLES, CheckpointError, few
+from seglens.checkpoints.head import PICKLES, few
+from seglens.checkpoints.origin import CheckpointError
 from seglens.core.files import write_json
 
 SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
@@ -47,17 +48,17 @@ class Weights:
 
     def _paired(self) -> dict[str, dict[str, str]]:
         """By the plain name of what is updated: the names of A and B."""
-        found = dict[str, dict[str, str]]()
+        pairs = dict[str, dict[str, str]]()
         for key in self._where:
             match = PEFT.fullmatch(key)
             if match:
-                found.setdefault(_plain(f"{match[1]}.weight"), {})[match[2]] = key
-        for name, pair in found.items():
+                pairs.setdefault(_plain(f"{match[1]}.weight"), {})[match[2]] = key
+        for name, pair in pairs.items():
             if pair.keys() != {"A", "B"} or name not in self._plain:
                 raise CheckpointError(
                     f"{self.folder} holds a part of the low-rank update of {name} only; copy all of its files"
                 )
-        return found
+        return pairs
 
     @property
     def names(self) -> list[str]:
@@ -154,11 +155,11 @@ def _opened(path: Path) -> Any:
 
 
 def _pickled(folder: Path) -> str:
-    found: Sequence[Path] = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
-    if not found:
+    pickles: Sequence[Path] = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
+    if not pickles:
         return "; give the folder of a model with its weights"
-    command = REPACK.replace("FILE", found[0].name)
+    command = REPACK.replace("FILE", pickles[0].name)
     return (
-        f", only {found[0].name}, and pickled weights are not read here because loading them can run code; "
+        f", only {pickles[0].name}, and pickled weights are not read here because loading them can run code; "
         f'repack them in that folder, where nothing but tensors is unpacked: python -c "{command}"'
     )

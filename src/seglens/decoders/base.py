@@ -22,7 +22,7 @@ from seglens.core.types import Embedding, Prompt
 from seglens.decoders.prompt_mask import hiding, watch_prompts
 from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 
-# SAM's own pixel statistics (0 to 255), SAM 2's too; used when the checkpoint folder says nothing of pixels
+# SAM's own pixel statistics (0 to 255), SAM 2's too; used where the checkpoint folder names none
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
@@ -96,13 +96,13 @@ class MaskDecoder(ABC):
         """The image's embedding. Padding is zero after normalisation, as SAM was trained."""
         pixels = frame.render(torch.tensor(image), self.image_size, self.mean)
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
-        seen = self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+        embedding = self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
         # laid out as when they come from a file: the necks give channels last, where a kernel may round otherwise
-        return Embedding(seen.coarse.contiguous(), tuple(x.contiguous() for x in seen.fine))
+        return Embedding(embedding.coarse.contiguous(), tuple(x.contiguous() for x in embedding.fine))
 
     @abstractmethod
     def _embed(self, pixels: Float[Tensor, "b 3 s s"]) -> Embedding:
-        """What the image encoder says of normalised pixels."""
+        """The image encoder's maps of normalised pixels."""
 
     @abstractmethod
     def _finer(self, fine: list[Float[Tensor, "b _ _ _"]]) -> dict[str, Any]:
@@ -166,16 +166,17 @@ class MaskDecoder(ABC):
         return self.module.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
 
     def _check(self, embedding: Embedding) -> None:
-        found = tuple(tuple(x.shape[1:]) for x in (embedding.coarse, *embedding.fine))
-        if found != self.shapes:
-            said, needed = (" + ".join("x".join(map(str, shape)) for shape in all_) for all_ in (found, self.shapes))
+        shapes = tuple(tuple(x.shape[1:]) for x in (embedding.coarse, *embedding.fine))
+        if shapes != self.shapes:
+            actual, needed = (" + ".join("x".join(map(str, shape)) for shape in all_) for all_ in (shapes, self.shapes))
             raise ValueError(
-                f"{type(self).__name__} got an embedding of {said}, needs {needed}; encode the image with this decoder"
+                f"{type(self).__name__} got an embedding of {actual}, needs {needed}; "
+                "encode the image with this decoder"
             )
 
     def _grid(self, dtype: torch.dtype) -> Float[Tensor, "1 c e e"]:
         """The positions of the embedding's cells: made once for every precision of the frozen model and of a decoder,
-        and as a tensor that training may use, whoever asks first."""
+        and as a tensor that training may use, whatever the first call was."""
         key = (self.device, self.module.dtype, dtype)
         if key not in self._grids:
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -197,21 +198,21 @@ class MaskDecoder(ABC):
     @torch.no_grad()
     def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Float[Tensor, "q s s"]:
         """Mask logits for prompts of any mixture about one image, in one pass: `prompt` gives the same for each."""
-        given = [p.to(self.device) for p in prompts]
+        prompts = [p.to(self.device) for p in prompts]
         tokens = [
             self._tokens(
                 p.points[None, None] if len(p.points) else None,
                 p.labels[None, None] if len(p.points) else None,
                 None if p.box is None else p.box[None, None],
             )[0, 0]
-            for p in given
+            for p in prompts
         ]
         keep = pad_sequence([t.new_ones(len(t), dtype=torch.bool) for t in tokens], batch_first=True)
         no_mask = self._no_mask().expand(1, -1, self.side, self.side)
         embed = self.module.prompt_encoder.mask_embed
-        dense = [no_mask if p.mask is None else embed(p.mask[None, None].to(no_mask)) for p in given]
+        dense = [no_mask if p.mask is None else embed(p.mask[None, None].to(no_mask)) for p in prompts]
         # one row of the batch each: a dense prompt belongs to a row
-        each = embedding.each(lambda x: x.expand(len(given), *x.shape[1:]))
+        each = embedding.each(lambda x: x.expand(len(prompts), *x.shape[1:]))
         sparse = pad_sequence(tokens, batch_first=True)[:, None]
         return self._decode(self.module.mask_decoder, each, sparse, keep[:, None], torch.cat(dense))[:, 0]
 
@@ -234,12 +235,12 @@ class MaskDecoder(ABC):
 @contextmanager
 def without_bar() -> Iterator[None]:
     """Loading shows one bar, the MLLM's."""
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
@@ -247,8 +248,8 @@ def _statistics(name: str | Path, **where: Any) -> tuple[Statistics, Statistics]
     """Mean and deviation of pixels, 0 to 255, read from the files alone: SAM 2's own processor needs torchvision."""
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in PROCESSORS):
         return MEAN, STD
-    said, _ = ImageProcessingMixin.get_image_processor_dict(str(name), **where)
-    mean, std = (said.get(key) for key in ("image_mean", "image_std"))
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(str(name), **where)
+    mean, std = (settings.get(key) for key in ("image_mean", "image_std"))
     return _scaled(mean) if mean else MEAN, _scaled(std) if std else STD
 
 

@@ -40,8 +40,8 @@ def hiding(keep: Bool[Tensor, "b q n"] | None, outputs: int) -> Iterator[None]:
     if keep is None or bool(keep.all()):
         yield
         return
-    everyone = torch.cat([keep.new_ones(*keep.shape[:2], outputs), keep], -1)
-    blocked = torch.zeros(everyone.shape, device=keep.device).masked_fill(~everyone, torch.finfo(torch.bfloat16).min)
+    visible = torch.cat([keep.new_ones(*keep.shape[:2], outputs), keep], -1)
+    blocked = torch.zeros(visible.shape, device=keep.device).masked_fill(~visible, torch.finfo(torch.bfloat16).min)
     token = _HIDDEN.set(rearrange(blocked, "b q n -> (b q) 1 1 n"))
     try:
         yield

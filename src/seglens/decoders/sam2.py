@@ -24,7 +24,7 @@ class Sam2Decoder(MaskDecoder):
 
     With a single mask asked for, SAM 2 in evaluation gives another of its masks instead where the first is unstable
     (area under a slightly moved threshold). That helps clicks, which are ambiguous, and `prompt` keeps it. Learned
-    prompts are trained on the first mask alone; a switch that only inference knows would give them masks that nobody
+    prompts are trained on the first mask alone; a switch that only inference has would give them masks that were never
     trained, so `decode` and every trained copy do without."""
 
     model = Sam2Model

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from seglens.checkpoints.head import HeadConfig, Origin
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.origin import Origin
 from seglens.data.world import WorldData
 from seglens.embedded.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
 from seglens.embedded.heads import lens_config

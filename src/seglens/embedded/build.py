@@ -24,7 +24,9 @@ from transformers import SamImageProcessorPil
 
 from seglens.backbones import load_backbone
 from seglens.backbones.familiarity import FILE
-from seglens.checkpoints.head import HeadConfig, Origin, save_head
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.head import save_head
+from seglens.checkpoints.origin import Origin
 from seglens.core.locks import LOCK, held
 from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData

@@ -21,7 +21,9 @@ import torch
 from jaxtyping import UInt8
 
 from seglens.backbones import hide_loading_bars
-from seglens.checkpoints.head import HeadConfig, Origin, load_adapter
+from seglens.checkpoints.config import HeadConfig
+from seglens.checkpoints.head import load_adapter
+from seglens.checkpoints.origin import Origin
 from seglens.core.files import write_atomic, write_json
 from seglens.core.names import check_name
 from seglens.data.world import WorldData

@@ -19,8 +19,8 @@ from torch import Tensor
 from seglens.backbones import Backbone
 from seglens.backbones.head_choice import HeadChoice
 from seglens.backbones.read_layer import whole_sight
-from seglens.checkpoints.head import Origin
 from seglens.checkpoints.hub import hub_commit
+from seglens.checkpoints.origin import Origin
 from seglens.core.types import Sample
 from seglens.evaluation.layer_probe import FEWEST_IMAGES, check_limit
 from seglens.methods.localization import LocalizationConfig, choose, maps_and_masses

@@ -14,8 +14,8 @@ import torch
 from seglens.backbones import Backbone, draw_blueprint, load_backbone
 from seglens.backbones.head_choice import HeadChoice, known_choice
 from seglens.backbones.quantised import few_bits
-from seglens.checkpoints.head import Origin
 from seglens.checkpoints.hub import hub_commit
+from seglens.checkpoints.origin import Origin
 from seglens.core.devices import AUTO, precision, usable_device
 from seglens.core.distributed import Ranks
 from seglens.core.types import Sample

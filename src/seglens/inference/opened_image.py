@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seglens.backbones import Backbone
-from seglens.checkpoints.head import HeadConfig
+from seglens.checkpoints.config import HeadConfig
 from seglens.core.interruption import safe_point
 from seglens.core.mask_logits import Drawing
 from seglens.core.schema import Box, Click

@@ -16,16 +16,10 @@ import torch
 from PIL import Image
 
 from seglens.backbones import Backbone
-from seglens.checkpoints.head import (
-    EMBEDDED,
-    CheckpointError,
-    HeadConfig,
-    Origin,
-    load_state,
-    read_config,
-    save_head,
-)
+from seglens.checkpoints.config import HeadConfig, read_config
+from seglens.checkpoints.head import load_state, save_head
 from seglens.checkpoints.hub import push_folder, resolve_folder
+from seglens.checkpoints.origin import EMBEDDED, CheckpointError, Origin
 from seglens.core.devices import AUTO
 from seglens.core.files import whole_folder
 from seglens.core.interruption import safe_point

@@ -1,7 +1,7 @@
-"""Checksums of a folder's files, as `sha256sum` writes and checks them: what the package brings is what was made.
+"""Checksums of a folder's files, as `sha256sum` writes and checks them: the package's files are as published.
 
-`python -m seglens.model_files.checksums` writes those of the package's own models anew, after one of their files was
-made again."""
+`python -m seglens.model_files.checksums` writes those of the package's own models again, after one of their files has
+changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUMS = "SHA256SUMS"
 
 
 class SumsError(ValueError):
-    """A file that is not the one that was made."""
+    """A file that is missing or has changed."""
 
 
 def write_sums(folder: Path) -> None:
@@ -23,7 +23,7 @@ def write_sums(folder: Path) -> None:
     write_atomic(folder / SUMS, "".join(lines).encode())
 
 
-def told_sums(folder: Path) -> dict[str, str]:
+def read_sums(folder: Path) -> dict[str, str]:
     """The checksums that were written, by the names of the files; none where there is no such file.
 
     Raises SumsError when it is no list of checksums."""
@@ -31,8 +31,8 @@ def told_sums(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        parted = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {name: found for found, name in parted}
+        lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {name: digest for digest, name in lines}
     except ValueError as error:
         raise SumsError(f"{path} is damaged ({error}); install seglens again") from error
 
@@ -42,9 +42,9 @@ def check_sums(folder: Path) -> None:
     """Read every file that the folder's checksums name; once in a process.
 
     Raises SumsError that names the first which is missing or of other bytes."""
-    for name, told in told_sums(folder).items():
+    for name, digest in read_sums(folder).items():
         path = folder / name
-        if not path.is_file() or _sum(path) != told:
+        if not path.is_file() or _sum(path) != digest:
             raise SumsError(
                 f"{path} is missing, or not as this package was made: its SHA-256 is not that in {folder / SUMS}; "
                 "install seglens again"
@@ -61,6 +61,6 @@ def _sum(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    for one in sorted(path for path in (Path(__file__).parents[1] / "weights").iterdir() if path.is_dir()):
-        write_sums(one)
-        print(one / SUMS)
+    for folder in sorted(path for path in (Path(__file__).parents[1] / "weights").iterdir() if path.is_dir()):
+        write_sums(folder)
+        print(folder / SUMS)

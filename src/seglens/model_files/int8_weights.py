@@ -21,7 +21,7 @@ from seglens.model_files.checksums import SUMS
 
 FORMAT, VERSION = "seglens-int8", "1"
 PLAIN, PACKED = "model.safetensors", "model.int8.safetensors"  # as transformers reads it, and as only we do
-SCALE = ".scale"  # behind a tensor's name: the name of its scales
+SCALE = ".scale"  # after a tensor's name: the name of its scales
 LEAST = 16  # rows and columns of a matrix; in smaller ones the scales would eat up what is saved
 
 
@@ -36,7 +36,7 @@ def pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     packed = dict[str, Tensor]()
     for name, tensor in state.items():
         if tensor.dtype is torch.int8 or (name.endswith(SCALE) and name.removesuffix(SCALE) in state):
-            raise PackedError(f"{name} cannot be packed: int8, and names that end in {SCALE}, tell what is packed")
+            raise PackedError(f"{name} cannot be packed: int8, and names that end in {SCALE}, mark what is packed")
         tensor = tensor.detach().cpu()
         if not tensor.is_floating_point():
             packed[name] = tensor.contiguous()
@@ -52,7 +52,7 @@ def pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `pack` was given, floating tensors as fp32; tensors that were never packed stay what they are.
+    """What `pack` took, floating tensors as fp32; tensors that were never packed stay what they are.
 
     Raises PackedError when the scales of a packed tensor are missing or do not fit."""
     state = dict[str, Tensor]()
@@ -112,7 +112,7 @@ def _checked(data: bytes) -> dict[str, Tensor]:
 
 
 def _start(data: bytes) -> int:
-    """Where a safetensors file's values start: behind eight bytes and the header of that length."""
+    """Where a safetensors file's values start: after eight bytes and the header of that length."""
     return 8 + int.from_bytes(data[:8], "little")
 
 

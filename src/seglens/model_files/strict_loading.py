@@ -17,8 +17,8 @@ from seglens.core.names import check_name
 from seglens.core.text import shortened
 from seglens.model_files.int8_weights import PACKED, PLAIN, load_packed
 
-HUB = ("token", "cache_dir", "local_files_only")  # options that say how to reach a file, not what to do with it
-# What may be said of loading, all of which is heard: transformers takes some names and drops them.
+HUB = ("token", "cache_dir", "local_files_only")  # options of how to reach a file, not of what to do with it
+# The options of loading, each of which has an effect: transformers accepts some names and drops them.
 OPTIONS = (
     "dtype",
     "device_map",
@@ -37,7 +37,7 @@ KEYS_SHOWN = 3  # of each kind of fault
 
 
 def checked_options(loading: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of loading by the names that are used here. Raises ValueError on one that would not be heard."""
+    """Options of loading by the names that are used here. Raises ValueError on one that would have no effect."""
     options = dict(loading)
     if OLD_DTYPE in options:
         options["dtype"] = one_dtype(options.get("dtype"), options.pop(OLD_DTYPE))
@@ -65,20 +65,20 @@ def refuse_adapter(name: str | Path) -> None:
     ):
         raise ValueError(f"{folder} holds an adapter ({ADAPTER}) and no model; {merged}")
     raise ValueError(
-        f"{folder} holds an adapter ({ADAPTER}) beside weights, and nothing tells whether it is merged into them; if "
+        f"{folder} holds an adapter ({ADAPTER}) beside weights, and nothing shows whether it is merged into them; if "
         f"it is, move its two files elsewhere, and if not, {merged}"
     )
 
 
 def load_strict(
-    made: Any, name: str | Path, *, needless: Callable[[str], bool] = lambda key: False, **loading: Any
+    model_class: Any, name: str | Path, *, needless: Callable[[str], bool] = lambda key: False, **loading: Any
 ) -> Any:
-    """A model of the transformers class `made` (no Auto class) by its `from_pretrained`, to which `loading` goes. Reads
-    safetensors only, and in a folder also packed ones (`seglens.model_files.int8_weights`).
+    """A model of the transformers class `model_class` (no Auto class) by its `from_pretrained`, to which `loading`
+    goes. Reads safetensors only, and in a folder also packed ones (`seglens.model_files.int8_weights`).
 
-    `needless` says which tensors of the files may stay unused. Raises ValueError when a tensor is missing, extra or of
-    another shape, or when a file is damaged, OSError when there is no safetensors file, and MemoryError when there is
-    no room for its weights."""
+    `needless` is true for tensors of the files that may stay unused. Raises ValueError when a tensor is missing, extra
+    or of another shape, or when a file is damaged, OSError when there is no safetensors file, and MemoryError when
+    there is no room for its weights."""
     source: str | Path | None = name
     folder = Path(name)
     refuse_adapter(folder)
@@ -86,12 +86,16 @@ def load_strict(
         raise ValueError(f"{folder} holds both {PLAIN} and {INDEX} with its parts; remove what is not meant")
     _check_room(folder, needless, loading)
     try:
-        with quiet("transformers"):  # it logs a table of what does not fit and goes on; we say it in one line and stop
+        with quiet("transformers"):  # it logs a table of what does not fit and goes on; here that is one error
             if (folder / PACKED).is_file():  # transformers takes a folder or a state dict, not both
                 source = None
-                loading = {"config": made.config_class.from_pretrained(folder), "state_dict": _state(folder), **loading}
+                loading = {
+                    "config": model_class.config_class.from_pretrained(folder),
+                    "state_dict": _state(folder),
+                    **loading,
+                }
             # mismatches are ignored here because only then are they reported by name
-            model, report = made.from_pretrained(
+            model, report = model_class.from_pretrained(
                 source, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **loading
             )
     except SafetensorError as error:
@@ -103,8 +107,8 @@ def load_strict(
     faults = {word: sorted(map(_key, report.get(key) or ())) for key, word in FAULTS.items()}
     faults["extra"] = [key for key in faults["extra"] if not needless(key)]
     if any(faults.values()):
-        said = "; ".join(f"{word}: {shortened(keys, KEYS_SHOWN, ', ')}" for word, keys in faults.items() if keys)
-        raise ValueError(f"the weights in {name} do not fit their config ({said}); download or save them again")
+        misfits = "; ".join(f"{word}: {shortened(keys, KEYS_SHOWN, ', ')}" for word, keys in faults.items() if keys)
+        raise ValueError(f"the weights in {name} do not fit their config ({misfits}); download or save them again")
     if source is None:
         _as_from(model, folder)
     return model
@@ -121,8 +125,8 @@ def _check_room(folder: Path, needless: Callable[[str], bool], loading: Mapping[
     parts = sorted(folder.glob("model-*.safetensors")) if (folder / INDEX).is_file() else []
     files = [folder / PLAIN] if (folder / PLAIN).is_file() else parts
     dtype = loading.get("dtype")
-    needed, made = weight_bytes(files, needless, dtype if isinstance(dtype, torch.dtype) else None)
-    check_room(needed, what, made)
+    needed, resident = weight_bytes(files, needless, dtype if isinstance(dtype, torch.dtype) else None)
+    check_room(needed, what, resident)
 
 
 def _refuse_adapter_of_hub(name: str, loading: Mapping[str, Any]) -> None:
@@ -132,7 +136,7 @@ def _refuse_adapter_of_hub(name: str, loading: Mapping[str, Any]) -> None:
     where = {key: loading[key] for key in ("cache_dir", "revision") if loading.get(key) is not None}
     if isinstance(try_to_load_from_cache(name, ADAPTER, **where), str):
         raise ValueError(
-            f"{name} holds an adapter ({ADAPTER}) beside weights, and nothing tells whether it is merged into them; "
+            f"{name} holds an adapter ({ADAPTER}) beside weights, and nothing shows whether it is merged into them; "
             "ask its owner for a model without, or fetch it into a folder and remove what is not meant"
         )
 

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seglens.checkpoints.head import RUN, HeadConfig, save_head
+from seglens.checkpoints.config import RUN, HeadConfig
+from seglens.checkpoints.head import save_head
 from seglens.core.files import write_json
 from seglens.training.launch import kind
 

@@ -8,18 +8,10 @@ from typing import Any
 
 import torch
 
-from seglens.checkpoints.head import (
-    INIT,
-    HeadConfig,
-    MisfitError,
-    Origin,
-    Presence,
-    few,
-    load_state,
-    read_config,
-    weights_sum,
-)
+from seglens.checkpoints.config import INIT, HeadConfig, Presence, read_config, weights_sum
+from seglens.checkpoints.head import MisfitError, few, load_state
 from seglens.checkpoints.hub import resolve_folder
+from seglens.checkpoints.origin import Origin
 from seglens.core.devices import AUTO
 from seglens.core.distributed import Ranks
 from seglens.core.progress import progress

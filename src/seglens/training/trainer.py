@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from seglens.checkpoints.head import INIT, HeadConfig
+from seglens.checkpoints.config import INIT, HeadConfig
 from seglens.core.available_memory import TRAINING, check_room
 from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, held

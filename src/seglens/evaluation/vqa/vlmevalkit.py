@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seglens.checkpoints.head import EMBEDDED, Origin
+from seglens.checkpoints.origin import EMBEDDED, Origin
 from seglens.core.devices import AUTO
 from seglens.data.images import load_image
 from seglens.evaluation.vqa.answers import choice_prompt

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import gradio as gr
 
-from seglens.checkpoints.head import EMBEDDED
+from seglens.checkpoints.origin import EMBEDDED
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.layers import data_uri, picture
 from seglens.serving.web.limits import PageLimits
