@@ -36,6 +36,21 @@ def test_one_source_of_the_version(seglens: Run) -> None:
     assert seglens("--version") == (0, f"seglens {__version__}\n", "")
 
 
+def test_the_version_is_written_once_in_the_package_and_docker_takes_it_from_there() -> None:
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docker").iterdir(), ROOT / "pyproject.toml", ROOT / "mkdocs.yml"]
+    written = re.compile(rf"(?<![\d.]){re.escape(__version__)}(?![\d.])")
+    holders = [path.relative_to(ROOT) for path in files if written.search(path.read_text(encoding="utf-8"))]
+    assert holders == [Path("src/seglens/__init__.py")]
+    assert json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))["info"]["version"] == __version__
+
+
+def test_addresses_of_the_package_are_those_of_its_citation() -> None:
+    addresses = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"].values()
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert addresses
+    assert [address for address in addresses if f'"{address}"' not in cited] == []
+
+
 def test_packages_are_told_apart_by_version_not_by_build(tmp_path: Path) -> None:
     numpy = version("numpy")
     (tmp_path / "tested.txt").write_text(f"# words\nnumpy=={numpy}  # a remark\npillow==0.1\nnobody-made-this==1.0\n")
