@@ -17,7 +17,7 @@ from seglens.backbones import FAMILIES
 from seglens.backbones.answer_templates import AnswerTokens
 from seglens.backbones.processors import without_videos
 from seglens.backbones.prompts import Prompts
-from seglens.data.asking import Asking
+from seglens.data.head_prompt import HeadPrompt
 from seglens.methods.lens import LensConfig
 from seglens.training.presets import recipe
 from tiny import internvl_tokenizer, letters
@@ -66,10 +66,10 @@ def read(said: Said, whole: bool = False) -> Ours:
     """`whole`: to the end of the answer, as it is taught."""
     theirs = recipe("authors", said.method)
     # LENS's queries come from LISA's mixture, in LENS's templates unless its text says otherwise
-    asking = Asking.of(theirs.prompt or "lens", theirs.system[said.family])
-    assert asking is not None
-    reading = conversation(said.family).told(str(asking.system))
-    query = asking.put(said.query, said.kind)
+    head_prompt = HeadPrompt.of(theirs.prompt or "lens", theirs.system[said.family])
+    assert head_prompt is not None
+    reading = conversation(said.family).told(str(head_prompt.system))
+    query = head_prompt.apply(said.query, said.kind)
     image = reading.processor.tokenizer.convert_tokens_to_ids(reading.processor.image_token)
     if isinstance(theirs.method, LensConfig):
         return Ours(reading, [*reading.before(), image, *reading.after(query)], [], {})

@@ -23,7 +23,7 @@ from seglens.checkpoints.head import load_state, save_head
 from seglens.checkpoints.hub import resolve_folder
 from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.core.geometry import Canvas
-from seglens.data.asking import Asking
+from seglens.data.head_prompt import HeadPrompt
 from seglens.decoders import MaskDecoder
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens, LensConfig, build_lens
@@ -165,9 +165,9 @@ def test_presence_that_was_not_trained(head: Lens, config: HeadConfig, folder: P
 
 def test_how_a_head_is_asked_is_kept(head: Lens, config: HeadConfig, tmp_path: Path) -> None:
     """It is sealed with the head, and what asks nothing is refused."""
-    asking = Asking("What is {query} in this image?", " {query}", lower=True, system="A chat.")
-    save_head(tmp_path, replace(config, prompt=asking), head.state_dict())
-    assert read_config(tmp_path).prompt == asking
+    prompt = HeadPrompt("What is {query} in this image?", " {query}", lower=True, system="A chat.")
+    save_head(tmp_path, replace(config, prompt=prompt), head.state_dict())
+    assert read_config(tmp_path).prompt == prompt
     path = tmp_path / "config.json"
     entries = json.loads(path.read_text())
     for change, text in {

@@ -246,7 +246,9 @@ def test_the_head_says_what_the_checkpoint_says(base: Path, source: Path, tmp_pa
     convert_mllmseg(source, tmp_path / "head", base, refuses=True, settings=TINY)
     segmenter = Segmenter.from_pretrained(tmp_path / "head", dtype=torch.float32)
     method: Any = segmenter.method
-    query = segmenter.asking.put("The red cup.", "phrase")  # which its authors ask in lower case, without full stops
+    query = segmenter.head_prompt.apply(
+        "The red cup.", "phrase"
+    )  # which its authors ask in lower case, without full stops
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     read = method.mllm.read(method.mllm.open(picture), [query])
     tensors, size = checkpoint(base)

@@ -115,7 +115,7 @@ def test_the_head_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -> N
     convert_self1e(source, tmp_path / "head", base)
     segmenter = Segmenter.from_pretrained(tmp_path / "head", dtype=torch.float32)
     method: Any = segmenter.method
-    query = segmenter.asking.put("the red cup")
+    query = segmenter.head_prompt.apply("the red cup")
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     actual = method.decode(method.mllm.read(method.mllm.open(picture), [query]), None).mask_logits[0, 0]
     tensors, size = checkpoint(base), tiny_size(base)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from seglens.checkpoints.origin import CONFIG, CheckpointError, Origin
 from seglens.core.geometry import LETTERBOX, Canvas
-from seglens.data.asking import Asking
+from seglens.data.head_prompt import HeadPrompt
 
 FORMAT, VERSION = "seglens-head", 1
 WEIGHTS = "head.safetensors"  # beside the config
@@ -38,7 +38,7 @@ class HeadConfig:
     canvas: Canvas = LETTERBOX  # how pictures come to it
     presence_threshold: float = 0.5
     presence: Presence = "trained"  # untrained: no target of its data was absent, and its presence means nothing
-    prompt: Asking | None = None  # how it is asked, wherever that is; None: queries as they stand
+    prompt: HeadPrompt | None = None  # how it is asked, wherever that is; None: queries as they stand
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
 
 
@@ -56,10 +56,9 @@ def read_config(folder: str | Path) -> HeadConfig:
     del raw[SEAL]
     backbone, decoder = (None if part is None else Origin(**part) for part in map(raw.pop, ("backbone", "decoder")))
     assert backbone is not None
-    prompt = raw.pop("prompt", None)
-    asking = None if prompt is None else Asking(**prompt)
+    prompt = None if (fields := raw.pop("prompt", None)) is None else HeadPrompt(**fields)
     canvas = Canvas(**raw.pop("canvas", {}))
-    return HeadConfig(backbone=backbone, decoder=decoder, canvas=canvas, prompt=asking, **raw)
+    return HeadConfig(backbone=backbone, decoder=decoder, canvas=canvas, prompt=prompt, **raw)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def _prompt_fault(prompt: Any) -> str | None:
     if any(not isinstance(prompt[key], kind) for key, kind in kinds.items()):
         return wrong
     try:
-        Asking(**prompt)
+        HeadPrompt(**prompt)
     except ValueError as error:
         return f"has a prompt that asks nothing ({error})"
     return None

@@ -15,17 +15,17 @@ from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import LEFT, OUTPUT, WORDS, read_json
 from seglens.convert.weights import Piece, Weights
 from seglens.core.files import write_json
-from seglens.data.asking import Asking
+from seglens.data.head_prompt import HeadPrompt
 from seglens.training.presets import recipe
 
 MLLM, FAMILY = "mllm", "internvl"
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
 
 
-def authors_prompt(method: str) -> Asking | None:
+def authors_prompt(method: str) -> HeadPrompt | None:
     """The templates in which a method's authors ask their model, in training and in evaluation."""
     theirs = recipe("authors", method)
-    return Asking.of(theirs.prompt or "none", theirs.system[FAMILY])
+    return HeadPrompt.of(theirs.prompt or "none", theirs.system[FAMILY])
 
 
 def check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:

@@ -14,7 +14,7 @@ from seglens.core.distributed import Ranks
 from seglens.core.metrics import bootstrap_ratio, box_iou, ciou, extent, giou, iou, overlap, precision_at, true_extent
 from seglens.core.types import Sample, Target
 from seglens.data import Dataset
-from seglens.data.asking import kind_to_ask
+from seglens.data.head_prompt import prompt_kind
 from seglens.data.masks import encode_rle
 from seglens.data.records import RecordFault
 from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol
@@ -128,7 +128,7 @@ def _read(row: dict[str, Any]) -> Record:
 def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
     sample = sample.drawn()
     opened = segmenter.open(sample.image)
-    predictions = opened.predictions_as([t.query for t in sample.targets], list(map(kind_to_ask, sample.targets)))
+    predictions = opened.predictions_as([t.query for t in sample.targets], list(map(prompt_kind, sample.targets)))
     pairs = zip(sample.targets, predictions, strict=True)
     records = [_record(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
     times = Counter(target.id for target in sample.targets)

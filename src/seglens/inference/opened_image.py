@@ -17,7 +17,7 @@ from seglens.core.interruption import safe_point
 from seglens.core.mask_logits import Drawing
 from seglens.core.schema import Box, Click
 from seglens.core.types import Embedding, MethodOutput
-from seglens.data.asking import Asking
+from seglens.data.head_prompt import HeadPrompt
 from seglens.decoders import MaskDecoder
 from seglens.inference.argument_checks import corrections_of, queries_of
 from seglens.inference.instances import Splitter, asked
@@ -40,7 +40,7 @@ class System(Protocol):
     method: Method
     config: HeadConfig
     reader: Any
-    asking: Asking
+    head_prompt: HeadPrompt
     mask_threshold: float
     presence_threshold: float
 
@@ -83,7 +83,7 @@ class OpenedImage:
 
     def predictions_as(self, queries: Sequence[str], kinds: Sequence[str]) -> Iterator[Prediction]:
         """`predictions` for queries of known kinds: those of a dataset's targets ("phrase", "sentence", ...), or
-        `seglens.data.asking.AS_IT_STANDS` for one that stands in a template already."""
+        `seglens.data.head_prompt.AS_IT_STANDS` for one that stands in a template already."""
         yield from self._found(queries, kinds)
 
     def _found(
@@ -94,7 +94,7 @@ class OpenedImage:
             return
         clock = LapClock(self.segmenter.backbone.device, open=self.opening)
         meant = [asked(q) for q in queries]
-        put = [self.segmenter.asking.put(m.words, kind) for m, kind in zip(meant, kinds, strict=True)]
+        put = [self.segmenter.head_prompt.apply(m.words, kind) for m, kind in zip(meant, kinds, strict=True)]
         output = self._output(put, clock)
         masks = Drawing(self.seen.frame, output.mask_logits[0]).masks(self.segmenter.mask_threshold)
         for k, (q, m) in enumerate(zip(queries, meant, strict=True)):

@@ -23,7 +23,7 @@ from seglens.checkpoints.origin import EMBEDDED, CheckpointError, Origin
 from seglens.core.devices import AUTO
 from seglens.core.files import whole_folder
 from seglens.core.interruption import safe_point
-from seglens.data.asking import Asking
+from seglens.data.head_prompt import HeadPrompt
 from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.inference.argument_checks import queries_of, question_of
@@ -56,7 +56,7 @@ class Segmenter:
         the head's own, is the probability below which a query counts as absent. Raises ValueError when it is none."""
         self.backbone, self.decoder, self.method, self.config = backbone, decoder, method.eval(), config
         self.reader: Any = backbone if method.reader is None else method.reader
-        self.asking = config.prompt or Asking()
+        self.head_prompt = config.prompt or HeadPrompt()
         self.mask_threshold = threshold_of(mask_threshold)
         self.presence_threshold = config.presence_threshold if presence_threshold is None else presence_threshold
         check_presence(self.presence_threshold)

@@ -16,8 +16,8 @@ from seglens.core.devices import AUTO
 from seglens.core.distributed import Ranks
 from seglens.core.progress import progress
 from seglens.data import Dataset, load_data
-from seglens.data.asking import Asking, asked_by, prompt_of
 from seglens.data.dataset import faults_of
+from seglens.data.head_prompt import HeadPrompt, prompt_of, with_head_prompt
 from seglens.data.mixing import Epochs, Mixed, load_mixture, names_a_mixture
 from seglens.data.negatives import for_training, has_absent
 from seglens.data.prompts import Prompted
@@ -162,15 +162,17 @@ def prepare(
         examiner = ExampleMaker(head.mllm, parts.decoder, head.mask_side)
         lessons = practise(parts, opened, data, head, recipe.training.seed)
         if examined is not None and exam is not None:
-            asked = Live(asked_by(examined, preset), examiner.read, _exam_name(exam, examined, preset), parts.key)
+            asked = Live(
+                with_head_prompt(examined, preset), examiner.read, _exam_name(exam, examined, preset), parts.key
+            )
     else:
         features = FeatureStorage(cache or out / "features", live or (isinstance(opened, Mixed) and cache is None))
         lessons = teach(parts, opened, data, features, recipe.training.seed)
         kept = FeatureStorage(out / "features", live)
         if examined is not None and exam is not None:
-            asked = kept.source(parts, asked_by(examined, preset), _exam_name(exam, examined, preset))
+            asked = kept.source(parts, with_head_prompt(examined, preset), _exam_name(exam, examined, preset))
     config = _head_config(recipe, parts, data, len(_left_out(opened, lessons)), any_absent(opened))
-    config = replace(config, prompt=Asking.of(preset, parts.backbone.reading.system))
+    config = replace(config, prompt=HeadPrompt.of(preset, parts.backbone.reading.system))
     if start is None:
         return TrainingRun(recipe, head, config, lessons, asked, opened)
     config = replace(config, trained={**(config.trained or {}), INIT: start.note()})
@@ -271,7 +273,7 @@ def _preset_of(data: Dataset | Mixed) -> str:
 
 def _exam_name(name: str, data: Dataset, preset: str) -> str:
     """Of what is examined on, as the head is asked: its cached features are those of its templates."""
-    asked = asked_by(data, preset)
+    asked = with_head_prompt(data, preset)
     return name if asked is data else f"{name} in {preset}"
 
 

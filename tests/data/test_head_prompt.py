@@ -16,7 +16,7 @@ from seglens.backbones import load_backbone
 from seglens.checkpoints.config import read_config
 from seglens.core.types import AnswerTemplates, Sample, Tuning
 from seglens.data import load_data
-from seglens.data.asking import AS_IT_STANDS, Asking, is_sentence
+from seglens.data.head_prompt import AS_IT_STANDS, HeadPrompt, is_sentence
 from seglens.data.sampling import Mixed
 from seglens.evaluation.evaluate import run
 from seglens.evaluation.open_vocabulary import loudest
@@ -30,7 +30,7 @@ from seglens.training.setup import open_data, prepare
 from tiny import KINDS
 from train_run import LONG, SMALL
 
-LENS = Asking("What is {query} in this image?", " {query}")
+LENS = HeadPrompt("What is {query} in this image?", " {query}")
 TOLD = "what is in the picture ?"  # a system text in words that the tiny tokenizer knows
 TEST = "world:n=2,seed=5,queries=2"
 
@@ -72,29 +72,29 @@ def test_requests_and_questions_are(query: str) -> None:
 
 
 def test_the_kind_that_data_tells_goes_before_the_words() -> None:
-    assert LENS.put("the red cup") == "What is the red cup in this image?"
-    assert LENS.put("the red cup", "sentence") == " the red cup"
-    assert LENS.put("Which of these holds water?") == " Which of these holds water?"
-    assert LENS.put("Which of these holds water?", "phrase") == "What is Which of these holds water? in this image?"
-    assert LENS.put("the red cup", AS_IT_STANDS) == "the red cup"
-    assert LENS.put(" ") == " "  # refused as what it is
+    assert LENS.apply("the red cup") == "What is the red cup in this image?"
+    assert LENS.apply("the red cup", "sentence") == " the red cup"
+    assert LENS.apply("Which of these holds water?") == " Which of these holds water?"
+    assert LENS.apply("Which of these holds water?", "phrase") == "What is Which of these holds water? in this image?"
+    assert LENS.apply("the red cup", AS_IT_STANDS) == "the red cup"
+    assert LENS.apply(" ") == " "  # refused as what it is
 
 
 def test_mllmseg_asks_in_lower_case_without_full_stops() -> None:
-    theirs = Asking.of("mllmseg")
+    theirs = HeadPrompt.of("mllmseg")
     assert theirs is not None
-    assert theirs.put(" The Red Cup. ", "phrase") == "the red cup"
-    assert theirs.put("A man. On a horse...", "class") == "a man. on a horse"
+    assert theirs.apply(" The Red Cup. ", "phrase") == "the red cup"
+    assert theirs.apply("A man. On a horse...", "class") == "a man. on a horse"
 
 
 def test_bare_training_leaves_no_trace() -> None:
-    assert Asking.of("none") is None
-    assert Asking.of("none", TOLD) == Asking(system=TOLD)
-    assert Asking(system=TOLD).put(" The cup ") == " The cup "
-    with pytest.raises(ValueError, match=r"needs one \{query\} where the query goes"):
-        Asking(short="the cup")
+    assert HeadPrompt.of("none") is None
+    assert HeadPrompt.of("none", TOLD) == HeadPrompt(system=TOLD)
+    assert HeadPrompt(system=TOLD).apply(" The cup ") == " The cup "
+    with pytest.raises(ValueError, match=r"needs one \{query\} in place of the query"):
+        HeadPrompt(short="the cup")
     with pytest.raises(ValueError, match="lens"):
-        Asking.of("lense")
+        HeadPrompt.of("lense")
 
 
 # ---------------------------------------------------------------- a head
@@ -163,7 +163,7 @@ def test_evaluation(taught: Segmenter, heard: list[str]) -> None:
     samples = list(load_data(TEST))
     run(taught, samples)
     targets = [target for sample in samples for target in sample.drawn().targets]
-    assert heard == [LENS.put(target.query, target.kind) for target in targets]
+    assert heard == [LENS.apply(target.query, target.kind) for target in targets]
     for preset, template in (("none", "{}"), ("lens-eval", "What is {} in this image?")):
         heard.clear()
         run(taught, load_data(f"{TEST},prompt={preset}"))
@@ -182,7 +182,7 @@ def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> 
     assert course.exam is not None
     backbone = load_backbone(str(small.backbone)).told(TOLD)
     sample = load_data(TEST)[0].drawn()
-    read = backbone.read(backbone.open(sample.image), [LENS.put(t.query, t.kind) for t in sample.targets])
+    read = backbone.read(backbone.open(sample.image), [LENS.apply(t.query, t.kind) for t in sample.targets])
     lengths = read.question_mask[0].sum(-1).tolist()
     asked = course.exam.features(ExampleIndex(0, tuple(range(course.exam.questions(0))))).asked  # type: ignore[attr-defined]
     assert [len(one.rows) for one in asked] == lengths
