@@ -69,7 +69,7 @@ def test_it_is_plotted(said: Prediction, monkeypatch: pytest.MonkeyPatch) -> Non
     pyplot.close("all")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot")
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install 'seglens\[plot\]'"):
         said.plot()
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from seglens.evaluation.layer_chart import Panel
     from seglens.evaluation.layer_probe import Curve
 
-POINTING, LIFT = (31, 98, 168), (20, 132, 96)  # colours of the two curves
+POINTING, LIFT = "#1f62a8", "#148460"  # colours of the two curves
 
 
 def probe(
@@ -49,6 +49,7 @@ def probe(
     from seglens.core.files import check_folder, check_free
     from seglens.data import load_data
     from seglens.data.dataset import faults_of
+    from seglens.evaluation.layer_chart import check_charts
     from seglens.evaluation.layer_probe import check_limit
     from seglens.evaluation.layer_probe import probe as measure
 
@@ -59,7 +60,8 @@ def probe(
         return _heads(backbone, data, limit, image_size, heads, as_json, overwrite, device)
     samples = load_data(data)  # before a large model is loaded
     file = out if out is None or out.suffix == ".json" else out / "probe.json"
-    if file is not None:  # what cannot be written is told before the work
+    if file is not None:  # what cannot be written is refused before the work
+        check_charts()
         check_folder(file.parent)
         check_free([] if overwrite else [file, file.with_suffix(".png")])
     mllm = load_mllm(backbone, device=device, image_size=image_size)

@@ -37,7 +37,7 @@ def plotted(image: Image.Image, words: str, axes: Any = None) -> Any:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError("plot() needs matplotlib: pip install matplotlib; overlay() does without") from error
+        raise ImportError("plot() needs matplotlib: pip install 'seglens[plot]'; overlay() does without") from error
     if axes is None:
         _, axes = pyplot.subplots()
     axes.imshow(image)
