@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 # Written for people who change the package: their commands take hours, and are told with what came out
-RECORDS = {"ablations.md", "benchmarks.md", "design.md", "log.md", "methods.md"}
+RECORDS = {"ablations.md", "benchmarks.md", "design.md", "fidelity.md", "log.md", "methods.md"}
+FOR_CONTRIBUTORS = ["CONTRIBUTING.md", "docs/design.md", "docs/fidelity.md"]
 RUN = {"python", "bash", "text"}
 
 
@@ -119,3 +120,18 @@ def test_sentences_of_the_troubleshooting_page_are_those_of_the_code() -> None:
     for sentence in shown:
         parts = [part.strip() for part in sentence.split("...") if part.strip(" ;,:")]
         assert any(all(part in one for part in parts) for one in said), f"nothing says {sentence!r}"
+
+
+@pytest.mark.parametrize("page", FOR_CONTRIBUTORS)
+def test_files_and_names_on_a_page_for_contributors_exist(page: str) -> None:
+    code = [path for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in code) + (ROOT / "pyproject.toml").read_text()
+    words = set(re.findall(r"\w+", text))
+    prose = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    spans = {span for span in re.findall(r"`([^`\n]+)`", prose) if re.fullmatch(r"[\w./-]+", span)}
+    paths = {span for span in spans if "/" in span or re.search(r"\.(py|md|toml|txt|jsonl|yaml)$", span)}
+    places = [ROOT, ROOT / "src" / "seglens", *sorted((ROOT / "src" / "seglens").iterdir())]
+    assert {path for path in paths if not any((place / path).exists() for place in places)} == set()
+    names = {word for span in spans - paths for word in re.findall(r"[A-Za-z_]\w+", span)}
+    assert len(names) > 10
+    assert names - words == set()
