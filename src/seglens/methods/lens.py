@@ -327,7 +327,7 @@ PRESETS: dict[str, Preset[LensConfig]] = {
         **LLAVA_SAM,
     ),
     # the released code: last token's row, map divided by its peak at 128 x 128 against floored masks, [CLS] from
-    # N(0, 1), relative threshold, i / (W - 1); what still differs from it stands in docs/design.md, section 4
+    # N(0, 1), relative threshold, i / (W - 1); what still differs from it is listed in docs/fidelity.md
     "authors": Preset(
         LensConfig(
             aggregate="last",
