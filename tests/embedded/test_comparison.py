@@ -171,6 +171,29 @@ def test_the_adapter_is_off_in_a_bare_model(weights: Path, tmp_path: Path, monke
     assert table._standings(bench, {"methods": ("lisa",)}, ["lisa"], 1).as_before() == (0, 1)
 
 
+def test_a_row_without_training_runs_once_and_has_a_budget_of_no_steps(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same exam and the same answers in words as the others, from the frozen parts alone."""
+    quick(monkeypatch)
+    worker = Worker()
+    monkeypatch.setattr(table, "side_by_side", worker.side_by_side)
+    monkeypatch.setattr(table, "TABLES", {"methods": ("localization",)})
+    monkeypatch.setattr(table, "fit", lambda *_, **__: pytest.fail("nothing is to be trained"))
+    plan = table.Plan(steps=1, images=1, queries=1, scenes=1)
+    standings = table.tabulate(tmp_path, weights, plan, seeds=3, jobs=1)
+    assert worker.ran == ["bare, seed 0", "localization, seed 0"]
+    report = standings.finished["localization"].reports[0]
+    assert (report["training"], report["trainable"], report["on"]) == (None, 0, None)
+    assert report["off"] == standings.bare
+    assert standings.as_before() is None  # of trainings
+    exam, text = report["exam"]["with_target"], standings.markdown()
+    quality, _, costs = (line for line in text.splitlines() if line.startswith("| localization"))
+    assert quality.startswith(f"| localization (0 steps: nothing is trained) | 1 | {exam['gIoU']:.3f} |")
+    assert f"gIoU (n = {exam['n']})" in text
+    assert costs.split(" | ")[2:5] == ["0", "–", "–"]  # parameters, seconds of training
+
+
 @pytest.mark.slow
 def test_units_run_in_processes_of_their_own(
     seglens: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,4 +272,4 @@ def test_every_row_can_be_built(weights: Path, tmp_path: Path) -> None:
         assert (row.config() == default) == (not row.changes), name
         decoder = parts.decoder if METHODS[row.method].needs_decoder else None
         head = table.build_method(row.config(), parts.backbone, decoder)
-        assert any(p.requires_grad for p in head.parameters())
+        assert any(p.requires_grad for p in head.parameters()) == table.trained(name)

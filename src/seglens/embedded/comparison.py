@@ -37,7 +37,7 @@ from seglens.evaluation.evaluate import run, summarise
 from seglens.evaluation.vqa import world
 from seglens.evaluation.vqa.running import run as put
 from seglens.features.cache.fingerprint import content
-from seglens.inference.frozen_models import Parts
+from seglens.inference.frozen_models import Parts, chosen_heads
 from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method
@@ -91,12 +91,12 @@ MLLMSEG: dict[str, ComparisonRow] = {
     "without step B (semantic)": ComparisonRow("mllmseg", {"semantic": False}),
 }
 ROWS: dict[str, ComparisonRow] = {
-    **{name: ComparisonRow(name) for name, kind in METHODS.items() if kind.trained},
+    **{name: ComparisonRow(name) for name in METHODS},
     **MLLMSEG,
     **SELF1E,
 }
 TABLES: dict[str, tuple[str, ...]] = {
-    "methods": tuple(name for name, kind in METHODS.items() if kind.trained),
+    "methods": tuple(METHODS),
     "mllmseg": ("mllmseg", *MLLMSEG),
     "self1e": tuple(SELF1E),
 }
@@ -154,11 +154,19 @@ class Bench:
             made["layer"] = LAYER
         if name == READING:
             return {**made, "data": repr(plan.data)}
+        if not trained(name):
+            return {**made, "heads": asdict(ROWS[name].config()), "known": self.heads, "timed": [TIMED, ASKED]}
         training = embedded_training(ROWS[name].method, plan.steps, plan.images, seed)
         row = {"config": asdict(ROWS[name].config()), "training": asdict(training), "data": repr(plan.data)}
         if ROWS[name].warm:
             row["adapter"] = content(self.weights / ROWS[name].method)
         return {**made, **row, "timed": [TIMED, ASKED]}
+
+    @property
+    def heads(self) -> dict[str, Any] | None:
+        """The localization heads that the package knows of the MLLM."""
+        choice = chosen_heads(None, Origin.of(str(self.weights / MLLM)))
+        return None if choice is None else asdict(choice)
 
     def report(self, name: str, seed: int = 0) -> Any | None:
         return kept_report(self.folder(name, seed), self.made(name, seed))
@@ -172,11 +180,24 @@ class Bench:
             Origin.of(str(self.weights / MLLM)),
             Origin.of(str(self.weights / SAM)) if drawn else None,
             layer=LAYER if frozen else None,
-            device="cuda" if torch.cuda.is_available() else "cpu",
             segmentation_only=False,
-            dtype=torch.float32,
-            attn_implementation="eager",
+            **_loading(),
         )
+
+
+def _loading() -> dict[str, Any]:
+    """How all models are loaded."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"device": device, "dtype": torch.float32, "attn_implementation": "eager"}
+
+
+def trained(name: str) -> bool:
+    """Whether anything of a row is trained: a row without training has one unit, because no seed changes it."""
+    return METHODS[ROWS[name].method].trained
+
+
+def seeds_of(name: str, seeds: int) -> range:
+    return range(seeds if trained(name) else 1)
 
 
 # ---------------------------------------------------------------- units, each in a process of its own
@@ -200,6 +221,27 @@ def _reading(bench: Bench) -> dict[str, Any]:
 
 
 def _row(bench: Bench, name: str, seed: int) -> dict[str, Any]:
+    segmenter, training = _train(bench, name, seed) if trained(name) else (_untrained(bench), None)
+    report: dict[str, Any] = {
+        "trainable": sum(p.numel() for p in segmenter.method.parameters() if p.requires_grad),
+        "training": training,
+        "exam": summarise(run(segmenter, bench.plan.exam)),
+        "milliseconds": _times(segmenter),
+        "threads": torch.get_num_threads(),
+    }
+    if name in METHODS:
+        report["off"] = _talk(segmenter.backbone.generate, bench.plan)
+        report["on"] = _talk(segmenter.reader.generate, bench.plan) if METHODS[name].tuned else None
+    return report
+
+
+def _untrained(bench: Bench) -> Segmenter:
+    """The MLLM's own localization heads and SAM, as a user loads them."""
+    return Segmenter.from_parts(bench.weights / MLLM, bench.weights / SAM, **_loading())
+
+
+def _train(bench: Bench, name: str, seed: int) -> tuple[Segmenter, dict[str, Any]]:
+    """A segmenter with the trained head, and what the training took and ended with."""
     row, plan = ROWS[name], bench.plan
     parts, config = bench.parts(row.method), row.config()
     torch.manual_seed(seed)
@@ -213,18 +255,7 @@ def _row(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)  # a training that goes on from a checkpoint would look a short one
     terms, cost = measured(lambda: fit(head, lessons, training, made, folder, quiet=True), parts.device)
     shutil.rmtree(folder)
-    segmenter = Segmenter(parts.backbone, parts.decoder, head, made)
-    report: dict[str, Any] = {
-        "trainable": sum(p.numel() for p in head.parameters() if p.requires_grad),
-        "training": {**asdict(cost), "terms": terms},
-        "exam": summarise(run(segmenter, plan.exam)),
-        "milliseconds": _times(segmenter),
-        "threads": torch.get_num_threads(),
-    }
-    if name in METHODS:
-        report["off"] = _talk(segmenter.backbone.generate, plan)
-        report["on"] = _talk(segmenter.reader.generate, plan) if METHODS[name].tuned else None
-    return report
+    return Segmenter(parts.backbone, parts.decoder, head, made), {**asdict(cost), "terms": terms}
 
 
 def _lessons(bench: Bench, parts: Parts, head: Method, seed: int) -> ExampleStream:
@@ -300,9 +331,9 @@ def tabulate(
 
 def _run_all(bench: Bench, rows: list[str], seeds: int, jobs: int) -> None:
     units = [(BARE, 0)] if any(name in METHODS for name in rows) else []
-    frozen = {name for name in rows if not METHODS[ROWS[name].method].tuned}
+    frozen = {name for name in rows if trained(name) and not METHODS[ROWS[name].method].tuned}
     units += [(READING, 0)] if frozen else []
-    units += [(name, seed) for name in rows for seed in range(seeds)]
+    units += [(name, seed) for name in rows for seed in seeds_of(name, seeds)]
     waiting = [unit for unit in units if bench.report(*unit) is None]
     label = "{0[0]}, seed {0[1]}".format
     done = len(units) - len(waiting)
@@ -324,7 +355,7 @@ def _run_all(bench: Bench, rows: list[str], seeds: int, jobs: int) -> None:
 
 
 def _standings(bench: Bench, tables: Mapping[str, tuple[str, ...]], rows: list[str], seeds: int) -> Standings:
-    found = {name: {seed: bench.report(name, seed) for seed in range(seeds)} for name in rows}
+    found = {name: {seed: bench.report(name, seed) for seed in seeds_of(name, seeds)} for name in rows}
     finished = {name: {s: report for s, report in by.items() if report is not None} for name, by in found.items()}
     return Standings(
         tables=tables,

@@ -32,6 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "self1e": {**SPOKEN, **EMPTY, "targets": LINEAR, "vision_rank": 0, "projector": False},
     "lisa": {**SPOKEN, **EMPTY},  # on q_proj and v_proj, as in its paper
     "ufo": {**SPOKEN, **EMPTY, "answers": ("<MASK>.",), "targets": LINEAR},
+    "localization": {},
 }
 # Short searches of 120 steps of 4 images with 4 queries, all new; mean IoU of the targets of the last 30 steps: mllmseg
 # 1e-3 0.232, 3e-3 0.008; self1e, with vision tower and projector trained too, 1e-3 0.000, and 2e-3 with a dice weight

@@ -48,6 +48,7 @@ LACKS = {
     "lisa": "vocabulary",
     "ufo": "vocabulary and last norm",
 }
+UNTRAINED = "0 steps: nothing is trained"
 DIGITS = {"trainable": 0, "training s": 0, "processor s": 0, "peak MB": 0, "first ms": 1, "tenth ms": 1}
 
 
@@ -93,7 +94,7 @@ class Finished:
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
-    exam, training = report["exam"], report["training"]
+    exam, training = report["exam"], report["training"] or dict.fromkeys(("seconds", "processor", "peak"))
     whole, kinds = exam["with_target"] or {}, {**exam["by_kind"], "small": exam["by_size"]["small"]}
     return {
         **{name: whole.get(name) for name in ("gIoU", "cIoU")},
@@ -146,10 +147,13 @@ class Standings:
         }
 
     def as_before(self) -> tuple[int, int] | None:
-        """In how many trainings of how many the MLLM said afterwards, with the adapter off, what it said before, word
-        for word. None where that is not known yet."""
-        said = [r["off"]["said"] for row in self.finished.values() for r in row.reports.values() if r.get("off")]
-        return None if self.bare is None or not said else (sum(s == self.bare["said"] for s in said), len(said))
+        """In how many trainings of how many the MLLM gave afterwards, with the adapter off, the answers that it gave
+        before, word for word. None where that is not known yet."""
+        reports = [report for row in self.finished.values() for report in row.reports.values() if report["training"]]
+        answers = [report["off"]["said"] for report in reports if report.get("off")]
+        return (
+            None if self.bare is None or not answers else (sum(a == self.bare["said"] for a in answers), len(answers))
+        )
 
     # ---------------------------------------------------------------- in words
 
@@ -164,9 +168,10 @@ class Standings:
         plan = self.plan
         images = plan["steps"] * plan["images"]
         return (
-            f"Every row: {plan['steps']} steps of {plan['images']} images, {images} drawn scenes in all, each seen "
-            f"once, with {plan['queries']} queries for masks and {plan['talk']} to be answered in words; examined on "
-            f"{plan['scenes']} other scenes. Means over up to {self.seeds} seeds (of weights and order) with the 95 % "
+            f"Every row that is trained: {plan['steps']} steps of {plan['images']} images, {images} drawn scenes in "
+            f"all, each seen once, with {plan['queries']} queries for masks and {plan['talk']} to be answered in "
+            f"words. Every row: examined on {plan['scenes']} other scenes. Means over up to {self.seeds} seeds (of "
+            "weights and order) with the 95 % "
             "interval of Student's t over them; it says nothing of other scenes. gIoU and cIoU are those of queries "
             "with a target. A target that is not there is taught to LENS as absent, to MLLMSeg as the answer [REJ], to "
             "the others as an empty mask; an empty mask is a refusal."
@@ -263,7 +268,7 @@ class Standings:
             cells = [means[key].shown(DIGITS.get(key, 3)) if key in means else NONE for key in columns]
             lines.append(
                 [
-                    _named(name),
+                    _named(name, self.finished[name]),
                     str(len(self.finished[name].reports)),
                     *cells,
                     *(column[name] for column in more.values()),
@@ -272,8 +277,10 @@ class Standings:
         return _table(lines)
 
 
-def _named(row: str) -> str:
-    return f"{row} (not trained: {LACKS[row]})" if row in LACKS else row
+def _named(name: str, row: Finished) -> str:
+    if all(report["training"] is None for report in row.reports.values()):
+        return f"{name} ({UNTRAINED})"
+    return f"{name} (not trained: {LACKS[name]})" if name in LACKS else name
 
 
 def _published() -> str:
