@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -69,8 +70,25 @@ def test_numpy_is_not_loaded_before_the_limit_is_minded() -> None:
     assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout.strip() == "False"
 
 
-def test_the_system_tells_something_or_nothing() -> None:
-    assert all(left is None or left > 0 for left in (address_space(), free_memory()))
+def test_the_memory_of_this_machine_and_of_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = free_memory()
+    assert left is not None
+    assert 10 * MB < left <= psutil.virtual_memory().total + psutil.swap_memory().total
+    taken = psutil.Process().memory_info().vms
+    monkeypatch.setattr(room, "address_space_limit", lambda: taken + 10**12)
+    assert address_space() == pytest.approx(10**12, rel=0.1)
+    monkeypatch.setattr(room, "address_space_limit", lambda: 1)
+    assert address_space() == 0
+    monkeypatch.setattr(room, "address_space_limit", lambda: None)
+    assert address_space() is None
+
+
+def test_a_system_that_reports_no_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    assert free_memory() is None
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from seglens.core.process_limits import address_space_limit
@@ -38,18 +38,16 @@ def check_room(needed: int, what: str, resident: int | None = None, spare: int =
 def address_space() -> int | None:
     """Bytes that this process may still take of its limit (ulimit -v); None where there is none."""
     limit = address_space_limit()
-    if limit is None:
+    if limit is None or not psutil.LINUX:  # macOS counts gigabytes that no program took
         return None
-    taken = _first_number(Path("/proc/self/statm"))
-    return None if taken is None else max(0, limit - taken * os.sysconf("SC_PAGE_SIZE"))
+    return max(0, limit - psutil.Process().memory_info().vms)
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can be had without ending others, swap included; None where the system does not tell."""
+    """Bytes of memory that can be had without ending others, swap included; None where the system reports none."""
     try:
-        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * sum(int(rows[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
-    except (OSError, KeyError, ValueError, IndexError):
+        return psutil.virtual_memory().available + psutil.swap_memory().free
+    except (OSError, psutil.Error):
         return None
 
 
@@ -86,10 +84,3 @@ def _bytes(one: Mapping[str, Any], dtype: torch.dtype | None) -> int:
         return math.prod(one["shape"]) * dtype.itemsize
     first, end = one["data_offsets"]
     return int(end - first)
-
-
-def _first_number(path: Path) -> int | None:
-    try:
-        return int(path.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
