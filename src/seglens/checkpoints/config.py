@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from seglens.checkpoints.origin import CONFIG, CheckpointError, Origin
 from seglens.core.geometry import LETTERBOX, Canvas
@@ -22,6 +24,14 @@ SETTLED_LATER = ("presence", "canvas", "prompt")  # which older heads do not hav
 SETTLED = ("method", "settings", "layer", "image_size")  # what the weights were trained for: not a person's to edit
 
 Presence = Literal["trained", "untrained"]
+NEEDS = {  # what an entry must hold, where pydantic's own words would not name it
+    "backbone": "a name and a revision",
+    "decoder": "a name and a revision",
+    "presence": " or ".join(get_args(Presence)),
+    "presence_threshold": "a number from 0 to 1",
+    "prompt": "short, long, lower, undotted, system",
+    SEAL: "the checksums of weights and config",
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +46,28 @@ class HeadConfig:
     decoder: Origin | None = None  # None where the method draws its masks itself
     image_size: int | None = None  # side of the canvas that the MLLM sees; None is its own choice
     canvas: Canvas = LETTERBOX  # how pictures come to it
-    presence_threshold: float = 0.5
+    presence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     presence: Presence = "trained"  # untrained: no target of its data was absent, and its presence means nothing
     prompt: HeadPrompt | None = None  # how it is asked, wherever that is; None: queries as they stand
     trained: dict[str, Any] | None = None  # a note of how: data, steps, seed
+
+
+@dataclass(frozen=True)
+class Seal:
+    """SHA-256 of the file of weights, and of that with the entries that the weights depend on."""
+
+    weights: str
+    config: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedConfig(HeadConfig):
+    """The config as its file holds it."""
+
+    seal: Seal
+
+
+_FILE = TypeAdapter(SealedConfig)
 
 
 def seal(entries: Mapping[str, Any], weights: str) -> dict[str, str]:
@@ -52,17 +80,12 @@ def seal(entries: Mapping[str, Any], weights: str) -> dict[str, str]:
 def read_config(folder: str | Path) -> HeadConfig:
     """Raises CheckpointError when there is no checkpoint in `folder`, its config is not one of ours, or an entry that
     the weights depend on was changed."""
-    raw = _read(Path(folder))
-    del raw[SEAL]
-    backbone, decoder = (None if part is None else Origin(**part) for part in map(raw.pop, ("backbone", "decoder")))
-    assert backbone is not None
-    prompt = None if (fields := raw.pop("prompt", None)) is None else HeadPrompt(**fields)
-    canvas = Canvas(**raw.pop("canvas", {}))
-    return HeadConfig(backbone=backbone, decoder=decoder, canvas=canvas, prompt=prompt, **raw)
+    sealed = _read(Path(folder))
+    return HeadConfig(**{field.name: getattr(sealed, field.name) for field in fields(HeadConfig)})
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """The entries of a config that was checked."""
+def _read(folder: Path) -> SealedConfig:
+    """A config that was checked."""
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {CONFIG}; {_instead(folder)}")
@@ -74,73 +97,37 @@ def _read(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is not a {FORMAT} config of version {VERSION}; give the folder that `seglens train` wrote"
         )
-    fault = _config_fault(raw)
-    if fault:
-        raise CheckpointError(f"{path} {fault}; write the checkpoint again, or install the version that wrote it")
-    if raw[SEAL] != seal(raw, raw[SEAL]["weights"]):
+    try:
+        config = _FILE.validate_json(json.dumps(raw), strict=True, extra="forbid")
+    except ValidationError as error:
+        fault = _config_fault(raw, error)
+        raise CheckpointError(
+            f"{path} {fault}; write the checkpoint again, or install the version that wrote it"
+        ) from error
+    if raw[SEAL] != seal(raw, config.seal.weights):
         raise CheckpointError(
             f"{path} was changed after it was saved: the weights were trained for another {', '.join(SETTLED[:-1])} or "
             f"{SETTLED[-1]}; restore the file, or save the head again with seglens"
         )
-    return raw
+    return config
 
 
-def _config_fault(raw: Mapping[str, Any]) -> str | None:
-    """What is wrong with the entries of a config, if anything."""
-    unknown = raw.keys() - {SEAL, *(field.name for field in fields(HeadConfig))}
+def _config_fault(raw: Mapping[str, Any], error: ValidationError) -> str:
+    """What is wrong with the entries of a config: all that are unknown, or the first with another value."""
+    unknown = raw.keys() - {field.name for field in fields(SealedConfig)}
     if unknown:
         return f"has unknown entries: {', '.join(sorted(unknown))}"
-    kinds = {"method": str, "settings": dict, "backbone": dict, SEAL: dict}
-    optional = {"layer": int, "decoder": dict, "image_size": int}
-    for key, kind in (kinds | optional).items():
-        value = raw.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind | None if key in optional else kind):
-            return f"has {key}={json.dumps(value)[:60]}, needs a value of type {kind.__name__}" + (
-                " or null" if key in optional else ""
-            )
-    for key in ("backbone", "decoder"):
-        if raw[key] is None:
-            continue
-        name, revision = raw[key].get("name"), raw[key].get("revision")
-        if raw[key].keys() - {"name", "revision"} or not (isinstance(name, str) and isinstance(revision, str | None)):
-            return f"has {key}={json.dumps(raw[key])[:60]}, needs a name and a revision"
-    if raw[SEAL].keys() != {"weights", "config"} or not all(isinstance(value, str) for value in raw[SEAL].values()):
-        return f"has {SEAL}={json.dumps(raw[SEAL])[:60]}, needs the checksums of weights and config"
-    try:
-        Canvas(**raw.get("canvas", {}))
-    except (TypeError, ValueError) as error:
-        return f"has canvas={json.dumps(raw['canvas'])[:80]}, which is none ({error})"
-    if (fault := _prompt_fault(raw.get("prompt"))) is not None:
-        return fault
-    presence = raw.get("presence", "trained")
-    if presence not in get_args(Presence):
-        return f"has presence={json.dumps(presence)[:60]}, needs {' or '.join(get_args(Presence))}"
-    threshold = raw.get("presence_threshold", 0.5)
-    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        return f"has presence_threshold={json.dumps(threshold)[:60]}, needs a number from 0 to 1"
-    return None
-
-
-def _prompt_fault(prompt: Any) -> str | None:
-    """What is wrong with the entry with the templates of queries, if anything."""
-    kinds = {"short": str, "long": str, "lower": bool, "undotted": bool, "system": str | None}
-    if prompt is None:
-        return None
-    wrong = f"has prompt={json.dumps(prompt)[:60]}, needs {', '.join(kinds)}"
-    if not isinstance(prompt, dict) or prompt.keys() != kinds.keys():
-        return wrong
-    if any(not isinstance(prompt[key], kind) for key, kind in kinds.items()):
-        return wrong
-    try:
-        HeadPrompt(**prompt)
-    except ValueError as error:
-        return f"has a prompt that asks nothing ({error})"
-    return None
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    if key == "prompt" and first["type"] == "value_error":
+        return f"has a prompt that asks nothing ({first['ctx']['error']})"
+    needs = f"needs {NEEDS[key]}" if key in NEEDS else first["msg"].lower()
+    return f"has {key}={json.dumps(raw.get(key))[:80]}, {needs}"
 
 
 def weights_sum(folder: str | Path) -> str:
     """The SHA-256 of a head's weights, as its config was sealed with it. Raises as `read_config` does."""
-    return str(_read(Path(folder))[SEAL]["weights"])
+    return _read(Path(folder)).seal.weights
 
 
 def _instead(folder: Path) -> str:

@@ -65,6 +65,7 @@ def _quoted(value: str) -> str:
 def typed_value(kind: Any, key: str, text: str) -> Any:
     """The text of an option as its type: str, Path, int, float, bool, Literal, a tuple of them written with +, or one
     of them or None (written "none", except for a Path). Raises ValueError that names the option and what it takes."""
+    # Not pydantic, which takes "yes" and "1" for true, reads no "none" and no "a+b", and names no nearest choice.
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
         if kind is not Path and text.lower() == "none":

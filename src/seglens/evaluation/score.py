@@ -149,7 +149,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _row(line: bytes) -> dict[str, Any]:
-    """The line as a dictionary whose id is a string. Raises ValueError that says what is wrong."""
+    """The line as a dictionary whose id is a string. Raises ValueError that gives the fault."""
+    # Not pydantic: its errors do not tell what was wrong with bytes, and a file has a line for each sample.
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -54,7 +54,7 @@ def method_settings(name: str, settings: dict[str, Any]) -> Any:
     """The config of that method with these settings, as a checkpoint holds them.
 
     Raises ValueError on an unknown name or setting."""
-    config = kind_of(name).config
+    config = kind_of(name).config  # values are ours: they stand under the seal of the checkpoint, or in a preset
     unknown = settings.keys() - {f.name for f in fields(config)}
     if unknown:
         raise ValueError(
