@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from seglens.core.types import Sample
+from seglens.data.faults import DataError, RecordFault
 from seglens.data.masks import encode_rle, save_png
-from seglens.data.records import DataError, RecordFault, Records
+from seglens.data.records import Records
 
 
 def rows(mask: np.ndarray) -> list[list[float]]:
@@ -122,7 +123,7 @@ def judged(build: Callable[..., Records]) -> tuple[list[Sample], list[RecordFaul
         else:
             raise AssertionError("damaged data was not refused")
         assert "\n" not in said
-        for piece in (first.file, first.record, first.says, "bad=skip"):
+        for piece in (first.file, first.record, first.message, "bad=skip"):
             assert piece in said
         assert first in checked
     return samples, checked

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from seglens.data.check import Check
+from seglens.data.faults import Note, RecordFault
 from seglens.data.jsonl import jsonl_data
-from seglens.data.records import Note, RecordFault, Records
+from seglens.data.records import Records
 
 ALL, PART = [[0, 0, 30, 0, 30, 20, 0, 20]], [[0, 0, 9, 0, 9, 9, 0, 9]]
 
@@ -56,7 +57,7 @@ def test_notes(root: Path) -> None:
     lines = line("0.png", "all", ALL), line("1.png"), line("1.png"), line("turned.jpg")
     found = list(Check(records(root, *lines)))
     assert all(isinstance(one, Note) for one in found)
-    assert [(one.record, one.says.split(";")[0]) for one in found] == [
+    assert [(one.record, one.message.split(";")[0]) for one in found] == [
         ("1.png", "is asked for 'x' in several lines"),
         ("0.png", "the mask of 'all' covers the whole image"),
         ("turned.jpg", "has EXIF orientation 3 and is turned upright"),
@@ -70,5 +71,5 @@ def test_copies_are_faults_when_asked_for(root: Path) -> None:
     (fault,) = Check(data, duplicates=True)
     assert isinstance(fault, RecordFault)
     assert (fault.record, fault.kind) == ("copy.png", "duplicate image")
-    assert "has the same bytes as" in fault.says
+    assert "has the same bytes as" in fault.message
     assert list(Check(data, limit=2, duplicates=True)) == []

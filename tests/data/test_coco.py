@@ -23,8 +23,9 @@ from own_data import coco_json, judged
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.coco import _source, coco_data
+from seglens.data.faults import DataError
 from seglens.data.masks import encode_rle
-from seglens.data.records import Bad, DataError, Records
+from seglens.data.records import Bad, Records
 from shared import shared
 
 
@@ -114,7 +115,7 @@ def test_instances_against_themselves_have_ap_one(real: COCO) -> None:
                 for one in masks
             ]
     for note in data.notes:
-        assert note.says == "has a crowd that says too little to ask for it; left out"
+        assert note.message == "has a crowd that says too little to ask for it; left out"
         left_out += len(of(real, note.record.split()[1].rstrip(","), note.record.split(", ")[1])[0])
     assert len(data.notes) == 6
     assert len(said) == len(real.anns) - 6 - left_out
@@ -184,7 +185,7 @@ def test_categories_of_one_name_are_one(content: Any, scenes: list[Sample], tmp_
         (target,) = sample.targets
         assert target.query == "pet"
         np.testing.assert_array_equal(target.mask, everything)
-    assert [(note.record, note.says) for note in data.notes] == [
+    assert [(note.record, note.message) for note in data.notes] == [
         ("category 2", "has the name of category 1, 'pet'; the two are one category")
     ]
     assert [t.query for t in build(each="instance")[0].targets] == [
@@ -205,7 +206,7 @@ def test_a_picture_that_is_listed_twice_is_a_fault(content: Any, tmp_path: Path)
     content["annotations"].append(content["annotations"][0] | {"id": 50, "image_id": 3})
     samples, (fault,) = judged(saved(tmp_path, content))
     assert (fault.record, fault.kind) == ("image 3", "duplicate image")
-    assert "is the file of image 1; keep one of them" in fault.says
+    assert "is the file of image 1; keep one of them" in fault.message
     assert [sample.id for sample in samples] == ["1", "2"]
 
 
@@ -285,7 +286,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "no file name": (add("images", {"id": 9, "file_name": 3}), "image 9", "has file_name 3", 4),
     "no id": (add("images", {"file_name": "0000.png"}), r"images\[2\]", "has id None", 4),
     "half a size": (add("images", {"id": 9, "file_name": "0000.png", "width": 3}), "image 9", "has height None", 4),
-    "other size": (change("images", 1, height=60, width=40), "1", r"says 60 x 40 \(height x width\)", 2),
+    "other size": (change("images", 1, height=60, width=40), "1", r"gives 60 x 40 \(height x width\)", 2),
     "nameless": (add("categories", {"id": 9, "name": " "}), "category 9", "it needs words", 4),
     "two names": (add("categories", {"id": 2, "name": "fox"}), "category 2", "is both 'dog' and 'fox'", 2),
     "no category id": (add("categories", {"name": "fox"}), r"categories\[2\]", "has id None", 4),
@@ -294,13 +295,13 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_named(name: str, content: Any, tmp_path: Path) -> None:
-    damage, record, says, left = DAMAGES[name]
+    damage, record, message, left = DAMAGES[name]
     damage(content)
     samples, faults = judged(saved(tmp_path, content))
     (fault,) = faults
     assert fault.file == str(tmp_path / "instances.json")
     assert re.fullmatch(record, fault.record), fault
-    assert re.search(says, fault.says), fault
+    assert re.search(message, fault.message), fault
     assert sum(len(sample.targets) for sample in samples) == left
 
 
@@ -318,7 +319,7 @@ def test_the_export_of_another_resolution_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(content))
     data = coco_data(images=shared("coco/train2017"), annotations=tmp_path / "x.json", bad="skip")
     faults = list(data.check())
-    assert {fault.says.split(":")[0] for fault in faults if "with the point" in fault.says} == outside
+    assert {fault.message.split(":")[0] for fault in faults if "with the point" in fault.message} == outside
     assert len(outside) > 200
 
 
@@ -331,12 +332,12 @@ def test_a_bad_record_hides_no_other(content: Any, tmp_path: Path) -> None:
     change("images", 2, height=7)(content)
     change("annotations", 6, segmentation=[[1, 2]])(content)
     data = saved(tmp_path, content)(bad="skip")
-    said = [f"{fault.record}: {fault.says}" for fault in data.check()]
+    said = [f"{fault.record}: {fault.message}" for fault in data.check()]
     starts = (
         "annotation 99: has iscrowd",
         "image 1, cat: annotation 2: ",
         "image 1, cat: annotation 1: ",
-        "2: the annotation says 7 x 60",
+        "2: the annotation gives 7 x 60",
         "image 2, dog: annotation 6: ",
         "image 1, dog: annotation 3: ",
     )
@@ -353,9 +354,9 @@ def test_a_bad_image_hides_no_mask(content: Any, tmp_path: Path) -> None:
     for damage, image in ((lambda: file.write_bytes(b""), "2: '"), (file.unlink, "image 2: there is no file")):
         damage()
         try:
-            said = [f"{fault.record}: {fault.says}" for fault in build(bad="skip").check()]
+            said = [f"{fault.record}: {fault.message}" for fault in build(bad="skip").check()]
         except DataError as error:
-            said = [f"{fault.record}: {fault.says}" for fault in error.faults]
+            said = [f"{fault.record}: {fault.message}" for fault in error.faults]
         for start in ("image 1: is the id", image, "image 1, cat: annotation 1: got", "image 2, dog: annotation 6: "):
             assert sum(one.startswith(start) for one in said) == 1, (start, said)
         assert len(said) == 4
@@ -372,13 +373,15 @@ def test_an_image_without_annotation_is_a_note(content: Any, tmp_path: Path) -> 
     (tmp_path / "images" / "empty.png").write_bytes((tmp_path / "images" / "0000.png").read_bytes())
     content["images"].append({"id": 9, "file_name": "empty.png"})
     (note,) = saved(tmp_path, content)().notes
-    assert (note.record, note.says) == ("image 9", "has no annotation")
+    assert (note.record, note.message) == ("image 9", "has no annotation")
 
 
 def test_an_image_without_size_is_a_note(content: Any, tmp_path: Path) -> None:
     del content["images"][1]["height"], content["images"][1]["width"]
     data = saved(tmp_path, content)()
-    assert [(note.record, note.says.split(",")[0]) for note in data.notes] == [("image 2", "has no height and width")]
+    assert [(note.record, note.message.split(",")[0]) for note in data.notes] == [
+        ("image 2", "has no height and width")
+    ]
     assert len(list(data)) == 2
 
 
@@ -386,7 +389,7 @@ def test_numbering_needs_boxes(content: Any, tmp_path: Path) -> None:
     del annotation(content, 1)["bbox"]
     build = saved(tmp_path, content)
     samples, (fault,) = judged(lambda bad: build(bad, each="instance"))
-    assert (fault.record, "annotation 1 has no bbox" in fault.says) == ("image 1, cat", True)
+    assert (fault.record, "annotation 1 has no bbox" in fault.message) == ("image 1, cat", True)
     assert [len(sample.targets) for sample in samples] == [1, 3]
 
 

@@ -17,8 +17,9 @@ from command import Run
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.conversations import conversations_data
+from seglens.data.faults import DataError
 from seglens.data.prompts import prompted
-from seglens.data.records import Bad, DataError, Records
+from seglens.data.records import Bad, Records
 from shared import shared
 
 QA = {"image": "a.png", "question": "What is it?", "question_id": 7, "answer": "net"}
@@ -149,11 +150,11 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_record_is_named(name: str, root: Path) -> None:
-    record, says = BAD[name]
+    record, message = BAD[name]
     build = saved(root, QA, record)
     with pytest.raises(DataError) as caught:
         build()
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "talk.json: line 2" in str(caught.value)
     assert "\n" not in str(caught.value)
     left = build(bad="skip")

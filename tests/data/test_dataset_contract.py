@@ -27,8 +27,9 @@ from own_data import write_coco, write_folder, write_jsonl, write_yolo
 from seglens.core.types import Sample, Target
 from seglens.data import DATASETS, load_data
 from seglens.data.dataset import Dataset, classes_of, faults_of, usable
+from seglens.data.faults import DataError
 from seglens.data.lisa_tree import TREE
-from seglens.data.records import DataError, Records
+from seglens.data.records import Records
 from seglens.data.refer import FORMS
 
 
@@ -238,7 +239,7 @@ def test_a_damaged_image_is_refused_or_left_out_by_name(spec: str) -> None:
     assert [fault.kind for fault in skipping.check()] == ["image"]
     assert all(map(same, others, skipping))
     assert len(list(skipping)) == len(others)
-    assert [(fault.record, image.name in fault.says) for fault in skipping.faults] == [(good.entries[0].id, True)]
+    assert [(fault.record, image.name in fault.message) for fault in skipping.faults] == [(good.entries[0].id, True)]
 
 
 @pytest.mark.parametrize("option", ["", ",limit=9", ",prompt=none"])

@@ -14,9 +14,10 @@ from PIL import Image
 from own_data import judged, write_folder
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
+from seglens.data.faults import DataError
 from seglens.data.folder import folder_data
 from seglens.data.masks import save_png
-from seglens.data.records import Bad, DataError, Records
+from seglens.data.records import Bad, Records
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_folders_of_the_same_words_are_one_query(root: Path, scenes: list[Sample
     data = build(root)()
     assert [target.query.lower() for target in data[0].targets] == ["the  cat", "the thing that sleeps"]
     np.testing.assert_array_equal(data[0].targets[0].mask, scenes[0].targets[0].mask | other)
-    assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
+    assert [(note.record, note.message.split(";")[0]) for note in data.notes] == [
         ("image 0000", "has several masks of 'The  Cat'")
     ]
 
@@ -107,11 +108,11 @@ MASKS: dict[str, tuple[Image.Image, str, str]] = {
 
 @pytest.mark.parametrize("name", MASKS)
 def test_bad_masks_are_named(name: str, root: Path) -> None:
-    image, kind, says = MASKS[name]
+    image, kind, message = MASKS[name]
     image.save(root / "masks" / "the_cat" / "0001.png")
     samples, (fault,) = judged(build(root))
     assert (fault.file, fault.record, fault.kind) == (str(root / "masks"), "mask the_cat/0001", kind)
-    assert says in fault.says
+    assert message in fault.message
     assert [len(sample.targets) for sample in samples] == [2, 1]
 
 
@@ -145,16 +146,16 @@ def test_files_out_of_place_are_named(root: Path) -> None:
     save_png(mask, root / "masks" / "the_cat" / "cut.png")
     (root / "images" / "Thumbs.db").write_bytes(b"")
     samples, faults = judged(build(root))
-    said = {fault.record: fault.says for fault in faults}
-    for record, says in {
-        "0001.png": "lies in no folder that says its words",
+    said = {fault.record: fault.message for fault in faults}
+    for record, message in {
+        "0001.png": "lies in no folder named by its words",
         "the_cat/lost.png": "there is no image 'lost' for it",
         "_/0001.png": "no words to ask for",
         "the_cat/jpeg.jpg": "a .jpg file, which may not keep two values",
         "0000": "0000.jpg and 0000.png have the same stem",
         "cut": "cut short or damaged",
     }.items():
-        assert says in said.pop(record)
+        assert message in said.pop(record)
     assert not said
     assert [sample.id for sample in samples] == ["0001"]
 
@@ -162,7 +163,7 @@ def test_files_out_of_place_are_named(root: Path) -> None:
 def test_an_image_without_mask_is_a_note(root: Path) -> None:
     Image.new("RGB", (30, 20)).save(root / "images" / "new.webp")
     (note,) = build(root)().notes
-    assert (note.record, note.says) == ("new.webp", "the image has no mask")
+    assert (note.record, note.message) == ("new.webp", "the image has no mask")
 
 
 def test_a_flat_folder_with_folders_inside(root: Path) -> None:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from own_data import judged
 from seglens.data import load_data
+from seglens.data.faults import DataError
 from seglens.data.jsonl import jsonl_data
 from seglens.data.masks import encode_rle, save_png
-from seglens.data.records import Bad, DataError, Records
+from seglens.data.records import Bad, Records
 
 MASK = np.zeros((20, 30), bool)
 MASK[5:15, 3:12] = True
@@ -89,7 +90,7 @@ def test_a_list_of_masks_goes_with_a_list_of_words(root: Path) -> None:
     item = {"image": "a.png", "mask": [[SQUARE], [[20, 0, 30, 0, 30, 20, 20, 20]]], "text": ["left", "right"]}
     (root / "data.jsonl").write_text("\n " + json.dumps([item, {"image": "b.png"}], indent=1))
     samples, (fault,) = judged(lambda bad: jsonl_data(file=root / "data.jsonl", bad=bad))
-    assert (fault.record, "has no text" in fault.says) == ("item 2", True)
+    assert (fault.record, "has no text" in fault.message) == ("item 2", True)
     left, right = samples[0].targets
     assert (left.query, right.query) == ("left", "right")
     np.testing.assert_array_equal(left.mask, MASK)
@@ -147,7 +148,7 @@ LINES: dict[str, tuple[Any, str, str]] = {
     ),
     "same id": (GOOD | {"id": "first"}, "duplicate id", "has the id 'first' of line 1"),
     "half a size": (GOOD | {"height": 20}, "annotation", "has height 20 and width None"),
-    "another size": (GOOD | {"height": 30, "width": 20}, "image size", "says 30 x 20 (height x width)"),
+    "another size": (GOOD | {"height": 30, "width": 20}, "image size", "gives 30 x 20 (height x width)"),
     "ignore": (GOOD | {"ignore": [[1, 2]]}, "mask", "ignore: got a polygon of 2 numbers"),
     "all ignored": (GOOD | {"ignore": [SQUARE]}, "empty mask", "every pixel of the mask of 'the cat' is ignored"),
     "kind": (GOOD | {"kind": 3}, "annotation", "has kind 3"),
@@ -156,12 +157,12 @@ LINES: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("name", LINES)
 def test_bad_lines_are_named(name: str, root: Path) -> None:
-    line, kind, says = LINES[name]
+    line, kind, message = LINES[name]
     first = GOOD | {"id": "first", "height": 20, "width": 30, "text": "the dog"}
     samples, (fault,) = judged(saved(root, first, line, {"image": "b.png", "text": "the end"}))
     assert (fault.file, fault.kind) == (str(root / "data.jsonl"), kind)
     assert fault.record.startswith("line 2")
-    assert says in fault.says
+    assert message in fault.message
     assert [[target.query for target in sample.targets] for sample in samples] == [["the dog"], ["the end"]]
 
 
@@ -170,7 +171,7 @@ def test_a_line_that_is_not_utf8(root: Path) -> None:
     content = (root / "data.jsonl").read_bytes()
     (root / "data.jsonl").write_bytes(b"\xef\xbb\xbf" + content + b'{"image": "\xe9"}\r\n')
     _, (fault,) = judged(build)
-    assert (fault.record, fault.says) == ("line 2", "is not UTF-8 (byte 11); save the file as UTF-8")
+    assert (fault.record, fault.message) == ("line 2", "is not UTF-8 (byte 11); save the file as UTF-8")
 
 
 def test_a_size_that_does_not_fit(root: Path) -> None:
@@ -202,11 +203,11 @@ def test_the_same_words_in_several_lines_are_one_query(root: Path) -> None:
     apart = [saved(root, GOOD | {"polygons": [part]})()[0].targets[0].mask for part in (SQUARE, other)]
     np.testing.assert_array_equal(target.mask, np.logical_or(*apart))
     assert (target.query, target.id, len(second.targets)) == ("the cat", "7", 1)
-    assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
+    assert [(note.record, note.message.split(";")[0]) for note in data.notes] == [
         ("a.png", "is asked for 'the cat' in several lines")
     ]
     _, (fault,) = judged(saved(root, GOOD, GOOD | {"polygons": [[1, 2]]}))
-    assert (fault.record, fault.says.split(":")[0]) == ("line 1", "line 2")  # a union without one of them is wrong
+    assert (fault.record, fault.message.split(":")[0]) == ("line 1", "line 2")  # a union without one of them is wrong
 
 
 def test_names_as_other_systems_write_them(root: Path) -> None:
@@ -227,17 +228,20 @@ def test_names_as_other_systems_write_them(root: Path) -> None:
 
 def test_a_target_that_is_there_and_absent_is_a_fault(root: Path) -> None:
     absent = {"image": "a.png", "text": "the cat", "absent": True}
-    for lines, says in (((GOOD, absent), "absent, and has a mask in line 1"), ((absent, GOOD), "there, and is absent")):
+    for lines, message in (
+        ((GOOD, absent), "absent, and has a mask in line 1"),
+        ((absent, GOOD), "there, and is absent"),
+    ):
         _, (fault,) = judged(saved(root, *lines))
         assert fault.record == "line 2"
-        assert says in fault.says
+        assert message in fault.message
 
 
 def test_a_line_without_a_mask_is_a_note(root: Path) -> None:
     data = saved(
         root, GOOD, {"image": "a.png", "text": "x", "id": 3}, {"image": "a.png", "text": "y", "absent": True}
     )()
-    assert [(note.record, note.says.split(";")[0]) for note in data.notes] == [
+    assert [(note.record, note.message.split(";")[0]) for note in data.notes] == [
         ("line 2 (id 3)", "has no mask: read as absent")
     ]
     assert [target.present for target in data[0].targets] == [True, False, False]

@@ -60,20 +60,20 @@ def test_two_values(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_other_values(name: str, tmp_path: Path) -> None:
-    image, says = BAD[name]
+    image, message = BAD[name]
     image.save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match=rf"mask\.png.* {says}" if says[0] != "0" else says) as caught:
+    with pytest.raises(ValueError, match=rf"mask\.png.* {message}" if message[0] != "0" else message) as caught:
         load_mask(tmp_path / "mask.png")
     assert "\n" not in str(caught.value)
 
 
 def test_wider_depths_of_tiff(tmp_path: Path) -> None:
-    for kind, says in ((np.int32, None), (np.float32, "mode F")):
+    for kind, message in ((np.int32, None), (np.float32, "mode F")):
         Image.fromarray(MASK.astype(kind)).save(tmp_path / "mask.tiff")
-        if says is None:
+        if message is None:
             np.testing.assert_array_equal(load_mask(tmp_path / "mask.tiff"), MASK)
         else:
-            with pytest.raises(ValueError, match=says):
+            with pytest.raises(ValueError, match=message):
                 load_mask(tmp_path / "mask.tiff")
 
 

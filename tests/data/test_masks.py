@@ -179,7 +179,7 @@ def test_json_holds_any_text_and_no_nan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rle", "says"),
+    ("rle", "message"),
     [
         ({"counts": "P"}, "it has no size"),
         ({"size": [1, "a"], "counts": "P"}, r"its size is \[1, 'a'\], not two whole numbers"),
@@ -188,6 +188,6 @@ def test_json_holds_any_text_and_no_nan(tmp_path: Path) -> None:
         ({"size": [1, 1], "counts": "@\u00e9"}, "counts hold a character outside COCO's 64"),
     ],
 )
-def test_what_is_missing_is_said(rle: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=rf"invalid RLE \({says}\); it needs COCO's"):
+def test_what_is_missing_is_said(rle: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"invalid RLE \({message}\); it needs COCO's"):
         decode_rle(rle)

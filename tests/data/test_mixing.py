@@ -21,9 +21,9 @@ from lisa_files import (
 )
 from make_refer import COCO, ref, save, save_image, save_reason, sentence
 
+from seglens.data.faults import DataError
 from seglens.data.lisa_tree import LISA_TREE, TREE
 from seglens.data.mixing import MIXTURES, MLLMSEG, SELF1E, SELF1E_REPEATS, load_mixture, parse_rates, self1e_weights
-from seglens.data.records import DataError
 from seglens.data.sampling import Mixed
 from seglens.data.split_leakage import image_key
 

@@ -11,8 +11,9 @@ import pytest
 from lisa_files import SQUARE, coco_json, write_paco, write_pascal_part
 
 from seglens.data import load_data
+from seglens.data.faults import DataError
+from seglens.data.image_record import ImageRecord
 from seglens.data.parts import Coco, PartCategory, paco, pascal_part
-from seglens.data.records import DataError, ImageRecord
 from shared import shared
 
 JSON = "vlpart/paco/annotations/paco_lvis_v1_train.json"
@@ -57,8 +58,8 @@ def test_the_form_of_a_part_is_fixed_by_its_id_and_the_seed(tmp_path: Path) -> N
     def said(seed: int, **changes: Any) -> list[str]:
         entry = next(iter(Coco(tmp_path / JSON, tmp_path / "coco", seed).entries()))
         assert isinstance(entry, ImageRecord)
-        assert isinstance(entry.asks, tuple)
-        return [ask.query for ask in entry.asks]
+        assert isinstance(entry.queries, tuple)
+        return [query.text for query in entry.queries]
 
     queries = said(0)
     assert queries == said(0)
@@ -86,10 +87,12 @@ def test_real_coco_annotations(tmp_path: Path) -> None:
     areas = {f"annotation {one['id']}": one["area"] for one in content["annotations"] if not one["iscrowd"]}
     ratios = list[float]()
     for entry in entries[:12]:
-        assert isinstance(entry.asks, tuple)
+        assert isinstance(entry.queries, tuple)
         assert entry.size is not None
         ratios += [
-            ask.mask.draw(entry.size).mask.sum() / areas[ask.record] for ask in entry.asks if ask.record in areas
+            query.mask.draw(entry.size).mask.sum() / areas[query.record]
+            for query in entry.queries
+            if query.record in areas
         ]
     assert len(ratios) > 50
     assert abs(np.median(ratios) - 1) < 0.02  # outlines against stated areas
@@ -110,7 +113,7 @@ def annotation(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("bad", "record", "says"),
+    ("bad", "record", "message"),
     [
         (annotation(id=101), "annotation 101", "has the id of one before it"),
         (annotation(image_id=99), "annotation 7", "has image_id 99, which is missing"),
@@ -121,9 +124,9 @@ def annotation(**changes: Any) -> dict[str, Any]:
         (3, "annotation number 5 of its list", "is '3', not a record"),
     ],
 )
-def test_a_bad_annotation_is_a_fault_of_the_index(tmp_path: Path, bad: Any, record: str, says: str) -> None:
+def test_a_bad_annotation_is_a_fault_of_the_index(tmp_path: Path, bad: Any, record: str, message: str) -> None:
     write_paco(tmp_path, coco_json(annotations=[*coco_json()["annotations"], bad]))
-    with pytest.raises(DataError, match=rf"1 bad records: .*{JSON}: {record}: .*{says}"):
+    with pytest.raises(DataError, match=rf"1 bad records: .*{JSON}: {record}: .*{message}"):
         paco(tmp_path)
     records = paco(tmp_path, bad="skip")
     assert [len(sample.targets) for sample in records] == [3, 2]
@@ -131,7 +134,7 @@ def test_a_bad_annotation_is_a_fault_of_the_index(tmp_path: Path, bad: Any, reco
 
 
 @pytest.mark.parametrize(
-    ("outline", "says"),
+    ("outline", "message"),
     [
         ([[1.0, 1.0, 5.0, 4.0]], "a polygon of 4 numbers"),  # two points; pycocotools would take them for a box
         ([[1.0, 1.0, 5.0, 4.0, 3.0]], "a polygon of 5 numbers"),
@@ -143,10 +146,10 @@ def test_a_bad_annotation_is_a_fault_of_the_index(tmp_path: Path, bad: Any, reco
         ({"size": [6, 8], "counts": [48]}, "is empty"),
     ],
 )
-def test_a_mask_that_cannot_be_drawn_is_a_fault_when_decoded(tmp_path: Path, outline: Any, says: str) -> None:
+def test_a_mask_that_cannot_be_drawn_is_a_fault_when_decoded(tmp_path: Path, outline: Any, message: str) -> None:
     write_paco(tmp_path, coco_json(annotations=[*coco_json()["annotations"], annotation(segmentation=outline)]))
     records = paco(tmp_path)
-    with pytest.raises(DataError, match=rf"{JSON}: annotation 7: .*{says}"):
+    with pytest.raises(DataError, match=rf"{JSON}: annotation 7: .*{message}"):
         records[0]
     assert len(records[1].targets) == 2
     assert [fault.record for fault in records.check()] == ["annotation 7"]
@@ -170,12 +173,12 @@ def test_an_image_of_another_size_than_annotated(tmp_path: Path) -> None:
     content = coco_json()
     content["images"][0]["height"] = 7
     records = paco(write_paco(tmp_path, content))
-    with pytest.raises(DataError, match=r"says 7 x 8 \(height x width\), and .* has 6 x 8"):
+    with pytest.raises(DataError, match=r"gives 7 x 8 \(height x width\), and .* has 6 x 8"):
         records[0]
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"[]", "no list of categories"),
         (b'{"categories": [], "images": {}, "annotations": []}', "no list of images"),
@@ -184,8 +187,8 @@ def test_an_image_of_another_size_than_annotated(tmp_path: Path) -> None:
         (b'{"categories": [], "images": [], "annotations": []}', "no usable image"),
     ],
 )
-def test_a_file_of_another_kind(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_file_of_another_kind(tmp_path: Path, content: bytes, message: str) -> None:
     (write_paco(tmp_path) / JSON).write_bytes(content)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         paco(tmp_path, bad="skip")
     assert "\n" not in str(caught.value)

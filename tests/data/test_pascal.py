@@ -11,7 +11,8 @@ from lisa_files import SIZE, label_map, photograph, stripes, write_pascal
 
 from seglens.data import load_data
 from seglens.data.dataset import classes_of
-from seglens.data.records import DataError, Records
+from seglens.data.faults import DataError
+from seglens.data.records import Records
 
 CONTEXT, VOC = "VOCdevkit/VOC2010", "VOCdevkit/VOC2012"
 # of labels.txt (from 1), and its place among the 59 (from 1)

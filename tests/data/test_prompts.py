@@ -139,13 +139,13 @@ def test_as_options_of_every_dataset(tmp_path: Path) -> None:
     assert [t.query for one in load_data("world:n=4,limit=9,prompt=none") for t in one.targets] == [
         t.query for one in plain for t in one.targets
     ]
-    for text, says in {
+    for text, message in {
         "world:prompt=lenz": "no prompt 'lenz'.* did you mean 'lens'",
         "world:promt=lens": "did you mean 'prompt'",
         "world:limit=0": "limit=0; it must be at least 1",
         "world:limit=x": "limit=x; it must be a whole number",
     }.items():
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             load_data(text)
     with pytest.raises(ValueError, match="no prompt 'x'"):
         Prompted(plain, "x")

@@ -106,9 +106,9 @@ def test_explanations(tmp_path: Path) -> None:
     bad = [{**good, "image": "two.jpg"}, {**good, "outputs": 3}, {"image": "one.jpg"}, 7, {**good, "outputs": " "}]
     file.write_text(json.dumps([good, *bad]))
     assert [f.record for f in load(tmp_path, ",split=train,bad=skip").faults] == [f"item {n}" for n in range(1, 6)]
-    for text, says in [("{}", "holds a dict"), ("[", "no whole json")]:
+    for text, message in [("{}", "holds a dict"), ("[", "no whole json")]:
         file.write_text(text)
-        with pytest.raises(ValueError, match=rf"explanatory/train\.json: .*{says}"):
+        with pytest.raises(ValueError, match=rf"explanatory/train\.json: .*{message}"):
             load(tmp_path, ",split=train,bad=skip")
 
 
@@ -158,11 +158,11 @@ def test_each_bad_file_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert [sample.id for sample in data] == ["good"]
     found = {fault.record: fault for fault in data.check()}
     assert set(found) == {*BAD_FILES, "no json", "no image"}
-    for name, (_, says) in BAD_FILES.items():
-        assert says in found[name].says
+    for name, (_, message) in BAD_FILES.items():
+        assert message in found[name].message
         assert found[name].file == str(folder / f"{name}.json")
-    assert "no json.json is missing" in found["no json"].says
-    assert "no image.jpg is missing" in found["no image"].says
+    assert "no json.json is missing" in found["no json"].message
+    assert "no image.jpg is missing" in found["no image"].message
     assert all("\n" not in str(fault) for fault in found.values())
     with pytest.raises(ValueError, match=f"{len(found)} bad records"):
         load(tmp_path)

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from own_data import judged
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
 from seglens.data.images import ImageError, load_image, load_stored, orientation
 from seglens.data.masks import Nothing, Polygons, RunLengthDict, Union, encode_rle
-from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, MaskSource, Note, RecordFault, Records
+from seglens.data.records import Bad, Records
 
 SIZE = (6, 8)
 
@@ -44,8 +46,8 @@ def picture(tmp_path: Path) -> Path:
 
 
 def entry(picture: Path, *masks: MaskSource, id: str = "one", size: tuple[int, int] | None = None) -> ImageRecord:
-    asks = tuple(Ask(f"thing {number}", mask, f"record {number}") for number, mask in enumerate(masks))
-    return ImageRecord(id, picture, "file.json", asks, size)
+    queries = tuple(QueryRecord(f"thing {number}", mask, f"record {number}") for number, mask in enumerate(masks))
+    return ImageRecord(id, picture, "file.json", queries, size)
 
 
 def records(*found: ImageRecord | RecordFault | Note) -> Callable[..., Records]:
@@ -85,10 +87,10 @@ BAD_MASKS: dict[str, tuple[MaskSource, str, str]] = {
 
 @pytest.mark.parametrize("name", BAD_MASKS)
 def test_bad_masks_are_named_and_the_rest_is_kept(name: str, picture: Path) -> None:
-    mask, kind, says = BAD_MASKS[name]
+    mask, kind, message = BAD_MASKS[name]
     samples, (fault,) = judged(records(entry(picture, mask, Given(half()))))
     assert (fault.file, fault.record, fault.kind) == ("file.json", "record 0", kind)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         list(records(entry(picture, mask))(bad="refuse"))
     assert [[target.query for target in sample.targets] for sample in samples] == [["thing 1"]]
 
@@ -150,15 +152,15 @@ def test_bad_images_are_named(damage: str, picture: Path, tmp_path: Path) -> Non
         bad.write_bytes(content[damage])
     samples, (fault,) = judged(records(entry(bad, Given(half()), id="bad"), entry(picture, Given(half()))))
     assert (fault.file, fault.record, fault.kind) == ("file.json", "bad", "image")
-    assert "bad.png" in fault.says
+    assert "bad.png" in fault.message
     assert [sample.id for sample in samples] == ["one"]
 
 
 def test_queries_that_only_decoding_knows(picture: Path) -> None:
-    def broken() -> tuple[Ask, ...]:
+    def broken() -> tuple[QueryRecord, ...]:
         raise ValueError("the label map is damaged")
 
-    lazy = ImageRecord("lazy", picture, "file.json", lambda: (Ask("thing", Given(half()), "record"),))
+    lazy = ImageRecord("lazy", picture, "file.json", lambda: (QueryRecord("thing", Given(half()), "record"),))
     samples, (fault,) = judged(records(lazy, ImageRecord("broken", picture, "file.json", broken)))
     assert [sample.id for sample in samples] == ["lazy"]
     assert str(fault) == "file.json: broken: the label map is damaged"
@@ -214,10 +216,10 @@ def test_turned_photographs(turned: Path, picture: Path) -> None:
         records(entry(turned, Given(half()), id="stored", size=SIZE), entry(picture, Given(half()), size=SIZE))
     )
     assert (fault.record, fault.kind) == ("stored", "image size")
-    assert "turned upright by its EXIF orientation" in fault.says
+    assert "turned upright by its EXIF orientation" in fault.message
     _, (fault,) = judged(records(entry(picture, Given(half()), id="x", size=upright), entry(picture, Given(half()))))
-    assert "EXIF" not in fault.says
-    assert "says 8 x 6 (height x width)" in fault.says
+    assert "EXIF" not in fault.message
+    assert "gives 8 x 6 (height x width)" in fault.message
 
 
 def test_orientation_and_stored_values(turned: Path, picture: Path, tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from make_refer import (
 )
 
 from seglens.data import load_data
-from seglens.data.records import ImageRecord, RecordFault, Records
+from seglens.data.faults import RecordFault
+from seglens.data.image_record import ImageRecord
+from seglens.data.records import Records
 from seglens.data.refer import FORMS, read
 from shared import shared
 
@@ -49,13 +51,13 @@ def entries(found: Any) -> list[ImageRecord]:
 def test_the_published_refcoco() -> None:
     data = read(shared("refcoco"), "refcoco")
     (entry,) = entries(list(data.entries("testA")))
-    assert callable(entry.asks) is False
-    assert {ask.record.split()[1] for ask in entry.asks} == {"7571", "7572"}
-    assert len(entry.asks) == 6
+    assert callable(entry.queries) is False
+    assert {query.record.split()[1] for query in entry.queries} == {"7571", "7572"}
+    assert len(entry.queries) == 6
     assert entry.image.name == "COCO_train2014_000000495169.jpg"
     assert entry.size == (480, 640)
-    first = entry.asks[0]
-    assert (first.query, first.record, first.kind) == ("girl on the very left", "ref 7571 sent 21565", "phrase")
+    first = entry.queries[0]
+    assert (first.text, first.record, first.kind) == ("girl on the very left", "ref 7571 sent 21565", "phrase")
     mask = first.mask.draw(entry.size).mask
     assert mask.sum() == 25_275
     rows, columns = np.nonzero(mask)
@@ -69,7 +71,7 @@ def test_the_published_refcoco() -> None:
 def test_the_published_refcocog() -> None:
     data = read(shared("refcoco"), "refcocog")
     assert data.splits() == ["test", "train", "val"]
-    areas = [len(entry.asks) for split in data.splits() for entry in entries(list(data.entries(split)))]
+    areas = [len(entry.queries) for split in data.splits() for entry in entries(list(data.entries(split)))]
     assert areas == [4, 4, 4]
 
 
@@ -153,7 +155,7 @@ def test_json_instead_of_the_pickle(tmp_path: Path) -> None:
 )
 def test_splits(tmp_path: Path, split: str, numbers: list[int]) -> None:
     found = entries(list(read(save(tmp_path), "refcoco").entries(split)))
-    assert sorted({int(ask.record.split()[1]) for one in found for ask in one.asks}) == numbers  # type: ignore[union-attr]
+    assert sorted({int(query.record.split()[1]) for one in found for query in one.queries}) == numbers  # type: ignore[union-attr]
 
 
 def test_a_split_without_references(tmp_path: Path) -> None:
@@ -208,9 +210,9 @@ def test_a_reference_without_sentences_asks_nothing(tmp_path: Path) -> None:
     for options in ("", f",exclude={tmp_path / 'out'}"):
         data = load(tmp_path, options, name="grefcoco")
         assert [len(sample.targets) for sample in data] == [2, 1]
-        assert [(note.record, note.says) for note in data.notes] == [
-            ("ref 5", "has no sentence, so it asks nothing"),
-            ("ref 6", "has no sentence, so it asks nothing"),
+        assert [(note.record, note.message) for note in data.notes] == [
+            ("ref 5", "has no sentence, so it gives no query"),
+            ("ref 6", "has no sentence, so it gives no query"),
         ]
 
 
@@ -304,10 +306,10 @@ BAD_INSTANCES: dict[str, tuple[Any, str, str]] = {
 @pytest.mark.parametrize("what", [*BAD_REFS, *BAD_INSTANCES])
 def test_each_bad_record_is_named_and_the_rest_goes_on(tmp_path: Path, what: str) -> None:
     if what in BAD_REFS:
-        records, record, says = BAD_REFS[what]
+        records, record, message = BAD_REFS[what]
         content = instances()
     else:
-        content, record, says = BAD_INSTANCES[what]
+        content, record, message = BAD_INSTANCES[what]
         records = list(GOOD)
     spare = {"id": 50, "image_id": 104, "segmentation": [[1, 1, 9, 1, 9, 9]]}
     content["images"].append({"id": 104, "file_name": coco_name(104), "height": SIZE[0], "width": SIZE[1]})
@@ -319,7 +321,7 @@ def test_each_bad_record_is_named_and_the_rest_goes_on(tmp_path: Path, what: str
     found = list(data.check())
     assert [sample.targets[-1].query for sample in data][-1] == "what is right"
     (fault,) = [one for one in found if one.record == record]
-    assert says in fault.says
+    assert message in fault.message
     assert Path(fault.file).is_file()
     assert "\n" not in str(fault)
     with pytest.raises(ValueError, match="bad records"):
@@ -338,7 +340,7 @@ def test_missing_images_are_all_named(tmp_path: Path) -> None:
     assert len(data) == 1
     (fault,) = data.faults
     assert fault.record == "refcoco-test-103"
-    assert coco_name(103) in fault.says
+    assert coco_name(103) in fault.message
 
 
 def test_lists_nested_without_end(tmp_path: Path) -> None:
@@ -363,11 +365,11 @@ def test_a_list_of_sentences_that_many_references_share(tmp_path: Path) -> None:
     records = [ref(n, 102, 3, "val") | {"sentences": many} for n in range(300)]
     faults = load(save(tmp_path, records=records), ",bad=skip").faults
     assert len(faults) == 299
-    assert all("shares its sentences" in fault.says for fault in faults)
+    assert all("shares its sentences" in fault.message for fault in faults)
 
 
 @pytest.mark.parametrize(
-    ("file", "raw", "says"),
+    ("file", "raw", "message"),
     [
         ("refs(unc).p", b"cos\nsystem\n(S'touch touched'\ntR.", "GLOBAL os.system"),
         ("refs(unc).p", b"(lp0\n(dp1\nVsent_ids\np2\n", "cut short"),
@@ -383,10 +385,10 @@ def test_a_list_of_sentences_that_many_references_share(tmp_path: Path) -> None:
         ("instances.json", b'{"images": []}', "no list of annotations"),
     ],
 )
-def test_a_file_of_no_use(tmp_path: Path, file: str, raw: bytes, says: str) -> None:
+def test_a_file_of_no_use(tmp_path: Path, file: str, raw: bytes, message: str) -> None:
     path = save(tmp_path) / "refcoco" / file
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=says) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load(tmp_path, ",bad=skip")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

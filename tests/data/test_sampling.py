@@ -11,8 +11,9 @@ import pytest
 import torch
 from lisa_files import stripes, write_ade20k
 
+from seglens.data.faults import DataError
 from seglens.data.mixing import GROUPS, RATES, parse_rates
-from seglens.data.records import DataError, Records
+from seglens.data.records import Records
 from seglens.data.rng import below, pick, words
 from seglens.data.sampling import Epochs, Mixed, Mixture, SampledImage, SamplingSource
 from seglens.data.semantic import ade20k
@@ -145,7 +146,7 @@ def _seconds(mixture: Mixture, draws: int) -> float:
 
 
 def test_a_mixture_that_makes_no_sense() -> None:
-    for sources, rates, says in [
+    for sources, rates, message in [
         (SOURCES[:3], {"sem_seg": 9, "vqa": 3}, "no dataset of vqa; give one, or the rate 0"),
         (SOURCES[:3], {"sem_seg": 9, "vqa": -1}, "need numbers from 0 up"),
         (SOURCES[:3], {"sem_seg": float("nan")}, "need numbers from 0 up"),
@@ -153,7 +154,7 @@ def test_a_mixture_that_makes_no_sense() -> None:
         (SOURCES, {"sem_seg": 1, "refer_seg": 1}, "no group 'vqa'"),
         ((SamplingSource("vqa", 0, len),), {"vqa": 1}, "has no images"),
     ]:
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             Mixture(sources, rates)
     with pytest.raises(ValueError, match="queries=0"):
         Mixture(SOURCES[5:6], {"vqa": 1}, queries=0)

@@ -13,8 +13,9 @@ from lisa_files import SIZE, label_map, photograph, stripes, write_ade20k, write
 from PIL import Image
 
 from seglens.data import load_data
+from seglens.data.faults import DataError
 from seglens.data.images import ImageError, load_labels
-from seglens.data.records import DataError, Records
+from seglens.data.records import Records
 from seglens.data.semantic import LISTS, ade20k, cocostuff, mapillary, mapillary_classes
 from shared import shared
 
@@ -221,7 +222,7 @@ def test_an_unknown_value_is_named_with_its_file(tmp_path: Path) -> None:
         ade20k(tmp_path)[0]
     records = ade20k(tmp_path, bad="skip")
     assert [sample.id for sample in records] == ["b"]
-    assert "151, 200" in records.faults[0].says
+    assert "151, 200" in records.faults[0].message
 
 
 def test_a_map_of_another_size_is_one_fault_not_one_per_class(tmp_path: Path) -> None:
@@ -240,7 +241,7 @@ def test_a_damaged_map_is_a_fault(tmp_path: Path) -> None:
     photograph(tmp_path / "ade20k/annotations/training/b.png")
     records = ade20k(tmp_path, bad="skip")
     assert [sample.id for sample in records] == ["c"]
-    assert [re.search("cut short|mode RGB", fault.says) is not None for fault in records.faults] == [True, True]
+    assert [re.search("cut short|mode RGB", fault.message) is not None for fault in records.faults] == [True, True]
 
 
 def test_an_image_of_ignored_pixels_only_is_not_bad(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_an_image_of_ignored_pixels_only_is_not_bad(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b'{"labels": [{"readable": "Bird"}, {"name": "x"}]}', "label 1 has no readable name"),
         (b'{"labels": [{"readable": "Bird"}, 3]}', "label 1 has no readable name"),
@@ -265,10 +266,10 @@ def test_an_image_of_ignored_pixels_only_is_not_bad(tmp_path: Path) -> None:
         ('{"labels": [{"readable": "Stra\xdfe"}]}'.encode("latin-1"), "is not UTF-8"),
     ],
 )
-def test_a_config_that_cannot_be_used(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_config_that_cannot_be_used(tmp_path: Path, content: bytes, message: str) -> None:
     write_mapillary(tmp_path, ["Bird"], a=stripes(0))
     (tmp_path / "mapillary/config_v2.0.json").write_bytes(content)
-    with pytest.raises(DataError, match=rf"config_v2\.0\.json.*{says}"):
+    with pytest.raises(DataError, match=rf"config_v2\.0\.json.*{message}"):
         mapillary(tmp_path, bad="skip")
 
 

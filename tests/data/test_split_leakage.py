@@ -11,7 +11,9 @@ from make_refer import ref, refs, save, sentence
 
 from command import Run
 from seglens.data import load_data
-from seglens.data.records import ImageRecord, RecordFault, Records
+from seglens.data.faults import RecordFault
+from seglens.data.image_record import ImageRecord
+from seglens.data.records import Records
 from seglens.data.split_leakage import Part, image_key, load_keys, part, report, save_keys, to_hold_out, without
 from shared import shared
 

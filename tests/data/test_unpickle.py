@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seglens.data import unpickle
-from seglens.data.records import DataError
+from seglens.data.faults import DataError
 from seglens.data.unpickle import load
 from shared import shared
 

@@ -67,9 +67,9 @@ def test_questions_beside_the_requests() -> None:
             assert (a.query, a.kind, a.answer, a.id) == (b.query, b.kind, b.answer, b.id)
             np.testing.assert_array_equal(a.mask, b.mask)
         assert other.drawn().targets == requests
-        says = speaker(World("train", 6), index)
-        says.queries(6)
-        assert [(t.query, t.answer) for t in questions] == [(q.text, q.answer) for q in says.questions(3)]
+        scene_speaker = speaker(World("train", 6), index)
+        scene_speaker.queries(6)
+        assert [(t.query, t.answer) for t in questions] == [(q.text, q.answer) for q in scene_speaker.questions(3)]
         assert all(t.spoken and t.kind == "vqa" and t.mask.shape == one.image.shape[:2] for t in questions)
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from own_data import judged, write_yolo
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
+from seglens.data.faults import DataError
 from seglens.data.masks import Polygons
-from seglens.data.records import Bad, DataError, Records
+from seglens.data.records import Bad, Records
 from seglens.data.yolo import Shares, yolo_data
 
 
@@ -93,10 +94,10 @@ def test_plain_folders(root: Path, scenes: list[Sample], tmp_path: Path) -> None
     assert same(load_data(text), scenes)  # type: ignore[arg-type]
     shutil.move(root / "labels" / "train", root / "elsewhere")
     assert same(load_data(f"{text.rpartition(',')[0]},labels={root / 'elsewhere'},names={root / 'data.yaml'}"), scenes)  # type: ignore[arg-type]
-    beside = tmp_path / "flat"
-    shutil.copytree(root / "images" / "train", beside)
-    shutil.copytree(root / "elsewhere", beside, dirs_exist_ok=True)
-    assert same(load_data(f"yolo:images={beside},names={beside / 'classes.txt'}"), scenes)  # type: ignore[arg-type]
+    unusable_faults = tmp_path / "flat"
+    shutil.copytree(root / "images" / "train", unusable_faults)
+    shutil.copytree(root / "elsewhere", unusable_faults, dirs_exist_ok=True)
+    assert same(load_data(f"yolo:images={unusable_faults},names={unusable_faults / 'classes.txt'}"), scenes)  # type: ignore[arg-type]
 
 
 SQUARE = "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
@@ -121,13 +122,13 @@ LINES = {
 
 @pytest.mark.parametrize("name", LINES)
 def test_bad_lines_are_named(name: str, root: Path) -> None:
-    line, says = LINES[name]
+    line, message = LINES[name]
     label = root / "labels" / "train" / "0001.txt"
     label.write_text(f"\n{label.read_text()}{line}\n")
     number = len(label.read_text().splitlines())
     samples, (fault,) = judged(build(root))
     assert (fault.file, fault.record) == (str(label), f"line {number}")
-    assert says in fault.says
+    assert message in fault.message
     assert [Path(sample.id).name for sample in samples] == ["0000.png"]
 
 
@@ -149,7 +150,7 @@ def test_classes_of_one_name_are_one_class(root: Path) -> None:
         for c in ([0.1, 0.1, 0.5, 0.1, 0.5, 0.5, 0.1, 0.5], [0.6, 0.6, 0.9, 0.6, 0.9, 0.9])
     ]
     np.testing.assert_array_equal(data[0].targets[0].mask, np.logical_or(*(one.draw((40, 60)).mask for one in parts)))
-    assert [(note.record, note.says) for note in data.notes] == [
+    assert [(note.record, note.message) for note in data.notes] == [
         ("class 1", "has the name of class 0, 'cat'; the two are one class")
     ]
 
@@ -179,7 +180,7 @@ def test_other_damage_is_named(root: Path) -> None:
     Image.new("RGB", (60, 40)).save(images / "good.png")
     (labels / "good.txt").write_text(f"0 {SQUARE}\n")
     samples, faults = judged(build(root))
-    found = {(Path(fault.file).name, Path(fault.record).name): (fault.kind, fault.says) for fault in faults}
+    found = {(Path(fault.file).name, Path(fault.record).name): (fault.kind, fault.message) for fault in faults}
     assert {key: kind for key, (kind, _) in found.items()} == {
         ("train", "0000"): "duplicate id",
         ("0001.txt", "0001.png"): "annotation",
@@ -196,7 +197,7 @@ def test_images_without_labels_are_notes(root: Path) -> None:
     Image.new("RGB", (60, 40)).save(root / "images" / "train" / "new.png")
     data = build(root)()
     assert len(data) == 1
-    assert [(Path(one.file).name, one.says) for one in data.notes] == [
+    assert [(Path(one.file).name, one.message) for one in data.notes] == [
         ("0001.txt", "the image has no object"),
         ("new.txt", "the image has no label file"),
     ]
@@ -223,9 +224,9 @@ YAMLS = {
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_bad_yaml_is_refused(name: str, root: Path) -> None:
-    content, says = YAMLS[name]
+    content, message = YAMLS[name]
     (root / "data.yaml").write_text(content)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         build(root)(bad="skip")
     assert "\n" not in str(caught.value)
 

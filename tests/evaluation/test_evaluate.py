@@ -23,7 +23,9 @@ from forked import Started, command
 from seglens.core.distributed import Ranks, joined
 from seglens.core.journal import JournalError
 from seglens.core.types import Sample, Target
-from seglens.data.records import Ask, DataError, DecodedMask, ImageRecord, RecordFault, Records
+from seglens.data.faults import DataError, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, QueryRecord
+from seglens.data.records import Records
 from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import (
     _record,
@@ -278,12 +280,15 @@ def images(folder: Path) -> Iterator[ImageRecord | RecordFault]:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / "here.png")
     for name in ("here", "gone"):
         yield ImageRecord(
-            name, folder / f"{name}.png", "index.json", (Ask("cat", Square(), "1"), Ask("dog", Square(), "2"))
+            name,
+            folder / f"{name}.png",
+            "index.json",
+            (QueryRecord("cat", Square(), "1"), QueryRecord("dog", Square(), "2")),
         )
         yield (
             RecordFault("index.json", "5", "no polygon")
             if name == "here"
-            else ImageRecord("again", folder / "here.png", "index.json", (Ask("cat", Square(), "3"),))
+            else ImageRecord("again", folder / "here.png", "index.json", (QueryRecord("cat", Square(), "3"),))
         )
 
 

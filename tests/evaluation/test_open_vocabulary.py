@@ -13,8 +13,8 @@ import torch
 from seglens.backbones import OpenImage
 from seglens.core.distributed import Ranks
 from seglens.core.types import Readout, Sample, Target
+from seglens.data.faults import DataError
 from seglens.data.prompts import Prompted
-from seglens.data.records import DataError
 from seglens.evaluation.open_vocabulary import (
     ClassTable,
     class_report,

@@ -16,8 +16,8 @@ from pycocotools import mask as coco
 import published
 from command import Run
 from seglens.core.metrics import extent
+from seglens.data.faults import DataError
 from seglens.data.masks import decode_rle, encode_rle, read_rle
-from seglens.data.records import DataError
 from seglens.evaluation.score import Scored, compare, read_predictions, run_counts, run_extent, score
 from shared import shared
 

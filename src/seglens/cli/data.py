@@ -15,7 +15,8 @@ from seglens.cli.shared import AsJson, Overwrite, emit, say
 if TYPE_CHECKING:
     from seglens.core.types import Sample
     from seglens.data import Dataset
-    from seglens.data.records import Note, RecordFault, Records
+    from seglens.data.faults import Note, RecordFault
+    from seglens.data.records import Records
 
 Spec = Annotated[
     str, typer.Argument(metavar="DATA", help="A dataset with its options, as in coco:images=...,annotations=...")
@@ -31,7 +32,7 @@ def data_check(
     """Name every bad record and go on: one line each, then a summary. Exit code 1 when there are any or nothing can be
     used, 2 when the dataset cannot be opened at all."""
     from seglens.data.check import Check
-    from seglens.data.records import DataError, Note, RecordFault
+    from seglens.data.faults import DataError, Note, RecordFault
 
     check: Check | None = None
     try:
@@ -114,7 +115,7 @@ def _open(spec: str) -> Dataset:
     from inspect import signature
 
     from seglens.data import DATASETS, load_data
-    from seglens.data.records import DataError
+    from seglens.data.faults import DataError
     from seglens.data.spec import parse, write
 
     said, (name, options) = spec, parse(spec)

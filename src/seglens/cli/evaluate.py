@@ -25,7 +25,7 @@ from seglens.core.progress import progress
 if TYPE_CHECKING:
     from seglens.core.distributed import Ranks
     from seglens.data import Dataset
-    from seglens.data.records import RecordFault
+    from seglens.data.faults import RecordFault
     from seglens.evaluation.evaluate import Record
     from seglens.evaluation.shared_answers import AnswerJournal
     from seglens.inference.segmenter import Segmenter

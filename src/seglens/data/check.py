@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seglens.core.types import Sample
+from seglens.data.faults import Note, RecordFault
+from seglens.data.image_record import ImageRecord
 from seglens.data.images import orientation
-from seglens.data.records import ImageRecord, Note, RecordFault, Records
+from seglens.data.records import Records
 
 
 class Check:
@@ -44,25 +46,27 @@ class Check:
                 twin = files.setdefault(_content(entry.image), entry)
                 only_talk = sample is not None and not sample.drawn().targets  # of which an image may have many records
                 if twin is not entry and not (only_talk and twin.image == entry.image):
-                    says = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
-                    yield RecordFault(entry.file, entry.id, says, "duplicate image")
+                    message = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
+                    yield RecordFault(entry.file, entry.id, message, "duplicate image")
         if self.total == len(self.records):
-            yield from self.records.beside()
+            yield from self.records.unusable_faults()
 
 
 def _notes(entry: ImageRecord, sample: Sample) -> Iterator[Note]:
     turned = orientation(entry.image)
     if turned > 1:
-        says = f"has EXIF orientation {turned} and is turned upright; make sure that its masks were drawn upright too"
-        yield Note(entry.file, entry.id, says)
+        message = (
+            f"has EXIF orientation {turned} and is turned upright; make sure that its masks were drawn upright too"
+        )
+        yield Note(entry.file, entry.id, message)
     drawn = sample.drawn().targets
     for target in drawn:
         if target.mask.all():
             yield Note(entry.file, entry.id, f"the mask of {target.query!r} covers the whole image")
     for query, times in Counter(target.query for target in drawn).items():
         if times > 1:
-            says = f"{query!r} is asked {times} times; the same words with different masks cannot all be right"
-            yield Note(entry.file, entry.id, says)
+            message = f"{query!r} is asked {times} times; the same words with different masks cannot all be right"
+            yield Note(entry.file, entry.id, message)
 
 
 def _content(path: Path) -> bytes:

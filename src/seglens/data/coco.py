@@ -10,20 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from seglens.data.coco_absent import Certain
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
 from seglens.data.masks import NamedSource, Polygons, RunLengthDict, draw_each
 from seglens.data.reading import Split, located, need_folder, read_json
-from seglens.data.records import (
-    Ask,
-    Bad,
-    DataError,
-    DecodedMask,
-    ImageRecord,
-    MaskSource,
-    Note,
-    RecordFault,
-    Records,
-    Remains,
-)
+from seglens.data.records import Bad, Records, UnusableQueries
 from seglens.data.same_words import first_of_name
 
 Id = int | str
@@ -96,7 +87,9 @@ class _Index:
         self.bad_categories: set[Id] = set()
         self.certain = Certain(self.categories, self.same)
 
-    def found(self, instances: bool, crowds_count: bool) -> Iterator[ImageRecord | Remains | RecordFault | Note]:
+    def found(
+        self, instances: bool, crowds_count: bool
+    ) -> Iterator[ImageRecord | UnusableQueries | RecordFault | Note]:
         yield from self._read_categories()
         images: dict[Id, dict[str, Any]] = {}
         yield from self._read_images(images)
@@ -104,8 +97,8 @@ class _Index:
         for key, image in images.items():
             yield from self._entry(key, image, instances, crowds_count)
 
-    def _fault(self, record: str, says: str, kind: str = "annotation") -> RecordFault:
-        return RecordFault(self.file, record, says, kind)
+    def _fault(self, record: str, message: str, kind: str = "annotation") -> RecordFault:
+        return RecordFault(self.file, record, message, kind)
 
     def _read_categories(self) -> Iterator[RecordFault | Note]:
         for row, record in enumerate(self.tables["categories"]):
@@ -123,8 +116,8 @@ class _Index:
         self.certain.read(self.tables["categories"])
         for key, first in self.same.items():
             if key != first:
-                says = f"has the name of category {first}, {self.categories[first]!r}; the two are one category"
-                yield Note(self.file, f"category {key}", says)
+                message = f"has the name of category {first}, {self.categories[first]!r}; the two are one category"
+                yield Note(self.file, f"category {key}", message)
 
     def _read_images(self, images: dict[Id, dict[str, Any]]) -> Iterator[RecordFault]:
         files = dict[Path, Id]()
@@ -179,63 +172,65 @@ class _Index:
 
     def _entry(
         self, key: Id, image: dict[str, Any], instances: bool, crowds_count: bool
-    ) -> Iterator[ImageRecord | Remains | RecordFault | Note]:
+    ) -> Iterator[ImageRecord | UnusableQueries | RecordFault | Note]:
         name = f"image {key}"
         lost = not image["path"].is_file()
         if lost:
             yield self._fault(name, f"there is no file {str(image['path'])!r}", "image")
         if lost or key in self.bad_images:
             named = ((f"{name}, {self.categories[category]}", group) for category, group in self.groups[key].items())
-            rest = tuple(ask for whole, group in named for ask in _all(group, "", whole, True))
-            yield Remains(ImageRecord(str(key), image["path"], self.file, rest, image["size"]))
+            rest = tuple(query for whole, group in named for query in _all(group, "", whole, True))
+            yield UnusableQueries(ImageRecord(str(key), image["path"], self.file, rest, image["size"]))
             return
-        asks, remains = list[Ask](), list[Ask]()
+        queries, unusable = list[QueryRecord](), list[QueryRecord]()
         if not self.groups[key]:
             yield Note(self.file, name, "has no annotation")
         elif image["size"] is None:
-            says = "has no height and width, so that nothing tells whether its masks were made at the size of the file"
-            yield Note(self.file, name, says)
+            message = (
+                "has no height and width, so that nothing tells whether its masks were made at the size of the file"
+            )
+            yield Note(self.file, name, message)
         for category, group in self.groups[key].items():
             words, whole = self.categories[category], f"{name}, {self.categories[category]}"
             if (key, category) in self.bad_groups:
-                remains += _all(group, words, whole, True)
+                unusable += _all(group, words, whole, True)
                 continue
             try:
                 asked = _each(group, words) if instances else _all(group, words, whole, crowds_count)
             except ValueError as error:
                 yield self._fault(whole, str(error))
-                remains += _all(group, words, whole, True)
+                unusable += _all(group, words, whole, True)
             else:
-                asks += asked
+                queries += asked
                 if not asked:
-                    says = "has a crowd that says too little to ask for it; left out"
-                    yield Note(self.file, whole, says if instances else f"{says}, and taken with crowd=include")
-        if asks:
+                    message = "has a crowd that says too little to ask for it; left out"
+                    yield Note(self.file, whole, message if instances else f"{message}, and taken with crowd=include")
+        if queries:
             holds, absent = self.certain.of(key)
-            yield ImageRecord(str(key), image["path"], self.file, tuple(asks), image["size"], holds, absent)
-        if remains:
-            yield Remains(ImageRecord(str(key), image["path"], self.file, tuple(remains), image["size"]))
+            yield ImageRecord(str(key), image["path"], self.file, tuple(queries), image["size"], holds, absent)
+        if unusable:
+            yield UnusableQueries(ImageRecord(str(key), image["path"], self.file, tuple(unusable), image["size"]))
 
 
-def _all(group: list[_Annotation], words: str, record: str, crowds_count: bool) -> list[Ask]:
+def _all(group: list[_Annotation], words: str, record: str, crowds_count: bool) -> list[QueryRecord]:
     """One query for the whole group; none when nothing but a crowd is left of it."""
     parts = tuple(NamedSource(one.name, one.source) for one in group if crowds_count or not one.crowd)
     crowds = tuple(NamedSource(one.name, one.source) for one in group if one.crowd and not crowds_count)
-    return [Ask(words, Instances(parts, crowds), record, "class", id=words)] if parts else []
+    return [QueryRecord(words, Instances(parts, crowds), record, "class", id=words)] if parts else []
 
 
-def _each(group: list[_Annotation], words: str) -> list[Ask]:
+def _each(group: list[_Annotation], words: str) -> list[QueryRecord]:
     """One query per instance; none beside a crowd, where nobody can count from the left."""
     if any(one.crowd for one in group):
         return []
     if len(group) == 1:
-        return [Ask(words, group[0].source, group[0].name, "class", id=group[0].id)]
+        return [QueryRecord(words, group[0].source, group[0].name, "class", id=group[0].id)]
     boxless = [one.name for one in group if one.middle is None]
     if boxless:
         raise ValueError(f"{boxless[0]} has no bbox, which tells its order from the left; add [x, y, width, height]")
     ordered = sorted(group, key=lambda one: one.middle or 0.0)
     return [
-        Ask(f"{words}, {_ordinal(number)} from the left", one.source, one.name, "phrase", id=one.id)
+        QueryRecord(f"{words}, {_ordinal(number)} from the left", one.source, one.name, "phrase", id=one.id)
         for number, one in enumerate(ordered, 1)
     ]
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from seglens.data.faults import DataError, RecordFault
+from seglens.data.image_record import ImageRecord, QueryRecord
 from seglens.data.json_records import objects
 from seglens.data.masks import Nothing
 from seglens.data.reading import Split, need_folder
-from seglens.data.records import Ask, Bad, DataError, ImageRecord, RecordFault, Records
+from seglens.data.records import Bad, Records
 
 PLACEHOLDER = "<image>"
 KIND = "vqa"
@@ -88,10 +90,10 @@ class _Found:
                 continue
             yield ImageRecord(f"{image} {record}", path, str(self.file), self._asks(name, said))
 
-    def _asks(self, name: str, said: list[tuple[str, str]]) -> tuple[Ask, ...]:
+    def _asks(self, name: str, said: list[tuple[str, str]]) -> tuple[QueryRecord, ...]:
         names = [name] if len(said) == 1 else [f"{name} turn {number}" for number in range(1, len(said) + 1)]
         return tuple(
-            Ask(question + self.after, Nothing(), one, KIND, answer, spoken=True)
+            QueryRecord(question + self.after, Nothing(), one, KIND, answer, spoken=True)
             for one, (question, answer) in zip(names, said, strict=True)
         )
 

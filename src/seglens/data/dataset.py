@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from seglens.core.types import Sample
-from seglens.data.records import RecordFault
+from seglens.data.faults import RecordFault
 
 
 @runtime_checkable

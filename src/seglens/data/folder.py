@@ -6,9 +6,11 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import ImageRecord, QueryRecord
 from seglens.data.maskfile import MaskFile
 from seglens.data.reading import IMAGES, Split, by_stem, need_folder
-from seglens.data.records import Ask, Bad, DataError, ImageRecord, Note, RecordFault, Records
+from seglens.data.records import Bad, Records
 from seglens.data.related_names import is_class_name
 from seglens.data.same_words import joined, plain
 
@@ -23,21 +25,21 @@ def folder_data(
     split: Split = "train",
     bad: Bad = "refuse",
 ) -> Records:
-    """Images and, for each query about one, a mask file (see `load_mask`: 0 and 255, or 0 and 1) of the same stem.
+    """Images and, for each query about an image, a mask file of the same stem (see `load_mask`: 0 and 255, or 0 and 1).
 
-    The words come from the folders of the masks, _ for a space:
+    The words are the names of the mask folders, with _ for a space:
 
         images/0001.jpg    masks/the_cat/0001.png    masks/the_animal_that_sleeps/0001.png
 
-    Or, where all masks show the same thing, from `texts`, several wordings parted by |:
+    Or, where all masks show the same thing, they are given as `texts`, several wordings separated by |:
 
         images/0001.jpg    masks/0001.png            texts=a crack|damage in the wall
 
-    Images may lie in folders of their own; the masks repeat them (images/a/1.jpg, masks/the_cat/a/1.png). Words that
-    name no folder well, such as those with / or :, need JSONL. Folders of the same words (the_cat, The cat) are one
+    Images may lie in subfolders; the masks repeat them (images/a/1.jpg, masks/the_cat/a/1.png). Words that cannot name
+    a folder, such as those with / or :, need JSONL. Folders of the same words (the_cat, The cat) are one
     query, the union of their masks, and a note says so.
 
-    A mask file that is all black is refused, as most are mistakes; with `black=absent` it says that the image does not
+    A mask file that is all black is refused, as most are mistakes; with `black=absent` it means that the image does not
     show what its words name. An image without any mask is a note. Only `split=train` may train.
 
     Raises DataError on a folder that cannot be read, and where Records does."""
@@ -46,38 +48,40 @@ def folder_data(
     wordings = [text.strip() for text in texts.split("|") if text.strip()]
     if texts and not wordings:
         raise DataError(f"folder got texts={texts!r}; it needs words, as in texts=a crack|damage")
-    found = list(_found(images, masks, wordings, black == "absent"))
-    names = () if wordings or black == "absent" else _class_names(found)
-    return Records(f"folder {images}", found, trainable=split == "train", bad=bad, vocabulary=names)
+    records = list(_records(images, masks, wordings, black == "absent"))
+    names = () if wordings or black == "absent" else _class_names(records)
+    return Records(f"folder {images}", records, trainable=split == "train", bad=bad, vocabulary=names)
 
 
-def _class_names(found: Iterable[object]) -> tuple[str, ...]:
+def _class_names(records: Iterable[object]) -> tuple[str, ...]:
     """The words of the folders where all of them are names of classes; none where one is a phrase, which may be true of
     what another folder names."""
-    asks = (one.asks for one in found if isinstance(one, ImageRecord) and not callable(one.asks))
-    names = {plain(ask.query): ask.query for some in asks for ask in some}
+    queries = (one.queries for one in records if isinstance(one, ImageRecord) and not callable(one.queries))
+    names = {plain(query.text): query.text for group in queries for query in group}
     return tuple(names.values()) if all(map(is_class_name, names)) else ()
 
 
-def _found(
+def _records(
     images: Path, masks: Path, wordings: list[str], black_is_absent: bool
 ) -> Iterator[ImageRecord | RecordFault | Note]:
     pictures, twins = by_stem(images, IMAGES)
     files, faults = by_stem(masks, IMAGES)
     yield from twins + faults
-    bad = {fault.record for fault in faults}  # masks that cannot be used: what they name may be there
-    asks: dict[str, list[Ask]] = {stem: [] for stem in (*pictures, *(fault.record for fault in twins))}
+    bad = {fault.record for fault in faults}  # masks that cannot be used: the image may show what they name
+    queries: dict[str, list[QueryRecord]] = {stem: [] for stem in (*pictures, *(fault.record for fault in twins))}
     for stem, path in files.items():
         try:
-            picture, queries = _asked(stem, path, asks, wordings)
+            picture, texts = _belongs_to(stem, path, queries, wordings)
         except ValueError as error:
             bad.add(stem)
             yield RecordFault(str(masks), path.relative_to(masks).as_posix(), str(error))
             continue
-        asks[picture] += [Ask(query, MaskFile(path, black_is_absent), f"mask {stem}", id=query) for query in queries]
+        queries[picture] += [
+            QueryRecord(text, MaskFile(path, black_is_absent), f"mask {stem}", id=text) for text in texts
+        ]
     for stem, path in pictures.items():
-        if asks[stem]:
-            kept, several = joined(asks[stem])
+        if queries[stem]:
+            unique, several = joined(queries[stem])
             for words in several:
                 yield Note(
                     str(masks), f"image {stem}", f"has several masks of {words!r}; they are one query, their union"
@@ -85,22 +89,22 @@ def _found(
             held = frozenset(
                 words.replace("_", " ") for words, _, of in (one.partition("/") for one in bad) if of == stem
             )
-            yield ImageRecord(stem, path, str(masks), kept, holds=held)
+            yield ImageRecord(stem, path, str(masks), unique, holds=held)
         else:
             yield Note(str(images), path.relative_to(images).as_posix(), "the image has no mask")
 
 
-def _asked(stem: str, path: Path, pictures: Container[str], wordings: list[str]) -> tuple[str, list[str]]:
-    """The stem of the image that a mask belongs to, and the words it answers."""
+def _belongs_to(stem: str, path: Path, pictures: Container[str], wordings: list[str]) -> tuple[str, list[str]]:
+    """The stem of the image that a mask belongs to, and the words that it is the mask of."""
     if path.suffix.lower() not in LOSSLESS:
         raise ValueError(f"is a {path.suffix} file, which may not keep two values; save the mask as PNG")
     words, slash, picture = ("", "/", stem) if wordings else stem.partition("/")
     if not slash:
-        raise ValueError("lies in no folder that says its words; move it to masks/<words>/, or give texts=...")
-    query = words.replace("_", " ").strip()
-    if not wordings and not query:
+        raise ValueError("lies in no folder named by its words; move it to masks/<words>/, or give texts=...")
+    text = words.replace("_", " ").strip()
+    if not wordings and not text:
         raise ValueError(f"lies in {words!r}, which are no words to ask for; rename the folder")
     if picture not in pictures:
         hint = "; with texts=... masks lie in no folder of words" if wordings and "/" in stem else ""
         raise ValueError(f"there is no image {picture!r} for it{hint}")
-    return picture, wordings or [query]
+    return picture, wordings or [text]

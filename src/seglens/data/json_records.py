@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seglens.data.faults import RecordFault
 from seglens.data.reading import read_json
-from seglens.data.records import RecordFault
 from seglens.data.rng import pick, words
 
 BOM = b"\xef\xbb\xbf"
@@ -40,8 +40,8 @@ def objects(file: Path, need: str, most: int | None = None) -> Iterator[tuple[st
         yield record, value
     if len(unread) > 1:
         record, first = unread[0]
-        says = f"none of its {len(unread)} lines is an object with {need}; {record} {first.says}"
-        unread = [(record, RecordFault(str(file), "the whole file", says))]
+        message = f"none of its {len(unread)} lines is an object with {need}; {record} {first.message}"
+        unread = [(record, RecordFault(str(file), "the whole file", message))]
     yield from unread
 
 

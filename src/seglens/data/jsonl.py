@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
 from seglens.data.json_records import objects
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, RunLengthDict
 from seglens.data.reading import Split, located, need_folder
-from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, MaskSource, Note, RecordFault, Records
+from seglens.data.records import Bad, Records
 from seglens.data.related_names import is_class_name
 from seglens.data.same_words import joined, plain
 
@@ -65,19 +67,19 @@ class Beside:
 @dataclass
 class _Picture:
     path: Path
-    asks: list[Ask] = field(default_factory=list)
-    first: dict[str, Ask] = field(default_factory=dict)  # by their words
+    queries: list[QueryRecord] = field(default_factory=list)
+    first: dict[str, QueryRecord] = field(default_factory=dict)  # by their words
 
-    def take(self, asks: list[Ask]) -> None:
+    def take(self, queries: list[QueryRecord]) -> None:
         """Raises ValueError when a target is absent in one line and there in another."""
-        for ask in asks:
-            other = self.first.get(plain(ask.query), ask)
-            if isinstance(ask.mask, Nothing) != isinstance(other.mask, Nothing):
-                says = "absent, and has a mask" if isinstance(ask.mask, Nothing) else "there, and is absent"
-                raise ValueError(f"says that {ask.query!r} is {says} in {other.record}; one of the two is wrong")
-        for ask in asks:
-            self.first.setdefault(plain(ask.query), ask)
-        self.asks.extend(asks)
+        for query in queries:
+            other = self.first.get(plain(query.text), query)
+            if isinstance(query.mask, Nothing) != isinstance(other.mask, Nothing):
+                message = "absent, and has a mask" if isinstance(query.mask, Nothing) else "there, and is absent"
+                raise ValueError(f"says that {query.text!r} is {message} in {other.record}; one of the two is wrong")
+        for query in queries:
+            self.first.setdefault(plain(query.text), query)
+        self.queries.extend(queries)
 
 
 class _Gathered:
@@ -94,9 +96,9 @@ class _Gathered:
     def class_names(self) -> tuple[str, ...]:
         """The words of the file where all of them are names of classes and none is declared absent; none where one is a
         phrase, which may be true of what another line names."""
-        asks = [ask for picture in self.pictures.values() for ask in picture.asks]
-        names = {plain(ask.query): ask.query for ask in asks}
-        closed = all(map(is_class_name, names)) and not any(isinstance(ask.mask, Nothing) for ask in asks)
+        queries = [query for picture in self.pictures.values() for query in picture.queries]
+        names = {plain(query.text): query.text for query in queries}
+        closed = all(map(is_class_name, names)) and not any(isinstance(query.mask, Nothing) for query in queries)
         return tuple(names.values()) if closed else ()
 
     def _lost(self, value: dict[str, Any]) -> None:
@@ -127,26 +129,26 @@ class _Gathered:
                 self._lost(value)
                 yield RecordFault(str(self.file), name, str(error))
         for key, picture in self.pictures.items():
-            if picture.asks:
-                asks, several = joined(picture.asks)
+            if picture.queries:
+                queries, several = joined(picture.queries)
                 for words in several:
-                    says = f"is asked for {words!r} in several lines; they are one query, the union of their masks"
-                    yield Note(str(self.file), key, says)
+                    message = f"is asked for {words!r} in several lines; they are one query, the union of their masks"
+                    yield Note(str(self.file), key, message)
                 held = None if self.unsure else frozenset(self.held.get(key, ()))
-                yield ImageRecord(key, picture.path, str(self.file), asks, holds=held)
+                yield ImageRecord(key, picture.path, str(self.file), queries, holds=held)
 
     def _take(self, record: str, name: str, value: dict[str, Any]) -> Note | None:
         _check_keys(value)
         if value.get("id") is not None and self.ids.setdefault(str(value["id"]), record) != record:
-            says = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
-            raise _LineError(says, "duplicate id")
+            message = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
+            raise _LineError(message, "duplicate id")
         pairs, size, said = _pairs(value, self.file.parent), _size(value), _said(value)
         own = record if value.get("id") is None else str(value["id"])
-        asks = [
-            Ask(text, source, name, *said, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size)
+        queries = [
+            QueryRecord(text, source, name, *said, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size)
             for number, (text, source) in enumerate(pairs)
         ]
-        self._picture(value).take(asks)
+        self._picture(value).take(queries)
         if not any(key in value for key in ("absent", *MASKS)):
             return Note(str(self.file), name, 'has no mask: read as absent; say "absent": true if it is meant')
         return None
@@ -168,8 +170,8 @@ class _Gathered:
 class _LineError(ValueError):
     """What is wrong with a line, of a kind that reports count apart."""
 
-    def __init__(self, says: str, kind: str):
-        super().__init__(says)
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
         self.kind = kind
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from seglens.data.records import DataError
+from seglens.data.faults import DataError
 from seglens.data.spec import parse, write
 
 

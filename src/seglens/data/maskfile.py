@@ -10,8 +10,8 @@ from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from seglens.core.text import shortened
+from seglens.data.image_record import DecodedMask
 from seglens.data.images import load_stored
-from seglens.data.records import DecodedMask
 
 OBJECT = (1, 255, 65535)  # beside 0: 1-bit, label-map, 8-bit and 16-bit masks
 SHOWN = 5

@@ -16,8 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from seglens.core.files import write_atomic
+from seglens.data.faults import SeveralMistakesError, messages_of
+from seglens.data.image_record import DecodedMask, MaskSource
 from seglens.data.images import MAX_PIXELS
-from seglens.data.records import DecodedMask, MaskSource, SeveralError, said_by
 
 # How far a polygon may leave its image, in shares of a side and, if that is more, in pixels: annotation tools and
 # published polygons do so a little; what lies further out was drawn on another image, or on one of another size.
@@ -200,7 +201,7 @@ class NamedSource:
         try:
             return self.source.draw(size)
         except ValueError as error:
-            raise SeveralError([f"{self.name}: {one}" for one in said_by(error)]) from error
+            raise SeveralMistakesError([f"{self.name}: {one}" for one in messages_of(error)]) from error
 
 
 def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[DecodedMask]:
@@ -210,9 +211,9 @@ def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[Deco
         try:
             drawn.append(source.draw(size))
         except ValueError as error:
-            wrong += said_by(error)
+            wrong += messages_of(error)
     if wrong:
-        raise SeveralError(wrong)
+        raise SeveralMistakesError(wrong)
     return drawn
 
 

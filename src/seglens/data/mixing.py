@@ -22,9 +22,10 @@ from typing import Literal, cast
 
 from seglens.core.names import check_name
 from seglens.data import build, load_data
+from seglens.data.faults import DataError
 from seglens.data.lisa_tree import LISA_TREE, TREE, DatasetPlace, missing
 from seglens.data.negatives import with_negatives
-from seglens.data.records import Bad, DataError, Records
+from seglens.data.records import Bad, Records
 from seglens.data.refer import parts
 from seglens.data.sampling import ATTEMPTS as ATTEMPTS
 from seglens.data.sampling import VQA, Mixture, SamplingSource

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 from seglens.data.dataset import Dataset
+from seglens.data.image_record import ImageRecord, MaskSource, QueryRecord
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing
 from seglens.data.prompts import Prompted
-from seglens.data.records import Ask, ImageRecord, MaskSource, Records
+from seglens.data.records import Records
 from seglens.data.related_names import related
 from seglens.data.rng import pick, words
 from seglens.data.spec import parse, write
@@ -39,19 +40,19 @@ class Negatives:
                 "image (1, 2), or 0 for none"
             )
 
-    def __call__(self, entry: ImageRecord, asks: tuple[Ask, ...]) -> tuple[Ask, ...]:
+    def __call__(self, entry: ImageRecord, queries: tuple[QueryRecord, ...]) -> tuple[QueryRecord, ...]:
         """The queries for one image, behind those of its annotation."""
-        free = self.absent(entry, asks)
+        free = self.absent(entry, queries)
         coin, *more = words(1 + len(free), "negatives", self.seed, entry.id)
-        count = min(self._count(len(asks), coin / 2**64), len(free))
+        count = min(self._count(len(queries), coin / 2**64), len(free))
         return tuple(_ask(entry.id, free[at]) for at in pick(more[:count], len(free)))
 
-    def absent(self, entry: ImageRecord, asks: tuple[Ask, ...]) -> list[str]:
+    def absent(self, entry: ImageRecord, queries: tuple[QueryRecord, ...]) -> list[str]:
         """The classes that the image surely does not show."""
-        held = entry.holds(asks) if callable(entry.holds) else entry.holds
-        if held is None or not asks:
+        held = entry.holds(queries) if callable(entry.holds) else entry.holds
+        if held is None or not queries:
             return []
-        shown = {ask.query for ask in asks} | held
+        shown = {query.text for query in queries} | held
         names = self.names if entry.absent is None else [name for name in self.names if name in entry.absent]
         return [name for name in names if not any(related(name, one) for one in shown)]
 
@@ -62,8 +63,8 @@ class Negatives:
         return int(wanted) + (coin < wanted % 1)
 
 
-def _ask(image: str, name: str) -> Ask:
-    return Ask(name, Nothing(), f"{image}, {name} (absent)", "class", id=f"{name} (absent)")
+def _ask(image: str, name: str) -> QueryRecord:
+    return QueryRecord(name, Nothing(), f"{image}, {name} (absent)", "class", id=f"{name} (absent)")
 
 
 def with_negatives(data: Dataset, amount: float, seed: int = 0) -> Dataset:
@@ -83,7 +84,7 @@ def with_negatives(data: Dataset, amount: float, seed: int = 0) -> Dataset:
             "none, and where absent targets are declared, what is not declared is unknown); leave it out, and declare "
             'absent targets where the format can ("absent": true in JSON lines, black=absent for folders)'
         )
-    return data.asking(f"{data.name} negatives={amount:g}", Negatives(names, amount, seed))
+    return data.with_queries(f"{data.name} negatives={amount:g}", Negatives(names, amount, seed))
 
 
 def vocabulary(data: Dataset) -> tuple[str, ...]:
@@ -114,10 +115,10 @@ def has_absent(data: Dataset) -> bool:
 
 
 def _absent_ask(entry: ImageRecord) -> bool:
-    if callable(entry.asks) and entry.more is None:  # of a label map: what it shows
+    if callable(entry.queries) and entry.more is None:  # of a label map: what it shows
         return False
     try:
-        return any(_may_be_absent(ask.mask) for ask in entry.questions() if not ask.spoken)
+        return any(_may_be_absent(query.mask) for query in entry.all_queries() if not query.spoken)
     except ValueError:  # a bad label map, which is told when it is read
         return False
 

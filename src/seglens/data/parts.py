@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import ImageRecord, MaskSource, QueryRecord
 from seglens.data.lisa_tree import need
 from seglens.data.masks import Polygons, RunLengthDict
 from seglens.data.reading import read_json
-from seglens.data.records import Ask, Bad, DataError, ImageRecord, MaskSource, Note, RecordFault, Records
+from seglens.data.records import Bad, Records
 from seglens.data.rng import below, words
 
 Split = Literal["train", "val"]
@@ -94,7 +96,7 @@ class Coco:
 
     def entries(self) -> Iterator[ImageRecord | RecordFault | Note]:
         yield from self._read_things()
-        pictures, asks = dict[int, dict[str, Any]](), defaultdict[int, list[Ask]](list)
+        pictures, queries = dict[int, dict[str, Any]](), defaultdict[int, list[QueryRecord]](list)
         for one in self._each("images"):
             if isinstance(one, RecordFault):
                 yield one
@@ -108,10 +110,10 @@ class Coco:
                 self.unsure = True
                 yield made
             else:
-                asks[one["image_id"]].append(made)
+                queries[one["image_id"]].append(made)
                 self.held[one["image_id"]].add(self.things[one["category_id"]].name)
         for number, one in pictures.items():
-            yield self._entry(one, tuple(asks[number]))
+            yield self._entry(one, tuple(queries[number]))
 
     def _each(self, key: str) -> Iterator[dict[str, Any] | RecordFault]:
         """The records of a list; a fault for one that lacks a field or has the id of another before it."""
@@ -136,7 +138,7 @@ class Coco:
             except ValueError as error:
                 yield RecordFault(self.file, f"category {one['id']}", str(error))
 
-    def _ask(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> Ask | RecordFault:
+    def _ask(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> QueryRecord | RecordFault:
         record = f"annotation {one['id']}"
         for field, known in (("image_id", pictures), ("category_id", self.things)):
             if one[field] not in known:
@@ -145,16 +147,16 @@ class Coco:
         forms = thing.forms()
         query = forms[below(words(1, self.seed, one["id"])[0], len(forms))]
         source: MaskSource = RunLengthDict(outline) if isinstance(outline, dict) else Polygons(outline)
-        return Ask(query, source, record, thing.kind)
+        return QueryRecord(query, source, record, thing.kind)
 
-    def _entry(self, one: dict[str, Any], asks: tuple[Ask, ...]) -> ImageRecord | RecordFault | Note:
+    def _entry(self, one: dict[str, Any], queries: tuple[QueryRecord, ...]) -> ImageRecord | RecordFault | Note:
         path = self.images / one["file_name"]
-        if not asks:
+        if not queries:
             return Note(self.file, f"image {one['id']}", "has no annotation")
         if not path.is_file():
             return RecordFault(self.file, f"image {one['id']}", f"its file {path} is missing", "image")
         holds, absent = self._known(one)
-        return ImageRecord(str(one["id"]), path, self.file, asks, (one["height"], one["width"]), holds, absent)
+        return ImageRecord(str(one["id"]), path, self.file, queries, (one["height"], one["width"]), holds, absent)
 
     def _known(self, one: dict[str, Any]) -> tuple[frozenset[str] | None, frozenset[str] | None]:
         """What an image may show (things with all their parts, annotated or not), and what was looked for in vain."""

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
+from seglens.data.faults import DataError, RecordFault
+from seglens.data.image_record import ImageRecord
 from seglens.data.reading import read_text
-from seglens.data.records import Bad, DataError, ImageRecord, RecordFault, Records
+from seglens.data.records import Bad, Records
 from seglens.data.semantic import IGNORED, LISTS, Classes, Split, asks_of, holds, numbered
 
 WIDE = 65535  # what maps of 16 bits ignore

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from seglens.core.names import check_name
 from seglens.core.types import Sample, Target
 from seglens.data.dataset import Dataset, DatasetWrapper, usable
-from seglens.data.records import RecordFault
+from seglens.data.faults import RecordFault
 from seglens.data.rng import below, words
 
 LONG = ("sentence", "long")

@@ -7,8 +7,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
+from seglens.data.faults import DataError, RecordFault
 from seglens.data.images import suffixes
-from seglens.data.records import DataError, RecordFault
 
 IMAGES = suffixes()
 Split = Literal["train", "val", "test"]

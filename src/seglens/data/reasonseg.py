@@ -17,8 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from seglens.data.faults import DataError, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, QueryRecord
 from seglens.data.polygon_paint import paint
-from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, RecordFault, Records
+from seglens.data.records import Bad, Records
 
 Split = Literal["train", "val", "test"]
 Sentences = Literal["auto", "first", "all"]
@@ -82,16 +84,16 @@ def _answers(file: Path, known: set[str], answers: dict[str, str]) -> Iterator[R
     except ValueError as error:
         raise DataError(f"{file}: {error}") from None
     for number, item in enumerate(items):
-        image, says = (item.get(key) if isinstance(item, dict) else None for key in ("image", "outputs"))
-        if not isinstance(image, str) or not isinstance(says, str) or not says.strip():
+        image, message = (item.get(key) if isinstance(item, dict) else None for key in ("image", "outputs"))
+        if not isinstance(image, str) or not isinstance(message, str) or not message.strip():
             yield RecordFault(str(file), f"item {number}", "needs the name of an image and its outputs, in words")
         elif Path(image).stem not in known:
             yield RecordFault(str(file), f"item {number}", f"{image[:80]!r} is not among the photographs of train")
         else:
-            answers[image] = says
+            answers[image] = message
 
 
-def _asks(content: Any, first: bool, answer: str | None) -> tuple[Ask, ...]:
+def _asks(content: Any, first: bool, answer: str | None) -> tuple[QueryRecord, ...]:
     texts, long, shapes = (_get(content, key) for key in ("text", "is_sentence", "shapes"))
     if not isinstance(texts, list) or not texts:
         raise ValueError("text needs to be a list of one sentence or more")
@@ -102,7 +104,7 @@ def _asks(content: Any, first: bool, answer: str | None) -> tuple[Ask, ...]:
         raise ValueError("shapes holds no target")
     kind = "long" if long else "short"
     return tuple(
-        Ask(_words(text, number), mask, f"text[{number}]", kind, answer)
+        QueryRecord(_words(text, number), mask, f"text[{number}]", kind, answer)
         for number, text in enumerate(texts[:1] if first else texts)
     )
 

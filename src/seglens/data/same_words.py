@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from seglens.data.image_record import QueryRecord
 from seglens.data.masks import NamedSource, Union
-from seglens.data.records import Ask
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -24,19 +24,19 @@ def first_of_name(names: Mapping[Key, str]) -> dict[Key, Key]:
     return {key: first.setdefault(plain(name), key) for key, name in names.items()}
 
 
-def joined(asks: Iterable[Ask]) -> tuple[tuple[Ask, ...], list[str]]:
+def joined(queries: Iterable[QueryRecord]) -> tuple[tuple[QueryRecord, ...], list[str]]:
     """Queries in the same words as one, whose mask is the union, in the place of the first; and those words. What was
     drawn for another size stays alone: one of the two is wrong."""
-    groups = dict[tuple[str, tuple[int, int] | None], list[Ask]]()
+    groups = dict[tuple[str, tuple[int, int] | None], list[QueryRecord]]()
     sizes = dict[str, tuple[int, int]]()
-    for ask in asks:
-        words = plain(ask.query)
-        size = sizes.setdefault(words, ask.size) if ask.size is not None else None
-        groups.setdefault((words, None if size == ask.size else ask.size), []).append(ask)
-    return tuple(map(_one, groups.values())), [group[0].query for group in groups.values() if len(group) > 1]
+    for query in queries:
+        words = plain(query.text)
+        size = sizes.setdefault(words, query.size) if query.size is not None else None
+        groups.setdefault((words, None if size == query.size else query.size), []).append(query)
+    return tuple(map(_one, groups.values())), [group[0].text for group in groups.values() if len(group) > 1]
 
 
-def _one(group: list[Ask]) -> Ask:
+def _one(group: list[QueryRecord]) -> QueryRecord:
     if len(group) == 1:
         return group[0]
     size = next((one.size for one in group if one.size is not None), None)

@@ -17,8 +17,9 @@ import torch
 
 from seglens.core.names import check_name
 from seglens.core.types import Sample
+from seglens.data.faults import DataError
 from seglens.data.prompts import PROMPTS, prompted
-from seglens.data.records import DataError, Records
+from seglens.data.records import Records
 from seglens.data.rng import below, pick, words
 
 VQA = "vqa"  # the group of what is answered in words alone

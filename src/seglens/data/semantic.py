@@ -15,10 +15,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from seglens.data.faults import DataError, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, QueryRecord
 from seglens.data.images import load_labels
 from seglens.data.lisa_tree import need
 from seglens.data.reading import read_json, read_text
-from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, RecordFault, Records
+from seglens.data.records import Bad, Records
 
 Split = Literal["train", "val"]
 LISTS = Path(__file__).parent / "class_names"
@@ -69,7 +71,7 @@ class Label:
         return DecodedMask(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
 
 
-def asks_of(path: Path, classes: Classes, load: Load | None = None) -> tuple[Ask, ...]:
+def asks_of(path: Path, classes: Classes, load: Load | None = None) -> tuple[QueryRecord, ...]:
     """A query for every class in a label map (an image, unless `load` reads something else), decoded once. Raises
     ValueError on a value that no class has."""
     pixels = (load or load_labels)(path)
@@ -85,14 +87,14 @@ def asks_of(path: Path, classes: Classes, load: Load | None = None) -> tuple[Ask
     known = [value for value in present if value in classes.names]
     hidden = classes.hidden(blind)
     named = ((classes.names[value], Label(pixels, value, ignore, hidden)) for value in known)
-    return tuple(Ask(name, mask, path.stem, "class", id=name) for name, mask in named)
+    return tuple(QueryRecord(name, mask, path.stem, "class", id=name) for name, mask in named)
 
 
-def holds(asks: tuple[Ask, ...]) -> frozenset[str] | None:
-    return asks[0].mask.hidden if asks and isinstance(asks[0].mask, Label) else frozenset()
+def holds(queries: tuple[QueryRecord, ...]) -> frozenset[str] | None:
+    return queries[0].mask.hidden if queries and isinstance(queries[0].mask, Label) else frozenset()
 
 
-def _asks(path: Path, classes: Classes) -> Callable[[], tuple[Ask, ...]]:
+def _asks(path: Path, classes: Classes) -> Callable[[], tuple[QueryRecord, ...]]:
     return lambda: asks_of(path, classes)
 
 

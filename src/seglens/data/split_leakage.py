@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from seglens.core.files import write_new
-from seglens.data.records import DataError, ImageRecord, Note, RecordFault
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import ImageRecord
 
 _COCO = re.compile(r"(?:COCO_\w+_)?(\d{12})\.jpg")
 

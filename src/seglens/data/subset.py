@@ -7,7 +7,7 @@ from itertools import islice
 
 from seglens.core.types import Sample
 from seglens.data.dataset import Dataset, DatasetWrapper, usable
-from seglens.data.records import RecordFault
+from seglens.data.faults import RecordFault
 
 
 class Limited(DatasetWrapper):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seglens.data.records import DataError
+from seglens.data.faults import DataError
 
 # References with RefCOCO's 142,000 sentences take 32 MB and 6 million steps. An instruction of one byte may cost 200
 # bytes of memory, so that the steps have a limit of their own.
@@ -36,9 +36,9 @@ def load(path: Path, encoding: str = "latin1", max_steps: int = MAX_STEPS) -> An
     except _RefusedError as error:
         raise DataError(f"{path}: byte {machine.step}: {error}") from None
     except (IndexError, KeyError, ValueError, TypeError, struct.error, OverflowError) as error:
-        says = " ".join(str(error).split())[:80] or type(error).__name__
+        message = " ".join(str(error).split())[:80] or type(error).__name__
         raise DataError(
-            f"{path}: byte {machine.step}: the pickle is cut short or damaged ({says}); copy it again"
+            f"{path}: byte {machine.step}: the pickle is cut short or damaged ({message}); copy it again"
         ) from None
 
 

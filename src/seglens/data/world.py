@@ -54,12 +54,15 @@ class WorldData:
             raise IndexError(f"there is no scene {index}; this world has {self.n}")
         world = World(self.split, self.seed)
         scene = world.scene(index)
-        says = speaker(world, index, scene)
-        asked, people = says.queries(self.queries), Manners(says)
-        put = [people.request(q.phrase) if self.people and says.rng.random() < self.people else q.text for q in asked]
+        scene_speaker = speaker(world, index, scene)
+        asked, people = scene_speaker.queries(self.queries), Manners(scene_speaker)
+        put = [
+            people.request(q.phrase) if self.people and scene_speaker.rng.random() < self.people else q.text
+            for q in asked
+        ]
         drawn = [Target(text, union(scene, q), kind_of(q)) for text, q in zip(put, asked, strict=True)]
         nothing = np.zeros(scene.ids.shape, bool)
-        talk = [Target(q.text, nothing, "vqa", answer=q.answer, spoken=True) for q in says.questions(self.vqa)]
+        talk = [Target(q.text, nothing, "vqa", answer=q.answer, spoken=True) for q in scene_speaker.questions(self.vqa)]
         return Sample(f"{self.split}-{self.seed}-{index}", scene.image, (*drawn, *talk))
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
+from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_record import DecodedMask, ImageRecord, QueryRecord
 from seglens.data.masks import SLACK, Polygons
 from seglens.data.reading import IMAGES, Split, by_stem, located, need_folder, read_text
-from seglens.data.records import Ask, Bad, DataError, DecodedMask, ImageRecord, Note, RecordFault, Records
+from seglens.data.records import Bad, Records
 from seglens.data.same_words import first_of_name
 
 NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
@@ -52,7 +54,10 @@ def yolo_data(
     found = chain(_same_names(words, str(data or names)), *(_found(source, labels, words) for source in sources))
     entries = list(found)
     asked = {
-        ask.query for one in entries if isinstance(one, ImageRecord) and not callable(one.asks) for ask in one.asks
+        query.text
+        for one in entries
+        if isinstance(one, ImageRecord) and not callable(one.queries)
+        for query in one.queries
     }
     shown = tuple(name for name in dict.fromkeys(words.values()) if name in asked)
     return Records(f"yolo {data or images}", entries, trainable=split == "train", bad=bad, vocabulary=shown)
@@ -91,8 +96,8 @@ def _of_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
 
 def _place(root: Path, said: str) -> Path:
     """Roboflow writes ../train/images for what lies in train/images beside the yaml."""
-    beside = root / said.removeprefix("../")
-    return beside if not (root / said).exists() and beside.exists() else root / said
+    unusable_faults = root / said.removeprefix("../")
+    return unusable_faults if not (root / said).exists() and unusable_faults.exists() else root / said
 
 
 def _names(file: Path) -> dict[int, str]:
@@ -190,11 +195,11 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
     if not faults and not objects:
         yield Note(str(label), key, "the image has no object")
     elif not faults:
-        asks = (
-            Ask(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class", id=names[one])
+        queries = (
+            QueryRecord(names[one], Shares(tuple(parts)), f"{key}, {names[one]}", "class", id=names[one])
             for one, parts in objects.items()
         )
-        yield ImageRecord(key, image, str(label), tuple(asks))
+        yield ImageRecord(key, image, str(label), tuple(queries))
 
 
 def _object(tokens: list[str], names: dict[int, str]) -> tuple[int, Float[np.ndarray, "_ 2"]]:

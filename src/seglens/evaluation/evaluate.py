@@ -14,9 +14,9 @@ from seglens.core.distributed import Ranks
 from seglens.core.metrics import bootstrap_ratio, box_iou, ciou, extent, giou, iou, overlap, precision_at, true_extent
 from seglens.core.types import Sample, Target
 from seglens.data import Dataset
+from seglens.data.faults import RecordFault
 from seglens.data.head_prompt import prompt_kind
 from seglens.data.masks import encode_rle
-from seglens.data.records import RecordFault
 from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol
 from seglens.evaluation.shared_answers import AnswerJournal, ask_all
 from seglens.inference.prediction import Prediction, on_mask

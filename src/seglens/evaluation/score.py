@@ -22,8 +22,9 @@ from jaxtyping import Float64, Int64
 
 from seglens.core.metrics import Extent, bootstrap, box_iou, true_extent
 from seglens.core.text import shortened
+from seglens.data.faults import DataError, RecordFault
 from seglens.data.masks import read_rle
-from seglens.data.records import Bad, DataError, RecordFault
+from seglens.data.records import Bad
 from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol, interval, mean_iou
 
 FAULTS_SHOWN = 5

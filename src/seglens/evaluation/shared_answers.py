@@ -14,7 +14,7 @@ from seglens.core.journal import Journal, JournalError
 from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.data.dataset import faults_of, usable
-from seglens.data.records import DataError, RecordFault
+from seglens.data.faults import DataError, RecordFault
 
 PART = ".part"  # behind the name of a file that is being made
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from seglens.core.types import Embedding, Sample, Target
-from seglens.data.records import RecordFault
+from seglens.data.faults import RecordFault
 from seglens.features.cache import Manifest
 from seglens.features.frozen import Features, QuestionFeatures
 

@@ -22,7 +22,7 @@ from made_up import KEY, Forgiving, Pictures, extract, files, made_for, slowly
 from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, InUseError, held
 from seglens.core.types import Embedding, Sample
-from seglens.data.records import RecordFault
+from seglens.data.faults import RecordFault
 from seglens.features.cache import Built, Cache, CacheError, Manifest, build, left_out
 from seglens.features.cache.whole_files import sweep, writing
 from seglens.features.frozen import ExampleIndex, Features

@@ -12,7 +12,7 @@ from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, held
 from seglens.core.types import Sample
 from seglens.data.dataset import PartialDataset
-from seglens.data.records import RecordFault
+from seglens.data.faults import RecordFault
 from seglens.features.cache.fingerprint import CacheError
 from seglens.features.cache.manifest import Manifest, claim, shard_paths
 from seglens.features.cache.shard_index import Contents, Draft, Skipped
