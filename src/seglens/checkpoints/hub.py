@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,17 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
             f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, "
             f"a folder with {CONFIG} and {WEIGHTS}, or a hub id such as org/name"
         )
+    return fetch(str(name), [CONFIG, WEIGHTS], revision, **where)
+
+
+def fetch(name: str, patterns: Sequence[str], revision: str | None = None, **where: Any) -> Path:
+    """The folder of a hub id's files of these patterns, named after their commit; without network, as fetched before.
+
+    Raises CheckpointError when it cannot be fetched."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS], **where))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), **where))
     except Exception as error:  # the hub's client raises dozens of types; to the user all mean the same
         raise CheckpointError(
             f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
@@ -52,10 +60,9 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
         ) from error
 
 
-def identified(name: str) -> str:
+def identified(name: str, folder: Path) -> str:
     """A head's name with a digest of its files (by `files.stamp`), so that another head of the same name is not taken
-    for it. Raises CheckpointError."""
-    folder = resolve_folder(name)
+    for it."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
     label = os.path.abspath(folder) if Path(name).is_dir() else name
     return f"{label} ({digest(''.join(map(stamp, files)).encode())[:12]})"
@@ -77,15 +84,7 @@ def without_weights(name: str) -> Path:
         return Path(name)
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(f"got {name!r} for a model; need a folder, or a hub id such as org/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=DESCRIBING))
-    except Exception as error:  # as above: dozens of types
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
-            "check the name or the network"
-        ) from error
+    return fetch(name, DESCRIBING)
 
 
 def push_folder(

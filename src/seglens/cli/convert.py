@@ -30,9 +30,11 @@ def convert_mllmseg(
     from seglens.backbones import hide_loading_bars
     from seglens.checkpoints.hub import without_weights
     from seglens.convert.mllmseg import convert_mllmseg
+    from seglens.convert.plain import in_own_form
 
     hide_loading_bars()
-    made = convert_mllmseg(source, out, without_weights(base), gres)
+    with in_own_form(without_weights(base), base) as form:
+        made = convert_mllmseg(source, out, form, gres)
     if as_json:
         emit(asdict(made))
     else:
@@ -59,10 +61,12 @@ def convert_self1e(
     code; a file that has others is refused by name."""
     from seglens.backbones import hide_loading_bars
     from seglens.checkpoints.hub import without_weights
+    from seglens.convert.plain import in_own_form
     from seglens.convert.self1e import convert_self1e
 
     hide_loading_bars()
-    made = convert_self1e(source, out, without_weights(base))
+    with in_own_form(without_weights(base), base) as form:
+        made = convert_self1e(source, out, form)
     if as_json:
         emit(asdict(made))
     else:

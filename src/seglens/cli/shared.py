@@ -241,9 +241,10 @@ def printable(text: str) -> str:
 def settled(system: System, thresholds: Thresholds) -> dict[str, Any]:
     """What of these options decides an answer, by their names: not where it is computed."""
     from seglens.checkpoints.hub import identified, identified_parts
+    from seglens.convert.published import head_folder
 
     if system.backbone is None or system.decoder is None:
-        model = identified(system.name)
+        model = identified(system.name, head_folder(system.name))
     else:
         model = identified_parts(system.backbone, system.decoder, system.heads)
     return {"model": model, "dtype": system.dtype, "load_in": system.load_in, **vars(thresholds)}

@@ -7,9 +7,11 @@ model."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -40,27 +42,49 @@ def convert_internvl(source: Path, out: Path, base: Path | None = None) -> Conve
     Raises CheckpointError that names every tensor that is missing, left over or of another shape, and what of the model
     transformers' class does not compute; FileExistsError when there is something at `out`. Nothing half-written is
     left."""
-    described, numbers, weights = read_json(source / "config.json"), _special(source), Weights(source, SCALE)
+    config, weights = read_json(source / "config.json"), Weights(source, SCALE)
     with whole_folder(out) as folder:
-        try:
-            config = internvl_config(described, numbers[IMAGE], numbers[END])
-            if base is None:
-                write_processor(source, folder, config, str(described.get("template")))
-            else:
-                ignored = shutil.ignore_patterns(*LEFT, "config.json", "generation_config.json")
-                shutil.copytree(base, folder, ignore=ignored, dirs_exist_ok=True)
-        except ValueError as error:
-            raise CheckpointError(f"{source}: {error}") from error
-        _check_numbers(folder, numbers, source, base)
-        config.save_pretrained(folder)
-        write_json(folder / "generation_config.json", {"eos_token_id": numbers[END]})
+        describe(source, folder, base)
         skeleton = Skeleton.draw(folder)
         pieces = mllm_pieces({name: weights.shape(name) for name in weights.names}, skeleton)
-        if OUTPUT not in pieces and WORDS in pieces and (described.get("llm_config") or {}).get("tie_word_embeddings"):
+        if OUTPUT not in pieces and WORDS in pieces and (config.get("llm_config") or {}).get("tie_word_embeddings"):
             pieces[OUTPUT] = replace(pieces[WORDS], take=torch.clone)  # a file holds no tensor under two names
         refuse_misfit(pieces, skeleton.shapes, source)
         write_model(folder, pieces, weights)
     return ConvertedInternVL(str(out), len(pieces), weights.updated)
+
+
+def describe(source: Path, folder: Path, base: Path | None = None) -> None:
+    """All of a model but its weights, in transformers' own form: config, tokenizer, image processor, chat template.
+
+    `source` is an InternVL as OpenGVLab publishes it; its weights need not be there. Raises as `convert_internvl`."""
+    theirs, numbers = read_json(source / "config.json"), _special(source)
+    try:
+        config = internvl_config(theirs, numbers[IMAGE], numbers[END])
+        if base is None:
+            write_processor(source, folder, config, str(theirs.get("template")))
+        else:
+            ignored = shutil.ignore_patterns(*LEFT, "config.json", "generation_config.json")
+            shutil.copytree(base, folder, ignore=ignored, dirs_exist_ok=True)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    _check_numbers(folder, numbers, source, base)
+    config.save_pretrained(folder)
+    write_json(folder / "generation_config.json", {"eos_token_id": numbers[END]})
+
+
+@contextmanager
+def in_own_form(base: Path, name: str | None = None) -> Iterator[Path]:
+    """The description of an InternVL in transformers' own form: its folder as it is, or, of one that is published
+    without that form, a temporary folder that is called after its `name`. Raises as `describe`."""
+    if read_json(base / "config.json").get("model_type") != "internvl_chat":
+        yield base
+        return
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / (name or base.name).rpartition("/")[2]
+        made.mkdir()
+        describe(base, made)
+        yield made
 
 
 def _special(source: Path) -> dict[str, int]:

@@ -20,9 +20,10 @@ from seglens.core.files import write_json
 
 SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
 PEFT = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")
-REPACK = (
-    "import torch, safetensors.torch as s; "
-    "s.save_file({k: v.contiguous() for k, v in torch.load('FILE', weights_only=True).items()}, 'model.safetensors')"
+REPACK = (  # a file at a time, each beside its own; a copy of every tensor, because no two may share memory in a file
+    "import glob, torch, safetensors.torch as s; "
+    "[s.save_file({k: v.clone() for k, v in torch.load(f, weights_only=True).items()}, f[:-LENGTH] + '.safetensors') "
+    "for f in sorted(glob.glob('PATTERN'))]"
 )
 
 
@@ -155,11 +156,18 @@ def _opened(path: Path) -> Any:
 
 
 def _pickled(folder: Path) -> str:
-    pickles: Sequence[Path] = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
-    if not pickles:
+    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    if not pickled:
         return "; give the folder of a model with its weights"
-    command = REPACK.replace("FILE", pickles[0].name)
     return (
-        f", only {pickles[0].name}, and pickled weights are not read here because loading them can run code; "
-        f'repack them in that folder, where nothing but tensors is unpacked: python -c "{command}"'
+        f", only {pickled[0]}, and pickled weights are not read here because loading them can run code; "
+        f"repack them in that folder, where nothing but tensors is unpacked: {repacking(pickled)}"
     )
+
+
+def repacking(pickled: Sequence[str]) -> str:
+    """The command that writes each of these files of pickled tensors once more, as safetensors."""
+    weights = [name for name in pickled if name.startswith("pytorch_model")] or pickled  # not training_args.bin
+    suffix = Path(weights[0]).suffix
+    pattern = f"pytorch_model*{suffix}" if weights[0].startswith("pytorch_model") else f"*{suffix}"
+    return f'python -c "{REPACK.replace("PATTERN", pattern).replace("LENGTH", str(len(suffix)))}"'

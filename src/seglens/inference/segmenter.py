@@ -18,8 +18,9 @@ from PIL import Image
 from seglens.backbones import Backbone
 from seglens.checkpoints.config import HeadConfig, read_config
 from seglens.checkpoints.head import load_state, save_head
-from seglens.checkpoints.hub import push_folder, resolve_folder
+from seglens.checkpoints.hub import push_folder
 from seglens.checkpoints.origin import EMBEDDED, CheckpointError, Origin
+from seglens.convert.published import head_folder
 from seglens.core.devices import AUTO
 from seglens.core.files import whole_folder
 from seglens.core.interruption import safe_point
@@ -90,7 +91,7 @@ class Segmenter:
         or of another shape."""
         check_options(loading, cls.from_pretrained)
         options: dict[str, Any] = {"dtype": dtype, "load_in": load_in, **loading}
-        folder = resolve_folder(name, revision, **hub_options(loading))
+        folder = head_folder(name, revision, **hub_options(loading))
         config = read_config(folder)
         settings, tuned = _settings(config, folder)
         backbone, decoder = (

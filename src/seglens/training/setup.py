@@ -10,8 +10,8 @@ import torch
 
 from seglens.checkpoints.config import INIT, HeadConfig, Presence, read_config, weights_sum
 from seglens.checkpoints.head import MisfitError, few, load_state
-from seglens.checkpoints.hub import resolve_folder
 from seglens.checkpoints.origin import Origin
+from seglens.convert.published import head_folder
 from seglens.core.devices import AUTO
 from seglens.core.distributed import Ranks
 from seglens.core.progress import progress
@@ -190,7 +190,7 @@ class Start:
     @classmethod
     def of(cls, name: str | Path, recipe: Recipe) -> Start:
         """Raises ValueError for a head of another method, or of other frozen parts."""
-        folder = resolve_folder(name)
+        folder = head_folder(name)
         config, method = read_config(folder), name_of(recipe.method)
         if config.method != method:
             raise ValueError(
