@@ -34,8 +34,8 @@ from functools import partial
 from seglens.cli import main
 from seglens.convert.mllmseg import convert_mllmseg
 from seglens.convert.published import PUBLISHED, Published
-from seglens.methods.mllmseg import PRESETS
-tiny = replace(PRESETS["authors"], width=32, heads=4, feed_forward=48, groups=2, subpixels=4)
+from seglens.methods.mllmseg import AUTHORS
+tiny = replace(AUTHORS, width=32, heads=4, feed_forward=48, groups=2, subpixels=4)
 for name, one in PUBLISHED.items():
     convert = partial(convert_mllmseg, settings=tiny) if one.convert is convert_mllmseg else one.convert
     PUBLISHED[name] = Published(convert, {64: next(iter(one.bases.values()))})

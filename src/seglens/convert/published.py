@@ -104,7 +104,7 @@ class Checkpoint:
         path, bases = self.snapshot / self.inside / "config.json", PUBLISHED[self.repository].bases
         if not path.is_file():
             raise CheckpointError(f"{self.name} holds no config.json{self._folders()}")
-        width = (read_json(path).get("llm_config") or {}).get("hidden_size")
+        width: Any = (read_json(path).get("llm_config") or {}).get("hidden_size")
         if width in bases:
             return bases[width]
         if len(bases) == 1 and width is None:

@@ -16,7 +16,7 @@ from seglens.convert.internvl import LEFT, OUTPUT, WORDS, read_json
 from seglens.convert.weights import Piece, Weights
 from seglens.core.files import write_json
 from seglens.data.head_prompt import HeadPrompt
-from seglens.training.presets import recipe
+from seglens.methods import METHODS
 
 MLLM, FAMILY = "mllm", "internvl"
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
@@ -24,7 +24,7 @@ INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
 
 def authors_prompt(method: str) -> HeadPrompt | None:
     """The templates in which a method's authors ask their model, in training and in evaluation."""
-    theirs = recipe("authors", method)
+    theirs = METHODS[method].presets["authors"]
     return HeadPrompt.of(theirs.prompt or "none", theirs.system[FAMILY])
 
 

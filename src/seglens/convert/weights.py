@@ -17,6 +17,7 @@ from torch import Tensor
 from seglens.checkpoints.head import PICKLES, few
 from seglens.checkpoints.origin import CheckpointError
 from seglens.core.files import write_json
+from seglens.core.progress import progress
 
 SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
 PEFT = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")
@@ -108,12 +109,14 @@ def write_model(folder: Path, pieces: Mapping[str, Piece], weights: Weights) -> 
     """As a model's files are laid out on the hub: in shards, with an index where there are several."""
     shards, size = _shards(pieces), 0
     where = dict[str, str]()
-    for n, shard in enumerate(shards):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{n + 1:05}-of-{len(shards):05}.safetensors"
-        tensors = {name: pieces[name].made(weights) for name in shard}
-        save_file(tensors, folder / file, {"format": "pt"})
-        where |= dict.fromkeys(shard, file)
-        size += sum(tensor.nbytes for tensor in tensors.values())
+    with progress("Converting", len(pieces)) as advance:
+        for n, shard in enumerate(shards):
+            file = "model.safetensors" if len(shards) == 1 else f"model-{n + 1:05}-of-{len(shards):05}.safetensors"
+            tensors = {name: pieces[name].made(weights) for name in shard}
+            save_file(tensors, folder / file, {"format": "pt"})
+            where |= dict.fromkeys(shard, file)
+            size += sum(tensor.nbytes for tensor in tensors.values())
+            advance(len(shard))
     if len(shards) > 1:
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": where})
 
