@@ -31,8 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from seglens.backbones.llava import LlavaBackbone
-from seglens.backbones.read_layer import Depth
+from seglens.backbones import Backbone
 from seglens.core.types import Embedding, Prompt, Readout
 from seglens.decoders.sam import SamDecoder
 from seglens.embedded.profiling import Resident
@@ -94,7 +93,7 @@ def lens(size: Size, device: str, live: bool = False) -> Ready:
     """The head. `live`: the layers that are read and SAM stay in memory and read the images first."""
     short = replace(size, layers=size.read + 2)
     with torch.device(device):
-        mllm = LlavaBackbone(models.llava(short, torch.bfloat16), models.processor(size), Depth(size.read, size.layers))
+        mllm = models.backbone(models.llava(short, torch.bfloat16), size)
         decoder = SamDecoder(models.sam(size))
         head = build_lens(models.head_config(size), mllm, AllPrompts(decoder)).train()
     if not live:
@@ -109,17 +108,17 @@ def lens(size: Size, device: str, live: bool = False) -> Ready:
 
 
 @torch.no_grad()
-def look(mllm: LlavaBackbone, decoder: SamDecoder, size: Size, device: str) -> None:
+def look(mllm: Backbone, decoder: SamDecoder, size: Size, device: str) -> None:
     """Read the images of a step, as `Backbone.open`, `Backbone.read` and `MaskDecoder.encode` do."""
-    side, p, words = models.PATCH * size.cells, BEFORE + size.cells**2, mllm.model.get_input_embeddings()
+    side, p, words = models.PATCH * size.cells, BEFORE + size.cells**2, mllm.module.get_input_embeddings()
     for _ in range(IMAGES):
         with torch.device(device):
-            rows = mllm.see(torch.randn(3, side, side, dtype=torch.bfloat16)).rows
+            rows = mllm.mllm.family.encode(torch.randn(3, side, side, dtype=torch.bfloat16)).rows
             prefix = torch.cat([words(torch.ones(1, BEFORE, dtype=torch.long)), rows], 1)
-            _, memory = mllm._below.prefix(prefix, torch.arange(p)[None])
+            _, memory = mllm.layers_below().prefix(prefix, torch.arange(p)[None])
             asked = words(torch.ones(1, QUESTIONS, BEHIND, dtype=torch.long))
             mask, positions = torch.ones(asked.shape[:-1], dtype=torch.bool), torch.arange(p, p + BEHIND)
-            mllm._below.questions(asked, positions.expand(1, QUESTIONS, -1), mask, memory)
+            mllm.layers_below().questions(asked, positions.expand(1, QUESTIONS, -1), mask, memory)
             decoder._embed(torch.randn(1, 3, size.canvas, size.canvas))
 
 

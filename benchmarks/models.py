@@ -28,7 +28,9 @@ from transformers import (
     SamVisionConfig,
 )
 
-from seglens.backbones import hide_loading_bars
+from seglens.backbones import MLLM, Backbone, hide_loading_bars
+from seglens.backbones.llava import Llava
+from seglens.backbones.read_layer import Depth
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
 from seglens.embedded.models import CHAT_TEMPLATE, make_tokenizer
@@ -141,6 +143,12 @@ def processor(size: Size) -> LlavaProcessor:
         chat_template=CHAT_TEMPLATE,
         num_additional_image_tokens=1,
     )
+
+
+def backbone(model: LlavaForConditionalGeneration, size: Size) -> Backbone:
+    """A model in memory as it would be loaded from a folder."""
+    family = Llava(model, Llava.layout_of(model.config, None))
+    return Backbone(MLLM.of(family, processor(size), Depth(size.read, size.layers)))
 
 
 def half(device: torch.device | str) -> torch.dtype:

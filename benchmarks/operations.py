@@ -19,8 +19,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from seglens.backbones.llava import LlavaBackbone
-from seglens.backbones.read_layer import Depth
+from seglens.backbones import Backbone
 from seglens.core.types import Embedding, Readout
 from seglens.decoders.sam import SamDecoder
 from seglens.methods import Lens, build_lens
@@ -39,7 +38,7 @@ def counted(size: Size) -> dict[str, float]:
     with torch.device("meta"):
         # a CPU's fused attention is not counted
         mllm, sam = models.llava(size, torch.bfloat16, "eager"), models.sam(size, attention="eager")
-        backbone = LlavaBackbone(mllm, models.processor(size), Depth(size.read, size.layers))
+        backbone = models.backbone(mllm, size)
         decoder = SamDecoder(sam)
         head = build_lens(models.head_config(size), backbone, AllPrompts(decoder)).train()
     with FakeTensorMode():
@@ -53,9 +52,9 @@ def counted(size: Size) -> dict[str, float]:
     return found | {f"a training step of the head, {IMAGES} images of {QUESTIONS} questions": step}
 
 
-def parts(size: Size, backbone: LlavaBackbone, decoder: SamDecoder, head: Lens) -> dict[str, float]:
+def parts(size: Size, backbone: Backbone, decoder: SamDecoder, head: Lens) -> dict[str, float]:
     """What an image, a question and a written token cost in each model."""
-    side, p, below = models.PATCH * size.cells, BEFORE + size.cells**2, backbone._below
+    side, p, below = models.PATCH * size.cells, BEFORE + size.cells**2, backbone.layers_below()
     e, at = size.canvas // models.SAM_PATCH, torch.arange(p + BEHIND)[None]
     pixels, canvas = torch.randn(3, side, side).bfloat16(), torch.randn(1, 3, size.canvas, size.canvas)
     seen, prompts = Embedding(torch.randn(1, size.prompt_width, e, e)), torch.randn(1, 1, 1, size.prompt_width)
@@ -69,7 +68,7 @@ def parts(size: Size, backbone: LlavaBackbone, decoder: SamDecoder, head: Lens) 
     asked = words(BEHIND)[None].float(), at[None, :, p:], mask
     readout = Readout(prefix, at[:, :p], *asked, image_tokens=at[0, BEFORE:p], grid=grid)
     return {
-        "CLIP and projector": tera(lambda: backbone.see(pixels)),
+        "CLIP and projector": tera(lambda: backbone.mllm.family.encode(pixels)),
         "all layers, image and question": tera(lambda: language(inputs_embeds=words(p + BEHIND), use_cache=False)),
         "layers that are read, image": tera(lambda: below.prefix(words(p), at[:, :p])),
         "layers that are read, question": tera(

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from seglens import OpenedImage, Prediction, Segmenter
-from seglens.backbones import hide_loading_bars
-from seglens.backbones.attention_maps import AttentionReader
+from seglens.backbones import AttentionReader, hide_loading_bars
 from seglens.core.files import write_atomic
 from seglens.data.world import WorldData
 from seglens.inference.prediction import on_mask, png_bytes

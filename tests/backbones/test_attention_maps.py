@@ -15,7 +15,6 @@ from bare import Bare, digest, error
 from torch import Tensor
 
 from seglens.backbones import AttentionReader, Backbone, load_backbone
-from seglens.backbones.attention_maps import HeadReader
 from seglens.core.types import HeadMaps
 from tiny import KINDS
 
@@ -56,7 +55,7 @@ def test_maps_are_the_models_own_attention(family: Path, backbone: Backbone, map
 
 @pytest.fixture(scope="module")
 def heads(backbone: Backbone) -> HeadMaps:
-    reader = HeadReader(backbone, backbone.depth)
+    reader = backbone.watch(backbone.depth)
     return reader.read(reader.open(IMAGE), QUESTIONS)
 
 

@@ -34,9 +34,9 @@ def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:
     shown = [Image.fromarray(image) for image in images] or None
     inputs = backbone.processor(images=shown, text=text, return_tensors="pt")
     with torch.no_grad():
-        said = backbone.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
+        said = backbone.module.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
     read = inputs["input_ids"].shape[1]
-    written = sum(token not in backbone._ends for token in said[read:].tolist())
+    written = sum(token not in backbone.chat.end_tokens for token in said[read:].tolist())
     return backbone.processor.decode(said[read:], skip_special_tokens=True).strip(), read, written
 
 
@@ -54,7 +54,7 @@ def test_about_any_number_of_images(loaded: Backbone, count: int) -> None:
 
 def test_more_images_than_fit_are_told(loaded: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     read = loaded.speak(IMAGES[:1], QUESTION, GenerationOptions(1)).read
-    monkeypatch.setattr(loaded.model.config.get_text_config(), "max_position_embeddings", read)
+    monkeypatch.setattr(loaded.module.config.get_text_config(), "max_position_embeddings", read)
     assert loaded.speak(IMAGES[:1], QUESTION, GenerationOptions(1)).read == read
     with pytest.raises(QuestionError, match="show it fewer than 2 images"):
         loaded.speak(IMAGES, QUESTION, GenerationOptions(1))

@@ -83,12 +83,12 @@ def test_sight_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
             train(adapted)
         given = shown(adapted, [IMAGE], [("the red cup", None, True)])
         before, cells = backbone.prompts.before(), backbone.grid[0] * backbone.grid[1]
-        image = [backbone.model.config.image_token_id] * cells
+        image = [backbone.module.config.image_token_id] * cells
         ids = torch.tensor([[*before, *image, *given.words[0, 0].tolist()]])
         start = len(before) + cells
         sees = sight_mask(attention, start, cells, given.mask, given.places, given.spoken)
         added = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
-        model: Any = adapted._tuned.model
+        model: Any = adapted.tuned.model
         there = model(input_ids=ids, pixel_values=given.pixels, attention_mask=added, output_hidden_states=True)
         reading = adapted.teach(given)
         states, place = there.hidden_states[-1][0], start + int(given.places[0, 0, 0])
@@ -199,7 +199,7 @@ def test_names_are_readable(backbone: Backbone, internvl: Path) -> None:
 def test_tied_words_stay_tied(tmp_path: Path) -> None:
     KINDS["llava-qwen"].save(tmp_path)
     adapted = load_backbone(tmp_path).adapt(ALL, SPEECH)
-    model: Any = adapted._tuned.model
+    model: Any = adapted.tuned.model
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert "words.output" not in adapted.adapter.state_dict()
 
@@ -216,7 +216,7 @@ def test_updates_are_weighed(internvl: Path) -> None:
     """By alpha / rank in the language model, and by 2 in the vision tower, whatever the rank there."""
     weighed = dataclasses.replace(ALL, rank=4, alpha=12.0, vision_rank=3)
     adapted = load_backbone(internvl, dtype=torch.float32).adapt(weighed, SPEECH)
-    language, vision = adapted._tuned.model.get_decoder().layers, adapted._tuned.tower_layers
+    language, vision = adapted.tuned.model.get_decoder().layers, adapted.tuned.family.tower_layers
     for name, part, scale in (
         ("language.0.self_attn.q_proj", language[0].self_attn.q_proj, 3.0),
         ("vision.1.mlp.fc2", vision[1].mlp.fc2, 2.0),

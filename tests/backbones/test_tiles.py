@@ -126,7 +126,7 @@ def test_a_mark_changes_its_cells(backbone: Backbone, picture: np.ndarray) -> No
     size = backbone.image_size // across
 
     def seen(image: np.ndarray) -> Tensor:
-        rows = backbone.embed_image(image).rows[0]
+        rows = backbone.mllm.embed_image(image).rows[0]
         return rows[len(rows) - backbone.tiling.tokens + backbone.tiling.places].reshape(side, side, -1)
 
     still = seen(picture)

@@ -143,7 +143,7 @@ def test_a_new_adapter_says_what_the_model_says(either: Case) -> None:
     question = "what is in the picture ?"
     answer, logits = either.bare.talk(IMAGE, question, 5)
     first = logits.shape[-1]
-    ours = adapted._tuned.model(**either.backbone.chat_inputs(IMAGE, question)).logits
+    ours = adapted.tuned.model(**either.backbone.chat_inputs(IMAGE, question)).logits
     assert ours.shape[-1] == first + len(ALL.tokens)
     if logits.dtype == torch.float32:
         assert torch.equal(ours[..., :first], logits)
@@ -151,7 +151,7 @@ def test_a_new_adapter_says_what_the_model_says(either: Case) -> None:
     else:  # copies compute in fp32
         assert error(ours[..., :first], logits) < either.tolerance  # measured: .027
     frozen = either.backbone.adapt(LISA, SPEECH)
-    assert torch.equal(frozen._tuned.model(**either.backbone.chat_inputs(IMAGE, question)).logits[..., :first], logits)
+    assert torch.equal(frozen.tuned.model(**either.backbone.chat_inputs(IMAGE, question)).logits[..., :first], logits)
     assert frozen.generate(IMAGE, question, 5) == answer
 
 
@@ -183,17 +183,17 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
 def test_patches_become_the_image_tokens(either: Case) -> None:
     backbone = either.backbone
     adapted = backbone.adapt(LISA, SPEECH, refill="replicate")
-    reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.see(adapted.pixels(IMAGE))
+    reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.mllm.family.encode(adapted.pixels(IMAGE))
     fine = reading.fine_grid[0] * reading.fine_grid[1]
     assert reading.patches.shape == (1, fine, adapted.patch_width)
     assert error(reading.given, seen.rows[:, backbone.tiling.places]) < either.tolerance  # measured: 0 and 0
-    later = adapted.open(IMAGE).seen.later
+    later = adapted.open(IMAGE).vision.later
     assert len(later) == len(seen.later)
     assert all(torch.equal(one, other) for one, other in zip(later, seen.later, strict=True))
     assert reading.refilled is not None
     for patch in (0, fine - 1):  # alone in the places of all
         whole = reading.patches[:, patch : patch + 1].repeat(1, 1, adapted.shuffle**2)
-        assert error(reading.refilled[:, patch], backbone.project(whole)[:, 0]) < either.tolerance
+        assert error(reading.refilled[:, patch], backbone.mllm.family.project(whole)[:, 0]) < either.tolerance
     if adapted.shuffle == 1:
         assert error(reading.refilled, reading.given) < either.tolerance
 
@@ -202,9 +202,9 @@ def test_patches_become_the_image_tokens(either: Case) -> None:
 def test_patches_of_many_images_equal_single_ones(case: Case) -> None:
     adapted = case.backbone.adapt(LISA, SPEECH)
     pixels = torch.stack([adapted.pixels(image) for image in IMAGES])
-    both = adapted._look(pixels)
+    both = adapted._vision.patches(pixels)
     for n, image in enumerate(IMAGES):
-        alone = adapted._look(adapted.pixels(image)[None])
+        alone = adapted._vision.patches(adapted.pixels(image)[None])
         assert error(both.rows[n], alone.rows[0]) < case.tolerance
         for one, other in zip(both.later, alone.later, strict=True):
             assert error(one[n], other[0]) < case.tolerance
@@ -216,12 +216,12 @@ def test_patches_of_many_images_equal_single_ones(case: Case) -> None:
 def test_only_the_adapter_is_new(case: Case) -> None:
     for tuning in (LISA, ALL):
         adapted = case.backbone.adapt(tuning, SPEECH)
-        theirs, ours = ({id(p): p for p in m.parameters()} for m in (case.backbone.module, adapted._tuned.model))
+        theirs, ours = ({id(p): p for p in m.parameters()} for m in (case.backbone.module, adapted.tuned.model))
         trained = {id(p): p for p in adapted.adapter.parameters()}
         assert set(ours) - set(theirs) == set(trained)
         assert {p.data_ptr() for p in trained.values()}.isdisjoint(p.data_ptr() for p in theirs.values())
         buffers = {b.data_ptr() for b in case.backbone.module.buffers()}
-        assert {b.data_ptr() for b in adapted._tuned.model.buffers()} == buffers
+        assert {b.data_ptr() for b in adapted.tuned.model.buffers()} == buffers
         assert {p.data_ptr() for p in ours.values()} >= {p.data_ptr() for k, p in theirs.items() if k in ours}
         if tuning is LISA:
             assert set(theirs) < set(ours)
@@ -266,7 +266,7 @@ def test_gradients_reach_exactly_the_adapter(case: Case, tuning: Tuning, attenti
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
     trained = {id(p) for p in adapted.adapter.parameters()}
-    assert not any(p.requires_grad for p in adapted._tuned.model.parameters() if id(p) not in trained)
+    assert not any(p.requires_grad for p in adapted.tuned.model.parameters() if id(p) not in trained)
     if tuning is LISA:
         assert not reading.given.requires_grad  # no graph through the vision side
         assert not reading.patches.requires_grad
@@ -295,7 +295,7 @@ def test_text_loss_is_that_of_transformers(case: Case) -> None:
     train(adapted, 1, 1.0)
     found = adapted.teach(shown(adapted, IMAGES[:1], LESSON)).text_loss
     assert found is not None
-    model = Bare(adapted._tuned.model, case.bare.processor, case.bare.kind)
+    model = Bare(adapted.tuned.model, case.bare.processor, case.bare.kind)
     canvas = case.bare.canvas(IMAGE, case.backbone.image_size)
     for q, ask in enumerate(LESSON):
         words = adapted.words(*ask)
@@ -396,10 +396,11 @@ def test_the_first_image_token_sees_the_last(case: Case) -> None:
     for attention in ATTENTIONS:
         adapted = case.backbone.adapt(LISA, SPEECH, attention)
         opened = adapted.open(IMAGE)
-        rows = opened.seen.rows.clone()
+        rows = opened.vision.rows.clone()
         rows[:, -1] += 1
-        seen = dataclasses.replace(opened.seen, rows=rows)
-        moved = dataclasses.replace(opened, seen=seen, begun=adapted._begin(seen) if opened.begun else None)
+        vision = dataclasses.replace(opened.vision, rows=rows)
+        prefix = adapted._language.prefix(vision) if opened.prefix else None
+        moved = dataclasses.replace(opened, vision=vision, prefix=prefix)
         one, other = (adapted.read(image, ["dog"]).image for image in (opened, moved))
         assert torch.equal(one[:, :, 0], other[:, :, 0]) == (attention == "causal")
         assert not torch.equal(one[:, :, -1], other[:, :, -1])

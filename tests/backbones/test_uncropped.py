@@ -57,7 +57,7 @@ def corners(image: np.ndarray) -> list[np.ndarray]:
 
 
 def seen(backbone: Backbone, *images: np.ndarray) -> torch.Tensor:
-    return backbone.shown_inputs(images, QUESTION)["pixel_values"]
+    return backbone.chat.inputs(images, QUESTION)["pixel_values"]
 
 
 def found_in(image: np.ndarray) -> Prediction:

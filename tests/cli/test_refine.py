@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,9 +271,8 @@ def drawn_by(request: pytest.FixtureRequest, backbone: Backbone, tmp_path: Path)
 @pytest.mark.parametrize("lay", ["letterbox", "squash"])
 def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray, lay: Any) -> None:
     assert drawn_by.can_refine
-    drawn_by.backbone = copy(drawn_by.backbone)  # others read with it too
+    drawn_by.backbone = Backbone(replace(drawn_by.backbone.mllm, canvas=Canvas(lay=lay)))
     drawn_by.reader = drawn_by.backbone
-    drawn_by.backbone.canvas = Canvas(lay=lay)
     opened = drawn_by.open(picture)
     said = opened.refine(opened.segment("a thing"), corners(picture))
     assert heard(said)

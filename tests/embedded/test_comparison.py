@@ -163,7 +163,7 @@ def test_the_adapter_is_off_in_a_bare_model(weights: Path, tmp_path: Path, monke
     def broken(head: Any, *given: Any, **more: Any) -> dict[str, float]:
         told = fit(head, *given, **more)
         with torch.no_grad():
-            head.mllm._tuned.model.get_decoder().norm.weight.neg_()  # a weight that both share
+            head.mllm.tuned.model.get_decoder().norm.weight.neg_()  # a weight that both share
         return told
 
     monkeypatch.setattr(table, "fit", broken)

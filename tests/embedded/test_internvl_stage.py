@@ -104,7 +104,7 @@ def test_any_image_is_one_tile(backbone: Backbone, size: tuple[int, int]) -> Non
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     inputs = backbone.chat_inputs(image, QUESTION)
     assert inputs["pixel_values"].shape == (1, 3, 256, 256)
-    assert (inputs["input_ids"] == backbone.model.config.image_token_id).sum() == 64
+    assert (inputs["input_ids"] == backbone.module.config.image_token_id).sum() == 64
     whole = np.array(Image.fromarray(image).resize((256, 256), Image.Resampling.BILINEAR))
     here = ((inputs["pixel_values"][0] * 0.25 + 0.5) * 255).permute(1, 2, 0)
     assert (here - torch.tensor(whole).float()).abs().max() < 1e-4  # measured: 3.8e-6
@@ -324,7 +324,7 @@ def test_patches_of_the_embedded_one_tell_what_they_show(embedded: Backbone) -> 
     world = World("test", 12)
     shown = [world.scene(i) for i in range(60)]
     with torch.no_grad():
-        rows = patch_features(embedded.model.model.vision_tower, pixels(shown, INTERNVL.side)).float()
+        rows = patch_features(embedded.module.model.vision_tower, pixels(shown, INTERNVL.side)).float()
     thing = (symbols(shown, 16).concept > 0).flatten(1).float()
     rows = torch.cat([rows, torch.ones(*rows.shape[:2], 1)], -1)
     fit = torch.linalg.lstsq(rows[:40].flatten(0, 1), thing[:40].flatten()[:, None]).solution

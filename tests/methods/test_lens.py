@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from seglens.backbones import Backbone
-from seglens.backbones.llava import LlavaBackbone
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, MethodOutput, Readout, Truth
 from seglens.decoders import MaskDecoder
@@ -132,9 +131,9 @@ def test_the_map_is_the_models_own_attention(
     backbone: Backbone, decoder: MaskDecoder, images: list[np.ndarray], embedding: Embedding, aggregate: Any
 ) -> None:
     """Before training, A_c of Eq. 1 is what transformers says of the backbone's next layer: computed here by hand."""
-    assert isinstance(backbone, LlavaBackbone)
+    assert backbone.family == "llava"
     seen: list[Tensor] = []
-    tower = backbone.model.model.vision_tower
+    tower = backbone.module.model.vision_tower
     hook = tower.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     opened = backbone.open(images[0])
     hook.remove()

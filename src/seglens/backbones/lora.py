@@ -6,9 +6,8 @@ updates (LoRA, arXiv 2106.09685) are those of peft, which is imported here alone
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seglens.backbones.layer_copies import plain_copy, shared_copy
+from seglens.backbones.mllm import MLLM
 from seglens.core.types import Tuning
 from seglens.model_files.strict_loading import quiet
-
-if TYPE_CHECKING:
-    from seglens.backbones.base import Backbone
 
 LORA = "adapter"  # the one adapter's name inside peft
 
@@ -88,18 +85,17 @@ class InFull(nn.Module):
         return self.part(given.float()).to(given.dtype)
 
 
-def attach(backbone: Backbone, tuning: Tuning) -> tuple[Backbone, Adapter]:
-    """The backbone over a copy of its model, and the adapter in that copy.
+def attach(mllm: MLLM, tuning: Tuning) -> tuple[MLLM, Adapter]:
+    """The MLLM over a copy of its model, and the adapter in that copy.
 
     Raises ImportError without peft, and ValueError when `tuning` makes no sense or the model lacks what is tuned."""
     _check(tuning)
-    tuned, adapter = copy.copy(backbone), Adapter()
-    tuned.model = shared_copy(backbone.model)
+    tuned, adapter = mllm.over(shared_copy(mllm.model)), Adapter()
     if tuning.projector:
         _copy_projectors(tuned, adapter)
     if tuning.final_norm:
-        _copy_final_norm(tuned.model.get_decoder(), adapter)
-    _extend_vocabulary(tuned.model, tuning, adapter, backbone.model.dtype)
+        _copy_final_norm(tuned.language, adapter)
+    _extend_vocabulary(tuned.model, tuning, adapter, mllm.model.dtype)
     if tuning.rank or tuning.vision_rank:
         _inject(tuned, tuning, adapter)
     tuned.model.eval()
@@ -120,8 +116,8 @@ def _check(tuning: Tuning) -> None:
         raise ValueError(f"got dropout={tuning.dropout!r} for an adapter; it must be a number from 0 to 1")
 
 
-def _copy_projectors(tuned: Backbone, adapter: Adapter) -> None:
-    for n, name in enumerate(tuned.projectors):
+def _copy_projectors(tuned: MLLM, adapter: Adapter) -> None:
+    for n, name in enumerate(tuned.family.projectors):
         part = plain_copy(tuned.model.get_submodule(name))
         adapter.hold(f"projector.{n}", part)
         tuned.model.set_submodule(name, InFull(part))
@@ -160,7 +156,7 @@ def _extend_vocabulary(model: Any, tuning: Tuning, adapter: Adapter, dtype: torc
     model.set_output_embeddings(MoreLogits(head, rows[1], tuning.vocabulary))
 
 
-def _inject(tuned: Backbone, tuning: Tuning, adapter: Adapter) -> None:
+def _inject(tuned: MLLM, tuning: Tuning, adapter: Adapter) -> None:
     try:
         with quiet("bitsandbytes"):  # which peft imports where it is installed, and which misses a kernel on CPUs
             from peft import LoraConfig, inject_adapter_in_model
@@ -186,10 +182,10 @@ def _inject(tuned: Backbone, tuning: Tuning, adapter: Adapter) -> None:
         adapter.hold(f"{key}.dropout", layer.lora_dropout[LORA])
 
 
-def _language_targets(tuned: Backbone, tuning: Tuning) -> dict[str, str]:
+def _language_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
     if not tuning.rank:
         return {}
-    layers = enumerate(tuned.model.get_decoder().layers)
+    layers = enumerate(tuned.language.layers)
     linear = _linear(tuned.model, {id(layer): f"language.{n}" for n, layer in layers})
     found = {name: key for name, key in linear.items() if name.rpartition(".")[2] in tuning.targets}
     known = {name.rpartition(".")[2] for name in linear}
@@ -200,10 +196,10 @@ def _language_targets(tuned: Backbone, tuning: Tuning) -> dict[str, str]:
     return found
 
 
-def _vision_targets(tuned: Backbone, tuning: Tuning) -> dict[str, str]:
+def _vision_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
     if not tuning.vision_rank:
         return {}
-    return _linear(tuned.model, {id(layer): f"vision.{n}" for n, layer in enumerate(tuned.tower_layers)})
+    return _linear(tuned.model, {id(layer): f"vision.{n}" for n, layer in enumerate(tuned.family.tower_layers)})
 
 
 def _linear(model: Any, layers: Mapping[int, str]) -> dict[str, str]:

@@ -1,0 +1,230 @@
+"""The reader that is the same for every family: a frozen MLLM, read at one layer, that still chats as before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from seglens.backbones.attention_maps import HeadReader
+from seglens.backbones.chat import Images, MLLMChat
+from seglens.backbones.chat_prefix import ChatPrefix, answer_tokens, chat_prefix, likelihoods
+from seglens.backbones.generation import GeneratedText, GenerationOptions
+from seglens.backbones.layers import DecoderLayers, clone_layers
+from seglens.backbones.mllm import MLLM
+from seglens.backbones.prompts import Prompts
+from seglens.backbones.read_layer import COPIED
+from seglens.backbones.signature import signature
+from seglens.backbones.transformers_cache import Pair
+from seglens.backbones.tuned_reader import TunedBackbone
+from seglens.core.geometry import Canvas, Frame
+from seglens.core.interruption import safe_point
+from seglens.core.types import AnswerTemplates, Attention, Readout, Refill, Tuning
+
+
+@dataclass(frozen=True)
+class OpenImage:
+    """An image the backbone has seen: its prefix at the read layer, and the keys and values below it."""
+
+    frame: Frame
+    prefix: Float[Tensor, "1 p d"]
+    positions: Int[Tensor, "1 p ..."]
+    memory: Sequence[Pair]
+    familiar: bool | None = None  # whether the picture is of the kind that the model was made for; None: not known
+
+
+@final
+class Backbone:
+    """A frozen multimodal LLM. Opening an image costs one partial pass; each question costs only its own tokens.
+
+    It holds an `MLLM`, whose `Family` knows what differs between models, and whether its chat shows pictures `as_is`.
+    Nothing that runs layers is kept here: each call takes them from the MLLM."""
+
+    def __init__(self, mllm: MLLM, as_is: bool = False):
+        self.mllm, self.as_is = mllm, as_is
+        layout, text = mllm.family.layout, mllm.model.config.get_text_config()
+        self.layer, self.depth = mllm.depth.layer, mllm.depth.whole  # hidden_states[layer] is what it reads
+        self.image_size, self.grid, self.tiling = layout.image_size, layout.grid, layout.tiling
+        self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
+
+    # ---------------------------------------------------------------- the MLLM
+
+    @property
+    def name(self) -> str:
+        """The folder or hub id that it was loaded from."""
+        return self.mllm.name
+
+    @property
+    def revision(self) -> str | None:
+        return self.mllm.revision
+
+    @property
+    def family(self) -> str:
+        """By its config: "llava", "internvl", ..."""
+        return self.mllm.model.config.model_type
+
+    @property
+    def module(self) -> nn.Module:
+        """The transformers model itself, frozen."""
+        return self.mllm.model
+
+    @property
+    def processor(self) -> Any:
+        return self.mllm.processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: where the embedding of words is."""
+        return self.mllm.device
+
+    @property
+    def canvas(self) -> Canvas:
+        return self.mllm.canvas
+
+    @property
+    def prompts(self) -> Prompts:
+        """The conversation of the chat."""
+        return self.mllm.prompts
+
+    @property
+    def reading(self) -> Prompts:
+        """The conversation in which it is read to segment; see `told`."""
+        return self.mllm.reading
+
+    def told(self, system: str | None) -> Backbone:
+        """The same model, which is told a system text before every image that it reads to segment; itself for None.
+        The chat is not told.
+
+        Raises ValueError when its chat template leaves system texts out."""
+        if system is None:
+            return self
+        return Backbone(replace(self.mllm, reading=self.prompts.told(system)), self.as_is)
+
+    @property
+    def readable(self) -> range:
+        """The layers k at which a head can read hidden_states[k] and copy what follows."""
+        return range(self.mllm.family.layout.first_layer, self.mllm.unlimited_layers - COPIED + 1)
+
+    def signature(self) -> dict[str, str | int]:
+        """All that decides the numbers of a reading, other than the weights: the same in every process."""
+        return signature(self.mllm)
+
+    # ---------------------------------------------------------------- reading
+
+    def layers_below(self) -> DecoderLayers:
+        """The decoder layers below the one that it reads."""
+        return self.mllm.layers(self.layer)
+
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 s s"]:
+        """The normalised canvas."""
+        return self.mllm.pixels(image)
+
+    def familiar(self, image: UInt8[np.ndarray, "h w 3"]) -> bool | None:
+        """Whether a picture that was not opened is of the kind that the model was made for; None where its folder holds
+        no statistic of that."""
+        return self.mllm.familiar(image)
+
+    @torch.no_grad()
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenImage:
+        """See an image once."""
+        inputs = self.mllm.embed_image(image)
+        prefix, memory = self.layers_below().prefix(inputs.rows, inputs.positions, inputs.later)
+        return OpenImage(inputs.frame, prefix.to(self.device), inputs.positions, memory, inputs.familiar)
+
+    @torch.no_grad()
+    def read(self, image: OpenImage, questions: Sequence[str]) -> Readout:
+        """Hidden states of all questions about an open image, in one pass.
+
+        Raises QuestionError as `Prompts.to_read` does."""
+        inputs = self.mllm.embed_questions(questions, image.positions)
+        hidden = self.layers_below().questions(inputs.rows, inputs.positions, inputs.mask, image.memory)
+        end = image.prefix.shape[1]
+        places = end - self.tiling.tokens + self.tiling.places
+        return Readout(
+            prefix=image.prefix,
+            prefix_positions=image.positions,
+            question=hidden.to(self.device),
+            question_positions=inputs.positions,
+            question_mask=inputs.mask,
+            image_tokens=places.to(self.device),
+            grid=self.grid,
+        )
+
+    def read_tokens(self, question: str) -> int:
+        """Tokens of a question with its image, as `read` reads them. Raises QuestionError as `Prompts.after` does."""
+        return self.mllm.read_tokens(question)
+
+    # ---------------------------------------------------------------- chatting
+
+    @property
+    def chat(self) -> MLLMChat:
+        """The chat of the untouched MLLM."""
+        return MLLMChat(self.mllm, self.as_is)
+
+    @property
+    def can_chat(self) -> bool:
+        return self.mllm.can_chat
+
+    @property
+    def pads(self) -> bool:
+        """As `MLLMChat.pads`."""
+        return self.chat.pads
+
+    def check_can_chat(self) -> None:
+        """Raises ValueError for a model without the layers of the chat."""
+        self.chat.check()
+
+    def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
+        """The untouched MLLM's own answer, through its own processor, greedy."""
+        return self.speak([image], question, GenerationOptions(max_new_tokens)).text
+
+    def speak(self, images: Images, question: str, options: GenerationOptions) -> GeneratedText:
+        """`generate` about one image, several, or none. Raises as `MLLMChat.speak` does."""
+        return self.chat.speak(images, question, options)
+
+    def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
+        """The model's inputs in a chat about an image. Raises as `MLLMChat.inputs` does."""
+        return self.chat.inputs([image], question)
+
+    def hear(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> ChatPrefix:
+        """A question in the chat, up to where the answer begins: what follows, and other questions that begin alike,
+        then cost only their own tokens. Raises as `chat_prefix` does."""
+        safe_point()
+        return chat_prefix(self.chat, image, question)
+
+    def likelihoods(
+        self, image: UInt8[np.ndarray, "h w 3"] | ChatPrefix, question: str, answers: Sequence[str]
+    ) -> Float[Tensor, " a"]:
+        """Log-likelihood of each answer to a question in the chat: the sum over its tokens, given those before.
+
+        All answers take one pass. The image may be one with the prefix of another question: the tokens that both begin
+        with are not run again. Raises as `hear` does, and QuestionError for no answer and for an empty one."""
+        safe_point()
+        tokens = answer_tokens(self.mllm, answers)
+        prefix = image if isinstance(image, ChatPrefix) else self.hear(image, question)
+        return likelihoods(self.mllm, prefix, question, tokens)
+
+    # ---------------------------------------------------------------- copying and tuning
+
+    def watch(self, layers: int | None = None) -> HeadReader:
+        """A reader of the attention heads of the first `layers` decoder layers, by default of all that a head on this
+        backbone reads or copies. Raises ValueError as `HeadReader` does."""
+        return HeadReader(self.mllm, self.layer + COPIED if layers is None else layers)
+
+    def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
+        """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
+        language = self.mllm.language
+        return clone_layers(language.layers[self.layer : self.layer + count], language.rotary_emb)
+
+    def adapt(
+        self, tuning: Tuning, speech: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
+    ) -> TunedBackbone:
+        """This MLLM with a new adapter, in a copy that shares every weight: nothing here is touched, or slower.
+
+        Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
+        return TunedBackbone(self.chat, tuning, speech, attention, refill)

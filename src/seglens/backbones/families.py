@@ -1,0 +1,45 @@
+"""The table of families. A new family is one file and one line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from seglens.backbones.family import Family
+from seglens.backbones.internvl import InternVL
+from seglens.backbones.llava import Llava
+from seglens.backbones.llava_onevision import LlavaOnevision
+from seglens.backbones.qwen2_vl import Qwen2VL
+from seglens.backbones.qwen3_vl import Qwen3VL
+from seglens.core.names import did_you_mean
+from seglens.model_files.strict_loading import refuse_adapter
+
+FAMILIES: dict[str, type[Family]] = {  # by config.model_type
+    "llava": Llava,
+    "llava_next": LlavaOnevision,
+    "llava_onevision": LlavaOnevision,
+    "internvl": InternVL,
+    "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen2VL,
+    "qwen3_vl": Qwen3VL,
+}
+
+
+def family_of(name: str | Path, **where: Any) -> type[Family]:
+    """The family of the MLLM in a folder, in a config file or at a hub id; `where` goes to transformers.
+
+    Raises ValueError when there is no config of a model, or the family is not supported, naming those that are."""
+    if str(name).startswith((".", "/", "~")) and not Path(name).exists():
+        raise ValueError(f"the model {str(name)!r} does not exist; give a folder, a config file or a hub id")
+    refuse_adapter(name)
+    # the plain file: transformers makes no config of a family that it does not know, or that brings its own code
+    config, _ = PreTrainedConfig.get_config_dict(name, **where)
+    family = str(config.get("model_type"))
+    if "model_type" not in config:
+        raise ValueError(f"{name} has no config.json of a model; give a folder that has one, a config file or a hub id")
+    if family not in FAMILIES:
+        hint = did_you_mean(family, FAMILIES, ", with the name of its -hf version")
+        raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
+    return FAMILIES[family]

@@ -1,0 +1,76 @@
+"""The contract that a family of MLLMs fills: how its models see a canvas, and where the image stands in a prompt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
+
+
+class Family(ABC):
+    """The family's side of one transformers model, which it wraps: `layout` is that of the canvas it is shown.
+
+    All that is the same for every family is elsewhere: `MLLM` gives it images and questions, `Backbone` reads it."""
+
+    def __init__(self, model: Any, layout: Layout):
+        self.model, self.layout = model, layout
+
+    def over(self, model: Any) -> Family:
+        """The same for another model of the same config."""
+        return type(self)(model, self.layout)
+
+    # ---------------------------------------------------------------- before the weights are loaded
+
+    @staticmethod
+    @abstractmethod
+    def layout_of(config: PreTrainedConfig, image_size: int | None) -> Layout:
+        """The layout of a canvas of `image_size` pixels, by default the family's own choice.
+
+        Raises ValueError when the model cannot see a canvas of that size."""
+
+    @staticmethod
+    @abstractmethod
+    def image_text(processor: Any) -> str:
+        """What the processor puts in place of an image, with a single image token for all of them."""
+
+    # ---------------------------------------------------------------- the vision side
+
+    @abstractmethod
+    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
+        """The image tokens of the normalised canvas."""
+
+    @abstractmethod
+    def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
+        """The vision tower's patches of normalised canvases of one tile, or of single tiles, of which `encode` makes
+        image tokens."""
+
+    @abstractmethod
+    def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
+        """Image tokens of merged patches: of one tile, `project(patches(pixels).merged(grid, shuffle))` gives the rows
+        of `encode`."""
+
+    @property
+    @abstractmethod
+    def tower_layers(self) -> Sequence[nn.Module]:
+        """The layers of the vision tower that `patches` come through."""
+
+    @property
+    @abstractmethod
+    def projectors(self) -> Sequence[str]:
+        """Names, in the model, of the parts between the vision tower and the language model."""
+
+    # ---------------------------------------------------------------- positions
+
+    @abstractmethod
+    def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
+        """Rotary positions of `before` tokens of text and of the image after them."""
+
+    @abstractmethod
+    def chat_positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n ..."]:
+        """Rotary positions of the inputs that the processor made of a chat."""
