@@ -19,7 +19,8 @@ from torch import Tensor
 from seglens.backbones import Backbone, load_backbone
 from seglens.backbones.tuned_reader import TunedBackbone
 from seglens.core.types import AnswerTemplates, Attention, Reading, Shown, Tuning
-from seglens.methods.base import SeenImage, TunedReader
+from seglens.methods.base import EncodedImage
+from seglens.methods.tuned import TunedReader
 from tiny import EVERY, KINDS, TILED, TUNED
 
 pytest.importorskip("peft", reason="needs peft: pip install 'seglens[tune]'")
@@ -133,7 +134,7 @@ def same(one: Reading, other: Reading) -> None:
 def test_it_is_what_methods_read(case: Case) -> None:
     adapted = case.backbone.adapt(LISA, SPEECH)
     assert isinstance(adapted, TunedReader)
-    assert isinstance(adapted.open(IMAGE), SeenImage)
+    assert isinstance(adapted.open(IMAGE), EncodedImage)
 
 
 @torch.no_grad()

@@ -31,8 +31,8 @@ from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features.frozen import Batch, extract
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method, method_settings
-from seglens.methods.base import TunedMethod
 from seglens.methods.preset import TILE
+from seglens.methods.tuned import TunedMethod
 from seglens.training.presets import Recipe
 from seglens.training.setup import prepare
 from seglens.training.trainer import TrainConfig

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from seglens.backbones import load_backbone
 from seglens.core.types import AnswerTemplates, MethodOutput, Reading, Sample, Target, Totals, Truth, Tuning
-from seglens.methods.base import HeadAttention, TunedReader
+from seglens.methods.base import HeadAttention
 from seglens.methods.losses import mask_terms
 from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
+from seglens.methods.tuned import TunedReader
 from seglens.training.tuned_examples import ExampleMaker, TunedExample
 from stretched import slow_bilinear
 from tiny import KINDS

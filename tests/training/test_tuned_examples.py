@@ -10,7 +10,7 @@ from seglens.backbones import Backbone
 from seglens.core.types import Sample
 from seglens.data.prompts import prompted
 from seglens.methods import build_method
-from seglens.methods.base import TunedMethod
+from seglens.methods.tuned import TunedMethod
 from seglens.methods.ufo import UfoConfig
 from seglens.training.tuned_examples import ExampleMaker
 

@@ -43,7 +43,7 @@ from seglens.embedded.vision_stage import PatchReadout, pixels, train_vision
 from seglens.features.cache import Cache
 from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS, build_lens, build_method
-from seglens.methods.base import TunedMethod
+from seglens.methods.tuned import TunedMethod
 from seglens.model_files.checksums import write_sums
 from seglens.training.example_stream import FeatureStream
 from seglens.training.setup import practise

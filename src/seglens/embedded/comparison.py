@@ -41,7 +41,7 @@ from seglens.inference.frozen_models import Parts, chosen_heads
 from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method
-from seglens.methods.base import TunedMethod
+from seglens.methods.tuned import TunedMethod
 from seglens.training.example_stream import ExampleStream
 from seglens.training.setup import practise
 from seglens.training.trainer import fit

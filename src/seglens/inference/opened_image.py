@@ -26,7 +26,7 @@ from seglens.inference.prediction import Prediction, on_mask
 from seglens.inference.reasons import EMPTIED, notice, refusal
 from seglens.inference.refinement import CorrectionError, Refiner, check_corrections, obey
 from seglens.methods import Method
-from seglens.methods.base import SeenImage
+from seglens.methods.base import EncodedImage
 
 Queries = list[str] | tuple[str, ...]  # not Sequence: a str is one, of its letters
 
@@ -51,7 +51,7 @@ class OpenedImage:
     def __init__(self, segmenter: System, image: np.ndarray):
         clock = LapClock(segmenter.backbone.device)
         self.segmenter, self.image = segmenter, image.view()
-        self.seen: SeenImage = segmenter.reader.open(image)
+        self.seen: EncodedImage = segmenter.reader.open(image)
         decoder = segmenter.decoder
         self.embedding: Embedding | None = None if decoder is None else decoder.encode(image, self.seen.frame)
         self.kept: Any = None  # what the method keeps of the image; filled by the first question

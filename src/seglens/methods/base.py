@@ -1,14 +1,14 @@
-"""What every method is: a trainable module that turns what an MLLM says into masks, and knows no MLLM by name."""
+"""The contract of a method: a trainable module that turns the states of an MLLM into masks. It depends on no MLLM."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from seglens.core.geometry import Frame
@@ -18,21 +18,17 @@ from seglens.core.types import (
     Embedding,
     HeadMaps,
     MethodOutput,
-    Practice,
     Prompt,
-    Reading,
     Refill,
-    Shown,
     Totals,
     Truth,
     Tuning,
-    Words,
 )
 
 
 @runtime_checkable
 class PromptDecoder(Protocol):
-    """The mask decoder as a method sees it."""
+    """The mask decoder as a method uses it."""
 
     width: int
 
@@ -47,8 +43,8 @@ class PromptDecoder(Protocol):
 
 
 @runtime_checkable
-class SeenImage(Protocol):
-    """An image that was seen once."""
+class EncodedImage(Protocol):
+    """An image that an MLLM has encoded once."""
 
     @property
     def frame(self) -> Frame: ...
@@ -57,42 +53,8 @@ class SeenImage(Protocol):
 
 
 @runtime_checkable
-class TunedReader(Protocol):
-    """An MLLM with an adapter, as a method sees it. The MLLM itself is never touched: the adapter lives in a copy that
-    shares every weight with it."""
-
-    adapter: nn.Module  # all that is trained, by itself
-    width: int  # d
-    patch_width: int  # v
-    grid: tuple[int, int]
-    shuffle: int
-
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
-        """See an image once, without gradients."""
-
-    def read(self, image: Any, questions: Sequence[str]) -> Reading:
-        """All questions about an opened image in one pass, without gradients; b is 1."""
-
-    def teach(self, shown: Shown) -> Reading:
-        """With gradients, and with `text_loss`."""
-
-    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
-        """The normalised canvas."""
-
-    def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
-        """Where an image lies on it."""
-
-    def words(self, query: str, answer: str | None, present: bool, why: str | None) -> Words:
-        """A query with its answer in tokens, and `why` behind them, or its refusal; with `answer`, a question that is
-        answered so."""
-
-    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
-        """Queries, each with the item that answers it, in one conversation."""
-
-
-@runtime_checkable
 class HeadAttention(Protocol):
-    """The attention heads of a frozen MLLM, as a method sees them: those of its first `count` decoder layers, `heads`
+    """The attention heads of a frozen MLLM, as a method uses them: those of its first `count` decoder layers, `heads`
     in each."""
 
     @property
@@ -100,21 +62,21 @@ class HeadAttention(Protocol):
     @property
     def count(self) -> int: ...
 
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> SeenImage:
-        """See an image once."""
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> EncodedImage:
+        """Encode an image once."""
 
     def read(self, image: Any, questions: Sequence[str]) -> HeadMaps:
         """All questions about an opened image in one pass; b is 1."""
 
 
 class Method(nn.Module, ABC):
-    """A trainable head. Its state is exactly what was trained."""
+    """A trainable head. Its state is exactly the trained weights."""
 
     config: Any
 
     @property
     def reader(self) -> Any:
-        """What opens images and reads questions for it; None is the frozen MLLM, read at one layer."""
+        """Opens images and reads questions for the method; None is the frozen MLLM, read at one layer."""
         return None
 
     @property
@@ -123,8 +85,8 @@ class Method(nn.Module, ABC):
         """Side of the square canvas on which its masks are compared with the truth."""
 
     def precompute(self, read: Any) -> Any:
-        """What no question about an image changes, kept between questions: once per image. None where there is nothing
-        to keep."""
+        """The part of the computation that no question about an image changes: once per image, kept between questions.
+        None where there is none."""
         return None
 
     @abstractmethod
@@ -132,7 +94,7 @@ class Method(nn.Module, ABC):
         """Masks for all questions of all images. `precomputed` is a result of `precompute`."""
 
     def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-        """What `forward` draws at random in training for "b q" questions, other than dropout, by name."""
+        """Random inputs of `forward` in training for "b q" questions, by name; dropout is not among them."""
         return {}
 
     @abstractmethod
@@ -154,35 +116,9 @@ class PromptingMethod(Method):
         return self.decoder.mask_side
 
 
-class TunedMethod(Method):
-    """A method that trains an adapter of the MLLM along with its own parts. `mllm` reads through that adapter."""
-
-    def __init__(self, mllm: TunedReader):
-        super().__init__()
-        self.adapter = mllm.adapter
-        self._mllm = (mllm,)  # in a tuple: the MLLM is not a submodule
-
-    @property
-    def practice(self) -> Practice | None:
-        """How it is taught, where that is not how it is asked later."""
-        return None
-
-    @property
-    def mllm(self) -> TunedReader:
-        return self._mllm[0]
-
-    @property
-    def reader(self) -> TunedReader:
-        return self.mllm
-
-    def forward(self, given: Shown, embedding: Embedding | None) -> MethodOutput:
-        """One training pass: read with gradients, then decode."""
-        return self.decode(self.mllm.teach(given), embedding)
-
-
 @runtime_checkable
 class BackboneSource(Protocol):
-    """A backbone as the builder of a method sees it."""
+    """A backbone as the builder of a method uses it."""
 
     width: int
     heads: int
@@ -203,29 +139,6 @@ def check_choices(config: Any, name: str) -> None:
             raise ValueError(f"{name} got {setting}={value!r}; it must be one of {', '.join(map(repr, allowed))}")
 
 
-def spread(values: Tensor, total: float) -> Tensor:
+def mean_over(values: Tensor, total: float) -> Tensor:
     """The mean of a term's values over `total` masks, questions or answers of a whole step."""
     return values.sum() / max(total, 1)
-
-
-TextMean = Literal["answers", "tokens"]
-
-
-def text_term(loss: Tensor, truth: Truth, totals: Totals, mean: TextMean) -> Tensor:
-    """Cross-entropy of the answers, given as the mean over the tokens of each, averaged over answers or over all of
-    their tokens alike: then long answers weigh more, as in the code of LISA, MLLMSeg, SELF1E and UFO (over the tokens
-    of a pass there, of a whole step here)."""
-    asked = truth.valid | truth.spoken
-    if mean == "answers":
-        return spread(loss[asked], totals.answered)
-    if truth.tokens is None:
-        raise ValueError("text_mean='tokens' needs Truth.tokens, how many tokens of each answer are learnt")
-    return spread((loss * truth.tokens)[asked], totals.tokens)
-
-
-def masked(truth: Truth, totals: Totals, absent: str) -> tuple[Bool[Tensor, "b q"], float]:
-    """Which questions are taught a mask, and over how many that is averaged: those with a target and, with "empty",
-    also those without, whose mask is then empty."""
-    if absent == "empty":
-        return truth.valid, totals.valid
-    return truth.present & truth.valid, totals.present

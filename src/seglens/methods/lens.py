@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
-from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, spread
+from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, mean_over
 from seglens.methods.descriptor import Descriptor
 from seglens.methods.keypoints import guarded_newton_step, newton_step, suppress
 from seglens.methods.losses import bce, mask_terms
@@ -275,11 +275,11 @@ class Lens(PromptingMethod):
         terms = self._segmentation_loss(output.mask_logits[taught], masks)
         attention = self._attention_loss(output.heat_map[taught], masks, truth.cells[taught])
         terms["attention"] = self.config.attention_weight * attention
-        means = {name: spread(term, totals.present) for name, term in terms.items()}
+        means = {name: mean_over(term, totals.present) for name, term in terms.items()}
         if output.presence_logits is not None:
             logits, present = output.presence_logits[truth.valid], truth.present[truth.valid].float()
             absence = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-            means["presence"] = self.config.presence_weight * spread(absence, totals.valid)
+            means["presence"] = self.config.presence_weight * mean_over(absence, totals.valid)
         return means
 
     def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:

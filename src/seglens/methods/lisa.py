@@ -8,27 +8,17 @@ something for every query.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.core.geometry import Canvas
 from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
-from seglens.methods.base import (
-    BackboneSource,
-    PromptDecoder,
-    PromptingMethod,
-    TextMean,
-    TunedMethod,
-    TunedReader,
-    check_choices,
-    masked,
-    spread,
-    text_term,
-)
+from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, mean_over
 from seglens.methods.losses import mask_terms
 from seglens.methods.preset import LLAVA_SAM, VICUNA, Preset
+from seglens.methods.tuned import Absent, TextMean, TunedMethod, TunedReader, answers_with, check_words, tuning_of
 
 TOKEN = "[SEG]"
 
@@ -49,14 +39,8 @@ class LisaConfig:
     vocabulary: bool = False  # also train word embedding and output layer (LISA does), not just the row of [SEG]
     train_mask_decoder: bool = True
     request: str = "{} Please output segmentation mask."
-    answers: tuple[str, ...] = (  # the first is LISA's in validation
-        "[SEG].",
-        "It is [SEG].",
-        "Sure, [SEG].",
-        "Sure, it is [SEG].",
-        "Sure, the segmentation result is [SEG].",
-    )
-    absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
+    answers: tuple[str, ...] = answers_with(TOKEN)
+    absent: Absent = "skip"
     text_weight: float = 1.0
     text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     bce_weight: float = 2.0
@@ -64,14 +48,11 @@ class LisaConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "LISA")
-        if not self.answers or any(answer.count(TOKEN) != 1 for answer in self.answers):
-            raise ValueError(f"LISA got answers={list(self.answers)}; it needs one or more, each with one {TOKEN}")
-        if self.request.count("{}") != 1:
-            raise ValueError(f"LISA got request={self.request!r}; it needs one {{}} where the query goes")
+        check_words(self, "LISA", TOKEN)
 
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
-        return Tuning((TOKEN,), self.rank, self.alpha, self.dropout, self.targets, vocabulary=self.vocabulary)
+        return tuning_of(self, (TOKEN,))
 
     def speech(self) -> AnswerTemplates:
         """What is said to it and by it."""
@@ -97,14 +78,13 @@ class Lisa(PromptingMethod, TunedMethod):
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
         """CE, BCE and dice as named, weighted terms: masks and answers are averaged each over their own number."""
-        assert output.text_loss is not None
         config, totals = self.config, totals or truth.totals()
-        taught, masks = masked(truth, totals, config.absent)
+        taught, masks = self.with_mask(truth, totals)
         mask = mask_terms(output.mask_logits[taught], truth.masks[taught])
         return {
-            "text": config.text_weight * text_term(output.text_loss, truth, totals, config.text_mean),
-            "bce": config.bce_weight * spread(mask["bce"], masks),
-            "dice": config.dice_weight * spread(mask["dice"], masks),
+            "text": self.text_loss(output, truth, totals),
+            "bce": config.bce_weight * mean_over(mask["bce"], masks),
+            "dice": config.dice_weight * mean_over(mask["dice"], masks),
         }
 
 

@@ -19,19 +19,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Practice, Reading, Totals, Truth, Tuning
-from seglens.methods.base import (
-    BackboneSource,
-    TextMean,
-    TunedMethod,
-    TunedReader,
-    check_choices,
-    masked,
-    spread,
-    text_term,
-)
+from seglens.methods.base import BackboneSource, check_choices, mean_over
 from seglens.methods.dysample import DySample
 from seglens.methods.losses import focal, smooth_dice
 from seglens.methods.preset import TILE, Preset, TrainingNumbers
+from seglens.methods.tuned import Absent, TextMean, TunedMethod, TunedReader, check_words, tuning_of
 
 SEG, REJ = "[SEG]", "[REJ]"
 EMPTY = -0.5  # logit of a pixel whose channels are silent, where the last filter starts upright
@@ -58,7 +50,7 @@ class MLLMSegConfig:
     semantic: bool = True  # step B
     shift_image_tokens: bool = False  # image states one token early, as in the authors' code and weights
     refusal_by: Literal["argmax", "two-way"] = "argmax"  # [REJ] against every word, or against [SEG] alone
-    absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
+    absent: Absent = "skip"
     rank: int = 64  # of the language model's adapters, and the next three
     alpha: float = 128.0
     dropout: float = 0.05
@@ -126,10 +118,9 @@ class MLLMSegConfig:
             raise ValueError(f"MLLMSeg got jpeg={list(self.jpeg)}; it needs two qualities from 1 to 100, as in 75+100")
 
     def _check_words(self) -> None:
-        if self.request.count("{}") != 1:
-            raise ValueError(f"MLLMSeg got request={self.request!r}; it needs one {{}} where the query goes")
-        if not self.answers or any(said.count(SEG) != 1 or REJ in said for said in self.answers):
-            raise ValueError(f"MLLMSeg got answers={list(self.answers)}; it needs one or more, each with one {SEG}")
+        check_words(self, "MLLMSeg", SEG)
+        if any(REJ in answer for answer in self.answers):
+            raise ValueError(f"MLLMSeg got answers={list(self.answers)}; an answer with {REJ} is a refusal")
         if self.refusal is not None and (self.refusal.count(REJ) != 1 or SEG in self.refusal):
             raise ValueError(f"MLLMSeg got refusal={self.refusal!r}; it needs one {REJ} and no {SEG}, or None")
         if self.refusal is not None and self.refusal.partition(REJ)[0] != self.answers[0].partition(SEG)[0]:
@@ -159,15 +150,7 @@ class MLLMSegConfig:
 
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
-        return Tuning(
-            self.tokens,
-            self.rank,
-            self.alpha,
-            self.dropout,
-            self.targets,
-            vocabulary=self.vocabulary,
-            final_norm=self.final_norm,
-        )
+        return tuning_of(self, self.tokens)
 
     def speech(self) -> AnswerTemplates:
         """What is said to it and by it."""
@@ -357,15 +340,14 @@ class MLLMSeg(TunedMethod):
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
         """CE, focal and dice as named, weighted terms: masks and answers are averaged each over their own number."""
-        assert output.text_loss is not None
         config, totals = self.config, totals or truth.totals()
-        taught, masks = masked(truth, totals, config.absent)
+        taught, masks = self.with_mask(truth, totals)
         drawn, wanted = output.mask_logits[taught], truth.masks[taught]
         hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
         return {
-            "text": config.text_weight * text_term(output.text_loss, truth, totals, config.text_mean),
-            "focal": config.focal_weight * spread(hard, masks),
-            "dice": config.dice_weight * spread(smooth_dice(drawn, wanted), masks),
+            "text": self.text_loss(output, truth, totals),
+            "focal": config.focal_weight * mean_over(hard, masks),
+            "dice": config.dice_weight * mean_over(smooth_dice(drawn, wanted), masks),
         }
 
 

@@ -29,18 +29,10 @@ from seglens.core.types import (
     Truth,
     Tuning,
 )
-from seglens.methods.base import (
-    BackboneSource,
-    TextMean,
-    TunedMethod,
-    TunedReader,
-    check_choices,
-    masked,
-    spread,
-    text_term,
-)
+from seglens.methods.base import BackboneSource, check_choices, mean_over
 from seglens.methods.losses import mask_terms
 from seglens.methods.preset import TILE, Preset, TrainingNumbers
+from seglens.methods.tuned import Absent, TextMean, TunedMethod, TunedReader, answers_with, check_words, tuning_of
 
 TOKEN = "[SEG]"
 ALPHA = 2  # a side of the block of pixels that a feature is un-shuffled to
@@ -78,7 +70,7 @@ class Self1eConfig:
     mask_side: int = 128  # where masks are compared
     # how masks get to the image's size: over mask_side, or in one step from the grid where they are drawn (authors)
     upsampling: Literal["twice", "once"] = "twice"
-    absent: Literal["skip", "empty"] = "empty"  # a target that is not in the image teaches nothing, or an empty mask
+    absent: Absent = "empty"
     # what the sum over masks is divided by: masks, or all answers, those in words alone included (authors)
     mask_mean: Literal["masks", "answers"] = "masks"
     text_weight: float = 1.0
@@ -94,13 +86,7 @@ class Self1eConfig:
     vocabulary: bool = True
     # the blank is the authors' own, behind the line break of the chat template
     request: str = " What is {} in this image? Please output segmentation mask."
-    answers: tuple[str, ...] = (
-        "[SEG].",
-        "It is [SEG].",
-        "Sure, [SEG].",
-        "Sure, it is [SEG].",
-        "Sure, the segmentation result is [SEG].",
-    )
+    answers: tuple[str, ...] = answers_with(TOKEN)
 
     def __post_init__(self) -> None:
         check_choices(self, "SELF1E")
@@ -112,7 +98,7 @@ class Self1eConfig:
                 "choose features='fused', or other amplifiers"
             )
         self._check_numbers()
-        self._check_words()
+        check_words(self, "SELF1E", TOKEN)
 
     def _check_numbers(self) -> None:
         ranks = {"rank": 0} if self.vision_rank is None else {"rank": 0, "vision_rank": 0}
@@ -125,12 +111,6 @@ class Self1eConfig:
             if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= most):
                 raise ValueError(f"SELF1E got {name}={getattr(self, name)!r}; it must be a number from 0 to {most:g}")
 
-    def _check_words(self) -> None:
-        if self.request.count("{}") != 1:
-            raise ValueError(f"SELF1E got request={self.request!r}; it needs one {{}} where the query goes")
-        if not self.answers or any(answer.count(TOKEN) != 1 for answer in self.answers):
-            raise ValueError(f"SELF1E got answers={list(self.answers)}; it needs one or more, each with one {TOKEN}")
-
     @property
     def coarse(self) -> bool:
         """Whether there is a coarse mask: F_IMG alone has no other."""
@@ -141,16 +121,9 @@ class Self1eConfig:
         return "none" if self.features == "image" else self.refill_by
 
     def tuning(self) -> Tuning:
-        return Tuning(
-            tokens=(TOKEN,),
-            rank=self.rank,
-            alpha=2.0 * self.rank if self.alpha is None else self.alpha,
-            dropout=self.dropout,
-            targets=self.targets,
-            vision_rank=self.rank if self.vision_rank is None else self.vision_rank,
-            projector=self.projector,
-            vocabulary=self.vocabulary,
-        )
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        vision_rank = self.rank if self.vision_rank is None else self.vision_rank
+        return tuning_of(self, (TOKEN,), alpha=alpha, vision_rank=vision_rank)
 
     def speech(self) -> AnswerTemplates:
         return AnswerTemplates(tokens=(TOKEN,), request=self.request, answers=self.answers)
@@ -276,15 +249,14 @@ class Self1e(TunedMethod):
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
         """Section 3.6 as named, weighted terms, averaged over the masks and answers of this batch, or over `totals`."""
         totals = totals or truth.totals()
-        asked, total = masked(truth, totals, self.config.absent)
+        asked, total = self.with_mask(truth, totals)
         total = total if self.config.mask_mean == "masks" else totals.answered
         terms = self._mask_terms(self._compared(output.mask_logits)[asked], truth.masks[asked], total)
         if output.coarse_logits is not None:
             coarse = self._mask_terms(self._compared(output.coarse_logits)[asked], truth.masks[asked], total)
             terms |= {f"coarse_{name}": self.config.coarse_weight * term for name, term in coarse.items()}
         if output.text_loss is not None:
-            said = text_term(output.text_loss, truth, totals, self.config.text_mean)
-            terms["text"] = self.config.text_weight * said
+            terms["text"] = self.text_loss(output, truth, totals)
         return terms
 
     def _mask_terms(
@@ -292,7 +264,7 @@ class Self1e(TunedMethod):
     ) -> dict[str, Tensor]:
         terms = mask_terms(logits, masks)
         weights = {"bce": self.config.bce_weight, "dice": self.config.dice_weight}
-        return {name: weight * spread(terms[name], total) for name, weight in weights.items()}
+        return {name: weight * mean_over(terms[name], total) for name, weight in weights.items()}
 
 
 def mlp(width: int, out: int) -> nn.Sequential:

@@ -17,18 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
-from seglens.methods.base import (
-    BackboneSource,
-    TextMean,
-    TunedMethod,
-    TunedReader,
-    check_choices,
-    masked,
-    spread,
-    text_term,
-)
+from seglens.methods.base import BackboneSource, check_choices, mean_over
 from seglens.methods.losses import focal, smooth_dice
 from seglens.methods.preset import TILE, VICUNA, Preset
+from seglens.methods.tuned import Absent, TextMean, TunedMethod, TunedReader, answers_with, check_words, tuning_of
 
 TOKEN = "<MASK>"
 SMOOTH = 1e-3  # of its dice
@@ -51,14 +43,8 @@ class UfoConfig:
     scale: int = 4  # sub-pixels of a cell along each side, one <MASK> each
     mask_side: int = 128  # at which masks are compared and drawn; UFO compares at the size of its input
     request: str = "{} Please output segmentation mask."
-    answers: tuple[str, ...] = (  # <MASK> stands for the run of them
-        "<MASK>.",
-        "It is <MASK>.",
-        "Sure, <MASK>.",
-        "Sure, it is <MASK>.",
-        "Sure, the segmentation result is <MASK>.",
-    )
-    absent: Literal["skip", "empty"] = "skip"  # what a target that is not there teaches: no mask, or an empty one
+    answers: tuple[str, ...] = answers_with(TOKEN)  # <MASK> stands for the run of them
+    absent: Absent = "skip"
     text_weight: float = 1.0
     text_mean: TextMean = "answers"  # over answers, or over all tokens of them alike (authors)
     focal_weight: float = 1.0
@@ -66,25 +52,14 @@ class UfoConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "UFO")
-        if not self.answers or any(answer.count(TOKEN) != 1 for answer in self.answers):
-            raise ValueError(f"UFO got answers={list(self.answers)}; it needs one or more, each with one {TOKEN}")
-        if self.request.count("{}") != 1:
-            raise ValueError(f"UFO got request={self.request!r}; it needs one {{}} where the query goes")
+        check_words(self, "UFO", TOKEN)
         for name in ("scale", "mask_side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"UFO got {name}={getattr(self, name)}; it must be 1 or more")
 
     def tuning(self) -> Tuning:
         """What of the MLLM is trained."""
-        return Tuning(
-            (TOKEN,),
-            self.rank,
-            self.alpha,
-            self.dropout,
-            self.targets,
-            vocabulary=self.vocabulary,
-            final_norm=self.final_norm,
-        )
+        return tuning_of(self, (TOKEN,))
 
     def speech(self) -> AnswerTemplates:
         """What is said to it and by it: one new word, said `scale` x `scale` times."""
@@ -115,14 +90,13 @@ class Ufo(TunedMethod):
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
         """Named, weighted terms: masks and answers are averaged each over their own number."""
-        assert output.text_loss is not None
         config, totals = self.config, totals or truth.totals()
-        taught, masks = masked(truth, totals, config.absent)
+        taught, masks = self.with_mask(truth, totals)
         logits, target = output.mask_logits[taught], truth.masks[taught]
         return {
-            "text": config.text_weight * text_term(output.text_loss, truth, totals, config.text_mean),
-            "focal": config.focal_weight * spread(focal(logits, target), masks),
-            "dice": config.dice_weight * spread(smooth_dice(logits, target, SMOOTH), masks),
+            "text": self.text_loss(output, truth, totals),
+            "focal": config.focal_weight * mean_over(focal(logits, target), masks),
+            "dice": config.dice_weight * mean_over(smooth_dice(logits, target, SMOOTH), masks),
         }
 
 

@@ -27,7 +27,7 @@ from seglens.features.frozen import FeatureSource, Live
 from seglens.inference.frozen_models import Parts
 from seglens.inference.prediction import slug
 from seglens.methods import METHODS, Method, build_method, method_settings, name_of
-from seglens.methods.base import TunedMethod
+from seglens.methods.tuned import TunedMethod
 from seglens.training.example_stream import DatasetStream, ExampleStream, FeatureStream
 from seglens.training.launch import need_extras
 from seglens.training.presets import Recipe

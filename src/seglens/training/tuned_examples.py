@@ -19,7 +19,7 @@ from seglens.core.types import Embedding, Practice, Sample, Shown, Target, Total
 from seglens.data.rng import below, pick, words
 from seglens.decoders import MaskDecoder
 from seglens.features.frozen import FULL, Batch, ExampleIndex, areas
-from seglens.methods.base import TunedReader
+from seglens.methods.tuned import TunedReader
 
 
 @dataclass(frozen=True)
