@@ -8,7 +8,7 @@ DEV_STAMP  := $(VENV)/.seglens-dev
 # Extra arguments for pip. On Linux without an NVIDIA GPU this saves gigabytes:
 #   make setup PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 PIP_FLAGS ?=
-# Test processes. Each of them computes on one thread, so that two of them fit two cores.
+# Test processes. Each of them computes on one thread, so that two of them use two cores.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -40,41 +40,41 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 demo: $(USER_STAMP) ## draw a scene, segment it, ask about it; pictures on disk
 	$(BIN)/seglens demo
 
-# For every edit: the modules that everything stands on, one method, the verb, and the contract of imports.
+# For every edit: the modules that everything depends on, one method, segmenting, and the contract of imports.
 QUICK := tests/core tests/model_files tests/exports tests/data/test_spec.py tests/data/test_masks.py tests/methods/test_keypoints.py \
          tests/methods/test_losses.py tests/methods/test_lens.py tests/inference/test_segmenter.py tests/test_imports.py
 
-quick: setup ## under a minute: what everything stands on
+quick: setup ## under a minute: the tests of what everything depends on
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow' $(QUICK)
 
-test: setup ## the test suite, but for what takes long
+test: setup ## the test suite, without the slow tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow'
 
-test-slow: setup ## the rest of it: trainings, kills, launches of several processes, a browser
+test-slow: setup ## the slow tests: trainings, kills, launches of several processes, a browser
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow
 
-# A fresh environment outside .venv. torch alone stays at the tested version: its newest build may be gigabytes.
+# A new environment outside .venv. Only torch stays at the tested version: its newest build may be gigabytes.
 LATEST := out/latest
 LATEST_PIP := $(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c $(LATEST)/torch.txt
 
-test-latest: $(BIN)/pip ## the wheel with the newest packages that pyproject allows: the demo, and tests of what they may break
+test-latest: $(BIN)/pip ## the wheel with the newest packages that pyproject allows: the demo, and tests of what these may break
 	rm -rf $(LATEST) build
 	$(BIN)/python -m venv $(LATEST)
 	grep '^torch==' constraints.txt > $(LATEST)/torch.txt
 	$(LATEST)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(LATEST)/wheel .
 	rm -rf build
 	$(LATEST_PIP) $(LATEST)/wheel/*.whl
-	$(LATEST)/bin/seglens doctor # an extra may hold a package back, which a plain install takes
+	$(LATEST)/bin/seglens doctor # before the extras, which may force an older version of a package
 	$(LATEST_PIP) "$$(echo $(LATEST)/wheel/*.whl)[train,tune,tools,serve,page]" pytest pytest-xdist hypothesis beartype openai
 	$(ONE_THREAD) $(LATEST)/bin/python tests/latest.py $(LATEST)
 
-docs: setup ## the site, into out/site; the theme's word about its own future is left out
+docs: setup ## build the site into out/site; a notice of the theme about its own future is switched off
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: setup ## ruff
 	$(BIN)/ruff check .
 
-format: setup ## rewrite the code in the house format
+format: setup ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
 
@@ -87,7 +87,7 @@ types: setup ## mypy
 imports: setup ## who may import whom
 	$(BIN)/lint-imports
 
-static: format-check lint types imports ## everything in `check` but the tests
+static: format-check lint types imports ## everything in `check` except the tests
 
 check: static test test-slow ## what a change must pass
 

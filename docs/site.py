@@ -1,4 +1,4 @@
-"""Two files of the root as pages of the site; their links are written for the root, and those to them from a page."""
+"""Makes two files of the root pages of the site, and adapts their links and the links to them."""
 
 from __future__ import annotations
 

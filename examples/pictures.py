@@ -29,15 +29,15 @@ Picture = tuple[str, Image.Image]  # its caption, and itself
 
 
 @dataclass(frozen=True)
-class Look:
+class Example:
     """One query about one scene, with everything that explains the answer."""
 
     opened: OpenedImage
-    said: Prediction
+    prediction: Prediction
 
     @classmethod
     @torch.no_grad()
-    def at(cls, segmenter: Segmenter) -> Look:
+    def at(cls, segmenter: Segmenter) -> Example:
         opened = segmenter.open(WorldData(n=SCENE + 1, seed=SEED)[SCENE].image)
         return cls(opened, opened.segment(QUERY))
 
@@ -45,7 +45,7 @@ class Look:
     def scene(self) -> Image.Image:
         return Image.fromarray(self.opened.image)
 
-    def shown(
+    def overlay(
         self,
         heat: Float[np.ndarray, "gh gw"] | None = None,
         points: Float[np.ndarray, "n 2"] | None = None,
@@ -53,79 +53,79 @@ class Look:
     ) -> Image.Image:
         """The scene with a heat map, with points (white on the target, red off it), or with the mask."""
         points = np.zeros((0, 2), np.float32) if points is None else points
-        found = self.said.mask
-        drawn = found if mask else np.zeros_like(found)
+        target = self.prediction.mask
+        drawn = target if mask else np.zeros_like(target)
         return replace(
-            self.said,
+            self.prediction,
             heat_map=heat,
             keypoints=points,
             keypoint_scores=np.ones(len(points), np.float32),
-            keypoint_labels=on_mask(found, points),
+            keypoint_labels=on_mask(target, points),
             mask=drawn,
         ).overlay()
 
 
-def attention(look: Look) -> list[Picture]:
-    """What the frozen MLLM looks at by itself, and what the head makes of it."""
-    backbone = look.opened.segmenter.backbone
-    own = AttentionReader(backbone).maps(look.opened.image, [QUERY])[backbone.layer, 0].numpy()
+def attention(example: Example) -> list[Picture]:
+    """What the frozen MLLM itself attends to, and the map after the head."""
+    backbone = example.opened.segmenter.backbone
+    own = AttentionReader(backbone).maps(example.opened.image, [QUERY])[backbone.layer, 0].numpy()
     return [
-        ("the scene", look.scene),
-        ("attention of the frozen MLLM", look.shown(own)),
-        ("refined by the head: the map A_c", look.shown(look.said.heat_map)),
+        ("the scene", example.scene),
+        ("attention of the frozen MLLM", example.overlay(own)),
+        ("refined by the head: the map A_c", example.overlay(example.prediction.heat_map)),
     ]
 
 
-def keypoints(look: Look) -> list[Picture]:
+def keypoints(example: Example) -> list[Picture]:
     """All peaks of the map, those that are strong enough, and which of them lie on the target."""
-    config, heat = look.opened.segmenter.method.config, torch.tensor(look.said.heat_map)
-    cells, _, some = suppress(heat[None], config.keypoints, config.radius * heat.shape[1])
-    frame = look.opened.seen.frame
-    peaks = frame.to_image(frame.cells_to_canvas(cells[0][some[0]], tuple(heat.shape))).numpy()
-    kept = look.said.keypoints
+    config, heat = example.opened.segmenter.method.config, torch.tensor(example.prediction.heat_map)
+    cells, _, present = suppress(heat[None], config.keypoints, config.radius * heat.shape[1])
+    frame = example.opened.seen.frame
+    peaks = frame.to_image(frame.cells_to_canvas(cells[0][present[0]], tuple(heat.shape))).numpy()
+    strong = example.prediction.keypoints
     return [
-        (f"{len(peaks)} peaks, none near another", look.shown(look.said.heat_map, peaks)),
-        (f"{len(kept)} are strong: each moves to its top", look.shown(look.said.heat_map, kept)),
+        (f"{len(peaks)} peaks, none near another", example.overlay(example.prediction.heat_map, peaks)),
+        (f"{len(strong)} are strong: each moves to its top", example.overlay(example.prediction.heat_map, strong)),
     ]
 
 
-def masks(look: Look) -> list[Picture]:
-    """What SAM draws: how sure it is of every pixel, and the mask."""
-    sure = 1 / (1 + np.exp(-look.said.mask_logits))
-    grey = Image.fromarray((255 * sure).astype(np.uint8)).convert("RGB")
+def masks(example: Example) -> list[Picture]:
+    """What SAM draws: the probability of every pixel, and the mask."""
+    probability = 1 / (1 + np.exp(-example.prediction.mask_logits))
+    grey = Image.fromarray((255 * probability).astype(np.uint8)).convert("RGB")
     return [
-        ("points with descriptions", look.shown(None, look.said.keypoints)),
+        ("points with descriptions", example.overlay(None, example.prediction.keypoints)),
         ("SAM: how likely is each pixel?", grey),
-        ("the mask", look.shown(mask=True)),
+        ("the mask", example.overlay(mask=True)),
     ]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What runs for a question: a rectangle per layer, as wide as the tokens that go through it."""
+    """What is computed for a question: a rectangle per layer, as wide as the number of tokens that go through it."""
 
     image: int
     words: int
     layers: int
-    read: int
+    read: int  # the layer that LENS reads
 
     @classmethod
-    def of(cls, look: Look) -> Work:
-        backbone = look.opened.segmenter.backbone
-        read = backbone.read(look.opened.seen, [QUERY])
+    def of(cls, example: Example) -> Work:
+        backbone = example.opened.segmenter.backbone
+        readout = backbone.read(example.opened.seen, [QUERY])
         layers = len(backbone.module.get_decoder().layers)
-        return cls(read.prefix.shape[1], int(read.question_mask.sum()), layers, backbone.layer)
+        return cls(readout.prefix.shape[1], int(readout.question_mask.sum()), layers, backbone.layer)
 
     def draw(self, image: Sequence[bool], words: Sequence[bool], kept: bool) -> Image.Image:
-        """Which layers run for the image's tokens and for the words, from the first layer at the bottom."""
+        """Which layers are computed for the image's tokens and for the words, from the first layer at the bottom."""
         picture = Image.new("RGB", (SIDE, SIDE), PAPER)
         draw, unit = ImageDraw.Draw(picture), (SIDE - 20) / (self.image + self.words)
         height = (SIDE - 40) / self.layers
         for k in range(self.layers):
             y = SIDE - 30 - (k + 1) * height
             middle = 10 + self.image * unit
-            seen = RUNS if image[k] else KEPT if kept and k < self.read else IDLE
-            draw.rectangle([10, y + 4, middle - 2, y + height - 4], seen)
+            colour = RUNS if image[k] else KEPT if kept and k < self.read else IDLE
+            draw.rectangle([10, y + 4, middle - 2, y + height - 4], colour)
             draw.rectangle([middle + 2, y + 4, SIDE - 10, y + height - 4], RUNS if words[k] else IDLE)
         font = ImageFont.load_default(14)
         draw.text((10, SIDE - 24), f"{self.image} tokens of the image", INK, font)
@@ -133,34 +133,34 @@ class Work:
         return picture
 
 
-def work(look: Look) -> list[Picture]:
-    """What runs when a whole model is asked, when an image is first asked about, and when it is asked again."""
-    made = Work.of(look)
-    whole, read, none = ([k < n for k in range(made.layers)] for n in (made.layers, made.read, 0))
+def work(example: Example) -> list[Picture]:
+    """What is computed in a whole pass, for the first question about an image, and for the next one."""
+    cost = Work.of(example)
+    whole, read, none = ([k < n for k in range(cost.layers)] for n in (cost.layers, cost.read, 0))
     return [
-        (f"a whole pass: all {made.layers} layers", made.draw(whole, whole, kept=False)),
-        (f"the first question: {made.read} layers", made.draw(read, read, kept=False)),
-        ("the next question: its own words", made.draw(none, read, kept=True)),
+        (f"a whole pass: all {cost.layers} layers", cost.draw(whole, whole, kept=False)),
+        (f"the first question: {cost.read} layers", cost.draw(read, read, kept=False)),
+        ("the next question: its own words", cost.draw(none, read, kept=True)),
     ]
 
 
 def sheet(pictures: Sequence[Picture]) -> Image.Image:
-    """Pictures side by side, each over its caption."""
+    """Pictures side by side, each above its caption."""
     width = len(pictures) * (SIDE + GAP) - GAP
-    made = Image.new("RGB", (width, SIDE + CAPTION), PAPER)
-    draw, font = ImageDraw.Draw(made), ImageFont.load_default(TEXT)
+    page = Image.new("RGB", (width, SIDE + CAPTION), PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(TEXT)
     for column, (caption, picture) in enumerate(pictures):
         x = column * (SIDE + GAP)
-        made.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (x, 0))
+        page.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (x, 0))
         draw.text((x + 4, SIDE + 7), caption, INK, font)
-    return made.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return page.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def draw_all(segmenter: Segmenter, out: Path) -> Iterator[Path]:
-    look = Look.at(segmenter)
+    example = Example.at(segmenter)
     for draw in (attention, keypoints, masks, work):
         path = out / f"{draw.__name__}.png"
-        write_atomic(path, png_bytes(sheet(draw(look))))
+        write_atomic(path, png_bytes(sheet(draw(example))))
         yield path
 
 
