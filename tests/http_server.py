@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from seglens.core.schema import TalkAnswer
 from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.app import create_app
 from seglens.serving.http.process import Running
+from seglens.serving.http.schema import TalkAnswer
 from seglens.serving.http.settings import Settings
 
 

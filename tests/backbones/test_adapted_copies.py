@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seglens.backbones import AttentionReader, Backbone, load_backbone
 from seglens.backbones.lora import Adapter, attach
-from seglens.core.types import Tuning
+from seglens.core.tuning_types import Tuning
 from tiny import KINDS
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)

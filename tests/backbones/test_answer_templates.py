@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from seglens.backbones import Backbone, QuestionError, load_backbone
-from seglens.backbones.answer_templates import AnswerTokens, Words
+from seglens.backbones.answer_templates import AnswerTokens, TokenizedAnswer
 from seglens.backbones.prompts import LONGEST_QUESTION
-from seglens.core.types import AnswerTemplates
+from seglens.core.tuning_types import AnswerTemplates
 from tiny import KINDS
 
 SEG, REJ, END = 1000, 1001, 2  # ids that no tiny tokenizer has, and one that ends an answer
@@ -38,7 +38,7 @@ def asked(script: AnswerTokens, question: str) -> list[int]:
     return script.prompts.after(question)
 
 
-def answer(words: Words) -> list[int]:
+def answer(words: TokenizedAnswer) -> list[int]:
     assert list(words.learnt) == sorted(words.learnt)  # the question, then the answer
     return [token for token, learnt in zip(words.ids, words.learnt, strict=True) if learnt]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from seglens.backbones import Backbone, load_backbone
 from seglens.backbones.layers import sight_mask
 from seglens.backbones.tuned_reader import TunedBackbone
-from seglens.core.types import AnswerTemplates, Attention, Tuning
+from seglens.core.tuning_types import AnswerTemplates, Attention, Tuning
 from tiny import KINDS
 
 QUESTION = "what is in the picture ?"

@@ -17,7 +17,8 @@ from features.cache.made_up import made_for, same
 from seglens.backbones import AttentionReader, Backbone, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
 from seglens.checkpoints.origin import embedded_folder
-from seglens.core.types import AnswerTemplates, Sample, Target, Tuning
+from seglens.core.tuning_types import AnswerTemplates, Tuning
+from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features.cache import Cache, build

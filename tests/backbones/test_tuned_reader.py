@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seglens.backbones import Backbone, load_backbone
 from seglens.backbones.tuned_reader import TunedBackbone
-from seglens.core.types import AnswerTemplates, Attention, Reading, Shown, Tuning
+from seglens.core.tuning_types import AnswerTemplates, Attention, TunedInputs, TunedReadout, Tuning
 from seglens.methods.base import EncodedImage
 from seglens.methods.tuned import TunedReader
 from tiny import EVERY, KINDS, TILED, TUNED
@@ -87,7 +87,9 @@ def either(request: pytest.FixtureRequest, family: Path) -> Case:
     return request.getfixturevalue("case") if request.param is EXACT else make(family, ROUGH)
 
 
-def shown(adapted: TunedBackbone, images: Sequence[np.ndarray], asked: Sequence[tuple[str, str | None, bool]]) -> Shown:
+def shown(
+    adapted: TunedBackbone, images: Sequence[np.ndarray], asked: Sequence[tuple[str, str | None, bool]]
+) -> TunedInputs:
     """The same questions about every image."""
     said = [adapted.words(*ask) for ask in asked]
     rows = [torch.tensor(words.ids) for words in said]
@@ -96,7 +98,7 @@ def shown(adapted: TunedBackbone, images: Sequence[np.ndarray], asked: Sequence[
     learnt = torch.nn.utils.rnn.pad_sequence([torch.tensor(words.learnt) for words in said], batch_first=True)
     places, spoken = torch.tensor([words.places for words in said]), torch.tensor([words.spoken for words in said])
     pixels = torch.stack([adapted.pixels(image) for image in images])
-    return Shown(pixels, *(v.expand(len(images), *v.shape) for v in (ids, mask, learnt, places, spoken)))
+    return TunedInputs(pixels, *(v.expand(len(images), *v.shape) for v in (ids, mask, learnt, places, spoken)))
 
 
 def raster(backbone: Backbone) -> list[int]:
@@ -109,7 +111,7 @@ def raster(backbone: Backbone) -> list[int]:
 LESSON = (("cup", None, True), ("a dog", None, False), ("how ?", "so", True))
 
 
-def train(adapted: TunedBackbone, steps: int = 2, rate: float = 0.05) -> list[Reading]:
+def train(adapted: TunedBackbone, steps: int = 2, rate: float = 0.05) -> list[TunedReadout]:
     """Every parameter moves."""
     optimizer = torch.optim.SGD(adapted.adapter.parameters(), rate)
     given, readings = shown(adapted, IMAGES, LESSON), []
@@ -122,7 +124,7 @@ def train(adapted: TunedBackbone, steps: int = 2, rate: float = 0.05) -> list[Re
     return readings
 
 
-def same(one: Reading, other: Reading) -> None:
+def same(one: TunedReadout, other: TunedReadout) -> None:
     for name, value in vars(one).items():
         there = vars(other)[name]
         assert torch.equal(value, there) if isinstance(value, Tensor) else value == there, name

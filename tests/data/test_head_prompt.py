@@ -14,7 +14,8 @@ import torch
 from seglens.agent import Agent
 from seglens.backbones import load_backbone
 from seglens.checkpoints.config import read_config
-from seglens.core.types import AnswerTemplates, Sample, Tuning
+from seglens.core.tuning_types import AnswerTemplates, Tuning
+from seglens.core.types import Sample
 from seglens.data import load_data
 from seglens.data.head_prompt import AS_IT_STANDS, HeadPrompt, is_sentence
 from seglens.data.sampling import Mixed

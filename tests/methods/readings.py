@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from seglens.core.types import Reading, Truth
+from seglens.core.tuning_types import TunedReadout
+from seglens.core.types import Truth
 
 B, Q, WIDTH, GRID = 2, 3, 24, (3, 3)
 
@@ -33,11 +34,11 @@ class Silent:
     def conversation(self, request: str, opening: str, items: Any) -> Any: ...
 
 
-def reading(tokens: int = 1, each: bool = False, seed: int = 0) -> Reading:
+def reading(tokens: int = 1, each: bool = False, seed: int = 0) -> TunedReadout:
     """Of `tokens` per answer; the image's rows are the questions' own if `each`."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    return Reading(
+    return TunedReadout(
         patches=draw(B, 9, 8),
         given=draw(B, 9, WIDTH),
         refilled=None,

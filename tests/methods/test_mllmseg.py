@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from readings import Silent
 from torch import Tensor, nn
 
-from seglens.core.types import MethodOutput, Reading, Totals, Truth
+from seglens.core.tuning_types import TunedReadout
+from seglens.core.types import MethodOutput, Totals, Truth
 from seglens.methods.losses import focal, smooth_dice
 from seglens.methods.mllmseg import PRESETS, Block, MaskHead, MLLMSeg, MLLMSegConfig
 
@@ -32,12 +33,12 @@ def make(config: MLLMSegConfig = TINY, mllm: Silent | None = None, seed: int = 0
     return MLLMSeg(config, mllm or reader()).eval()
 
 
-def reading(b: int = 2, q: int = 3, mllm: Silent | None = None, r: int = 1, seed: int = 0) -> Reading:
+def reading(b: int = 2, q: int = 3, mllm: Silent | None = None, r: int = 1, seed: int = 0) -> TunedReadout:
     """Random states; new words last, as an adapter adds them."""
     mllm, dice = mllm or reader(), torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=dice)  # noqa: E731
     i = mllm.grid[0] * mllm.grid[1]
-    return Reading(
+    return TunedReadout(
         patches=draw(b, i * mllm.shuffle**2, mllm.patch_width),
         given=draw(b, i, mllm.width),
         refilled=None,
@@ -154,7 +155,7 @@ def test_the_head_draws_each_patchs_pixels(norm: Any) -> None:
     assert error(head(x), expected) < TOLERANCE
 
 
-def by_hand(made: MLLMSeg, read: Reading) -> Tensor:
+def by_hand(made: MLLMSeg, read: TunedReadout) -> Tensor:
     """Question by question as in the released code: everything anew for each."""
     out = torch.zeros(*read.segment.shape[:2], made.mask_side, made.mask_side)
     decoder, side = made.decoder, read.grid[0]

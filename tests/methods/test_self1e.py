@@ -19,7 +19,8 @@ from readings import Silent
 from torch import Tensor, nn
 
 from seglens.backbones import load_backbone
-from seglens.core.types import AnswerTemplates, MethodOutput, Reading, Sample, Target, Totals, Truth, Tuning
+from seglens.core.tuning_types import AnswerTemplates, TunedReadout, Tuning
+from seglens.core.types import MethodOutput, Sample, Target, Totals, Truth
 from seglens.methods.base import HeadAttention
 from seglens.methods.losses import mask_terms
 from seglens.methods.self1e import PRESETS, SHARING, Self1e, Self1eConfig, build_self1e
@@ -52,11 +53,11 @@ def reading(
     d: int = 6,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> Reading:
+) -> TunedReadout:
     generator = torch.Generator().manual_seed(seed)
     tokens = grid[0] * grid[1]
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
-    return Reading(
+    return TunedReadout(
         patches=draw(b, tokens * shuffle**2, 3),
         given=draw(b, tokens, d),
         refilled=draw(b, tokens * shuffle**2, d),
@@ -98,7 +99,7 @@ def slow_pus(layers: nn.Sequential, features: np.ndarray) -> np.ndarray:
     return out
 
 
-def slow(model: Self1e, read: Reading, i: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+def slow(model: Self1e, read: TunedReadout, i: int, q: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits at the features' own resolution, and the coarse ones, of question q about image i."""
     c = model.config
     mlps = {name: amplifier.mlp for name, amplifier in model.amplifiers.items()}

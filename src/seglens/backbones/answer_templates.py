@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seglens.backbones.prompts import LONGEST_QUESTION, Prompts, QuestionError
-from seglens.core.types import AnswerTemplates, Words
+from seglens.core.tuning_types import AnswerTemplates, TokenizedAnswer
 
 QUERY = "{}"  # stands for the query in a request or an answer
 
@@ -48,7 +48,7 @@ class AnswerTokens:
                     "correct it"
                 )
 
-    def question(self, query: str) -> Words:
+    def question(self, query: str) -> TokenizedAnswer:
         """A question as it is read: with the first answer, up to its last segmentation token.
 
         Raises QuestionError as `Prompts.to_read` does."""
@@ -58,7 +58,9 @@ class AnswerTokens:
         answer = answer[: places[-1] + 1]
         return _words(asked, answer, places)
 
-    def lesson(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
+    def lesson(
+        self, query: str, answer: str | None = None, present: bool = True, why: str | None = None
+    ) -> TokenizedAnswer:
         """A question with all of its answer, as it is learnt; with `answer`, one that is answered in words alone. `why`
         is said behind the tokens, as LISA explains a mask.
 
@@ -82,7 +84,7 @@ class AnswerTokens:
         first = next((n for n, token in enumerate(said) if token in new), 0)
         return _words(asked, [*said, *self._end], [first] * len(self.speech.tokens))
 
-    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[TokenizedAnswer]:
         """Queries of one conversation, each with the item that answers it, as they are learnt: the same words for all,
         each with its own place. The first of them learns the answer, the others find it said.
 
@@ -127,7 +129,7 @@ class AnswerTokens:
         return AnswerPieces(tuple(self._names.get(piece, piece) for piece in found))
 
 
-def _words(asked: Sequence[int], answer: Sequence[int], places: Sequence[int], spoken: bool = False) -> Words:
+def _words(asked: Sequence[int], answer: Sequence[int], places: Sequence[int], spoken: bool = False) -> TokenizedAnswer:
     """`places` count from the start of the answer."""
     learnt = (False,) * len(asked) + (True,) * len(answer)
-    return Words((*asked, *answer), learnt, tuple(len(asked) + n for n in places), spoken)
+    return TokenizedAnswer((*asked, *answer), learnt, tuple(len(asked) + n for n in places), spoken)

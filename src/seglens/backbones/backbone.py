@@ -24,7 +24,8 @@ from seglens.backbones.transformers_cache import Pair
 from seglens.backbones.tuned_reader import TunedBackbone
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.interruption import safe_point
-from seglens.core.types import AnswerTemplates, Attention, Readout, Refill, Tuning
+from seglens.core.tuning_types import AnswerTemplates, Attention, Refill, Tuning
+from seglens.core.types import Readout
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 
 from seglens.backbones.layer_copies import plain_copy, shared_copy
 from seglens.backbones.transformers_cache import Pair, PrefixCache, QuestionCache, as_cache
-from seglens.core.types import Attention
+from seglens.core.tuning_types import Attention
 
 SHARING = 16  # questions that stand in one row; attention is worked out for all pairs of its tokens
 VISIBLE = "seglens_visible"  # name of the attention function of cloned layers

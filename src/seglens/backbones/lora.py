@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seglens.backbones.layer_copies import plain_copy, shared_copy
 from seglens.backbones.mllm import MLLM
-from seglens.core.types import Tuning
+from seglens.core.tuning_types import Tuning
 from seglens.model_files.strict_loading import quiet
 
 LORA = "adapter"  # the one adapter's name inside peft

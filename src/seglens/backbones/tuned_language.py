@@ -19,7 +19,7 @@ from seglens.backbones.positions import after
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.transformers_cache import Pair
 from seglens.backbones.tuned_vision import VisionRows
-from seglens.core.types import Attention, Words
+from seglens.core.tuning_types import Attention, TokenizedAnswer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PrefixStates:
 
 @dataclass(frozen=True)
 class AnsweredQuestions:
-    """Questions with their answers, as in `Shown`."""
+    """Questions with their answers, as in `TunedInputs`."""
 
     words: Int[Tensor, "b q t"]
     mask: Bool[Tensor, "b q t"]
@@ -42,7 +42,7 @@ class AnsweredQuestions:
     spoken: Bool[Tensor, "b q"]
 
     @classmethod
-    def padded(cls, questions: Sequence[Words], device: torch.device) -> AnsweredQuestions:
+    def padded(cls, questions: Sequence[TokenizedAnswer], device: torch.device) -> AnsweredQuestions:
         """Questions about one image, padded on the right."""
         rows = [torch.tensor(words.ids, device=device) for words in questions]
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()

@@ -18,7 +18,15 @@ from seglens.backbones.mllm import MLLM
 from seglens.backbones.tuned_language import AnsweredQuestions, PrefixStates, TunedLanguage
 from seglens.backbones.tuned_vision import TunedVision, VisionRows
 from seglens.core.geometry import Frame
-from seglens.core.types import AnswerTemplates, Attention, Reading, Refill, Shown, Tuning, Words
+from seglens.core.tuning_types import (
+    AnswerTemplates,
+    Attention,
+    Refill,
+    TokenizedAnswer,
+    TunedInputs,
+    TunedReadout,
+    Tuning,
+)
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,13 @@ class TunedBackbone:
         """Where an image lies on the canvas."""
         return self.tuned.canvas.frame(image)
 
-    def words(self, query: str, answer: str | None = None, present: bool = True, why: str | None = None) -> Words:
+    def words(
+        self, query: str, answer: str | None = None, present: bool = True, why: str | None = None
+    ) -> TokenizedAnswer:
         """As `AnswerTokens.lesson`."""
         return self.script.lesson(query, answer, present, why)
 
-    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[TokenizedAnswer]:
         """As `AnswerTokens.conversation`."""
         return self.script.conversation(request, opening, items)
 
@@ -95,13 +105,13 @@ class TunedBackbone:
         return TunedImage(frame, replace(vision, tower=()), prefix, self._vision.knows(pixels, vision, frame))
 
     @torch.no_grad()
-    def read(self, image: TunedImage, questions: Sequence[str]) -> Reading:
+    def read(self, image: TunedImage, questions: Sequence[str]) -> TunedReadout:
         """All questions about an opened image in one pass. Raises QuestionError as `Prompts.to_read` does."""
         self.script.prompts.refuse_none(questions)
         words = [self.script.question(question) for question in questions]
         return self._read(image.vision, image.prefix, AnsweredQuestions.padded(words, self.device))
 
-    def teach(self, shown: Shown) -> Reading:
+    def teach(self, shown: TunedInputs) -> TunedReadout:
         """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
         if self._packed and self.device.type == "cpu":
             raise ValueError(
@@ -123,10 +133,10 @@ class TunedBackbone:
         prefix: PrefixStates | None,
         questions: AnsweredQuestions,
         learnt: Tensor | None = None,
-    ) -> Reading:
+    ) -> TunedReadout:
         states = self._language.states(vision, prefix, questions)
         segment = _pick(states.words, (questions.places - 1).clamp(min=0))
-        return Reading(
+        return TunedReadout(
             patches=vision.patches,
             given=vision.given,
             refilled=vision.refilled,

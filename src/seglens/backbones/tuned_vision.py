@@ -13,13 +13,13 @@ from seglens.backbones.mllm import MLLM
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.vision_layout import Patches
 from seglens.core.geometry import Frame
-from seglens.core.types import Refill
+from seglens.core.tuning_types import Refill
 
 
 @dataclass(frozen=True)
 class VisionRows:
     """The patches of canvases, and the prefix as the first decoder layer is given it; `given` and `refilled` are the
-    image tokens, as in `Reading`."""
+    image tokens, as in `TunedReadout`."""
 
     patches: Float[Tensor, "b f v"]
     given: Float[Tensor, "b i d"]

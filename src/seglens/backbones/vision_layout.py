@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seglens.backbones.tiles import Tiling
 from seglens.core.pixel_shuffle import pixel_shuffle, replicate, scan
-from seglens.core.types import Refill
+from seglens.core.tuning_types import Refill
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The values that cross boundaries: frozen dataclasses with named axes.
+"""The values that packages pass to each other: frozen dataclasses with named axes.
 
 Axes, the same letters everywhere: b images, q questions of one image, t tokens of one question, p tokens of the prefix
 (everything up to and including the image), i image tokens, d hidden width, h w rows and columns, m keypoints,
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,11 +21,11 @@ from torch import Tensor
 class Target:
     """One query about an image and the mask that answers it; an empty mask means that nothing in the image fits.
 
-    Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is what an explanatory
-    dataset says in words. `id` is the record's in its annotation file: the same whatever else of it is left out.
-    `spoken`: the query is answered in words alone; no mask is asked for, so that the empty one says nothing.
-    `explained`: the query asks for `answer` beside the mask. `prompted`: the query stands in a template of the data's.
-    `box` is the annotation's own (x, y, width, height)."""
+    Pixels of `ignore` count neither for nor against a prediction (255 in label maps). `answer` is the text of an
+    explanatory dataset. `id` is the record's in its annotation file, and does not depend on records that are left out.
+    `spoken`: the query is answered in words alone; no mask is asked for, and the empty one has no meaning.
+    `explained`: the query asks for `answer` beside the mask. `prompted`: the query is already in a template of the
+    data. `box` is the one in the annotation (x, y, width, height)."""
 
     query: str
     mask: Bool[np.ndarray, "h w"]
@@ -61,7 +60,7 @@ class Sample:
     targets: tuple[Target, ...]
 
     def drawn(self) -> Sample:
-        """Without the queries that are answered in words alone: for all that knows masks only."""
+        """Without the queries that are answered in words alone: for code that handles masks only."""
         kept = tuple(target for target in self.targets if not target.spoken)
         return self if len(kept) == len(self.targets) else replace(self, targets=kept)
 
@@ -85,137 +84,37 @@ class Readout:
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """Attention that the last token of each of `q` questions (the start of the answer) pays to the image tokens in the
-    first `l` decoder layers of a frozen MLLM, each of its `n` heads by itself.
+    """Attention from the last token of each of `q` questions (the start of the answer) to the image tokens in the first
+    `l` decoder layers of a frozen MLLM, for each of its `n` heads.
 
-    Probabilities: what a map sums up to is the share of the head's attention that the image has."""
+    Probabilities: the sum of a map is the share of the head's attention that goes to the image."""
 
     maps: Float[Tensor, "b l n q h w"]
-    inside: Bool[Tensor, "b h w"]  # cells that show some of the image, not its padding alone
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What of an MLLM is trained, all of it kept apart from the MLLM: low-rank adapters (LoRA) on linear layers chosen
-    by name, rows for the new `tokens` and, on request, copies of whole parts."""
-
-    tokens: tuple[str, ...]
-    rank: int = 8  # of the language model's adapters; 0 is none
-    alpha: float = 16.0  # an adapter adds alpha / rank * B A x
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    vision_rank: int = 0  # of adapters on all linear layers of the vision tower, with alpha = 2 rank
-    projector: bool = False  # a trained copy of what stands between vision tower and language model
-    vocabulary: bool = False  # trained copies of the word embedding and the output layer
-    final_norm: bool = False  # a trained copy of the norm behind the language model's last layer
-
-
-@dataclass(frozen=True)
-class AnswerTemplates:
-    """What is said to an MLLM that answers in segmentation tokens; "{}" stands for the query.
-
-    Of several `answers` a query is taught one; segmenting puts the first into its mouth. `refusal` answers a query that
-    nothing in the image fits; without one every query is answered by the tokens."""
-
-    tokens: tuple[str, ...]  # in the order in which they stand in an answer
-    request: str = "{} Please output segmentation mask."
-    answers: tuple[str, ...] = ("[SEG].",)
-    refusal: str | None = None
-
-
-@dataclass(frozen=True)
-class Practice:
-    """How a picture and its queries are shown in training alone, where that is not how they are shown later.
-
-    Up to `queries` of them are one conversation: one of `requests` names them all, and the answer opens with one of
-    `openings` and says the item of the same number of each; "{}" stands for a query. `refusals` are the items of
-    queries that nothing fits. A picture passes JPEG of a quality between the two of `jpeg`; () leaves it as it is."""
-
-    queries: int
-    requests: tuple[str, ...]
-    openings: tuple[str, ...]
-    items: tuple[str, ...]
-    refusals: tuple[str, ...]
-    jpeg: tuple[int, ...] = ()
-
-
-# Who sees whom besides the earlier rows: nobody; image tokens each other; these the segmentation tokens too; these all
-# words behind the image; everybody everybody
-Attention = Literal["causal", "images", "dual", "text", "full"]
-# How every patch of the vision tower gets a row of its own: not at all; from itself alone; from its neighbourhood
-Refill = Literal["none", "replicate", "scan"]
-
-
-@dataclass(frozen=True)
-class Words:
-    """A question with its answer as an MLLM that is tuned reads them, from behind the image on."""
-
-    ids: tuple[int, ...]  # new tokens are numbered on from the width of the model's output layer
-    learnt: tuple[bool, ...]  # the answer's tokens; none where another query of the same conversation has them
-    places: tuple[int, ...]  # of the segmentation tokens (all at the refusal's, in a refusal; void in a spoken answer)
-    spoken: bool
-
-
-@dataclass(frozen=True)
-class Shown:
-    """`b` images with what is said about them, as an MLLM that is tuned takes it: q questions each, t tokens of a
-    question with its answer, padded on the right."""
-
-    pixels: Float[Tensor, "b 3 n n"]  # the normalised canvas
-    words: Int[Tensor, "b q t"]
-    mask: Bool[Tensor, "b q t"]  # false where padding stands
-    learnt: Bool[Tensor, "b q t"]  # the answer's tokens
-    places: Int[Tensor, "b q k"]  # where in t the segmentation tokens stand (all at the refusal's, in a refusal)
-    spoken: Bool[Tensor, "b q"]  # answered in words alone: no mask is asked for, `places` are void
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a tuned MLLM says of `Shown`: states behind its last layer and final norm, and what they came from.
-
-    The vision tower's patches may be finer than the image tokens: h w = shuffle * grid, and an image token was made of
-    shuffle x shuffle of them (InternVL's pixel-shuffle: 2; LLaVA: 1)."""
-
-    patches: Float[Tensor, "b f v"]  # of the vision tower's last layer, in raster order, before pixel-shuffle
-    given: Float[Tensor, "b i d"]  # image tokens as the language model was given them (F_V1 of SELF1E)
-    refilled: Float[Tensor, "b f d"] | None  # every patch projected (F_V1^HQ), by the `Refill` asked for
-    image: Float[
-        Tensor, "b r i d"
-    ]  # image tokens behind the last layer (F_IMG); r is q where questions change it, or 1
-    segment: Float[Tensor, "b q k d"]  # the states that predict the segmentation tokens
-    grid: tuple[int, int]  # of image tokens
-    shuffle: int
-    choice: Float[Tensor, "b q a"]  # logits over all words and new tokens, in the state that predicts the first of them
-    text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answer, mean over its tokens; in training
-    before: Float[Tensor, "b d"] | None = None  # the state of the token in front of the image, as `image` is taken
-
-    @property
-    def fine_grid(self) -> tuple[int, int]:
-        return self.grid[0] * self.shuffle, self.grid[1] * self.shuffle
+    inside: Bool[Tensor, "b h w"]  # cells with some of the image, not padding alone
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a mask decoder's image encoder says of `b` images: the map that prompts attend to and, for SAM 2, two finer
-    ones (strides 4 and 8) that sharpen the mask."""
+    """What a mask decoder's image encoder computes for `b` images: the map that prompts attend to and, for SAM 2, two
+    finer ones (strides 4 and 8) that sharpen the mask."""
 
     coarse: Float[Tensor, "b c e e"]
     fine: tuple[Float[Tensor, "b _ _ _"], ...] = ()
 
     @staticmethod
-    def joined(found: Sequence[Embedding]) -> Embedding:
-        """Of the images of all of them, in order."""
-        fine = zip(*(one.fine for one in found), strict=True)
-        return Embedding(torch.cat([one.coarse for one in found]), tuple(map(torch.cat, fine)))
+    def joined(embeddings: Sequence[Embedding]) -> Embedding:
+        """One embedding of the images of all, in order."""
+        fine = zip(*(one.fine for one in embeddings), strict=True)
+        return Embedding(torch.cat([one.coarse for one in embeddings]), tuple(map(torch.cat, fine)))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
-        """With every map changed: moved, or made another type."""
+        """With every map changed: moved to a device, or converted to another type."""
         return Embedding(change(self.coarse), tuple(map(change, self.fine)))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is shown of one target, in canvas units [0, 1], with at least a point or a box; `mask` are logits of an
+    """Points and a box of one target, in canvas units [0, 1], at least one of them; `mask` holds the logits of an
     earlier mask."""
 
     points: Float[Tensor, "n 2"]
@@ -230,7 +129,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Up to m points per question. `points` are canvas coordinates in [0, 1]; where `keep` is false they are void."""
+    """Up to m points per question. `points` are canvas coordinates in [0, 1], and without meaning where `keep` is
+    false."""
 
     points: Float[Tensor, "b q m 2"]
     scores: Float[Tensor, "b q m"]
@@ -249,9 +149,7 @@ class Truth:
     present: Bool[Tensor, "b q"]
     valid: Bool[Tensor, "b q"]
     spoken: Bool[Tensor, "b q"]  # a question to be answered in words alone: it has no mask, and is not `valid`
-    tokens: Int[Tensor, "b q"] | None = (
-        None  # how many tokens of each answer are learnt, of a method that is taught any
-    )
+    tokens: Int[Tensor, "b q"] | None = None  # trained tokens of each answer; None where a method trains none
 
     def totals(self) -> Totals:
         answered = self.valid | self.spoken
@@ -264,22 +162,22 @@ class Truth:
 
 @dataclass(frozen=True)
 class Totals:
-    """How many masks, questions, answers and tokens of answers a loss is averaged over: those of a whole optimiser
-    step, on all devices."""
+    """The numbers of masks, questions, answers and tokens of answers over which a loss is averaged: those of a whole
+    optimiser step, on all devices."""
 
     present: float | int
     valid: float | int
     answered: float | int  # in segmentation tokens or in words; queries of one conversation count once
-    tokens: float | int = 0  # of answers, that are learnt
+    tokens: float | int = 0  # of answers, those that are trained
 
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """What a method says of `b` images with `q` questions each. Logits live on the method's square canvas."""
+    """What a method computes for `b` images with `q` questions each. Logits are on the method's square canvas."""
 
     mask_logits: Float[Tensor, "b q s s"]
     heat_map: Float[Tensor, "b q h w"] | None = None
     keypoints: Keypoints | None = None
     presence_logits: Float[Tensor, "b q"] | None = None
-    coarse_logits: Float[Tensor, "b q _ _"] | None = None  # a first, coarser mask that is taught too (SELF1E)
+    coarse_logits: Float[Tensor, "b q _ _"] | None = None  # a first, coarser mask, trained too (SELF1E)
     text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answers, of a method that tunes its MLLM

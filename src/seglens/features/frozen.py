@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seglens.backbones import Backbone
 from seglens.core.geometry import Frame, floor_targets
-from seglens.core.types import Embedding, Readout, Sample, Shown, Target, Totals, Truth
+from seglens.core.tuning_types import TunedInputs
+from seglens.core.types import Embedding, Readout, Sample, Target, Totals, Truth
 from seglens.data import Dataset
 from seglens.data.dataset import usable
 from seglens.decoders import MaskDecoder
@@ -97,7 +98,7 @@ class FeatureSource(Protocol):
 class Batch:
     """Images with their questions, ready for a method, in fp32. Void questions fill up images that have fewer."""
 
-    given: Readout | Shown  # of a frozen MLLM, or for one that is tuned
+    given: Readout | TunedInputs  # of a frozen MLLM, or for one that is tuned
     embedding: Embedding | None
     truth: Truth
 

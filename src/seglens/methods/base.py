@@ -12,18 +12,8 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from seglens.core.geometry import Frame
-from seglens.core.types import (
-    AnswerTemplates,
-    Attention,
-    Embedding,
-    HeadMaps,
-    MethodOutput,
-    Prompt,
-    Refill,
-    Totals,
-    Truth,
-    Tuning,
-)
+from seglens.core.tuning_types import AnswerTemplates, Attention, Refill, Tuning
+from seglens.core.types import Embedding, HeadMaps, MethodOutput, Prompt, Totals, Truth
 
 
 @runtime_checkable

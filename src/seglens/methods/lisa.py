@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.core.geometry import Canvas
-from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
+from seglens.core.tuning_types import AnswerTemplates, TunedReadout, Tuning
+from seglens.core.types import Embedding, MethodOutput, Totals, Truth
 from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, mean_over
 from seglens.methods.losses import mask_terms
 from seglens.methods.preset import LLAVA_SAM, VICUNA, Preset
@@ -69,7 +70,7 @@ class Lisa(PromptingMethod, TunedMethod):
         self.project = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, decoder.width))  # gamma
         self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
 
-    def decode(self, read: Reading, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
+    def decode(self, read: TunedReadout, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
         """M = F_dec(h_seg, f), where h_seg = gamma(h) and h is the state that predicts [SEG]."""
         assert embedding is not None
         prompts: Float[Tensor, "b q 1 c"] = self.project(read.segment.float())

@@ -18,7 +18,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Practice, Reading, Totals, Truth, Tuning
+from seglens.core.tuning_types import AnswerTemplates, TrainingFormat, TunedReadout, Tuning
+from seglens.core.types import Embedding, MethodOutput, Totals, Truth
 from seglens.methods.base import BackboneSource, check_choices, mean_over
 from seglens.methods.dysample import DySample
 from seglens.methods.losses import focal, smooth_dice
@@ -134,13 +135,13 @@ class MLLMSegConfig:
         """The maps that DSFF fuses, in the order in which they are joined."""
         return tuple(name for name in ("detail", "raw", "semantic") if getattr(self, name))
 
-    def practice(self) -> Practice | None:
+    def practice(self) -> TrainingFormat | None:
         """How a picture and its queries are shown in training."""
         if not self.taught_items:
             return None
         refuses = self.refusal is not None
         refusals = tuple(item.replace(SEG, REJ) if refuses else item for item in self.taught_items)
-        return Practice(
+        return TrainingFormat(
             self.conversation, self.taught_requests, self.taught_openings, self.taught_items, refusals, self.jpeg
         )
 
@@ -300,16 +301,16 @@ class MLLMSeg(TunedMethod):
         return self._mask_side
 
     @property
-    def practice(self) -> Practice | None:
+    def practice(self) -> TrainingFormat | None:
         return self.config.practice()
 
     # ---------------------------------------------------------------- forward
 
-    def precompute(self, read: Reading) -> Float[Tensor, "b r f c"]:
+    def precompute(self, read: TunedReadout) -> Float[Tensor, "b r f c"]:
         """All of the decoder that no question changes: once per image."""
         return self.decoder.precompute(read.patches, self._image(read), read.grid)
 
-    def _image(self, read: Reading) -> Float[Tensor, "b r i d"]:
+    def _image(self, read: TunedReadout) -> Float[Tensor, "b r i d"]:
         """The image's states, on request those of one token earlier (authors): the first is that of no image token."""
         if not self.config.shift_image_tokens:
             return read.image
@@ -322,7 +323,10 @@ class MLLMSeg(TunedMethod):
         return torch.cat([first, read.image[:, :, :-1]], 2)
 
     def decode(
-        self, read: Reading, embedding: Embedding | None = None, precomputed: Float[Tensor, "b r f c"] | None = None
+        self,
+        read: TunedReadout,
+        embedding: Embedding | None = None,
+        precomputed: Float[Tensor, "b r f c"] | None = None,
     ) -> MethodOutput:
         """Masks for all questions of all images. `precomputed` is a result of `precompute`."""
         fused = self.precompute(read) if precomputed is None else precomputed

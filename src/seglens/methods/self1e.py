@@ -18,17 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.core.pixel_shuffle import pixel_unshuffle
-from seglens.core.types import (
-    AnswerTemplates,
-    Attention,
-    Embedding,
-    MethodOutput,
-    Reading,
-    Refill,
-    Totals,
-    Truth,
-    Tuning,
-)
+from seglens.core.tuning_types import AnswerTemplates, Attention, Refill, TunedReadout, Tuning
+from seglens.core.types import Embedding, MethodOutput, Totals, Truth
 from seglens.methods.base import BackboneSource, check_choices, mean_over
 from seglens.methods.losses import mask_terms
 from seglens.methods.preset import TILE, Preset, TrainingNumbers
@@ -165,8 +156,8 @@ class Combine(nn.Module):
 
 
 class Self1e(TunedMethod):
-    """What SELF1E adds to the adapter of an MLLM: two MLPs, or three. `mllm` must give `Reading.refilled` where F_V1^HQ
-    is used, and one segmentation token."""
+    """What SELF1E adds to the adapter of an MLLM: two MLPs, or three. `mllm` must give `TunedReadout.refilled` where
+    F_V1^HQ is used, and one segmentation token."""
 
     config: Self1eConfig
 
@@ -184,7 +175,7 @@ class Self1e(TunedMethod):
 
     # ---------------------------------------------------------------- forward
 
-    def precompute(self, read: Reading) -> AmplifiedFeatures:
+    def precompute(self, read: TunedReadout) -> AmplifiedFeatures:
         """F_V1^HQ and F_V1 come from the vision tower, before any word."""
         if self.config.features == "image":
             return AmplifiedFeatures(None, None)
@@ -196,7 +187,7 @@ class Self1e(TunedMethod):
         return AmplifiedFeatures(refilled, self._amplify("given", as_map(read.given[:, None], read.grid)))
 
     def decode(
-        self, read: Reading, embedding: Embedding | None = None, precomputed: AmplifiedFeatures | None = None
+        self, read: TunedReadout, embedding: Embedding | None = None, precomputed: AmplifiedFeatures | None = None
     ) -> MethodOutput:
         image = self._amplify("image", as_map(read.image, read.grid))
         # Eq. 6; without f'_PUS a mean over one

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from seglens.core.geometry import Frame
-from seglens.core.types import Embedding, MethodOutput, Practice, Reading, Shown, Totals, Truth, Tuning, Words
+from seglens.core.tuning_types import TokenizedAnswer, TrainingFormat, TunedInputs, TunedReadout, Tuning
+from seglens.core.types import Embedding, MethodOutput, Totals, Truth
 from seglens.methods.base import EncodedImage, Method, mean_over
 
 # the answers of LISA's code, which SELF1E's and UFO's took over; "{}" stands for the segmentation token
@@ -54,10 +55,10 @@ class TunedReader(Protocol):
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> EncodedImage:
         """Encode an image once, without gradients."""
 
-    def read(self, image: Any, questions: Sequence[str]) -> Reading:
+    def read(self, image: Any, questions: Sequence[str]) -> TunedReadout:
         """All questions about an opened image in one pass, without gradients; b is 1."""
 
-    def teach(self, shown: Shown) -> Reading:
+    def teach(self, shown: TunedInputs) -> TunedReadout:
         """With gradients, and with `text_loss`."""
 
     def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
@@ -66,11 +67,11 @@ class TunedReader(Protocol):
     def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
         """Where an image lies on it."""
 
-    def words(self, query: str, answer: str | None, present: bool, why: str | None) -> Words:
+    def words(self, query: str, answer: str | None, present: bool, why: str | None) -> TokenizedAnswer:
         """A query with its answer in tokens and the explanation `why` after them, or with its refusal; with `answer`, a
         question with that answer in words."""
 
-    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[Words]:
+    def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[TokenizedAnswer]:
         """Several queries in one conversation, each with the item that answers it."""
 
 
@@ -83,7 +84,7 @@ class TunedMethod(Method):
         self._mllm = (mllm,)  # in a tuple: the MLLM is not a submodule
 
     @property
-    def practice(self) -> Practice | None:
+    def practice(self) -> TrainingFormat | None:
         """The form of its queries in training, where that is not their form in use."""
         return None
 
@@ -95,7 +96,7 @@ class TunedMethod(Method):
     def reader(self) -> TunedReader:
         return self.mllm
 
-    def forward(self, lesson: Shown, embedding: Embedding | None) -> MethodOutput:
+    def forward(self, lesson: TunedInputs, embedding: Embedding | None) -> MethodOutput:
         """One training pass: read with gradients, then decode."""
         return self.decode(self.mllm.teach(lesson), embedding)
 

@@ -16,7 +16,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seglens.core.types import AnswerTemplates, Embedding, MethodOutput, Reading, Totals, Truth, Tuning
+from seglens.core.tuning_types import AnswerTemplates, TunedReadout, Tuning
+from seglens.core.types import Embedding, MethodOutput, Totals, Truth
 from seglens.methods.base import BackboneSource, check_choices, mean_over
 from seglens.methods.losses import focal, smooth_dice
 from seglens.methods.preset import TILE, VICUNA, Preset
@@ -78,7 +79,7 @@ class Ufo(TunedMethod):
     def mask_side(self) -> int:
         return self.config.mask_side
 
-    def decode(self, read: Reading, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
+    def decode(self, read: TunedReadout, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
         """A map for each <MASK>, the state that predicts it with every image token; the maps lie between each other."""
         with torch.autocast(read.segment.device.type, enabled=False):  # half precision would draw steps
             segment, image = read.segment.float(), read.image.float()

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from seglens.core.types import Embedding, Practice, Sample, Shown, Target, Totals, Truth, Words
+from seglens.core.tuning_types import TokenizedAnswer, TrainingFormat, TunedInputs
+from seglens.core.types import Embedding, Sample, Target, Totals, Truth
 from seglens.data.rng import below, pick, words
 from seglens.decoders import MaskDecoder
 from seglens.features.frozen import FULL, Batch, ExampleIndex, areas
@@ -28,7 +29,7 @@ class TunedExample:
     (255 is all)."""
 
     pixels: Float[Tensor, "3 n n"]
-    said: tuple[Words, ...]
+    said: tuple[TokenizedAnswer, ...]
     masks: UInt8[Tensor, "q s s"]  # on the canvas of the method's masks
     cells: UInt8[Tensor, "q h w"]  # on the backbone's grid
     present: tuple[bool, ...]
@@ -52,7 +53,7 @@ class ExampleMaker:
     mllm: TunedReader
     decoder: MaskDecoder | None
     mask_side: int
-    practice: Practice | None = None
+    practice: TrainingFormat | None = None
     seed: int = 0
 
     def read(self, sample: Sample, pick: ExampleIndex) -> TunedExample:
@@ -83,7 +84,7 @@ class ExampleMaker:
         (word,) = words(1, "jpeg", self.seed, number, sample.id)
         return through_jpeg(sample.image, low + below(word, high - low + 1))
 
-    def _said(self, targets: Sequence[Target], image: str, number: int) -> tuple[Words, ...]:
+    def _said(self, targets: Sequence[Target], image: str, number: int) -> tuple[TokenizedAnswer, ...]:
         """Queries for masks alone share conversations; all others are words of their own."""
         if self.practice is None:
             return tuple(map(self._words, targets))
@@ -98,14 +99,14 @@ class ExampleMaker:
             said |= dict(zip(some, self._conversation([targets[n] for n in some], *keys), strict=True))
         return tuple(said[n] for n in range(len(targets)))
 
-    def _conversation(self, targets: Sequence[Target], asked: int, answered: int) -> list[Words]:
+    def _conversation(self, targets: Sequence[Target], asked: int, answered: int) -> list[TokenizedAnswer]:
         assert self.practice is not None
         form = below(answered, len(self.practice.openings))
         items = [(t.query, (self.practice.items if t.present else self.practice.refusals)[form]) for t in targets]
         request = self.practice.requests[below(asked, len(self.practice.requests))]
         return self.mllm.conversation(request, self.practice.openings[form], items)
 
-    def _words(self, target: Target) -> Words:
+    def _words(self, target: Target) -> TokenizedAnswer:
         return self.mllm.words(
             target.query,
             target.answer if target.spoken else None,
@@ -137,7 +138,7 @@ def gather(found: Sequence[TunedExample], device: torch.device | str = "cpu") ->
     lengths = split(torch.tensor([len(w.ids) for w in words]))
     asked = torch.arange(q, device=device) < torch.tensor([[len(e.said)] for e in found], device=device)
     spoken = split(torch.tensor([w.spoken for w in words])) & asked
-    shown = Shown(
+    shown = TunedInputs(
         pixels=torch.stack([e.pixels for e in found]).to(device),
         words=ids,
         learnt=learnt & asked[..., None],
@@ -159,7 +160,7 @@ def _filled(areas: UInt8[Tensor, "q _ _"], void: int) -> UInt8[Tensor, "_ _ _"]:
     return torch.cat([areas, areas.new_zeros(void, *areas.shape[1:])])
 
 
-def _blank(like: TunedExample) -> Words:
+def _blank(like: TunedExample) -> TokenizedAnswer:
     """Words that nobody says, to fill up a batch: nothing of them is learnt."""
     one = like.said[0]
-    return Words(one.ids, (False,) * len(one.ids), one.places, spoken=False)
+    return TokenizedAnswer(one.ids, (False,) * len(one.ids), one.places, spoken=False)

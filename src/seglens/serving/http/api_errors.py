@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from seglens.core.schema import Fault, FaultAnswer
 from seglens.core.text import shortened
+from seglens.serving.http.schema import Fault, FaultAnswer
 
 MEANINGS = {
     400: "What came cannot be used: no image, a damaged one, an unreadable question.",

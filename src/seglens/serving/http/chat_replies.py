@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from seglens.agent import Reply
 from seglens.backbones import before_stop
-from seglens.core.schema import TalkAnswer
 from seglens.inference.compressed_predictions import bare
 from seglens.serving.http.completions import (
     ChatAnswer,
@@ -22,6 +21,7 @@ from seglens.serving.http.completions import (
     Usage,
 )
 from seglens.serving.http.routes import heat_maps
+from seglens.serving.http.schema import TalkAnswer
 from seglens.serving.http.service import Service
 
 

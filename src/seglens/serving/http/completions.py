@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from seglens.core.schema import TalkAnswer, TalkRequest
 from seglens.serving.http.messages import ChatMessage, Sent, unread
+from seglens.serving.http.schema import TalkAnswer, TalkRequest
 from seglens.serving.http.unsupported import HINTS
 
 

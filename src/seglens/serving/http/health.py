@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
-from seglens.core.schema import Health, ModelAnswer, ModelsAnswer
 from seglens.serving.http.api_errors import busy, documented
 from seglens.serving.http.middleware import AdmissionControl
+from seglens.serving.http.schema import Health, ModelAnswer, ModelsAnswer
 from seglens.serving.http.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -12,10 +12,10 @@ from time import monotonic
 
 from seglens.agent import ConversationImage
 from seglens.core.object_memory import bytes_held
-from seglens.core.schema import ImageAnswer
 from seglens.inference.opened_image import OpenedImage
 from seglens.serving.http.api_errors import ApiError, busy
 from seglens.serving.http.metrics import Metrics
+from seglens.serving.http.schema import ImageAnswer
 
 PREFIX = "img_"  # no base64 begins so: "_" is not of its letters
 

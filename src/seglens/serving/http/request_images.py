@@ -8,8 +8,8 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from seglens.core.schema import ImageRequest
 from seglens.serving.http.api_errors import ApiError, of_fields
+from seglens.serving.http.schema import ImageRequest
 
 FORM, JSON = "multipart/form-data", "application/json"
 FIELD = "file"

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from seglens.core.interruption import GivenUpError, interruptible
-from seglens.core.schema import ImageAnswer, RefineRequest
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
 from seglens.inference.instances import asked
 from seglens.inference.opened_image import OpenedImage
@@ -25,6 +24,7 @@ from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.fetch import Fetcher
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.open_images import PREFIX, Held, Images
+from seglens.serving.http.schema import ImageAnswer, RefineRequest
 from seglens.serving.http.settings import Settings
 from seglens.serving.uploads import decode_bytes, decode_data_uri
 
