@@ -19,7 +19,7 @@ import torch
 
 from seglens.core.types import Embedding, Sample, Target
 from seglens.features.cache import Cache, Manifest, build
-from seglens.features.frozen import ExampleIndex, Features, QuestionFeatures
+from seglens.features.frozen import Features, QuestionFeatures
 
 ROUNDS, PER_SHARD, QUESTIONS = 5, 8, 8
 PREFIX, TOKENS, WIDTH, GRID, CHANNELS, SIDE = 611, 20, 4096, 24, 256, 64  # of LLaVA-1.5-7B and of SAM
@@ -50,11 +50,13 @@ def extract(sample: Sample) -> Features:
         return torch.randint(256, (side, side), generator=generator, dtype=torch.uint8)
 
     positions = torch.arange(PREFIX, PREFIX + TOKENS)
-    asked = tuple(
+    questions = tuple(
         QuestionFeatures(said(TOKENS, WIDTH), positions, area(4 * SIDE), area(GRID), True) for _ in range(QUESTIONS)
     )
     embedding = Embedding(said(1, CHANNELS, SIDE, SIDE))
-    return Features(said(PREFIX, WIDTH), torch.arange(PREFIX), torch.arange(35, PREFIX), (GRID, GRID), embedding, asked)
+    return Features(
+        said(PREFIX, WIDTH), torch.arange(PREFIX), torch.arange(35, PREFIX), (GRID, GRID), embedding, questions
+    )
 
 
 def forget(folder: Path) -> None:
@@ -74,7 +76,7 @@ def plainly(folder: Path) -> None:
 def checked(folder: Path) -> None:
     cache = Cache.open(folder)
     for image in range(len(cache)):
-        cache.features(ExampleIndex(image, tuple(range(QUESTIONS))))
+        cache.example(image, tuple(range(QUESTIONS)))
 
 
 def seconds(folder: Path, cold: bool) -> tuple[float, float]:

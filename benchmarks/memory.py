@@ -37,7 +37,7 @@ from seglens.decoders.sam import SamDecoder
 from seglens.embedded.profiling import Resident
 from seglens.methods import Lens, build_lens
 from seglens.methods.losses import bce, mask_terms
-from seglens.training.trainer import TrainConfig
+from seglens.training.config import TrainConfig
 
 IMAGES, QUESTIONS = 2, 3
 BEFORE, BEHIND = 5, 24  # tokens before the image, and of a question

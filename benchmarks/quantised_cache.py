@@ -25,14 +25,13 @@ from seglens.backbones import hide_loading_bars
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
 from seglens.core.metrics import bootstrap, iou, overlap
-from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.embedded.build import HEAD_TRAINING, LAYER, lens_config
 from seglens.features.cache import Cache, Stored
-from seglens.features.frozen import ExampleIndex, collate
+from seglens.features.examples import collate
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, build_lens
-from seglens.training.example_stream import FeatureStream
+from seglens.training.example_stream import epochs_of
 from seglens.training.trainer import fit
 
 AIM = 0.3  # points
@@ -56,9 +55,9 @@ def scores(head: Lens, source: Cache) -> Float[Tensor, "n 2"]:
     head.eval()
     rows = []
     for image in range(len(source)):
-        batch = collate([source.features(ExampleIndex(image, tuple(range(source.questions(image)))))], head.cls.device)
+        batch = collate([source.example(image, tuple(range(source.questions(image))))], head.cls.device)
         asked = batch.truth.present & batch.truth.valid
-        drawn = head(batch.given, batch.embedding).mask_logits[asked] > 0
+        drawn = head(batch.inputs, batch.embedding).mask_logits[asked] > 0
         found = iou(overlap(drawn, batch.truth.masks[asked] > 0.5)).cpu()
         rows.append(torch.stack([found, torch.full_like(found, image)], 1))
     return torch.cat(rows)
@@ -80,8 +79,7 @@ def taught(parts: Parts, source: Cache, steps: int, out: Path, seed: int = 0) ->
     backbone, decoder = origins
     made = HeadConfig("lens", asdict(config), backbone, LAYER, decoder)
     training = replace(HEAD_TRAINING, steps=steps, warmup=min(100, steps // 3), save_every=steps, trackers=())
-    lessons = FeatureStream([source], Epochs(len(source), source.questions, seed))
-    fit(head, lessons, replace(training, seed=seed), made, out, quiet=True)
+    fit(head, epochs_of(source, seed), replace(training, seed=seed), made, out, quiet=True)
     return head
 
 

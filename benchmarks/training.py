@@ -22,10 +22,11 @@ from PIL import Image
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, Sample
 from seglens.data.world import WorldData
-from seglens.features.frozen import ExampleIndex, Features, FeatureSource, collate
+from seglens.features.examples import ExampleSource, collate
+from seglens.features.frozen import Features
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens
-from seglens.training.trainer import TrainConfig
+from seglens.training.config import TrainConfig
 
 IMAGES, QUESTIONS = 2, 3  # of a step, as in LENS's and LISA's training: 2 images a GPU, 3 questions each
 KEPT = 8  # images in the cache
@@ -81,23 +82,21 @@ def autocast(device: str, config: TrainConfig) -> AbstractContextManager[object]
 class Turns:
     """Features of the next images of a source at each call."""
 
-    def __init__(self, source: FeatureSource):
+    def __init__(self, source: ExampleSource):
         self.source, self.at = source, 0
 
     def __call__(self) -> list[Features]:
         self.at += IMAGES
         chosen = [(self.at + i) % len(self.source) for i in range(IMAGES)]
-        return [self.source.features(ExampleIndex(i, tuple(range(self.source.questions(i))))) for i in chosen]
+        return [self.source.example(i, tuple(range(self.source.questions(i)))) for i in chosen]
 
 
 class WholeModel:
     """Features as the authors of LENS compute them at every step: each question with its image through all layers."""
 
-    def __init__(self, parts: Parts, data: Kept, source: FeatureSource):
+    def __init__(self, parts: Parts, data: Kept, source: ExampleSource):
         self.parts, self.data, self.source, self.at = parts, data, source, 0
-        self.known = [
-            source.features(ExampleIndex(i, tuple(range(QUESTIONS)))) for i in range(len(data))
-        ]  # for the truth
+        self.known = [source.example(i, tuple(range(QUESTIONS))) for i in range(len(data))]  # for the truth
 
     @torch.no_grad()
     def __call__(self) -> list[Features]:
@@ -118,12 +117,12 @@ class WholeModel:
     def _features(self, image: int, hidden: torch.Tensor) -> Features:
         """Rows of padded sequences ("q n d", padding first) and a fresh embedding in place of those that are known."""
         known, sample = self.known[image], self.data[image]
-        rows = [hidden[q, -len(one.rows) :] for q, one in enumerate(known.asked)]
-        before, after = len(known.prefix), len(known.asked[0].rows)
+        rows = [hidden[q, -len(one.rows) :] for q, one in enumerate(known.questions)]
+        before, after = len(known.prefix), len(known.questions[0].rows)
         prefix = hidden[0, -before - after : -after]
         seen: Embedding = self.parts.decoder.encode(sample.image, Frame(*sample.image.shape[:2]))
-        asked = tuple(replace(one, rows=row) for one, row in zip(known.asked, rows, strict=True))
-        return replace(known, prefix=prefix, embedding=seen, asked=asked)
+        questions = tuple(replace(one, rows=row) for one, row in zip(known.questions, rows, strict=True))
+        return replace(known, prefix=prefix, embedding=seen, questions=questions)
 
 
 def prompt(question: str) -> str:

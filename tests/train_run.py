@@ -16,18 +16,18 @@ from forked import Started
 from seglens.backbones import Backbone, load_backbone
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
-from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.inference.frozen_models import Parts
 from seglens.methods import Lens, LensConfig, build_lens
-from seglens.training.example_stream import FeatureStream
-from seglens.training.trainer import TrainConfig, fit
+from seglens.training.config import TrainConfig
+from seglens.training.example_stream import SampledStream, epochs_of
+from seglens.training.trainer import fit
 
 SMALL = replace(LensConfig(), descriptor_width=16, encoder_width=16)
 LONG = TrainConfig(steps=30, images=3, lr=1e-3, warmup=3, save_every=3, log_every=1, seed=4)
 Run = Callable[..., Lens]
-LESSONS = WorldData(n=6, seed=3, split="train", queries=4)
+DATA = WorldData(n=6, seed=3, split="train", queries=4)
 
 
 def fresh(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = SMALL) -> Lens:
@@ -40,9 +40,8 @@ def head_config(backbone: Backbone, decoder: MaskDecoder, config: LensConfig = S
     return HeadConfig("lens", vars(config), origins[0], backbone.layer, origins[1])
 
 
-def lessons(backbone: Backbone, decoder: MaskDecoder, data: WorldData = LESSONS, name: str = "world") -> FeatureStream:
-    live = Parts(backbone, decoder).live(data, name)
-    return FeatureStream([live], Epochs(len(live), live.questions, seed=4))
+def examples(backbone: Backbone, decoder: MaskDecoder, data: WorldData = DATA, name: str = "world") -> SampledStream:
+    return epochs_of(Parts(backbone, decoder).live(data, name), seed=4)
 
 
 def train(llava: str, sam: str, out: str, **settings: object) -> Lens:
@@ -50,8 +49,8 @@ def train(llava: str, sam: str, out: str, **settings: object) -> Lens:
     parts = load_backbone(llava, attn_implementation="eager"), load_decoder(sam)
     head = fresh(*parts)
     config = replace(LONG, **settings)
-    exam = Parts(*parts).live(WorldData(n=3, seed=9, queries=2), "exam")
-    fit(head, lessons(*parts), config, head_config(*parts), Path(out), exam=exam, quiet=True)
+    validation = Parts(*parts).live(WorldData(n=3, seed=9, queries=2), "exam")
+    fit(head, examples(*parts), config, head_config(*parts), Path(out), validation=validation, quiet=True)
     return head
 
 

@@ -22,7 +22,7 @@ from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features.cache import Cache, build
-from seglens.features.frozen import ExampleIndex, Features, extract
+from seglens.features.frozen import Features, extract
 from tiny import EVERY, KINDS, TILED
 
 QUESTIONS = ("the red cup", "dog")
@@ -154,12 +154,12 @@ def test_features_are_cached(backbone: Backbone, decoder: MaskDecoder, tmp_path:
         )
     build(samples, lambda sample: extract(sample, backbone, decoder), tmp_path, made_for(samples))
     cache, live = Cache(tmp_path, made_for(samples)), [extract(sample, backbone, decoder) for sample in samples]
-    found = [cache.features(ExampleIndex(n, (0, 1))) for n in range(2)]
+    found = [cache.example(n, (0, 1)) for n in range(2)]
     assert all(same(one, other) for one, other in zip(found, live, strict=True))
     batch = Features.batch(found)
-    assert batch.given.grid == backbone.grid
+    assert batch.inputs.grid == backbone.grid
     assert batch.truth.cells.shape[2:] == backbone.grid
-    assert batch.given.image_tokens.tolist() == cells(backbone, batch.given.prefix.shape[1] - backbone.tiling.tokens)
+    assert batch.inputs.image_tokens.tolist() == cells(backbone, batch.inputs.prefix.shape[1] - backbone.tiling.tokens)
 
 
 def test_what_is_not_understood_is_refused_in_tiles() -> None:

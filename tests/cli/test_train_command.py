@@ -15,7 +15,7 @@ from command import Run
 from seglens.checkpoints.config import read_config
 from seglens.checkpoints.origin import CheckpointError
 from seglens.inference.segmenter import Segmenter
-from seglens.training.trainer import TrainConfig
+from seglens.training.config import TrainConfig
 
 PARTS = ("--backbone", "embedded/mllm", "--decoder", "embedded/sam")
 SMALL = ("--set", "steps=2", "--set", "images=2", "--set", "descriptor_width=16", "--set", "encoder_width=16")

@@ -21,7 +21,6 @@ from seglens.data.head_prompt import AS_IT_STANDS, HeadPrompt, is_sentence
 from seglens.data.sampling import Mixed
 from seglens.evaluation.evaluate import run
 from seglens.evaluation.open_vocabulary import loudest
-from seglens.features.frozen import ExampleIndex
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors
 from seglens.serving.tools.tool_service import ToolService
@@ -180,12 +179,12 @@ def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> 
     """It is taken in the words in which the head is asked later, and kept under a name of its own."""
     data = "world:n=2,seed=3,split=train,queries=2"
     course = prepare(small, f"{data},prompt=lens", tmp_path, exam=TEST)
-    assert course.exam is not None
+    assert course.validation is not None
     backbone = load_backbone(str(small.backbone)).told(TOLD)
     sample = load_data(TEST)[0].drawn()
     read = backbone.read(backbone.open(sample.image), [LENS.apply(t.query, t.kind) for t in sample.targets])
     lengths = read.question_mask[0].sum(-1).tolist()
-    asked = course.exam.features(ExampleIndex(0, tuple(range(course.exam.questions(0))))).asked  # type: ignore[attr-defined]
+    asked = course.validation.example(0, tuple(range(course.validation.questions(0)))).questions  # type: ignore[attr-defined]
     assert [len(one.rows) for one in asked] == lengths
     assert all(torch.equal(one.rows, read.question[0, n, : lengths[n]]) for n, one in enumerate(asked))
     assert course.config.prompt == replace(LENS, system=TOLD)

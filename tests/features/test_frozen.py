@@ -15,7 +15,8 @@ from seglens.checkpoints.origin import Origin
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
-from seglens.features.frozen import Batch, ExampleIndex, Features, FeatureSource, collate, extract
+from seglens.features.examples import Batch, ExampleSource, collate
+from seglens.features.frozen import Features, extract
 from seglens.inference.frozen_models import Parts
 
 RATIOS = {"rtol": 0.0, "atol": 0.5 / 255 + 1e-6}  # areas are stored in 255 steps
@@ -36,12 +37,12 @@ def test_features_are_what_is_read(
         seen = backbone.open(sample.image)
         readout, n, longest = backbone.read(seen, [t.query for t in targets]), len(targets), 0
         longest = readout.question.shape[2]
-        assert torch.equal(batch.given.prefix[row], readout.prefix[0])
-        assert torch.equal(batch.given.prefix_positions[row], readout.prefix_positions[0])
+        assert torch.equal(batch.inputs.prefix[row], readout.prefix[0])
+        assert torch.equal(batch.inputs.prefix_positions[row], readout.prefix_positions[0])
         mask = readout.question_mask[0]
-        assert torch.equal(batch.given.question_mask[row, :n, :longest], mask)
+        assert torch.equal(batch.inputs.question_mask[row, :n, :longest], mask)
         for name in ("question", "question_positions"):
-            mine, theirs = getattr(batch.given, name)[row, :n, :longest], getattr(readout, name)[0]
+            mine, theirs = getattr(batch.inputs, name)[row, :n, :longest], getattr(readout, name)[0]
             assert torch.equal(mine[mask], theirs[mask])
         assert torch.equal(batch.embedding.coarse[row], decoder.encode(sample.image, seen.frame).coarse[0])
         truth = torch.from_numpy(np.stack([t.mask for t in targets]))
@@ -51,8 +52,8 @@ def test_features_are_what_is_read(
             batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
         )
         assert batch.truth.present[row, :n].tolist() == [t.present for t in targets]
-    assert batch.given.grid == backbone.grid
-    assert torch.equal(batch.given.image_tokens, readout.image_tokens)
+    assert batch.inputs.grid == backbone.grid
+    assert torch.equal(batch.inputs.image_tokens, readout.image_tokens)
 
 
 def test_void_questions_are_marked(both: list[Features]) -> None:
@@ -61,17 +62,17 @@ def test_void_questions_are_marked(both: list[Features]) -> None:
     assert not truth.present[~truth.valid].any()
     assert not truth.masks[~truth.valid].any()
     assert truth.totals().valid == 6
-    assert truth.totals().present == sum(a.present for f in both for a in f.asked)
+    assert truth.totals().present == sum(a.present for f in both for a in f.questions)
 
 
 def test_what_is_half_becomes_whole(both: list[Features]) -> None:
     def halved(f: Features) -> Features:
-        asked = tuple(type(a)(a.rows.bfloat16(), a.positions, a.mask, a.cells, a.present) for a in f.asked)
-        return Features(f.prefix.bfloat16(), f.prefix_positions, f.image_tokens, f.grid, f.embedding, asked)
+        questions = tuple(type(a)(a.rows.bfloat16(), a.positions, a.mask, a.cells, a.present) for a in f.questions)
+        return Features(f.prefix.bfloat16(), f.prefix_positions, f.image_tokens, f.grid, f.embedding, questions)
 
     batch, half = collate(both), collate([halved(f) for f in both])
-    assert half.given.question.dtype == half.given.prefix.dtype == torch.float32
-    torch.testing.assert_close(half.given.prefix, batch.given.prefix, rtol=2**-8, atol=0)
+    assert half.inputs.question.dtype == half.inputs.prefix.dtype == torch.float32
+    torch.testing.assert_close(half.inputs.prefix, batch.inputs.prefix, rtol=2**-8, atol=0)
 
 
 def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:
@@ -81,7 +82,7 @@ def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:
         both[0].image_tokens - 1,
         both[0].grid,
         both[0].embedding,
-        both[0].asked,
+        both[0].questions,
     )
     with pytest.raises(ValueError, match="images of one layout"):
         collate([both[0], other])
@@ -109,14 +110,14 @@ class Counted:
 def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
     data = Counted(lessons)
     live = Parts(backbone, decoder).live(data, "world")
-    assert isinstance(live, FeatureSource)
+    assert isinstance(live, ExampleSource)
     assert len(live) == 6
     assert live.questions(2) == 4
-    found = live.features(ExampleIndex(2, (1, 3)))
+    found = live.example(2, (1, 3))
     assert data.asked == [2]
     expected = extract(lessons[2], backbone, decoder, (1, 3))
     assert torch.equal(found.prefix, expected.prefix)
-    assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.asked, expected.asked, strict=True))
+    assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.questions, expected.questions, strict=True))
 
 
 def test_a_source_is_told_from_another(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:

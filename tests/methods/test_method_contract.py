@@ -28,14 +28,15 @@ from seglens.core.geometry import Canvas
 from seglens.core.schema import Click
 from seglens.core.types import MethodOutput, Sample, Target, Totals
 from seglens.decoders import MaskDecoder, load_decoder
-from seglens.features.frozen import Batch, extract
+from seglens.features.examples import Batch, collate
+from seglens.features.frozen import extract
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method, method_settings
 from seglens.methods.preset import TILE
 from seglens.methods.tuned import TunedMethod
+from seglens.training.config import TrainConfig
 from seglens.training.presets import Recipe
 from seglens.training.setup import prepare
-from seglens.training.trainer import TrainConfig
 from seglens.training.tuned_examples import ExampleMaker
 from tiny import EVERY, KINDS
 
@@ -162,12 +163,12 @@ class System:
     def batch(self, *samples: Sample) -> Batch:
         """As training makes it."""
         if isinstance(self.method, TunedMethod):
-            examiner = ExampleMaker(self.method.mllm, self.decoder, self.method.mask_side)
-            lessons: list[Any] = list(map(examiner.exercise, samples))
+            maker = ExampleMaker(self.method.mllm, self.decoder, self.method.mask_side)
+            examples: list[Any] = list(map(maker.example, samples))
         else:
             assert self.decoder is not None
-            lessons = [extract(sample, self.backbone, self.decoder) for sample in samples]
-        return type(lessons[0]).batch(lessons)
+            examples = [extract(sample, self.backbone, self.decoder) for sample in samples]
+        return collate(examples)
 
     def forward(self, batch: Batch) -> MethodOutput:
         """A pass of training."""

@@ -20,12 +20,12 @@ from PIL import Image
 from seglens.backbones import Backbone, load_backbone
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
-from seglens.features.frozen import ExampleIndex
 from seglens.inference.frozen_models import Parts
 from seglens.methods.mllmseg import PRESETS, MLLMSeg, MLLMSegConfig, build_mllmseg
+from seglens.training.config import TrainConfig
+from seglens.training.example_stream import tuned_stream
 from seglens.training.presets import Recipe
-from seglens.training.setup import practise, prepare
-from seglens.training.trainer import TrainConfig
+from seglens.training.setup import prepare
 from seglens.training.tuned_examples import ExampleMaker, TunedExample, through_jpeg
 from tiny import KINDS
 
@@ -63,7 +63,7 @@ def backbone(internvl: Path) -> Backbone:
     return load_backbone(internvl, attn_implementation="eager")
 
 
-def examiner(backbone: Backbone, config: MLLMSegConfig = TINY) -> ExampleMaker:
+def maker(backbone: Backbone, config: MLLMSegConfig = TINY) -> ExampleMaker:
     head = build_mllmseg(config, backbone)
     return ExampleMaker(head.mllm, None, head.mask_side, head.practice, seed=3)
 
@@ -85,10 +85,10 @@ def spelt(backbone: Backbone, ids: Any) -> str:
 @pytest.mark.parametrize(("absent", "expected"), [((), SAID), ((1,), REFUSED)])
 def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], expected: set[str]) -> None:
     """Over many lessons all questions and all answers occur, and none besides."""
-    made, shown = examiner(backbone), sample("the red Cup.", "left dog", absent=absent)
+    made, shown = maker(backbone), sample("the red Cup.", "left dog", absent=absent)
     questions, answers, pairs = set(), set(), set()
     for number in range(150):
-        words = made.exercise(shown, number=number).said[0]
+        words = made.example(shown, number=number).answers[0]
         ids = list(zip(words.ids, words.learnt, strict=True))
         question, answer = (spelt(backbone, [i for i, learnt in ids if learnt == told]) for told in (False, True))
         questions.add(question)
@@ -104,25 +104,25 @@ def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], 
 def test_one_answer_is_learnt_once(backbone: Backbone) -> None:
     """Each query has a place of its own in the words of all, and the first of them learns these."""
     shown = sample("cup", "dog", "lamp", absent=(2,))
-    exercise = examiner(backbone).exercise(shown, number=7)
-    assert len({words.ids for words in exercise.said}) == 1
-    assert [spelt(backbone, [words.ids[words.places[0]]]) for words in exercise.said] == ["[SEG]", "[SEG]", "[REJ]"]
-    assert [any(words.learnt) for words in exercise.said] == [True, False, False]
-    places = [words.places[0] for words in exercise.said]
+    example = maker(backbone).example(shown, number=7)
+    assert len({words.ids for words in example.answers}) == 1
+    assert [spelt(backbone, [words.ids[words.places[0]]]) for words in example.answers] == ["[SEG]", "[SEG]", "[REJ]"]
+    assert [any(words.learnt) for words in example.answers] == [True, False, False]
+    places = [words.places[0] for words in example.answers]
     assert places == sorted(places)
-    tally = exercise.tally()
-    assert (tally.present, tally.valid, tally.answered, tally.tokens) == (2, 3, 1, sum(exercise.said[0].learnt))
-    batch = TunedExample.batch([exercise])
+    tally = example.totals()
+    assert (tally.present, tally.valid, tally.answered, tally.tokens) == (2, 3, 1, sum(example.answers[0].learnt))
+    batch = TunedExample.batch([example])
     assert batch.truth.totals() == tally
 
 
 def test_a_conversation_has_five_queries_at_most(backbone: Backbone) -> None:
     """Twelve queries are three conversations, others together in the next lesson; words and explanations stay alone."""
     queries = [f"thing {n}" for n in range(12)]
-    made, shown = examiner(backbone), sample(*queries)
+    made, shown = maker(backbone), sample(*queries)
 
     def together(number: int) -> list[frozenset[int]]:
-        said = made.exercise(shown, number=number).said
+        said = made.example(shown, number=number).answers
         return sorted({frozenset(n for n, w in enumerate(said) if w.ids == one.ids) for one in said}, key=min)
 
     assert sorted(map(len, together(0))) == [2, 5, 5]
@@ -131,9 +131,9 @@ def test_a_conversation_has_five_queries_at_most(backbone: Backbone) -> None:
     nothing = np.zeros((40, 40), bool)
     spoken = Target("how many are there?", nothing, answer="two", spoken=True)
     mixed = replace(shown, targets=(shown.targets[0], spoken, *shown.targets[1:3]))
-    said = made.exercise(mixed).said
+    said = made.example(mixed).answers
     assert [words.spoken for words in said] == [False, True, False, False]
-    assert said[1] == examiner(backbone, MLLMSegConfig(**vars(replace(TINY, **PLAIN)))).exercise(mixed).said[1]
+    assert said[1] == maker(backbone, MLLMSegConfig(**vars(replace(TINY, **PLAIN)))).example(mixed).answers[1]
 
 
 PLAIN: dict[str, Any] = {
@@ -157,7 +157,7 @@ def test_it_is_asked_as_the_authors_evaluate(backbone: Backbone) -> None:
 
 def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training, whatever the number of the lesson; each quality as likely as another, and none in validation."""
-    made, shown = examiner(backbone), sample("cup")
+    made, shown = maker(backbone), sample("cup")
     file = BytesIO()
     Image.fromarray(shown.image).save(file, "JPEG", quality=80)
     assert np.array_equal(through_jpeg(shown.image, 80), np.asarray(Image.open(file)))
@@ -168,10 +168,10 @@ def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest
         return through_jpeg(image, quality)
 
     monkeypatch.setattr("seglens.training.tuned_examples.through_jpeg", noted)
-    pixels = [made.exercise(shown, number=number).pixels for number in range(260)]
+    pixels = [made.example(shown, number=number).pixels for number in range(260)]
     assert {*seen} == set(range(75, 101))
     assert torch.equal(pixels[5], made.mllm.pixels(through_jpeg(shown.image, seen[5])))
-    clean = ExampleMaker(made.mllm, None, made.mask_side).exercise(shown)
+    clean = ExampleMaker(made.mllm, None, made.mask_side).example(shown)
     assert torch.equal(clean.pixels, made.mllm.pixels(shown.image))
     assert len(seen) == 260
 
@@ -181,8 +181,8 @@ def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
     torch.manual_seed(0)
     head = build_mllmseg(replace(TINY, dropout=0.0), backbone)
     made = ExampleMaker(head.mllm, None, head.mask_side, head.practice)
-    batch = TunedExample.batch([made.exercise(sample("cup", "dog")), made.exercise(sample("lamp", "cat", "dog"))])
-    read = head.mllm.teach(batch.given)  # type: ignore[arg-type]
+    batch = TunedExample.batch([made.example(sample("cup", "dog")), made.example(sample("lamp", "cat", "dog"))])
+    read = head.mllm.teach(batch.inputs)  # type: ignore[arg-type]
     assert read.text_loss is not None
     assert (read.text_loss > 0).tolist() == [[True, False, False], [True, False, False]]
     assert not torch.equal(read.segment[0, 0], read.segment[0, 1])
@@ -199,16 +199,16 @@ def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
 def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_path: Path) -> None:
     data = "world:n=3,seed=3,split=train,queries=6"
     training = TrainConfig(steps=2, images=2, warmup=1, save_every=2, mixed_precision="no")
-    course = prepare(Recipe(TINY, training, backbone=str(internvl)), data, tmp_path, exam="world:n=1,seed=2,queries=2")
-    first, again = (course.lessons.lesson(number) for number in (0, 3))  # an epoch has three images
-    assert max(sum(words.ids == one.ids for words in first.said) for one in first.said) == 5  # type: ignore[attr-defined]
+    run = prepare(Recipe(TINY, training, backbone=str(internvl)), data, tmp_path, exam="world:n=1,seed=2,queries=2")
+    first, again = (run.stream.example(number) for number in (0, 3))  # an epoch has three images
+    assert max(sum(words.ids == one.ids for words in first.answers) for one in first.answers) == 5  # type: ignore[attr-defined]
     parts = Parts(load_backbone(internvl), None)
-    stream = practise(parts, WorldData(n=3, seed=3, split="train", queries=6), data, course.head, 0)  # type: ignore[arg-type]
-    assert stream.lesson(0).said == first.said  # type: ignore[attr-defined]
-    assert {words.ids for words in first.said} != {words.ids for words in again.said}  # type: ignore[attr-defined]
-    asked = course.exam.features(ExampleIndex(0, (0, 1)))  # type: ignore[union-attr]
+    stream = tuned_stream(parts, WorldData(n=3, seed=3, split="train", queries=6), data, run.head, 0)  # type: ignore[arg-type]
+    assert stream.example(0).answers == first.answers  # type: ignore[attr-defined]
+    assert {words.ids for words in first.answers} != {words.ids for words in again.said}  # type: ignore[attr-defined]
+    asked = run.validation.example(0, (0, 1))  # type: ignore[union-attr]
     assert len({words.ids for words in asked.said}) == 2  # type: ignore[attr-defined]
-    terms = course.run(tmp_path, quiet=True)
+    terms = run.run(tmp_path, quiet=True)
     assert all(np.isfinite(list(terms.values())))
 
 

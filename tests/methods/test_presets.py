@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 
 from seglens.methods import METHODS
+from seglens.training.config import TrainConfig
 from seglens.training.presets import RECIPES, recipe
-from seglens.training.trainer import TrainConfig
 
 
 def test_every_preset_of_a_method_is_collected_under_its_name() -> None:

@@ -352,11 +352,11 @@ def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
     left[10:50, 5:35] = right[20:60, 50:90] = True
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     sample = Sample("1", image, (Target("dog", left), Target("red cup", right)))
-    batch = TunedExample.batch([ExampleMaker(model.mllm, None, model.mask_side).exercise(sample)])
+    batch = TunedExample.batch([ExampleMaker(model.mllm, None, model.mask_side).example(sample)])
     optimiser = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
     for _ in range(40):
         optimiser.zero_grad()
-        sum(model.losses(model(batch.given, batch.embedding), batch.truth).values()).backward()
+        sum(model.losses(model(batch.inputs, batch.embedding), batch.truth).values()).backward()
         missed = [name for name, weight in model.named_parameters() if weight.grad is None]
         assert not missed
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

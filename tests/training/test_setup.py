@@ -22,14 +22,15 @@ from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.core.types import Sample, Target
 from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.features.cache import Cache, CacheError
-from seglens.features.frozen import ExampleIndex, collate
+from seglens.features.examples import collate
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.lisa import LisaConfig
 from seglens.methods.preset import TILE
-from seglens.training.example_stream import DatasetStream, FeatureStream
+from seglens.training.example_stream import MixtureStream, SampledStream
 from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
-from seglens.training.setup import TrainingRun, any_absent, open_data, prepare
+from seglens.training.setup import TrainingRun, prepare
+from seglens.training.training_data import any_absent, open_data
 from train_run import LONG, SMALL, fresh
 
 DATA = "world:n=3,seed=3,split=train,queries=3"
@@ -41,8 +42,8 @@ def made(llava: Path, sam: Path) -> Recipe:
     return replace(SHORT, backbone=str(llava), decoder=str(sam))
 
 
-def trained(course: TrainingRun, out: Path) -> dict[str, torch.Tensor]:
-    course.run(out, quiet=True)
+def trained(run: TrainingRun, out: Path) -> dict[str, torch.Tensor]:
+    run.run(out, quiet=True)
     return load_file(out / "head" / "head.safetensors")
 
 
@@ -83,18 +84,18 @@ def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -
     tiny = replace(published, method=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
     data = f"lisa:root={write_lisa(tmp_path / 'data')}"
     live = prepare(tiny, data, tmp_path / "live")
-    assert isinstance(live.lessons, DatasetStream)
-    sources = live.lessons.mixed.mixture.sources
+    assert isinstance(live.stream, MixtureStream)
+    sources = live.stream.mixed.mixture.sources
     assert [source.group for source in sources] == ["sem_seg"] * 5 + ["refer_seg"] * 4 + ["reason_seg"]
-    assert tuple(live.lessons.mixed.mixture.rates.values()) == RATES[name]
-    assert all(1 <= len(live.lessons.lesson(n).asked) <= 3 for n in range(4))
-    assert live.lessons.name(3) == live.lessons.mixed.sample(3).id
+    assert tuple(live.stream.mixed.mixture.rates.values()) == RATES[name]
+    assert all(1 <= len(live.stream.example(n).questions) <= 3 for n in range(4))
+    assert live.stream.name(3) == live.stream.mixed.sample(3).id
     kept = prepare(tiny, data, tmp_path / "kept", cache=tmp_path / "cache")
-    assert isinstance(kept.lessons, FeatureStream)
+    assert isinstance(kept.stream, SampledStream)
     assert len(list((tmp_path / "cache").iterdir())) == 10
-    assert kept.lessons.name(3).startswith("image ")
-    for course, out in ((live, tmp_path / "live"), (kept, tmp_path / "kept")):
-        weights = trained(course, out)
+    assert kept.stream.name(3).startswith("image ")
+    for run, out in ((live, tmp_path / "live"), (kept, tmp_path / "kept")):
+        weights = trained(run, out)
         assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
         assert json.loads((out / "head" / "config.json").read_text())["trained"]["data"] == data
         with pytest.raises(ValueError, match="other settings"):
@@ -109,7 +110,7 @@ def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: 
     data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
-    found = [collate([source.features(ExampleIndex(1, (2, 0)))]).given.question for source in (cache, live)]
+    found = [collate([source.example(1, (2, 0))]).inputs.question for source in (cache, live)]
     # measured: 1.9e-6 of values up to 4.3
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
@@ -120,9 +121,9 @@ def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sa
     data, _ = open_data(DATA, made)
     assert not isinstance(data, Mixed)
     live, head = parts.live(data, DATA), fresh(parts.backbone, parts.decoder).eval()
-    one, two = live.features(ExampleIndex(0, (0,))), live.features(ExampleIndex(1, (0, 1, 2)))
+    one, two = live.example(0, (0,)), live.example(1, (0, 1, 2))
     with torch.no_grad():
-        alone, beside = (head(b.given, b.embedding) for b in (collate([one]), collate([one, two])))
+        alone, beside = (head(b.inputs, b.embedding) for b in (collate([one]), collate([one, two])))
     torch.testing.assert_close(beside.mask_logits[:1, :1], alone.mask_logits, rtol=0, atol=2e-5)
     truth = collate([one, two]).truth
     terms = head.losses(beside, truth)
@@ -143,9 +144,9 @@ def test_a_cache_of_other_data_or_weights_is_refused(made: Recipe, llava: Path, 
         with pytest.raises(CacheError, match=rf"{part}\.files is"):
             prepare(named, DATA, tmp_path / "out")
         file.write_bytes(before)
-    course = prepare(named, DATA, tmp_path / "out")
-    assert isinstance(course.lessons, FeatureStream)
-    assert isinstance(course.lessons.order, Epochs)
+    run = prepare(named, DATA, tmp_path / "out")
+    assert isinstance(run.stream, SampledStream)
+    assert isinstance(run.stream.sampler, Epochs)
 
 
 def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp_path: Path) -> None:
@@ -158,8 +159,8 @@ def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp
     floored = replace(made, method=replace(SMALL, map_size=16, map_target="floor"))
     with pytest.raises(CacheError, match=r"truth\.floors is nothing, wanted 16"):
         prepare(floored, DATA, tmp_path / "out", cache=kept)
-    course = prepare(squashed, DATA, tmp_path / "squashed")
-    course.run(tmp_path / "squashed", quiet=True)
+    run = prepare(squashed, DATA, tmp_path / "squashed")
+    run.run(tmp_path / "squashed", quiet=True)
     assert read_config(tmp_path / "squashed" / "head").canvas == TILE
     assert Segmenter.from_pretrained(tmp_path / "squashed" / "head").open(
         np.zeros((20, 60, 3), np.uint8)
@@ -168,21 +169,21 @@ def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp
 
 def test_floored_targets_reach_the_loss(made: Recipe, tmp_path: Path) -> None:
     floored = replace(made, method=replace(SMALL, map_scale="peak", map_size=16, map_target="floor"))
-    course = prepare(floored, DATA, tmp_path)
+    run = prepare(floored, DATA, tmp_path)
     data, _ = open_data(DATA, made)
-    for source in (course.lessons.sources[0], prepare(floored, DATA, tmp_path / "live", live=True).lessons.sources[0]):
-        found = source.features(ExampleIndex(1, (0, 2)))
+    for source in (run.stream.sources[0], prepare(floored, DATA, tmp_path / "live", live=True).stream.sources[0]):
+        questions = source.example(1, (0, 2)).questions
         masks = np.stack([data[1].targets[q].mask for q in (0, 2)])
-        assert torch.equal(torch.stack([one.cells for one in found.asked]), floor_targets(masks, Frame(256, 256), 16))
-    assert course.run(tmp_path, quiet=True)["attention"] > 0
-    short = collate([prepare(made, DATA, tmp_path / "short").lessons.sources[0].features(ExampleIndex(1, (0, 2)))])
+        assert torch.equal(torch.stack([one.cells for one in questions]), floor_targets(masks, Frame(256, 256), 16))
+    assert run.run(tmp_path, quiet=True)["attention"] > 0
+    short = collate([prepare(made, DATA, tmp_path / "short").stream.sources[0].example(1, (0, 2))])
     with pytest.raises(ValueError, match=r"needs targets of 16 x 16 cells .*floors=16"):
-        course.head.losses(course.head(short.given, short.embedding), short.truth)
+        run.head.losses(run.head(short.inputs, short.embedding), short.truth)
 
 
 def test_the_head_says_how_it_was_made(made: Recipe, tmp_path: Path) -> None:
-    course = prepare(made, DATA, tmp_path, exam="world:n=1,seed=2,queries=2")
-    course.run(tmp_path, quiet=True)
+    run = prepare(made, DATA, tmp_path, exam="world:n=1,seed=2,queries=2")
+    run.run(tmp_path, quiet=True)
     written = json.loads((tmp_path / "head" / "config.json").read_text())
     assert written["trained"]["data"] == DATA
     assert written["trained"]["training"]["steps"] == 4
@@ -272,10 +273,10 @@ def test_stages_and_optimisers_are_the_authors() -> None:
 def test_a_rate_of_the_language_model_is_its_own(made: Recipe, tmp_path: Path) -> None:
     """The first step of Adam is as long as the rate, whatever the gradient."""
     training = replace(made.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None)
-    course = prepare(replace(made, method=LISA, training=training), DATA, tmp_path)
-    before = {name: tensor.clone() for name, tensor in course.head.state_dict().items()}
-    course.run(tmp_path, quiet=True)
-    moved = {name: float((after - before[name]).abs().max()) for name, after in course.head.state_dict().items()}
+    run = prepare(replace(made, method=LISA, training=training), DATA, tmp_path)
+    before = {name: tensor.clone() for name, tensor in run.head.state_dict().items()}
+    run.run(tmp_path, quiet=True)
+    moved = {name: float((after - before[name]).abs().max()) for name, after in run.head.state_dict().items()}
     for name in ("adapter.language.0.self_attn.q_proj.B", "adapter.words.new_output"):
         assert moved[name] == pytest.approx(1e-4, rel=0.01), name
     assert moved["project.0.weight"] == pytest.approx(1e-3, rel=0.01)
@@ -319,10 +320,10 @@ def test_a_cache_built_by_hand_is_used(made: Recipe, llava: Path, sam: Path, tmp
     assert not isinstance(data, Mixed)
     parts.cached(data, DATA, tmp_path / "mine", "int8")
     before = sorted(p.name for p in (tmp_path / "mine").iterdir())
-    course = prepare(made, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
-    assert isinstance(course.lessons, FeatureStream)
-    assert isinstance(course.lessons.sources[0], Cache)
-    assert course.lessons.sources[0].manifest.dtype == "int8"
+    run = prepare(made, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
+    assert isinstance(run.stream, SampledStream)
+    assert isinstance(run.stream.sources[0], Cache)
+    assert run.stream.sources[0].manifest.dtype == "int8"
     with pytest.raises(CacheError, match=r"data is .*, wanted .*n=2"):
         prepare(made, DATA.replace("n=3", "n=2"), tmp_path / "other", cache=tmp_path / "mine")
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == before
@@ -340,13 +341,13 @@ def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_pat
     spec = f"jsonl:file={tmp_path / 'data.jsonl'}"
     with pytest.raises(ValueError, match=r"2\.png.*leave them out with bad=skip"):
         prepare(made, spec, tmp_path / "refused", live=live).run(tmp_path / "refused", quiet=True)
-    course = prepare(made, f"{spec},bad=skip", tmp_path / "run", live=live)
-    assert set(course.run(tmp_path / "run", quiet=True)) == {"dice", "bce", "attention", "presence"}
-    assert len(course.left_out()) in ((0, 1) if live else (1,))
-    assert all("2.png" in one for one in course.left_out())
+    run = prepare(made, f"{spec},bad=skip", tmp_path / "run", live=live)
+    assert set(run.run(tmp_path / "run", quiet=True)) == {"dice", "bce", "attention", "presence"}
+    assert len(run.left_out()) in ((0, 1) if live else (1,))
+    assert all("2.png" in one for one in run.left_out())
     written = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
     assert written["trained"]["left_out"] == (0 if live else 1)  # what is read live is found out later
-    shown = [len(course.lessons.lesson(number).asked) for number in range(8)]
+    shown = [len(run.stream.example(number).questions) for number in range(8)]
     assert shown == [1] * 8
 
 
@@ -359,13 +360,13 @@ def test_classes_that_an_image_does_not_show_are_asked_for(made: Recipe, tmp_pat
         for n in range(4)
     ]
     data = write_coco(tmp_path, scenes)
-    course = prepare(replace(made, negatives=0.5), data, tmp_path / "run")
-    assert course.config.presence == "trained"
-    assert course.config.trained is not None
-    assert course.config.trained["data"] == f"{data},negatives=0.5"
-    (notice,) = course.notices()
+    run = prepare(replace(made, negatives=0.5), data, tmp_path / "run")
+    assert run.config.presence == "trained"
+    assert run.config.trained is not None
+    assert run.config.trained["data"] == f"{data},negatives=0.5"
+    (notice,) = run.notices()
     assert "negatives=0.5" in notice
-    present = {asked.present for number in range(4) for asked in course.lessons.lesson(number).asked}  # type: ignore[attr-defined]
+    present = {asked.present for number in range(4) for asked in run.stream.example(number).questions}  # type: ignore[attr-defined]
     assert present == {True, False}
     without = prepare(made, f"{data},negatives=0", tmp_path / "without")
     assert without.config.presence == "untrained"
@@ -398,17 +399,17 @@ def test_a_training_starts_from_a_trained_head(made: Recipe, tmp_path: Path, met
     trained(prepare(first, DATA, tmp_path / "one"), tmp_path / "one")
     head = tmp_path / "one" / "head"
     second = replace(first, training=replace(made.training, seed=9, steps=6, save_every=3))
-    course = prepare(second, DATA, tmp_path / "two", init=head)
-    assert course.notices()[0] == f"starting from the weights of {head}"
+    run = prepare(second, DATA, tmp_path / "two", init=head)
+    assert run.notices()[0] == f"starting from the weights of {head}"
     otherwise = replace(second, method=replace(method, **{"drop" if method is SMALL else "dropout": 0.25}))  # type: ignore[type-var]
     told = prepare(otherwise, DATA, tmp_path / "told", init=head).notices()[0]
     assert told == f"starting from the weights of {head}, trained with " + (
         f"drop={SMALL.drop}" if method is SMALL else "dropout=0.05"
     )
     given, fresh_one = load_file(head / "head.safetensors"), prepare(second, DATA, tmp_path / "none").head.state_dict()
-    assert all(torch.equal(tensor.cpu(), given[name]) for name, tensor in course.head.state_dict().items())
+    assert all(torch.equal(tensor.cpu(), given[name]) for name, tensor in run.head.state_dict().items())
     assert any(not torch.equal(tensor.cpu(), given[name]) for name, tensor in fresh_one.items())
-    course.run(tmp_path / "two", quiet=True)
+    run.run(tmp_path / "two", quiet=True)
     note = {"head": str(head), "weights": weights_sum(head)}
     assert read_config(tmp_path / "two" / "head").trained["init"] == note  # type: ignore[index]
     assert json.loads((tmp_path / "two" / "train.json").read_text())["init"] == note

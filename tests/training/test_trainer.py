@@ -22,13 +22,15 @@ from seglens.core.locks import LOCK, InUseError, held
 from seglens.core.types import Embedding
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
-from seglens.features.frozen import Features, collate, extract
+from seglens.features.examples import collate
+from seglens.features.frozen import Features, extract
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import Lens
-from seglens.training.example_stream import FeatureStream
-from seglens.training.run_folder import NOTE, RunError, _note
-from seglens.training.trainer import Terminated, TrainConfig, fit
-from train_run import LESSONS, LONG, SMALL, apart, finished, fresh, head_config, head_of, killed, lessons, run, train
+from seglens.training.checkpoint import NOTE, RunError, read_note
+from seglens.training.config import TrainConfig
+from seglens.training.example_stream import SampledStream
+from seglens.training.trainer import Terminated, fit
+from train_run import DATA, LONG, SMALL, apart, examples, finished, fresh, head_config, head_of, killed, run, train
 
 SHORT = replace(LONG, steps=4, save_every=2)
 
@@ -48,7 +50,7 @@ def straight(files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -
 def loss(head: Lens, data: WorldData, backbone: Backbone, decoder: MaskDecoder) -> float:
     batch = collate([extract(sample, backbone, decoder) for sample in data])
     with torch.no_grad():
-        output = head.eval()(batch.given, batch.embedding)
+        output = head.eval()(batch.inputs, batch.embedding)
         return float(sum(head.losses(output, batch.truth).values()))
 
 
@@ -56,10 +58,10 @@ def loss(head: Lens, data: WorldData, backbone: Backbone, decoder: MaskDecoder) 
 def test_the_loss_falls(segmenter: Segmenter, tmp_path: Path) -> None:
     parts = segmenter.backbone, segmenter.decoder
     head = fresh(*parts)
-    before = loss(head, LESSONS, *parts)
+    before = loss(head, DATA, *parts)
     config = replace(LONG, lr=6e-4, save_every=30)
-    smooth = fit(head, lessons(*parts), config, head_config(*parts), tmp_path, quiet=True)
-    assert loss(head, LESSONS, *parts) < 0.9 * before
+    smooth = fit(head, examples(*parts), config, head_config(*parts), tmp_path, quiet=True)
+    assert loss(head, DATA, *parts) < 0.9 * before
     assert set(smooth) == {"dice", "bce", "attention", "presence"}
 
 
@@ -78,7 +80,7 @@ def test_a_resumed_run_keeps_its_groups(backbone: Backbone, decoder: MaskDecoder
 
     def trained(out: Path, **how: object) -> dict[str, torch.Tensor]:
         head = fresh(*parts)
-        fit(head, lessons(*parts), replace(config, **how), head_config(*parts), out, quiet=True)
+        fit(head, examples(*parts), replace(config, **how), head_config(*parts), out, quiet=True)
         return head.state_dict()
 
     whole = trained(tmp_path / "whole")
@@ -121,7 +123,7 @@ def test_passes_do_not_change_a_step(backbone: Backbone, decoder: MaskDecoder, t
                 module.dropout = 0.0
         config = replace(SHORT, steps=1, images=4, micro=4 // passes, clip=clip, mixed_precision="no", warmup=0)
         out = tmp_path / f"{passes} {clip}"
-        fit(head, lessons(*parts), config, head_config(*parts, small), out, quiet=True)
+        fit(head, examples(*parts), config, head_config(*parts, small), out, quiet=True)
         state = torch.load(out / "step_1" / "optimizer.bin", weights_only=True)["state"]
         return {name: one["exp_avg"] for name, one in state.items()}
 
@@ -137,30 +139,30 @@ def test_passes_do_not_change_a_step(backbone: Backbone, decoder: MaskDecoder, t
 
 @dataclass
 class Interrupted:
-    """The lessons of a run in which something happens when one of them is asked for."""
+    """The examples of a run in which something happens when one of them is asked for."""
 
-    lessons: FeatureStream
+    stream: SampledStream
     number: int
     happen: Callable[[Features], Features]
 
-    def lesson(self, number: int) -> Features:
-        found = self.lessons.lesson(number)
-        return self.happen(found) if number == self.number else found
+    def example(self, number: int) -> Features:
+        features = self.stream.example(number)
+        return self.happen(features) if number == self.number else features
 
     def name(self, number: int) -> str:
-        return self.lessons.name(number)
+        return self.stream.name(number)
 
     def fingerprint(self) -> str:
-        return self.lessons.fingerprint()
+        return self.stream.fingerprint()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
     parts = backbone, decoder
 
-    def poison(found: Features) -> Features:
-        return replace(found, embedding=Embedding(found.embedding.coarse * torch.nan))
+    def poison(features: Features) -> Features:
+        return replace(features, embedding=Embedding(features.embedding.coarse * torch.nan))
 
-    wrong = Interrupted(lessons(*parts), 3 * 3 + 1, poison)
+    wrong = Interrupted(examples(*parts), 3 * 3 + 1, poison)
     with pytest.raises(RunError, match=r"step 4: the loss is no longer a number \(dice, bce\) on image \d;") as caught:
         fit(fresh(*parts), wrong, replace(SHORT, micro=1), head_config(*parts), tmp_path, quiet=True)
     assert f"on {wrong.name(10)};" in str(caught.value)
@@ -176,7 +178,7 @@ def test_weights_that_are_no_numbers_are_not_saved(backbone: Backbone, decoder: 
     name, weight = next((n, p) for n, p in head.named_parameters() if "iou_prediction_head" in n)
     weight.data[0] = torch.inf
     with pytest.raises(RunError, match=rf"weights {name} are no longer finite at step 2, which is not saved; take a"):
-        fit(head, lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+        fit(head, examples(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
     assert not list(tmp_path.glob("*step_*/*.json"))
 
 
@@ -185,12 +187,12 @@ def test_told_to_end_it_saves_and_goes_on_later(backbone: Backbone, decoder: Mas
     parts = backbone, decoder
     config = replace(SHORT, steps=8, save_every=8)
 
-    def told(found: Features) -> Features:
+    def end(features: Features) -> Features:
         os.kill(os.getpid(), signal.SIGTERM)
-        return found
+        return features
 
     before = signal.getsignal(signal.SIGTERM)
-    ended = Interrupted(lessons(*parts), 4 * config.images, told)
+    ended = Interrupted(examples(*parts), 4 * config.images, end)
     with pytest.raises(Terminated) as caught:
         fit(fresh(*parts), ended, config, head_config(*parts), tmp_path / "ended", quiet=True)
     assert caught.value.code == 143
@@ -198,7 +200,7 @@ def test_told_to_end_it_saves_and_goes_on_later(backbone: Backbone, decoder: Mas
     assert [path.name for path in (tmp_path / "ended").glob("*step_*")] == [f"step_{caught.value.step}"]
     heads = [fresh(*parts), fresh(*parts)]
     smooth = [
-        fit(head, lessons(*parts), config, head_config(*parts), tmp_path / name, quiet=True)
+        fit(head, examples(*parts), config, head_config(*parts), tmp_path / name, quiet=True)
         for head, name in zip(heads, ("ended", "whole"), strict=True)
     ]
     assert smooth[0] == smooth[1]
@@ -210,11 +212,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(backbone: Backbone, decoder: M
     resource = pytest.importorskip("resource", reason="this system has no limit of a file's size")
     parts, before = (backbone, decoder), resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def filled(found: Features) -> Features:
+    def filled(features: Features) -> Features:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-        return found
+        return features
 
-    full = Interrupted(lessons(*parts), 3 * SHORT.images, filled)
+    full = Interrupted(examples(*parts), 3 * SHORT.images, filled)
     try:
         with pytest.raises(RunError, match=r"step_4 could not be written \(.*goes on from step_2") as caught:
             fit(fresh(*parts), full, SHORT, head_config(*parts), tmp_path, quiet=True)
@@ -222,7 +224,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(backbone: Backbone, decoder: M
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.glob("*step_*")] == ["step_2"]
-    fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+    fit(fresh(*parts), examples(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
 
 
 @pytest.mark.parametrize("at", range(0, 450, 30))
@@ -237,10 +239,10 @@ def test_a_changed_byte_of_a_checkpoint_s_note_is_told_of_the_note(straight: tup
     accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value="NO"), is_main_process=True)
     try:
         with pytest.raises(RunError, match=rf"step_30/{NOTE} is missing or damaged .*; delete .*step_30 and the same"):
-            _note(note.parent, accelerator)
+            read_note(note.parent, accelerator)
     finally:
         note.write_bytes(whole)
-    assert _note(note.parent, accelerator)["step"] == 30
+    assert read_note(note.parent, accelerator)["step"] == 30
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "checkpoint.json"])
@@ -317,9 +319,9 @@ def test_what_is_trained_runs_in_its_own_precision(
     """Training wraps the head in bf16 autocast; whoever goes on with it must not stay inside."""
     loaded = fresh(backbone, decoder).eval()
     loaded.load_state_dict(straight[0].state_dict())
-    batch = collate([extract(LESSONS[i], backbone, decoder) for i in (0, 1)])
+    batch = collate([extract(DATA[i], backbone, decoder) for i in (0, 1)])
     with torch.no_grad():
-        mine, theirs = (head(batch.given, batch.embedding).mask_logits for head in (straight[0], loaded))
+        mine, theirs = (head(batch.inputs, batch.embedding).mask_logits for head in (straight[0], loaded))
     assert not straight[0].training
     assert torch.equal(mine, theirs)
 
@@ -332,7 +334,7 @@ def test_only_the_head_changes(backbone: Backbone, decoder: MaskDecoder, tmp_pat
 
     mllm, sam, before = copies(backbone.module), copies(decoder.module), copies(head)
     parts = backbone, decoder
-    fit(head, lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+    fit(head, examples(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
     for frozen, module in ((mllm, backbone.module), (sam, decoder.module)):
         assert all(torch.equal(frozen[name], tensor) for name, tensor in module.state_dict().items())
         assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
@@ -347,12 +349,12 @@ def test_only_the_head_changes(backbone: Backbone, decoder: MaskDecoder, tmp_pat
 
 def test_another_run_s_folder_is_refused(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
     parts = backbone, decoder
-    made, taught = head_config(*parts), lessons(*parts)
+    made, taught = head_config(*parts), examples(*parts)
     fit(fresh(*parts), taught, SHORT, made, tmp_path, quiet=True)
     for head, data, config, said in (
         (fresh(*parts), taught, replace(SHORT, lr=2e-3), "training"),
         (fresh(*parts, replace(SMALL, aggregate="mean")), taught, SHORT, "method"),
-        (fresh(*parts), lessons(*parts, name="other"), SHORT, "data"),
+        (fresh(*parts), examples(*parts, name="other"), SHORT, "data"),
     ):
         with pytest.raises(ValueError, match=rf"other settings \({said} in"):
             fit(head, data, config, made, tmp_path, quiet=True)
@@ -363,9 +365,9 @@ def test_a_folder_in_which_another_trains(backbone: Backbone, decoder: MaskDecod
     parts = backbone, decoder
     with held(tmp_path / LOCK):
         with pytest.raises(InUseError, match=f"process {os.getpid()} .*give another folder"):
-            fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+            fit(fresh(*parts), examples(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
-    fit(fresh(*parts), lessons(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+    fit(fresh(*parts), examples(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
     assert not (tmp_path / LOCK).exists()
 
 
@@ -407,6 +409,6 @@ def test_without_the_extra_it_says_what_to_install(
     config = replace(SHORT, trackers=("tensorboard", "wandb")) if missing == "wandb" else SHORT
     extra = "wandb" if missing == "wandb" else "train"
     with pytest.raises(ImportError, match=rf"pip install 'seglens\[{extra}\]'") as caught:
-        fit(fresh(*parts), lessons(*parts), config, head_config(*parts), tmp_path / "run", quiet=True)
+        fit(fresh(*parts), examples(*parts), config, head_config(*parts), tmp_path / "run", quiet=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -28,9 +28,9 @@ def test_an_explanation_is_taught_where_it_is_asked_for(method: TunedMethod, sce
     sample = prompted(answered, "lisa")
     assert {"explain" in t.query or "explanation" in t.query for t in sample.targets} == {True, False}
     silent = replace(sample, targets=tuple(replace(t, answer=None, explained=False) for t in sample.targets))
-    examiner = ExampleMaker(method.mllm, None, method.mask_side)
-    taught, bare = (examiner.exercise(each) for each in (sample, silent))
-    for target, words, without in zip(sample.targets, taught.said, bare.said, strict=True):
+    maker = ExampleMaker(method.mllm, None, method.mask_side)
+    taught, bare = (maker.example(each) for each in (sample, silent))
+    for target, words, without in zip(sample.targets, taught.answers, bare.answers, strict=True):
         assert target.explained == ("expla" in target.query)
         assert (len(words.ids) > len(without.ids)) == target.explained
         assert words.places == without.places

@@ -45,8 +45,9 @@ def train(
     from seglens.training.trainer import Terminated
 
     hide_loading_bars()
-    rank = Ranks.here().rank
-    with first_to_speak(rank):
+    ranks = Ranks.here()
+    first = ranks.first
+    with first_to_speak(ranks.rank):
         recipe = adjusted(named(preset, method), setting or ())
         if probe is not None:
             backbone, layer, image_size = _probed(probe, backbone, layer, image_size)
@@ -54,52 +55,47 @@ def train(
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         try:
-            course = prepare(recipe, data, out, exam, cache, live, device, image_size, init)
-            lacks = course.left_out()
-            if not rank:
-                say_left_out(lacks)
-                for notice in course.notices():
+            run = prepare(recipe, data, out, exam, cache, live, device, image_size, init)
+            known = run.left_out()
+            if first:
+                say_left_out(known)
+                for notice in run.notices():
                     say(f"seglens: {notice}")
-                _doubt(recipe.training.doubts())
-            terms = course.run(out)
-            if not rank and len(found := course.left_out()) > len(lacks):  # what only reading it live tells
-                say_left_out(found)
+                for doubt in recipe.training.doubts():
+                    say(f"warning: {doubt}")
+            terms = run.run(out)
+            if first and len(all_bad := run.left_out()) > len(known):  # some are found only when they are read live
+                say_left_out(all_bad)
         except Terminated as ended:
-            if not rank:
+            if first:
                 say(f"seglens: told to stop after step {ended.step}; the same command goes on from there")
             raise
-    if not rank:
-        _tell(out, recipe.training.steps, terms, len(course.left_out()), exam)
+    if first:
+        _report(out, recipe.training.steps, terms, len(run.left_out()), exam)
         print(out / "head")
 
 
-def _doubt(doubts: list[str]) -> None:
-    for doubt in doubts:
-        say(f"warning: {doubt}")
-
-
-def _tell(out: Path, steps: int, terms: dict[str, float], lacks: int, exam: str | None) -> None:
-    """How it ended: the terms of the loss and, where there is an exam, how its heads did."""
-    from seglens.training.run_folder import BEST, LAST, validation
+def _report(out: Path, steps: int, terms: dict[str, float], left_out: int, exam: str | None) -> None:
+    """The terms of the loss at the end and, where there is data to validate on, the scores of the heads."""
+    from seglens.training.run_folder import BEST, LAST, validation_scores
 
     losses = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
-    say(f"{steps} steps done, {lacks} bad records left out; losses, smoothed: {losses}")
+    say(f"{steps} steps done, {left_out} bad records left out; losses, smoothed: {losses}")
     for name in (LAST, BEST):
-        found = validation(out, name) if exam else None
-        if found is not None:
-            say(
-                f"{out / name}: gIoU {found['gIoU']:.4f}, cIoU {found['cIoU']:.4f} on {exam} after step {found['step']}"
-            )
+        scores = validation_scores(out, name) if exam else None
+        if scores is not None:
+            gious = f"gIoU {scores['gIoU']:.4f}, cIoU {scores['cIoU']:.4f}"
+            say(f"{out / name}: {gious} on {exam} after step {scores['step']}")
     measured = "before absence is judged; for tables" if exam else "nothing was measured; to do so"
     say(f"{measured}: seglens eval --data {exam or 'TEST'} --model {out / LAST}")
 
 
 def _probed(path: Path, backbone: str | None, layer: int | None, image_size: int | None) -> tuple[str, int, int]:
-    """What a probe found; options that were given besides go before it. A probe of another MLLM is refused."""
+    """MLLM, layer and canvas of a probe; options win over it. A probe of another MLLM is refused."""
     from seglens.checkpoints.origin import Origin
     from seglens.evaluation.layer_probe import Probed
 
-    found = Probed.read(path)
-    if backbone is not None and Origin.of(backbone).name != found.backbone:
-        raise ValueError(f"{path} is a probe of {found.backbone}, and --backbone is {backbone}; leave out one of them")
-    return found.backbone, found.layer if layer is None else layer, image_size or found.image_size
+    probe = Probed.read(path)
+    if backbone is not None and Origin.of(backbone).name != probe.backbone:
+        raise ValueError(f"{path} is a probe of {probe.backbone}, and --backbone is {backbone}; leave out one of them")
+    return probe.backbone, probe.layer if layer is None else layer, image_size or probe.image_size

@@ -15,7 +15,7 @@ import torch
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
 from seglens.data.world import WorldData
-from seglens.embedded.build import HEAD_TRAINING, LAYER, features, frozen_parts, lessons
+from seglens.embedded.build import HEAD_TRAINING, LAYER, example_stream, features, frozen_parts
 from seglens.embedded.heads import lens_config
 from seglens.embedded.subprocess_jobs import keep_report, kept_report, side_by_side
 from seglens.evaluation.evaluate import run, summarise
@@ -86,7 +86,7 @@ def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
     origins = Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam"))
     made = HeadConfig("lens", asdict(config), *origins, canvas=parts.backbone.canvas)
-    fit(head, lessons(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
+    fit(head, example_stream(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
     reports = {}
     for label, off in {name: {}, **row.at_test}.items():
         head.config = replace(config, **off)

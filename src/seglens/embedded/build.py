@@ -28,7 +28,6 @@ from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.head import save_head
 from seglens.checkpoints.origin import Origin
 from seglens.core.locks import LOCK, held
-from seglens.data.mixing import Epochs
 from seglens.data.world import WorldData
 from seglens.embedded.chat_stage import train_manners
 from seglens.embedded.familiarity_stage import FLAGGED, calibrate
@@ -45,9 +44,9 @@ from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS, build_lens, build_method
 from seglens.methods.tuned import TunedMethod
 from seglens.model_files.checksums import write_sums
-from seglens.training.example_stream import FeatureStream
-from seglens.training.setup import practise
-from seglens.training.trainer import TrainConfig, fit
+from seglens.training.config import TrainConfig
+from seglens.training.example_stream import ExampleStream, epochs_of, tuned_stream
+from seglens.training.trainer import fit
 from seglens.world.chat_phrases import new_words
 from seglens.world.world import World
 
@@ -193,10 +192,9 @@ def features(parts: Parts, data: WorldData, out: Path) -> Cache:
     return parts.cached(data, repr(data), out / f"features_{made[:12]}", "fp16")
 
 
-def lessons(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> FeatureStream:
-    """Every image once per epoch with all its questions."""
-    kept = features(parts, data, out)
-    return FeatureStream([kept], Epochs(len(kept), kept.questions, seed))
+def example_stream(parts: Parts, data: WorldData, out: Path, seed: int = 0) -> ExampleStream:
+    """For a head on frozen parts: every image once per epoch, with all its questions."""
+    return epochs_of(features(parts, data, out), seed)
 
 
 def stage_head(out: Path, weights: Path) -> None:
@@ -205,7 +203,7 @@ def stage_head(out: Path, weights: Path) -> None:
     head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     note = {"data": asdict(HEAD_DATA), "training": asdict(HEAD_TRAINING)}
     made = HeadConfig("lens", asdict(config), Origin("../mllm"), LAYER, Origin("../sam"), trained=note)
-    fit(head, lessons(parts, HEAD_DATA, out), HEAD_TRAINING, made, out / "head")
+    fit(head, example_stream(parts, HEAD_DATA, out), HEAD_TRAINING, made, out / "head")
     save_head(weights / "lens", made, head.state_dict(), torch.int8)
 
 
@@ -230,8 +228,8 @@ def stage_tuned(method: str, out: Path, weights: Path) -> None:
     note = {"data": asdict(data), "training": asdict(training)}
     origins = Origin("../internvl"), None, Origin("../sam") if needs_sam else None
     made = HeadConfig(method, asdict(config), *origins, trained=note)
-    shown = practise(parts, data, repr(data), head, training.seed)
-    fit(head, shown, training, made, out / method)
+    stream = tuned_stream(parts, data, repr(data), head, training.seed)
+    fit(head, stream, training, made, out / method)
     save_head(weights / method, made, head.state_dict(), torch.int8)
 
 

@@ -27,8 +27,7 @@ from seglens.checkpoints.origin import Origin
 from seglens.core.files import write_atomic, write_json
 from seglens.core.names import check_name
 from seglens.data.world import WorldData
-from seglens.embedded.build import features
-from seglens.embedded.build import lessons as cached_lessons
+from seglens.embedded.build import example_stream, features
 from seglens.embedded.heads import embedded_config, embedded_training
 from seglens.embedded.profiling import measured
 from seglens.embedded.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
@@ -42,8 +41,7 @@ from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method
 from seglens.methods.tuned import TunedMethod
-from seglens.training.example_stream import ExampleStream
-from seglens.training.setup import practise
+from seglens.training.example_stream import ExampleStream, tuned_stream
 from seglens.training.trainer import fit
 
 MLLM, SAM = "internvl", "sam"
@@ -248,22 +246,22 @@ def _train(bench: Bench, name: str, seed: int) -> tuple[Segmenter, dict[str, Any
     head = build_method(config, parts.backbone, parts.decoder).to(parts.device)
     if row.warm:
         load_adapter(bench.weights / row.method, head)
-    lessons = _lessons(bench, parts, head, seed)
+    stream = _stream(bench, parts, head, seed)
     training, (backbone, decoder) = embedded_training(row.method, plan.steps, plan.images, seed), parts.origins()
     made = HeadConfig(row.method, asdict(config), backbone, None if METHODS[row.method].tuned else LAYER, decoder)
     folder = bench.folder(name, seed) / "run"
     shutil.rmtree(folder, ignore_errors=True)  # a training that goes on from a checkpoint would look a short one
-    terms, cost = measured(lambda: fit(head, lessons, training, made, folder, quiet=True), parts.device)
+    terms, cost = measured(lambda: fit(head, stream, training, made, folder, quiet=True), parts.device)
     shutil.rmtree(folder)
     return Segmenter(parts.backbone, parts.decoder, head, made), {**asdict(cost), "terms": terms}
 
 
-def _lessons(bench: Bench, parts: Parts, head: Method, seed: int) -> ExampleStream:
+def _stream(bench: Bench, parts: Parts, head: Method, seed: int) -> ExampleStream:
     """The same images in the same order for every method."""
     data = bench.plan.data
     if not isinstance(head, TunedMethod):
-        return cached_lessons(parts, data, bench.out, seed)
-    return practise(parts, data, repr(data), head, seed)
+        return example_stream(parts, data, bench.out, seed)
+    return tuned_stream(parts, data, repr(data), head, seed)
 
 
 def _talk(ask: Ask, plan: Plan) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from seglens.methods import kind_of
 from seglens.methods.lens import LensConfig
+from seglens.training.config import TrainConfig
 from seglens.training.presets import recipe
-from seglens.training.trainer import TrainConfig
 
 DESCRIPTOR_WIDTH, ENCODER_WIDTH = 128, 256  # narrow, so that all weights stay under 25 MB
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -1,12 +1,9 @@
-"""What the frozen parts say of a dataset: the one form in which methods are trained, computed now or read from disk."""
+"""The features of a sample: what the frozen parts compute of it, and what a method on frozen parts learns from."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,14 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seglens.backbones import Backbone
-from seglens.core.geometry import Frame, floor_targets
-from seglens.core.tuning_types import TunedInputs
-from seglens.core.types import Embedding, Readout, Sample, Target, Totals, Truth
-from seglens.data import Dataset
-from seglens.data.dataset import usable
+from seglens.core.geometry import floor_targets
+from seglens.core.types import Embedding, Readout, Sample, Totals
 from seglens.decoders import MaskDecoder
-
-FULL = 255  # a cell of a stored area that is wholly covered
+from seglens.features.examples import Batch, areas, truth_of
 
 
 @dataclass(frozen=True)
@@ -37,70 +30,68 @@ class QuestionFeatures:
     present: bool
 
 
-@runtime_checkable
-class TrainingExample(Protocol):
-    """One image with some questions about it, as a method learns from it: `Features` of frozen parts, or an `Exercise`
-    for a method that tunes its MLLM."""
-
-    def tally(self) -> Totals:
-        """How many masks, questions and answers it has."""
-
-    @staticmethod
-    def batch(found: Sequence[Any], device: torch.device | str = "cpu") -> Batch:
-        """Several of them on the device of the method."""
-
-
 @dataclass(frozen=True)
 class Features:
-    """What the frozen parts say of one image and of some questions about it, in the precision they said it."""
+    """The features of one image and of some questions about it, in the precision of the frozen parts."""
 
     prefix: Float[Tensor, "p d"]
     prefix_positions: Int[Tensor, "p ..."]
     image_tokens: Int[Tensor, " i"]
     grid: tuple[int, int]
     embedding: Embedding  # of a single image: b is 1
-    asked: tuple[QuestionFeatures, ...]
+    questions: tuple[QuestionFeatures, ...]
 
-    def tally(self) -> Totals:
-        return Totals(sum(a.present for a in self.asked), len(self.asked), len(self.asked))
+    def totals(self) -> Totals:
+        return Totals(sum(q.present for q in self.questions), len(self.questions), len(self.questions))
 
     @staticmethod
-    def batch(found: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
-        return collate(found, device)
+    def batch(examples: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
+        """What is stored in half precision is moved in it, and is fp32 on the device.
+
+        Raises ValueError when the images were read by different backbones or settings."""
+        layouts = {(tuple(one.prefix.shape), one.grid) for one in examples}
+        if len(layouts) > 1:
+            raise ValueError(f"a batch needs images of one layout, got {sorted(layouts)}: read all with one backbone")
+
+        def moved(tensor: Tensor) -> Tensor:
+            tensor = tensor.to(device, non_blocking=True)
+            return tensor.float() if tensor.is_floating_point() else tensor
+
+        truth = truth_of(
+            [torch.stack([q.mask for q in one.questions]) for one in examples],
+            [torch.stack([q.cells for q in one.questions]) for one in examples],
+            [[q.present for q in one.questions] for one in examples],
+            device,
+        )
+        embedding = Embedding.joined([one.embedding for one in examples]).each(moved)
+        return Batch(_readout(examples, moved), embedding, truth)
 
 
-@dataclass(frozen=True)
-class ExampleIndex:
-    """An image of a source and which of its questions to use: what a training step asks for. `number` is that of the
-    lesson, for what is drawn at random anew each time that an image is shown."""
+def _readout(examples: Sequence[Features], moved: Callable[[Tensor], Tensor]) -> Readout:
+    """A void question is one token long."""
+    longest = max(len(one.questions) for one in examples)
+    first = examples[0].questions[0]
+    void = first.rows.new_zeros(1, first.rows.shape[1]), torch.zeros_like(first.positions[:1])
+    questions = [
+        pair
+        for one in examples
+        for pair in (*((q.rows, q.positions) for q in one.questions), *[void] * (longest - len(one.questions)))
+    ]
+    rows, positions = (pad_sequence(list(each), batch_first=True) for each in zip(*questions, strict=True))
+    lengths = torch.tensor([len(rows) for rows, _ in questions])
 
-    image: int
-    questions: tuple[int, ...]
-    number: int = 0
+    def split(tensor: Tensor) -> Tensor:
+        return moved(rearrange(tensor, "(b q) ... -> b q ...", q=longest))
 
-
-@runtime_checkable
-class FeatureSource(Protocol):
-    """Lessons by number. Frozen features are computed when asked for or read from disk; the same numbers either way."""
-
-    def __len__(self) -> int: ...
-
-    def questions(self, image: int) -> int:
-        """How many questions there are about an image."""
-
-    def features(self, pick: ExampleIndex) -> TrainingExample: ...
-
-    def fingerprint(self) -> str:
-        """Tells one source from another: a hash of all that decides its features."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images with their questions, ready for a method, in fp32. Void questions fill up images that have fewer."""
-
-    given: Readout | TunedInputs  # of a frozen MLLM, or for one that is tuned
-    embedding: Embedding | None
-    truth: Truth
+    return Readout(
+        prefix=moved(torch.stack([one.prefix for one in examples])),
+        prefix_positions=moved(torch.stack([one.prefix_positions for one in examples])),
+        question=split(rows),
+        question_positions=split(positions),
+        question_mask=split(torch.arange(rows.shape[1]) < lengths[:, None]),
+        image_tokens=moved(examples[0].image_tokens),
+        grid=examples[0].grid,
+    )
 
 
 def extract(
@@ -110,8 +101,8 @@ def extract(
     questions: Iterable[int] | None = None,
     floors: int | None = None,
 ) -> Features:
-    """See an image once, read some of its questions (default all) in one pass, and lay the truth on both grids; with
-    `floors`, in place of the backbone's grid on one of so many cells a side, by `floor_targets`."""
+    """Encode an image once, read some of its questions (default all) in one pass, and put the truth on both grids; with
+    `floors`, in place of the backbone's grid on one of `floors` cells a side, by `floor_targets`."""
     targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
     opened = backbone.open(sample.image)
     readout = backbone.read(opened, [t.query for t in targets])
@@ -121,7 +112,7 @@ def extract(
         cells = areas(targets, opened.frame, readout.grid[0])
     else:
         cells = floor_targets(np.stack([t.mask for t in targets]), opened.frame, floors)
-    asked = [
+    features = [
         QuestionFeatures(
             readout.question[0, q, :n].cpu(), readout.question_positions[0, q, :n].cpu(), masks[q], cells[q], t.present
         )
@@ -133,100 +124,5 @@ def extract(
         readout.image_tokens.cpu(),
         readout.grid,
         decoder.encode(sample.image, opened.frame).each(Tensor.cpu),
-        tuple(asked),
+        tuple(features),
     )
-
-
-def areas(targets: Sequence[Target], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
-    """The share of every cell of a canvas of `size` cells that each target covers."""
-    truth = torch.stack([torch.from_numpy(t.mask) for t in targets])
-    return (FULL * frame.to_canvas_mask(truth, size)).round().to(torch.uint8)
-
-
-def collate(found: Sequence[Features], device: torch.device | str = "cpu") -> Batch:
-    """One batch of several images; what is stored in half precision travels so, and is fp32 where it arrives.
-
-    Raises ValueError when the images were read by different backbones or settings."""
-    layouts = {(tuple(f.prefix.shape), f.grid) for f in found}
-    if len(layouts) > 1:
-        raise ValueError(f"a batch needs images of one layout, got {sorted(layouts)}: read all with one backbone")
-    q = max(len(f.asked) for f in found)
-    asked = [a for f in found for a in (*f.asked, *[_void(found[0])] * (q - len(f.asked)))]
-
-    def here(tensor: Tensor) -> Tensor:
-        tensor = tensor.to(device, non_blocking=True)
-        return tensor.float() if tensor.is_floating_point() else tensor
-
-    def split(tensor: Tensor) -> Tensor:
-        return here(rearrange(tensor, "(b q) ... -> b q ...", q=q))
-
-    rows, positions = (
-        pad_sequence(x, batch_first=True) for x in ([a.rows for a in asked], [a.positions for a in asked])
-    )
-    lengths = torch.tensor([len(a.rows) for a in asked])
-    readout = Readout(
-        prefix=here(torch.stack([f.prefix for f in found])),
-        question=split(rows),
-        question_positions=split(positions),
-        prefix_positions=here(torch.stack([f.prefix_positions for f in found])),
-        question_mask=split(torch.arange(rows.shape[1]) < lengths[:, None]),
-        image_tokens=here(found[0].image_tokens),
-        grid=found[0].grid,
-    )
-    embedding = Embedding.joined([f.embedding for f in found]).each(here)
-    masks, cells = (split(torch.stack(x)).float() / FULL for x in ([a.mask for a in asked], [a.cells for a in asked]))
-    present, valid = torch.tensor([a.present for a in asked]), torch.arange(q) < _counts(found)[:, None]
-    truth = Truth(masks, cells, split(present), here(valid), here(torch.zeros_like(valid)))
-    return Batch(readout, embedding, truth)
-
-
-def _counts(found: Sequence[Features]) -> Int[Tensor, " b"]:
-    return torch.tensor([len(f.asked) for f in found])
-
-
-def _void(like: Features) -> QuestionFeatures:
-    """A question that nobody asked, one token long: what pads an image with fewer questions than its neighbours."""
-    one = like.asked[0]
-    rows, positions = torch.zeros_like(one.rows[:1]), torch.zeros_like(one.positions[:1])
-    return QuestionFeatures(rows, positions, torch.zeros_like(one.mask), torch.zeros_like(one.cells), False)
-
-
-class Live:
-    """A dataset as lessons, made by `read` of a sample and what is asked about it whenever that is asked for. `name` is
-    how the user named the data, `key` what the parts are, their weights included, and `keep` leaves of a sample the
-    questions that can be learnt."""
-
-    def __init__(
-        self,
-        samples: Dataset,
-        read: Callable[[Sample, ExampleIndex], TrainingExample],
-        name: str,
-        key: Mapping[str, Any],
-        keep: Callable[[Sample], Sample] = lambda sample: sample,
-    ):
-        self.samples, self.read, self.name, self.key, self.keep = samples, read, name, key, keep
-        self._last: tuple[int, Sample | None] = -1, None  # drawing questions and reading them decodes an image once
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def _sample(self, image: int) -> Sample | None:
-        """None for one that the data leaves out."""
-        if self._last[0] != image:
-            sample = usable(self.samples, image)[0]
-            self._last = image, None if sample is None else self.keep(sample)
-        return self._last[1]
-
-    def questions(self, image: int) -> int:
-        sample = self._sample(image)
-        return 0 if sample is None else len(sample.targets)
-
-    def features(self, pick: ExampleIndex) -> TrainingExample:
-        sample = self._sample(pick.image)
-        if sample is None:
-            raise ValueError(f"image {pick.image} of {self.name} is left out; ask for one that has questions")
-        return self.read(sample, pick)
-
-    def fingerprint(self) -> str:
-        made = [self.name, len(self), self.key]
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]

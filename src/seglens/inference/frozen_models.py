@@ -22,7 +22,8 @@ from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.decoders import MaskDecoder, load_decoder
 from seglens.features.cache import Cache, Manifest, Stored, build, identity
-from seglens.features.frozen import Features, Live, extract
+from seglens.features.examples import LiveExamples
+from seglens.features.frozen import Features, extract
 from seglens.model_files.strict_loading import HUB, OLD_DTYPE, one_dtype
 
 CHOOSE = "choose"  # localization heads for every query by itself
@@ -100,9 +101,13 @@ class Parts:
         all)."""
         return extract(sample.drawn(), self.backbone, self.sam(), questions, self.floors)
 
-    def live(self, data: Dataset, name: str) -> Live:
-        """A dataset, read whenever it is asked for."""
-        return Live(data, lambda sample, pick: self.read(sample, pick.questions), name, self.key, Sample.drawn)
+    def live(self, data: Dataset, name: str) -> LiveExamples:
+        """The examples of a dataset, computed when they are asked for."""
+
+        def read(sample: Sample, questions: Sequence[int], number: int) -> Features:
+            return self.read(sample, questions)
+
+        return LiveExamples(data, read, name, self.key, Sample.drawn)
 
     def cached(
         self,

@@ -22,7 +22,7 @@ VICUNA = (
 
 
 class TrainingNumbers(TypedDict, total=False):
-    """Settings of `seglens.training.trainer.TrainConfig`; those left out keep its defaults."""
+    """Settings of `seglens.training.config.TrainConfig`; those left out keep its defaults."""
 
     steps: int
     images: int

@@ -1,53 +1,60 @@
-"""What a head is shown, by number: an endless stream, the same whoever asks for which part of it."""
+"""The examples of a training by number: an endless stream, the same for every process and after every restart."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from seglens.core.progress import progress
 from seglens.core.types import Sample
-from seglens.data.mixing import ATTEMPTS, Mixed, SampledImage
-from seglens.features.frozen import ExampleIndex, FeatureSource, TrainingExample
+from seglens.data import Dataset
+from seglens.data.mixing import ATTEMPTS, Epochs, Mixed, SampledImage
+from seglens.data.prompts import Prompted
+from seglens.features.cache import MANIFEST, Cache
+from seglens.features.examples import Example, ExampleSource, LiveExamples, fingerprint
+from seglens.inference.frozen_models import Parts
+from seglens.inference.prediction import slug
+from seglens.methods.tuned import TunedMethod
+from seglens.training.tuned_examples import ExampleMaker
 
 
 @runtime_checkable
 class ExampleStream(Protocol):
-    """Image n of the stream with the questions put about it, through the frozen parts."""
+    """Example n of a training: an image with some of the questions about it."""
 
-    def lesson(self, number: int) -> TrainingExample: ...
+    def example(self, number: int) -> Example: ...
 
     def name(self, number: int) -> str:
         """Where image n comes from, for a person."""
 
     def fingerprint(self) -> str:
-        """Tells one stream from another."""
+        """A hash of everything that decides the examples."""
 
 
 @runtime_checkable
-class Order(Protocol):
-    """Which source, image and questions come as number n. Its `repr` tells it from another."""
+class Sampler(Protocol):
+    """Which source, image and questions come as number n: `Epochs` or a `Mixture`. Its `repr` identifies it."""
 
     def draw(self, number: int) -> SampledImage: ...
 
 
 @dataclass(frozen=True)
-class FeatureStream:
-    """From sources of features (read from disk, or live) in the order of a mixture or of epochs."""
+class SampledStream:
+    """From sources of examples (read from disk, or live), in the order of a sampler."""
 
-    sources: Sequence[FeatureSource]
-    order: Order
+    sources: Sequence[ExampleSource]
+    sampler: Sampler
 
-    def lesson(self, number: int) -> TrainingExample:
+    def example(self, number: int) -> Example:
         draw = self._draw(number)
-        return self.sources[draw.source].features(ExampleIndex(draw.image, draw.questions, number))
+        return self.sources[draw.source].example(draw.image, draw.questions, number)
 
     def _draw(self, number: int) -> SampledImage:
-        """In place of an image that its data leaves out comes the next that it does not."""
+        """An image that its data leaves out is replaced by the next that it does not."""
         for tried in range(number, number + ATTEMPTS):
-            if (draw := self.order.draw(tried)).questions:
+            if (draw := self.sampler.draw(tried)).questions:
                 return draw
         raise ValueError(f"{ATTEMPTS} images from number {number} on have no question; look at `seglens data check`")
 
@@ -56,19 +63,19 @@ class FeatureStream:
         return f"image {draw.image}" + (f" of source {draw.source}" if len(self.sources) > 1 else "")
 
     def fingerprint(self) -> str:
-        return _hash([[source.fingerprint() for source in self.sources], repr(self.order)])
+        return fingerprint([[source.fingerprint() for source in self.sources], repr(self.sampler)])
 
 
 @dataclass(frozen=True)
-class DatasetStream:
-    """From a mixture of datasets as they lie, in fresh prompts at every draw, read when it is their turn. `key` is all
-    that decides what `read` gives of a sample and the number of the lesson."""
+class MixtureStream:
+    """From a mixture of datasets, each sample in new prompts whenever it is drawn and read at that time. `key` is
+    everything that decides what `read` makes of a sample and the number of the example."""
 
     mixed: Mixed
-    read: Callable[[Sample, int], TrainingExample]
+    read: Callable[[Sample, int], Example]
     key: Mapping[str, Any]
 
-    def lesson(self, number: int) -> TrainingExample:
+    def example(self, number: int) -> Example:
         return self.read(self.mixed.sample(number), number)
 
     def name(self, number: int) -> str:
@@ -76,8 +83,46 @@ class DatasetStream:
 
     def fingerprint(self) -> str:
         datasets = [[dataset.name, len(dataset)] for dataset in self.mixed.datasets]
-        return _hash([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.key])
+        return fingerprint([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.key])
 
 
-def _hash(made: Any) -> str:
-    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]
+def epochs_of(source: ExampleSource, seed: int) -> SampledStream:
+    """Every image of one source once per epoch, with all its questions."""
+    return SampledStream([source], Epochs(len(source), source.questions, seed))
+
+
+def tuned_stream(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int) -> ExampleStream:
+    """For a method that tunes its MLLM: pictures and words."""
+    maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side, head.practice, seed)
+    if isinstance(data, Mixed):
+        return MixtureStream(data, lambda sample, number: maker.example(sample, number=number), parts.key)
+    return epochs_of(LiveExamples(data, maker.example, name, parts.key), seed)
+
+
+def frozen_stream(parts: Parts, data: Dataset | Mixed, name: str, folder: Path | None, seed: int) -> ExampleStream:
+    """For a head on frozen parts: their features, kept in `folder`, or computed at every step when it is None."""
+    if not isinstance(data, Mixed):
+        return epochs_of(frozen_source(parts, data, name, folder), seed)
+    if folder is None:
+        return MixtureStream(data, lambda sample, _: parts.read(sample), parts.key)
+    sources = [
+        frozen_source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}", folder)
+        for dataset in data.datasets
+    ]
+    drawn = zip(data.mixture.sources, sources, strict=True)
+    counted = tuple(replace(one, images=len(source), count=source.questions) for one, source in drawn)
+    return SampledStream(sources, replace(data.mixture, sources=counted))
+
+
+def frozen_source(parts: Parts, data: Dataset, name: str, folder: Path | None) -> ExampleSource:
+    """The features of a dataset. `folder` is a finished cache (`seglens cache build`), or holds the caches of datasets
+    by their names, where what is missing is computed; None: they are computed whenever they are asked for.
+
+    Raises CacheError when the folder is, or holds under that name, a cache of something else."""
+    if folder is None:
+        return parts.live(data, name)
+    if (folder / MANIFEST).exists():
+        return Cache.open(folder, parts.key, name)
+    with progress("reading", len(data)) as advance:
+        own = folder / slug(name.replace("+", "plus"), longest=80)  # refcoco and refcoco+ are two datasets
+        return parts.cached(data, name, own, tick=advance)

@@ -13,7 +13,7 @@ from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS
 from seglens.methods.lens import LensConfig
 from seglens.methods.preset import Preset
-from seglens.training.trainer import TrainConfig
+from seglens.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""What a method that tunes its MLLM learns from: pictures and words. Their features change with every step, so that
-nothing of them is kept."""
+"""What a method that tunes its MLLM learns from: pictures and words. The states of the MLLM change with every step, so
+that none of them are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seglens.core.tuning_types import TokenizedAnswer, TrainingFormat, TunedInputs
-from seglens.core.types import Embedding, Sample, Target, Totals, Truth
+from seglens.core.types import Embedding, Sample, Target, Totals
 from seglens.data.rng import below, pick, words
 from seglens.decoders import MaskDecoder
-from seglens.features.frozen import FULL, Batch, ExampleIndex, areas
+from seglens.features.examples import Batch, areas, real, truth_of
 from seglens.methods.tuned import TunedReader
 
 
@@ -29,26 +29,66 @@ class TunedExample:
     (255 is all)."""
 
     pixels: Float[Tensor, "3 n n"]
-    said: tuple[TokenizedAnswer, ...]
+    answers: tuple[TokenizedAnswer, ...]
     masks: UInt8[Tensor, "q s s"]  # on the canvas of the method's masks
     cells: UInt8[Tensor, "q h w"]  # on the backbone's grid
     present: tuple[bool, ...]
     embedding: Embedding | None  # of the mask decoder, if the method has one; b is 1
 
-    def tally(self) -> Totals:
-        spoken = sum(words.spoken for words in self.said)
-        learnt = [sum(words.learnt) for words in self.said]
-        return Totals(sum(self.present), len(self.said) - spoken, sum(map(bool, learnt)), sum(learnt))
+    def totals(self) -> Totals:
+        spoken = sum(one.spoken for one in self.answers)
+        learnt = [sum(one.learnt) for one in self.answers]
+        return Totals(sum(self.present), len(self.answers) - spoken, sum(map(bool, learnt)), sum(learnt))
 
     @staticmethod
-    def batch(found: Sequence[TunedExample], device: torch.device | str = "cpu") -> Batch:
-        return gather(found, device)
+    def batch(examples: Sequence[TunedExample], device: torch.device | str = "cpu") -> Batch:
+        """Void questions, masked out everywhere, fill up images that have fewer."""
+        inputs = _inputs(examples, real([len(one.answers) for one in examples]).to(device), device)
+        truth = truth_of(
+            [one.masks for one in examples],
+            [one.cells for one in examples],
+            [one.present for one in examples],
+            device,
+        )
+        truth = replace(truth, valid=truth.valid & ~inputs.spoken, spoken=inputs.spoken, tokens=inputs.learnt.sum(-1))
+        encoded = [one.embedding for one in examples if one.embedding is not None]
+        embedding = Embedding.joined(encoded).each(lambda tensor: tensor.to(device)) if encoded else None
+        return Batch(inputs, embedding, truth)
+
+
+def _inputs(examples: Sequence[TunedExample], asked: Tensor, device: torch.device | str) -> TunedInputs:
+    """`asked`, "b q", is false for void questions."""
+    q = asked.shape[1]
+    answers = [w for one in examples for w in (*one.answers, *[_void(examples[0])] * (q - len(one.answers)))]
+
+    def split(tensor: Tensor) -> Tensor:
+        return rearrange(tensor.to(device, non_blocking=True), "(b q) ... -> b q ...", q=q)
+
+    ids, learnt = (
+        split(pad_sequence([torch.tensor(x) for x in rows], batch_first=True))
+        for rows in ([w.ids for w in answers], [w.learnt for w in answers])
+    )
+    lengths = split(torch.tensor([len(w.ids) for w in answers]))
+    return TunedInputs(
+        pixels=torch.stack([one.pixels for one in examples]).to(device),
+        words=ids,
+        learnt=learnt & asked[..., None],
+        mask=torch.arange(ids.shape[-1], device=device) < lengths[..., None],
+        places=split(torch.tensor([w.places for w in answers])),
+        spoken=split(torch.tensor([w.spoken for w in answers])) & asked,
+    )
+
+
+def _void(like: TunedExample) -> TokenizedAnswer:
+    """An answer that fills up a batch: none of it is learnt."""
+    first = like.answers[0]
+    return TokenizedAnswer(first.ids, (False,) * len(first.ids), first.places, spoken=False)
 
 
 @dataclass(frozen=True)
 class ExampleMaker:
-    """Makes exercises for one method: `mllm` tokenises, `decoder` (if the method has one) sees the image too, and masks
-    have `mask_side` cells a side. In training, `practice` says how they are shown."""
+    """Makes the examples of one method: `mllm` tokenises, `decoder` (if the method has one) encodes the image too, and
+    masks have `mask_side` cells a side. In training, `practice` decides how queries are put."""
 
     mllm: TunedReader
     decoder: MaskDecoder | None
@@ -56,25 +96,21 @@ class ExampleMaker:
     practice: TrainingFormat | None = None
     seed: int = 0
 
-    def read(self, sample: Sample, pick: ExampleIndex) -> TunedExample:
-        """Of what a lesson asks about an image."""
-        return self.exercise(sample, pick.questions, pick.number)
-
-    def exercise(self, sample: Sample, questions: Iterable[int] | None = None, number: int = 0) -> TunedExample:
+    def example(self, sample: Sample, questions: Iterable[int] | None = None, number: int = 0) -> TunedExample:
         """Of some questions about an image (default all), those that are answered in words among them. What a practice
-        chooses at random is a function of the seed, the image and the `number` of the lesson."""
+        chooses at random is a function of the seed, the image and the `number` of the example."""
         targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
         frame = self.mllm.frame(sample.image)
         masks, cells = (areas(targets, frame, size) for size in (self.mask_side, self.mllm.grid[0]))
-        seen = None if self.decoder is None else self.decoder.encode(sample.image, frame)
-        shown = self.mllm.pixels(self._photographed(sample, number))
+        embedding = None if self.decoder is None else self.decoder.encode(sample.image, frame)
+        pixels = self.mllm.pixels(self._photographed(sample, number))
         return TunedExample(
-            shown.cpu(),
-            self._said(targets, sample.id, number),
+            pixels.cpu(),
+            self._answers(targets, sample.id, number),
             masks,
             cells,
             tuple(t.present for t in targets),
-            None if seen is None else seen.each(Tensor.cpu),
+            None if embedding is None else embedding.each(Tensor.cpu),
         )
 
     def _photographed(self, sample: Sample, number: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -84,29 +120,29 @@ class ExampleMaker:
         (word,) = words(1, "jpeg", self.seed, number, sample.id)
         return through_jpeg(sample.image, low + below(word, high - low + 1))
 
-    def _said(self, targets: Sequence[Target], image: str, number: int) -> tuple[TokenizedAnswer, ...]:
-        """Queries for masks alone share conversations; all others are words of their own."""
+    def _answers(self, targets: Sequence[Target], image: str, number: int) -> tuple[TokenizedAnswer, ...]:
+        """Queries for masks alone share conversations; each of the others is a conversation by itself."""
         if self.practice is None:
-            return tuple(map(self._words, targets))
-        said = {n: self._words(t) for n, t in enumerate(targets) if t.spoken or t.explained}
-        shared = [n for n in range(len(targets)) if n not in said]
+            return tuple(map(self._alone, targets))
+        by_number = {n: self._alone(t) for n, t in enumerate(targets) if t.spoken or t.explained}
+        shared = [n for n in range(len(targets)) if n not in by_number]
         if len(shared) > self.practice.queries:  # others together each time
             order = pick(words(len(shared), "together", self.seed, number, image), len(shared))
             shared = [shared[at] for at in order]
         for start in range(0, len(shared), self.practice.queries):
             some = shared[start : start + self.practice.queries]
             keys = words(2, "conversation", self.seed, number, image, start)
-            said |= dict(zip(some, self._conversation([targets[n] for n in some], *keys), strict=True))
-        return tuple(said[n] for n in range(len(targets)))
+            by_number |= dict(zip(some, self._conversation([targets[n] for n in some], *keys), strict=True))
+        return tuple(by_number[n] for n in range(len(targets)))
 
-    def _conversation(self, targets: Sequence[Target], asked: int, answered: int) -> list[TokenizedAnswer]:
+    def _conversation(self, targets: Sequence[Target], request_key: int, answer_key: int) -> list[TokenizedAnswer]:
         assert self.practice is not None
-        form = below(answered, len(self.practice.openings))
+        form = below(answer_key, len(self.practice.openings))
         items = [(t.query, (self.practice.items if t.present else self.practice.refusals)[form]) for t in targets]
-        request = self.practice.requests[below(asked, len(self.practice.requests))]
+        request = self.practice.requests[below(request_key, len(self.practice.requests))]
         return self.mllm.conversation(request, self.practice.openings[form], items)
 
-    def _words(self, target: Target) -> TokenizedAnswer:
+    def _alone(self, target: Target) -> TokenizedAnswer:
         return self.mllm.words(
             target.query,
             target.answer if target.spoken else None,
@@ -120,47 +156,3 @@ def through_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.nd
     file = BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file).convert("RGB"))
-
-
-def gather(found: Sequence[TunedExample], device: torch.device | str = "cpu") -> Batch:
-    """One batch of several images. Void questions, masked out everywhere, fill up images that have fewer."""
-    q = max(len(e.said) for e in found)
-    void = [q - len(e.said) for e in found]
-    words = [w for e, n in zip(found, void, strict=True) for w in (*e.said, *[_blank(found[0])] * n)]
-
-    def split(tensor: Tensor) -> Tensor:
-        return rearrange(tensor.to(device, non_blocking=True), "(b q) ... -> b q ...", q=q)
-
-    ids, learnt = (
-        split(pad_sequence([torch.tensor(x) for x in rows], batch_first=True))
-        for rows in ([w.ids for w in words], [w.learnt for w in words])
-    )
-    lengths = split(torch.tensor([len(w.ids) for w in words]))
-    asked = torch.arange(q, device=device) < torch.tensor([[len(e.said)] for e in found], device=device)
-    spoken = split(torch.tensor([w.spoken for w in words])) & asked
-    shown = TunedInputs(
-        pixels=torch.stack([e.pixels for e in found]).to(device),
-        words=ids,
-        learnt=learnt & asked[..., None],
-        mask=torch.arange(ids.shape[-1], device=device) < lengths[..., None],
-        places=split(torch.tensor([w.places for w in words])),
-        spoken=spoken,
-    )
-    masks, cells = (
-        torch.stack([_filled(x, n) for x, n in zip(each, void, strict=True)]).to(device).float() / FULL
-        for each in ([e.masks for e in found], [e.cells for e in found])
-    )
-    present = torch.tensor([[*e.present, *[False] * n] for e, n in zip(found, void, strict=True)], device=device)
-    seen = [e.embedding for e in found if e.embedding is not None]
-    embedding = Embedding.joined(seen).each(lambda tensor: tensor.to(device)) if seen else None
-    return Batch(shown, embedding, Truth(masks, cells, present, asked & ~spoken, spoken, shown.learnt.sum(-1)))
-
-
-def _filled(areas: UInt8[Tensor, "q _ _"], void: int) -> UInt8[Tensor, "_ _ _"]:
-    return torch.cat([areas, areas.new_zeros(void, *areas.shape[1:])])
-
-
-def _blank(like: TunedExample) -> TokenizedAnswer:
-    """Words that nobody says, to fill up a batch: nothing of them is learnt."""
-    one = like.said[0]
-    return TokenizedAnswer(one.ids, (False,) * len(one.ids), one.places, spoken=False)

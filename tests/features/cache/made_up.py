@@ -101,9 +101,9 @@ def same(one: Features, other: Features) -> bool:
 def _parts(features: Features) -> list[object]:
     embedding = features.embedding
     tensors = [features.prefix, features.prefix_positions, features.image_tokens, embedding.coarse, *embedding.fine]
-    for one in features.asked:
+    for one in features.questions:
         tensors += [one.rows, one.positions, one.mask, one.cells]
-    parts: list[object] = [features.grid, [one.present for one in features.asked]]
+    parts: list[object] = [features.grid, [one.present for one in features.questions]]
     for tensor in tensors:
         parts.append((tensor.dtype, tensor.shape, tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()))
     return parts

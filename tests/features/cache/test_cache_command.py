@@ -20,7 +20,6 @@ from seglens.backbones import load_backbone
 from seglens.data.world import WorldData
 from seglens.decoders import MaskDecoder
 from seglens.features.cache import Cache
-from seglens.features.frozen import ExampleIndex
 
 DATA = "world:n=5,seed=3,split=train,queries=3"
 
@@ -45,7 +44,7 @@ def test_what_is_stored_is_what_is_said(
     cache, backbone = Cache.open(tmp_path, data=DATA), load_backbone(llava, segmentation_only=True)
     assert cache.trainable
     for image, sample in enumerate(WorldData(n=5, seed=3, split="train", queries=3)):
-        found = cache.features(ExampleIndex(image, (0, 1, 2)))
+        found = cache.example(image, (0, 1, 2))
         opened = backbone.open(sample.image)
         readout = backbone.read(opened, [target.query for target in sample.targets])
         assert torch.equal(found.prefix, readout.prefix[0])
@@ -53,7 +52,7 @@ def test_what_is_stored_is_what_is_said(
         assert torch.equal(found.image_tokens, readout.image_tokens)
         assert found.grid == readout.grid
         assert torch.equal(found.embedding.coarse, decoder.encode(sample.image, opened.frame).coarse)
-        for number, (asked, target) in enumerate(zip(found.asked, sample.targets, strict=True)):
+        for number, (asked, target) in enumerate(zip(found.questions, sample.targets, strict=True)):
             real = readout.question_mask[0, number]
             assert torch.equal(asked.rows, readout.question[0, number][real])
             assert torch.equal(asked.positions, readout.question_positions[0, number][real])
@@ -103,7 +102,7 @@ def test_a_cache_for_a_preset(seglens: Run, parts: tuple[object, ...], tmp_path:
     cache = Cache.open(out, data=DATA)
     assert cache.manifest.key["backbone"]["frame"] == "letterbox-mean-sam-processor"
     assert cache.manifest.key["truth"] == {"floors": 128}
-    assert cache.features(ExampleIndex(0, (0, 1))).asked[0].cells.shape == (128, 128)
+    assert cache.example(0, (0, 1)).questions[0].cells.shape == (128, 128)
     assert "--preset authors" in cache.manifest.command
     assert cache.manifest.command.endswith("--set padding=mean")
     code, _, error = seglens("build", *parts, "--out", out)

@@ -23,7 +23,8 @@ from seglens.features.cache import Cache, CacheError, Manifest, build
 from seglens.features.cache.fingerprint import digest
 from seglens.features.cache.manifest import read_manifest
 from seglens.features.cache.reader import MAPPED
-from seglens.features.frozen import ExampleIndex, Features, FeatureSource
+from seglens.features.examples import ExampleSource
+from seglens.features.frozen import Features
 
 SAMPLES = Pictures()
 LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at /proc, as Linux has it")
@@ -38,12 +39,12 @@ def folder(tmp_path: Path) -> Path:
 
 def everything(cache: Cache, images: Iterable[int] | None = None) -> list[Features]:
     images = range(len(cache)) if images is None else images
-    return [cache.features(ExampleIndex(image, tuple(range(cache.questions(image))))) for image in images]
+    return [cache.example(image, tuple(range(cache.questions(image)))) for image in images]
 
 
 def test_bit_for_bit(folder: Path) -> None:
     cache = Cache.open(folder, KEY, "pictures:n=10")
-    assert isinstance(cache, FeatureSource)
+    assert isinstance(cache, ExampleSource)
     assert len(cache) == 10
     assert [cache.questions(image) for image in range(10)] == [1 + image % 4 for image in range(10)]
     for image, found in enumerate(everything(cache)):
@@ -59,8 +60,8 @@ def test_positions_of_several_axes(tmp_path: Path) -> None:
 
 def test_only_the_questions_that_are_asked_for(folder: Path) -> None:
     whole = extract(SAMPLES[7])
-    found = Cache.open(folder).features(ExampleIndex(7, (3, 0)))
-    assert same(found, replace(whole, asked=(whole.asked[3], whole.asked[0])))
+    found = Cache.open(folder).example(7, (3, 0))
+    assert same(found, replace(whole, questions=(whole.questions[3], whole.questions[0])))
 
 
 def test_layouts_that_differ_are_kept_apart(tmp_path: Path) -> None:
@@ -88,12 +89,12 @@ def test_any_safetensors_reader_opens_a_shard(folder: Path) -> None:
 def test_nothing_is_copied(folder: Path) -> None:
     """All tensors of an image, and the same tensor asked for twice, lie in one mapped file."""
     cache = Cache.open(folder)
-    once, again = (cache.features(ExampleIndex(2, (0, 1, 2))) for _ in range(2))
+    once, again = (cache.example(2, (0, 1, 2)) for _ in range(2))
     assert once.prefix.data_ptr() == again.prefix.data_ptr()
     file = cache._shard(0)
     begin, end = file._bytes.data_ptr(), file._bytes.data_ptr() + len(file._bytes)
     tensors = [once.prefix, once.prefix_positions, once.embedding.coarse, *once.embedding.fine]
-    tensors += [part for one in once.asked for part in (one.rows, one.positions, one.mask, one.cells)]
+    tensors += [part for one in once.questions for part in (one.rows, one.positions, one.mask, one.cells)]
     assert all(begin <= tensor.data_ptr() < end for tensor in tensors)
     assert all(tensor.data_ptr() % tensor.itemsize == 0 for tensor in tensors)
 
@@ -102,11 +103,10 @@ READ_IN_LITTLE = """
 import re, resource, sys
 from pathlib import Path
 from seglens.features.cache import Cache
-from seglens.features.frozen import ExampleIndex
 cache = Cache.open(sys.argv[1])
 used = int(re.search(r"VmData:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 resource.setrlimit(resource.RLIMIT_DATA, ((used << 10) + (32 << 20), resource.RLIM_INFINITY))
-held = [cache.features(ExampleIndex(image, ())) for image in range(len(cache))]
+held = [cache.example(image, ()) for image in range(len(cache))]
 print(sum(features.prefix.nbytes for features in held), flush=True)
 [features.prefix.clone() for features in held]
 """
@@ -136,13 +136,13 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + MAPPED + 8, before[1]))
     try:
-        held = [cache.features(ExampleIndex(image, ())).prefix.sum() for image in range(len(cache))]
+        held = [cache.example(image, ()).prefix.sum() for image in range(len(cache))]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(held) == len(samples)
     (tmp_path / "shard-00000.safetensors").write_bytes(b"x" * (tmp_path / "shard-00000.safetensors").stat().st_size)
     with pytest.raises(CacheError, match=r"shard-00000.safetensors is damaged"):
-        cache.features(ExampleIndex(0, ()))  # closed meanwhile, and another file by now: checked anew
+        cache.example(0, ())  # closed meanwhile, and another file by now: checked anew
 
 
 @LINUX
@@ -152,9 +152,9 @@ def test_files_are_let_go_with_the_last_tensor(folder: Path) -> None:
 
     gc.disable()
     try:
-        held = Cache.open(folder).features(ExampleIndex(0, ()))
+        held = Cache.open(folder).example(0, ())
         assert mapped()
-        assert same(held, replace(extract(SAMPLES[0]), asked=()))
+        assert same(held, replace(extract(SAMPLES[0]), questions=()))
         del held
         assert not mapped()
     finally:
@@ -206,11 +206,9 @@ def test_a_refusal_says_which_sample(folder: Path) -> None:
     damaged[file.groups[2].begin + 3] ^= 16
     path.write_bytes(damaged)
     cache = Cache.open(folder)
-    assert same(
-        cache.features(ExampleIndex(3, (0,))), replace(extract(SAMPLES[3]), asked=extract(SAMPLES[3]).asked[:1])
-    )
+    assert same(cache.example(3, (0,)), replace(extract(SAMPLES[3]), questions=extract(SAMPLES[3]).questions[:1]))
     with pytest.raises(CacheError, match=r"damaged in sample '4' .* run `seglens cache build --out .*cache` again"):
-        cache.features(ExampleIndex(4, (0,)))
+        cache.example(4, (0,))
 
 
 @pytest.mark.parametrize(
@@ -279,4 +277,4 @@ def test_the_manifest_is_what_was_asked_for(folder: Path) -> None:
 def test_an_image_that_is_not_there(folder: Path) -> None:
     for image in (-1, 10):
         with pytest.raises(IndexError, match="holds 10"):
-            Cache.open(folder).features(ExampleIndex(image, ()))
+            Cache.open(folder).example(image, ())

@@ -12,7 +12,7 @@ from made_up import Pictures, extract, made_for
 
 from seglens.features.cache import Cache, build
 from seglens.features.cache.tensors import dequantise, quantise
-from seglens.features.frozen import ExampleIndex, Features
+from seglens.features.frozen import Features
 
 SAMPLES = Pictures(4)
 
@@ -20,7 +20,7 @@ SAMPLES = Pictures(4)
 def stored(folder: Path, dtype: str) -> Features:
     """The last image, back from a cache of that type."""
     build(SAMPLES, extract, folder / dtype, made_for(SAMPLES, dtype=dtype))
-    return Cache.open(folder / dtype).features(ExampleIndex(3, (0, 1, 2, 3)))
+    return Cache.open(folder / dtype).example(3, (0, 1, 2, 3))
 
 
 @settings(deadline=None, database=None, max_examples=60)
@@ -46,7 +46,7 @@ def test_int8_gives_back_the_spoken_type_within_its_bound(tmp_path: Path) -> Non
     found, true = stored(tmp_path, "int8"), extract(SAMPLES[3])
     pairs = [(found.prefix, true.prefix, -1), (found.embedding.coarse, true.embedding.coarse, 1)]
     pairs += [(ours, theirs, 1) for ours, theirs in zip(found.embedding.fine, true.embedding.fine, strict=True)]
-    pairs += [(ours.rows, theirs.rows, -1) for ours, theirs in zip(found.asked, true.asked, strict=True)]
+    pairs += [(ours.rows, theirs.rows, -1) for ours, theirs in zip(found.questions, true.questions, strict=True)]
     for ours, theirs, axis in pairs:
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
@@ -54,7 +54,7 @@ def test_int8_gives_back_the_spoken_type_within_its_bound(tmp_path: Path) -> Non
         rounding = 2**-8 * theirs.float().abs() if theirs.dtype == torch.bfloat16 else 1e-6
         assert ((ours.float() - theirs.float()).abs() <= 0.5 * step + rounding).all()
         assert not torch.equal(ours, theirs)
-    for ours_, theirs_ in zip(found.asked, true.asked, strict=True):
+    for ours_, theirs_ in zip(found.questions, true.questions, strict=True):
         assert torch.equal(ours_.mask, theirs_.mask)
         assert torch.equal(ours_.positions, theirs_.positions)
 
@@ -63,7 +63,7 @@ def test_int8_gives_back_the_spoken_type_within_its_bound(tmp_path: Path) -> Non
 def test_half_precision_is_a_cast(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     found, true = stored(tmp_path, name), extract(SAMPLES[3])
     assert torch.equal(found.embedding.coarse, true.embedding.coarse.to(dtype))
-    assert torch.equal(found.asked[2].rows, true.asked[2].rows.to(dtype))
+    assert torch.equal(found.questions[2].rows, true.questions[2].rows.to(dtype))
     assert torch.equal(found.prefix, true.prefix.to(dtype))
 
 
@@ -74,7 +74,7 @@ def test_int8_is_half_of_bf16(tmp_path: Path) -> None:
         features = extract(sample)  # type: ignore[arg-type]
         asked = tuple(
             type(one)(torch.ones(len(one.rows), 1024), one.positions, one.mask, one.cells, one.present)
-            for one in features.asked
+            for one in features.questions
         )
         embedding = type(features.embedding)(torch.ones(1, 256, 32, 32))
         return Features(

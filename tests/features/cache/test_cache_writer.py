@@ -25,7 +25,7 @@ from seglens.core.types import Embedding, Sample
 from seglens.data.faults import RecordFault
 from seglens.features.cache import Built, Cache, CacheError, Manifest, build, left_out
 from seglens.features.cache.whole_files import sweep, writing
-from seglens.features.frozen import ExampleIndex, Features
+from seglens.features.frozen import Features
 
 SAMPLES = Pictures(40)
 FORK = multiprocessing.get_context("fork")  # a real process with its own death, without the price of an import
@@ -163,7 +163,7 @@ def test_bad_samples_are_refused_or_left_out_with_their_reason(tmp_path: Path) -
     told = [RecordFault("data.json", "4", "data/4.jpg is cut short"), RecordFault("data.json", "11", "has no file")]
     assert left_out(told, cache.skipped) == [str(told[1]), *whys.values()]  # each once
     assert [cache.index(image) for image in range(len(cache))] == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert torch.equal(cache.features(ExampleIndex(4, ())).prefix, extract(samples[5]).prefix)
+    assert torch.equal(cache.example(4, ()).prefix, extract(samples[5]).prefix)
 
 
 def test_a_question_that_cannot_be_asked_and_none_at_all(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from seglens.features.cache.manifest import Manifest, missing, read_manifest, sh
 from seglens.features.cache.shard import ShardFile, Span
 from seglens.features.cache.shard_index import Arrangement, Contents, Skipped
 from seglens.features.cache.tensors import TensorLayout, unpack
-from seglens.features.frozen import ExampleIndex, Features
+from seglens.features.frozen import Features
 
 MAPPED = 128  # shards kept open at a time: each holds a file descriptor
 
@@ -41,7 +41,7 @@ class ShardPlace:
 
 
 class Cache:
-    """A `FeatureSource` on disk. Tensors are views of a read-only map: no copy, no memory of their own, never to be
+    """An `ExampleSource` on disk. Tensors are views of a read-only map: no copy, no memory of their own, never to be
     written into. Image i is the i-th that could be read; `index(i)` is its number in the dataset."""
 
     def __init__(self, folder: Path, manifest: Manifest):
@@ -101,16 +101,16 @@ class Cache:
     def questions(self, image: int) -> int:
         return self._counts[image]
 
-    def features(self, pick: ExampleIndex) -> Features:
+    def example(self, image: int, questions: Sequence[int], number: int = 0) -> Features:
         """Raises CacheError when the image's bytes are not those that were written."""
-        if not 0 <= pick.image < len(self):
-            raise IndexError(f"there is no image {pick.image}; {self.folder} holds {len(self)}")
-        shard = bisect_right(self._starts, pick.image) - 1
+        if not 0 <= image < len(self):
+            raise IndexError(f"there is no image {image}; {self.folder} holds {len(self)}")
+        shard = bisect_right(self._starts, image) - 1
         place, file = self._places[shard], self._shard(shard)
-        at = pick.image - self._starts[shard]
+        at = image - self._starts[shard]
         made = place.layouts[place.layout[at]]
         layout = TensorLayout(**file.tensors(place.layout[at]), grid=made.grid)
-        return unpack(file.tensors(len(place.layouts) + at), made.spoken, layout, pick.questions)
+        return unpack(file.tensors(len(place.layouts) + at), made.spoken, layout, questions)
 
     def fingerprint(self) -> str:
         """A hash of all that was stored: the same wherever the cache lies and however many processes wrote it."""

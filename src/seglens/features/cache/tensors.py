@@ -45,15 +45,15 @@ class PackedTensors:
 
 def pack(features: Features, dtype: str) -> PackedTensors:
     """Raises CacheError on NaN or infinity, also where only the narrower type makes one."""
-    asked, embedding = features.asked, features.embedding
-    floats = {"prefix": features.prefix, "rows": torch.cat([one.rows for one in asked]), "coarse": embedding.coarse}
+    questions, embedding = features.questions, features.embedding
+    floats = {"prefix": features.prefix, "rows": torch.cat([one.rows for one in questions]), "coarse": embedding.coarse}
     floats |= {f"fine.{level}": finer for level, finer in enumerate(embedding.fine)}
     tensors = {
-        "lengths": torch.tensor([len(one.rows) for one in asked]),
-        "positions": torch.cat([one.positions for one in asked]),
-        "masks": torch.stack([one.mask for one in asked]),
-        "cells": torch.stack([one.cells for one in asked]),
-        "present": torch.tensor([one.present for one in asked]),
+        "lengths": torch.tensor([len(one.rows) for one in questions]),
+        "positions": torch.cat([one.positions for one in questions]),
+        "masks": torch.stack([one.mask for one in questions]),
+        "cells": torch.stack([one.cells for one in questions]),
+        "present": torch.tensor([one.present for one in questions]),
     }
     for name, tensor in floats.items():
         _finite(name, tensor, "check the weights and the precision of the frozen part")
@@ -75,7 +75,7 @@ def unpack(
 
     ends = [0, *tensors["lengths"].cumsum(0).tolist()]
     fine = tuple(said(f"fine.{level}") for level in range(sum(name.startswith("fine.") for name in spoken)))
-    asked = tuple(
+    features = tuple(
         QuestionFeatures(
             rows=said("rows", slice(ends[k], ends[k + 1])),
             positions=tensors["positions"][ends[k] : ends[k + 1]],
@@ -91,7 +91,7 @@ def unpack(
         layout.image_tokens,
         layout.grid,
         Embedding(said("coarse"), fine),
-        asked,
+        features,
     )
 
 
