@@ -112,6 +112,6 @@ def drawn() -> list[tuple[World, int, Scene]]:
 
 
 @pytest.fixture(scope="session")
-def lessons() -> WorldData:
+def training_scenes() -> WorldData:
     """Six scenes to train on."""
     return WorldData(n=6, seed=3, split="train", queries=4)

@@ -23,16 +23,16 @@ RATIOS = {"rtol": 0.0, "atol": 0.5 / 255 + 1e-6}  # areas are stored in 255 step
 
 
 @pytest.fixture(scope="module")
-def both(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> list[Features]:
-    return [extract(lessons[4], backbone, decoder), extract(lessons[1], backbone, decoder, [2, 0])]
+def both(training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder) -> list[Features]:
+    return [extract(training_scenes[4], backbone, decoder), extract(training_scenes[1], backbone, decoder, [2, 0])]
 
 
 def test_features_are_what_is_read(
-    both: list[Features], lessons: WorldData, backbone: Backbone, decoder: MaskDecoder
+    both: list[Features], training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder
 ) -> None:
     batch = collate(both)
     for row, (index, chosen) in enumerate(((4, (0, 1, 2, 3)), (1, (2, 0)))):
-        sample = lessons[index]
+        sample = training_scenes[index]
         targets = [sample.targets[q] for q in chosen]
         seen = backbone.open(sample.image)
         readout, n, longest = backbone.read(seen, [t.query for t in targets]), len(targets), 0
@@ -107,24 +107,24 @@ class Counted:
         return iter(self.inner)
 
 
-def test_live_decodes_an_image_once(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
-    data = Counted(lessons)
+def test_live_decodes_an_image_once(training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+    data = Counted(training_scenes)
     live = Parts(backbone, decoder).live(data, "world")
     assert isinstance(live, ExampleSource)
     assert len(live) == 6
     assert live.questions(2) == 4
     found = live.example(2, (1, 3))
     assert data.asked == [2]
-    expected = extract(lessons[2], backbone, decoder, (1, 3))
+    expected = extract(training_scenes[2], backbone, decoder, (1, 3))
     assert torch.equal(found.prefix, expected.prefix)
     assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.questions, expected.questions, strict=True))
 
 
-def test_a_source_is_told_from_another(lessons: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+def test_a_source_is_told_from_another(training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
     parts = Parts(backbone, decoder)
-    mine = parts.live(lessons, "world:n=6").fingerprint()
-    assert Parts(backbone, decoder).live(lessons, "world:n=6").fingerprint() == mine
-    assert parts.live(lessons, "world:n=6,seed=2").fingerprint() != mine
+    mine = parts.live(training_scenes, "world:n=6").fingerprint()
+    assert Parts(backbone, decoder).live(training_scenes, "world:n=6").fingerprint() == mine
+    assert parts.live(training_scenes, "world:n=6,seed=2").fingerprint() != mine
 
 
 def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder) -> None:
@@ -137,12 +137,12 @@ def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder)
     torch.testing.assert_close(covered, torch.tensor([8 / 60, 8 / 60, 1.0]), rtol=0, atol=2 / 255)
 
 
-def test_a_source_is_told_from_one_of_other_weights(lessons: WorldData, llava: Path, sam: Path, tmp_path: Path) -> None:
+def test_a_source_is_told_from_one_of_other_weights(training_scenes: WorldData, llava: Path, sam: Path, tmp_path: Path) -> None:
     """Of the same name and shape: a live training that goes on with them would not be the same training."""
     folder = shutil.copytree(llava, tmp_path / "mllm")
 
     def made() -> str:
-        return Parts.load(Origin.of(str(folder)), Origin.of(str(sam))).live(lessons, "world").fingerprint()
+        return Parts.load(Origin.of(str(folder)), Origin.of(str(sam))).live(training_scenes, "world").fingerprint()
 
     before = made()
     assert made() == before
