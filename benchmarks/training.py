@@ -65,7 +65,7 @@ class Step:
             self.device
         )
         with autocast(self.device, self.config):
-            output = self.head(batch.given, batch.embedding, local=local)
+            output = self.head(batch.inputs, batch.embedding, local=local)
         sum(self.head.losses(output, batch.truth).values(), torch.zeros((), device=self.device)).backward()
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip)

@@ -174,7 +174,7 @@ class System:
         """A pass of training."""
         torch.manual_seed(0)
         drawn = self.method.random_inputs(batch.truth.valid.shape, torch.Generator().manual_seed(0))
-        return self.method(batch.given, batch.embedding, **drawn)
+        return self.method(batch.inputs, batch.embedding, **drawn)
 
     def loss(self, batch: Batch, totals: Totals | None = None) -> Tensor:
         return sum(self.method.losses(self.forward(batch), batch.truth, totals).values(), torch.zeros(()))
