@@ -137,7 +137,9 @@ def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder)
     torch.testing.assert_close(covered, torch.tensor([8 / 60, 8 / 60, 1.0]), rtol=0, atol=2 / 255)
 
 
-def test_a_source_is_told_from_one_of_other_weights(training_scenes: WorldData, llava: Path, sam: Path, tmp_path: Path) -> None:
+def test_a_source_is_told_from_one_of_other_weights(
+    training_scenes: WorldData, llava: Path, sam: Path, tmp_path: Path
+) -> None:
     """Of the same name and shape: a live training that goes on with them would not be the same training."""
     folder = shutil.copytree(llava, tmp_path / "mllm")
 
