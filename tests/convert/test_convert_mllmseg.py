@@ -27,7 +27,8 @@ from seglens.convert.internvl import mllm_pieces
 from seglens.convert.mllmseg import POINTS, convert_mllmseg
 from seglens.convert.weights import refuse_misfit
 from seglens.inference.segmenter import Segmenter
-from seglens.methods.mllmseg import PRESETS, LightDecoder, MLLMSegConfig
+from seglens.methods.light_decoder import LightDecoder
+from seglens.methods.mllmseg import PRESETS, MLLMSegConfig
 from tiny import STRONG, internvl, internvl_processor, internvl_tokenizer, save_processor
 
 TINY = replace(PRESETS["authors"].config, width=32, heads=4, feed_forward=48, groups=2, subpixels=4)

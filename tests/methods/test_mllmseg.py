@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from seglens.core.tuning_types import TunedReadout
 from seglens.core.types import MethodOutput, Totals, Truth
+from seglens.methods.light_decoder import Block, MaskHead
 from seglens.methods.losses import focal, smooth_dice
-from seglens.methods.mllmseg import PRESETS, Block, MaskHead, MLLMSeg, MLLMSegConfig
+from seglens.methods.mllmseg import PRESETS, MLLMSeg, MLLMSegConfig
 
 TINY = MLLMSegConfig(width=16, heads=2, feed_forward=24, groups=2, subpixels=4)
 WORDS, D, V = 30, 20, 16
@@ -134,7 +135,7 @@ def test_blocks_are_torchs_decoder_layers() -> None:
     for parameter in block.norms.parameters():
         parameter.normal_()
     x, memory = torch.randn(2, 7, 16), torch.randn(2, 3, 16)
-    assert error(block.shown(block.among(x), memory), library_block(block)(x, memory)) < TOLERANCE
+    assert error(block.cross_attend(block.self_attend(x), memory), library_block(block)(x, memory)) < TOLERANCE
 
 
 @torch.no_grad()

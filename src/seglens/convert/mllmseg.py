@@ -22,7 +22,8 @@ from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, read_json,
 from seglens.convert.tuned import MLLM, authors_prompt, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder
-from seglens.methods.mllmseg import PRESETS, REJ, SEG, LightDecoder, MLLMSegConfig
+from seglens.methods.light_decoder import LightDecoder
+from seglens.methods.mllmseg import PRESETS, REJ, SEG, MLLMSegConfig
 from seglens.methods.preset import TILE
 
 IMAGE = "<IMG_CONTEXT>"
