@@ -22,7 +22,8 @@ from pycocotools.cocoeval import COCOeval
 from own_data import coco_json, judged
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
-from seglens.data.coco import _source, coco_data
+from seglens.data.coco import coco_data
+from seglens.data.coco_fields import mask_of
 from seglens.data.faults import DataError
 from seglens.data.masks import encode_rle
 from seglens.data.records import Bad, Records
@@ -62,7 +63,7 @@ def of(real: COCO, image: str, category: str) -> tuple[list[dict[str, Any]], lis
 def test_every_annotation_is_drawn_as_pycocotools_does(real: COCO) -> None:
     for annotation in real.anns.values():
         image = real.imgs[annotation["image_id"]]
-        drawn = _source(annotation).draw((image["height"], image["width"]))
+        drawn = mask_of(annotation).draw((image["height"], image["width"]))
         np.testing.assert_array_equal(drawn.mask, union(real, [annotation]))
     assert len(real.anns) == 557
 
@@ -115,7 +116,7 @@ def test_instances_against_themselves_have_ap_one(real: COCO) -> None:
                 for one in masks
             ]
     for note in data.notes:
-        assert note.message == "has a crowd that says too little to ask for it; left out"
+        assert note.message == "has a crowd that is too vague for a query; left out"
         left_out += len(of(real, note.record.split()[1].rstrip(","), note.record.split(", ")[1])[0])
     assert len(data.notes) == 6
     assert len(said) == len(real.anns) - 6 - left_out

@@ -134,7 +134,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "other speakers": (
         talk() | {"conversations": [{"from": "user", "value": "What?"}, {"from": "assistant", "value": "So."}]},
-        "has a turn from 'user'; human and gpt speak in turn",
+        "has a turn from 'user'; human and gpt must alternate",
     ),
     "an empty question": (talk("<image>\n", "So."), "it needs words"),
     "an empty answer": (talk("What?", " "), "has value ' '; it needs words"),

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from seglens.data.images import MAX_PIXELS, ImageError, formats, load_image, suffixes
+from seglens.data.image_decoding import MAX_PIXELS, ImageError, formats, suffixes
+from seglens.data.images import load_image
 from seglens.data.maskfile import load_mask
 
 ROOT = Path(__file__).parents[2]

@@ -136,7 +136,7 @@ LINES: dict[str, tuple[Any, str, str]] = {
     "two masks": (GOOD | {"mask": "masks/a.png"}, "annotation", "has mask and polygons; it needs one of them"),
     "absent and drawn": (GOOD | {"absent": True}, "annotation", "has polygons and absent; it needs one of them"),
     "absent in words": ({"image": "a.png", "text": "x", "absent": "no"}, "annotation", "has absent 'no'"),
-    "neither": ({"image": "a.png", "text": "x", "absent": False}, "annotation", "says that the target is there"),
+    "neither": ({"image": "a.png", "text": "x", "absent": False}, "annotation", "declares that the target is there"),
     "misspelt": ({"image": "a.png", "text": "x", "polygon": [SQUARE]}, "annotation", "did you mean 'polygons'?"),
     "masks": ({"image": "a.png", "text": "x", "masks": []}, "annotation", "did you mean 'mask'?"),
     "coco's name": ({"image": "a.png", "text": "x", "segmentation": []}, "annotation", "did you mean 'polygons'?"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglens.data.images import ImageError
+from seglens.data.image_decoding import ImageError
 from seglens.data.maskfile import MaskFile, load_mask
 
 MASK = np.random.default_rng(0).random((7, 9)) < 0.5

@@ -13,7 +13,7 @@ from lisa_files import SQUARE, coco_json, write_paco, write_pascal_part
 from seglens.data import load_data
 from seglens.data.faults import DataError
 from seglens.data.image_record import ImageRecord
-from seglens.data.parts import Coco, PartCategory, paco, pascal_part
+from seglens.data.parts import PartCategory, PartsFile, paco, pascal_part
 from shared import shared
 
 JSON = "vlpart/paco/annotations/paco_lvis_v1_train.json"
@@ -56,7 +56,7 @@ def test_the_form_of_a_part_is_fixed_by_its_id_and_the_seed(tmp_path: Path) -> N
     write_paco(tmp_path, coco_json(images=[one], annotations=many))
 
     def said(seed: int, **changes: Any) -> list[str]:
-        entry = next(iter(Coco(tmp_path / JSON, tmp_path / "coco", seed).entries()))
+        entry = next(iter(PartsFile(tmp_path / JSON, tmp_path / "coco", seed).entries()))
         assert isinstance(entry, ImageRecord)
         assert isinstance(entry.queries, tuple)
         return [query.text for query in entry.queries]
@@ -80,7 +80,7 @@ def test_pascal_part(tmp_path: Path) -> None:
 
 def test_real_coco_annotations(tmp_path: Path) -> None:
     file = shared("coco/annotations/instances_train2017.json")
-    found = list(Coco(file, shared("coco/train2017"), seed=0).entries())
+    found = list(PartsFile(file, shared("coco/train2017"), seed=0).entries())
     content = json.loads(file.read_text())
     entries = [one for one in found if isinstance(one, ImageRecord)]
     assert len(entries) == len(found)
@@ -115,7 +115,7 @@ def annotation(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("bad", "record", "message"),
     [
-        (annotation(id=101), "annotation 101", "has the id of one before it"),
+        (annotation(id=101), "annotation 101", "has the id of an earlier one"),
         (annotation(image_id=99), "annotation 7", "has image_id 99, which is missing"),
         (annotation(category_id=99), "annotation 7", "has category_id 99, which is missing"),
         (annotation(segmentation="x"), "annotation number 5 of its list", "wrong type"),

@@ -12,8 +12,9 @@ from PIL import Image
 
 from own_data import judged
 from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.image_decoding import ImageError
 from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
-from seglens.data.images import ImageError, load_image, load_stored, orientation
+from seglens.data.images import load_image, load_stored, orientation
 from seglens.data.masks import Nothing, Polygons, RunLengthDict, Union, encode_rle
 from seglens.data.records import Bad, Records
 

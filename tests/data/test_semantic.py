@@ -14,7 +14,8 @@ from PIL import Image
 
 from seglens.data import load_data
 from seglens.data.faults import DataError
-from seglens.data.images import ImageError, load_labels
+from seglens.data.image_decoding import ImageError
+from seglens.data.images import load_labels
 from seglens.data.records import Records
 from seglens.data.semantic import LISTS, ade20k, cocostuff, mapillary, mapillary_classes
 from shared import shared

@@ -103,7 +103,7 @@ def test_plain_folders(root: Path, scenes: list[Sample], tmp_path: Path) -> None
 SQUARE = "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
 LINES = {
     "two points": ("0 0.1 0.1 0.5 0.5", "holds a box, not a polygon"),
-    "five numbers": ("0 0.1 0.1 0.5 0.5 0.9", "holds a box with a confidence behind it"),
+    "five numbers": ("0 0.1 0.1 0.5 0.5 0.9", "holds a box with a confidence"),
     "confidence": (f"0 {SQUARE} 0.87", "an odd number; if the last one is a confidence, write the labels without"),
     "half a class": (f"0.5 {SQUARE}", "begins with 0.5; a line needs a class number, which is a whole number"),
     "no class": (f"nan {SQUARE}", "begins with nan"),
@@ -214,7 +214,7 @@ YAMLS = {
     "no names": ("train: images/train\n", "has no names"),
     "names in words": ("train: images/train\nnames: cat\n", "has no names"),
     "yes is true": ("train: images/train\nnames: [yes, no]\n", "names class 0 True; it needs a number and words"),
-    "wrong count": ("train: images/train\nnames: [cat]\nnc: 3\n", "says nc: 3 and names 1 classes"),
+    "wrong count": ("train: images/train\nnames: [cat]\nnc: 3\n", "has nc: 3 and names of 1 classes"),
     "no yaml": ("train: [images\n", "is not YAML"),
     "a list": ("- train\n", "holds no keys"),
     "lost folder": ("train: images/lost\nnames: [cat]\n", "no folder .*images/lost.*count from the file itself"),

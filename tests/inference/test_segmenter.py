@@ -20,7 +20,7 @@ from transformers import LlavaForConditionalGeneration
 from seglens.backbones import QuestionError
 from seglens.core.devices import usable_device
 from seglens.core.types import Sample
-from seglens.data.images import ImageError
+from seglens.data.image_decoding import ImageError
 from seglens.data.world import WorldData
 from seglens.inference.lap_clock import LapClock
 from seglens.inference.opened_image import OpenedImage

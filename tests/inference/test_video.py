@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from seglens.data.images import ImageError
+from seglens.data.image_decoding import ImageError
 from seglens.inference.video import count_frames, frames
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
 
-from seglens.data.images import suffixes
+from seglens.data.image_decoding import suffixes
 from seglens.inference.image_files import matches
 from seglens.inference.image_sources import STDIN
 from seglens.inference.video import VIDEOS

@@ -43,7 +43,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "reasonseg": reasonseg,
 }
 Wrap = Callable[[Any, Any], Any]
-# Options of every dataset, in the order in which they are applied to what its builder made.
+# Options of every dataset, in the order in which they are applied.
 COMMON: dict[str, tuple[type, Wrap]] = {
     "negatives": (float, with_negatives),
     "limit": (int, Limited),
@@ -52,12 +52,12 @@ COMMON: dict[str, tuple[type, Wrap]] = {
 
 
 def load_data(text: str) -> Dataset:
-    """A dataset from its name and options: "world:n=500,seed=1". Raises ValueError that says what is wrong.
+    """A dataset from its name and options: "world:n=500,seed=1". Raises ValueError with what is wrong.
 
-    A value with a comma is put in quotes (images="a, b"), and ~ begins a path in the user's own folder.
-    Every dataset takes two more: `limit=N`, its first N images, and `prompt=lens`, its queries in templates. One with a
-    closed set of classes takes `negatives=0.2`, a share (or whole number per image) of queries for classes that an
-    image does not show."""
+    A value with a comma is put in quotes (images="a, b"), and ~ at the start of a path is the user's home folder.
+    Every dataset takes two more: `limit=N`, its first N images, and `prompt=lens`, its queries in templates. A dataset
+    with a closed set of classes takes `negatives=0.2`, a share (or whole number per image) of queries for classes that
+    an image does not show."""
     return build(text, DATASETS, "dataset", COMMON)
 
 
@@ -67,8 +67,8 @@ def build(
     what: str,
     common: Mapping[str, tuple[type, Wrap]] | None = None,
 ) -> Any:
-    """What one of several builders makes of a text like "world:n=500,seed=1", written as in `spec`. Raises ValueError
-    as they do."""
+    """The result of one of several builders for a text like "world:n=500,seed=1", written as in `spec`. Raises
+    ValueError as they do."""
     name, options = parse(text)
     check_name(name, builders, what)
     try:
@@ -89,13 +89,13 @@ def _build(
     if missing:
         raise ValueError(f"{name} needs {', '.join(f'{key}=...' for key in missing)}; its options: {', '.join(known)}")
     kinds = get_type_hints(_typed_at(builder))
-    made = builder(**{key: typed_value(kinds.get(key, str), key, value) for key, value in options.items()})
+    dataset = builder(**{key: typed_value(kinds.get(key, str), key, value) for key, value in options.items()})
     for key, value in wraps.items():
         kind, wrap = common[key]
-        made = wrap(made, typed_value(kind, key, value))
-    return made
+        dataset = wrap(dataset, typed_value(kind, key, value))
+    return dataset
 
 
 def _typed_at(builder: Callable[..., Any]) -> Callable[..., Any]:
-    """Where a builder's types are written: a function carries its own, a class those of its `__init__`."""
+    """The function with the types of a builder's options: of a class, its `__init__`."""
     return builder.__init__ if isinstance(builder, type) else builder  # type: ignore[misc]

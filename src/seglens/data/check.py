@@ -1,4 +1,4 @@
-"""Everything that is wrong with a dataset, and what is worth a look, in one pass."""
+"""Everything that is wrong with a dataset or worth a look, in one pass."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from seglens.data.records import Records
 
 
 class Check:
-    """One pass over `records`: iterate for every Fault and Note; the counts are of what has been seen by then.
+    """One pass over `records`: iterate for every RecordFault and Note; the counts are those of the pass so far.
 
-    `limit` decodes no more than the first images. `duplicates` also compares the files of the images, byte by byte (by
-    SHA-256): the same picture under two ids counts twice, or stands in training and in test data."""
+    `limit` decodes only the first images. `duplicates` also compares the files of the images (by SHA-256): a picture
+    under two ids counts twice, or is in training and in test data."""
 
     def __init__(self, records: Records, limit: int | None = None, duplicates: bool = False):
         self.records, self.duplicates = records, duplicates
@@ -44,8 +44,8 @@ class Check:
                 yield from _notes(entry, sample)
             if self.duplicates and entry.image.is_file():
                 twin = files.setdefault(_content(entry.image), entry)
-                only_talk = sample is not None and not sample.drawn().targets  # of which an image may have many records
-                if twin is not entry and not (only_talk and twin.image == entry.image):
+                no_masks = sample is not None and not sample.drawn().targets  # an image may have many such records
+                if twin is not entry and not (no_masks and twin.image == entry.image):
                     message = f"{entry.image} has the same bytes as {twin.image} of {twin.id}; keep one of them"
                     yield RecordFault(entry.file, entry.id, message, "duplicate image")
         if self.total == len(self.records):
@@ -65,7 +65,7 @@ def _notes(entry: ImageRecord, sample: Sample) -> Iterator[Note]:
             yield Note(entry.file, entry.id, f"the mask of {target.query!r} covers the whole image")
     for query, times in Counter(target.query for target in drawn).items():
         if times > 1:
-            message = f"{query!r} is asked {times} times; the same words with different masks cannot all be right"
+            message = f"{query!r} occurs {times} times; the same words with different masks cannot all be right"
             yield Note(entry.file, entry.id, message)
 
 

@@ -10,14 +10,24 @@ from typing import Any, Literal
 import numpy as np
 
 from seglens.data.coco_absent import Certain
-from seglens.data.faults import DataError, Note, RecordFault
+from seglens.data.coco_fields import (
+    Id,
+    file_name,
+    id_of,
+    is_crowd,
+    mask_of,
+    middle_of_box,
+    name_of,
+    own_id,
+    read_tables,
+    size_of,
+)
+from seglens.data.faults import Note, RecordFault
 from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
-from seglens.data.masks import NamedSource, Polygons, RunLengthDict, draw_each
-from seglens.data.reading import Split, located, need_folder, read_json
+from seglens.data.masks import NamedSource, draw_each
+from seglens.data.reading import Split, located, need_folder
 from seglens.data.records import Bad, Records, UnusableQueries
 from seglens.data.same_words import first_of_name
-
-Id = int | str
 
 
 def coco_data(
@@ -31,22 +41,25 @@ def coco_data(
     """The images of `annotations`, under the folder `images`, asked for by the names of their categories.
 
     `each=category`: one query per category of an image, the union of its instances. Categories of one name are one
-    category, and a note says so: the same words have one mask. `each=instance`: one query per instance;
-    where a category has several, the words that tell them apart are their order by the middle of their boxes, as in
-    "cat, 2nd from the left".
+    category, with a note: the same words have one mask. `each=instance`: one query per instance; several of one
+    category are distinguished by their order, by the middle of their boxes, as in "cat, 2nd from the left".
 
     A crowd (`iscrowd`) is a rough outline around many objects with the gaps between them, so that by default its pixels
-    count neither for nor against its category; `crowd=include` takes them for the object. A category that has nothing
-    but a crowd is left out then, and so is one with a crowd from `each=instance`, since nobody can number what is in
-    it: `notes` name both. `split` says what the data is for: only `train` may train.
+    count neither for nor against its category; `crowd=include` counts them as the object. A category that has nothing
+    but a crowd is left out then, and so is one with a crowd from `each=instance`, since the objects in a crowd cannot
+    be numbered: `notes` name both. `split` is the purpose of the data: only `train` may train.
 
     Raises DataError on a file or folder that cannot be read, and where Records does."""
     need_folder(images, "images= names the folder that file_name counts from")
-    tables = _tables(annotations)
+    tables = read_tables(annotations)
     index = _Index(annotations, images, tables)
-    found = index.found(each == "instance", crowd == "include")
+    records = index.records(each == "instance", crowd == "include")
     return Records(
-        f"coco {annotations}", found, trainable=split == "train", bad=bad, vocabulary=lambda: index.certain.shown()
+        f"coco {annotations}",
+        records,
+        trainable=split == "train",
+        bad=bad,
+        vocabulary=lambda: index.certain.names_in_use(),
     )
 
 
@@ -81,13 +94,13 @@ class _Index:
         self.categories: dict[Id, str] = {}
         self.same: dict[Id, Id] = {}  # a category to the first one of its name
         self.groups: dict[Id, dict[Id, list[_Annotation]]] = {}
-        # What cannot be asked for because one record of it is bad: a union without it, or a count, would be wrong.
+        # These give no query because one record of them is bad: a union without it, or a count, would be wrong.
         self.bad_groups: set[tuple[Id, Id]] = set()
         self.bad_images: set[Id] = set()
         self.bad_categories: set[Id] = set()
         self.certain = Certain(self.categories, self.same)
 
-    def found(
+    def records(
         self, instances: bool, crowds_count: bool
     ) -> Iterator[ImageRecord | UnusableQueries | RecordFault | Note]:
         yield from self._read_categories()
@@ -103,12 +116,12 @@ class _Index:
     def _read_categories(self) -> Iterator[RecordFault | Note]:
         for row, record in enumerate(self.tables["categories"]):
             try:
-                key, name = _id(record, "id"), record.get("name")
+                key, name = id_of(record, "id"), record.get("name")
             except ValueError as error:
                 yield self._fault(f"categories[{row}]", str(error))
                 continue
             if not isinstance(name, str) or not name.strip():
-                yield self._fault(f"category {key}", f"has the name {name!r}; it needs words to ask for")
+                yield self._fault(f"category {key}", f"has the name {name!r}; it needs words for a query")
             elif self.categories.setdefault(key, name.strip()) != name.strip():
                 self.bad_categories.add(key)
                 yield self._fault(f"category {key}", f"is both {self.categories[key]!r} and {name!r}", "duplicate id")
@@ -123,12 +136,12 @@ class _Index:
         files = dict[Path, Id]()
         for row, record in enumerate(self.tables["images"]):
             try:
-                key = _id(record, "id")
-                path = located(self.folder, _file_name(record))
-                image = {"path": path, "size": _size(record)}
-                self.certain.looked(key, record)
+                key = id_of(record, "id")
+                path = located(self.folder, file_name(record))
+                image = {"path": path, "size": size_of(record)}
+                self.certain.searched(key, record)
             except ValueError as error:
-                yield self._fault(_name(record, "image", f"images[{row}]"), str(error))
+                yield self._fault(name_of(record, "image", f"images[{row}]"), str(error))
                 continue
             if images.setdefault(key, image) is not image:
                 self.bad_images.add(key)
@@ -142,19 +155,19 @@ class _Index:
     def _read_annotations(self) -> Iterator[RecordFault]:
         seen: set[str] = set()
         for row, record in enumerate(self.tables["annotations"]):
-            name = _name(record, "annotation", f"annotations[{row}]")
+            name = name_of(record, "annotation", f"annotations[{row}]")
             try:
-                image, category = _id(record, "image_id"), _id(record, "category_id")
+                image, category = id_of(record, "image_id"), id_of(record, "category_id")
                 if image not in self.groups:
                     raise ValueError(f"belongs to image {image!r}, which the file does not list")
                 if category not in self.categories:
                     raise ValueError(f"is of category {category!r}, which the file does not name")
             except ValueError as error:
-                self.certain.lost(record)
+                self.certain.unplaced(record)
                 yield self._fault(name, str(error))
                 continue
-            self.certain.met(image, category)
-            if category in self.bad_categories:  # nobody knows whether it is of the others of its name
+            self.certain.annotated(image, category)
+            if category in self.bad_categories:  # it may be of the others of that name, or not
                 self.bad_groups.add((image, self.same[category]))
                 self.certain.unsure.add(image)
             category = self.same[category]
@@ -163,7 +176,7 @@ class _Index:
                 yield self._fault(name, "is the id of more than one annotation", "duplicate id")
             seen.add(name)
             try:
-                one = _Annotation(name, _own_id(record), _source(record), _is_crowd(record), _middle(record))
+                one = _Annotation(name, own_id(record), mask_of(record), is_crowd(record), middle_of_box(record))
             except ValueError as error:
                 self.bad_groups.add((image, category))
                 yield self._fault(name, str(error))
@@ -174,10 +187,10 @@ class _Index:
         self, key: Id, image: dict[str, Any], instances: bool, crowds_count: bool
     ) -> Iterator[ImageRecord | UnusableQueries | RecordFault | Note]:
         name = f"image {key}"
-        lost = not image["path"].is_file()
-        if lost:
+        missing = not image["path"].is_file()
+        if missing:
             yield self._fault(name, f"there is no file {str(image['path'])!r}", "image")
-        if lost or key in self.bad_images:
+        if missing or key in self.bad_images:
             named = ((f"{name}, {self.categories[category]}", group) for category, group in self.groups[key].items())
             rest = tuple(query for whole, group in named for query in _all(group, "", whole, True))
             yield UnusableQueries(ImageRecord(str(key), image["path"], self.file, rest, image["size"]))
@@ -186,9 +199,7 @@ class _Index:
         if not self.groups[key]:
             yield Note(self.file, name, "has no annotation")
         elif image["size"] is None:
-            message = (
-                "has no height and width, so that nothing tells whether its masks were made at the size of the file"
-            )
+            message = "has no height and width, so that its masks may have been made at another size than the file's"
             yield Note(self.file, name, message)
         for category, group in self.groups[key].items():
             words, whole = self.categories[category], f"{name}, {self.categories[category]}"
@@ -196,15 +207,15 @@ class _Index:
                 unusable += _all(group, words, whole, True)
                 continue
             try:
-                asked = _each(group, words) if instances else _all(group, words, whole, crowds_count)
+                added = _each(group, words) if instances else _all(group, words, whole, crowds_count)
             except ValueError as error:
                 yield self._fault(whole, str(error))
                 unusable += _all(group, words, whole, True)
             else:
-                queries += asked
-                if not asked:
-                    message = "has a crowd that says too little to ask for it; left out"
-                    yield Note(self.file, whole, message if instances else f"{message}, and taken with crowd=include")
+                queries += added
+                if not added:
+                    message = "has a crowd that is too vague for a query; left out"
+                    yield Note(self.file, whole, message if instances else f"{message}, and used with crowd=include")
         if queries:
             holds, absent = self.certain.of(key)
             yield ImageRecord(str(key), image["path"], self.file, tuple(queries), image["size"], holds, absent)
@@ -213,21 +224,21 @@ class _Index:
 
 
 def _all(group: list[_Annotation], words: str, record: str, crowds_count: bool) -> list[QueryRecord]:
-    """One query for the whole group; none when nothing but a crowd is left of it."""
+    """One query for the whole group; none when only a crowd is left of it."""
     parts = tuple(NamedSource(one.name, one.source) for one in group if crowds_count or not one.crowd)
     crowds = tuple(NamedSource(one.name, one.source) for one in group if one.crowd and not crowds_count)
     return [QueryRecord(words, Instances(parts, crowds), record, "class", id=words)] if parts else []
 
 
 def _each(group: list[_Annotation], words: str) -> list[QueryRecord]:
-    """One query per instance; none beside a crowd, where nobody can count from the left."""
+    """One query per instance; none beside a crowd, where counting from the left is not possible."""
     if any(one.crowd for one in group):
         return []
     if len(group) == 1:
         return [QueryRecord(words, group[0].source, group[0].name, "class", id=group[0].id)]
     boxless = [one.name for one in group if one.middle is None]
     if boxless:
-        raise ValueError(f"{boxless[0]} has no bbox, which tells its order from the left; add [x, y, width, height]")
+        raise ValueError(f"{boxless[0]} has no bbox, which gives its order from the left; add [x, y, width, height]")
     ordered = sorted(group, key=lambda one: one.middle or 0.0)
     return [
         QueryRecord(f"{words}, {_ordinal(number)} from the left", one.source, one.name, "phrase", id=one.id)
@@ -238,75 +249,3 @@ def _each(group: list[_Annotation], words: str) -> list[QueryRecord]:
 def _ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
-
-
-def _tables(file: Path) -> dict[str, list[Any]]:
-    content = read_json(file)
-    names = ("images", "categories", "annotations")
-    missing = [name for name in names if not (isinstance(content, dict) and isinstance(content.get(name), list))]
-    if missing:
-        raise DataError(f"{file} holds no list of {', '.join(missing)}; it needs COCO's instances json")
-    return {name: content[name] for name in names}
-
-
-def _id(record: Any, key: str) -> Id:
-    if not isinstance(record, dict):
-        raise ValueError(f"is {str(record)[:40]!r}, not an object with {key}")
-    value = record.get(key)
-    if not isinstance(value, int | str):
-        raise ValueError(f"has {key} {value!r}; it needs a number (or text)")
-    return value
-
-
-def _name(record: Any, what: str, otherwise: str) -> str:
-    known = isinstance(record, dict) and isinstance(record.get("id"), int | str)
-    return f"{what} {record['id']}" if known else otherwise
-
-
-def _own_id(record: dict[str, Any]) -> str | None:
-    return str(record["id"]) if isinstance(record.get("id"), int | str) else None
-
-
-def _file_name(record: dict[str, Any]) -> str:
-    value = record.get("file_name")
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"has file_name {value!r}; it needs the path of the image")
-    return value
-
-
-def _size(record: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = record.get("height"), record.get("width")
-    if height is None and width is None:
-        return None
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        raise ValueError(f"has height {height!r} and width {width!r}; it needs two whole numbers of pixels")
-    return height, width
-
-
-def _source(record: dict[str, Any]) -> MaskSource:
-    value = record.get("segmentation")
-    if isinstance(value, dict):
-        return RunLengthDict(value)
-    if isinstance(value, list) and value:
-        return Polygons.of(value)
-    raise ValueError(f"has segmentation {str(value)[:60]}; it needs polygons or run lengths (a box alone is no mask)")
-
-
-def _is_crowd(record: dict[str, Any]) -> bool:
-    value = record.get("iscrowd", 0)
-    if value not in (0, 1):
-        raise ValueError(f"has iscrowd {value!r}; it needs 0 or 1")
-    return bool(value)
-
-
-def _middle(record: dict[str, Any]) -> float | None:
-    box = record.get("bbox")
-    if box is None:
-        return None
-    try:
-        x, _, width, _ = (float(number) for number in box)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"has bbox {str(box)[:60]}; it needs [x, y, width, height]") from None
-    if not np.isfinite(x + width):
-        raise ValueError(f"has bbox {str(box)[:60]}; it needs numbers of pixels")
-    return x + width / 2

@@ -29,7 +29,7 @@ KIND = "vqa"
 NEED = "image and conversations, or image, question and answer"
 HUMAN, MACHINE = "human", "gpt"
 Asked = Literal["plain", "brief", "brief-or-none"]
-# What LLaVA-1.5 and InternVL say after a question of VQA, so that the answer is as short as in the data
+# What LLaVA-1.5 and InternVL add to a question of VQA, so that the answer is as short as in the data
 _BRIEF = "Answer the question using a single word or phrase."
 ASKED: dict[str, str] = {
     "plain": "",
@@ -48,29 +48,31 @@ def conversations_data(
 ) -> Records:
     """A sample per record: VQA's authors draw and count records, of which an image may have several.
 
-    Every turn of a conversation is a query of its own, asked without the turns before it, since all queries about an
-    image are asked independently of each other; to keep the first alone would lose two thirds of LLaVA's answers. Only
-    a later turn that points back by a pronoun is the poorer for it.
+    Every turn of a conversation is a separate query, without the turns before it, since all queries about an image are
+    independent of each other; the first turn alone would lose two thirds of LLaVA's answers. Only a later turn with a
+    pronoun for something earlier loses by it.
 
-    `images` is the folder that `image` counts from, else that of `file`. `asked` is what is said after each question.
-    `most` is how many records are read: of more, as many chosen by chance, always the same. Only `split=train` may
-    train. Raises DataError on a file that cannot be read, and where Records does."""
+    `images` is the folder that `image` counts from, else that of `file`. `asked` names the words that follow each
+    question. `most` is the number of records that are read: of more, that many are chosen at random, always the same.
+    Only `split=train` may train. Raises DataError on a file that cannot be read, and where Records does."""
     if not file.is_file():
         raise DataError(f"there is no file {str(file)!r}; file= names a JSON or JSONL of conversations: check the path")
     if most is not None and most < 1:
         raise DataError(f"got most={most}; it must be at least 1")
     root = need_folder(images, "images= names the folder that image counts from") if images else file.parent
-    found = _Found(file, root, ASKED[asked], most).entries()
-    return Records(f"conversations {file}", found, trainable=split == "train", bad=bad)
+    records = _ConversationFile(file, root, ASKED[asked], most).entries()
+    return Records(f"conversations {file}", records, trainable=split == "train", bad=bad)
 
 
 @dataclass
-class _Found:
+class _ConversationFile:
     file: Path
     root: Path
     after: str
     most: int | None
-    there: dict[str, Path | None] = field(default_factory=dict)  # photographs by what records call them
+    paths: dict[str, Path | None] = field(
+        default_factory=dict
+    )  # of photographs, by their names in records; None: missing
 
     def entries(self) -> Iterator[ImageRecord | RecordFault]:
         for record, value in objects(self.file, NEED, self.most):
@@ -80,7 +82,7 @@ class _Found:
             own = value.get("id", value.get("question_id"))
             name = record if own is None else f"{record} (id {own})"
             try:
-                said, image = _turns(value), self._image(value)
+                turns, image = _turns(value), self._image(value)
                 path = self._path(image)
             except ValueError as error:
                 yield RecordFault(str(self.file), name, str(error))
@@ -88,13 +90,13 @@ class _Found:
             if path is None:
                 yield RecordFault(str(self.file), name, f"there is no file {str(self.root / image)!r}", "image")
                 continue
-            yield ImageRecord(f"{image} {record}", path, str(self.file), self._asks(name, said))
+            yield ImageRecord(f"{image} {record}", path, str(self.file), self._queries(name, turns))
 
-    def _asks(self, name: str, said: list[tuple[str, str]]) -> tuple[QueryRecord, ...]:
-        names = [name] if len(said) == 1 else [f"{name} turn {number}" for number in range(1, len(said) + 1)]
+    def _queries(self, name: str, turns: list[tuple[str, str]]) -> tuple[QueryRecord, ...]:
+        names = [name] if len(turns) == 1 else [f"{name} turn {number}" for number in range(1, len(turns) + 1)]
         return tuple(
             QueryRecord(question + self.after, Nothing(), one, KIND, answer, spoken=True)
-            for one, (question, answer) in zip(names, said, strict=True)
+            for one, (question, answer) in zip(names, turns, strict=True)
         )
 
     def _image(self, value: dict[str, Any]) -> str:
@@ -104,10 +106,10 @@ class _Found:
         return image
 
     def _path(self, image: str) -> Path | None:
-        if image not in self.there:
+        if image not in self.paths:
             path = self.root / image
-            self.there[image] = path if path.is_file() else None
-        return self.there[image]
+            self.paths[image] = path if path.is_file() else None
+        return self.paths[image]
 
 
 def _turns(value: dict[str, Any]) -> list[tuple[str, str]]:
@@ -119,22 +121,22 @@ def _turns(value: dict[str, Any]) -> list[tuple[str, str]]:
     turns = value["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise ValueError("has conversations that are no list of objects with from and value")
-    # A conversation may begin with what the system, or the machine, says unasked; LISA leaves that out too
+    # A conversation may begin with a turn of the system or the machine; LISA leaves that out too
     while turns and turns[0].get("from") in ("system", MACHINE):
         turns = turns[1:]
     if not turns or len(turns) % 2:
         raise ValueError(f"has {len(turns)} turns; it needs a question of {HUMAN} and an answer of {MACHINE}, in turn")
     for number, turn in enumerate(turns):
         if turn.get("from") != (HUMAN, MACHINE)[number % 2]:
-            raise ValueError(f"has a turn from {str(turn.get('from'))[:40]!r}; {HUMAN} and {MACHINE} speak in turn")
+            raise ValueError(f"has a turn from {str(turn.get('from'))[:40]!r}; {HUMAN} and {MACHINE} must alternate")
     if sum(str(turn.get("value")).count(PLACEHOLDER) for turn in turns) > 1:
         raise ValueError(f"has {PLACEHOLDER} more than once; only conversations about one image are read")
-    said = [_words(turn.get("value"), "value") for turn in turns]
-    return list(zip(said[::2], said[1::2], strict=True))
+    texts = [_words(turn.get("value"), "value") for turn in turns]
+    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _words(said: Any, key: str) -> str:
-    words = said.replace(PLACEHOLDER, "").strip() if isinstance(said, str) else ""
+def _words(value: Any, key: str) -> str:
+    words = value.replace(PLACEHOLDER, "").strip() if isinstance(value, str) else ""
     if not words:
-        raise ValueError(f"has {key} {str(said)[:60]!r}; it needs words")
+        raise ValueError(f"has {key} {str(value)[:60]!r}; it needs words")
     return words

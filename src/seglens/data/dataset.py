@@ -15,7 +15,7 @@ class Dataset(Protocol):
 
     @property
     def trainable(self) -> bool:
-        """False for data that is kept for tests."""
+        """False for data that is reserved for tests."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
@@ -28,15 +28,14 @@ class PartialDataset(Protocol):
 
     @property
     def faults(self) -> Sequence[RecordFault]:
-        """What is known to be wrong so far."""
+        """The faults that are known so far."""
 
     def usable(self, index: int) -> tuple[Sample | None, list[RecordFault]]:
-        """The sample, or None where iterating leaves it out, and what is wrong with it. Raises ValueError where
-        iterating does."""
+        """The sample, or None where iterating leaves it out, and its faults. Raises ValueError where iterating does."""
 
 
 class DatasetWrapper:
-    """What a dataset that is made of another one, `inner`, has from it. A base of final classes."""
+    """A dataset made from another one, `inner`, with the properties that it takes from it. A base of final classes."""
 
     inner: Dataset
 
@@ -54,15 +53,15 @@ class DatasetWrapper:
 
 
 def usable(dataset: Dataset, index: int) -> tuple[Sample | None, list[RecordFault]]:
-    """What iterating makes of one sample: for those who share a dataset and take their part of it by number."""
+    """One sample as iterating gives it: for processes that share a dataset and read their part of it by number."""
     return dataset.usable(index) if isinstance(dataset, PartialDataset) else (dataset[index], [])
 
 
 def faults_of(dataset: Dataset) -> Sequence[RecordFault]:
-    """What is known to be wrong with a dataset so far."""
+    """The faults of a dataset that are known so far."""
     return dataset.faults if isinstance(dataset, PartialDataset) else ()
 
 
 def classes_of(dataset: Dataset) -> tuple[str, ...]:
-    """All the names of a closed vocabulary, for evaluation over them; empty where anything may be asked."""
-    return getattr(dataset, "classes", ())  # most datasets have none, and need not say so
+    """All the names of a closed vocabulary, for evaluation over them; empty for an open one."""
+    return getattr(dataset, "classes", ())  # most datasets have none

@@ -15,9 +15,9 @@ BOM = b"\xef\xbb\xbf"
 
 
 def objects(file: Path, need: str, most: int | None = None) -> Iterator[tuple[str, dict[str, Any] | RecordFault]]:
-    """The objects of a file with the names that a fault gives them ("line 3", "item 3"), or a Fault for one that cannot
-    be used. A file of such alone is one Fault. `need` says what an object holds; of more than `most`, as many are
-    chosen by chance, always the same ones.
+    """The objects of a file with their names in faults ("line 3", "item 3"), or a RecordFault for one that cannot be
+    used. A file without any usable object is one RecordFault. `need` names what an object must hold; of more than
+    `most` objects, that many are chosen at random, always the same ones.
 
     Raises DataError where the file is one JSON list and cannot be read."""
     unread, any_read = list[tuple[str, RecordFault]](), False

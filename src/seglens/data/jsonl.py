@@ -1,4 +1,4 @@
-"""JSON lines of {image, mask | polygons | rle, text}, the form that most exports can be written in."""
+"""JSON lines of {image, mask | polygons | rle, text}, a form that most annotations can be converted to."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def jsonl_data(file: Path, images: Path | None = None, split: Split = "train", b
     * one of `mask` (path of a mask file, see `load_mask`), `polygons` (lists of [x0, y0, x1, y1, ...] in pixels), `rle`
       (COCO run lengths). None of them, or `"absent": true`: the image does not show what the words name.
     * optional: `ignore` (pixels that do not count, in any of the three forms), `id`, `height` and `width` of the image
-      the mask was made for, `kind` (reports count by it), `answer` (what to say in words).
+      the mask was made for, `kind` (reports count by it), `answer` (an answer in words).
 
     `mask` may also be a list of masks in polygons, one for each of the words in `text`, and the whole file one JSON
     list: Sa2VA's annotations.json. The words of a HiMTok line, which lie in its `conversations`, go into `text`.
 
-    Lines that ask for the same words in the same image are one query, the union of their masks, and a note says so; one
-    that says absent where another has a mask is refused. A misspelt key is refused rather than read as an absent
-    target. Only `split=train` may train. Lines are read one at a time. Raises DataError on a file that cannot be read,
+    Lines with the same words for the same image are one query, the union of their masks, with a note; a line with
+    "absent" where another one has a mask is refused. A misspelt key is refused rather than read as an absent target.
+    Only `split=train` may train. Lines are read one at a time. Raises DataError on a file that cannot be read,
     and where Records does."""
     if not file.is_file():
         raise DataError(f"there is no file {str(file)!r}; file= names a JSONL: check the path")
     root = need_folder(images, "images= names the folder that image counts from") if images else file.parent
     lines = _Gathered(file, root)
-    return Records(f"jsonl {file}", lines.found(), trainable=split == "train", bad=bad, vocabulary=lines.class_names)
+    return Records(f"jsonl {file}", lines.records(), trainable=split == "train", bad=bad, vocabulary=lines.class_names)
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A mask and the pixels that do not count beside it."""
+class MaskWithIgnored:
+    """A mask, and other pixels that do not count."""
 
     source: MaskSource
     ignore: MaskSource
@@ -71,12 +71,14 @@ class _Picture:
     first: dict[str, QueryRecord] = field(default_factory=dict)  # by their words
 
     def take(self, queries: list[QueryRecord]) -> None:
-        """Raises ValueError when a target is absent in one line and there in another."""
+        """Raises ValueError when a target is absent in one line and present in another."""
         for query in queries:
             other = self.first.get(plain(query.text), query)
             if isinstance(query.mask, Nothing) != isinstance(other.mask, Nothing):
-                message = "absent, and has a mask" if isinstance(query.mask, Nothing) else "there, and is absent"
-                raise ValueError(f"says that {query.text!r} is {message} in {other.record}; one of the two is wrong")
+                conflict = "absent, and has a mask" if isinstance(query.mask, Nothing) else "there, and is absent"
+                raise ValueError(
+                    f"declares that {query.text!r} is {conflict} in {other.record}; one of the two is wrong"
+                )
         for query in queries:
             self.first.setdefault(plain(query.text), query)
         self.queries.extend(queries)
@@ -90,8 +92,8 @@ class _Gathered:
         self.pictures: dict[str, _Picture] = {}
         self.ids: dict[str, str] = {}  # to the record that first has it
         self.spelt: dict[str, str] = {}  # a path to the way in which it is first written
-        self.held: dict[str, set[str]] = {}  # images to the words of bad lines, which may be there
-        self.unsure = False  # a line of which nobody knows the image
+        self.held: dict[str, set[str]] = {}  # images to the words of bad lines, whose targets may be there
+        self.unsure = False  # whether there is a bad line of unknown image
 
     def class_names(self) -> tuple[str, ...]:
         """The words of the file where all of them are names of classes and none is declared absent; none where one is a
@@ -102,16 +104,16 @@ class _Gathered:
         return tuple(names.values()) if closed else ()
 
     def _lost(self, value: dict[str, Any]) -> None:
-        """A bad line: what it names may be in its image."""
-        said = value.get("text")
-        texts = [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, str)]
+        """A bad line: its image may show what it names."""
+        content = value.get("text")
+        texts = [one for one in (content if isinstance(content, list) else [content]) if isinstance(one, str)]
         if isinstance(value.get("image"), str) and texts:
             image = self.spelt.setdefault(os.path.normpath(value["image"]), value["image"])
             self.held.setdefault(image, set()).update(texts)
         else:
             self.unsure = True
 
-    def found(self) -> Iterator[ImageRecord | RecordFault | Note]:
+    def records(self) -> Iterator[ImageRecord | RecordFault | Note]:
         for record, value in objects(self.file, "image and text"):
             if isinstance(value, RecordFault):
                 self.unsure = True
@@ -132,7 +134,7 @@ class _Gathered:
             if picture.queries:
                 queries, several = joined(picture.queries)
                 for words in several:
-                    message = f"is asked for {words!r} in several lines; they are one query, the union of their masks"
+                    message = f"has {words!r} in several lines; they are one query, the union of their masks"
                     yield Note(str(self.file), key, message)
                 held = None if self.unsure else frozenset(self.held.get(key, ()))
                 yield ImageRecord(key, picture.path, str(self.file), queries, holds=held)
@@ -142,15 +144,17 @@ class _Gathered:
         if value.get("id") is not None and self.ids.setdefault(str(value["id"]), record) != record:
             message = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
             raise _LineError(message, "duplicate id")
-        pairs, size, said = _pairs(value, self.file.parent), _size(value), _said(value)
+        pairs, size, kind_and_answer = _pairs(value, self.file.parent), _size(value), _kind_and_answer(value)
         own = record if value.get("id") is None else str(value["id"])
         queries = [
-            QueryRecord(text, source, name, *said, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size)
+            QueryRecord(
+                text, source, name, *kind_and_answer, id=f"{own}/{number}" if len(pairs) > 1 else own, size=size
+            )
             for number, (text, source) in enumerate(pairs)
         ]
         self._picture(value).take(queries)
         if not any(key in value for key in ("absent", *MASKS)):
-            return Note(str(self.file), name, 'has no mask: read as absent; say "absent": true if it is meant')
+            return Note(str(self.file), name, 'has no mask: read as absent; write "absent": true if that is meant')
         return None
 
     def _picture(self, value: dict[str, Any]) -> _Picture:
@@ -168,7 +172,7 @@ class _Gathered:
 
 
 class _LineError(ValueError):
-    """What is wrong with a line, of a kind that reports count apart."""
+    """What is wrong with a line, of a kind that reports count separately."""
 
     def __init__(self, message: str, kind: str):
         super().__init__(message)
@@ -184,18 +188,17 @@ def _check_keys(value: dict[str, Any]) -> None:
 
 def _pairs(value: dict[str, Any], base: Path) -> list[tuple[str, MaskSource]]:
     texts = _texts(value)
-    given = [key for key in MASKS if value.get(key) is not None]
+    forms = [key for key in MASKS if value.get(key) is not None]
     absent = value.get("absent", False)
     if not isinstance(absent, bool):
         raise ValueError(f"has absent {absent!r}; it needs true or false")
-    if len(given) > 1 or (absent and given):
-        said = " and ".join(given + ["absent"] * absent)
-        raise ValueError(f"has {said}; it needs one of them")
-    if not given:
+    if len(forms) > 1 or (absent and forms):
+        raise ValueError(f"has {' and '.join(forms + ['absent'] * absent)}; it needs one of them")
+    if not forms:
         if "absent" in value and not absent:
-            raise ValueError(f"says that the target is there and has none of {', '.join(MASKS)}")
+            raise ValueError(f"declares that the target is there and has none of {', '.join(MASKS)}")
         return [(text, Nothing()) for text in texts]
-    form, content = given[0], value[given[0]]
+    form, content = forms[0], value[forms[0]]
     if form == "mask" and isinstance(content, list):
         if len(content) != len(texts):
             raise ValueError(f"has {len(content)} masks for {len(texts)} texts; a list of masks needs one text each")
@@ -204,7 +207,7 @@ def _pairs(value: dict[str, Any], base: Path) -> list[tuple[str, MaskSource]]:
         sources = [_source(_of_form(form, content), base)] * len(texts)
     if value.get("ignore") is not None:
         ignore = _source(value["ignore"], base)
-        sources = [Beside(source, ignore) for source in sources]
+        sources = [MaskWithIgnored(source, ignore) for source in sources]
     return list(zip(texts, sources, strict=True))
 
 
@@ -230,16 +233,16 @@ def _source(content: Any, base: Path) -> MaskSource:
 
 
 def _texts(value: dict[str, Any]) -> list[str]:
-    said = value.get("text")
-    texts = [said] if isinstance(said, str) else said
+    content = value.get("text")
+    texts = [content] if isinstance(content, str) else content
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        if said is None:
+        if content is None:
             raise ValueError("has no text; it needs words, or a list of them")
-        raise ValueError(f"has text {str(said)[:60]!r}; it needs words, or a list of them")
+        raise ValueError(f"has text {str(content)[:60]!r}; it needs words, or a list of them")
     return [text.strip() for text in texts]
 
 
-def _said(value: dict[str, Any]) -> tuple[str, str | None]:
+def _kind_and_answer(value: dict[str, Any]) -> tuple[str, str | None]:
     kind, answer = value.get("kind", "phrase"), value.get("answer")
     if not isinstance(kind, str) or not isinstance(answer, str | None):
         raise ValueError(f"has kind {kind!r} and answer {answer!r}; both need text")

@@ -1,4 +1,4 @@
-"""Where datasets lie on disk: LISA's folder tree with what SELF1E and MLLMSeg add to it, and what is missing of it.
+"""Where datasets are on disk: LISA's folders, what SELF1E and MLLMSeg add to them, and what of it is missing.
 
 ROOT/ade20k, cocostuff, coco/train2017, vlpart, mapillary, refer_seg, reason_seg      as LISA's README has them
 ROOT/llava_dataset/llava_instruct_150k.json                                           its photographs: coco/train2017
@@ -19,9 +19,8 @@ from seglens.data.spec import parse, write
 
 @dataclass(frozen=True)
 class DatasetPlace:
-    """A dataset of published training data: its group, what it needs below the tree's root, the folder there that is
-    the dataset's own root, and how it is opened, where {name} and {root} (its own) do not say it all: {tree} is the
-    tree's root."""
+    """A dataset of published training data: its group, what it needs below the tree's root, the dataset's own root in
+    the tree, and its options, where {name} is its name, {root} its own root and {tree} the tree's root."""
 
     group: str
     needs: tuple[str, ...]
@@ -30,8 +29,8 @@ class DatasetPlace:
 
     def spec(self, name: str, tree: Path, bad: str) -> str:
         """The dataset with its options, for training."""
-        kind, said = parse(self.text.replace("{name}", name))
-        options = {key: value.format(root=tree / self.root, tree=tree) for key, value in said.items()}
+        kind, templates = parse(self.text.replace("{name}", name))
+        options = {key: value.format(root=tree / self.root, tree=tree) for key, value in templates.items()}
         return write(kind, {**options, "split": "train", "bad": bad})
 
 
@@ -41,8 +40,8 @@ def _refer(name: str, refs: str, images: str) -> DatasetPlace:
 
 
 def _talk(file: str, needs: str, images: str = "", **options: str | int) -> DatasetPlace:
-    said = "".join(f",{key}={value}" for key, value in options.items())
-    return DatasetPlace("vqa", (file, needs), text=f"conversations:file={{tree}}/{file},images={{tree}}/{images}{said}")
+    more = "".join(f",{key}={value}" for key, value in options.items())
+    return DatasetPlace("vqa", (file, needs), text=f"conversations:file={{tree}}/{file},images={{tree}}/{images}{more}")
 
 
 _MSCOCO = "mscoco/images/train2014"
@@ -83,7 +82,7 @@ def missing(root: Path, needed: Iterable[str]) -> list[str]:
 
 
 def need(name: str, root: Path, *needed: str) -> None:
-    """Raises DataError that names all that is missing at once."""
+    """Raises DataError that names everything that is missing at once."""
     absent = missing(root, needed)
     if absent:
         raise DataError(

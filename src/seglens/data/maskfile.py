@@ -19,7 +19,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in a file of its own. With `black_is_absent`, one without object declares its target absent."""
+    """A mask in a separate file. With `black_is_absent`, a file without object declares its target absent."""
 
     path: Path
     black_is_absent: bool = False
@@ -79,7 +79,7 @@ def _values(image: Image.Image, path: str | Path) -> Shaped[np.ndarray, "h w"]:
 
 
 def _indexed(image: Image.Image, path: str | Path) -> Shaped[np.ndarray, "h w"]:
-    """A palette's colours where they are black and white, which an optimiser may have put in either order."""
+    """A palette's colours where they are black and white: a PNG optimiser may have put them in either order."""
     indices = np.asarray(image)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
     palette = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)

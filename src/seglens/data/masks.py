@@ -1,4 +1,7 @@
-"""Masks on disk: COCO run lengths, polygons and PNG. In memory a mask is always a bool array, "h w"."""
+"""Masks on disk: COCO run lengths, polygons and PNG. In memory a mask is always a bool array, "h w".
+
+Run lengths are read by our own code and not by pycocotools, which draws outside its memory on hostile ones.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from pycocotools import mask as coco
 
 from seglens.core.files import write_atomic
 from seglens.data.faults import SeveralMistakesError, messages_of
+from seglens.data.image_decoding import MAX_PIXELS
 from seglens.data.image_record import DecodedMask, MaskSource
-from seglens.data.images import MAX_PIXELS
 
 # How far a polygon may leave its image, in shares of a side and, if that is more, in pixels: annotation tools and
-# published polygons do so a little; what lies further out was drawn on another image, or on one of another size.
+# published polygons do so a little; a point further out was drawn on another image, or on one of another size.
 SLACK, SLACK_PIXELS = 0.01, 2
 
 
@@ -94,7 +97,7 @@ def _runs(counts: Any) -> Int64[np.ndarray, " r"]:
         raise ValueError("it has no counts")
     if not isinstance(counts, str | bytes):
         whole = np.asarray(counts).reshape(-1)
-        if len(whole) and whole.dtype.kind not in "iu":  # numpy would cut 1.5 to 1 without a word
+        if len(whole) and whole.dtype.kind not in "iu":  # numpy would silently cut 1.5 to 1
             raise ValueError("counts hold something else than whole numbers")
         return whole.astype(np.int64)
     if isinstance(counts, str) and not counts.isascii():
@@ -125,14 +128,14 @@ def save_png(mask: Bool[np.ndarray, "h w"], path: str | Path) -> None:
 @dataclass(frozen=True)
 class Polygons:
     """The union of polygons, each [x0, y0, x1, y1, ...] in pixels, rasterised as COCO does. Refused where they leave
-    the image by more than `SLACK`: they would be cut at its border without a word."""
+    the image by more than `SLACK`: they would silently be cut at its border."""
 
     parts: Sequence[Any]  # a file may hold anything: checked when drawn
-    scaled: bool = False  # made of shares of the image's sides: whatever they are, they are pixels
+    scaled: bool = False  # computed from shares of the image's sides: small numbers are pixels too
 
     @classmethod
     def of(cls, parts: Sequence[Any]) -> Polygons:
-        """The same held in a quarter of the memory: for an index of a million polygons."""
+        """The same in a quarter of the memory: for an index of a million polygons."""
         try:
             return cls(tuple(array("d", part) for part in parts))
         except (TypeError, OverflowError):
@@ -192,7 +195,7 @@ class RunLengthDict:
 
 @dataclass(frozen=True)
 class NamedSource:
-    """A source whose mistakes begin with the name of its record."""
+    """A source whose errors begin with the name of its record."""
 
     name: str
     source: MaskSource
@@ -205,7 +208,7 @@ class NamedSource:
 
 
 def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[DecodedMask]:
-    """All of them. Raises SeveralError that says what is wrong with each bad one."""
+    """The masks of all sources. Raises SeveralMistakesError with what is wrong with each bad one."""
     drawn, wrong = list[DecodedMask](), list[str]()
     for source in sources:
         try:
@@ -219,7 +222,7 @@ def draw_each(sources: Iterable[MaskSource], size: tuple[int, int]) -> list[Deco
 
 @dataclass(frozen=True)
 class Union:
-    """All of several sources: one phrase for many objects."""
+    """The union of several sources: one phrase for many objects."""
 
     sources: Sequence[MaskSource]
 

@@ -5,11 +5,10 @@
     self1e:root=/data                   SELF1E (arXiv 2603.19026, table 8): every dataset as often as it is large
     self1e-seg:root=/data               the same, what has masks repeated
 
-All lie in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries come bare unless `prompt`
-says otherwise, except in `lisa`, which is asked in LENS's templates: methods that tune their MLLM have a request of
-their own. `held_out=yes` leaves out every photograph that a val or test set of RefCOCO, + or g below `root` shows:
-their training sets hold some of each other's. (GQA names its photographs otherwise; what it shares with COCO is not
-seen.)
+All are in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries have no template unless
+`prompt` names one, except in `lisa`, which uses LENS's templates: methods that tune their MLLM have their own requests.
+`held_out=yes` leaves out every photograph of the val and test sets of RefCOCO, + and g below `root`: their training
+sets hold some of each other's. (GQA names its photographs differently; what it shares with COCO is not detected.)
 """
 
 from __future__ import annotations
@@ -65,14 +64,14 @@ SELF1E = (
     "vizwiz",
     "gqa",
 )
-# How many images count at most: the table has fewer of these two than there are
+# The largest number of images that counts: the table has fewer of these two than there are
 SELF1E_MOST = {"cocostuff": 30_000, "paco": 30_000}
 SELF1E_REPEATS: dict[str, Mapping[str, int]] = {
     "self1e": {"sem_seg": 1, "refer_seg": 1, VQA: 1, "reason_seg": 1},
     "self1e-seg": {"sem_seg": 6, "refer_seg": 20, VQA: 1, "reason_seg": 6},
 }
 Answer = Literal["no", "yes"]
-HELD_OUT = ("refcoco", "refcoco+", "refcocog")  # whose val and test sets are kept from training with held_out=yes
+HELD_OUT = ("refcoco", "refcoco+", "refcocog")  # their val and test sets are not trained on with held_out=yes
 
 
 def parse_rates(text: str) -> dict[str, float]:
@@ -87,39 +86,39 @@ def parse_rates(text: str) -> dict[str, float]:
     return dict(zip(GROUPS, map(float, rates), strict=True))
 
 
-def found_in(
-    root: Path, whose: str, wanted: Mapping[str, DatasetPlace], bad: Bad = "refuse"
+def present_in(
+    root: Path, mixture: str, wanted: Mapping[str, DatasetPlace], bad: Bad = "refuse"
 ) -> dict[str, DatasetPlace]:
-    """Those of the wanted datasets that lie below `root`.
+    """Those of the wanted datasets that are below `root`.
 
     Raises DataError that names every missing folder at once; with bad="skip" datasets that lack any are left out, but
     not a whole group."""
-    lost = {name: gone for name, place in wanted.items() if (gone := missing(root, place.needs))}
-    if lost and bad == "refuse":
-        said = "; ".join(f"{name}: {', '.join(gone)}" for name, gone in lost.items())
+    incomplete = {name: files for name, place in wanted.items() if (files := missing(root, place.needs))}
+    if incomplete and bad == "refuse":
+        lacking = "; ".join(f"{name}: {', '.join(files)}" for name, files in incomplete.items())
         raise DataError(
-            f"{whose}'s data in {str(root)!r} is not complete ({said}); fetch it, or go without it by bad=skip"
+            f"{mixture}'s data in {str(root)!r} is not complete ({lacking}); fetch it, or go without it by bad=skip"
         )
-    found = {name: place for name, place in wanted.items() if name not in lost}
-    bare = sorted({place.group for place in wanted.values()} - {place.group for place in found.values()})
-    if bare:
-        raise DataError(f"{str(root)!r} holds no dataset of {', '.join(bare)}; fetch one, or do without them")
-    return found
+    present = {name: place for name, place in wanted.items() if name not in incomplete}
+    empty = sorted({place.group for place in wanted.values()} - {place.group for place in present.values()})
+    if empty:
+        raise DataError(f"{str(root)!r} holds no dataset of {', '.join(empty)}; fetch one, or do without them")
+    return present
 
 
 def opened(
     root: Path, places: Mapping[str, DatasetPlace], bad: Bad, held_out: Answer, negatives: float = 0.0
 ) -> dict[str, Records]:
-    """The datasets by their names, without the photographs that are kept for tests if `held_out` is "yes". Those that
-    are of classes are also asked for what an image does not show, in the share of `negatives`."""
+    """The datasets by their names, without the photographs that are reserved for tests if `held_out` is "yes". Datasets
+    of classes also get queries for what an image does not show, in the share of `negatives`."""
     datasets = {name: cast(Records, load_data(place.spec(name, root, bad))) for name, place in places.items()}
     for name, data in datasets.items() if negatives else ():
         if len(data.vocabulary) > 1:
             datasets[name] = cast(Records, with_negatives(data, negatives))
     if held_out == "no":
         return datasets
-    kept = [part for part in parts(root / "refer_seg") if part.name.partition("(")[0] in HELD_OUT]
-    keys = frozenset(to_hold_out(kept))
+    reserved = [part for part in parts(root / "refer_seg") if part.name.partition("(")[0] in HELD_OUT]
+    keys = frozenset(to_hold_out(reserved))
     if not keys:
         raise DataError(f"{str(root / 'refer_seg')!r} has no val or test set of {', '.join(HELD_OUT)} to hold out")
     return {name: data.without(lambda entry: image_key(entry.image) in keys) for name, data in datasets.items()}
@@ -137,7 +136,7 @@ def lisa(
 ) -> Mixed:
     """LISA's datasets in LISA's shares; rates=lisa are those with questions answered in words (LLaVA-150k)."""
     shares = parse_rates(rates)
-    places = found_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
+    places = present_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
     datasets = opened(root, places, bad, held_out, negatives)
     sources = tuple(SamplingSource(places[name].group, len(data), data.count) for name, data in datasets.items())
     return Mixed(list(datasets.values()), Mixture(sources, shares, seed, queries), prompt)
@@ -153,14 +152,14 @@ def mllmseg(
     held_out: Answer = "no",
 ) -> Mixed:
     """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
-    places = found_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
+    places = present_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
     datasets = opened(root, places, bad, held_out)
     sources = tuple(SamplingSource("refer_seg", len(data), data.count) for data in datasets.values())
     return Mixed(list(datasets.values()), Mixture(sources, {"refer_seg": 1}, seed, queries), prompt)
 
 
 def self1e_weights(variant: str, sizes: Mapping[str, int]) -> dict[str, int]:
-    """How often each dataset of so many images (of VQA: records) is drawn, relative to the others: table 8."""
+    """How often each dataset of `sizes` images (of VQA: records) is drawn, relative to the others: table 8."""
     counted = {name: min(size, SELF1E_MOST.get(name, size)) for name, size in sizes.items()}
     return {name: SELF1E_REPEATS[variant][TREE[name].group] * size for name, size in counted.items()}
 
@@ -177,9 +176,9 @@ def _self1e(variant: str) -> Callable[..., Mixed]:
         held_out: Answer = "no",
         negatives: float = 0.0,
     ) -> Mixed:
-        """Images (of VQA: records) drawn alike from all datasets, each repeated as often as its group is."""
+        """Images (of VQA: records) drawn uniformly from all datasets, each repeated as often as its group is."""
         wanted = {name: TREE[name] for name in (*SELF1E, *(["refclef"] if refclef == "yes" else []))}
-        places = found_in(
+        places = present_in(
             root, "SELF1E", {k: place for k, place in wanted.items() if vqa == "yes" or place.group != VQA}, bad
         )
         datasets = opened(root, places, bad, held_out, negatives)
@@ -210,10 +209,10 @@ MIXTURES: dict[str, Callable[..., Mixed]] = {
 def load_mixture(text: str, **usual: object) -> Mixed:
     """A mixture from its name and options: "lisa:root=/data,rates=paper". Raises ValueError as `load_data` does.
 
-    `usual` are options that a mixture which has them takes where `text` does not say otherwise."""
-    name, said = parse(text)
+    `usual` are options for a mixture that has them, where `text` does not give them."""
+    name, options = parse(text)
     known = signature(MIXTURES[name]).parameters if name in MIXTURES else {}
-    return build(write(name, {key: usual[key] for key in usual if key in known} | said), MIXTURES, "mixture")
+    return build(write(name, {key: usual[key] for key in usual if key in known} | options), MIXTURES, "mixture")
 
 
 def names_a_mixture(text: str) -> bool:

@@ -1,8 +1,8 @@
-"""Queries for classes that an image does not show: from them a head learns to say that nothing is there.
+"""Queries for classes that an image does not show: from them a head learns to answer that nothing is there.
 
-They are chosen by chance from the dataset's own classes, by the id of the image and the seed alone: the same whichever
-other images are read. No class is asked for that the image may show all the same: its name may mean what the image
-shows (`related_names`), a record of it is bad or a crowd, the label map has a void, or nobody looked for it."""
+They are chosen at random from the dataset's own classes, by the id of the image and the seed alone: the same whichever
+other images are read. A class that the image may show all the same is never chosen: its name may mean what the image
+shows (`related_names`), a record of it is bad or a crowd, the label map has a void, or it was not searched for."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from seglens.data.rng import pick, words
 from seglens.data.spec import parse, write
 from seglens.data.subset import Limited
 
-USUAL = 0.2  # share of a training's queries where the data says nothing of absent targets
-LOOKED_AT = 200  # samples of data of an unknown kind, before it is taken to have no absent target
+USUAL = 0.2  # share of a training's queries where the data has no absent targets
+EXAMINED = 200  # samples of data of an unknown kind; without an absent target there, it is taken to have none
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """How many absent targets are asked for: below 1 a share of all queries, on average; else so many per image."""
+    """How many absent targets are asked for: below 1 a share of all queries, on average; else a number per image."""
 
     names: tuple[str, ...]
     amount: float
@@ -41,11 +41,11 @@ class Negatives:
             )
 
     def __call__(self, entry: ImageRecord, queries: tuple[QueryRecord, ...]) -> tuple[QueryRecord, ...]:
-        """The queries for one image, behind those of its annotation."""
+        """The queries for one image, to follow those of its annotation."""
         free = self.absent(entry, queries)
         coin, *more = words(1 + len(free), "negatives", self.seed, entry.id)
         count = min(self._count(len(queries), coin / 2**64), len(free))
-        return tuple(_ask(entry.id, free[at]) for at in pick(more[:count], len(free)))
+        return tuple(_absent_query(entry.id, free[at]) for at in pick(more[:count], len(free)))
 
     def absent(self, entry: ImageRecord, queries: tuple[QueryRecord, ...]) -> list[str]:
         """The classes that the image surely does not show."""
@@ -56,14 +56,14 @@ class Negatives:
         names = self.names if entry.absent is None else [name for name in self.names if name in entry.absent]
         return [name for name in names if not any(related(name, one) for one in shown)]
 
-    def _count(self, asked: int, coin: float) -> int:
+    def _count(self, queries: int, coin: float) -> int:
         if self.amount >= 1:
             return int(self.amount)
-        wanted = asked * self.amount / (1 - self.amount)
-        return int(wanted) + (coin < wanted % 1)
+        expected = queries * self.amount / (1 - self.amount)
+        return int(expected) + (coin < expected % 1)
 
 
-def _ask(image: str, name: str) -> QueryRecord:
+def _absent_query(image: str, name: str) -> QueryRecord:
     return QueryRecord(name, Nothing(), f"{image}, {name} (absent)", "class", id=f"{name} (absent)")
 
 
@@ -95,8 +95,8 @@ def vocabulary(data: Dataset) -> tuple[str, ...]:
 
 
 def for_training(text: str, data: Dataset, usual: float = USUAL) -> tuple[Dataset, str]:
-    """Data that may train, and the text that names it, as a training takes them where `text` says nothing of negatives:
-    with the usual share, if there is a closed set of names. What is kept for tests stays as it is."""
+    """Data that may train, and the text that names it, with the usual share of negatives where `text` has no such
+    option and there is a closed set of names. Data that is reserved for tests stays as it is."""
     name, options = parse(text)
     if "negatives" in options or not usual or not data.trainable or len(vocabulary(data)) < 2:
         return data, text
@@ -108,18 +108,18 @@ def has_absent(data: Dataset) -> bool:
     if isinstance(data, Prompted):
         return has_absent(data.inner)
     if isinstance(data, Limited) and isinstance(data.inner, Records):
-        return any(map(_absent_ask, islice(data.inner.entries, data.count)))
+        return any(map(_asks_absent, islice(data.inner.entries, data.count)))
     if isinstance(data, Records):
-        return any(map(_absent_ask, data.entries))
-    return any(not target.present for sample in islice(data, LOOKED_AT) for target in sample.drawn().targets)
+        return any(map(_asks_absent, data.entries))
+    return any(not target.present for sample in islice(data, EXAMINED) for target in sample.drawn().targets)
 
 
-def _absent_ask(entry: ImageRecord) -> bool:
+def _asks_absent(entry: ImageRecord) -> bool:
     if callable(entry.queries) and entry.more is None:  # of a label map: what it shows
         return False
     try:
         return any(_may_be_absent(query.mask) for query in entry.all_queries() if not query.spoken)
-    except ValueError:  # a bad label map, which is told when it is read
+    except ValueError:  # a bad label map, which is reported when it is read
         return False
 
 
@@ -132,7 +132,7 @@ def _may_be_absent(source: MaskSource) -> bool:
 
 
 def _parts(source: MaskSource) -> Iterator[MaskSource]:
-    """What a mask is made of."""
+    """The sources that a mask is made from."""
     inside = getattr(source, "sources", None) or [one for one in [getattr(source, "source", None)] if one is not None]
     if not inside:
         yield source

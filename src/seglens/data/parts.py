@@ -1,7 +1,7 @@
 """Parts of things, as VLPart prepares them for LISA: PACO-LVIS and PASCAL-Part, both in COCO's json.
 
-Each annotation is a query with a mask of its own. A part is asked for as "dog leg" or "the leg of the dog", half and
-half (LISA draws anew each time; here the annotation's id and the seed decide, so that a query can be named).
+Each annotation is a query with its own mask. A part is named "dog leg" or "the leg of the dog", half and half (LISA
+draws anew each time; here the annotation's id and the seed decide, so that a query can be found again).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PartCategory:
         return "class" if self.part is None else "part"
 
     def forms(self) -> tuple[str, ...]:
-        """All the ways to ask for it."""
+        """All its names in queries."""
         return (
             (self.name,) if self.part is None else (f"{self.name} {self.part}", f"the {self.part} of the {self.name}")
         )
@@ -53,7 +53,7 @@ def paco(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse")
     """PACO-LVIS: objects and their parts in COCO's photographs (`coco/`)."""
     file = f"vlpart/paco/annotations/paco_lvis_v1_{split}.json"
     need("paco", root, file, "coco")
-    return _records("paco", split, root / file, root / "coco", seed, bad, looked_for_all=False)
+    return _records("paco", split, root / file, root / "coco", seed, bad, searched_for_all=False)
 
 
 def pascal_part(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "refuse") -> Records:
@@ -64,11 +64,11 @@ def pascal_part(root: Path, split: Split = "train", seed: int = 0, bad: Bad = "r
 
 
 def _records(
-    name: str, split: str, file: Path, images: Path, seed: int, bad: Bad, looked_for_all: bool = True
+    name: str, split: str, file: Path, images: Path, seed: int, bad: Bad, searched_for_all: bool = True
 ) -> Records:
-    found = Coco(file, images, seed, looked_for_all)
-    entries = list(found.entries())
-    names = tuple(dict.fromkeys(thing.forms()[0] for thing in found.things.values()))
+    content = PartsFile(file, images, seed, searched_for_all)
+    entries = list(content.entries())
+    names = tuple(dict.fromkeys(thing.forms()[0] for thing in content.things.values()))
     return Records(f"{name} {split}", entries, trainable=split == "train", bad=bad, classes=names)
 
 
@@ -79,15 +79,15 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
-class Coco:
+class PartsFile:
     """A json of COCO's, read: its categories as things, its images with their annotations as queries.
 
     Raises DataError, naming the file, when it is not of that format. An image without annotations is a note:
-    there is nothing to ask about it. `looked_for_all`: what is not annotated in an image is not there, even where the
-    image does not say what was looked for in vain (`neg_category_ids`)."""
+    it has no query. `searched_for_all`: what is not annotated in an image is not there, even where the image does not
+    list what was searched for in vain (`neg_category_ids`)."""
 
-    def __init__(self, file: Path, images: Path, seed: int, looked_for_all: bool = True):
-        self.file, self.images, self.seed, self.looked_for_all = str(file), images, seed, looked_for_all
+    def __init__(self, file: Path, images: Path, seed: int, searched_for_all: bool = True):
+        self.file, self.images, self.seed, self.searched_for_all = str(file), images, seed, searched_for_all
         self.held, self.unsure = defaultdict[int, set[str]](set), False
         self.content, self.things = read_json(file), dict[int, PartCategory]()
         for key in FIELDS:
@@ -106,24 +106,24 @@ class Coco:
             if isinstance(one, RecordFault):
                 self.unsure = True  # it may be of any image
                 yield one
-            elif isinstance(made := self._ask(one, pictures), RecordFault):
+            elif isinstance(query := self._query(one, pictures), RecordFault):
                 self.unsure = True
-                yield made
+                yield query
             else:
-                queries[one["image_id"]].append(made)
+                queries[one["image_id"]].append(query)
                 self.held[one["image_id"]].add(self.things[one["category_id"]].name)
         for number, one in pictures.items():
             yield self._entry(one, tuple(queries[number]))
 
     def _each(self, key: str) -> Iterator[dict[str, Any] | RecordFault]:
-        """The records of a list; a fault for one that lacks a field or has the id of another before it."""
+        """The records of a list; a fault for one that lacks a field or has the id of an earlier one."""
         seen, what = set[int](), {"categories": "category"}.get(key, key[:-1])
         for at, one in enumerate(self.content[key]):
             wrong = _wrong(one, FIELDS[key])
             if wrong:
                 yield RecordFault(self.file, f"{what} number {at} of its list", wrong)
             elif one["id"] in seen:
-                yield RecordFault(self.file, f"{what} {one['id']}", "has the id of one before it", "duplicate id")
+                yield RecordFault(self.file, f"{what} {one['id']}", "has the id of an earlier one", "duplicate id")
             else:
                 seen.add(one["id"])
                 yield one
@@ -138,7 +138,7 @@ class Coco:
             except ValueError as error:
                 yield RecordFault(self.file, f"category {one['id']}", str(error))
 
-    def _ask(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> QueryRecord | RecordFault:
+    def _query(self, one: dict[str, Any], pictures: dict[int, dict[str, Any]]) -> QueryRecord | RecordFault:
         record = f"annotation {one['id']}"
         for field, known in (("image_id", pictures), ("category_id", self.things)):
             if one[field] not in known:
@@ -159,17 +159,17 @@ class Coco:
         return ImageRecord(str(one["id"]), path, self.file, queries, (one["height"], one["width"]), holds, absent)
 
     def _known(self, one: dict[str, Any]) -> tuple[frozenset[str] | None, frozenset[str] | None]:
-        """What an image may show (things with all their parts, annotated or not), and what was looked for in vain."""
-        told = one.get("neg_category_ids")
-        if self.unsure or not (self.looked_for_all or isinstance(told, list)):
+        """What an image may show (things with all their parts, annotated or not), and what was searched for in vain."""
+        negative = one.get("neg_category_ids")
+        if self.unsure or not (self.searched_for_all or isinstance(negative, list)):
             return None, None
         partly = {self.things[n].name for n in one.get("not_exhaustive_category_ids") or () if n in self.things}
         held = self._named(self.held[one["id"]] | partly)
-        lacks = {self.things[n].name for n in told if n in self.things} if isinstance(told, list) else None
+        lacks = {self.things[n].name for n in negative if n in self.things} if isinstance(negative, list) else None
         return held, None if lacks is None else self._named(lacks)
 
     def _named(self, things: set[str]) -> frozenset[str]:
-        """Things and all their parts, as they are asked for."""
+        """Things and all their parts, by the names in queries."""
         return frozenset(things) | {thing.forms()[0] for thing in self.things.values() if thing.name in things}
 
 

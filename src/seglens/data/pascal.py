@@ -1,9 +1,9 @@
 """Pascal Context and Pascal VOC for open-vocabulary segmentation: the tables' PC-59, PC-459 and PAS-20.
 
 Each is read in the layouts that people have on disk: as published (Pascal Context's own .mat files beside VOC2010,
-VOC2012's palette maps), as mmsegmentation converts them, and in the two folders of detectron2's kind. The first that is
-there is read. What is none of the classes (VOC's background, Context's other things) is ignored, as borders are.
-Words that VOC writes together stand apart here: potted plant, tv monitor, dining table.
+VOC2012's palette maps), as mmsegmentation converts them, and in the two folders of detectron2's kind. The first one
+that exists is read. Pixels of no class (VOC's background, Context's other things) are ignored, as borders are.
+Words that VOC writes together are separate here: potted plant, tv monitor, dining table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from seglens.data.faults import DataError, RecordFault
 from seglens.data.image_record import ImageRecord
 from seglens.data.reading import read_text
 from seglens.data.records import Bad, Records
-from seglens.data.semantic import IGNORED, LISTS, Classes, Split, asks_of, holds, numbered
+from seglens.data.semantic import IGNORED, LISTS, Classes, Split, holds, label_queries, numbered
 
 WIDE = 65535  # what maps of 16 bits ignore
 VOC20 = (
@@ -53,8 +53,8 @@ VOC = "VOCdevkit/VOC2012"
 
 @dataclass(frozen=True)
 class PascalLayout:
-    """Where photographs and label maps lie below a root, what the values of a map mean, and which file names those of a
-    split (the first that is there; without one, all maps of the folder are the split's)."""
+    """Where photographs and label maps are below a root, what the values of a map mean, and which file lists those of a
+    split (the first one that exists; without one, all maps of the folder are the split's)."""
 
     images: str
     labels: str
@@ -62,9 +62,9 @@ class PascalLayout:
     ignored: frozenset[int]
     ending: str = ".png"
     listed: Sequence[str] = ()
-    other: frozenset[int] = field(default=frozenset())  # values of what is none of the classes
+    other: frozenset[int] = field(default=frozenset())  # values of pixels of no class
 
-    def found(self, root: Path) -> bool:
+    def exists(self, root: Path) -> bool:
         return (root / self.labels).is_dir()
 
 
@@ -128,12 +128,12 @@ def pas20(root: Path, split: Split = "val", bad: Bad = "refuse") -> Records:
         other=frozenset((0,)),
     )
     images, labels = (f"pascal_voc_d2/{folder}/{PART[split]}" for folder in ("images", "annotations_pascal20"))
-    made = PascalLayout(images, labels, dict(enumerate(VOC20)), frozenset((IGNORED,)))
-    return _records("pas20", root, split, bad, [published, made])
+    converted = PascalLayout(images, labels, dict(enumerate(VOC20)), frozenset((IGNORED,)))
+    return _records("pas20", root, split, bad, [published, converted])
 
 
 def _records(name: str, root: Path, split: str, bad: Bad, layouts: Sequence[PascalLayout]) -> Records:
-    at = next((layout for layout in layouts if layout.found(root)), None)
+    at = next((layout for layout in layouts if layout.exists(root)), None)
     if at is None:
         tried = ", ".join(layout.labels for layout in layouts)
         raise DataError(
@@ -141,8 +141,8 @@ def _records(name: str, root: Path, split: str, bad: Bad, layouts: Sequence[Pasc
             "(or detectron2's own folder)"
         )
     classes = Classes(at.names, at.ignored, {}, at.other)
-    found = _entries(root, at, classes)
-    return Records(f"{name} {split}", found, trainable=split == "train", bad=bad, classes=tuple(at.names.values()))
+    records = _entries(root, at, classes)
+    return Records(f"{name} {split}", records, trainable=split == "train", bad=bad, classes=tuple(at.names.values()))
 
 
 def _entries(root: Path, at: PascalLayout, classes: Classes) -> Iterator[ImageRecord | RecordFault]:
@@ -154,7 +154,7 @@ def _entries(root: Path, at: PascalLayout, classes: Classes) -> Iterator[ImageRe
         elif not file.is_file():
             yield RecordFault(str(image), stem, f"its label map {file} is missing")
         else:
-            yield ImageRecord(stem, image, str(file), partial(asks_of, file, classes, load), holds=holds)
+            yield ImageRecord(stem, image, str(file), partial(label_queries, file, classes, load), holds=holds)
 
 
 def _stems(root: Path, at: PascalLayout) -> list[str]:

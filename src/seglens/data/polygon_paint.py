@@ -1,7 +1,8 @@
 """Polygons painted as OpenCV does, because ReasonSeg's masks are defined by it.
 
 LISA paints with `cv2.fillPoly` of opencv-python 4.8, and OpenCV 4.11 changed which pixels that fills (on most polygons
-of a photograph, by a few pixels each). What is here gives the pixels of 4.8 to 4.10 whatever is installed.
+of a photograph, by a few pixels each). Our own code and not OpenCV, because it gives the pixels of 4.8 to 4.10 whatever
+version is installed.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def _inside(
 ) -> Bool[np.ndarray, "h w"]:
     """The pixels between the first and second, third and fourth, ... edge that each row crosses.
 
-    Two habits of these versions: an edge that leaves the canvas has the slope of its visible part, whose ends are whole
-    pixels; and an edge that does not is followed half a pixel to the right."""
+    Two peculiarities of these versions: an edge that leaves the canvas has the slope of its visible part, whose ends
+    are whole pixels; and an edge that does not is followed half a pixel to the right."""
     height, width = size
     half = np.where((cut == edges).all(axis=1), 1 << _SHIFT >> 1, 0)
     along = np.where(cut[:, 1:2] != cut[:, 3:4], cut, edges)

@@ -1,7 +1,7 @@
-"""How a query is put to the model: the templates of LISA and LENS, for training and for evaluation.
+"""The templates of queries, as in LISA and LENS, for training and for evaluation.
 
-Only the words of the user: the image and the line break after it are written by each model's own chat template. The
-leading blanks of some evaluation forms are their authors', after that line break; a tokenizer sees them.
+Only the words of the user: each model's own chat template writes the image and the line break after it. The leading
+blanks of some evaluation templates are their authors', after that line break; a tokenizer sees them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LONG = ("sentence", "long")
 
 @dataclass(frozen=True)
 class QueryTemplates:
-    """Templates with {query}: `short` for names and phrases, `long` for whole sentences, `why` where an answer in words
-    is wanted too. `lower`: names and phrases are put in lower case; `undotted`: without full stops at their ends."""
+    """Templates with {query}: `short` for names and phrases, `long` for whole sentences, `why` for an answer in words
+    besides the mask. `lower`: names and phrases in lower case; `undotted`: without full stops at their ends."""
 
     short: tuple[str, ...]
     long: tuple[str, ...]
@@ -35,9 +35,7 @@ _WHAT = "What is {query} in this image?"
 _RESPOND, _OUTPUT = " Please respond with segmentation mask.", " Please output segmentation mask."
 
 PROMPTS: dict[str, QueryTemplates] = {
-    "none": QueryTemplates(
-        ("{query}",), ("{query}",)
-    ),  # bare, for methods that have a request of their own to put it in
+    "none": QueryTemplates(("{query}",), ("{query}",)),  # for methods that have their own request
     "lisa": QueryTemplates(
         (*_ASK, _WHAT + _RESPOND, _WHAT + _OUTPUT),
         ("{query}" + _RESPOND, "{query}" + _OUTPUT),
@@ -50,7 +48,7 @@ PROMPTS: dict[str, QueryTemplates] = {
     "lens": QueryTemplates((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),  # LISA's without the last sentence
     "lisa-eval": QueryTemplates((" " + _WHAT + _OUTPUT,), (" {query}" + _OUTPUT,)),
     "lens-eval": QueryTemplates((_WHAT,), (" {query}",)),
-    # in front of a request: UFO's and MLLMSeg's own questions stand in the settings of these methods
+    # UFO's and MLLMSeg's own questions, around these, are settings of the methods
     "ufo": QueryTemplates((*_ASK, _WHAT, _WHAT), ("{query}",), lower=True),
     "ufo-eval": QueryTemplates((_WHAT,), ("{query}",), lower=True),
     "mllmseg": QueryTemplates(("{query}",), ("{query}",), lower=True, undotted=True),
@@ -65,7 +63,7 @@ def apply(preset: str, query: str, kind: str, key: int, why: bool = False) -> st
     if preset == "none":
         return query
     if not query.strip():
-        raise ValueError("got an empty query; it must say what to look for")
+        raise ValueError("got an empty query; it must name what to search for")
     forms = PROMPTS[preset]
     templates = forms.why if why and forms.why else forms.long if kind in LONG else forms.short
     template = templates[below(key, len(templates))]
@@ -73,26 +71,27 @@ def apply(preset: str, query: str, kind: str, key: int, why: bool = False) -> st
 
 
 def worded(query: str, kind: str, lower: bool, undotted: bool) -> str:
-    """The query as it stands in a template."""
-    asked = query.strip()
+    """The query as it is written in a template."""
+    text = query.strip()
     if kind in LONG:
-        return asked
-    asked = asked.strip(".").strip() if undotted else asked
-    return asked.lower() if lower else asked
+        return text
+    text = text.strip(".").strip() if undotted else text
+    return text.lower() if lower else text
 
 
 def prompted(sample: Sample, preset: str, seed: int = 0) -> Sample:
     """The sample with its queries in templates, chosen by its id, the number of the target, and the seed.
 
     Where a target has an answer in words, half of the prompts ask for it (LISA's shares are 45 % with mask and words,
-    45 % with the mask, and 10 % without a mask, which has no place here). What is answered in words alone is asked as
-    it is."""
+    45 % with the mask, and 10 % without a mask, which is left out here). A question with an answer in words alone gets
+    no template."""
     return replace(
-        sample, targets=tuple(_put(sample.id, number, t, preset, seed) for number, t in enumerate(sample.targets))
+        sample,
+        targets=tuple(_in_template(sample.id, number, t, preset, seed) for number, t in enumerate(sample.targets)),
     )
 
 
-def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Target:
+def _in_template(sample: str, number: int, target: Target, preset: str, seed: int) -> Target:
     if target.spoken:
         return target
     key, coin = words(2, "prompt", seed, sample, number)
@@ -105,7 +104,7 @@ def _put(sample: str, number: int, target: Target, preset: str, seed: int) -> Ta
 
 
 class Prompted(DatasetWrapper):
-    """A dataset with its queries put in the templates of a preset; all else is as it was.
+    """A dataset with its queries in the templates of a preset, otherwise unchanged.
 
     Raises ValueError on an unknown preset."""
 

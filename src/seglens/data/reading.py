@@ -1,4 +1,4 @@
-"""Folders and text files of a person's own data: what is there, or one line that says why it cannot be used."""
+"""Folders and text files of a user's own data: their content, or one line that explains why it cannot be used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seglens.data.faults import DataError, RecordFault
-from seglens.data.images import suffixes
+from seglens.data.image_decoding import suffixes
 
 IMAGES = suffixes()
 Split = Literal["train", "val", "test"]
@@ -21,15 +21,15 @@ def need_folder(path: Path, what: str) -> Path:
 
 
 def located(folder: Path, name: str) -> Path:
-    """The file that an annotation names: as it is written, or else with the slashes of Windows turned, or its accents
-    in the other form of Unicode (macOS writes é as two characters). As it is written where there is none."""
+    """The file that an annotation names: as it is written, or else with Windows' backslashes turned, or its accents in
+    the other form of Unicode (macOS writes é as two characters). As it is written where no such file exists."""
     turned = name.replace("\\", "/")
     forms = (name, turned, *(unicodedata.normalize(form, turned) for form in ("NFC", "NFD")))
     return next((folder / one for one in forms if (folder / one).is_file()), folder / name)
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises DataError on any other, or none."""
+    """The text of a UTF-8 file, with or without a byte order mark. Raises DataError where there is no such file."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises DataError that names the line where it breaks."""
+    """The value of a JSON file. Raises DataError that names the line with the mistake."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -47,26 +47,26 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); export it again") from None
     except RecursionError:
         raise DataError(f"{path} is nested too deeply to be an annotation file; export it again") from None
-    except ValueError as error:  # Python reads no number of thousands of digits
+    except ValueError as error:  # Python refuses numbers of thousands of digits
         raise DataError(f"{path} cannot be read ({error}); export it again") from None
 
 
 def by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[RecordFault]]:
-    """Files under `folder` by their path in it without the suffix, in order; where two share one, a Fault instead, as
-    nothing tells whose mask is whose. Hidden files (`._photo.jpg` of macOS) and other suffixes are left alone."""
-    found: dict[str, list[Path]] = {}
+    """Files under `folder` by their path in it without the suffix, in order; where two share one, a RecordFault
+    instead, as their masks cannot be told apart. Hidden files (`._photo.jpg` of macOS) and others are ignored."""
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inside.parts):
-            found.setdefault(unicodedata.normalize("NFC", inside.with_suffix("").as_posix()), []).append(path)
-    return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}, [
+            files.setdefault(unicodedata.normalize("NFC", inside.with_suffix("").as_posix()), []).append(path)
+    return {stem: paths[0] for stem, paths in files.items() if len(paths) == 1}, [
         RecordFault(
             str(folder),
             stem,
-            f"{' and '.join(path.name for path in paths)} have the same stem, so that nothing tells what belongs to "
+            f"{' and '.join(path.name for path in paths)} have the same stem, so that it is unclear what belongs to "
             "which; rename or drop one",
             "duplicate id",
         )
-        for stem, paths in found.items()
+        for stem, paths in files.items()
         if len(paths) > 1
     ]

@@ -1,8 +1,8 @@
-"""ReasonSeg (LISA, arXiv 2308.00692): photographs, each with a question that takes thought, and one mask.
+"""ReasonSeg (LISA, arXiv 2308.00692): photographs, each with a question that needs reasoning, and one mask.
 
     ROOT/ReasonSeg/{train,val,test}/NAME.jpg with NAME.json, and explanatory/train.json
 
-Shapes are painted the largest first, so that the small lie on top; "flag" is left out, "ignore" becomes pixels that do
+Shapes are painted the largest first, so that small ones are on top; "flag" is left out, "ignore" becomes pixels that do
 not count, the rest is the target. Painting is OpenCV's (see `polygon_paint`), pixel for pixel what LISA's reader gives.
 """
 
@@ -47,14 +47,14 @@ class Shapes:
 
 
 def reasonseg(root: Path, split: Split = "val", sentences: Sentences = "auto", bad: Bad = "refuse") -> Records:
-    """The official evaluation asks the first sentence of each image: `auto` does so for val and test, and gives all
-    for train, where LISA draws at random from the rephrasings."""
+    """The official evaluation uses the first sentence of each image: so does `auto` for val and test; for train it
+    gives all, where LISA draws at random from the rephrasings."""
     first = sentences == "first" or (sentences == "auto" and split != "train")
     return Records(f"reasonseg {split}", entries(root, split, first), trainable=split == "train", bad=bad)
 
 
 def entries(root: Path, split: str, first: bool) -> Iterator[ImageRecord | RecordFault]:
-    """An Entry for each photograph of the split, or what is wrong with its files."""
+    """An ImageRecord for each photograph of the split, or what is wrong with its files."""
     folder = root / "ReasonSeg" / split
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; need ROOT/ReasonSeg/{split}: unpack ReasonSeg there, or mend root=")
@@ -84,13 +84,13 @@ def _answers(file: Path, known: set[str], answers: dict[str, str]) -> Iterator[R
     except ValueError as error:
         raise DataError(f"{file}: {error}") from None
     for number, item in enumerate(items):
-        image, message = (item.get(key) if isinstance(item, dict) else None for key in ("image", "outputs"))
-        if not isinstance(image, str) or not isinstance(message, str) or not message.strip():
+        image, answer = (item.get(key) if isinstance(item, dict) else None for key in ("image", "outputs"))
+        if not isinstance(image, str) or not isinstance(answer, str) or not answer.strip():
             yield RecordFault(str(file), f"item {number}", "needs the name of an image and its outputs, in words")
         elif Path(image).stem not in known:
             yield RecordFault(str(file), f"item {number}", f"{image[:80]!r} is not among the photographs of train")
         else:
-            answers[image] = message
+            answers[image] = answer
 
 
 def _asks(content: Any, first: bool, answer: str | None) -> tuple[QueryRecord, ...]:
@@ -116,7 +116,7 @@ def _words(text: Any, number: int) -> str:
 
 
 def _shapes(shapes: Any) -> Iterator[tuple[bool, Corners]]:
-    """The shapes that count, and as what; read here, so that a bad file is known before it is drawn."""
+    """The shapes that count: whether ignored, and their corners. Read early, so that a bad file is known at once."""
     if not isinstance(shapes, list):
         raise ValueError("shapes needs to be a list")
     for number, shape in enumerate(shapes):

@@ -1,4 +1,4 @@
-"""Whether the name of one class may also mean what another one names: an image that shows the other may show it."""
+"""Whether the name of one class may also mean what another one names, so that an image of the other may show it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from seglens.data.same_words import plain
 
 FILE = Path(__file__).parent / "class_names" / "kin.txt"
-SHORT = 3  # letters from which on a word inside another counts: boat in motorboat
+SHORT = 3  # letters that a word inside another must have to count: boat in motorboat
 MOST_WORDS = 3  # of a class name, articles apart
 ARTICLES = frozenset(("a", "an", "the"))
-# What makes a phrase of a name: it may then be said of things of any class.
+# Words that make a phrase of a name: a phrase may describe things of any class.
 PHRASES = frozenset(
     (
         "that",
@@ -74,22 +74,22 @@ PHRASES = frozenset(
 
 
 def related(one: str, other: str) -> bool:
-    """Whether two names share a word, contain each other, or are kin by `kin.txt`: synonyms, a kind and its kinds."""
+    """Whether two names share a word, contain each other, or are related by `kin.txt`: synonyms, kinds."""
     return one == other or any(_alike(a, b) for a in _words(one) for b in _words(other))
 
 
 def is_class_name(text: str) -> bool:
-    """Whether words can be the name of a class, rather than a phrase that is said of one thing in one image."""
-    found = [word for word in re.findall(r"[^\W_]+", plain(text)) if word not in ARTICLES]
-    return 0 < len(found) <= MOST_WORDS and not PHRASES.intersection(found)
+    """Whether words can be the name of a class, rather than a phrase about one thing in one image."""
+    words = [word for word in re.findall(r"[^\W_]+", plain(text)) if word not in ARTICLES]
+    return 0 < len(words) <= MOST_WORDS and not PHRASES.intersection(words)
 
 
 @cache
 def _words(name: str) -> frozenset[str]:
-    """Of a name, in the singular, with what each stands for; the last two also as one (cell phone, cellphone)."""
-    found = [_singular(word) for word in re.findall(r"[^\W_]+", plain(name)) if word not in ARTICLES]
-    pairs = [a + b for a, b in pairwise(found)]
-    return frozenset((*found, *pairs)) or frozenset((plain(name),))
+    """The words of a name in the singular; neighbours also as one word (cell phone, cellphone)."""
+    words = [_singular(word) for word in re.findall(r"[^\W_]+", plain(name)) if word not in ARTICLES]
+    pairs = [a + b for a, b in pairwise(words)]
+    return frozenset((*words, *pairs)) or frozenset((plain(name),))
 
 
 def _singular(word: str) -> str:
@@ -108,12 +108,12 @@ def _alike(one: str, other: str) -> bool:
 
 @cache
 def _kin() -> dict[str, frozenset[str]]:
-    """Every word of the table with its kin, both ways."""
-    found = dict[str, set[str]]()
+    """Every word of the table with the related ones, both ways."""
+    table = dict[str, set[str]]()
     for one, other in _pairs():
-        found.setdefault(one, set()).add(other)
-        found.setdefault(other, set()).add(one)
-    return {word: frozenset(others) for word, others in found.items()}
+        table.setdefault(one, set()).add(other)
+        table.setdefault(other, set()).add(one)
+    return {word: frozenset(others) for word, others in table.items()}
 
 
 def _pairs() -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Chance as a pure function of a key: no state to save, the same on every machine, process and worker."""
+"""Random numbers as a pure function of a key: no state to save, the same on every machine, process and worker."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def words(count: int, *key: int | str) -> list[int]:
 
 
 def below(word: int, limit: int) -> int:
-    """A 64-bit word as a whole number in 0 .. limit - 1, each as likely as the next to within 2**-64 * limit."""
+    """A 64-bit word as a whole number in 0 .. limit - 1, all equally likely to within 2**-64 * limit."""
     return word * limit >> _BITS
 
 
 def pick(word_list: list[int], count: int) -> tuple[int, ...]:
-    """As many different numbers of 0 .. count - 1 as there are words (at most `count`), by Fisher and Yates."""
+    """Different numbers of 0 .. count - 1, one per word (at most `count`), by Fisher and Yates."""
     moved: dict[int, int] = {}
     for at, word in enumerate(word_list):
         other = at + below(word, count - at)

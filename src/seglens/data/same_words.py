@@ -1,4 +1,4 @@
-"""When two names say the same, so that they are one query: words are asked for, and the same words have one mask."""
+"""When two names mean the same and are one query: a query is its words, and the same words have one mask."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def plain(words: str) -> str:
 
 
 def first_of_name(names: Mapping[Key, str]) -> dict[Key, Key]:
-    """Of every class the first one that has its name: itself, unless the table names two classes alike."""
+    """For every class the first one of its name: itself, unless two classes of the table have one name."""
     first = dict[str, Key]()
     return {key: first.setdefault(plain(name), key) for key, name in names.items()}
 
 
 def joined(queries: Iterable[QueryRecord]) -> tuple[tuple[QueryRecord, ...], list[str]]:
-    """Queries in the same words as one, whose mask is the union, in the place of the first; and those words. What was
-    drawn for another size stays alone: one of the two is wrong."""
+    """Queries in the same words joined to one, with the union of the masks, in place of the first; and those words. A
+    query whose mask was drawn for another size stays separate: one of the two is wrong."""
     groups = dict[tuple[str, tuple[int, int] | None], list[QueryRecord]]()
     sizes = dict[str, tuple[int, int]]()
     for query in queries:

@@ -1,6 +1,6 @@
 """Which images and questions a training step sees, as pure functions of the seed and the step.
 
-Nothing is remembered: a resumed run, another number of workers or of processes sees the same stream. `Mixture` draws as
+There is no state: a resumed run, another number of workers or of processes gets the same stream. `Mixture` draws as
 LISA does (with replacement, by group, then dataset, then image, then questions); `Epochs` shows every image of one
 dataset once per epoch.
 """
@@ -22,14 +22,14 @@ from seglens.data.prompts import PROMPTS, prompted
 from seglens.data.records import Records
 from seglens.data.rng import below, pick, words
 
-VQA = "vqa"  # the group of what is answered in words alone
+VQA = "vqa"  # the group of questions that are answered in words alone
 ATTEMPTS = 100
 Count = Callable[[int], int]  # the questions of an image
 
 
 @dataclass(frozen=True)
 class SampledImage:
-    """One image of a batch and the questions put about it, all as indices."""
+    """One image of a batch and its questions, all as indices."""
 
     source: int
     image: int
@@ -38,7 +38,7 @@ class SampledImage:
 
 @dataclass(frozen=True)
 class SamplingSource:
-    """A dataset as far as drawing goes: its group, its images, how many questions each of them has, and how often it is
+    """What drawing needs of a dataset: its group, its images, how many questions each of them has, and how often it is
     drawn, relative to the others of its group."""
 
     group: str
@@ -53,7 +53,7 @@ class Mixture:
     with replacement; then up to `queries` of its questions without replacement.
 
     `rates` are per group and need not add up to one. Raises ValueError when a group with a rate has no dataset (its
-    share would silently go elsewhere), or a dataset has no images or a group of unknown rate."""
+    share would silently go to others), or a dataset has no images or a group of unknown rate."""
 
     sources: tuple[SamplingSource, ...]
     rates: Mapping[str, float | int]
@@ -114,8 +114,8 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Epochs:
-    """Every image of one dataset once per epoch, in an order of the epoch's own; all its questions, or `queries` of
-    them, others in each epoch. A batch may end one epoch and begin the next."""
+    """Every image of one dataset once per epoch, in another order each epoch; all its questions, or `queries` of them,
+    others in each epoch. A batch may end one epoch and begin the next."""
 
     images: int
     count: Count = field(repr=False)
@@ -152,15 +152,15 @@ class Mixed:
     def __init__(self, datasets: Sequence[Records], mixture: Mixture, prompt: str = "none"):
         check_name(prompt, PROMPTS, "prompt")
         if [len(dataset) for dataset in datasets] != [source.images for source in mixture.sources]:
-            raise ValueError("the mixture was made for other datasets; it needs their lengths, in their order")
-        kept = [dataset.name for dataset in datasets if not dataset.trainable]
-        if kept:
-            raise ValueError(f"{', '.join(kept)} is kept for tests and cannot be trained on; give split=train")
+            raise ValueError("the mixture was set up for other datasets; it needs their lengths, in their order")
+        held_out = [dataset.name for dataset in datasets if not dataset.trainable]
+        if held_out:
+            raise ValueError(f"{', '.join(held_out)} is reserved for tests and cannot be trained on; give split=train")
         self.datasets, self.mixture, self.prompt = datasets, mixture, prompt
 
     @property
     def spoken(self) -> bool:
-        """Whether some of it is answered in words alone: only methods that tune their MLLM can learn that."""
+        """Whether some questions are answered in words alone: only methods that tune their MLLM can learn that."""
         return bool(self.mixture.rates.get(VQA))
 
     def sample(self, number: int) -> Sample:

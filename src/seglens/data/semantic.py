@@ -1,7 +1,7 @@
-"""Label maps: ADE20K, COCO-Stuff and Mapillary Vistas in the folders that LISA gives them. One query per class present.
+"""Label maps: ADE20K, COCO-Stuff and Mapillary Vistas in the folders of LISA. One query per class present.
 
 Ignored pixels count neither for nor against a class. COCO-Stuff's names with "-" (wall-brick, floor-other) are ignored
-as in LISA; in Mapillary also "unlabeled", which LISA would ask for.
+as in LISA; in Mapillary also "unlabeled", which LISA uses as a query.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Load = Callable[[Path], Integer[np.ndarray, "h w"]]
 @dataclass(frozen=True)
 class Classes:
     """What the values of a label map mean. Values in neither are unknown. `vague` are the names of ignored values that
-    have one, and `other` values of what is none of the classes."""
+    have one, and `other` the values of pixels of no class."""
 
     names: Mapping[int, str]
     ignored: frozenset[int]
@@ -42,15 +42,15 @@ class Classes:
     def of(
         cls, names: Mapping[int, str], ignored: set[int], file: Path, other: frozenset[int] = frozenset()
     ) -> Classes:
-        """Raises DataError, naming `file`, when two values have one name: which of them is meant could not be told."""
-        kept = {value: name.lower() for value, name in names.items() if value not in ignored}
-        twice = sorted({name for name in kept.values() if list(kept.values()).count(name) > 1})
+        """Raises DataError, naming `file`, when two values have one name: it would be unclear which one is meant."""
+        used = {value: name.lower() for value, name in names.items() if value not in ignored}
+        twice = sorted({name for name in used.values() if list(used.values()).count(name) > 1})
         if twice:
             raise DataError(
-                f"{str(file)!r} names {', '.join(map(repr, twice))} twice; a class needs one name of its own"
+                f"{str(file)!r} names {', '.join(map(repr, twice))} twice; each class needs a different name"
             )
         vague = {value: names[value] for value in ignored if value in names and names[value].lower() != "unlabeled"}
-        return cls(kept, frozenset(ignored), vague, other)
+        return cls(used, frozenset(ignored), vague, other)
 
     def hidden(self, ignored: Iterable[int]) -> frozenset[str] | None:
         """The classes that pixels of ignored values may show; None where they may show any."""
@@ -68,10 +68,10 @@ class Label:
     hidden: frozenset[str] | None = frozenset()  # what the ignored pixels may show; None: anything
 
     def draw(self, size: tuple[int, int]) -> DecodedMask:
-        return DecodedMask(self.pixels == self.value, self.ignore)  # at the size of the map; whoever asks compares
+        return DecodedMask(self.pixels == self.value, self.ignore)  # at the size of the map; the caller compares
 
 
-def asks_of(path: Path, classes: Classes, load: Load | None = None) -> tuple[QueryRecord, ...]:
+def label_queries(path: Path, classes: Classes, load: Load | None = None) -> tuple[QueryRecord, ...]:
     """A query for every class in a label map (an image, unless `load` reads something else), decoded once. Raises
     ValueError on a value that no class has."""
     pixels = (load or load_labels)(path)
@@ -94,12 +94,12 @@ def holds(queries: tuple[QueryRecord, ...]) -> frozenset[str] | None:
     return queries[0].mask.hidden if queries and isinstance(queries[0].mask, Label) else frozenset()
 
 
-def _asks(path: Path, classes: Classes) -> Callable[[], tuple[QueryRecord, ...]]:
-    return lambda: asks_of(path, classes)
+def _later(path: Path, classes: Classes) -> Callable[[], tuple[QueryRecord, ...]]:
+    return lambda: label_queries(path, classes)
 
 
 def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    """By their names without the suffix, however it is written (.JPG)."""
+    """By their names without the suffix, in capitals or not (.JPG)."""
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == suffix}
 
 
@@ -117,12 +117,14 @@ def _pairs(
         elif stem not in maps:
             yield RecordFault(str(image), stem, f"its label map {file} is missing")
         else:
-            yield ImageRecord(stem, image, str(file), _asks(file, classes), holds=holds)
+            yield ImageRecord(stem, image, str(file), _later(file, classes), holds=holds)
 
 
-def _records(name: str, split: str, bad: Bad, classes: Classes, found: Iterator[ImageRecord | RecordFault]) -> Records:
+def _records(
+    name: str, split: str, bad: Bad, classes: Classes, records: Iterator[ImageRecord | RecordFault]
+) -> Records:
     known = tuple(classes.names.values())
-    return Records(f"{name} {split}", found, trainable=split == "train", bad=bad, classes=known)
+    return Records(f"{name} {split}", records, trainable=split == "train", bad=bad, classes=known)
 
 
 def ade20k(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
@@ -144,7 +146,7 @@ def lines(file: Path) -> list[str]:
 
 
 def _synonyms(file: Path) -> dict[int, str]:
-    """Tables as ADE20K has them: a heading, then the number first and the synonyms last, tabs between."""
+    """ADE20K's table: a heading, then lines with the number first and the synonyms last, separated by tabs."""
     rows = [line.split("\t") for line in lines(file)[1:]]
     try:
         return {int(row[0]): re.split("[,;]", row[-1])[0].strip() for row in rows}
@@ -155,8 +157,8 @@ def _synonyms(file: Path) -> dict[int, str]:
 def cocostuff(root: Path, split: Split = "train", bad: Bad = "refuse") -> Records:
     """COCO-Stuff's stuffthingmaps with COCO's photographs: a class of the list's line n has the value n - 1.
 
-    Names: `cocostuff/labels.txt` where it is there (it calls "sky-other", and so ignores, what LISA's list asks for as
-    "sky"), else LISA's list."""
+    Names: `cocostuff/labels.txt` where it exists (it has the name "sky-other", which is ignored, for what LISA's list
+    has as "sky"), else LISA's list."""
     images, labels = f"coco/{split}2017", f"cocostuff/{split}2017"
     need("cocostuff", root, images, labels)
     own = root / "cocostuff" / "labels.txt"
@@ -164,16 +166,16 @@ def cocostuff(root: Path, split: Split = "train", bad: Bad = "refuse") -> Record
     names = {number - 1: name for number, name in numbered(file).items() if number}  # 0, "unlabeled", is IGNORED
     vague = {value for value, name in names.items() if "-" in name}
     classes = Classes.of(names, vague | {IGNORED}, file)
-    found = _pairs(root / images, root / labels, classes, every_image=False)
-    return _records("cocostuff", split, bad, classes, found)
+    records = _pairs(root / images, root / labels, classes, every_image=False)
+    return _records("cocostuff", split, bad, classes, records)
 
 
 def numbered(file: Path) -> dict[int, str]:
     """The names by number in lists as COCO-Stuff has them, "1: person"."""
-    found = [re.fullmatch(r"(\d+): *(.+)", line) for line in lines(file)]
-    if None in found:
+    matches = [re.fullmatch(r"(\d+): *(.+)", line) for line in lines(file)]
+    if None in matches:
         raise DataError(f"{str(file)!r} has a line that is not like '1: person'; download it again, or remove it")
-    return {int(line[1]): line[2] for line in found if line}
+    return {int(line[1]): line[2] for line in matches if line}
 
 
 def mapillary(
@@ -189,13 +191,13 @@ def mapillary(
 
 def mapillary_classes(file: Path) -> Classes:
     """Raises DataError, naming `file`, when a label has no readable name."""
-    said = read_json(file)
-    labels = said.get("labels") if isinstance(said, dict) else None
+    config = read_json(file)
+    labels = config.get("labels") if isinstance(config, dict) else None
     if not labels or not isinstance(labels, list):
         raise DataError(f"{str(file)!r} has no list of labels; need Mapillary's own config file")
-    said = [label.get("readable") if isinstance(label, dict) else None for label in labels]
-    names = {value: name for value, name in enumerate(said) if isinstance(name, str) and name.strip()}
-    nameless = [value for value in range(len(said)) if value not in names]
+    readable = [label.get("readable") if isinstance(label, dict) else None for label in labels]
+    names = {value: name for value, name in enumerate(readable) if isinstance(name, str) and name.strip()}
+    nameless = [value for value in range(len(readable)) if value not in names]
     if nameless:
         raise DataError(f"{str(file)!r}: label {nameless[0]} has no readable name; need Mapillary's own config file")
     void = {value for value, name in names.items() if name.lower() == "unlabeled"}

@@ -1,4 +1,4 @@
-"""Which images of training sets are also tested on: RefCOCO, + and g split the same COCO photographs in three ways."""
+"""Images of training sets that are also in test sets: RefCOCO, + and g split the same photographs in three ways."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _COCO = re.compile(r"(?:COCO_\w+_)?(\d{12})\.jpg")
 
 
 def image_key(path: Path) -> str:
-    """What a photograph is called whatever the dataset: COCO's number (the same in the releases of 2014 and 2017), or
-    its folder and name."""
+    """The name of a photograph in all datasets: COCO's number (the same in the releases of 2014 and 2017), or its
+    folder and name."""
     number = _COCO.fullmatch(path.name)
     return f"coco/{int(number[1])}" if number else "/".join(path.parts[-2:])
 
@@ -32,7 +32,7 @@ class Part:
 
 
 def part(name: str, entries: Iterable[ImageRecord | RecordFault | Note], trainable: bool) -> Part:
-    """Faults are passed over: whoever loads the data is told of them."""
+    """Faults are ignored here: loading the data reports them."""
     return Part(name, trainable, frozenset(image_key(one.image) for one in entries if isinstance(one, ImageRecord)))
 
 
@@ -52,24 +52,24 @@ def report(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def to_hold_out(parts: Iterable[Part]) -> list[str]:
-    """The keys of every image that some part tests on: leave them out of all training, and no test image is seen."""
+    """The keys of every image of a test set: leave them out of all training, and no test image is trained on."""
     return sorted(frozenset[str]().union(*(one.images for one in parts if not one.trainable)))
 
 
 def without(
-    found: Iterable[ImageRecord | RecordFault | Note], keys: Collection[str]
+    records: Iterable[ImageRecord | RecordFault | Note], keys: Collection[str]
 ) -> Iterator[ImageRecord | RecordFault | Note]:
-    """The entries whose image is not among the keys; faults and notes stay."""
-    return (one for one in found if not isinstance(one, ImageRecord) or image_key(one.image) not in keys)
+    """The records whose image is not among the keys; faults and notes stay."""
+    return (one for one in records if not isinstance(one, ImageRecord) or image_key(one.image) not in keys)
 
 
 def save_keys(path: Path, keys: Iterable[str], overwrite: bool = False) -> None:
-    """One key per line. Raises FileExistsError where another file is, unless `overwrite` allows to write over it."""
+    """One key per line. Raises FileExistsError where another file exists, unless `overwrite` is given."""
     write_new({path: "".join(f"{key}\n" for key in keys).encode()}, overwrite)
 
 
 def load_keys(path: Path) -> frozenset[str]:
-    """What `save_keys` wrote. Raises DataError on a file that is missing, empty or not text."""
+    """The keys of a file by `save_keys`. Raises DataError on a file that is missing, empty or not text."""
     try:
         keys = frozenset(filter(None, (line.strip() for line in path.read_text("utf-8-sig").splitlines())))
     except (OSError, UnicodeDecodeError) as error:

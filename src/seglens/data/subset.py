@@ -13,7 +13,7 @@ from seglens.data.faults import RecordFault
 class Limited(DatasetWrapper):
     """The first `count` images of `inner`, or all if it has fewer.
 
-    Iterating does not count those that are left out, so that as many come as were asked for while there are any."""
+    Iterating does not count images that are left out, so that it gives `count` images if there are enough."""
 
     def __init__(self, inner: Dataset, count: int):
         if count < 1:

@@ -18,7 +18,7 @@ from seglens.world.world import SPLITS, Scene, World
 class WorldData:
     """`n` scenes of the test (or train) split from `seed`, `queries` requests and `vqa` questions with answers each.
 
-    `people` is the share of requests that are put as people put them: "could you trace the cup for me, please?"."""
+    `people` is the share of requests in people's words: "could you trace the cup for me, please?"."""
 
     n: int = 500
     seed: int = 1
@@ -55,19 +55,21 @@ class WorldData:
         world = World(self.split, self.seed)
         scene = world.scene(index)
         scene_speaker = speaker(world, index, scene)
-        asked, people = scene_speaker.queries(self.queries), Manners(scene_speaker)
-        put = [
+        queries, people = scene_speaker.queries(self.queries), Manners(scene_speaker)
+        texts = [
             people.request(q.phrase) if self.people and scene_speaker.rng.random() < self.people else q.text
-            for q in asked
+            for q in queries
         ]
-        drawn = [Target(text, union(scene, q), kind_of(q)) for text, q in zip(put, asked, strict=True)]
+        drawn = [Target(text, union(scene, q), kind_of(q)) for text, q in zip(texts, queries, strict=True)]
         nothing = np.zeros(scene.ids.shape, bool)
-        talk = [Target(q.text, nothing, "vqa", answer=q.answer, spoken=True) for q in scene_speaker.questions(self.vqa)]
-        return Sample(f"{self.split}-{self.seed}-{index}", scene.image, (*drawn, *talk))
+        spoken = [
+            Target(q.text, nothing, "vqa", answer=q.answer, spoken=True) for q in scene_speaker.questions(self.vqa)
+        ]
+        return Sample(f"{self.split}-{self.seed}-{index}", scene.image, (*drawn, *spoken))
 
 
 def kind_of(query: Query) -> str:
-    """Held-out phrasings are reported apart; an absent target is absent however it was asked for."""
+    """Held-out phrasings are reported separately; an absent target is absent whatever the words of its query."""
     held_out = query.held_out and query.kind == "reasoning"
     return "reasoning (held out)" if held_out else query.kind
 

@@ -19,7 +19,7 @@ from seglens.data.reading import IMAGES, Split, by_stem, located, need_folder, r
 from seglens.data.records import Bad, Records
 from seglens.data.same_words import first_of_name
 
-NO_LABELS = ("classes", "train", "val", "test")  # what exports keep beside their labels: names, lists of images
+NO_LABELS = ("classes", "train", "val", "test")  # other text files of exports: names, lists of images
 
 
 def yolo_data(
@@ -30,7 +30,7 @@ def yolo_data(
     split: Split = "train",
     bad: Bad = "refuse",
 ) -> Records:
-    """The images of a YOLO dataset, asked for by the names of their classes; a class of an image is the union of its
+    """The images of a YOLO dataset with the names of their classes as queries; a class of an image is the union of its
     objects.
 
     `data` is a data.yaml: `path`, a folder (or a list of them, or a text file of images) for each `split`, and `names`
@@ -38,9 +38,9 @@ def yolo_data(
     `path` and the folders count from the file that names them. Labels lie in `labels`, else in the path of the images
     with its last "images" replaced by "labels", else beside the images.
 
-    A line is `class x1 y1 x2 y2 x3 y3 ...`. Classes of one name are one class, and a note says so. An image with a line
-    that is none is left out whole, as nothing tells what its object would have been. An image without a label file, or
-    with an empty one, is a note. Only `split=train` may train.
+    A line is `class x1 y1 x2 y2 x3 y3 ...`. Classes of one name are one class, with a note. An image with any other
+    line is left out, as its object is unknown. An image without a label file, or with an empty one, is a note. Only
+    `split=train` may train.
 
     Raises DataError on a file or folder that cannot be read, and where Records does."""
     if (data is None) == (images is None) or (images is not None and names is None):
@@ -51,15 +51,14 @@ def yolo_data(
         assert images is not None
         assert names is not None
         words, sources = _names(names), [images]
-    found = chain(_same_names(words, str(data or names)), *(_found(source, labels, words) for source in sources))
-    entries = list(found)
-    asked = {
+    entries = list(chain(_same_names(words, str(data or names)), *(_records(one, labels, words) for one in sources)))
+    texts = {
         query.text
         for one in entries
         if isinstance(one, ImageRecord) and not callable(one.queries)
         for query in one.queries
     }
-    shown = tuple(name for name in dict.fromkeys(words.values()) if name in asked)
+    shown = tuple(name for name in dict.fromkeys(words.values()) if name in texts)
     return Records(f"yolo {data or images}", entries, trainable=split == "train", bad=bad, vocabulary=shown)
 
 
@@ -83,21 +82,21 @@ class Shares:
 def _of_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
     content = _yaml(file)
     root = file.parent / str(content.get("path") or ".")
-    said = content.get(split)
-    if not said:
+    folders = content.get(split)
+    if not folders:
         raise DataError(f"{file} has no {split!r} entry; choose a split that it names")
     if "kpt_shape" in content:  # their numbers would be read as corners
         raise DataError(
             f"{file} has kpt_shape: its labels are points of poses, not polygons; export segmentation labels"
         )
-    places = said if isinstance(said, list) else [said]
+    places = folders if isinstance(folders, list) else [folders]
     return _named(content, file), [_place(root, str(place)) for place in places]
 
 
-def _place(root: Path, said: str) -> Path:
-    """Roboflow writes ../train/images for what lies in train/images beside the yaml."""
-    unusable_faults = root / said.removeprefix("../")
-    return unusable_faults if not (root / said).exists() and unusable_faults.exists() else root / said
+def _place(root: Path, folder: str) -> Path:
+    """Roboflow writes ../train/images for train/images beside the yaml."""
+    sibling = root / folder.removeprefix("../")
+    return sibling if not (root / folder).exists() and sibling.exists() else root / folder
 
 
 def _names(file: Path) -> dict[int, str]:
@@ -128,12 +127,12 @@ def _named(content: dict[str, Any], file: Path) -> dict[int, str]:
                 f"{file} names class {key!r} {name!r}; it needs a number and words (quote yes, no and dates)"
             )
     if content.get("nc") not in (None, len(table)):
-        raise DataError(f"{file} says nc: {content['nc']} and names {len(table)} classes; mend one of them")
+        raise DataError(f"{file} has nc: {content['nc']} and names of {len(table)} classes; mend one of them")
     return {key: name.strip() for key, name in table.items()}
 
 
-def _found(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[ImageRecord | RecordFault | Note]:
-    """What one folder (or text file) of images holds."""
+def _records(source: Path, labels: Path | None, names: dict[int, str]) -> Iterator[ImageRecord | RecordFault | Note]:
+    """The records of one folder (or text file) of images."""
     if source.is_file():
         yield from _listed(source, labels, names)
         return
@@ -204,17 +203,19 @@ def _entry(image: Path, label: Path, key: str, names: dict[int, str]) -> Iterato
 
 def _object(tokens: list[str], names: dict[int, str]) -> tuple[int, Float[np.ndarray, "_ 2"]]:
     try:
-        said, numbers = float(tokens[0]), np.array(tokens[1:], np.float64)
+        number, numbers = float(tokens[0]), np.array(tokens[1:], np.float64)
     except ValueError:
         raise ValueError(f"got {' '.join(tokens)[:60]!r}; a line needs a class number and coordinates") from None
-    if not said.is_integer():
+    if not number.is_integer():
         raise ValueError(f"begins with {tokens[0]}; a line needs a class number, which is a whole number")
-    one = int(said)  # tools that write tables of numbers make "0.0" of it
+    one = int(number)  # tools that write tables of numbers make "0.0" of it
     if one not in names:
         raise ValueError(f"is of class {one}, which has no name; the names are those of {min(names)} to {max(names)}")
     if len(numbers) in (4, 5):
-        behind = " with a confidence behind it" if len(numbers) == 5 else ""
-        raise ValueError(f"holds a box{behind}, not a polygon; export segmentation labels: class x1 y1 x2 y2 x3 y3 ...")
+        confidence = " with a confidence" if len(numbers) == 5 else ""
+        raise ValueError(
+            f"holds a box{confidence}, not a polygon; export segmentation labels: class x1 y1 x2 y2 x3 y3 ..."
+        )
     if len(numbers) > 6 and len(numbers) % 2:
         raise ValueError(
             f"holds {len(numbers)} coordinates, an odd number; if the last one is a confidence, write the labels "

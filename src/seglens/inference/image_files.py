@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seglens.core.image_marks import mark_of
-from seglens.data.images import PLUGIN, ImageError, suffixes
+from seglens.data.image_decoding import PLUGIN, ImageError, suffixes
 from seglens.inference.video import VIDEOS
 
 OURS = "made by SegLens"

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seglens.core.files import digest, stamp
-from seglens.data.images import ImageError, load_image
+from seglens.data.image_decoding import ImageError
+from seglens.data.images import load_image
 from seglens.inference.image_files import find
 from seglens.inference.video import VIDEOS, count_frames, frames
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from seglens.data.images import MAX_PIXELS, ImageError
+from seglens.data.image_decoding import MAX_PIXELS, ImageError
 
 VIDEOS = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"))
 # FFmpeg would also open playlists, which name other files and addresses of the network; under any ending.

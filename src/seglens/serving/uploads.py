@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from seglens.data.images import ImageError, ImageTooLargeError, load_image
+from seglens.data.image_decoding import ImageError, ImageTooLargeError
+from seglens.data.images import load_image
 
 # What a data URI may say it holds; the bytes decide what it is.
 _HEADER = re.compile(r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglens.data.images import ImageError, ImageTooLargeError
+from seglens.data.image_decoding import ImageError, ImageTooLargeError
 from seglens.inference.prediction import png_bytes
 from seglens.serving.http.addresses import Address, FetchError, is_public
 from seglens.serving.http.fetch import Fetcher, Patience

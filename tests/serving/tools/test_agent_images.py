@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglens.data.images import ImageError, ImageTooLargeError
+from seglens.data.image_decoding import ImageError, ImageTooLargeError
 from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors, OpenImages, is_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from seglens.data.images import ImageError
+from seglens.data.image_decoding import ImageError
 
 try:
     import httpx

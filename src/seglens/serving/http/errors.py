@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from seglens.backbones import QuestionError
-from seglens.data.images import ImageError, ImageTooLargeError
+from seglens.data.image_decoding import ImageError, ImageTooLargeError
 from seglens.inference.refinement import CorrectionError
 from seglens.serving.http.api_errors import ApiError, fault, internal, of_fields
 

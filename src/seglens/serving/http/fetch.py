@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seglens import __version__
-from seglens.data.images import ImageTooLargeError
+from seglens.data.image_decoding import ImageTooLargeError
 from seglens.serving.http.addresses import Address, FetchError, host_of, is_public, parse_addresses, parse_url, short
 from seglens.serving.uploads import UploadLimits, decode_bytes
 

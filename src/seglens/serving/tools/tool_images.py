@@ -14,7 +14,8 @@ from urllib.request import url2pathname
 import numpy as np
 from jaxtyping import UInt8
 
-from seglens.data.images import ImageError, load_image
+from seglens.data.image_decoding import ImageError
+from seglens.data.images import load_image
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.uploads import UploadLimits, decode_data_uri
