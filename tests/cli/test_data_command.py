@@ -133,7 +133,7 @@ def test_nothing_usable_says_why(seglens: Run, tmp_path: Path) -> None:
     (tmp_path / "cvat.json").write_text(json.dumps(made))
     (tmp_path / "y" / "data.yaml").write_text("train: images\nnames: [cat]\n")
     says = {
-        f"coco:images={tmp_path / 'im'},annotations={tmp_path / 'cvat.json'}": "taken with crowd=include",
+        f"coco:images={tmp_path / 'im'},annotations={tmp_path / 'cvat.json'}": "used with crowd=include",
         f"yolo:data={tmp_path / 'y' / 'data.yaml'}": "the image has no label file",
         f"folder:images={tmp_path / 'f' / 'images'},masks={tmp_path / 'f' / 'masks'}": "the image has no mask",
     }

@@ -58,7 +58,7 @@ def test_notes(root: Path) -> None:
     found = list(Check(records(root, *lines)))
     assert all(isinstance(one, Note) for one in found)
     assert [(one.record, one.message.split(";")[0]) for one in found] == [
-        ("1.png", "is asked for 'x' in several lines"),
+        ("1.png", "has 'x' in several lines"),
         ("0.png", "the mask of 'all' covers the whole image"),
         ("turned.jpg", "has EXIF orientation 3 and is turned upright"),
     ]

@@ -214,7 +214,7 @@ def test_a_picture_that_is_listed_twice_is_a_fault(content: Any, tmp_path: Path)
 def test_nothing_but_crowds_says_why(content: Any, tmp_path: Path) -> None:
     for one in content["annotations"]:
         one["iscrowd"] = 1
-    with pytest.raises(DataError, match=r"4 notes: .*has a crowd .*taken with crowd=include.*names them all") as caught:
+    with pytest.raises(DataError, match=r"4 notes: .*has a crowd .*used with crowd=include.*names them all") as caught:
         saved(tmp_path, content)()
     assert [note.record for note in caught.value.notes] == [
         "image 1, dog",

@@ -130,7 +130,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "nothing said": (talk(), "has 0 turns"),
     "two questions": (
         talk() | {"conversations": turns("What?") * 2},
-        "has a turn from 'human'; human and gpt speak in",
+        "has a turn from 'human'; human and gpt must alternate",
     ),
     "other speakers": (
         talk() | {"conversations": [{"from": "user", "value": "What?"}, {"from": "assistant", "value": "So."}]},

@@ -204,7 +204,7 @@ def test_the_same_words_in_several_lines_are_one_query(root: Path) -> None:
     np.testing.assert_array_equal(target.mask, np.logical_or(*apart))
     assert (target.query, target.id, len(second.targets)) == ("the cat", "7", 1)
     assert [(note.record, note.message.split(";")[0]) for note in data.notes] == [
-        ("a.png", "is asked for 'the cat' in several lines")
+        ("a.png", "has 'the cat' in several lines")
     ]
     _, (fault,) = judged(saved(root, GOOD, GOOD | {"polygons": [[1, 2]]}))
     assert (fault.record, fault.message.split(":")[0]) == ("line 1", "line 2")  # a union without one of them is wrong

@@ -155,7 +155,7 @@ class Mixed:
             raise ValueError("the mixture was set up for other datasets; it needs their lengths, in their order")
         held_out = [dataset.name for dataset in datasets if not dataset.trainable]
         if held_out:
-            raise ValueError(f"{', '.join(held_out)} is reserved for tests and cannot be trained on; give split=train")
+            raise ValueError(f"{', '.join(held_out)} is kept for tests and cannot be trained on; give split=train")
         self.datasets, self.mixture, self.prompt = datasets, mixture, prompt
 
     @property
