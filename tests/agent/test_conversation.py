@@ -60,13 +60,13 @@ def test_a_follow_up_is_answered_on_original_and_overlay(
     agent: Agent, talk: Conversation, scene: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = list[np.ndarray]()
-    speak = agent.segmenter.backbone.speak
+    speak = agent.segmenter.backbone.generate_text
 
     def watched(images: Sequence[np.ndarray], *how: object) -> object:
         shown.extend(images)
         return speak(images, *how)
 
-    monkeypatch.setattr(agent.segmenter.backbone, "speak", watched)
+    monkeypatch.setattr(agent.segmenter.backbone, "generate_text", watched)
     found = talk.say(CUP).predictions[0]
     talk.say(ABOUT)
     original, overlay = np.split(shown[0], 2, axis=1)
@@ -190,9 +190,9 @@ def test_two_conversations_never_mix(agent: Agent) -> None:
 def test_an_image_is_opened_once(agent: Agent, scene: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = list[object]()
     backbone = agent.segmenter.backbone
-    see, hear = backbone.open, backbone.hear
+    see, hear = backbone.open, backbone.chat_prefix
     monkeypatch.setattr(backbone, "open", lambda *a: (opened.append("open"), see(*a))[1])
-    monkeypatch.setattr(backbone, "hear", lambda *a: (opened.append("hear"), hear(*a))[1])
+    monkeypatch.setattr(backbone, "chat_prefix", lambda *a: (opened.append("hear"), hear(*a))[1])
     talk = agent.start(scene.image)
     for text in (CUP, HOUSE, ABOUT):
         talk.say(text)

@@ -33,7 +33,7 @@ PATHS: dict[str, Callable[[Backbone], Tensor]] = {
 
 
 def _maps(backbone: Backbone, layers: int | None) -> Tensor:
-    reader = backbone.watch(layers)
+    reader = backbone.head_reader(layers)
     return reader.read(reader.open(IMAGE), [QUESTION]).maps
 
 

@@ -53,25 +53,25 @@ def test_a_question_ends_with_the_segmentation_token(script: AnswerTokens) -> No
 def test_a_lesson_has_one_of_the_answers_to_its_end(script: AnswerTokens) -> None:
     seen = set()
     for query in ("dog", "red cup", "the left one", "lamp", "umbrella"):
-        words = script.lesson(query)
+        words = script.example(query)
         n = zlib.crc32(query.encode()) % 2
         before, after = (("it is the {} : ", " , sure ."), ("sure ", " ."))[n]
         expected = [*ids(script, before.replace("{}", query)), SEG, *ids(script, after), END]
         assert answer(words) == expected
         assert words.ids[: -len(expected)] == tuple(asked(script, f"where is {query} ?"))
         assert words.ids[words.places[0]] == SEG
-        assert script.lesson(query) == words
+        assert script.example(query) == words
         seen.add(n)
     assert seen == {0, 1}
 
 
 def test_an_absent_target_is_refused(script: AnswerTokens, spoken_to: Backbone) -> None:
-    words = script.lesson("red cup", present=False)
+    words = script.example("red cup", present=False)
     assert answer(words) == [*ids(script, "no red cup "), REJ, *ids(script, " ."), END]
     assert [words.ids[place] for place in words.places] == [REJ]
     without = AnswerTokens(spoken_to.prompts, AnswerTemplates(("[SEG]",)), NAMES, END)
-    assert without.lesson("red cup", present=False) == without.lesson("red cup")
-    plain = AnswerTokens(spoken_to.prompts, AnswerTemplates(("[SEG]",), refusal="no dog"), NAMES, None).lesson(
+    assert without.example("red cup", present=False) == without.example("red cup")
+    plain = AnswerTokens(spoken_to.prompts, AnswerTemplates(("[SEG]",), refusal="no dog"), NAMES, None).example(
         "x", present=False
     )
     assert answer(plain) == ids(script, "no dog")
@@ -79,17 +79,17 @@ def test_an_absent_target_is_refused(script: AnswerTokens, spoken_to: Backbone) 
 
 
 def test_a_spoken_answer_stands_as_it_is(script: AnswerTokens) -> None:
-    words = script.lesson("how many dogs ?", "two dogs [SEG] {}")
+    words = script.example("how many dogs ?", "two dogs [SEG] {}")
     assert words.ids == (*asked(script, "how many dogs ?"), *ids(script, "two dogs [SEG] {}"), END)
     assert words.spoken
     assert SEG not in words.ids
-    long = script.lesson("how many dogs ?", "dog " * (LONGEST_QUESTION + 5))
+    long = script.example("how many dogs ?", "dog " * (LONGEST_QUESTION + 5))
     assert sum(long.learnt) == LONGEST_QUESTION
     assert long.ids[-1] != END
 
 
 def test_an_explanation_stands_behind_the_tokens(script: AnswerTokens) -> None:
-    words, bare = (script.lesson("red cup", why=why) for why in ("two dogs", None))
+    words, bare = (script.example("red cup", why=why) for why in ("two dogs", None))
     assert words.ids == (*bare.ids[:-1], *ids(script, " two dogs"), END)
     assert (words.places, words.spoken) == (bare.places, False)
     assert answer(words)[-1 - len(ids(script, " two dogs")) :] == [*ids(script, " two dogs"), END]
@@ -98,10 +98,10 @@ def test_an_explanation_stands_behind_the_tokens(script: AnswerTokens) -> None:
 def test_several_tokens_and_their_places(spoken_to: Backbone) -> None:
     speech = AnswerTemplates(("[REJ]", "[SEG]", "[SEG]"), answers=("dog [REJ][SEG] [SEG] .",), refusal="[REJ]")
     script = AnswerTokens(spoken_to.prompts, speech, NAMES, END)
-    for words in (script.question("red cup"), script.lesson("red cup")):
+    for words in (script.question("red cup"), script.example("red cup")):
         assert [words.ids[place] for place in words.places] == [REJ, SEG, SEG]
     assert script.question("red cup").ids[-1] == SEG
-    assert len(set(script.lesson("red cup", present=False).places)) == 1
+    assert len(set(script.example("red cup", present=False).places)) == 1
 
 
 @pytest.mark.parametrize("query", ["a {} b", "{0}", "{", "the %s", "[SEG]", "[REJ] [SEG]", "\\1"])
@@ -118,7 +118,7 @@ def test_what_a_user_types_is_text(script: AnswerTokens, query: str) -> None:
     [("", "empty"), (" \n", "empty"), ("half a \ud83d pair", "Unicode"), ("dog " * 600, "at most 512")],
 )
 def test_queries_that_cannot_be_read(script: AnswerTokens, query: str, said: str) -> None:
-    for ask in (script.question, script.lesson):
+    for ask in (script.question, script.example):
         with pytest.raises(QuestionError, match=said) as caught:
             ask(query)
         assert "\n" not in str(caught.value)
@@ -126,13 +126,13 @@ def test_queries_that_cannot_be_read(script: AnswerTokens, query: str, said: str
 
 def test_an_image_cannot_be_typed(script: AnswerTokens) -> None:
     token = script.prompts.processor.image_token
-    for ask in (lambda: script.question(f"a {token}"), lambda: script.lesson("dog", f"a {token} b")):
+    for ask in (lambda: script.question(f"a {token}"), lambda: script.example("dog", f"a {token} b")):
         with pytest.raises(QuestionError, match="stands for the image itself; leave it out"):
             ask()
     with pytest.raises(QuestionError, match=r"got an answer that is not valid Unicode"):
-        script.lesson("dog", "\ud83d")
+        script.example("dog", "\ud83d")
     with pytest.raises(QuestionError, match="got an empty answer to 'dog'"):
-        script.lesson("dog", " ")
+        script.example("dog", " ")
 
 
 @pytest.mark.parametrize(

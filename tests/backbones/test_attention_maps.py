@@ -55,7 +55,7 @@ def test_maps_are_the_models_own_attention(family: Path, backbone: Backbone, map
 
 @pytest.fixture(scope="module")
 def heads(backbone: Backbone) -> HeadMaps:
-    reader = backbone.watch(backbone.depth)
+    reader = backbone.head_reader(backbone.depth)
     return reader.read(reader.open(IMAGE), QUESTIONS)
 
 
@@ -84,14 +84,14 @@ def test_no_layer_above_the_last_runs(backbone: Backbone, heads: HeadMaps) -> No
     def stop(*_: object) -> None:
         raise RanError
 
-    reader = backbone.watch(3)
+    reader = backbone.head_reader(3)
     hook = backbone.module.get_decoder().layers[3].register_forward_pre_hook(stop)
     try:
         found = reader.read(reader.open(IMAGE), QUESTIONS)
     finally:
         hook.remove()
     assert (found.maps - heads.maps[:, :3]).abs().max() < 1e-6
-    assert backbone.watch().count == backbone.layer + 2
+    assert backbone.head_reader().count == backbone.layer + 2
 
 
 def test_padding_is_known(heads: HeadMaps, backbone: Backbone) -> None:
@@ -104,9 +104,9 @@ def test_padding_is_known(heads: HeadMaps, backbone: Backbone) -> None:
 
 def test_layers_that_were_not_loaded_are_refused(family: Path) -> None:
     backbone = load(family, segmentation_only=True)
-    assert backbone.watch().count == backbone.layer + 2
+    assert backbone.head_reader().count == backbone.layer + 2
     with pytest.raises(ValueError, match=r"loaded with \d+; load it again"):
-        backbone.watch(backbone.depth + 1)
+        backbone.head_reader(backbone.depth + 1)
 
 
 def test_map_k_is_where_a_head_at_layer_k_begins(family: Path, maps: Tensor) -> None:

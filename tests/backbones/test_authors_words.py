@@ -68,7 +68,7 @@ def read(said: Said, whole: bool = False) -> Ours:
     # LENS's queries come from LISA's mixture, in LENS's templates unless its text says otherwise
     head_prompt = HeadPrompt.of(theirs.prompt or "lens", theirs.system[said.family])
     assert head_prompt is not None
-    reading = conversation(said.family).told(str(head_prompt.system))
+    reading = conversation(said.family).with_system_text(str(head_prompt.system))
     query = head_prompt.apply(said.query, said.kind)
     image = reading.processor.tokenizer.convert_tokens_to_ids(reading.processor.image_token)
     if isinstance(theirs.method, LensConfig):
@@ -76,7 +76,7 @@ def read(said: Said, whole: bool = False) -> Ours:
     speech = theirs.method.speech()
     tokens = {token: NEW + n for n, token in enumerate(theirs.method.tuning().tokens)}
     script = AnswerTokens(reading, speech, tokens, NEW - 1)
-    words = script.lesson(query) if whole else script.question(query)
+    words = script.example(query) if whole else script.question(query)
     first = words.learnt.index(True)
     names = {number: token for token, number in tokens.items()} | {NEW - 1: END[said.family]}
     return Ours(reading, [*reading.before(), image, *words.ids[:first]], [*words.ids[first:]], names)
@@ -117,4 +117,4 @@ def test_a_template_that_leaves_the_system_text_out_is_told() -> None:
     made.chat_template = "USER: <image>\n{{ messages[-1]['content'][1]['text'] }} ASSISTANT:"
     prompts = Prompts(made, "<image>", "mine")
     with pytest.raises(ValueError, match="the chat template of mine leaves out the system text"):
-        prompts.told(USER)
+        prompts.with_system_text(USER)

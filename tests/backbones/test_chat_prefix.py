@@ -28,7 +28,7 @@ def load(folder: Path, **how: object) -> Backbone:
 @torch.no_grad()
 def slowly(bare: Bare, backbone: Backbone, question: str, answer: str) -> Tensor:
     """A forward pass over prompt and answer; what the processor gave is only made longer."""
-    inputs, said = bare.inputs(IMAGE, question), torch.tensor([backbone.prompts.said(answer)])
+    inputs, said = bare.inputs(IMAGE, question), torch.tensor([backbone.prompts.text_tokens(answer)])
     start, more = inputs["input_ids"].shape[1], {"input_ids": said, "attention_mask": torch.ones_like(said)}
     for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
         if key in inputs:
@@ -43,7 +43,7 @@ def test_answers_are_as_likely_as_in_the_bare_model(family: Path) -> None:
     expected = torch.stack([slowly(bare, backbone, OTHER, answer) for answer in ANSWERS])
     found = backbone.likelihoods(IMAGE, OTHER, ANSWERS)
     assert (found - expected).abs().max() < 1e-4  # measured: 1.5e-5 of 124
-    heard = backbone.hear(IMAGE, QUESTION)
+    heard = backbone.chat_prefix(IMAGE, QUESTION)
     again = backbone.likelihoods(heard, OTHER, ANSWERS)
     assert (again - expected).abs().max() < 1e-4  # measured: 1.5e-5
     assert 0 < heard.shared(backbone.prompts.after(OTHER)) < len(backbone.prompts.after(OTHER)) - 1
@@ -54,7 +54,7 @@ def test_answers_are_as_likely_as_in_the_bare_model(family: Path) -> None:
 def test_what_is_heard_is_the_chat(family: Path) -> None:
     """Token for token, so that another question may be put behind the same image."""
     backbone = load(family)
-    heard, ids = backbone.hear(IMAGE, QUESTION), backbone.chat_inputs(IMAGE, QUESTION)["input_ids"][0]
+    heard, ids = backbone.chat_prefix(IMAGE, QUESTION), backbone.chat_inputs(IMAGE, QUESTION)["input_ids"][0]
     assert [*heard.behind] == ids[heard.start :].tolist() == backbone.prompts.after(QUESTION)
     assert backbone.module.config.image_token_id not in heard.behind
 
@@ -69,7 +69,7 @@ def test_judging_keeps_nothing_in_the_model(family: Path) -> None:
 
 
 def test_only_new_words_are_run(backbone: Backbone) -> None:
-    heard, lengths = backbone.hear(IMAGE, QUESTION), list[int]()
+    heard, lengths = backbone.chat_prefix(IMAGE, QUESTION), list[int]()
     layer = backbone.module.get_decoder().layers[0]
     hook = layer.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
     left = len(backbone.prompts.after(OTHER)) - heard.shared(backbone.prompts.after(OTHER))

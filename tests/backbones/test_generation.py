@@ -44,7 +44,7 @@ def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:
 def test_about_any_number_of_images(loaded: Backbone, count: int) -> None:
     images = IMAGES[:count]
     pieces = list[str]()
-    spoken = loaded.speak(images, QUESTION, GenerationOptions(TOKENS, tell=pieces.append))
+    spoken = loaded.generate_text(images, QUESTION, GenerationOptions(TOKENS, on_text=pieces.append))
     assert (spoken.text, spoken.read, spoken.written) == plain(loaded, images)
     assert "".join(pieces) == spoken.text
     assert spoken.whole == (spoken.written < TOKENS)
@@ -53,11 +53,11 @@ def test_about_any_number_of_images(loaded: Backbone, count: int) -> None:
 
 
 def test_more_images_than_fit_are_told(loaded: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = loaded.speak(IMAGES[:1], QUESTION, GenerationOptions(1)).read
+    read = loaded.generate_text(IMAGES[:1], QUESTION, GenerationOptions(1)).read
     monkeypatch.setattr(loaded.module.config.get_text_config(), "max_position_embeddings", read)
-    assert loaded.speak(IMAGES[:1], QUESTION, GenerationOptions(1)).read == read
+    assert loaded.generate_text(IMAGES[:1], QUESTION, GenerationOptions(1)).read == read
     with pytest.raises(QuestionError, match="show it fewer than 2 images"):
-        loaded.speak(IMAGES, QUESTION, GenerationOptions(1))
+        loaded.generate_text(IMAGES, QUESTION, GenerationOptions(1))
 
 
 # ---------------------------------------------------------------- of the embedded model, which says real words
@@ -70,17 +70,17 @@ def speaker(segmenter: Segmenter) -> Backbone:
 
 def test_words_are_told_one_after_the_other(speaker: Backbone, scene: Sample) -> None:
     pieces = list[str]()
-    spoken = speaker.speak([scene.image], QUESTION, GenerationOptions(40, pieces.append))
+    spoken = speaker.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append))
     assert "".join(pieces) == spoken.text
     assert len(pieces) > 4
     assert spoken.whole
 
 
 def test_an_answer_ends_before_a_text(speaker: Backbone, scene: Sample) -> None:
-    whole = speaker.speak([scene.image], QUESTION, GenerationOptions(40))
+    whole = speaker.generate_text([scene.image], QUESTION, GenerationOptions(40))
     stop = whole.text.split()[3]
     pieces = list[str]()
-    cut = speaker.speak([scene.image], QUESTION, GenerationOptions(40, pieces.append, stop=["never", stop]))
+    cut = speaker.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append, stop=["never", stop]))
     assert cut.text == "".join(pieces) == before_stop(whole.text, [stop])
     assert cut.whole
     assert cut.written < whole.written  # it was not generated to its end
@@ -94,14 +94,14 @@ def test_an_answer_that_nobody_hears_ends_at_a_token(speaker: Backbone, scene: S
             raise GivenUpError("nobody waits")
 
     with interruptible(check), pytest.raises(GivenUpError):
-        speaker.speak([scene.image], QUESTION, GenerationOptions(40, pieces.append))
+        speaker.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append))
     assert len(pieces) == 3
 
 
 def listen(texts: list[str], stop: tuple[str, ...] = ()) -> list[str]:
     """What is told of an answer whose first k tokens read as the k-th text."""
     told = list[str]()
-    listener = StreamingCriterion(GenerationOptions(tell=told.append, stop=stop), lambda ids: texts[len(ids) - 1], 0)
+    listener = StreamingCriterion(GenerationOptions(on_text=told.append, stop=stop), lambda ids: texts[len(ids) - 1], 0)
     for count in range(1, len(texts) + 1):
         if listener(torch.zeros(1, count, dtype=torch.long), None)[0]:
             break

@@ -135,9 +135,9 @@ def test_all_ways_to_talk_see_it(backbone: Backbone, monkeypatch: pytest.MonkeyP
     image = strip()
     whole = seen(backbone, image)
     backbone.generate(image, QUESTION, 2)
-    backbone.speak([image, image], QUESTION, GenerationOptions(2))
+    backbone.generate_text([image, image], QUESTION, GenerationOptions(2))
     backbone.likelihoods(image, QUESTION, ["yes", "no"])
-    backbone.hear(image, QUESTION)
+    backbone.chat_prefix(image, QUESTION)
     assert [len(one) for one in shown] == [1, 2, 1, 1]
     assert all(torch.equal(picture[None], whole) for one in shown for picture in one)
 

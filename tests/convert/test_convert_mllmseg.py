@@ -258,7 +258,7 @@ def test_the_head_says_what_the_checkpoint_says(base: Path, source: Path, tmp_pa
     words, output = ("tok_embeddings", "output") if size.internlm else ("embed_tokens", "lm_head")
     model.get_input_embeddings().weight.data.copy_(tensors[f"language_model.model.{words}.weight"])
     model.lm_head.weight.data.copy_(tensors[f"language_model.{output}.weight"])
-    prompts, asked = method.mllm.script.prompts, method.mllm.script.question(query)
+    prompts, asked = method.mllm.answer_tokens.prompts, method.mllm.answer_tokens.question(query)
     message = prompts.processor.tokenizer.decode(asked.ids[:-1])
     assert " What are the red cupin this image? Please output segmentation masks.<|im_end|>" in message
     assert message.endswith("assistant\nSure,the red cup:")

@@ -119,7 +119,7 @@ def test_the_head_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -> N
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     actual = method.decode(method.mllm.read(method.mllm.open(picture), [query]), None).mask_logits[0, 0]
     tensors, size = checkpoint(base), tiny_size(base)
-    prompts, asked = method.mllm.script.prompts, method.mllm.script.question(query)
+    prompts, asked = method.mllm.answer_tokens.prompts, method.mllm.answer_tokens.question(query)
     message = prompts.processor.tokenizer.decode(asked.ids[:-1])
     assert " What is the red cup in this image? Please output segmentation mask.<|im_end|>" in message
     before = prompts.before()

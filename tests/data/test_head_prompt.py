@@ -180,7 +180,7 @@ def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> 
     data = "world:n=2,seed=3,split=train,queries=2"
     course = prepare(small, f"{data},prompt=lens", tmp_path, exam=TEST)
     assert course.validation is not None
-    backbone = load_backbone(str(small.backbone)).told(TOLD)
+    backbone = load_backbone(str(small.backbone)).with_system_text(TOLD)
     sample = load_data(TEST)[0].drawn()
     read = backbone.read(backbone.open(sample.image), [LENS.apply(t.query, t.kind) for t in sample.targets])
     lengths = read.question_mask[0].sum(-1).tolist()
@@ -245,7 +245,7 @@ def test_a_head_without_a_prompt_is_asked_as_ever(
 
 def test_the_system_text_stands_where_the_chat_template_puts_it(family: Path) -> None:
     """Token for token as the model's own processor puts the two messages together."""
-    backbone = load_backbone(family, **KINDS[family.name].options).told(TOLD)
+    backbone = load_backbone(family, **KINDS[family.name].options).with_system_text(TOLD)
     talk = [
         {"role": "system", "content": [{"type": "text", "text": TOLD}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "the red cup"}]},
@@ -261,10 +261,10 @@ def test_the_system_text_stands_where_the_chat_template_puts_it(family: Path) ->
 
 def test_a_method_that_tunes_its_mllm_is_told_too(llava: Path) -> None:
     """In its copy, in what it is taught and in what it reads."""
-    told = load_backbone(llava).told(TOLD).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
+    told = load_backbone(llava).with_system_text(TOLD).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
     plain = load_backbone(llava).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
     image = np.zeros((20, 30, 3), np.uint8)
-    more = len(told.script.prompts.before()) - len(plain.script.prompts.before())
+    more = len(told.answer_tokens.prompts.before()) - len(plain.answer_tokens.prompts.before())
     assert more >= len(TOLD.split())
     assert told.open(image).seen.rows.shape[1] == plain.open(image).seen.rows.shape[1] + more
     assert told.words("the red cup") == plain.words("the red cup")

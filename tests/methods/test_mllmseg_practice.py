@@ -96,7 +96,7 @@ def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], 
         pairs.add((question, answer))
     after = {spelt(backbone, backbone.prompts.after(text)): text for text in ASKED}
     assert questions == {*after}
-    end = spelt(backbone, made.mllm.script._end)  # type: ignore[attr-defined]
+    end = spelt(backbone, made.mllm.answer_tokens._end)  # type: ignore[attr-defined]
     assert answers == {text + end for text in expected}
     assert len(pairs) == 4 * 5  # a question and an answer are drawn apart
 
@@ -148,8 +148,8 @@ PLAIN: dict[str, Any] = {
 def test_it_is_asked_as_the_authors_evaluate(backbone: Backbone) -> None:
     """Whatever it is taught with: what is read, and what a training validates on."""
     taught, plain = (build_mllmseg(config, backbone) for config in (TINY, replace(TINY, **PLAIN)))
-    question = taught.mllm.script.question("the cup")  # type: ignore[attr-defined]
-    assert question == plain.mllm.script.question("the cup")  # type: ignore[attr-defined]
+    question = taught.mllm.answer_tokens.question("the cup")  # type: ignore[attr-defined]
+    assert question == plain.mllm.answer_tokens.question("the cup")  # type: ignore[attr-defined]
     assert spelt(backbone, question.ids).endswith("Sure,the cup:[SEG]")
     assert "What are the cupin this image? Please output segmentation masks." in spelt(backbone, question.ids)
     assert plain.practice is None

@@ -491,7 +491,7 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
             asked.append((tuning, speech, attention, refill))
             return Silent(width=6)
 
-        def watch(self, layers: int | None = None) -> HeadAttention:
+        def head_reader(self, layers: int | None = None) -> HeadAttention:
             raise AssertionError("a tuned method reads no heads")
 
     model = build_self1e(TINY, Bare(), None)

@@ -193,7 +193,7 @@ class Conversation:
             assert self._last is not None
             pads = self._segmenter.backbone.pads
             shown = [pair(found, pads) for found in self._last.predictions if found.mask.any()]
-        spoken = self._segmenter.backbone.speak(shown, instruction, manner)
+        spoken = self._segmenter.backbone.generate_text(shown, instruction, manner)
         return Reply(spoken.text, route, notice=self._notice(instruction), spoken=spoken)
 
     def _notice(self, question: str) -> str | None:

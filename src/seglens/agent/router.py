@@ -90,7 +90,7 @@ class Router:
 
     def hear(self, image: UInt8[np.ndarray, "h w 3"]) -> ChatPrefix:
         """An image with the prompt up to the instruction: routes of several instructions share it."""
-        return self.backbone.hear(image, self.prompt.text)
+        return self.backbone.chat_prefix(image, self.prompt.text)
 
     def route(
         self, image: UInt8[np.ndarray, "h w 3"] | ChatPrefix, instruction: str, among: Collection[Intent] = INTENTS

@@ -20,8 +20,12 @@ class AnswerPieces:
     pieces: tuple[str | int, ...]
 
     def tokens(self, prompts: Prompts, query: str) -> list[int]:
-        spelt = ([p] if isinstance(p, int) else prompts.said(p.replace(QUERY, query)) for p in self.pieces if p != "")
-        return [token for piece in spelt for token in piece]
+        ids = (
+            [piece] if isinstance(piece, int) else prompts.text_tokens(piece.replace(QUERY, query))
+            for piece in self.pieces
+            if piece != ""
+        )
+        return [token for piece in ids for token in piece]
 
 
 class AnswerTokens:
@@ -51,33 +55,33 @@ class AnswerTokens:
     def question(self, query: str) -> TokenizedAnswer:
         """A question as it is read: with the first answer, up to its last segmentation token.
 
-        Raises QuestionError as `Prompts.to_read` does."""
+        Raises QuestionError as `Prompts.question_tokens` does."""
         asked = self._asked(query)
         answer = self._answers[0].tokens(self.prompts, query)
         places = self._places(answer)
         answer = answer[: places[-1] + 1]
         return _words(asked, answer, places)
 
-    def lesson(
+    def example(
         self, query: str, answer: str | None = None, present: bool = True, why: str | None = None
     ) -> TokenizedAnswer:
         """A question with all of its answer, as it is learnt; with `answer`, one that is answered in words alone. `why`
         is said behind the tokens, as LISA explains a mask.
 
-        A query always gets the same one of several answers. Raises QuestionError as `Prompts.to_read` does."""
+        A query always gets the same one of several answers. Raises QuestionError as `Prompts.question_tokens` does."""
         if answer is not None:
             if not answer.strip():
                 raise QuestionError(f"got an empty answer to {query!r}; leave the question out")
-            said = self.prompts.said(answer)
+            said = self.prompts.text_tokens(answer)
             whole = [*said, *self._end] if len(said) < LONGEST_QUESTION else said[:LONGEST_QUESTION]
-            return _words(self.prompts.to_read([query])[0], whole, [0] * len(self.speech.tokens), True)
+            return _words(self.prompts.question_tokens([query])[0], whole, [0] * len(self.speech.tokens), True)
         asked = self._asked(query)
         if present or self._refusal is None:
             line = self._answers[zlib.crc32(query.encode()) % len(self._answers)]
             said = line.tokens(self.prompts, query)
             places = self._places(said)
             if why is not None:
-                said = [*said, *self.prompts.said(f" {why.strip()}")][:LONGEST_QUESTION]
+                said = [*said, *self.prompts.text_tokens(f" {why.strip()}")][:LONGEST_QUESTION]
             return _words(asked, [*said, *self._end], places)
         said = self._refusal.tokens(self.prompts, query)
         new = {*self._names.values()}
@@ -89,11 +93,11 @@ class AnswerTokens:
         each with its own place. The first of them learns the answer, the others find it said.
 
         Full stops around a query are dropped, and the question is in lower case: so the authors of MLLMSeg. Raises
-        QuestionError as `Prompts.to_read` does."""
+        QuestionError as `Prompts.question_tokens` does."""
         queries = [query.strip().strip(".") for query, _ in items]
         for query in queries:
             self.prompts.check(query)
-        asked = self.prompts.to_read([request.replace(QUERY, ", ".join(queries).lower())])[0]
+        asked = self.prompts.question_tokens([request.replace(QUERY, ", ".join(queries).lower())])[0]
         pieces: list[str | int] = [opening]
         for n, (query, (_, item)) in enumerate(zip(queries, items, strict=True)):
             pieces += [", "] if n else []
@@ -111,14 +115,14 @@ class AnswerTokens:
             if isinstance(piece, str):
                 text += piece
                 continue
-            tokens += self.prompts.said(text) if text else []
+            tokens += self.prompts.text_tokens(text) if text else []
             tokens += [] if piece is None else [piece]
             text = ""
         return tokens
 
     def _asked(self, query: str) -> list[int]:
         self.prompts.check(query)
-        return self.prompts.to_read([self.speech.request.replace(QUERY, query)])[0]
+        return self.prompts.question_tokens([self.speech.request.replace(QUERY, query)])[0]
 
     def _places(self, answer: Sequence[int]) -> list[int]:
         wanted = {self._names[token] for token in self.speech.tokens}

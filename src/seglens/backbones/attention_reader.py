@@ -23,7 +23,7 @@ class AttentionReader:
                 "this backbone was loaded with segmentation_only=True, without the layers above the one it reads; "
                 "load it again without"
             )
-        self.reader = backbone.watch(backbone.mllm.unlimited_layers)
+        self.reader = backbone.head_reader(backbone.mllm.unlimited_layers)
 
     def maps(self, image: UInt8[np.ndarray, "h w 3"], questions: Sequence[str]) -> Float[Tensor, "k q gh gw"]:
         """Attention of each question's last token (the start of the answer) to the image, mean over heads, on the CPU.

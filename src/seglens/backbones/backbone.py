@@ -94,17 +94,17 @@ class Backbone:
 
     @property
     def reading(self) -> Prompts:
-        """The conversation in which it is read to segment; see `told`."""
+        """The conversation in which it is read to segment; see `with_system_text`."""
         return self.mllm.reading
 
-    def told(self, system: str | None) -> Backbone:
+    def with_system_text(self, system: str | None) -> Backbone:
         """The same model, which is told a system text before every image that it reads to segment; itself for None.
         The chat is not told.
 
         Raises ValueError when its chat template leaves system texts out."""
         if system is None:
             return self
-        return Backbone(replace(self.mllm, reading=self.prompts.told(system)), self.as_is)
+        return Backbone(replace(self.mllm, reading=self.prompts.with_system_text(system)), self.as_is)
 
     @property
     def readable(self) -> range:
@@ -141,7 +141,7 @@ class Backbone:
     def read(self, image: OpenImage, questions: Sequence[str]) -> Readout:
         """Hidden states of all questions about an open image, in one pass.
 
-        Raises QuestionError as `Prompts.to_read` does."""
+        Raises QuestionError as `Prompts.question_tokens` does."""
         inputs = self.mllm.embed_questions(questions, image.positions)
         hidden = self.layers_below().questions(inputs.rows, inputs.positions, inputs.mask, image.memory)
         end = image.prefix.shape[1]
@@ -182,17 +182,17 @@ class Backbone:
 
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The untouched MLLM's own answer, through its own processor, greedy."""
-        return self.speak([image], question, GenerationOptions(max_new_tokens)).text
+        return self.generate_text([image], question, GenerationOptions(max_new_tokens)).text
 
-    def speak(self, images: Images, question: str, options: GenerationOptions) -> GeneratedText:
-        """`generate` about one image, several, or none. Raises as `MLLMChat.speak` does."""
-        return self.chat.speak(images, question, options)
+    def generate_text(self, images: Images, question: str, options: GenerationOptions) -> GeneratedText:
+        """`generate` about one image, several, or none. Raises as `MLLMChat.generate_text` does."""
+        return self.chat.generate_text(images, question, options)
 
     def chat_inputs(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> dict[str, Tensor]:
         """The model's inputs in a chat about an image. Raises as `MLLMChat.inputs` does."""
         return self.chat.inputs([image], question)
 
-    def hear(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> ChatPrefix:
+    def chat_prefix(self, image: UInt8[np.ndarray, "h w 3"], question: str) -> ChatPrefix:
         """A question in the chat, up to where the answer begins: what follows, and other questions that begin alike,
         then cost only their own tokens. Raises as `chat_prefix` does."""
         safe_point()
@@ -204,15 +204,15 @@ class Backbone:
         """Log-likelihood of each answer to a question in the chat: the sum over its tokens, given those before.
 
         All answers take one pass. The image may be one with the prefix of another question: the tokens that both begin
-        with are not run again. Raises as `hear` does, and QuestionError for no answer and for an empty one."""
+        with are not run again. Raises as `chat_prefix` does, and QuestionError for no answer and for an empty one."""
         safe_point()
         tokens = answer_tokens(self.mllm, answers)
-        prefix = image if isinstance(image, ChatPrefix) else self.hear(image, question)
+        prefix = image if isinstance(image, ChatPrefix) else self.chat_prefix(image, question)
         return likelihoods(self.mllm, prefix, question, tokens)
 
     # ---------------------------------------------------------------- copying and tuning
 
-    def watch(self, layers: int | None = None) -> HeadReader:
+    def head_reader(self, layers: int | None = None) -> HeadReader:
         """A reader of the attention heads of the first `layers` decoder layers, by default of all that a head on this
         backbone reads or copies. Raises ValueError as `HeadReader` does."""
         return HeadReader(self.mllm, self.layer + COPIED if layers is None else layers)

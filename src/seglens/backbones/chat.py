@@ -36,7 +36,7 @@ class MLLMChat:
         return not self.as_is and self.mllm.crops
 
     @torch.no_grad()
-    def speak(self, images: Images, question: str, options: GenerationOptions) -> GeneratedText:
+    def generate_text(self, images: Images, question: str, options: GenerationOptions) -> GeneratedText:
         """An answer about one image, several, or none: through the processor, which is shown all of each (`pads`).
 
         Raises as `inputs` does, and ValueError for a model without the layers of the chat."""
@@ -57,7 +57,7 @@ class MLLMChat:
     def answer_tokens(
         self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128
     ) -> Int[Tensor, " n"]:
-        """The token ids of an answer about one image. Raises as `speak` does."""
+        """The token ids of an answer about one image. Raises as `generate_text` does."""
         self.check()
         inputs = self.inputs([image], question)
         ids = self.mllm.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)

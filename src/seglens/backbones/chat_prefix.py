@@ -47,7 +47,7 @@ class ChatPrefix:
 def chat_prefix(chat: MLLMChat, image: UInt8[np.ndarray, "h w 3"], question: str) -> ChatPrefix:
     """Run a chat's prompt, up to where the answer begins, as the model itself runs it.
 
-    Raises as `MLLMChat.speak` does, and ValueError for a model with a sliding window."""
+    Raises as `MLLMChat.generate_text` does, and ValueError for a model with a sliding window."""
     chat.check()
     mllm = chat.mllm
     if mllm.unlimited_layers < mllm.depth.whole:
@@ -85,7 +85,7 @@ def likelihoods(mllm: MLLM, prefix: ChatPrefix, question: str, answers: Sequence
 
 def answer_tokens(mllm: MLLM, answers: Sequence[str]) -> list[list[int]]:
     """Raises QuestionError for no answer and for an empty one."""
-    tokens = [mllm.prompts.said(answer) for answer in answers]
+    tokens = [mllm.prompts.text_tokens(answer) for answer in answers]
     if not tokens or not all(tokens):
         raise QuestionError(f"got the answers {list(answers)}; give at least one, none of them empty")
     return tokens

@@ -51,7 +51,7 @@ class Familiarity:
     def state(self) -> Mapping[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def knows(self, tower: Sequence[Float[Tensor, "1 n d"]], frame: Frame) -> bool:
+    def is_familiar(self, tower: Sequence[Float[Tensor, "1 n d"]], frame: Frame) -> bool:
         """Whether the picture is familiar, by the tower's states of its canvas, layer by layer."""
         states = patches(tower, self.layers.tolist())
         return float(self.score(states, content(frame, self.side(tower))[None].to(states.device))) >= float(

@@ -27,19 +27,19 @@ class GeneratedText:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How an answer is given. `tell` is called, in the thread of the model, with each new piece of it: together they
+    """How an answer is given. `on_text` is called, in the thread of the model, with each new piece of it: together they
     are the answer. The answer ends before the first of the texts `stop`."""
 
     max_new_tokens: int = 128
-    tell: Callable[[str], None] | None = None
+    on_text: Callable[[str], None] | None = None
     stop: Sequence[str] = ()
 
 
 class StreamingCriterion:
     """A stopping criterion of transformers' `generate`: it sees every token, and so it can tell them, too."""
 
-    def __init__(self, manner: GenerationOptions, decode: Callable[[list[int]], str], read: int):
-        self.manner, self._decode, self._read = manner, decode, read
+    def __init__(self, options: GenerationOptions, decode: Callable[[list[int]], str], read: int):
+        self.options, self._decode, self._read = options, decode, read
         self._told = ""
 
     def __call__(self, ids: Int[Tensor, "b n"], scores: Any, **_: Any) -> Bool[Tensor, " b"]:
@@ -48,16 +48,16 @@ class StreamingCriterion:
     def _hear(self, said: Int[Tensor, " n"]) -> bool:
         """Whether to end here."""
         safe_point()  # an answer that nobody waits for any more ends at any token
-        if not self.manner.tell and not self.manner.stop:
+        if not self.options.on_text and not self.options.stop:
             return False
         text = self._decode(said.tolist())
-        sure = before_stop(text, self.manner.stop)
-        self._tell(sure if len(sure) < len(text) else _settled(text, self.manner.stop))
+        sure = before_stop(text, self.options.stop)
+        self._tell(sure if len(sure) < len(text) else _settled(text, self.options.stop))
         return len(sure) < len(text)
 
     def _tell(self, text: str) -> None:
-        if self.manner.tell and len(text) > len(self._told) and text.startswith(self._told):
-            self.manner.tell(text[len(self._told) :])
+        if self.options.on_text and len(text) > len(self._told) and text.startswith(self._told):
+            self.options.on_text(text[len(self._told) :])
             self._told = text
 
     def finish(self, text: str) -> None:

@@ -140,27 +140,28 @@ class MLLM:
         embedded = self.model.get_input_embeddings()(words)
         rows = torch.cat([embedded, vision.rows.to(embedded)], 1)  # the image ends the prefix
         positions = self.family.prefix_positions(words.shape[1])[None].to(self.device)
-        return ImageRows(frame, rows, positions, vision.later, self.knows(vision.tower, frame))
+        return ImageRows(frame, rows, positions, vision.later, self.is_familiar(vision.tower, frame))
 
-    def knows(self, tower: Sequence[Float[Tensor, "1 n v"]], frame: Frame) -> bool | None:
+    def is_familiar(self, tower: Sequence[Float[Tensor, "1 n v"]], frame: Frame) -> bool | None:
         """Whether a picture is of the kind that the model was made for, by the tower's states of its canvas; None for
         a model whose folder holds no statistic of that."""
-        return None if self.familiarity is None else self.familiarity.knows(tower, frame)
+        return None if self.familiarity is None else self.familiarity.is_familiar(tower, frame)
 
     @torch.no_grad()
     def familiar(self, image: UInt8[np.ndarray, "h w 3"]) -> bool | None:
-        """As `knows`, of a picture that was not opened."""
+        """As `is_familiar`, of a picture that was not opened."""
         if self.familiarity is None:
             return None
-        return self.knows(self.family.encode(self.pixels(image)).tower, self.canvas.frame(image))
+        return self.is_familiar(self.family.encode(self.pixels(image)).tower, self.canvas.frame(image))
 
     # ---------------------------------------------------------------- questions
 
     @torch.no_grad()
     def embed_questions(self, questions: Sequence[str], prefix_positions: Int[Tensor, "1 p ..."]) -> QuestionRows:
-        """Questions after the prefix of an image, padded on the right. Raises QuestionError as `Prompts.to_read`
-        does."""
-        tokens = self.reading.to_read(questions)
+        """Questions after the prefix of an image, padded on the right.
+
+        Raises QuestionError as `Prompts.question_tokens` does."""
+        tokens = self.reading.question_tokens(questions)
         longest = max(map(len, tokens))
         pad = self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in tokens], device=self.device)

@@ -42,7 +42,7 @@ class Prompts:
                     "a prefix can then not be shared by questions: correct the template"
                 )
 
-    def told(self, system: str) -> Prompts:
+    def with_system_text(self, system: str) -> Prompts:
         """The same conversations, which begin with a system text.
 
         Raises ValueError when the template leaves it out."""
@@ -79,7 +79,7 @@ class Prompts:
         """The words of a question that the tokenizer does not know."""
         return self._vocabulary.unknown(question)
 
-    def said(self, text: str) -> list[int]:
+    def text_tokens(self, text: str) -> list[int]:
         """Token ids of a piece of an answer. Raises QuestionError for one that is not Unicode or stands for an
         image."""
         self._refuse_other_than_unicode(text, "an answer")
@@ -114,7 +114,7 @@ class Prompts:
         if not questions:
             raise QuestionError("got no question; ask at least one")
 
-    def to_read(self, questions: Sequence[str]) -> list[list[int]]:
+    def question_tokens(self, questions: Sequence[str]) -> list[list[int]]:
         """What stands behind the image for each of the questions.
 
         Raises QuestionError as `after` does, for no question, and for one that is too long."""

@@ -68,7 +68,7 @@ class TunedBackbone:
         self._first = model.get_output_embeddings().weight.shape[0]  # the id of the first new token
         self._names = tuning.tokens
         names = {name: self._first + n for n, name in enumerate(tuning.tokens)}
-        self.script = AnswerTokens(mllm.reading, speech, names, _end(mllm))
+        self.answer_tokens = AnswerTokens(mllm.reading, speech, names, _end(mllm))
 
     @property
     def device(self) -> torch.device:
@@ -87,12 +87,12 @@ class TunedBackbone:
     def words(
         self, query: str, answer: str | None = None, present: bool = True, why: str | None = None
     ) -> TokenizedAnswer:
-        """As `AnswerTokens.lesson`."""
-        return self.script.lesson(query, answer, present, why)
+        """As `AnswerTokens.example`."""
+        return self.answer_tokens.example(query, answer, present, why)
 
     def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[TokenizedAnswer]:
         """As `AnswerTokens.conversation`."""
-        return self.script.conversation(request, opening, items)
+        return self.answer_tokens.conversation(request, opening, items)
 
     # ---------------------------------------------------------------- reading
 
@@ -102,13 +102,13 @@ class TunedBackbone:
         pixels, frame = self.pixels(image)[None], self.frame(image)
         vision = self._vision.encode(pixels)
         prefix = self._language.prefix(vision) if self.attention in ("causal", "images") else None
-        return TunedImage(frame, replace(vision, tower=()), prefix, self._vision.knows(pixels, vision, frame))
+        return TunedImage(frame, replace(vision, tower=()), prefix, self._vision.is_familiar(pixels, vision, frame))
 
     @torch.no_grad()
     def read(self, image: TunedImage, questions: Sequence[str]) -> TunedReadout:
-        """All questions about an opened image in one pass. Raises QuestionError as `Prompts.to_read` does."""
-        self.script.prompts.refuse_none(questions)
-        words = [self.script.question(question) for question in questions]
+        """All questions about an opened image in one pass. Raises QuestionError as `Prompts.question_tokens` does."""
+        self.answer_tokens.prompts.refuse_none(questions)
+        words = [self.answer_tokens.question(question) for question in questions]
         return self._read(image.vision, image.prefix, AnsweredQuestions.padded(words, self.device))
 
     def teach(self, shown: TunedInputs) -> TunedReadout:

@@ -63,15 +63,15 @@ class TunedVision:
             patches.tower,
         )
 
-    def knows(self, pixels: Float[Tensor, "1 3 n n"], vision: VisionRows, frame: Frame) -> bool | None:
-        """As `MLLM.knows`. An adapter of the vision tower changes what a statistic of it was made of; tiles are no
-        whole picture."""
+    def is_familiar(self, pixels: Float[Tensor, "1 3 n n"], vision: VisionRows, frame: Frame) -> bool | None:
+        """As `MLLM.is_familiar`; None where the vision tower has an adapter, because the statistic was made without.
+        Of tiles the whole picture is asked, which they do not show."""
         if self.changed or self.mllm.familiarity is None:
             return None
         if self.tiling.across == 1:
-            return self.mllm.knows(vision.tower, frame)
+            return self.mllm.is_familiar(vision.tower, frame)
         overview = replace(self.tiling, overview=True).cut(pixels)[:, -1]
-        return self.mllm.knows(self.mllm.family.patches(overview).tower, frame)
+        return self.mllm.is_familiar(self.mllm.family.patches(overview).tower, frame)
 
     def patches(self, pixels: Float[Tensor, "b 3 n n"]) -> Patches:
         """The patches of canvases, seen tile by tile."""

@@ -60,7 +60,7 @@ def find_heads(
     loaded."""
     check_limit(limit)
     config = config or LocalizationConfig()
-    reader, seen, before = backbone.watch(whole_sight(backbone.module.config)), _Seen(), list[str]()
+    reader, seen, before = backbone.head_reader(whole_sight(backbone.module.config)), _Seen(), list[str]()
     for sample in islice(data, limit):
         targets = sample.drawn().targets
         own = list(dict.fromkeys(target.query for target in targets if target.present))

@@ -65,9 +65,9 @@ class Parts:
         sam.module.to(device)
         return cls(mllm, sam, floors)
 
-    def told(self, system: str | None) -> Parts:
-        """The same, with an MLLM that is told a system text (`Backbone.told`)."""
-        return replace(self, backbone=self.backbone.told(system))
+    def with_system_text(self, system: str | None) -> Parts:
+        """The same, with an MLLM that is told a system text (`Backbone.with_system_text`)."""
+        return replace(self, backbone=self.backbone.with_system_text(system))
 
     @property
     def device(self) -> torch.device:

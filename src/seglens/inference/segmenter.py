@@ -107,7 +107,7 @@ class Segmenter:
             device=device,
             segmentation_only=segmentation_only and not tuned,
             **options,
-        ).told(None if config.prompt is None else config.prompt.system)
+        ).with_system_text(None if config.prompt is None else config.prompt.system)
         method = build_method(settings, parts.backbone, parts.decoder)
         load_state(folder, method)
         loaded = LoadedFrom.of(name, revision, device=device, segmentation_only=segmentation_only, **options)

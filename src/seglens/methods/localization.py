@@ -202,4 +202,4 @@ def blurred(maps: Float[Tensor, "b q h w"], deviation: float) -> Float[Tensor, "
 def build_localization(config: LocalizationConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Localization:
     """The method on an MLLM of which only the layers up to the last head are run."""
     layers = max(layer for layer, _ in config.heads) + 1 if config.heads else None
-    return Localization(config, backbone.watch(layers), decoder)
+    return Localization(config, backbone.head_reader(layers), decoder)

@@ -44,7 +44,7 @@ class Recipe:
         """The parts with an MLLM that is told the system text of its family. One whose tokenizer does not know its
         words (the embedded ones) is told nothing."""
         system = self.system.get(parts.backbone.family)
-        return parts.told(None if system is None or parts.backbone.prompts.unknown(system) else system)
+        return parts.with_system_text(None if system is None or parts.backbone.prompts.unknown(system) else system)
 
 
 ADJUSTABLE = ("method", "training", "canvas")

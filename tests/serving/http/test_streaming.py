@@ -45,21 +45,21 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.go, self.spoken, self.ended = threading.Event(), list[Any](), list[Exception]()
-        speak = Backbone.speak
+        speak = Backbone.generate_text
 
         def slowly(backbone: Backbone, images: Any, question: str, manner: GenerationOptions) -> Any:
             def tell(piece: str) -> None:
-                manner.tell(piece)  # type: ignore[misc]
+                manner.on_text(piece)  # type: ignore[misc]
                 assert self.go.wait(30)
 
             try:
-                self.spoken.append(speak(backbone, images, question, replace(manner, tell=tell)))
+                self.spoken.append(speak(backbone, images, question, replace(manner, on_text=tell)))
             except Exception as error:
                 self.ended.append(error)
                 raise
             return self.spoken[-1]
 
-        monkeypatch.setattr(Backbone, "speak", slowly)
+        monkeypatch.setattr(Backbone, "generate_text", slowly)
 
 
 def test_words_come_before_the_model_is_done(client: openai.OpenAI, data_uri: str, held: Held) -> None:
@@ -181,10 +181,10 @@ def test_what_breaks_behind_the_first_word_is_an_event(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken(backbone: Backbone, images: Any, question: str, manner: GenerationOptions) -> Any:
-        manner.tell("Well")  # type: ignore[misc]
+        manner.on_text("Well")  # type: ignore[misc]
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr(Backbone, "speak", broken)
+    monkeypatch.setattr(Backbone, "generate_text", broken)
     answer = server.client.post("/v1/chat/completions", json=asked(said(WORDS, data_uri), stream=True))
     assert answer.status_code == 200
     error = events(answer.text)[-1]["error"]
@@ -244,7 +244,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(serve: Serve, data_uri: str
 
 def test_words_alone_are_answered_in_words(client: openai.OpenAI, segmenter: Segmenter, data_uri: str) -> None:
     answer = client.chat.completions.create(**asked(said(WORDS)))
-    spoken = segmenter.backbone.speak([], WORDS, GenerationOptions(256))
+    spoken = segmenter.backbone.generate_text([], WORDS, GenerationOptions(256))
     message = answer.choices[0].message
     assert (message.content or "").startswith(spoken.text)
     assert (ours(message).route.intent, ours(message).route.scores, ours(message).answers) == ("dialogue", {}, [])
@@ -279,7 +279,7 @@ def test_several_images_are_all_seen_in_talk(
     flipped = scene.image[:, ::-1].copy()
     force = {"extra_body": {"seglens": {"route": "dialogue"}}}
     answer = client.chat.completions.create(**asked(said(WORDS, data_uri, as_uri(flipped))), **force)
-    spoken = segmenter.backbone.speak([scene.image, flipped], WORDS, GenerationOptions(256))
+    spoken = segmenter.backbone.generate_text([scene.image, flipped], WORDS, GenerationOptions(256))
     assert (answer.choices[0].message.content or "").startswith(spoken.text)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == spoken.read

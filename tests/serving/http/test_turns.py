@@ -185,7 +185,7 @@ def test_answers_in_words_that_alternate_token_by_token(family: Path, hands: Thr
     pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((50, 90, 3), (120, 40, 3))]
     questions = ["what is in the picture ?", "where is it and what is it there for , do you think ?"]
     words = [
-        lambda k=k: backbone.speak(pictures[: 1 + (asked - 1) * k], questions[k], GenerationOptions(9))
+        lambda k=k: backbone.generate_text(pictures[: 1 + (asked - 1) * k], questions[k], GenerationOptions(9))
         for k in range(2)
     ]
     alone = [one() for one in words]

@@ -136,7 +136,7 @@ class Service:
             )
 
     def _check_query(self, query: str) -> None:
-        self.segmenter.backbone.reading.to_read([self.segmenter.head_prompt.apply(query)])
+        self.segmenter.backbone.reading.question_tokens([self.segmenter.head_prompt.apply(query)])
 
     async def refine(self, opened: OpenedImage, request: RefineRequest, receive: Receive) -> Prediction:
         """Raises QuestionError, CorrectionError and Refusals."""
