@@ -266,5 +266,5 @@ def test_a_method_that_tunes_its_mllm_is_told_too(llava: Path) -> None:
     image = np.zeros((20, 30, 3), np.uint8)
     more = len(told.answer_tokens.prompts.before()) - len(plain.answer_tokens.prompts.before())
     assert more >= len(TOLD.split())
-    assert told.open(image).seen.rows.shape[1] == plain.open(image).seen.rows.shape[1] + more
+    assert told.open(image).vision.rows.shape[1] == plain.open(image).vision.rows.shape[1] + more
     assert told.words("the red cup") == plain.words("the red cup")

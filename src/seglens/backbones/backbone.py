@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seglens.backbones.attention_maps import HeadReader
 from seglens.backbones.chat import Images, MLLMChat
-from seglens.backbones.chat_prefix import ChatPrefix, answer_tokens, chat_prefix, likelihoods
+from seglens.backbones.chat_prefix import ChatPrefix, chat_prefix, likelihoods, tokens_of_answers
 from seglens.backbones.generation import GeneratedText, GenerationOptions
 from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.mllm import MLLM
@@ -206,7 +206,7 @@ class Backbone:
         All answers take one pass. The image may be one with the prefix of another question: the tokens that both begin
         with are not run again. Raises as `chat_prefix` does, and QuestionError for no answer and for an empty one."""
         safe_point()
-        tokens = answer_tokens(self.mllm, answers)
+        tokens = tokens_of_answers(self.mllm, answers)
         prefix = image if isinstance(image, ChatPrefix) else self.chat_prefix(image, question)
         return likelihoods(self.mllm, prefix, question, tokens)
 

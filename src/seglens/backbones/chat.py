@@ -54,7 +54,7 @@ class MLLMChat:
         return GeneratedText(text, read, len(ids) - len(ends), whole)
 
     @torch.no_grad()
-    def answer_tokens(
+    def generate_tokens(
         self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128
     ) -> Int[Tensor, " n"]:
         """The token ids of an answer about one image. Raises as `generate_text` does."""

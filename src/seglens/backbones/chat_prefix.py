@@ -83,7 +83,7 @@ def likelihoods(mllm: MLLM, prefix: ChatPrefix, question: str, answers: Sequence
     )
 
 
-def answer_tokens(mllm: MLLM, answers: Sequence[str]) -> list[list[int]]:
+def tokens_of_answers(mllm: MLLM, answers: Sequence[str]) -> list[list[int]]:
     """Raises QuestionError for no answer and for an empty one."""
     tokens = [mllm.prompts.text_tokens(answer) for answer in answers]
     if not tokens or not all(tokens):

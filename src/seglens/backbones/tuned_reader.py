@@ -154,7 +154,7 @@ class TunedBackbone:
     @torch.no_grad()
     def generate(self, image: UInt8[np.ndarray, "h w 3"], question: str, max_new_tokens: int = 128) -> str:
         """The answer of the MLLM with its adapter, through its own processor, greedy; new tokens by their names."""
-        tokens = self._chat.answer_tokens(image, question, max_new_tokens).tolist()
+        tokens = self._chat.generate_tokens(image, question, max_new_tokens).tolist()
         pieces = []
         for new, ids in groupby(tokens, lambda token: token >= self._first):
             if new:
