@@ -13,11 +13,11 @@ from PIL import Image
 from wire import Reply, post
 
 from seglens import Prediction, Segmenter
+from seglens.core.png_files import png_bytes
 from seglens.core.schema import Click
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
 from seglens.data.world import WorldData
-from seglens.inference.prediction import png_bytes
 
 QUERIES, QUESTION = 6, "how many things are there?"
 # Batches and threads round otherwise: a pixel on the edge of a mask may change sides

@@ -21,9 +21,9 @@ from PIL import Image
 from served import Server, serving
 from wire import Line, Reply, post, request, upload
 
+from seglens.core.png_files import png_bytes
 from seglens.core.types import Sample
 from seglens.data.world import WorldData
-from seglens.inference.prediction import png_bytes
 
 
 @dataclass(frozen=True)

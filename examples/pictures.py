@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from seglens import OpenedImage, Prediction, Segmenter
 from seglens.backbones import AttentionReader, hide_loading_bars
 from seglens.core.files import write_atomic
+from seglens.core.png_files import png_bytes
 from seglens.data.world import WorldData
-from seglens.inference.prediction import on_mask, png_bytes
+from seglens.inference.prediction import on_mask
 from seglens.methods.keypoints import suppress
 
 SEED, SCENE = 6, 7  # a deer among other things

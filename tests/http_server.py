@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from seglens.inference.prediction import png_bytes
+from seglens.core.png_files import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.app import create_app
 from seglens.serving.http.process import Running

@@ -13,8 +13,8 @@ from seglens.core import mask_logits as drawing
 from seglens.core.geometry import Frame
 from seglens.core.mask_logits import BAND, Drawing, Moves, bands
 from seglens.core.schema import Click
+from seglens.inference.instance import Instance
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import Instance
 from seglens.inference.segmenter import Segmenter
 
 SIZES = [(1, 1), (1, 57), (57, 1), (480, 640), (641, 479), (40, 1200), (333, 1000)]
@@ -119,7 +119,7 @@ def test_logits_are_made_when_they_are_asked_for(segmenter: Segmenter, most: lis
 def test_logits_of_a_prediction_made_by_hand(segmenter: Segmenter) -> None:
     said = large(segmenter).segment("the largest thing")
     logits = np.where(said.mask, 4, -4).astype(np.float32)
-    by_hand = replace(said, canvas_logits=None, mask_logits=logits)
+    by_hand = replace(said, canvas_logits=None, logits=logits)
     assert np.shares_memory(replace(by_hand, query="another").mask_logits, logits)
     np.testing.assert_array_equal(by_hand.drawn(0.0), said.mask)
     with pytest.raises(ValueError, match="made by hand, without mask_logits"):

@@ -61,7 +61,7 @@ def said(drawn: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -
         query="q",
         image=np.zeros((SIDE, SIDE, 3), np.uint8),
         mask=mask,
-        mask_logits=np.where(drawn, 1, -1).astype(np.float32),
+        logits=np.where(drawn, 1, -1).astype(np.float32),
         score=0.9,
         presence=0.8 if found else 0.1,
         found=found,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jaxtyping import Bool
 
-from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.instance import Instance
+from seglens.inference.prediction import Prediction
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 MASKS = SIZES.flatmap(lambda size: arrays(bool, size))  # holes, islands, borders, touching corners, empty, full
@@ -48,7 +49,7 @@ def found(query: str, mask: np.ndarray, instances: Sequence[np.ndarray] = (), sc
         query=query,
         image=np.full((height, width, 3), 90, np.uint8),
         mask=mask,
-        mask_logits=np.where(mask, 4, -4).astype(np.float32),
+        logits=np.where(mask, 4, -4).astype(np.float32),
         score=score,
         presence=None,
         found=bool(mask.any()),

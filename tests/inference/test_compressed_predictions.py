@@ -18,8 +18,9 @@ from seglens.exports import FORMATS, Command, Export
 from seglens.exports.batch import BatchRun
 from seglens.inference.compressed_predictions import Bits, CompressedPredictions, Folded, bare
 from seglens.inference.image_sources import Sources
+from seglens.inference.instance import Instance
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.routes import _written

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from inference.test_video import write_video
-from seglens.core.image_marks import marked_png
+from seglens.core.png_files import marked_png
 from seglens.data.image_decoding import ImageError
 from seglens.inference.image_files import told
 from seglens.inference.image_sources import BadImage, NamedImage, Sources, one_image

@@ -10,9 +10,10 @@ import torch
 
 from seglens.core.geometry import Frame
 from seglens.core.types import Sample
+from seglens.inference.instance import Instance
 from seglens.inference.instances import Splitter, asked
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 from seglens.world.language import speaker
 from seglens.world.world import World
@@ -67,7 +68,7 @@ def blobs(*centres: tuple[int, int], radius: int = 9, size: tuple[int, int] = (6
 
 
 def drawn(prediction: Prediction, mask: np.ndarray) -> Prediction:
-    return replace(prediction, mask=mask, mask_logits=np.where(mask, 4.0, -4.0).astype(np.float32))
+    return replace(prediction, mask=mask, logits=np.where(mask, 4.0, -4.0).astype(np.float32))
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from seglens.core.file_names import slug
 from seglens.data.maskfile import load_mask
 from seglens.data.masks import decode_rle
-from seglens.inference.prediction import INSIDE, OUTSIDE, Prediction, on_mask, slug
+from seglens.inference.overlay import INSIDE, OUTSIDE
+from seglens.inference.prediction import Prediction, on_mask
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def said() -> Prediction:
         query="the square",
         image=np.full((60, 100, 3), 90, np.uint8),
         mask=mask,
-        mask_logits=np.where(mask, 4, -4).astype(np.float32),
+        logits=np.where(mask, 4, -4).astype(np.float32),
         score=0.98,
         presence=0.9,
         found=True,
@@ -71,7 +73,7 @@ def test_a_long_thin_image_costs_its_own_pixels_only(said: Prediction) -> None:
         said,
         image=np.zeros((1, 100_000, 3), np.uint8),
         mask=np.zeros((1, 100_000), bool),
-        mask_logits=np.zeros((1, 100_000), np.float32),
+        logits=np.zeros((1, 100_000), np.float32),
     )
     assert thin.overlay().size == (100_000, 1)  # a square canvas of it would be 40 GB
 

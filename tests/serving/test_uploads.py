@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seglens.core.png_files import png_bytes
 from seglens.data.image_decoding import ImageError, ImageTooLargeError
-from seglens.inference.prediction import png_bytes
 from seglens.serving.uploads import UploadLimits, decode_bytes, decode_data_uri
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)

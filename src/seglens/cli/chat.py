@@ -128,7 +128,7 @@ class Chat:
                 return name
 
     def _image(self, path: str) -> None:
-        from seglens.inference.prediction import slug
+        from seglens.core.file_names import slug
 
         if not path:
             raise ValueError("/image needs the path of an image, such as /image photo.jpg")
@@ -183,8 +183,8 @@ def chat(
 
     Reads lines until /quit or their end; /help lists the commands. With --json every line is answered by one."""
     from seglens.agent import Agent
+    from seglens.core.file_names import slug
     from seglens.data.images import load_image
-    from seglens.inference.prediction import slug
 
     sure = thresholds.options()
     pixels = load_image(image)  # before the model is loaded: a wrong name is told at once

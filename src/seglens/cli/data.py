@@ -91,10 +91,10 @@ def data_show(
 ) -> None:
     """Write one picture per sample: the image, then each query with its mask or answer. Bad records are left out, and
     named."""
+    from seglens.core.file_names import slug
     from seglens.core.files import write_new
-    from seglens.core.image_marks import marked_png
+    from seglens.core.png_files import marked_png
     from seglens.data.contact_sheet import sheet
-    from seglens.inference.prediction import slug
 
     data, shown = _open(spec), 0
     for index in _spread(len(data), n):

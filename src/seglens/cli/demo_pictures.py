@@ -7,9 +7,10 @@ from textwrap import fill
 
 from PIL import Image, ImageDraw, ImageFont
 
+from seglens.core.file_names import slug
 from seglens.core.files import write_new
-from seglens.core.image_marks import marked_png
-from seglens.inference.prediction import Prediction, png_bytes, slug
+from seglens.core.png_files import marked_png, png_bytes
+from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 from seglens.world.language import speaker
 from seglens.world.world import Scene, World

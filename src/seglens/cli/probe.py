@@ -148,7 +148,7 @@ def _panels(curve: Curve) -> list[Panel]:
 
 def _write(file: Path, report: dict[str, Any], curve: Curve) -> dict[str, str]:
     from seglens.core.files import write_atomic, write_json
-    from seglens.core.image_marks import marked_png
+    from seglens.core.png_files import marked_png
     from seglens.evaluation.layer_chart import draw
 
     picture = file.with_suffix(".png")

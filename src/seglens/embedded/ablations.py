@@ -14,6 +14,7 @@ import torch
 
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
+from seglens.core.file_names import slug
 from seglens.data.world import WorldData
 from seglens.embedded.build import HEAD_TRAINING, LAYER, example_stream, features, frozen_parts
 from seglens.embedded.heads import lens_config
@@ -21,7 +22,6 @@ from seglens.embedded.subprocess_jobs import keep_report, kept_report, side_by_s
 from seglens.evaluation.evaluate import run, summarise
 from seglens.features.cache.fingerprint import content
 from seglens.inference.frozen_models import Parts
-from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import LensConfig, build_lens
 from seglens.training.presets import recipe

@@ -24,6 +24,7 @@ from seglens.backbones import hide_loading_bars
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.head import load_adapter
 from seglens.checkpoints.origin import Origin
+from seglens.core.file_names import slug
 from seglens.core.files import write_atomic, write_json
 from seglens.core.names import check_name
 from seglens.data.world import WorldData
@@ -37,7 +38,6 @@ from seglens.evaluation.vqa import world
 from seglens.evaluation.vqa.running import run as put
 from seglens.features.cache.fingerprint import content
 from seglens.inference.frozen_models import Parts, chosen_heads
-from seglens.inference.prediction import slug
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import METHODS, Method, build_method
 from seglens.methods.tuned import TunedMethod

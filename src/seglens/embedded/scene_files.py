@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from seglens.core.files import ELSEWHERE, write_new
+from seglens.core.png_files import png_bytes
 from seglens.data.masks import encode_rle
 from seglens.data.world import kind_of, union
-from seglens.inference.prediction import png_bytes
 from seglens.world.language import VQA_KINDS, speaker
 from seglens.world.world import SPLITS, Scene, Thing, World
 

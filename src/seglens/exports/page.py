@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from seglens.core.image_marks import marked_png
+from seglens.core.file_names import letters, slug
+from seglens.core.png_files import marked_png
 from seglens.core.schema import Answer, InstanceAnswer
 from seglens.data.masks import decode_rle
 from seglens.inference.compressed_predictions import bare
-from seglens.inference.prediction import Instance, Prediction, letters, slug
+from seglens.inference.instance import Instance
+from seglens.inference.prediction import Prediction
 
 IMAGES = "images"  # the folder of pictures that are in no file
 LONGEST = 120  # bytes of a name; file systems take 255, and queries and endings come behind it

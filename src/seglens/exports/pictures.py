@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from seglens.core.image_marks import marked_png
+from seglens.core.png_files import marked_png
 from seglens.exports.base import Files, Made
 from seglens.exports.page import AnnotatedImage, Title
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from seglens.core.image_marks import marked_png
 from seglens.core.mask_logits import bands
+from seglens.core.png_files import marked_png
 from seglens.exports.base import Files, Made
 from seglens.exports.page import AnnotatedImage, Title
 from seglens.inference.prediction import Prediction

@@ -10,7 +10,8 @@ from typing import overload
 import numpy as np
 from jaxtyping import Bool
 
-from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.instance import Instance
+from seglens.inference.prediction import Prediction
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seglens.core.image_marks import mark_of
+from seglens.core.png_files import mark_of
 from seglens.data.image_decoding import PLUGIN, ImageError, suffixes
 from seglens.inference.video import VIDEOS
 

@@ -19,7 +19,8 @@ from seglens.core.geometry import Frame
 from seglens.core.mask_logits import Drawing, bands
 from seglens.core.types import Embedding, Prompt
 from seglens.decoders import MaskDecoder
-from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.instance import Instance
+from seglens.inference.prediction import Prediction
 
 LEAST = 0.2  # of the largest thing's area: a smaller region is a crumb
 ON_MASK = 0.3  # a drawing with less of itself on the mask is of something else

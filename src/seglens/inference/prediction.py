@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from seglens.core.connected_components import box_of
-from seglens.core.files import digest, write_new
+from seglens.core.files import write_new
 from seglens.core.geometry import Frame, Lay
-from seglens.core.image_marks import marked_png
 from seglens.core.interruption import safe_point
-from seglens.core.mask_edges import edge_pixels
-from seglens.core.mask_logits import Drawing, Moves, bands
+from seglens.core.mask_logits import Drawing, Moves
+from seglens.core.png_files import marked_png
 from seglens.core.schema import Answer, Corrections, InstanceAnswer, Keypoint, RunLengths
 from seglens.data.masks import encode_rle
+from seglens.inference.instance import Instance, read_only
 from seglens.inference.notebook import as_html, plotted, small_png
-
-MASK_COLOUR = (255, 64, 96)
-INSIDE, OUTSIDE = (255, 255, 255), (230, 30, 30)  # keypoints on and off the target, as in the paper's Figure 3
-
+from seglens.inference.overlay import draw_overlay
 
 # Arrays of a prediction
 ARRAYS = (
@@ -41,56 +35,6 @@ ARRAYS = (
     "canvas_logits",
     "logits",
 )
-
-
-def read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written to; the array itself stays as it is."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-class Instance:
-    """One of several things that a query means. Kept as the part of its mask within its box: a picture full of things
-    costs about as much as one mask."""
-
-    __slots__ = ("box", "cut", "score", "size")
-
-    def __init__(
-        self,
-        mask: Bool[np.ndarray, "h w"],
-        score: float,
-        corner: tuple[int, int] = (0, 0),
-        size: tuple[int, int] | None = None,
-    ):
-        """`mask` is of the whole image, or of a part of it whose first pixel is `corner` (x, y) of an image of `size`
-        (height, width)."""
-        box = box_of(mask)
-        assert box is not None, "an instance has at least one pixel"
-        x0, y0, x1, y1 = box
-        left, top = corner
-        self.box = (left + x0, top + y0, left + x1, top + y1)  # x0, y0, x1, y1 of the mask (x1, y1 exclusive)
-        self.cut: Bool[np.ndarray, "ch cw"] = read_only(mask[y0:y1, x0:x1])
-        self.size: tuple[int, int] = size or (mask.shape[0], mask.shape[1])
-        self.score = score  # mean foreground probability over the mask, in [0, 1]
-
-    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
-        """From a pickle or a copy: what was cut out of the mask is read-only as in the first one."""
-        for name, value in state[1].items():
-            setattr(self, name, read_only(value) if name == "cut" else value)
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "h w"]:
-        """At the image's size, made anew whenever it is asked for."""
-        x0, y0, x1, y1 = self.box
-        whole = np.zeros(self.size, bool)
-        whole[y0:y1, x0:x1] = self.cut
-        return read_only(whole)
-
-    @property
-    def area(self) -> int:
-        """Pixels of the mask."""
-        return int(np.count_nonzero(self.cut))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,7 +126,7 @@ class Prediction:
             yield slice(0, len(self.logits)), self.logits
             return
         if self.canvas_logits is None:
-            raise ValueError("the prediction was made by hand, without mask_logits; give them to ask for them")
+            raise ValueError("the prediction was made by hand, without mask_logits; give them as logits=...")
         drawing = Drawing(self._frame, torch.tensor(self.canvas_logits)[None], self.moves)
         yield from ((rows, logits[0].numpy()) for rows, logits in drawing.bands())
 
@@ -206,22 +150,9 @@ class Prediction:
         return (Instance(self.mask, self.score),)
 
     def overlay(self, heat: bool = True) -> Image.Image:
-        """The image with its attention map, mask outline and keypoints: white on the target, red off it."""
-        shown, line = self.image.copy(), edge_pixels(self.mask)
-        for rows in bands(*self.image.shape[:2]):
-            picture = shown[rows].astype(np.float32)
-            if heat and self.heat_map is not None:
-                warm = self._heat(rows)[..., None]
-                picture = picture * (1 - 0.55 * warm) + np.array((255, 200, 40), np.float32) * 0.55 * warm
-            mixed = 0.6 * picture + 0.4 * np.array(MASK_COLOUR, np.float32)
-            shown[rows] = np.where(self.mask[rows, :, None], mixed, picture).clip(0, 255).astype(np.uint8)
-        shown[line] = MASK_COLOUR
-        image = Image.fromarray(shown)
-        draw = ImageDraw.Draw(image)
-        r = max(2.0, max(image.size) / 110)
-        for (x, y), inside in zip(self.keypoints, self.keypoint_labels, strict=True):
-            draw.ellipse([x - r, y - r, x + r, y + r], fill=INSIDE if inside else OUTSIDE, outline=(20, 20, 20))
-        return image
+        """The image with its attention map, the outline of the mask, and keypoints: white on the target, red off it."""
+        heat_map = None if self.heat_map is None or not heat else self._heat
+        return draw_overlay(self.image, self.mask, heat_map, self.keypoints, self.keypoint_labels)
 
     def heat_at_size(self) -> Float[np.ndarray, "h w"]:
         """The heat map relative to its peak, at the image's size (the canvas's padding cut off)."""
@@ -272,19 +203,6 @@ class Prediction:
         return paths
 
 
-def _taking_logits(made: Callable[..., None]) -> Callable[..., None]:
-    """Whoever makes a prediction by hand calls its logits what they are called when they are read."""
-
-    @wraps(made)
-    def init(self: Prediction, *fields: Any, mask_logits: Float[np.ndarray, "h w"] | None = None, **named: Any) -> None:
-        made(self, *fields, **(named if mask_logits is None else {**named, "logits": mask_logits}))
-
-    return init
-
-
-Prediction.__init__ = _taking_logits(Prediction.__init__)  # type: ignore[method-assign]
-
-
 def _runs(mask: Bool[np.ndarray, "h w"]) -> RunLengths:
     safe_point()
     return RunLengths.model_validate(encode_rle(mask))
@@ -296,31 +214,3 @@ def on_mask(mask: Bool[np.ndarray, "h w"], points: Float[np.ndarray, "n 2"]) -> 
     x, y = np.floor(points).astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
     return inside & mask[y.clip(0, height - 1), x.clip(0, width - 1)]
-
-
-def slug(text: str, longest: int = 80) -> str:
-    """A file name for a query: letters and digits of any script, never a path, at most `longest` bytes. A text that has
-    none or is too long ends in a digest of the whole, so that two such texts have two names."""
-    kept = letters(text)
-    if kept and len(kept.encode()) <= longest:
-        return kept
-    mark = digest(text.encode("utf-8", "surrogatepass"))[:8]
-    return f"{cut(kept, longest - len(mark) - 1) or 'query'}_{mark}"
-
-
-def letters(text: str) -> str:
-    """The letters (with their marks) and digits of any script, in lower case, the rest as "_" between them."""
-    kept = "".join(c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
-    return "_".join(unicodedata.normalize("NFC", kept).split())
-
-
-def cut(name: str, longest: int) -> str:
-    """The beginning of a name in so many bytes."""
-    return name.encode()[:longest].decode(errors="ignore").strip("_")
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

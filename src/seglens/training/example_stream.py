@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from seglens.core.file_names import slug
 from seglens.core.progress import progress
 from seglens.core.types import Sample
 from seglens.data import Dataset
@@ -15,7 +16,6 @@ from seglens.data.prompts import Prompted
 from seglens.features.cache import MANIFEST, Cache
 from seglens.features.examples import Example, ExampleSource, LiveExamples, fingerprint
 from seglens.inference.frozen_models import Parts
-from seglens.inference.prediction import slug
 from seglens.methods.tuned import TunedMethod
 from seglens.training.tuned_examples import ExampleMaker
 

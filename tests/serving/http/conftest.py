@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from http_server import Serve, Served, served
+from seglens.core.png_files import png_bytes
 from seglens.core.types import Sample
-from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seglens.core.png_files import png_bytes
 from seglens.data.image_decoding import ImageError, ImageTooLargeError
-from seglens.inference.prediction import png_bytes
 from seglens.serving.http.addresses import Address, FetchError, is_public
 from seglens.serving.http.fetch import Fetcher, Patience
 from seglens.serving.uploads import UploadLimits

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seglens.core.png_files import png_bytes
 from seglens.data.image_decoding import ImageError, ImageTooLargeError
-from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.tool_images import Doors, OpenImages, is_id
 from seglens.serving.uploads import UploadLimits

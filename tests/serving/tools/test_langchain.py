@@ -14,10 +14,10 @@ from langchain_core.tools import BaseTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from PIL import Image
 
+from seglens.core.png_files import png_bytes
 from seglens.core.schema import TextAnswer
 from seglens.core.types import Sample
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.langchain import ask_tool, segment_tool, tools
 from seglens.serving.tools.tool_images import Doors

@@ -27,11 +27,11 @@ from mcp_types import CallToolResult, ImageContent
 from PIL import Image
 
 from command import Run
+from seglens.core.png_files import png_bytes
 from seglens.core.schema import Segmented, TextAnswer
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.tools.mcp import Tools, build_server
 from seglens.serving.tools.overlay_picture import drawn

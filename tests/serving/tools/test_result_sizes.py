@@ -15,8 +15,8 @@ from PIL import Image
 
 from seglens.core.schema import Segmented
 from seglens.data.masks import decode_rle
+from seglens.inference.instance import Instance
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import Instance
 from seglens.serving.tools.mcp import LONGEST_RESULT, _shown
 from seglens.serving.tools.overlay_picture import SIDE, drawn, jpeg, shrunk
 from seglens.serving.tools.result_sizes import within
@@ -58,7 +58,7 @@ def sight(opened: OpenedImage) -> Make:
                 like,
                 query=f"{query} {k}",
                 mask=mask,
-                mask_logits=mask.astype(np.float32),
+                logits=mask.astype(np.float32),
                 instances=tuple(Instance(mask, 0.5) for _ in range(things)),
                 **shown,
             )

@@ -15,9 +15,9 @@ from pycocotools.coco import COCO
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from seglens.core.png_files import png_bytes
 from seglens.core.schema import Box, Click
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.layers import colour_of

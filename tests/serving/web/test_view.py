@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from seglens.core.schema import Box, Click, Corrections
+from seglens.inference.instance import Instance
 from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import Instance, Prediction
+from seglens.inference.prediction import Prediction
 from seglens.serving.web.downloads import takeaway
 from seglens.serving.web.findings import Findings, changed, put
 from seglens.serving.web.layers import COLOURS, FILL, LINE, colour_of, heat_layer, mask_layer, picture, shown_size

@@ -10,10 +10,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
 
+from seglens.core.png_files import png_bytes
 from seglens.exports import to_geojson, to_png
 from seglens.exports.png import MOST
 from seglens.inference.compressed_predictions import bare
-from seglens.inference.prediction import Prediction, png_bytes
+from seglens.inference.prediction import Prediction
 from seglens.serving.http.api_errors import DOCUMENTED, ApiError, documented
 from seglens.serving.http.request_images import JSON, UPLOAD, only_body, only_json, read_upload
 from seglens.serving.http.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest

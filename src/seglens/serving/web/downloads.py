@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from seglens.core.png_files import png_bytes
 from seglens.exports import AnnotatedImage, to_coco
 from seglens.exports.png import indexed
-from seglens.inference.prediction import Prediction, png_bytes
+from seglens.inference.prediction import Prediction
 from seglens.serving.web.layers import embed
 
 

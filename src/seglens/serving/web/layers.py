@@ -11,7 +11,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from seglens.core.mask_edges import edge_pixels
-from seglens.inference.prediction import MASK_COLOUR, Prediction
+from seglens.inference.overlay import MASK_COLOUR
+from seglens.inference.prediction import Prediction
 
 HEAT_COLOUR = (255, 190, 20)
 HEAT, FILL, LINE = 190, 110, 255  # opacities, of 255

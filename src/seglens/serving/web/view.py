@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from seglens.core.png_files import png_bytes
 from seglens.core.schema import Box, Click
-from seglens.inference.prediction import Prediction, png_bytes
+from seglens.inference.prediction import Prediction
 from seglens.serving.web.findings import Finding
 from seglens.serving.web.layers import colour_of, data_uri, embed, heat_layer, mask_layer, picture
 from seglens.serving.web.session import State

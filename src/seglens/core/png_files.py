@@ -1,4 +1,4 @@
-"""Pictures that SegLens made are marked as such, so that nobody takes a mask for a photograph."""
+"""PNG files. Pictures made by SegLens are marked as such, so that a mask is not taken for a photograph."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import Literal
 from PIL import Image, PngImagePlugin
 
 KEY = "Software"
-MAKERS = {
-    "result": "SegLens",
-    "copy": "SegLens, a copy",
-}  # a copy is of a picture, for formats that need it beside them
-_WITHIN = 128  # bytes: Pillow writes texts right behind the header
+MAKERS = {"result": "SegLens", "copy": "SegLens, a copy"}  # a copy of a picture, for formats that need it beside them
+_WITHIN = 128  # bytes: Pillow writes texts directly after the header
 
 Mark = Literal["result", "copy"]
 
 
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def marked_png(image: Image.Image, mark: Mark = "result", compress_level: int = 6, **texts: str) -> bytes:
-    """The image as a lossless PNG file that says who made it, with further `texts` by their keywords."""
+    """The image as a lossless PNG file that names SegLens as its maker, with further `texts` by their keywords."""
     words = PngImagePlugin.PngInfo()
     for key, text in {KEY: MAKERS[mark], **texts}.items():
         words.add_text(key, text)
