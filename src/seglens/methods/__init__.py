@@ -17,8 +17,8 @@ from seglens.methods.preset import Preset
 
 @dataclass(frozen=True)
 class Kind:
-    """A method: its settings, how it is built, whether it trains an adapter of the MLLM instead of reading it frozen,
-    whether it needs a promptable mask decoder (SAM), and its presets by name: none, where nothing of it is trained."""
+    """A method: its config, its builder, whether it trains an adapter of the MLLM or reads it frozen, whether it needs
+    a promptable mask decoder (SAM), and its presets by name; a method without presets has nothing to train."""
 
     config: type
     build: Callable[..., Method]
@@ -40,7 +40,7 @@ METHODS: dict[str, Kind] = {
     "localization": Kind(LocalizationConfig, build_localization, tuned=False, needs_decoder=True),
 }
 
-# Values that saved heads hold and that are written otherwise now.
+# Values in saved heads that have another form now.
 EARLIER: dict[str, dict[str, dict[Any, Any]]] = {"lens": {"newton": {True: "guarded", False: "none"}}}
 
 
@@ -51,7 +51,7 @@ def kind_of(name: str) -> Kind:
 
 
 def method_settings(name: str, settings: dict[str, Any]) -> Any:
-    """The config of that method with these settings, as a checkpoint holds them.
+    """The config of that method with the settings of a checkpoint.
 
     Raises ValueError on an unknown name or setting."""
     config = kind_of(name).config  # values are ours: they stand under the seal of the checkpoint, or in a preset
@@ -68,12 +68,12 @@ def method_settings(name: str, settings: dict[str, Any]) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has none."""
+    """Lists of JSON as tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def build_method(config: Any, backbone: BackboneSource, decoder: PromptDecoder | None) -> Method:
-    """A fresh method of the kind that `config` is of. Raises ValueError when it needs a mask decoder and has none."""
+    """A fresh method with this config. Raises ValueError when it needs a mask decoder and got none."""
     name = name_of(config)
     if METHODS[name].needs_decoder and decoder is None:
         raise ValueError(f"{name} draws its masks with a SAM or SAM 2 decoder and was given none; name one")
@@ -81,7 +81,7 @@ def build_method(config: Any, backbone: BackboneSource, decoder: PromptDecoder |
 
 
 def name_of(config: Any) -> str:
-    """The method whose settings these are."""
+    """The method of a config."""
     return next(name for name, kind in METHODS.items() if type(config) is kind.config)
 
 

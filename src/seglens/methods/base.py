@@ -72,7 +72,7 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def mask_side(self) -> int:
-        """Side of the square canvas on which its masks are compared with the truth."""
+        """Side of the square canvas on which masks are compared with the true ones."""
 
     def precompute(self, read: Any) -> Any:
         """The part of the computation that no question about an image changes: once per image, kept between questions.
@@ -93,7 +93,7 @@ class Method(nn.Module, ABC):
 
 
 class PromptingMethod(Method):
-    """A method whose masks a promptable mask decoder draws."""
+    """A method that draws masks with a promptable mask decoder."""
 
     _decoder: tuple[PromptDecoder]  # in a tuple: it is no submodule, and its weights are not the method's
 
@@ -122,7 +122,7 @@ class BackboneSource(Protocol):
 
 
 def check_choices(config: Any, name: str) -> None:
-    """Raises ValueError when a setting whose type lists its values has another."""
+    """Raises ValueError when a setting of a Literal type has another value."""
     for setting, hint in get_type_hints(type(config)).items():
         allowed, value = get_args(hint), getattr(config, setting)
         if str(get_origin(hint)) == "typing.Literal" and value not in allowed:

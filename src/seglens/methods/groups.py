@@ -1,4 +1,4 @@
-"""Which parameters of a method learn at which rate, and which of them weight decay is of."""
+"""Groups of parameters: the learning rate of each, and whether weight decay applies."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 from torch import nn
 
 Decay = Literal["all", "weights"]
-# of an adapter: updates of the language model's layers, its word embedding and output layer, its last norm
+# in an adapter: the updates of the language model's layers, its word embedding and output layer, its last norm
 LANGUAGE = ("adapter.language.", "adapter.words.", "adapter.norm.")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that are trained alike."""
+    """Parameters with the same learning rate and weight decay."""
 
     parameters: tuple[nn.Parameter, ...]
     lr: float
@@ -23,12 +23,12 @@ class Group:
 
 
 def groups(method: nn.Module, lr: float, language_lr: float | None, weight_decay: float, decay: Decay) -> list[Group]:
-    """All that is trained. What belongs to the language model learns at `language_lr` (None is `lr`). With
+    """All trained parameters. Those inside the language model have the rate `language_lr` (None is `lr`). With
     decay="weights" neither biases nor norms decay, as in the Trainer of transformers: LayerNorm and RMSNorm, not batch
     norm or group norm.
 
     Raises ValueError when there is a rate for the language model and nothing of it is trained."""
-    found = dict[tuple[float, float], list[nn.Parameter]]()
+    by_rates = dict[tuple[float, float], list[nn.Parameter]]()
     exempt = _exempt(method) if decay == "weights" else set[int]()
     trained = [(name, parameter) for name, parameter in method.named_parameters() if parameter.requires_grad]
     if language_lr is not None and not any(name.startswith(LANGUAGE) for name, _ in trained):
@@ -38,8 +38,8 @@ def groups(method: nn.Module, lr: float, language_lr: float | None, weight_decay
         )
     for name, parameter in trained:
         rate = lr if language_lr is None or not name.startswith(LANGUAGE) else language_lr
-        found.setdefault((rate, 0.0 if id(parameter) in exempt else weight_decay), []).append(parameter)
-    return [Group(tuple(parameters), *key) for key, parameters in found.items()]
+        by_rates.setdefault((rate, 0.0 if id(parameter) in exempt else weight_decay), []).append(parameter)
+    return [Group(tuple(parameters), *key) for key, parameters in by_rates.items()]
 
 
 def _exempt(method: nn.Module) -> set[int]:

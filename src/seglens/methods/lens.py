@@ -136,7 +136,7 @@ class Lens(PromptingMethod):
         """Eq. 1:  A^1 = Softmax(Q K^T / √d + M_a),   A_c^1 = 1/L_t Σ_k A^1[k, 1:L_i]  over k = L_i+1 ... L_i+L_t.
 
         `attention` holds A^1[k, 1:L_i]: as layer 1, a layer of the MLLM, computes it, so d is a head's width; averaged
-        over the heads, which the paper leaves open. k are the tokens behind the image that `mask` marks.
+        over the heads, which the paper leaves open. k are the tokens after the image that `mask` marks.
         aggregate="last" (authors) takes the last k alone."""
         counted = (mask if self.config.aggregate == "mean" else _last(mask)).to(attention)[..., None]
         # sums, not a matrix product: autocast would round the map to half precision, and cells would tie

@@ -1,8 +1,8 @@
-"""LISA: reasoning segmentation via a large language model (arXiv 2308.00692), the yardstick of those that came after.
+"""LISA: reasoning segmentation via a large language model (arXiv 2308.00692), the baseline of the later methods.
 
 The MLLM answers with [SEG]; the state that predicts it, projected, is the one prompt of SAM's mask decoder. Adapters of
-the MLLM, the projection and the mask decoder are trained. LISA has no notion of a target that is not there: it draws
-something for every query.
+the MLLM, the projection and the mask decoder are trained. LISA draws a mask for every query, also where the target is
+not in the image.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TOKEN = "[SEG]"
 
 @dataclass(frozen=True)
 class LisaConfig:
-    """Every choice of LISA's; its values are those of its released code unless a comment says otherwise.
+    """Every choice of LISA; the values are those of its released code unless a comment states another source.
 
-    `request` completes a query, and data that comes in templates must not be completed twice. As it stands it goes with
-    bare queries, and with `prompt=lens` and `prompt=lens-eval`, which are LISA's templates without their last sentence:
-    what comes out in evaluation is LISA's own wording, for phrases and for sentences. With `prompt=lisa` and
-    `prompt=lisa-eval`, which hold whole requests, it is "{}" (the preset "authors")."""
+    `request` completes a query; data in templates must not be completed twice. The default suits bare queries, and
+    `prompt=lens` and `prompt=lens-eval`, which are LISA's templates without their last sentence: the result in
+    evaluation is LISA's own wording, for phrases and for sentences. For `prompt=lisa` and `prompt=lisa-eval`, which are
+    whole requests, it is "{}" (the preset "authors")."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -56,41 +56,42 @@ class LisaConfig:
         return tuning_of(self, (TOKEN,))
 
     def speech(self) -> AnswerTemplates:
-        """What is said to it and by it."""
+        """The texts of request and answer."""
         return AnswerTemplates((TOKEN,), self.request, self.answers)
 
 
 class Lisa(PromptingMethod, TunedMethod):
-    """The trainable parts; the mask decoder is a trained copy unless it stays frozen."""
+    """The adapter, the projection γ and a trained copy of the mask decoder, unless that stays frozen."""
 
     def __init__(self, config: LisaConfig, mllm: TunedReader, decoder: PromptDecoder):
         super().__init__(mllm)
         self.config, self._decoder = config, (decoder,)
         d = mllm.width
-        self.project = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, decoder.width))  # gamma
+        self.project = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, decoder.width))  # γ
         self.mask_decoder = decoder.trainable_decoder() if config.train_mask_decoder else None
 
     def decode(self, read: TunedReadout, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
-        """M = F_dec(h_seg, f), where h_seg = gamma(h) and h is the state that predicts [SEG]."""
+        """h_seg = γ(h),   M̂ = F_dec(h_seg, f),   of the state h that predicts [SEG], and f, SAM's image features."""
         assert embedding is not None
         prompts: Float[Tensor, "b q 1 c"] = self.project(read.segment.float())
         logits = self.decoder.decode(embedding, prompts, None, self.mask_decoder)
         return MethodOutput(logits, text_loss=read.text_loss)
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
-        """CE, BCE and dice as named, weighted terms: masks and answers are averaged each over their own number."""
+        """L = λ_txt CE(ŷ, y) + λ_bce BCE(M̂, M) + λ_dice DICE(M̂, M), as named, weighted terms: the text term is
+        averaged over answers, the others over masks."""
         config, totals = self.config, totals or truth.totals()
-        taught, masks = self.with_mask(truth, totals)
+        taught, count = self.with_mask(truth, totals)
         mask = mask_terms(output.mask_logits[taught], truth.masks[taught])
         return {
             "text": self.text_loss(output, truth, totals),
-            "bce": config.bce_weight * mean_over(mask["bce"], masks),
-            "dice": config.dice_weight * mean_over(mask["dice"], masks),
+            "bce": config.bce_weight * mean_over(mask["bce"], count),
+            "dice": config.dice_weight * mean_over(mask["dice"], count),
         }
 
 
 def build_lisa(config: LisaConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lisa:
-    """A fresh LISA on an MLLM that stays as it is."""
+    """A fresh LISA on an MLLM that does not change."""
     return Lisa(config, backbone.adapt(config.tuning(), config.speech()), decoder)
 
 

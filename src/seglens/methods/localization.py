@@ -1,8 +1,8 @@
-"""Masks from a frozen MLLM that nobody trained anything for.
+"""Masks from a frozen MLLM without training.
 
-A few of its attention heads look at what the words mean: the localization heads of Kang et al. (arXiv 2503.06287,
-CVPR 2025). The attention of the question's last token in these heads, summed, is a map whose peaks are clicks for SAM;
-of the masks that SAM draws, those are kept and joined that look most like the map."""
+A few of its attention heads attend to the object that the words name: the localization heads of Kang et al. (arXiv
+2503.06287, CVPR 2025). The sum of the attention of the question's last token in these heads is a map. Its peaks are
+clicks for SAM; of the masks that SAM draws, the most similar to the map are joined."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from seglens.methods.base import BackboneSource, HeadAttention, PromptDecoder, P
 from seglens.methods.keypoints import guarded_newton_step, suppress
 
 TINY = 1e-12
-TOGETHER = 16  # clicks that SAM answers in one pass: each takes a copy of the image's embedding
+CLICKS_PER_PASS = 16  # of SAM: each click takes a copy of the image's embedding
 
 
 @dataclass(frozen=True)
 class LocalizationConfig:
-    """Which heads are looked at, how clicks are made of their map, and which masks are kept."""
+    """Which heads give the map, how clicks are taken from it, and which masks are joined."""
 
-    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) from 0; none: chosen for every query by itself
-    chosen: int = 3  # heads chosen for a query (the paper: three suffice)
-    first_layer: int = 2  # those below are not chosen (as in the paper)
-    mass: float | None = None  # attention on the image at which presence is 1/2; None: absence is not known
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) from 0; empty: chosen for each query
+    chosen: int = 3  # number of heads chosen for a query (the paper: three suffice)
+    first_layer: int = 2  # heads of lower layers are not chosen (as in the paper)
+    mass: float | None = None  # attention on the image at which presence is 1/2; None: presence is not estimated
     blur: float = 1 / 24  # deviation of the Gaussian that smooths the map, as a share of the grid's width (the paper's)
     clicks: int = 8  # peaks of the map, at most
     radius: float = 1.5 / 12  # between peaks, as a share of the grid's width
-    threshold: float = 0.25  # of the highest peak
-    join: float = 0.35  # a further mask is joined when its density of attention is this share of the best one's
-    overlap: float = 0.15  # ... and no more of it than this lies in what is joined already
+    threshold: float = 0.25  # of a peak, as a share of the highest
+    join: float = 0.35  # a further mask is joined from this share of the best mask's density of attention up,
+    overlap: float = 0.15  # ... and up to this share of it inside the masks joined before
 
     def __post_init__(self) -> None:
         for name in ("chosen", "clicks", "radius"):
@@ -92,60 +92,61 @@ class Localization(PromptingMethod):
     # ---------------------------------------------------------------- the map
 
     def _map(self, read: HeadMaps) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q"]]:
-        """The sum of the localization heads' maps, each relative to its peak, and their mean mass. Padding has none."""
+        """The mean of the heads' maps, each relative to its peak, smoothed, 0 on padding; and their mean mass."""
         maps, mass = maps_and_masses(read)
         heads = self._heads(maps, mass, read.maps.shape[2])
         at = repeat(heads, "b q k -> b q k h w", h=maps.shape[-2], w=maps.shape[-1])
-        picked = maps.gather(2, at)
-        relative = picked / picked.flatten(3).amax(-1).clamp(min=TINY)[..., None, None]
+        chosen = maps.gather(2, at)
+        relative = chosen / chosen.flatten(3).amax(-1).clamp(min=TINY)[..., None, None]
         smooth = blurred(relative.mean(2), self.config.blur * maps.shape[-1])
         return smooth * read.inside[:, None], mass.gather(2, heads).mean(2)
 
     def _heads(
         self, maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int
     ) -> Int[Tensor, "b q c"]:
-        """The given ones, or those that each query chooses."""
+        """Those of the config, or those chosen for each query."""
         if not self.config.heads:
             return choose(maps, mass, width, self.config)
-        given = mass.new_tensor([layer * width + head for layer, head in self.config.heads], dtype=torch.long)
-        return given.expand(*mass.shape[:2], -1)
+        heads = mass.new_tensor([layer * width + head for layer, head in self.config.heads], dtype=torch.long)
+        return heads.expand(*mass.shape[:2], -1)
 
     def _presence(self, mass: Float[Tensor, "b q"]) -> Float[Tensor, "b q"] | None:
-        """The odds of the mass, over those of the mass at which nobody can say."""
+        """logit(mass) - logit(config.mass): the presence logit is 0 at the mass of the config."""
         if self.config.mass is None:
             return None
-        even = mass.new_tensor(self.config.mass).logit()
-        return mass.clamp(TINY, 1 - 1e-6).logit() - even
+        zero = mass.new_tensor(self.config.mass).logit()
+        return mass.clamp(TINY, 1 - 1e-6).logit() - zero
 
     # ---------------------------------------------------------------- the masks
 
     def _draw(
         self, heat: Float[Tensor, "q h w"], keypoints: Keypoints, embedding: Embedding, image: int
     ) -> Float[Tensor, "q s s"]:
-        """Of one image: a mask for every click, and of these what looks like the map."""
+        """Of one image: a mask for every click, and of these the most similar to the map, joined."""
         points, keep = keypoints.points[image], keypoints.keep[image].clone()
         keep[:, 0] = True  # a map of zeros has no peak
         prompts = [Prompt(point[None], torch.ones(1, dtype=torch.long)) for point in points[keep]]
-        here = embedding.each(lambda x: x[image : image + 1])
-        drawn = [self.decoder.answer(here, some) for some in _parted(prompts, TOGETHER)]
-        made = torch.cat(drawn)
-        masks = made.new_full((*keep.shape, *made.shape[1:]), -torch.inf)  # a click that is none draws nothing
-        masks[keep] = made
+        one = embedding.each(lambda x: x[image : image + 1])
+        passes = [self.decoder.answer(one, batch) for batch in _batches(prompts, CLICKS_PER_PASS)]
+        drawn = torch.cat(passes)
+        masks = drawn.new_full((*keep.shape, *drawn.shape[1:]), -torch.inf)  # where there is no click, an empty mask
+        masks[keep] = drawn
         fine = F.interpolate(heat[None], (self.mask_side,) * 2, mode="bilinear", align_corners=False)[0]
         return self._joined(masks, fine.to(masks))
 
     def _joined(self, masks: Float[Tensor, "q m s s"], heat: Float[Tensor, "q s s"]) -> Float[Tensor, "q s s"]:
-        """Of every query the mask most like the map, by their cosine, with those that hold further things which the map
-        looks at. All queries at once; only the clicks take their turns, since each is judged by what is joined."""
+        """Of every query the mask most similar to the map, by their cosine, joined with further masks of a high density
+        of attention. All queries at once; the clicks one after the other, since each is compared with the union so far.
+        """
         inside = (masks > 0).to(heat)
         area = inside.sum((2, 3)).clamp(min=1)
-        held = (inside * heat[:, None]).sum((2, 3))
-        query, best = torch.arange(len(masks), device=masks.device), (held / area.sqrt()).argmax(1)
-        density, joined, union = held / area, masks[query, best], inside[query, best]
+        attended = (inside * heat[:, None]).sum((2, 3))
+        query, best = torch.arange(len(masks), device=masks.device), (attended / area.sqrt()).argmax(1)
+        density, joined, union = attended / area, masks[query, best], inside[query, best]
         least = self.config.join * density[query, best]
         for k in range(masks.shape[1]):
-            again = (inside[:, k] * union).sum((1, 2)) / area[:, k]
-            more = ((best != k) & (density[:, k] >= least) & (again <= self.config.overlap))[:, None, None]
+            covered = (inside[:, k] * union).sum((1, 2)) / area[:, k]
+            more = ((best != k) & (density[:, k] >= least) & (covered <= self.config.overlap))[:, None, None]
             joined = torch.where(more, torch.maximum(joined, masks[:, k]), joined)
             union = torch.where(more, torch.maximum(union, inside[:, k]), union)
         return joined
@@ -161,24 +162,24 @@ def maps_and_masses(read: HeadMaps) -> tuple[Float[Tensor, "b q k h w"], Float[T
 def choose(
     maps: Float[Tensor, "b q k h w"], mass: Float[Tensor, "b q k"], width: int, config: LocalizationConfig
 ) -> Int[Tensor, "b q c"]:
-    """The heads of each query, of layers of `width`, whose attention is the least spread among those that look at the
-    image: with a mass above the elbow of the sorted masses."""
+    """The heads of each query, `width` in a layer, whose map has the lowest entropy, -Σ p log p over its cells, among
+    those that attend to the image: with a mass from the elbow of the sorted masses up."""
     share = maps.flatten(3) / maps.flatten(3).sum(-1, keepdim=True).clamp(min=TINY)
-    spread = -(share * share.clamp(min=TINY).log()).sum(-1)
+    entropy = -(share * share.clamp(min=TINY).log()).sum(-1)
     layer = torch.arange(mass.shape[2], device=mass.device) // width
-    looks = (mass >= elbow(mass)[..., None]) & (layer >= config.first_layer)
-    # those that do not look come last, the strongest of them first: there are always enough
-    rank = torch.where(looks, spread, spread.amax() + 2 - mass - (layer >= config.first_layer).to(mass))
+    attends = (mass >= elbow(mass)[..., None]) & (layer >= config.first_layer)
+    # the others come last, the greatest mass first: so there are always enough
+    rank = torch.where(attends, entropy, entropy.amax() + 2 - mass - (layer >= config.first_layer).to(mass))
     return rank.topk(min(config.chosen, mass.shape[2]), largest=False).indices
 
 
-def _parted(items: Sequence[Prompt], size: int) -> list[Sequence[Prompt]]:
+def _batches(items: Sequence[Prompt], size: int) -> list[Sequence[Prompt]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def elbow(values: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
-    """Of values in rising order, the one farthest below the straight line from the least to the greatest: where a few
-    large ones begin."""
+    """Of the values in rising order, the one farthest from the straight line between the least and the greatest: where
+    a few large ones begin."""
     rising = values.sort(-1).values
     along = torch.linspace(0, 1, values.shape[-1], device=values.device, dtype=values.dtype)
     first, last = rising[..., :1], rising[..., -1:]
@@ -186,7 +187,7 @@ def elbow(values: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
 
 
 def blurred(maps: Float[Tensor, "b q h w"], deviation: float) -> Float[Tensor, "b q h w"]:
-    """Smoothed by a Gaussian of `deviation` cells, three of them wide to each side; beyond the border nothing is."""
+    """Smoothed by a Gaussian of `deviation` cells, cut off at three deviations; the map is 0 beyond its border."""
     if deviation <= 0:
         return maps
     reach = math.ceil(3 * deviation)
@@ -200,6 +201,6 @@ def blurred(maps: Float[Tensor, "b q h w"], deviation: float) -> Float[Tensor, "
 
 
 def build_localization(config: LocalizationConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Localization:
-    """The method on an MLLM of which only the layers up to the last head are run."""
+    """The method on an MLLM that runs only up to the layer of the last head."""
     layers = max(layer for layer, _ in config.heads) + 1 if config.heads else None
     return Localization(config, backbone.head_reader(layers), decoder)

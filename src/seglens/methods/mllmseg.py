@@ -2,8 +2,8 @@
 
 The MLLM answers with [SEG], or with [REJ] where nothing fits. DSFF fuses three maps of the image: the vision tower's
 patches, the same enhanced by the language model's image states (step A), and those states up-sampled (step B). The
-fused patches attend to the state that predicts [SEG] (step C); a head draws each patch's pixels. What the paper leaves
-open follows its released code, or says that it does not.
+fused patches attend to the state that predicts [SEG] (step C); a head draws each patch's pixels (`light_decoder.py`).
+Where the paper leaves a choice, the released code decides, unless a comment states another source.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class MLLMSegConfig(DecoderConfig):
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     vocabulary: bool = False  # also train word embedding and output layer (authors, on InternLM2), not just new rows
-    final_norm: bool = False  # also train the norm behind the last layer (authors)
+    final_norm: bool = False  # also train the norm after the last layer (authors)
     request: str = "What are {} in this image? Please output segmentation masks."
     answers: tuple[str, ...] = ("Sure, {}:[SEG].",)
     refusal: str | None = "Sure, {}:[REJ]."  # None: every query gets a mask
-    # in training alone: how many queries about an image are asked in one conversation, in which forms (none are those
-    # above, a query at a time; the opening and the item of an answer have one number), and between which two qualities
-    # of JPEG a picture comes
+    # in training only: the most queries about an image in one conversation, their forms (without any, those above, one
+    # query at a time; the opening and the item of an answer have the same number), and two qualities of JPEG, between
+    # which that of an image lies
     conversation: int = 1
     taught_requests: tuple[str, ...] = ()
     taught_openings: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class MLLMSegConfig(DecoderConfig):
             )
 
     def practice(self) -> TrainingFormat | None:
-        """How a picture and its queries are shown in training."""
+        """The form of an image and its queries in training."""
         if not self.taught_items:
             return None
         refuses = self.refusal is not None
@@ -127,12 +127,12 @@ class MLLMSegConfig(DecoderConfig):
         return tuning_of(self, self.tokens)
 
     def speech(self) -> AnswerTemplates:
-        """What is said to it and by it."""
+        """The texts of request and answer."""
         return AnswerTemplates((SEG,), self.request, self.answers, self.refusal)
 
 
 class MLLMSeg(TunedMethod):
-    """The mask decoder and the MLLM's adapter."""
+    """The MLLM's adapter and the mask decoder."""
 
     def __init__(self, config: MLLMSegConfig, mllm: TunedReader):
         super().__init__(mllm)
@@ -154,11 +154,11 @@ class MLLMSeg(TunedMethod):
     # ---------------------------------------------------------------- forward
 
     def precompute(self, read: TunedReadout) -> Float[Tensor, "b r f c"]:
-        """All of the decoder that no question changes: once per image."""
+        """The part of the decoder that no question changes: once per image."""
         return self.decoder.precompute(read.patches, self._image(read), read.grid)
 
     def _image(self, read: TunedReadout) -> Float[Tensor, "b r i d"]:
-        """The image's states, on request those of one token earlier (authors): the first is that of no image token."""
+        """The image's states, or those of one token earlier (authors): the first of these is of no image token."""
         if not self.config.shift_image_tokens:
             return read.image
         if read.before is None:
@@ -181,7 +181,7 @@ class MLLMSeg(TunedMethod):
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
 
     def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:
-        """By how much another word is likelier than [REJ], in nats: above 0 there is something to draw."""
+        """How much likelier another word is than [REJ], in nats: above 0 there is a target."""
         if self.config.refusal is None:
             return None
         segment, reject = choice[..., -2].float(), choice[..., -1].float()  # new tokens come last, in their order
@@ -190,20 +190,20 @@ class MLLMSeg(TunedMethod):
     # ---------------------------------------------------------------- loss
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
-        """CE, focal and dice as named, weighted terms: masks and answers are averaged each over their own number."""
+        """CE, focal and dice as named, weighted terms: the first is averaged over answers, the others over masks."""
         config, totals = self.config, totals or truth.totals()
-        taught, masks = self.with_mask(truth, totals)
-        drawn, wanted = output.mask_logits[taught], truth.masks[taught]
-        hard = focal(drawn, wanted, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
+        taught, count = self.with_mask(truth, totals)
+        logits, target = output.mask_logits[taught], truth.masks[taught]
+        hard = focal(logits, target, config.focal_alpha, config.focal_gamma, config.double_sigmoid)
         return {
             "text": self.text_loss(output, truth, totals),
-            "focal": config.focal_weight * mean_over(hard, masks),
-            "dice": config.dice_weight * mean_over(smooth_dice(drawn, wanted), masks),
+            "focal": config.focal_weight * mean_over(hard, count),
+            "dice": config.dice_weight * mean_over(smooth_dice(logits, target), count),
         }
 
 
 def build_mllmseg(config: MLLMSegConfig, backbone: BackboneSource, decoder: None = None) -> MLLMSeg:
-    """A fresh MLLMSeg on an MLLM that stays as it is; it draws by itself, without another mask decoder."""
+    """A fresh MLLMSeg on an MLLM that does not change; it needs no other mask decoder."""
     return MLLMSeg(config, backbone.adapt(config.tuning(), config.speech()))
 
 
@@ -215,7 +215,7 @@ AUTHORS = MLLMSegConfig(
     vocabulary=True,
     final_norm=True,
     text_mean="tokens",
-    # what it is taught is said otherwise, and of several queries at once
+    # training has other words, and several queries at once
     conversation=5,
     jpeg=(75, 100),
     taught_requests=(
@@ -256,12 +256,12 @@ SYSTEM = {
 }
 PRESETS: dict[str, Preset[MLLMSegConfig]] = {
     "default": Preset(MLLMSegConfig(), {"lr": 4e-5}, prompt="none"),
-    # what the publication says of its architecture and its losses, with its own norm
+    # the architecture, the losses and the norm of the publication
     "paper": Preset(MLLMSegConfig(norm="batch", upright=False), TRAINING, prompt="none"),
     # the released code: image states one token early, two sigmoids in the focal term, and the words, without the space
     # that belongs there, in which its evaluation asks and answers
     "authors": Preset(AUTHORS, AUTHORS_TRAINING, prompt="mllmseg", system=SYSTEM, canvas=TILE),
-    # their second stage, on gRefCOCO alone, from a head of the first (--init)
+    # the second stage: gRefCOCO only, from a head of the first stage (--init)
     "authors-gres": Preset(
         AUTHORS, {**AUTHORS_TRAINING, "steps": 20_000, "warmup": 600}, prompt="mllmseg", system=SYSTEM, canvas=TILE
     ),

@@ -1,8 +1,8 @@
 """UFO: fine-grained perception through an open-ended language interface (arXiv 2503.01342), its segmentation.
 
 No mask decoder: the MLLM answers with a run of <MASK> tokens, and each of them, multiplied with the image tokens, gives
-the map of one sub-pixel of every cell. Facts are those of the authors' code. There the question stands before the
-image; here the image comes first, and no question changes what is said of it.
+the map of one sub-pixel of every cell. Details are those of the authors' code. There the question comes before the
+image; here the image comes first, so that no question changes its states.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ SMOOTH = 1e-3  # of its dice
 
 @dataclass(frozen=True)
 class UfoConfig:
-    """Every choice of UFO's; its values are those of its released code unless a comment says otherwise.
+    """Every choice of UFO; the values are those of its released code unless a comment states another source.
 
-    `request` is as LISA's: it completes a bare query, or one in the templates of `prompt=lens`, which then are UFO's
-    own; for data of whole requests (`prompt=lisa`) it is "{}"."""
+    `request` is LISA's: it completes a bare query, or one in the templates of `prompt=lens`, which then are UFO's own;
+    for data of whole requests (`prompt=lisa`) it is "{}"."""
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     vocabulary: bool = False  # also train word embedding and output layer (UFO does), not just the row of <MASK>
-    final_norm: bool = False  # also train the norm behind the last layer (UFO does)
+    final_norm: bool = False  # also train the norm after the last layer (UFO does)
     attention: Literal["causal", "images"] = "images"  # whether image tokens see all others of the image
     scale: int = 4  # sub-pixels of a cell along each side, one <MASK> each
     mask_side: int = 128  # at which masks are compared and drawn; UFO compares at the size of its input
@@ -63,13 +63,13 @@ class UfoConfig:
         return tuning_of(self, (TOKEN,))
 
     def speech(self) -> AnswerTemplates:
-        """What is said to it and by it: one new word, said `scale` x `scale` times."""
+        """The texts of request and answer: an answer has one new word, `scale` x `scale` times."""
         run = self.scale**2
         return AnswerTemplates((TOKEN,) * run, self.request, tuple(a.replace(TOKEN, TOKEN * run) for a in self.answers))
 
 
 class Ufo(TunedMethod):
-    """Nothing is trained but the MLLM's adapter."""
+    """The MLLM's adapter; nothing else is trained."""
 
     def __init__(self, config: UfoConfig, mllm: TunedReader):
         super().__init__(mllm)
@@ -80,7 +80,8 @@ class Ufo(TunedMethod):
         return self.config.mask_side
 
     def decode(self, read: TunedReadout, embedding: Embedding | None, precomputed: Any = None) -> MethodOutput:
-        """A map for each <MASK>, the state that predicts it with every image token; the maps lie between each other."""
+        """map_k = h_k F_img^T / √d for each <MASK> k, where h_k is the state that predicts it; map k has the k-th
+        sub-pixel of every cell."""
         with torch.autocast(read.segment.device.type, enabled=False):  # half precision would draw steps
             segment, image = read.segment.float(), read.image.float()
             maps: Float[Tensor, "b q k i"] = segment @ image.mT / segment.shape[-1] ** 0.5
@@ -90,19 +91,19 @@ class Ufo(TunedMethod):
             return MethodOutput(F.interpolate(fine, (self.mask_side,) * 2, mode="bilinear"), text_loss=read.text_loss)
 
     def losses(self, output: MethodOutput, truth: Truth, totals: Totals | None = None) -> dict[str, Tensor]:
-        """Named, weighted terms: masks and answers are averaged each over their own number."""
+        """CE, focal and dice as named, weighted terms: the first is averaged over answers, the others over masks."""
         config, totals = self.config, totals or truth.totals()
-        taught, masks = self.with_mask(truth, totals)
+        taught, count = self.with_mask(truth, totals)
         logits, target = output.mask_logits[taught], truth.masks[taught]
         return {
             "text": self.text_loss(output, truth, totals),
-            "focal": config.focal_weight * mean_over(focal(logits, target), masks),
-            "dice": config.dice_weight * mean_over(smooth_dice(logits, target, SMOOTH), masks),
+            "focal": config.focal_weight * mean_over(focal(logits, target), count),
+            "dice": config.dice_weight * mean_over(smooth_dice(logits, target, SMOOTH), count),
         }
 
 
 def build_ufo(config: UfoConfig, backbone: BackboneSource, decoder: None = None) -> Ufo:
-    """A fresh UFO on an MLLM that stays as it is; it needs no mask decoder."""
+    """A fresh UFO on an MLLM that does not change; it needs no mask decoder."""
     return Ufo(config, backbone.adapt(config.tuning(), config.speech(), config.attention))
 
 
