@@ -209,6 +209,18 @@ def turned(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_fault_in_json_keeps_its_fields() -> None:
+    """Reports and journals of earlier versions hold them."""
+    fields = {"file": "a.json", "record": "line 3", "says": "is not JSON", "kind": "annotation"}
+    assert RecordFault.from_json(fields) == RecordFault("a.json", "line 3", "is not JSON")
+    assert RecordFault.from_json(fields).to_json() == fields
+    assert Note("a.json", "line 3", "has no mask").to_json() == {
+        "file": "a.json",
+        "record": "line 3",
+        "says": "has no mask",
+    }
+
+
 def test_turned_photographs(turned: Path, picture: Path) -> None:
     upright = SIZE[::-1]
     (sample,) = records(entry(turned, Given(half(upright)), size=upright))(bad="refuse")

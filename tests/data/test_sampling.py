@@ -212,5 +212,5 @@ def test_data_kept_for_tests_is_not_mixed(tmp_path: Path) -> None:
     mixture = Mixture((SamplingSource("sem_seg", 1, data.count),), {"sem_seg": 1})
     with pytest.raises(ValueError, match="ade20k val is kept for tests"):
         Mixed([data], mixture)
-    with pytest.raises(ValueError, match="made for other datasets"):
+    with pytest.raises(ValueError, match="set up for other datasets"):
         Mixed([], mixture)

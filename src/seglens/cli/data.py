@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +53,7 @@ def data_check(
     counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent", "spoken")}
     kinds = dict(Counter(fault.kind for fault in faults))
     if as_json:
-        lists = {"faults": list(map(asdict, faults)), "notes": list(map(asdict, notes))}
+        lists = {"faults": [one.to_json() for one in faults], "notes": [one.to_json() for one in notes]}
         emit({"data": spec, **counts, "faults_by_kind": kinds, **lists})
     else:
         asked = f"{counts['absent']} of them absent" + (

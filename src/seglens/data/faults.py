@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seglens.core.text import shortened
@@ -23,6 +23,14 @@ class RecordFault:
     def __str__(self) -> str:
         return f"{self.file}: {self.record}: {self.message}"
 
+    def to_json(self) -> dict[str, str]:
+        """As reports and journals hold it, where `message` is named "says"."""
+        return {"file": self.file, "record": self.record, "says": self.message, "kind": self.kind}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, str]) -> RecordFault:
+        return cls(fields["file"], fields["record"], fields["says"], fields["kind"])
+
 
 @dataclass(frozen=True)
 class Note:
@@ -34,6 +42,10 @@ class Note:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.record}: {self.message}"
+
+    def to_json(self) -> dict[str, str]:
+        """As `RecordFault.to_json`."""
+        return {"file": self.file, "record": self.record, "says": self.message}
 
 
 class DataError(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class AnswerJournal:
     def add(self, index: int, row: SampleRow) -> None:
         """On the disk when this returns."""
         if self.journal is not None:
-            self.journal.add({"index": index, "row": row.row, "faults": list(map(asdict, row.faults))})
+            self.journal.add({"index": index, "row": row.row, "faults": [one.to_json() for one in row.faults]})
 
     def close(self) -> None:
         """All is done, and written elsewhere."""
@@ -76,7 +76,9 @@ class AnswerJournal:
     def _read(self, journal: Journal) -> None:
         try:
             for _, said in journal.news():
-                self.rows[said["index"]] = SampleRow(said["row"], [RecordFault(**fault) for fault in said["faults"]])
+                self.rows[said["index"]] = SampleRow(
+                    said["row"], [RecordFault.from_json(fault) for fault in said["faults"]]
+                )
         except JournalError as error:
             raise JournalError(f"{error}; give another name, or start anew with --overwrite") from None
 
