@@ -33,6 +33,7 @@ OWN = (
     "memory",
     "models",
     "operations",
+    "photograph",
     "questions",
     "quantised_cache",
     "served",
@@ -193,6 +194,18 @@ def test_operations_are_those_of_the_shapes(run: Run) -> None:
     size = models.SIZES["tiny"]
     weights = size.layers * (4 * size.width**2 + 3 * size.width * size.feed_forward)
     assert 1e12 * operations.counted(size)["all layers, a written token"] == pytest.approx(2 * weights, rel=0.01)
+
+
+@pytest.mark.slow
+def test_photograph(run: Run) -> None:
+    """Half precision halves the weights, and every peak holds its weights."""
+    rows = run("photograph")["rows"]
+    assert rows["GB: MLLM in bf16, weights"] < 0.6 * rows["GB: MLLM in fp32, weights"]
+    parts = [name.removesuffix(", peak") for name in rows if name.endswith(", peak")]
+    assert len(parts) == 3
+    assert all(rows[f"{part}, weights"] < rows[f"{part}, peak"] for part in parts)
+    # facebook/sam2.1-hiera-large has 224 M parameters, of which 8 M are its memory for videos
+    assert rows["GB: SAM 2.1 L in fp32, weights"] == pytest.approx(4 * 0.217, rel=0.01)
 
 
 @pytest.mark.slow
