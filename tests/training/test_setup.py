@@ -298,11 +298,11 @@ def test_settings() -> None:
         ("learning=1", "no setting 'learning'"),
         ("stepz=1", "did you mean 'steps'"),
         ("lr", "name=value"),
-        ("steps=many", "steps='many' is no int"),
-        ("newton=maybe", "no value of newton 'maybe'"),
-        ("train_mask_decoder=maybe", "is no bool"),
-        ("aggregate=max", "no value of aggregate 'max'"),
-        ("mixed_precision=fp16", "no value of mixed_precision 'fp16'"),
+        ("steps=many", "got steps=many; it must be a whole number"),
+        ("newton=maybe", "got newton=maybe; choose from guarded"),
+        ("train_mask_decoder=maybe", "got train_mask_decoder=maybe; choose from true, false"),
+        ("aggregate=max", "got aggregate=max; choose from mean, last"),
+        ("mixed_precision=fp16", "got mixed_precision=fp16; choose from bf16, no"),
     ):
         with pytest.raises(ValueError, match=expected):
             adjusted(RECIPES["lens"]["paper"], [text])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from seglens.core.geometry import LETTERBOX, Canvas
 from seglens.core.names import check_name
 from seglens.data.negatives import USUAL
+from seglens.data.spec import typed_value
 from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS
 from seglens.methods.lens import LensConfig
@@ -87,29 +88,7 @@ def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
         part = parts[name.strip()]
         config: Any = getattr(made, part)
         kind = get_type_hints(type(config))[name.strip()]
-        made = replace(made, **{part: replace(config, **{name.strip(): _typed(name, kind, value.strip())})})
+        made = replace(
+            made, **{part: replace(config, **{name.strip(): typed_value(kind, name.strip(), value.strip())})}
+        )
     return made
-
-
-def _typed(name: str, kind: Any, value: str) -> Any:
-    """The value of a setting as its type wants it."""
-    if get_origin(kind) is Literal:
-        check_name(value, get_args(kind), f"value of {name}")
-        return value
-    kinds = get_args(kind) or (kind,)
-    if value.lower() == "none" and type(None) in kinds:
-        return None
-    if bool in kinds and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for number in (int, float):
-        if number in kinds:
-            try:
-                return number(value)
-            except ValueError:
-                continue
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)[0]
-        return tuple(_typed(name, inner, part) for part in value.split("+"))
-    if str in kinds:
-        return value
-    raise ValueError(f"the setting {name}={value!r} is no {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}")
