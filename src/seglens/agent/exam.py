@@ -15,7 +15,8 @@ from typing import Any, cast
 from seglens.agent.router import INTENTS, Intent, Route, Router
 from seglens.core.names import check_name
 from seglens.evaluation.vqa.answers import mean
-from seglens.evaluation.vqa.questions import BenchmarkError, FileImage, ImageSource, json_lines
+from seglens.evaluation.vqa.files import json_lines
+from seglens.evaluation.vqa.questions import BenchmarkError, FileImage, QuestionImage
 from seglens.evaluation.vqa.world import SceneImage
 
 SEED = 7  # of the scenes that the written set is about
@@ -29,7 +30,7 @@ class Instruction:
     text: str
     tier: str
     route: Intent
-    image: ImageSource
+    image: QuestionImage
     part: str = "test"
 
 
@@ -68,7 +69,7 @@ def _instruction(row: Mapping[str, Any], path: Path, where: str) -> Instruction:
     return Instruction(row["text"], row["tier"], cast(Intent, row["route"]), _image(row, path, where), part)
 
 
-def _image(row: Mapping[str, Any], path: Path, where: str) -> ImageSource:
+def _image(row: Mapping[str, Any], path: Path, where: str) -> QuestionImage:
     scene, image = row.get("scene"), row.get("image")
     if isinstance(scene, int) and scene >= 0 and image is None:
         return SceneImage("test", SEED, scene)

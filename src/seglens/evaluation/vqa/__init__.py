@@ -1,4 +1,4 @@
-"""What the untouched MLLM can do in general. A new benchmark is one file and one line of `BENCHMARKS`."""
+"""General abilities of the untouched MLLM. A new benchmark is one file and one line of `BENCHMARKS`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from seglens.evaluation.vqa import gqa, mmbench, mme, mmmu, mmstar, pope, textvqa, vizwiz, vqa, world
+from seglens.evaluation.vqa.answer_files import read_answers
 from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
-from seglens.evaluation.vqa.running import checked, read_answers, run, take, whole
+from seglens.evaluation.vqa.running import checked, run, take, whole
 from seglens.evaluation.vqa.submissions import Submission
 
 Read = Callable[[str], list[BenchmarkQuestion]]
@@ -18,7 +19,7 @@ Score = Callable[[Sequence[BenchmarkQuestion], Mapping[str, str]], dict[str, Any
 @dataclass(frozen=True)
 class Benchmark:
     """A reader of the benchmark's own files, its scorer (a pure function), how many tokens an answer may have (LLaVA's
-    evaluation scripts: 128), and how to hand in answers where the right ones are secret."""
+    evaluation scripts: 128), and how to submit answers where the right ones are secret."""
 
     read: Read
     score: Score

@@ -1,4 +1,4 @@
-"""What a model's words answer: the rules by which each benchmark reads yes, no, a letter, a number or a phrase.
+"""From a model's reply to its answer: the rules of each benchmark for yes, no, a letter, a number or a phrase.
 
 Facts from the official scorers: MME's eval_tool/calculation.py, POPE's evaluate.py, MMMU's eval/eval_utils.py, MMStar's
 evaluate/mmstar.py and VLMEvalKit's vlmeval/utils/matching_util.py (exact matching, no LLM as a judge)."""
@@ -50,9 +50,11 @@ def mean(values: Sequence[bool] | Sequence[float]) -> float:
 
 
 def choice_prompt(question: str, choices: Mapping[str, str], hint: str = "") -> str:
-    """A multiple-choice question as VLMEvalKit puts it to LLaVA: hint, question, a line per choice, and the request for
-    the letter alone, in Chinese where the question is."""
-    text = "\n".join([*([hint] if hint else []), question, *(f"{letter}. {said}" for letter, said in choices.items())])
+    """A multiple-choice question as VLMEvalKit asks LLaVA: hint, question, a line per choice, and the request for the
+    letter alone, in Chinese where the question is."""
+    text = "\n".join(
+        [*([hint] if hint else []), question, *(f"{letter}. {choice}" for letter, choice in choices.items())]
+    )
     request = (
         "请直接回答选项字母。"
         if CJK.search(text)
@@ -61,65 +63,65 @@ def choice_prompt(question: str, choices: Mapping[str, str], hint: str = "") -> 
     return f"{text}\n{request}"
 
 
-def mme_label(said: str) -> str:
+def mme_label(reply: str) -> str:
     """yes, no or other, by the first four characters."""
-    start = said.lower()[:4]
+    start = reply.lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
-def pope_label(said: str) -> str:
-    """no when the first sentence has the word No, no or not; yes otherwise, whatever it says."""
-    words = said.split(".")[0].replace(",", "").split(" ")
+def pope_label(reply: str) -> str:
+    """no when the first sentence has the word No, no or not; yes otherwise."""
+    words = reply.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
 
-def infer_letter(said: str, choices: Mapping[str, str]) -> str | None:
+def infer_letter(reply: str, choices: Mapping[str, str]) -> str | None:
     """VLMEvalKit's exact matching: the only letter named, near the end; or the only choice whose text is in a short
-    answer; `Z` for a refusal; None when neither tells."""
-    if any(refusal in said for refusal in REFUSALS):
+    answer; `Z` for a refusal; None when neither decides."""
+    if any(refusal in reply for refusal in REFUSALS):
         return NO_CHOICE
-    words = re.sub(r"[.()\[\],:;!*#{}]", " ", said).split()
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
     named = [letter for letter in choices if letter in words]
     if len(named) == 1 and words.index(named[0]) > len(words) - LAST_WORDS:
         return named[0]
     if not named and NO_CHOICE in words:
         return NO_CHOICE
-    if len(said) > 2 * sum(map(len, choices.values())):
+    if len(reply) > 2 * sum(map(len, choices.values())):
         return None
-    quoted = [letter for letter, text in choices.items() if text.lower() in said.lower()]
+    quoted = [letter for letter, text in choices.items() if text.lower() in reply.lower()]
     return quoted[0] if len(quoted) == 1 else None
 
 
-def mmstar_hit(said: str, right: str) -> bool:
-    """MMStar's own rule: the right letter opens the answer, bare or after "(", "option " or "the answer is "."""
-    text = said.lower().strip().replace("\n", " ")
+def mmstar_hit(reply: str, right: str) -> bool:
+    """MMStar's own rule: the answer begins with the right letter, bare or after "(", "option " or "the answer is "."""
+    text = reply.lower().strip().replace("\n", " ")
     starts = ("", "(", "option ", "the answer is ")
     return any(text.startswith(start + right.lower().strip()) for start in starts)
 
 
-def mmmu_letter(said: str, choices: Mapping[str, str], rng: random.Random) -> str:
-    """MMMU's rule: the last of "(A)", else of " A ", else of a choice's text in more than five words; else a draw."""
+def mmmu_letter(reply: str, choices: Mapping[str, str], rng: random.Random) -> str:
+    """MMMU's rule: the last of "(A)", else of " A ", else, in more than five words, of a choice's text; else any."""
     for mark in ",.!?;:'":
-        said = said.strip(mark)
-    said = f" {said} "
+        reply = reply.strip(mark)
+    reply = f" {reply} "
     for form in ("({})", " {} "):
-        at = {letter: said.rfind(form.format(letter)) for letter in choices if form.format(letter) in said}
+        at = {letter: reply.rfind(form.format(letter)) for letter in choices if form.format(letter) in reply}
         if at:
             return max(at, key=lambda letter: at[letter])
-    if len(said.split()) > 5:
-        lower = said.lower()
+    if len(reply.split()) > 5:
+        lower = reply.lower()
         at = {letter: lower.rfind(text.lower()) for letter, text in choices.items() if text.lower() in lower}
         if at:
             return max(at, key=lambda letter: at[letter])
     return rng.choice(list(choices))
 
 
-def mmmu_phrases(said: str) -> set[str | float]:
-    """What an open answer says: the shortest tail of each line after a word such as "is", the numbers in it, each
+def mmmu_phrases(reply: str) -> set[str | float]:
+    """The content of an open answer: the shortest tail of each line after a word such as "is", the numbers in it, each
     normalised."""
-    said = said.strip().strip(".").lower()
-    found: list[str] = []
-    rows = said.split("\n")  # the official split at sentences looks for capitals, which are gone by then
+    reply = reply.strip().strip(".").lower()
+    phrases: list[str] = []
+    rows = reply.split("\n")  # the official split at sentences looks for capitals, of which none are left here
     for number, row in enumerate(rows, 1):
         shortest = ""
         for word in (*TAILS, "=") if number == len(rows) else TAILS:
@@ -127,19 +129,19 @@ def mmmu_phrases(said: str) -> set[str | float]:
             if word in row and (not shortest or len(tail) < len(shortest)):
                 shortest = tail
         if shortest and shortest not in set(":,.!?;'"):
-            found.append(shortest)
-    found = found or [said]
-    numbers = [number for text in found for pattern in NUMBERS for number in pattern.findall(text)]
-    return {form for text in (*found, *numbers) for form in _forms(text)}
+            phrases.append(shortest)
+    phrases = phrases or [reply]
+    numbers = [number for text in phrases for pattern in NUMBERS for number in pattern.findall(text)]
+    return {form for text in (*phrases, *numbers) for form in _forms(text)}
 
 
-def mmmu_hit(said: str, right: str | tuple[str, ...]) -> bool:
+def mmmu_hit(reply: str, right: str | tuple[str, ...]) -> bool:
     """An open answer is right when a phrase of it contains the right words, or a number of it is the right number."""
     golds = [form for gold in ((right,) if isinstance(right, str) else right) for form in _forms(gold)]
     words = [gold for gold in golds if isinstance(gold, str)]
     return any(
         any(word in phrase for word in words) if isinstance(phrase, str) else phrase in golds
-        for phrase in mmmu_phrases(said)
+        for phrase in mmmu_phrases(reply)
     )
 
 

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seglens.evaluation.vqa.questions import BenchmarkError, EncodedImage, table, text_of
+from seglens.evaluation.vqa.files import table, text_of
+from seglens.evaluation.vqa.questions import BenchmarkError, EncodedImage
 
 REFERENCE = 64  # a shorter image field is the index of the row whose image it shares
 
 
 @dataclass(frozen=True)
 class ChoiceRow:
-    """One row: where it stands, its fields, its choices by letter and its image."""
+    """One row: its file and line, its fields, its choices by letter and its image."""
 
     where: str
     fields: Mapping[str, str]
@@ -27,12 +28,12 @@ def rows(path: Path, needs: Sequence[str] = ()) -> list[ChoiceRow]:
     """The rows of a table that has the columns `needs` besides its own.
 
     Raises BenchmarkError naming the file, line and index of what is wrong."""
-    found = [
+    table_rows = [
         (f"{path}:{number}: index {fields['index']}", fields)
         for number, fields in table(path, ("index", "question", "image", *needs))
     ]
-    images = {fields["index"]: fields["image"] for _, fields in found}
-    return [_row(where, fields, images) for where, fields in found]
+    images = {fields["index"]: fields["image"] for _, fields in table_rows}
+    return [_row(where, fields, images) for where, fields in table_rows]
 
 
 def _row(where: str, fields: dict[str, str], images: Mapping[str, str]) -> ChoiceRow:

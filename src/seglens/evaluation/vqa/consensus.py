@@ -1,9 +1,9 @@
-"""Short answers against those of ten people: how VQA's evaluation code, VizWiz's and EvalAI's make two wordings of an
-answer the same text, and how much an answer counts.
+"""Short answers against those of ten people: how the evaluation code of VQA, VizWiz and EvalAI maps two wordings of
+an answer to one text, and how much an answer counts.
 
 Facts from GT-Vision-Lab/VQA (vqaEval.py), VizWiz's evaluation code and MMF's EvalAIAnswerProcessor, which LLaVA and
 InternVL score VQAv2, OK-VQA, TextVQA and VizWiz with. Some copies of the first two write curly apostrophes into
-contractions, which no person's answer has; here they are straight everywhere."""
+contractions, which no answer of a person has; here all are straight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from seglens.evaluation.vqa.answers import mean, paired
 from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 
-ENOUGH = 3  # so many people who say the same make an answer wholly right
+ENOUGH = 3  # an answer that this many people give is fully right
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 THOUSANDS = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
@@ -73,47 +73,47 @@ def in_plain_words(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def vqa_form(said: str) -> str:
+def vqa_form(reply: str) -> str:
     """A model's answer as VQA's and VizWiz's code compare it."""
-    return in_plain_words(without_punctuation(said.replace("\n", " ").replace("\t", " ").strip()))
+    return in_plain_words(without_punctuation(reply.replace("\n", " ").replace("\t", " ").strip()))
 
 
-def evalai_form(said: str) -> str:
+def evalai_form(reply: str) -> str:
     """A model's or a person's answer as EvalAI's processor compares it."""
-    text = said.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = reply.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     return vqa_form(text)
 
 
-def share(said: str, people: Sequence[str]) -> float:
-    """How far an answer is right, 0 to 1: with each person left out in turn, a third per other who says the same, at
-    most one; the mean over the persons. Both sides are in the form that is compared."""
-    same = [person == said for person in people]
+def share(reply: str, people: Sequence[str]) -> float:
+    """How right an answer is, 0 to 1: for each person left out in turn, a third per other person with the same answer,
+    at most one; the mean over the persons. Both sides are in the form that is compared."""
+    same = [person == reply for person in people]
     return sum(min(1.0, (sum(same) - own) / ENOUGH) for own in same) / len(people)
 
 
-def vqa_accuracy(said: str, people: Sequence[str]) -> float:
+def vqa_accuracy(reply: str, people: Sequence[str]) -> float:
     """VQA's own rule: people's answers lose their punctuation where they are not all the same, and nothing else."""
-    given = [without_punctuation(person) for person in people] if len(set(people)) > 1 else people
-    return share(vqa_form(said), given)
+    forms = [without_punctuation(person) for person in people] if len(set(people)) > 1 else people
+    return share(vqa_form(reply), forms)
 
 
-def vizwiz_accuracy(said: str, people: Sequence[str]) -> float:
-    """VizWiz's rule: people's answers as they were given."""
-    return share(vqa_form(said), people)
+def vizwiz_accuracy(reply: str, people: Sequence[str]) -> float:
+    """VizWiz's rule: people's answers as they stand."""
+    return share(vqa_form(reply), people)
 
 
-def evalai_accuracy(said: str, people: Sequence[str]) -> float:
+def evalai_accuracy(reply: str, people: Sequence[str]) -> float:
     """EvalAI's rule, TextVQA's own: both sides in one form."""
-    return share(evalai_form(said), [evalai_form(person) for person in people])
+    return share(evalai_form(reply), [evalai_form(person) for person in people])
 
 
 def answers_of(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The texts of a question's answers, given as texts or as objects with an `answer`."""
-    given = row.get("answers")
-    said = [one.get("answer") if isinstance(one, dict) else one for one in given] if isinstance(given, list) else []
-    texts = tuple(text for text in said if isinstance(text, str))
-    if not texts or len(texts) < len(said):
-        raise BenchmarkError(f"{where}: answers is {str(given)[:60]}; need a list of people's answers")
+    field = row.get("answers")
+    answers = [one.get("answer") if isinstance(one, dict) else one for one in field] if isinstance(field, list) else []
+    texts = tuple(text for text in answers if isinstance(text, str))
+    if not texts or len(texts) < len(answers):
+        raise BenchmarkError(f"{where}: answers is {str(field)[:60]}; need a list of people's answers")
     return texts
 
 
@@ -123,10 +123,10 @@ def score(
     """The mean by `rule`, 0 to 1, over all questions and by kind of answer; `evalai` is the mean by EvalAI's rule."""
     shares: defaultdict[str, list[float]] = defaultdict(list)
     evalai = list[float]()
-    for question, said in paired(questions, answers):
+    for question, reply in paired(questions, answers):
         people = (question.answer,) if isinstance(question.answer, str) else question.answer or ()
-        shares[question.category].append(rule(said, people))
-        evalai.append(evalai_accuracy(said, people))
+        shares[question.category].append(rule(reply, people))
+        evalai.append(evalai_accuracy(reply, people))
     return {
         "questions": len(questions),
         "accuracy": mean([one for values in shares.values() for one in values]),

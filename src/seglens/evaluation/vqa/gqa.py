@@ -2,7 +2,7 @@
 
 Files: `<split>_balanced_questions.json`, an object by question id, images as `images/<imageId>.jpg`. Scored are the
 balanced questions, by exact match, as GQA's eval.py does; a model's answer loses its last period and its capitals
-first, as LLaVA's and InternVL's evaluation have it. Prompt and length of an answer are InternVL's."""
+first, as in the evaluation of LLaVA and InternVL. Prompt and length of an answer are InternVL's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seglens.evaluation.vqa import files
 from seglens.evaluation.vqa.answers import mean, paired
-from seglens.evaluation.vqa.questions import (
-    BenchmarkError,
-    BenchmarkQuestion,
-    FileImage,
-    distinct,
-    folder_near,
-    only_file,
-    read_json,
-    text_of,
-)
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct
 from seglens.evaluation.vqa.submissions import json_list
 from seglens.evaluation.vqa.vqa import SHORT
 
@@ -29,9 +21,9 @@ PATTERNS = ("testdev_balanced_questions.json", "val_balanced_questions.json")
 QUERY = "query"  # the structure of open questions; the others are answered by one of two words
 
 
-def prediction(said: str) -> str:
+def prediction(reply: str) -> str:
     """A model's answer as it is compared."""
-    return said.rstrip(".").lower()
+    return reply.rstrip(".").lower()
 
 
 SUBMISSION = json_list("questionId", "prediction", prediction)
@@ -39,13 +31,13 @@ SUBMISSION = json_list("questionId", "prediction", prediction)
 
 def read(root: str) -> list[BenchmarkQuestion]:
     """The balanced questions of a file, or of a folder those of test-dev, else of val."""
-    path = only_file(root, PATTERNS, "GQA")
-    held = read_json(path)
-    if not isinstance(held, dict) or not all(isinstance(row, dict) for row in held.values()):
+    path = files.only_file(root, PATTERNS, "GQA")
+    content = files.read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
         raise BenchmarkError(f"{path}: need an object with a question per id, as GQA publishes it")
-    folder = folder_near(path, ("images",))
-    made = [_question(name, row, path, folder) for name, row in held.items() if row.get("isBalanced", True)]
-    return distinct(made, str(path))
+    folder = files.folder_near(path, ("images",))
+    questions = [_question(name, row, path, folder) for name, row in content.items() if row.get("isBalanced", True)]
+    return distinct(questions, str(path))
 
 
 def _question(name: str, row: dict[str, Any], path: Path, folder: Path) -> BenchmarkQuestion:
@@ -53,10 +45,10 @@ def _question(name: str, row: dict[str, Any], path: Path, folder: Path) -> Bench
     types = row.get("types") or {}
     return BenchmarkQuestion(
         name,
-        f"{text_of(row, 'question', where)} {SHORT}",
+        f"{files.text_of(row, 'question', where)} {SHORT}",
         where,
-        row.get("answer") and text_of(row, "answer", where),
-        (FileImage(folder / f"{text_of(row, 'imageId', where)}.jpg"),),
+        row.get("answer") and files.text_of(row, "answer", where),
+        (FileImage(folder / f"{files.text_of(row, 'imageId', where)}.jpg"),),
         category=str(types.get("semantic", "")),
         area=str(types.get("structural", "")),
         record={"questionId": name},
@@ -67,8 +59,8 @@ def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) ->
     """The share of right answers, 0 to 1: over all, over binary and open questions, by structure and by meaning."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
     areas: defaultdict[str, list[bool]] = defaultdict(list)
-    for question, said in paired(questions, answers):
-        hit = prediction(said) == question.answer
+    for question, reply in paired(questions, answers):
+        hit = prediction(reply) == question.answer
         hits[question.category].append(hit)
         areas[question.area].append(hit)
     binary = [hit for name, values in areas.items() if name != QUERY for hit in values]

@@ -58,7 +58,7 @@ def _question(row: ChoiceRow) -> BenchmarkQuestion:
 
 
 def _rotations(question: BenchmarkQuestion) -> Iterator[BenchmarkQuestion]:
-    """Each choice takes each letter once: by k places, the text of letter j is that of letter j + k."""
+    """Each choice has each letter once: in rotation k, letter j has the text of letter j + k."""
     letters, texts = list(question.choices), list(question.choices.values())
     for turn in range(len(letters)):
         choices = dict(zip(letters, texts[turn:] + texts[:turn], strict=True))
@@ -79,12 +79,12 @@ def _sizes(questions: Sequence[BenchmarkQuestion]) -> dict[str, int]:
 
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
-    """VanillaEval over the questions as first put, and CircularEval over their groups where every question has a
-    rotation per choice (else None); by category and by l2-category the stricter that is there. Accuracies, 0 to 1."""
+    """VanillaEval over the unrotated questions, and CircularEval over their groups where every question has a rotation
+    per choice (else None); by category and by l2-category the stricter one available. Accuracies, 0 to 1."""
     groups: defaultdict[str, list[bool]] = defaultdict(list)
     first: dict[str, tuple[BenchmarkQuestion, bool]] = {}
-    for question, said in paired(questions, answers):
-        hit = infer_letter(said, question.choices) == question.answer
+    for question, reply in paired(questions, answers):
+        hit = infer_letter(reply, question.choices) == question.answer
         groups[question.group].append(hit)
         if question.id == question.group:
             first[question.group] = question, hit
@@ -103,11 +103,11 @@ def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) ->
 
 
 def _by(names: Mapping[str, str], hits: Mapping[str, bool]) -> dict[str, float]:
-    found: defaultdict[str, list[bool]] = defaultdict(list)
+    named: defaultdict[str, list[bool]] = defaultdict(list)
     for key, name in names.items():
         if name:
-            found[name].append(hits[key])
-    return {name: mean(values) for name, values in sorted(found.items())}
+            named[name].append(hits[key])
+    return {name: mean(values) for name, values in sorted(named.items())}
 
 
 def _write_table(path: Path, questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> None:

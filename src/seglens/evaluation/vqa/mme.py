@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from seglens.evaluation.vqa.answers import mean, mme_label, paired
-from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct, lines
+from seglens.evaluation.vqa.files import lines
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct
 
 PERCEPTION = (
     "existence",
@@ -34,17 +35,17 @@ PER_IMAGE = 2
 
 def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of every subtask under `root`. Raises BenchmarkError naming the file and line of what is wrong."""
-    folder, found = Path(root), list[BenchmarkQuestion]()
+    folder, questions = Path(root), list[BenchmarkQuestion]()
     for subtask in (*PERCEPTION, *COGNITION):
         if (folder / f"{subtask}.txt").is_file():
-            found += _table(folder, subtask)
+            questions += _table(folder, subtask)
         elif (folder / subtask).is_dir():
-            found += _folder(folder / subtask)
-    if not found:
+            questions += _folder(folder / subtask)
+    if not questions:
         raise BenchmarkError(
             f"{root} holds no subtask of MME; need {PERCEPTION[0]}.txt or {PERCEPTION[0]}/ and the like"
         )
-    return distinct(found, root)
+    return distinct(questions, root)
 
 
 def _table(root: Path, subtask: str) -> Iterator[BenchmarkQuestion]:
@@ -70,10 +71,10 @@ def _folder(folder: Path) -> Iterator[BenchmarkQuestion]:
     for path in sorted([*folder.glob("*.txt"), *folder.glob("questions_answers_YN/*.txt")]):
         images = [_image(folder, path.stem + ending) for ending in ENDINGS]
         image = next((image for image in images if image.is_file()), images[0])
-        asked = [(number, line) for number, line in lines(path) if line.strip()]
-        if len(asked) != PER_IMAGE:
-            raise BenchmarkError(f"{path}: got {len(asked)} questions; need {PER_IMAGE}, one per line")
-        for turn, (number, line) in enumerate(asked, 1):
+        rows = [(number, line) for number, line in lines(path) if line.strip()]
+        if len(rows) != PER_IMAGE:
+            raise BenchmarkError(f"{path}: got {len(rows)} questions; need {PER_IMAGE}, one per line")
+        for turn, (number, line) in enumerate(rows, 1):
             text, tab, answer = line.rstrip("\r\n").partition("\t")
             if not tab:
                 raise BenchmarkError(f"{path}:{number}: no tab; need question and answer, by a tab")
@@ -106,12 +107,12 @@ def _question(subtask: str, image: Path, turn: int, text: str, answer: str, wher
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """100 times accuracy plus 100 times accuracy+ (both questions of an image right) of each subtask; their sums over
-    the ten of perception and the four of cognition, None while one of them is missing. `other` answers are neither yes
-    nor no, and wrong."""
+    the ten of perception and the four of cognition, None if one of them is missing. `other` counts answers that are
+    neither yes nor no; they are wrong."""
     hits: defaultdict[str, defaultdict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     other = 0
-    for question, said in paired(questions, answers):
-        label = mme_label(said)
+    for question, reply in paired(questions, answers):
+        label = mme_label(reply)
         other += label == "other"
         hits[question.category][question.group].append(label == question.answer)
     subtasks = {name: _subtask(groups) for name, groups in hits.items()}

@@ -19,16 +19,8 @@ from jaxtyping import UInt8
 
 from seglens.data.images import load_image
 from seglens.evaluation.vqa.answers import mean, mmmu_hit, mmmu_letter, paired
-from seglens.evaluation.vqa.questions import (
-    BenchmarkError,
-    BenchmarkQuestion,
-    FileImage,
-    ImageSource,
-    distinct,
-    json_lines,
-    read_json,
-    text_of,
-)
+from seglens.evaluation.vqa.files import json_lines, read_json, text_of
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, QuestionImage, distinct
 
 SEED = 42
 DOMAINS = {
@@ -54,10 +46,10 @@ DOMAINS = {
     ),
 }
 DOMAIN_OF = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
-SUBJECTS = sorted(DOMAIN_OF)  # the order of the official evaluation, and so of its draws
+SUBJECTS = sorted(DOMAIN_OF)  # the order of the official evaluation, and of its random choices
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 CHOICE, OPEN = "multiple-choice", "open"
-SECRET = "?"  # what the test split has for an answer
+SECRET = "?"  # the test split has this for an answer
 
 
 @dataclass(frozen=True)
@@ -72,8 +64,8 @@ class ParquetImage:
         """The row was there when the questions were read."""
 
     def load(self) -> UInt8[np.ndarray, "h w 3"]:
-        held = _parquet().read_table(self.path, columns=[self.column])[self.column][self.row].as_py()
-        return load_image(held["bytes"])
+        cell = _parquet().read_table(self.path, columns=[self.column])[self.column][self.row].as_py()
+        return load_image(cell["bytes"])
 
 
 def read(root: str) -> list[BenchmarkQuestion]:
@@ -125,8 +117,8 @@ def _parquet_file(path: Path) -> Iterator[BenchmarkQuestion]:
         present = file.read([f"{name}.path" for name in IMAGES if name in columns]).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         raise BenchmarkError(f"{path}: not a parquet file of MMMU ({error}); download it again") from error
-    for number, (row, held) in enumerate(zip(texts, present, strict=True)):
-        images = [ParquetImage(path, name, number) for name in IMAGES if held.get(name) is not None]
+    for number, (row, cells) in enumerate(zip(texts, present, strict=True)):
+        images = [ParquetImage(path, name, number) for name in IMAGES if cells.get(name) is not None]
         yield _question(row, f"{path}: row {number}", images)
 
 
@@ -138,7 +130,7 @@ def _parquet() -> Any:
     return pyarrow.parquet
 
 
-def _question(row: Mapping[str, Any], where: str, images: Sequence[ImageSource]) -> BenchmarkQuestion:
+def _question(row: Mapping[str, Any], where: str, images: Sequence[QuestionImage]) -> BenchmarkQuestion:
     name, text = text_of(row, "id", where), text_of(row, "question", where)
     kind = CHOICE if row.get("question_type") == CHOICE else OPEN
     choices = _choices(row.get("options"), where) if kind == CHOICE else {}
@@ -162,7 +154,7 @@ def _question(row: Mapping[str, Any], where: str, images: Sequence[ImageSource])
 def _prompt(text: str, choices: Mapping[str, str]) -> str:
     if not choices:
         return f"{text}\nAnswer the question using a single word or phrase."
-    listed = "".join(f"({letter}) {said}\n" for letter, said in choices.items())
+    listed = "".join(f"({letter}) {choice}\n" for letter, choice in choices.items())
     return f"{text}\n{listed}\nAnswer with the option's letter from the given choices directly."
 
 
@@ -202,19 +194,19 @@ def _subject(name: str, where: str) -> str:
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """Accuracy, 0 to 1, over all questions, by domain and by subject.
 
-    The official code draws a letter when it finds none in an answer. Here the draws come from one generator seeded with
-    42, subjects in the official order, questions in the file's, so the same answers always score the same; `drawn`
-    counts them. Where the choices are unknown (an answer key) an answer is taken to be the letter itself, as the
-    official main_eval_only does."""
+    The official code draws a letter at random when it finds none in an answer. Here one generator with seed 42 draws,
+    subjects in the official order, questions in the file's, so that the same answers always have the same score;
+    `drawn` counts these letters. Where the choices are unknown (an answer key) an answer is taken as the letter
+    itself, as by the official main_eval_only."""
     rng, hits, drawn = random.Random(SEED), defaultdict[str, list[bool]](list), 0
     pairs = sorted(paired(questions, answers), key=lambda pair: SUBJECTS.index(pair[0].category))
-    for question, said in pairs:
-        assert question.answer is not None  # `paired` has seen to it
+    for question, reply in pairs:
+        assert question.answer is not None  # checked by `paired`
         if question.kind == OPEN:
-            hit = mmmu_hit(said, question.answer)
+            hit = mmmu_hit(reply, question.answer)
         else:
             before = rng.getstate()
-            letter = mmmu_letter(said, question.choices, rng) if question.choices else said
+            letter = mmmu_letter(reply, question.choices, rng) if question.choices else reply
             drawn += rng.getstate() != before
             hit = letter in ((question.answer,) if isinstance(question.answer, str) else question.answer)
         hits[question.category].append(hit)

@@ -24,12 +24,12 @@ CHOICE = re.compile(r"(?:^|\n|,\s)\s*\(?([A-D])(?:\)|:|\.)\s*", re.MULTILINE)
 def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a table, or of the only one in a folder."""
     path = only_table(root)
-    found = rows(path, ("answer", "category"))
-    if found and not any(name in found[0].fields for name in AREAS):
+    questions = rows(path, ("answer", "category"))
+    if questions and not any(name in questions[0].fields for name in AREAS):
         raise BenchmarkError(
             f"{path} is no table of MMStar: it has no column {' or '.join(AREAS)}; MMBench's is read by mmbench"
         )
-    return distinct([_question(row) for row in found], str(path))
+    return distinct([_question(row) for row in questions], str(path))
 
 
 def _question(row: ChoiceRow) -> BenchmarkQuestion:
@@ -52,21 +52,21 @@ def choices_in(question: str) -> dict[str, str]:
     """The choices that a question lists after "Options:" or "Choices:"; A to D without text where it lists none."""
     listed = re.split(r"(?:Options|Choices):", question)[-1].strip()
     parts = CHOICE.split(listed)[1:]
-    found = {letter: text.strip().rstrip(",") for letter, text in zip(parts[::2], parts[1::2], strict=True)}
-    return found if list(found) == list(LETTERS[: len(found)]) and found else dict.fromkeys(LETTERS, "")
+    choices = {letter: text.strip().rstrip(",") for letter, text in zip(parts[::2], parts[1::2], strict=True)}
+    return choices if list(choices) == list(LETTERS[: len(choices)]) and choices else dict.fromkeys(LETTERS, "")
 
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """Accuracy, 0 to 1, by MMStar's own rule, over all and by category; `vlmevalkit` is the accuracy when the letter is
-    found by VLMEvalKit's exact matching, as leaderboards have it."""
+    found by VLMEvalKit's exact matching, as on leaderboards."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
     areas: defaultdict[str, list[bool]] = defaultdict(list)
     matched: list[bool] = []
-    for question, said in paired(questions, answers):
-        hit = mmstar_hit(said, str(question.answer))
+    for question, reply in paired(questions, answers):
+        hit = mmstar_hit(reply, str(question.answer))
         hits[question.category].append(hit)
         areas[question.area].append(hit)
-        matched.append(infer_letter(said, _told(question.choices)) == question.answer)
+        matched.append(infer_letter(reply, _searchable(question.choices)) == question.answer)
     return {
         "questions": len(questions),
         "average": mean([hit for values in areas.values() for hit in values]),
@@ -76,6 +76,6 @@ def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) ->
     }
 
 
-def _told(choices: Mapping[str, str]) -> Mapping[str, str]:
-    """Choices whose texts may be looked for; an unknown text is nowhere, not everywhere."""
+def _searchable(choices: Mapping[str, str]) -> Mapping[str, str]:
+    """Choices by texts to search for; an unknown text is found nowhere, not everywhere."""
     return {letter: text or "\0" for letter, text in choices.items()}

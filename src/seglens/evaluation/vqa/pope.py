@@ -2,7 +2,7 @@
 adversarial objects.
 
 Files: `<images>_pope_<setting>.json`, a JSON object per line (question_id, image, text, label); a folder means all of
-them. Images lie beside the file, in `val2014/` or in `images/`. The prompt is the question as written."""
+them. Images are beside the file, in `val2014/` or in `images/`. The prompt is the question as written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from seglens.evaluation.vqa.answers import mean, paired, pope_label
-from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct, json_lines, text_of
+from seglens.evaluation.vqa.files import json_lines, text_of
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct
 
 IMAGE_FOLDERS = ("val2014", "images", ".")
 
@@ -46,8 +47,8 @@ def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) ->
     """Accuracy, precision, recall, F1 (of yes) and the share of yes, 0 to 1, of each setting, and `mean`, their mean
     over the settings. A ratio over nothing is 0."""
     labels: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    for question, said in paired(questions, answers):
-        labels[question.category].append((pope_label(said) == "yes", question.answer == "yes"))
+    for question, reply in paired(questions, answers):
+        labels[question.category].append((pope_label(reply) == "yes", question.answer == "yes"))
     settings = {name: _ratios(pairs) for name, pairs in sorted(labels.items())}
     ratios = list(settings.values())
     return {
@@ -58,12 +59,12 @@ def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) ->
 
 
 def _ratios(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
-    right = sum(said and true for said, true in pairs)
-    said_yes, true_yes = sum(said for said, _ in pairs), sum(true for _, true in pairs)
+    right = sum(yes and true for yes, true in pairs)
+    replied_yes, true_yes = sum(yes for yes, _ in pairs), sum(true for _, true in pairs)
     return {
-        "accuracy": mean([said == true for said, true in pairs]),
-        "precision": right / said_yes if said_yes else 0.0,
+        "accuracy": mean([yes == true for yes, true in pairs]),
+        "precision": right / replied_yes if replied_yes else 0.0,
         "recall": right / true_yes if true_yes else 0.0,
-        "f1": 2 * right / (said_yes + true_yes) if said_yes + true_yes else 0.0,
-        "yes": said_yes / len(pairs),
+        "f1": 2 * right / (replied_yes + true_yes) if replied_yes + true_yes else 0.0,
+        "yes": replied_yes / len(pairs),
     }

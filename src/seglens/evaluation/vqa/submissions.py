@@ -1,4 +1,4 @@
-"""Files of answers for the servers that keep the right ones."""
+"""Files of answers for the servers that hold the right ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion
 
 @dataclass(frozen=True)
 class Submission:
-    """How answers are handed in: the endings that the server takes, and what writes such a file."""
+    """How answers are submitted: the file endings that the server takes, and the function that writes such a file."""
 
     endings: tuple[str, ...]
     put: Callable[[Path, Sequence[BenchmarkQuestion], Mapping[str, str]], None]
@@ -35,11 +35,11 @@ class Submission:
         self.put(path, questions, answers)
 
 
-def json_list(key: str, said: str, clean: Callable[[str], str] = str.strip) -> Submission:
-    """A JSON list of objects: what the question's record holds under `key`, and under `said` its answer."""
+def json_list(key: str, answer_key: str, clean: Callable[[str], str] = str.strip) -> Submission:
+    """A JSON list of objects: the question's `key` from its record, and its answer under `answer_key`."""
 
     def put(path: Path, questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> None:
-        rows = [{key: question.record[key], said: clean(answers[question.id])} for question in questions]
+        rows = [{key: question.record[key], answer_key: clean(answers[question.id])} for question in questions]
         write_atomic(path, json.dumps(rows).encode())
 
     return Submission((".json",), put)

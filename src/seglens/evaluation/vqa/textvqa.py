@@ -10,17 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seglens.evaluation.vqa import consensus
-from seglens.evaluation.vqa.questions import (
-    BenchmarkError,
-    BenchmarkQuestion,
-    FileImage,
-    distinct,
-    folder_near,
-    only_file,
-    read_json,
-    text_of,
-)
+from seglens.evaluation.vqa import consensus, files
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct
 from seglens.evaluation.vqa.submissions import json_list
 from seglens.evaluation.vqa.vqa import SHORT
 
@@ -29,9 +20,9 @@ SUBMISSION = json_list("question_id", "answer")
 
 def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
-    path = only_file(root, ["TextVQA_*_val.json"], "TextVQA")
-    held = read_json(path)
-    rows = held.get("data") if isinstance(held, dict) else None
+    path = files.only_file(root, ["TextVQA_*_val.json"], "TextVQA")
+    content = files.read_json(path)
+    rows = content.get("data") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BenchmarkError(f"{path}: need an object with a list 'data', as TextVQA publishes it")
     return distinct([_question(row, path, number) for number, row in enumerate(rows)], str(path))
@@ -43,13 +34,13 @@ def _question(row: dict[str, Any], path: Path, number: int) -> BenchmarkQuestion
     if not isinstance(name, int):
         raise BenchmarkError(f"{where}: question_id is {name!r}; need a whole number")
     test = row.get("set_name") == "test"
-    folder = folder_near(path, ("test_images",) if test else ("train_images", "train_val_images/train_images"))
+    folder = files.folder_near(path, ("test_images",) if test else ("train_images", "train_val_images/train_images"))
     return BenchmarkQuestion(
         str(name),
-        f"{text_of(row, 'question', where)} {SHORT}",
+        f"{files.text_of(row, 'question', where)} {SHORT}",
         where,
         consensus.answers_of(row, where) if row.get("answers") else None,
-        (FileImage(folder / f"{text_of(row, 'image_id', where)}.jpg"),),
+        (FileImage(folder / f"{files.text_of(row, 'image_id', where)}.jpg"),),
         record={"question_id": name},
     )
 

@@ -10,17 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seglens.evaluation.vqa import consensus
-from seglens.evaluation.vqa.questions import (
-    BenchmarkError,
-    BenchmarkQuestion,
-    FileImage,
-    distinct,
-    folder_near,
-    only_file,
-    read_json,
-    text_of,
-)
+from seglens.evaluation.vqa import consensus, files
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct
 from seglens.evaluation.vqa.submissions import json_list
 from seglens.evaluation.vqa.vqa import SHORT
 
@@ -32,8 +23,8 @@ SUBMISSION = json_list("image", "answer")
 
 def read(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
-    path = only_file(root, ["val.json"], "VizWiz")
-    rows = read_json(path)
+    path = files.only_file(root, ["val.json"], "VizWiz")
+    rows = files.read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BenchmarkError(f"{path}: need a list with an object per photograph, as VizWiz publishes it")
     return distinct([_question(row, path, number) for number, row in enumerate(rows)], str(path))
@@ -41,11 +32,11 @@ def read(root: str) -> list[BenchmarkQuestion]:
 
 def _question(row: dict[str, Any], path: Path, number: int) -> BenchmarkQuestion:
     where = f"{path}: [{number}]"
-    image = text_of(row, "image", where)
-    folder = folder_near(path, (path.stem, f"images/{path.stem}", "images"))
+    image = files.text_of(row, "image", where)
+    folder = files.folder_near(path, (path.stem, f"images/{path.stem}", "images"))
     return BenchmarkQuestion(
         image,
-        f"{text_of(row, 'question', where)} {UNANSWERABLE} {SHORT}",
+        f"{files.text_of(row, 'question', where)} {UNANSWERABLE} {SHORT}",
         where,
         consensus.answers_of(row, where) if "answers" in row else None,
         (FileImage(folder / image),),

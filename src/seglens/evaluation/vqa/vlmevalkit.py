@@ -1,7 +1,7 @@
-"""A model for VLMEvalKit (open-compass/VLMEvalKit): the untouched MLLM behind the methods that its harness calls.
+"""A model for VLMEvalKit (open-compass/VLMEvalKit): the untouched MLLM with the methods that its harness calls.
 
 The harness (vlmeval/inference.py) builds a model by calling an entry of `supported_VLM`, then uses `set_dump_image`,
-`use_custom_prompt`, `build_prompt` and `generate`, and asks for no base class; so this is a plain class. To register
+`use_custom_prompt`, `build_prompt` and `generate`, and needs no base class; so this is a plain class. To register
 it, add to vlmeval/config.py, or run before `run.py`'s main:
 
     from functools import partial
@@ -29,7 +29,7 @@ from seglens.evaluation.vqa.answers import choice_prompt
 from seglens.inference.frozen_models import place_backbone
 from seglens.inference.segmenter import Segmenter
 
-# datasets whose questions VLMEvalKit's own LLaVA words itself: those of choices
+# datasets for which VLMEvalKit's own LLaVA builds the prompts: those of choices
 WORDED = ("MMBench", "MMStar", "MMMU", "CCBench", "SEEDBench", "ScienceQA", "AI2D", "RealWorldQA")
 MAX_NEW_TOKENS = 512  # as VLMEvalKit's LLaVA
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -42,7 +42,7 @@ class SegLensVLM:
     square before a processor that would crop it, unless `as_is=True` is given.
 
     `model_path` is a head folder, a hub id, or "embedded"; `backbone` names a bare MLLM instead. `device` is a GPU
-    where there is one. `loading` as `Segmenter.from_pretrained` takes it. Of several images the first is shown, with a
+    where there is one. `loading` as in `Segmenter.from_pretrained`. Of several images the first is used, with a
     warning, as the harness does for models that take one."""
 
     INSTALL_REQ = False
@@ -68,7 +68,7 @@ class SegLensVLM:
         self.dump_image_func: Callable[[Any], list[str] | str] | None = None
 
     def set_dump_image(self, dump_image_func: Callable[[Any], list[str] | str]) -> None:
-        """The harness hands over the dataset's function that writes a row's images and returns their paths."""
+        """The harness passes the dataset's function that writes a row's images and returns their paths."""
         self.dump_image_func = dump_image_func
 
     def dump_image(self, line: Any, dataset: str | None = None) -> list[str]:
@@ -79,13 +79,13 @@ class SegLensVLM:
         return [paths] if isinstance(paths, str) else list(paths)
 
     def use_custom_prompt(self, dataset: str | None) -> bool:
-        """Whether `build_prompt` words the questions of this dataset."""
+        """Whether `build_prompt` makes the prompts of this dataset."""
         return dataset is not None and dataset.startswith(WORDED)
 
     def build_prompt(self, line: Any, dataset: str | None = None) -> list[dict[str, str]]:
-        """The message for a row (a mapping or a pandas row), worded as `seglens bench` words it."""
-        choices = {letter: str(line[letter]) for letter in string.ascii_uppercase if _given(line, letter)}
-        question, hint = str(line["question"]), str(line["hint"]) if _given(line, "hint") else ""
+        """The message for a row (a mapping or a pandas row), in the words of `seglens bench`."""
+        choices = {letter: str(line[letter]) for letter in string.ascii_uppercase if _has_value(line, letter)}
+        question, hint = str(line["question"]), str(line["hint"]) if _has_value(line, "hint") else ""
         if choices:
             text = choice_prompt(question, choices, hint)
         else:  # MMMU's open questions
@@ -134,6 +134,6 @@ def _text(text: str) -> dict[str, str]:
     return {"type": "text", "value": text}
 
 
-def _given(line: Any, key: str) -> bool:
+def _has_value(line: Any, key: str) -> bool:
     """Whether a row has a value there; pandas writes NaN, which is unequal to itself, for none."""
     return key in line and line[key] is not None and line[key] == line[key] and str(line[key]) != ""

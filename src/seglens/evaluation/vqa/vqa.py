@@ -2,9 +2,9 @@
 pictures, each answered by ten people.
 
 Files, as both publish them: `*OpenEnded_mscoco_<split>_questions.json`, and beside it the annotations, whose name lacks
-`OpenEnded_` and ends in `_annotations.json`; without them (test, test-dev) the answers are the server's. Images are
+`OpenEnded_` and ends in `_annotations.json`; without them (test, test-dev) only the server has the answers. Images are
 COCO's of 2014 and 2015, in a folder of the split's name. Prompt and length of an answer are those of InternVL's
-evaluation, which SELF1E's Table 9 was made with."""
+evaluation, which made SELF1E's Table 9."""
 
 from __future__ import annotations
 
@@ -13,17 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seglens.evaluation.vqa import consensus
-from seglens.evaluation.vqa.questions import (
-    BenchmarkError,
-    BenchmarkQuestion,
-    FileImage,
-    distinct,
-    folder_near,
-    only_file,
-    read_json,
-    text_of,
-)
+from seglens.evaluation.vqa import consensus, files
+from seglens.evaluation.vqa.questions import BenchmarkError, BenchmarkQuestion, FileImage, distinct
 from seglens.evaluation.vqa.submissions import json_list
 
 SHORT = "Answer the question using a single word or phrase."
@@ -36,22 +27,24 @@ SUBMISSION = json_list("question_id", "answer")
 
 def read_vqav2(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
-    return _read(only_file(root, [f"v2_{QUESTIONS}"], "VQAv2"))
+    return _read(files.only_file(root, [f"v2_{QUESTIONS}"], "VQAv2"))
 
 
 def read_okvqa(root: str) -> list[BenchmarkQuestion]:
     """The questions of a file, or of the validation split of a folder."""
-    return _read(only_file(root, [QUESTIONS], "OK-VQA"))
+    return _read(files.only_file(root, [QUESTIONS], "OK-VQA"))
 
 
 def _read(path: Path) -> list[BenchmarkQuestion]:
-    held = _object(path)
-    split = held.get("data_subtype") or path.stem.split("_mscoco_")[-1].removesuffix("_questions")
+    content = _object(path)
+    split = content.get("data_subtype") or path.stem.split("_mscoco_")[-1].removesuffix("_questions")
     known = _annotations(path, split)
-    shown = str(split).replace("-dev", "")
-    folder = folder_near(path, (shown, f"images/{shown}", f"coco/{shown}"))
-    made = [_question(row, path, folder / f"COCO_{shown}_", known) for row in _rows(held, "questions", path)]
-    return distinct(made, str(path))
+    folder_name = str(split).replace("-dev", "")
+    folder = files.folder_near(path, (folder_name, f"images/{folder_name}", f"coco/{folder_name}"))
+    questions = [
+        _question(row, path, folder / f"COCO_{folder_name}_", known) for row in _rows(content, "questions", path)
+    ]
+    return distinct(questions, str(path))
 
 
 def _annotations(path: Path, split: str) -> dict[int, dict[str, Any]] | None:
@@ -65,16 +58,16 @@ def _annotations(path: Path, split: str) -> dict[int, dict[str, Any]] | None:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    held = read_json(path)
-    if not isinstance(held, dict):
-        raise BenchmarkError(f"{path}: got a {type(held).__name__}; need an object as VQA publishes it")
-    return held
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise BenchmarkError(f"{path}: got a {type(content).__name__}; need an object as VQA publishes it")
+    return content
 
 
-def _rows(held: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
-    rows = held.get(key)
+def _rows(content: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    rows = content.get(key)
     if not isinstance(rows, list):
-        raise BenchmarkError(f"{path}: need a list {key!r}; the file holds {', '.join(held)[:200] or 'nothing'}")
+        raise BenchmarkError(f"{path}: need a list {key!r}; the file holds {', '.join(content)[:200] or 'nothing'}")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(row.get(name), int) for name in ("question_id", "image_id")):
             raise BenchmarkError(f"{path}: {key}[{number}] needs question_id and image_id, whole numbers")
@@ -93,5 +86,11 @@ def _question(
         people, kind = consensus.answers_of(known[number], where), str(known[number].get("answer_type", ""))
     file = FileImage(image.with_name(f"{image.name}{row['image_id']:012d}.jpg"))
     return BenchmarkQuestion(
-        str(number), f"{text_of(row, 'question', where)} {SHORT}", where, people, (file,), category=kind, record=row
+        str(number),
+        f"{files.text_of(row, 'question', where)} {SHORT}",
+        where,
+        people,
+        (file,),
+        category=kind,
+        record=row,
     )

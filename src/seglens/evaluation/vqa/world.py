@@ -1,7 +1,7 @@
 """The embedded MLLM's own questions: scenes of the drawn world, answers of one to four words, exact match.
 
-`root` holds the options of the world as `seglens eval --data` takes them, "n=100,seed=1"; nothing is read from disk.
-The questions are those that `seglens eval` asks (evaluation/embedded_checks.py)."""
+`root` holds the options of the drawn world as in `seglens eval --data`, "n=100,seed=1"; nothing is read from disk.
+The questions are those of `seglens eval` (evaluation/embedded_checks.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PER_SCENE = 4
 
 @dataclass(frozen=True)
 class SceneImage:
-    """The picture of a scene, drawn when it is asked for."""
+    """The picture of a scene, drawn when it is loaded."""
 
     split: str
     seed: int
@@ -40,7 +40,7 @@ class SceneImage:
 
 
 def read(root: str) -> list[BenchmarkQuestion]:
-    """Four questions for each scene, kinds in turn; fewer where a scene has none of a kind."""
+    """Four questions for each scene, of one kind after the other; fewer where a scene has none of a kind."""
     data = load_data(f"world:{root.removeprefix('world:')}")
     if not isinstance(data, WorldData):
         raise BenchmarkError(f"{root!r} is no drawn world; write its options, such as n=100,seed=1")
@@ -49,20 +49,22 @@ def read(root: str) -> list[BenchmarkQuestion]:
 
 def _scene(data: WorldData, index: int) -> Iterator[BenchmarkQuestion]:
     one = speaker(World(data.split, data.seed), index)
-    one.intent()  # the exam asks for it first, and what is said next depends on it
+    one.intent()  # as in `embedded_checks`: the questions drawn after it depend on it
     picture = SceneImage(data.split, data.seed, index)
     for turn in range(PER_SCENE):
-        asked = one.question(VQA_KINDS[(index * PER_SCENE + turn) % len(VQA_KINDS)])
-        if asked is not None:
+        question = one.question(VQA_KINDS[(index * PER_SCENE + turn) % len(VQA_KINDS)])
+        if question is not None:
             name = f"{data.split}-{data.seed}-{index}/{turn}"
-            yield BenchmarkQuestion(name, asked.text, f"world: {name}", asked.answer, (picture,), category=asked.kind)
+            yield BenchmarkQuestion(
+                name, question.text, f"world: {name}", question.answer, (picture,), category=question.kind
+            )
 
 
 def score(questions: Sequence[BenchmarkQuestion], answers: Mapping[str, str]) -> dict[str, Any]:
     """The share of answers that are the right words, 0 to 1, over all and by kind."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
-    for question, said in paired(questions, answers):
-        hits[question.category].append(same_answer(said, str(question.answer)))
+    for question, reply in paired(questions, answers):
+        hits[question.category].append(same_answer(reply, str(question.answer)))
     return {
         "questions": len(questions),
         "accuracy": mean([hit for values in hits.values() for hit in values]),
