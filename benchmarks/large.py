@@ -21,9 +21,9 @@ from seglens.core.schema import Click
 from seglens.embedded.profiling import measured
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.tools.tool_images import Doors
-from seglens.serving.tools.tool_service import MOST_QUERIES, ToolService
-from seglens.serving.uploads import UploadLimits
+from seglens.serving.limits import Limits
+from seglens.serving.tools.tool_images import ImageReader
+from seglens.serving.tools.tool_service import MAX_QUERIES, ToolService
 
 SIZES = {"24mp": (4000, 6000), "64mp": (8000, 8000), "tiny": (120, 180)}  # height and width
 CLICKS, QUERIES = 100, 16
@@ -63,14 +63,14 @@ def spent(work: Callable[[], object], device: torch.device, rounds: int) -> tupl
 def compare(size: str, device: str, threads: int, rounds: int) -> Report:
     image = opened(size, device)
     found, many, asked = image.segment("the large cat", trust=True), clicks(*image.image.shape[:2]), queries(QUERIES)
-    desk = ToolService(image.segmenter, Doors(UploadLimits()))
-    name = desk.images.add(image.image)
+    service = ToolService(image.segmenter, ImageReader(Limits()))
+    name = service.images.add(image.image)
     ways: dict[str, Callable[[], object]] = {
         "1 click": lambda: image.refine(found, many[:1]),
         f"{CLICKS} clicks": lambda: image.refine(found, many),
         "1 query": lambda: image.segment(asked[:1], trust=True),
         f"{QUERIES} queries": lambda: image.segment(asked, trust=True),
-        f"{MOST_QUERIES} queries to a tool": lambda: desk.segment(name, queries(MOST_QUERIES), trust=True),
+        f"{MAX_QUERIES} queries to a tool": lambda: service.segment(name, queries(MAX_QUERIES), trust=True),
     }
     ways["1 click"]()  # code is loaded when it is first used
     costs = {name: spent(work, torch.device(device), rounds) for name, work in ways.items()}
@@ -83,7 +83,7 @@ def compare(size: str, device: str, threads: int, rounds: int) -> Report:
         Ratio(f"... seconds, of those of 1 click, with {CLICKS} times as many", crowd[0] / click[0]),
         Ratio(f"GB of {QUERIES} queries", several[1] / 1e9, BYTES / 1e9, most=True),
         Ratio(f"... seconds, of those of 1 query, with {QUERIES} times as many", several[0] / query[0]),
-        Ratio(f"GB of {MOST_QUERIES} queries to a tool", tool[1] / 1e9, BYTES / 1e9, most=True),
+        Ratio(f"GB of {MAX_QUERIES} queries to a tool", tool[1] / 1e9, BYTES / 1e9, most=True),
     ]
     height, width = SIZES[size]
     notes = [f"{width} x {height} pixels; a mask of them is {height * width / 1e6:.0f} MB"]

@@ -15,7 +15,7 @@ from PIL import Image
 from seglens.core.png_files import png_bytes
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.app import create_app
-from seglens.serving.http.process import Running
+from seglens.serving.http.process import RunningServer
 from seglens.serving.http.schema import TalkAnswer
 from seglens.serving.http.settings import Settings
 
@@ -24,7 +24,7 @@ from seglens.serving.http.settings import Settings
 class Served:
     """A server, and a client of it."""
 
-    running: Running
+    running: RunningServer
     client: httpx.Client
 
     @property
@@ -38,7 +38,7 @@ Serve = Callable[..., Served]
 @contextmanager
 def served(segmenter: Segmenter, **settings: object) -> Iterator[Served]:
     chosen = Settings.model_validate({"port": 0, **settings})
-    running = Running(create_app(segmenter, chosen), chosen)
+    running = RunningServer(create_app(segmenter, chosen), chosen)
     running.start()
     try:
         with httpx.Client(base_url=running.address, timeout=60, trust_env=False) as client:

@@ -64,7 +64,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
 PAGE = """
 from urllib.request import urlopen
 from seglens import Segmenter
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 from seglens.serving.web.launch import build, launch
 blocks = build(Segmenter.from_pretrained(), "embedded", PageLimits())
 address = launch(blocks, PageLimits(), host="127.0.0.1", port=None, browser=False)

@@ -32,15 +32,15 @@ OF_OTHER_PROGRAMS = {
 
 @cache
 def commands() -> dict[tuple[str, ...], set[str]]:
-    """Every command by its words, with its options; a group of commands has none."""
+    """Every command by its words, with its options; a group has those of all its commands."""
     serve = typer.Typer()
     serve.command()(build_command())
 
     def walk(command: typer.core.TyperCommand, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], set[str]]]:
         options = {one for p in command.params for one in (*p.opts, *p.secondary_opts) if one.startswith("--")}
-        yield words, options | {"--help"}
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from walk(inner, (*words, name))
+        inner = [pair for name, one in getattr(command, "commands", {}).items() for pair in walk(one, (*words, name))]
+        yield words, options.union({"--help"}, *(options for _, options in inner))
+        yield from inner
 
     return {**dict(walk(typer.main.get_command(app), ())), ("serve",): next(walk(typer.main.get_command(serve), ()))[1]}
 

@@ -22,9 +22,9 @@ from seglens.data.sampling import Mixed
 from seglens.evaluation.evaluate import run
 from seglens.evaluation.open_vocabulary import loudest
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.limits import Limits
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolService
-from seglens.serving.uploads import UploadLimits
 from seglens.training.presets import Recipe, recipe
 from seglens.training.setup import open_data, prepare
 from tiny import KINDS
@@ -138,7 +138,7 @@ def listen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 ASKERS: dict[str, Callable[[Segmenter, np.ndarray, str], Any]] = {
     "one": lambda segmenter, image, query: segmenter.segment(image, query),
     "many": lambda segmenter, image, query: segmenter.segment([image], [[query]]),
-    "desk": lambda segmenter, image, query: ToolService(segmenter, Doors(UploadLimits(), files=False)).segment(
+    "tool service": lambda segmenter, image, query: ToolService(segmenter, ImageReader(Limits(), files=False)).segment(
         image, [query]
     ),
     "agent": lambda segmenter, image, query: Agent(segmenter).start(image).say(query, route="segmentation"),

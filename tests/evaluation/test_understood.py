@@ -26,9 +26,9 @@ from seglens.embedded.odd_pictures import strange
 from seglens.evaluation.evaluate import run, understood
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.limits import Limits
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolService
-from seglens.serving.uploads import UploadLimits
 from seglens.world.language import speaker
 from seglens.world.world import World
 from shared import shared
@@ -245,12 +245,12 @@ def test_a_talk_says_it_beside_the_answer(segmenter: Segmenter, odd: np.ndarray)
 
 
 def test_other_people_s_agents_read_it(segmenter: Segmenter, odd: np.ndarray) -> None:
-    desk = ToolService(segmenter, Doors(UploadLimits(), files=False))
-    sight = desk.segment(odd, ["the horse"])
+    service = ToolService(segmenter, ImageReader(Limits(), files=False))
+    sight = service.segment(odd, ["the horse"])
     assert "not found. The picture is not of the kind" in sight.words()
     assert sight.answer.answers[0].familiar is False
-    assert "photographs" in (desk.ask(sight.answer.image, "what is it?").notice or "")
-    assert "not of the kind" not in desk.segment(sight.answer.image, ["the horse"], trust=True).words()
+    assert "photographs" in (service.ask(sight.answer.image, "what is it?").notice or "")
+    assert "not of the kind" not in service.segment(sight.answer.image, ["the horse"], trust=True).words()
 
 
 def test_a_scene_in_a_jpeg_is_still_one(segmenter: Segmenter, scene: Sample) -> None:

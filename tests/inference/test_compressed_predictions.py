@@ -23,13 +23,13 @@ from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.metrics import Metrics
-from seglens.serving.http.routes import _written
+from seglens.serving.http.routes import _answer
 from seglens.serving.http.service import Service
 from seglens.serving.http.settings import Settings
-from seglens.serving.tools.mcp import _shown
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.limits import Limits
+from seglens.serving.tools.mcp import _result
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolService
-from seglens.serving.uploads import UploadLimits
 
 HEIGHT, WIDTH = 1000, 1500
 MANY, FEW = 32, 4  # queries
@@ -109,10 +109,12 @@ def test_scores_are_the_same_in_any_company(
     assert [one.score for one in opened.predictions(QUERIES[:4], trust=True)] == [one.score for one in alone]
 
 
-def asked_of_a_desk(segmenter: Segmenter, image: np.ndarray, folder: Path, queries: list[str]) -> Callable[[], object]:
-    desk = ToolService(segmenter, Doors(UploadLimits()))
-    name = desk.images.add(image)
-    return lambda: _shown(desk.segment(name, queries, trust=True), overlay=True)
+def asked_of_a_tool_service(
+    segmenter: Segmenter, image: np.ndarray, folder: Path, queries: list[str]
+) -> Callable[[], object]:
+    service = ToolService(segmenter, ImageReader(Limits()))
+    name = service.images.add(image)
+    return lambda: _result(service.segment(name, queries, trust=True), overlay=True)
 
 
 def asked_of_a_tool(segmenter: Segmenter, image: np.ndarray, folder: Path, queries: list[str]) -> Callable[[], object]:
@@ -126,12 +128,12 @@ def asked_of_a_server(
     segmenter: Segmenter, image: np.ndarray, folder: Path, queries: list[str]
 ) -> Callable[[], object]:
     """What its threads do for one request: passes over the queries, and then the answer."""
-    service = Service(segmenter, Settings(together_pixels=HEIGHT * WIDTH), Metrics())
+    service = Service(segmenter, Settings(batch_pixels=HEIGHT * WIDTH), Metrics())
     opened = segmenter.open(image)
 
     def work() -> bytes:
         folded = [one for query in queries for one in service._segment(opened, None, True, [query])]
-        return _written("img_1", CompressedPredictions(folded), True, ("png", "geojson"))
+        return _answer("img_1", CompressedPredictions(folded), True, ("png", "geojson"))
 
     return work
 
@@ -161,7 +163,7 @@ def talked_about(segmenter: Segmenter, image: np.ndarray, folder: Path, queries:
     return work
 
 
-WAYS = [asked_of_a_desk, asked_of_a_tool, asked_of_a_server, asked_of_a_batch, talked_about]
+WAYS = [asked_of_a_tool_service, asked_of_a_tool, asked_of_a_server, asked_of_a_batch, talked_about]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from PIL import Image
 
 from seglens.core.png_files import png_bytes
 from seglens.data.image_decoding import ImageError, ImageTooLargeError
-from seglens.serving.uploads import UploadLimits, decode_bytes, decode_data_uri
+from seglens.serving.limits import Limits
+from seglens.serving.uploads import decode_bytes, decode_data_uri
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
 PNG = png_bytes(Image.fromarray(PIXELS))
@@ -47,7 +48,7 @@ def bomb(side: int) -> bytes:
     ],
 )
 def test_base64_bare_named_folded_or_without_padding_is_the_same_image(text: str) -> None:
-    assert (decode_data_uri(text, UploadLimits()) == PIXELS).all()
+    assert (decode_data_uri(text, Limits()) == PIXELS).all()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_base64_bare_named_folded_or_without_padding_is_the_same_image(text: str
 )
 def test_what_is_no_image_is_refused_in_one_short_line(text: str) -> None:
     with pytest.raises(ImageError, match="; need ") as caught:
-        decode_data_uri(text, UploadLimits())
+        decode_data_uri(text, Limits())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -79,32 +80,32 @@ def test_a_path_is_never_read(tmp_path) -> None:  # the name of a readable image
     path = tmp_path / "picture"
     path.write_bytes(PNG)
     with pytest.raises(ImageError):
-        decode_data_uri(str(path), UploadLimits())
+        decode_data_uri(str(path), Limits())
 
 
 def test_each_limit_is_exact() -> None:
-    assert decode_bytes(PNG, UploadLimits(bytes=len(PNG), pixels=63)).shape == (7, 9, 3)
-    assert decode_data_uri(TEXT, UploadLimits(bytes=len(PNG), pixels=63)).shape == (7, 9, 3)
+    assert decode_bytes(PNG, Limits(image_bytes=len(PNG), pixels=63)).shape == (7, 9, 3)
+    assert decode_data_uri(TEXT, Limits(image_bytes=len(PNG), pixels=63)).shape == (7, 9, 3)
     with pytest.raises(ImageTooLargeError, match=f"need at most {len(PNG) - 1}"):
-        decode_data_uri(TEXT, UploadLimits(bytes=len(PNG) - 1))
+        decode_data_uri(TEXT, Limits(image_bytes=len(PNG) - 1))
     with pytest.raises(ImageTooLargeError, match="9 x 7 pixels; need at most 62 in all"):
-        decode_data_uri(TEXT, UploadLimits(pixels=62))
+        decode_data_uri(TEXT, Limits(pixels=62))
     with pytest.raises(ValueError, match="at least 1"):
-        UploadLimits(pixels=0)
+        Limits(pixels=0)
 
 
 def test_too_much_base64_is_refused_unread() -> None:
     with pytest.raises(ImageTooLargeError, match="need at most 1000"):
-        decode_data_uri("!" * 2000, UploadLimits(bytes=1000))  # no base64 at all: nobody looked
+        decode_data_uri("!" * 2000, Limits(image_bytes=1000))  # no base64 at all, and it is not decoded
 
 
 @pytest.mark.parametrize("side", [9_000, 30_000, 100_000])
 def test_a_bomb_is_told_by_its_header(side: int) -> None:
     with pytest.raises(ImageTooLargeError, match="need at most"):
-        decode_bytes(bomb(side), UploadLimits())
+        decode_bytes(bomb(side), Limits())
 
 
 def test_a_gif_gives_its_first_frame() -> None:
     file = io.BytesIO()
     Image.new("RGB", (4, 3), "red").save(file, "GIF", save_all=True, append_images=[Image.new("RGB", (4, 3), "blue")])
-    assert (decode_bytes(file.getvalue(), UploadLimits()) == (255, 0, 0)).all()
+    assert (decode_bytes(file.getvalue(), Limits()) == (255, 0, 0)).all()

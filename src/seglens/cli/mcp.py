@@ -14,7 +14,7 @@ from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
 if TYPE_CHECKING:
     import numpy as np
 
-    from seglens.serving.uploads import UploadLimits
+    from seglens.serving.limits import Limits
 
 
 def mcp(
@@ -30,28 +30,28 @@ def mcp(
     """Give an agent eyes: an MCP server on standard input and output, or over HTTP."""
     import anyio
 
+    from seglens.serving.limits import Limits
     from seglens.serving.tools.mcp import Tools, build_server
     from seglens.serving.tools.mcp_http import parse_address, security, serve_http
-    from seglens.serving.tools.tool_images import Doors
+    from seglens.serving.tools.tool_images import ImageReader
     from seglens.serving.tools.tool_service import ToolService
-    from seglens.serving.uploads import UploadLimits
 
-    limits, names, sure = UploadLimits(), allow_host or [], thresholds.options()
+    limits, names, sure = Limits(), allow_host or [], thresholds.options()
     host, port = parse_address(http) if http else ("", 0)
     if http:
         security(host, names)  # before the model is loaded: a wrong address is told at once
     fetch = _fetch(limits) if allow_urls else None
     with redirect_stdout(sys.stderr):  # which belongs to the protocol
         segmenter = load_segmenter(system, **sure)
-    server = build_server(Tools(ToolService(segmenter, Doors(limits, files=not http), open_images), fetch))
+    server = build_server(Tools(ToolService(segmenter, ImageReader(limits, files=not http), open_images), fetch))
     if http:
-        max_body = limits.bytes * 4 // 3 + 2**20  # base64, and the words around it
+        max_body = limits.image_bytes * 4 // 3 + 2**20  # base64, and the words around it
         anyio.run(serve_http, server, host, port, names, max_body, lambda url: say(f"seglens: MCP at {url}"))
     else:
         anyio.run(server.run_stdio_async)
 
 
-def _fetch(limits: UploadLimits) -> Callable[[str], Awaitable[np.ndarray]]:
+def _fetch(limits: Limits) -> Callable[[str], Awaitable[np.ndarray]]:
     from seglens.serving.http.fetch import Fetcher
 
     return Fetcher(limits).image

@@ -23,7 +23,7 @@ def page(
         _check_free(host, port)  # before a model is loaded, which may take minutes
     try:
         from seglens.serving.web.launch import build, launch
-        from seglens.serving.web.limits import PageLimits
+        from seglens.serving.web.page_limits import PageLimits
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

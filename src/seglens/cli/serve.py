@@ -67,7 +67,7 @@ def _run(settings: Settings) -> None:
     import logging
 
     from seglens.serving.http.app import create_app
-    from seglens.serving.http.process import Running
+    from seglens.serving.http.process import RunningServer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings.key(), settings.origins  # what is wrong is told before the model is loaded
@@ -82,7 +82,7 @@ def _run(settings: Settings) -> None:
         settings.load_in,
         settings.as_is,
     )
-    running = Running(create_app(load_segmenter(system, **sure), settings), settings)
+    running = RunningServer(create_app(load_segmenter(system, **sure), settings), settings)
     say(f"seglens: serving {system.name} on {running.address} ({running.address}/openapi.json says how to ask)")
-    running.until_told()
+    running.run_until_signal()
     say("seglens: stopped")

@@ -43,7 +43,7 @@ def model() -> Model:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    made = Batcher(most=8, together=4, metrics=Metrics())
+    made = Batcher(max_waiting=8, max_batch=4, metrics=Metrics())
     made.start()
     yield made
     made.close(10.0)

@@ -14,15 +14,15 @@ from PIL import Image
 from seglens.core.png_files import png_bytes
 from seglens.data.image_decoding import ImageError, ImageTooLargeError
 from seglens.serving.http.addresses import Address, FetchError, is_public
-from seglens.serving.http.fetch import Fetcher, Patience
-from seglens.serving.uploads import UploadLimits
+from seglens.serving.http.fetch import Fetcher, FetchLimits
+from seglens.serving.limits import Limits
 from serving.http.https import Authority, Site, drip, redirect, reply
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
 PNG = png_bytes(Image.fromarray(PIXELS))
-LIMITS = UploadLimits()
+LIMITS = Limits()
 PUBLIC, SECRET = "127.0.0.1", "127.0.0.2"  # what the tests take for the open internet, and for what lies behind us
-QUICK = Patience(whole=20.0, step=10.0)
+QUICK = FetchLimits(total=20.0, step=10.0)
 
 
 class Names:
@@ -79,11 +79,11 @@ def fetcher(
     site: Site,
     authority: Authority,
     names: Names | None = None,
-    limits: UploadLimits = LIMITS,
-    patience: Patience = QUICK,
+    limits: Limits = LIMITS,
+    times: FetchLimits = QUICK,
 ) -> Fetcher:
     names = names or Names(images_test=[[PUBLIC]], other_test=[[PUBLIC]], secret_test=[[SECRET]])
-    return Fetcher(limits, patience, resolve=names, allowed=_only_public, ports=(site.port,), trust=authority.trust())
+    return Fetcher(limits, times, resolve=names, allowed=_only_public, ports=(site.port,), trust=authority.trust())
 
 
 def get(by: Fetcher, url: str) -> np.ndarray:
@@ -292,7 +292,7 @@ def test_a_redirect_is_checked_as_strictly_as_the_first_address(
 
 # ---------------------------------------------------------------- limits on bytes and time
 
-SHORT, RESTLESS = Patience(whole=1.0, step=30.0), Patience(whole=30.0, step=1.0)
+SHORT, RESTLESS = FetchLimits(total=1.0, step=30.0), FetchLimits(total=30.0, step=1.0)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
 CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
 
@@ -309,11 +309,11 @@ CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
 def test_too_many_bytes_are_not_read_to_their_end(site: Site, authority: Authority, answer) -> None:
     site.routes["/a.png"] = answer
     with pytest.raises(ImageTooLargeError, match="more than 1000000 bytes"):
-        get(fetcher(site, authority, limits=UploadLimits(bytes=10**6)), f"https://images.test:{site.port}/a.png")
+        get(fetcher(site, authority, limits=Limits(image_bytes=10**6)), f"https://images.test:{site.port}/a.png")
 
 
 def test_exactly_the_limit_is_taken(site: Site, authority: Authority) -> None:
-    by = fetcher(site, authority, limits=UploadLimits(bytes=len(PNG)))
+    by = fetcher(site, authority, limits=Limits(image_bytes=len(PNG)))
     assert (get(by, f"https://images.test:{site.port}/a.png") == PIXELS).all()
 
 
@@ -324,18 +324,18 @@ def test_compressed_data_is_refused_unread(site: Site, authority: Authority) -> 
 
 
 @pytest.mark.parametrize(
-    ("answer", "patience", "said"),
+    ("answer", "times", "said"),
     [
         (drip(HEAD + b"Content-Length: 100000\r\n\r\n", b"x", 0.05), SHORT, "took longer than 1 s"),
         (drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.05), SHORT, "took longer than 1 s"),
-        (drip(HEAD + b"Content-Length: 100000\r\n\r\n", b"x", 60), RESTLESS, "said nothing for 1 s"),
-        (drip(b"", b"", 60), RESTLESS, "said nothing for 1 s"),
+        (drip(HEAD + b"Content-Length: 100000\r\n\r\n", b"x", 60), RESTLESS, "sent nothing for 1 s"),
+        (drip(b"", b"", 60), RESTLESS, "sent nothing for 1 s"),
     ],
 )
-def test_slow_servers_are_left(site: Site, authority: Authority, answer, patience: Patience, said: str) -> None:
+def test_slow_servers_are_left(site: Site, authority: Authority, answer, times: FetchLimits, said: str) -> None:
     site.routes["/a.png"] = answer
     with pytest.raises(FetchError, match=said):
-        get(fetcher(site, authority, patience=patience), f"https://images.test:{site.port}/a.png")
+        get(fetcher(site, authority, times=times), f"https://images.test:{site.port}/a.png")
 
 
 @pytest.mark.parametrize(

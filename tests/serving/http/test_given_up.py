@@ -20,10 +20,10 @@ from seglens.inference.refinement import Refiner
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.metrics import Metrics
+from seglens.serving.limits import Limits
 from seglens.serving.tools.mcp import ToolError, Tools
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolService
-from seglens.serving.uploads import UploadLimits
 
 CLICKS = [{"x": k % 40, "y": k // 40, "label": k % 2} for k in range(100)]
 
@@ -101,7 +101,7 @@ def test_the_others_get_their_turn_between_the_passes(
     serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a request with many passes and a small one that comes when the first pass runs."""
-    server = serve(together_pixels=40 * 40)
+    server = serve(batch_pixels=40 * 40)
     large, small = (server.client.post("/v1/images", files={"file": noise(40, 40 + k)}).json()["id"] for k in (0, -1))
     began, may, order = threading.Event(), threading.Event(), list[str]()
     predictions = OpenedImage.predictions
@@ -168,7 +168,7 @@ def waiting(began: threading.Event) -> Callable[[list[int]], list[int]]:
 
 
 def test_a_batch_ends_when_nobody_waits_for_any_of_it() -> None:
-    batcher, held, began = Batcher(most=8, together=4, metrics=Metrics()), threading.Event(), threading.Event()
+    batcher, held, began = Batcher(max_waiting=8, max_batch=4, metrics=Metrics()), threading.Event(), threading.Event()
     batcher.start()
     first = batcher.submit(Job([0], lambda items: [held.wait(10)] and items))
     one, other = (Job([k], waiting(began), "same") for k in (1, 2))
@@ -208,9 +208,9 @@ def test_an_answer_in_words_ends_at_a_token(segmenter: Segmenter, picture: np.nd
 
 @pytest.mark.parametrize("how", ["late", "cancelled"])
 def test_a_call_of_a_tool(segmenter: Segmenter, picture: np.ndarray, clicked: list[int], how: str) -> None:
-    desk = ToolService(segmenter, Doors(UploadLimits(), files=False))
-    name = desk.images.add(picture)
-    tools = Tools(desk, seconds=0.5 if how == "late" else 60.0)
+    service = ToolService(segmenter, ImageReader(Limits(), files=False))
+    name = service.images.add(picture)
+    tools = Tools(service, seconds=0.5 if how == "late" else 60.0)
     clicks = [Click(**c) for c in CLICKS]
 
     async def call() -> None:

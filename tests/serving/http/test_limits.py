@@ -40,8 +40,8 @@ def test_pixels_are_told_by_the_header(serve: Serve) -> None:
     assert code(small.client.post("/v1/images", files={"file": noise(41, 50)})) == (413, "image_too_large")
 
 
-def test_queries_and_letters(serve: Serve) -> None:
-    small = serve(queries=2, question_letters=10, messages=2, chat_images=1)
+def test_queries_and_characters_are_limited(serve: Serve) -> None:
+    small = serve(queries=2, question_characters=10, messages=2, chat_images=1)
     name = small.client.post("/v1/images", files={"file": noise(20, 20)}).json()["id"]
 
     def ask(*queries: str) -> httpx.Response:

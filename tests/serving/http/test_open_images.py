@@ -11,7 +11,7 @@ from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.metrics import Metrics
-from seglens.serving.http.open_images import Images, bytes_of
+from seglens.serving.http.open_images import ImageStore, bytes_of
 
 TTL = 100.0
 
@@ -47,7 +47,7 @@ def test_bytes_are_those_of_pixels_memory_and_maps(segmenter: Segmenter, scene: 
 
 
 def test_an_image_expires_when_nobody_asks(opened: OpenedImage, clock: Clock) -> None:
-    images = Images(10**9, TTL, Metrics(), clock)
+    images = ImageStore(10**9, TTL, Metrics(), clock)
     name = images.put(opened).id
     clock.now = 99
     assert images.describe(name).expires_in == 1
@@ -62,7 +62,7 @@ def test_an_image_expires_when_nobody_asks(opened: OpenedImage, clock: Clock) ->
 
 
 def test_the_longest_unused_makes_room(opened: OpenedImage, size: int, clock: Clock) -> None:
-    images = Images(3 * size, TTL, Metrics(), clock)
+    images = ImageStore(3 * size, TTL, Metrics(), clock)
     first, second, third = (images.put(opened).id for _ in range(3))
     with images.use(first):
         pass
@@ -73,7 +73,7 @@ def test_the_longest_unused_makes_room(opened: OpenedImage, size: int, clock: Cl
 
 
 def test_an_image_under_a_request_stays(opened: OpenedImage, size: int, clock: Clock) -> None:
-    images = Images(2 * size, TTL, Metrics(), clock)
+    images = ImageStore(2 * size, TTL, Metrics(), clock)
     name, other = images.put(opened).id, images.put(opened).id
     with images.use(name), images.use(other):
         clock.now = 10 * TTL
@@ -87,7 +87,7 @@ def test_an_image_under_a_request_stays(opened: OpenedImage, size: int, clock: C
 
 def test_a_dropped_image_is_still_answered_and_counted(opened: OpenedImage, size: int, clock: Clock) -> None:
     metrics = Metrics()
-    images = Images(10**9, TTL, metrics, clock)
+    images = ImageStore(10**9, TTL, metrics, clock)
     name = images.put(opened).id
     with images.use(name) as held:
         images.drop(name)
@@ -101,12 +101,12 @@ def test_a_dropped_image_is_still_answered_and_counted(opened: OpenedImage, size
 
 def test_what_can_never_fit_is_refused(opened: OpenedImage, size: int, clock: Clock) -> None:
     with pytest.raises(ApiError, match="make it smaller") as refused:
-        Images(size - 1, TTL, Metrics(), clock).put(opened)
+        ImageStore(size - 1, TTL, Metrics(), clock).put(opened)
     assert refused.value.status_code == 413
 
 
 def test_ids_cannot_be_guessed_and_digests_find_their_own(opened: OpenedImage, clock: Clock) -> None:
-    images = Images(10**9, TTL, Metrics(), clock)
+    images = ImageStore(10**9, TTL, Metrics(), clock)
     names = {images.put(opened).id for _ in range(20)}
     assert len(names) == 20
     assert min(map(len, names)) >= 36  # 192 random bits

@@ -34,6 +34,6 @@ def test_the_file_is_what_the_server_says(server: Served) -> None:
     phases=(Phase.explicit, Phase.generate),  # what it learns of answers would make shrinking flaky
 )
 def test_answers_are_as_promised(case: schemathesis.Case, server: Served) -> None:
-    """Every status documented, every body of its schema, no error of ours. Left out: that whatever fits the schema is
-    accepted, since no schema says which text is a picture, or the id of an open one."""
+    """Every status documented, every body of its schema, no error of the server. Left out: that whatever fits the
+    schema is accepted, since no schema says which text is a picture, or the id of an open one."""
     case.call_and_validate(base_url=server.address, excluded_checks=[positive_data_acceptance])

@@ -191,7 +191,7 @@ def test_what_breaks_behind_the_first_word_is_an_event(
     assert (error["code"], error["request_id"]) == ("internal_error", answer.headers["x-request-id"])
     assert "secret" not in answer.text
     assert "a secret of the inside" in caplog.text
-    with pytest.raises(openai.APIError, match="error of ours"):
+    with pytest.raises(openai.APIError, match="error of the server"):
         list(client.chat.completions.create(**asked(said(WORDS, data_uri)), stream=True))
     monkeypatch.undo()
     assert client.chat.completions.create(**asked(said(WORDS, data_uri))).choices[0].message.content

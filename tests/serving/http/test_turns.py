@@ -18,11 +18,11 @@ from seglens.core.schema import Click
 from seglens.data.world import WorldData
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.http.batcher import LONG, Batcher, Job
+from seglens.serving.http.batcher import MAX_LONG, Batcher, Job
 from seglens.serving.http.metrics import Metrics
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.limits import Limits
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolService
-from seglens.serving.uploads import UploadLimits
 from tiny import KINDS
 
 WAIT = 60.0  # seconds after which a test has failed
@@ -113,7 +113,7 @@ def test_what_breaks_leaves_the_model_to_the_others() -> None:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    made = Batcher(most=32, together=4, metrics=Metrics(), seconds=0.0)
+    made = Batcher(max_waiting=32, max_batch=4, metrics=Metrics(), seconds=0.0)
     made.start()
     yield made
     assert made.close(WAIT)
@@ -146,11 +146,11 @@ def test_a_short_job_is_answered_before_a_long_one_ends(batcher: Batcher) -> Non
 
 
 def test_many_long_jobs_leave_room_for_a_short_one(batcher: Batcher) -> None:
-    works = [Long() for _ in range(LONG + 2)]
+    works = [Long() for _ in range(MAX_LONG + 2)]
     long = [batcher.submit(Job([k], work, long=True)) for k, work in enumerate(works)]
-    until(lambda: sum(work.began.is_set() for work in works) == LONG)
+    until(lambda: sum(work.began.is_set() for work in works) == MAX_LONG)
     assert batcher.submit(Job([7], list)).result(WAIT) == [7]
-    assert sum(work.began.is_set() for work in works) == LONG  # each holds memory
+    assert sum(work.began.is_set() for work in works) == MAX_LONG  # each holds memory
     for work in works:
         work.enough.set()
     assert [one.result(WAIT) for one in long] == [[2 * k] for k in range(len(works))]
@@ -195,7 +195,7 @@ def test_answers_in_words_that_alternate_token_by_token(family: Path, hands: Thr
 def test_masks_clicks_and_words_that_alternate(segmenter: Segmenter, hands: ThreadPoolExecutor) -> None:
     """Bit for bit what each gives alone."""
     scenes = [sample.image for sample in WorldData(n=2, seed=3)]
-    desk = ToolService(segmenter, Doors(UploadLimits()))
+    service = ToolService(segmenter, ImageReader(Limits()))
     opened = [segmenter.open(scene) for scene in scenes]
     clicks = [Click(x=10 + 20 * k, y=200 - 15 * k, label=k % 2) for k in range(8)]
 
@@ -211,17 +211,17 @@ def test_masks_clicks_and_words_that_alternate(segmenter: Segmenter, hands: Thre
     ]
     alone = [work() for work in works]
     assert alternating(hands, works) == alone
-    assert desk.ask(scenes[0], "what is in the picture?").text == alone[2]
+    assert service.ask(scenes[0], "what is in the picture?").text == alone[2]
 
 
-def test_a_desk_answers_another_client_in_between(
+def test_a_tool_service_answers_another_client_in_between(
     segmenter: Segmenter, hands: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A question of many tokens, and one for a mask that comes meanwhile."""
     scene = WorldData(n=1, seed=3)[0].image
-    desk, began, done = ToolService(segmenter, Doors(UploadLimits())), threading.Event(), threading.Event()
-    desk._turns = Turns(0.0)
-    name = desk.images.add(scene)
+    service, began, done = ToolService(segmenter, ImageReader(Limits())), threading.Event(), threading.Event()
+    service._turns = Turns(0.0)
+    name = service.images.add(scene)
 
     def generate(*args: object) -> str:
         began.set()
@@ -234,9 +234,9 @@ def test_a_desk_answers_another_client_in_between(
         return "words"
 
     monkeypatch.setattr(segmenter.backbone, "generate", generate, raising=False)
-    long = hands.submit(desk.ask, name, "what is in the picture?")
+    long = hands.submit(service.ask, name, "what is in the picture?")
     assert began.wait(WAIT)
-    assert hands.submit(desk.segment, name, ["the largest thing"]).result(WAIT).answer.answers
+    assert hands.submit(service.segment, name, ["the largest thing"]).result(WAIT).answer.answers
     assert not long.done()
     done.set()
     assert long.result(WAIT).text == "words"

@@ -12,12 +12,12 @@ from PIL import Image
 from seglens.core.png_files import png_bytes
 from seglens.data.image_decoding import ImageError, ImageTooLargeError
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.tools.tool_images import Doors, OpenImages, is_id
-from seglens.serving.uploads import UploadLimits
+from seglens.serving.limits import Limits
+from seglens.serving.tools.tool_images import ImageReader, OpenImages, is_id
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 PNG = png_bytes(Image.fromarray(PIXELS))
-LOCAL, REMOTE = Doors(UploadLimits(), files=True), Doors(UploadLimits())
+LOCAL, REMOTE = ImageReader(Limits(), files=True), ImageReader(Limits())
 
 
 def test_a_local_client_names_a_file_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,35 +26,35 @@ def test_a_local_client_names_a_file_as_it_likes(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for text in (str(path), path.as_uri(), "~/my picture", "my picture", "./my picture"):
-        assert (LOCAL.pixels(text) == PIXELS).all()
+        assert (LOCAL.read(text) == PIXELS).all()
         with pytest.raises(ImageError, match="need"):
-            REMOTE.pixels(text)
+            REMOTE.read(text)
 
 
 def test_data_is_data_for_everybody() -> None:
     jpeg = base64.b64encode(b"\xff\xd8\xff" + bytes(90)).decode()
     assert jpeg.startswith("/9j/")  # which looks like a path
-    for doors in (LOCAL, REMOTE):
-        assert (doors.pixels(base64.b64encode(PNG).decode()) == PIXELS).all()
+    for reader in (LOCAL, REMOTE):
+        assert (reader.read(base64.b64encode(PNG).decode()) == PIXELS).all()
         with pytest.raises(ImageError, match="the image of 93 bytes"):
-            doors.pixels(jpeg)
+            reader.read(jpeg)
 
 
 @pytest.mark.parametrize("text", ["no/such.png", "x" * 5000, "\x00", "~nobody-here/a.png", "file:///no/such.png"])
 def test_what_is_not_there_is_told(text: str) -> None:
     with pytest.raises(ImageError, match="; need"):
-        LOCAL.pixels(text)
+        LOCAL.read(text)
 
 
 def test_the_limit_on_pixels_counts_for_files_too(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     with pytest.raises(ImageTooLargeError, match="at most 62 in all"):
-        Doors(UploadLimits(pixels=62), files=True).pixels(str(path))
+        ImageReader(Limits(pixels=62), files=True).read(str(path))
 
 
 def test_the_last_images_stay_open_and_the_oldest_makes_room(segmenter: Segmenter) -> None:
-    images = OpenImages(segmenter, most=2)
+    images = OpenImages(segmenter, max_images=2)
     first, second = images.add(PIXELS), images.add(PIXELS[:5])
     assert is_id(first)
     assert is_id(second)
@@ -70,14 +70,14 @@ def test_the_last_images_stay_open_and_the_oldest_makes_room(segmenter: Segmente
 
 
 def test_ids_cannot_be_computed_from_the_image(segmenter: Segmenter) -> None:
-    assert OpenImages(segmenter)._name(PIXELS) != OpenImages(segmenter)._name(PIXELS)
+    assert OpenImages(segmenter)._id(PIXELS) != OpenImages(segmenter)._id(PIXELS)
 
 
 def test_pixels_in_another_shape_are_another_image(segmenter: Segmenter) -> None:
     images = OpenImages(segmenter)
-    assert images._name(PIXELS) != images._name(PIXELS.reshape(7, 9, 3))
+    assert images._id(PIXELS) != images._id(PIXELS.reshape(7, 9, 3))
 
 
 def test_room_for_no_image_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(ValueError, match="need at least 1"):
-        OpenImages(segmenter, most=0)
+        OpenImages(segmenter, max_images=0)

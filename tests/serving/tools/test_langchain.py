@@ -19,10 +19,10 @@ from seglens.core.schema import TextAnswer
 from seglens.core.types import Sample
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
+from seglens.serving.limits import Limits
 from seglens.serving.tools.langchain import ask_tool, segment_tool, tools
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolAnswer, ToolService
-from seglens.serving.uploads import UploadLimits
 
 QUERY = 2  # of the scene: one that the embedded model finds
 
@@ -150,8 +150,8 @@ def test_or_is_raised_as_langchains_own_exception(segmenter: Segmenter) -> None:
         tool.invoke(call("segment", image="/no/such.png", queries=["cup"]))
 
 
-def test_a_desk_says_which_images_are_taken(segmenter: Segmenter, path: Path) -> None:
-    closed = segment_tool(ToolService(segmenter, Doors(UploadLimits(), files=False)))
+def test_a_tool_service_decides_which_images_are_read(segmenter: Segmenter, path: Path) -> None:
+    closed = segment_tool(ToolService(segmenter, ImageReader(Limits(), files=False)))
     message = closed.invoke(call("segment", image=str(path), queries=["cup"]))
     assert message.status == "error"
     assert "file paths are not read here" in message.content

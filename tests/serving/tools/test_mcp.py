@@ -33,15 +33,15 @@ from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
+from seglens.serving.limits import Limits
 from seglens.serving.tools.mcp import Tools, build_server
 from seglens.serving.tools.overlay_picture import drawn
-from seglens.serving.tools.tool_images import Doors
+from seglens.serving.tools.tool_images import ImageReader
 from seglens.serving.tools.tool_service import ToolService
-from seglens.serving.uploads import UploadLimits
 from serving.test_uploads import bomb
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-LIMITS = UploadLimits()
+LIMITS = Limits()
 COMMAND = [sys.executable, "-m", "seglens", "mcp"]
 
 
@@ -287,8 +287,8 @@ def test_a_bomb_and_too_many_bytes_are_refused_before_they_are_opened(talk: Talk
     for side in (9_000, 60_000):
         result = talk.call("segment", image=base64.b64encode(bomb(side)).decode(), queries=["cup"])
         assert "pixels" in _refused(result)
-    big = talk.call("describe_image", image="A" * (LIMITS.bytes * 4 // 3 + 100))
-    assert f"need at most {LIMITS.bytes}" in _refused(big)
+    big = talk.call("describe_image", image="A" * (LIMITS.image_bytes * 4 // 3 + 100))
+    assert f"need at most {LIMITS.image_bytes}" in _refused(big)
 
 
 # ---------------------------------------------------------------- what the transports differ in
@@ -341,7 +341,7 @@ def test_a_page_that_points_its_name_here_is_refused(address: str, headers: dict
 
 def test_a_giant_body_is_refused_unread(address: str) -> None:
     taken = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-    assert httpx.post(address, content=b"[" * (LIMITS.bytes * 2), headers=taken).status_code == 413
+    assert httpx.post(address, content=b"[" * (LIMITS.image_bytes * 2), headers=taken).status_code == 413
 
 
 def test_an_older_client_is_served_too(portal: BlockingPortal, address: str, text: str) -> None:
@@ -378,13 +378,13 @@ def test_calls_that_are_given_up_leave_the_server_whole(talk: Talk, text: str) -
 
 
 @pytest.fixture
-def desk(segmenter: Segmenter) -> ToolService:
-    return ToolService(segmenter, Doors(LIMITS))
+def service(segmenter: Segmenter) -> ToolService:
+    return ToolService(segmenter, ImageReader(LIMITS))
 
 
-def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, desk: ToolService, text: str) -> None:
+def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, service: ToolService, text: str) -> None:
     async def crowd() -> list[CallToolResult]:
-        async with Client(build_server(Tools(desk, most_waiting=1))) as client:
+        async with Client(build_server(Tools(service, max_waiting=1))) as client:
             args = {"image": text, "question": "what do you see?"}
             return await asyncio.gather(*(client.call_tool("ask", args) for _ in range(5)))
 
@@ -395,20 +395,20 @@ def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, de
 
 
 def test_a_call_that_is_given_up_while_it_waits_never_starts(
-    portal: BlockingPortal, desk: ToolService, text: str, picture: np.ndarray
+    portal: BlockingPortal, service: ToolService, text: str, picture: np.ndarray
 ) -> None:
     other = base64.b64encode(png_bytes(Image.fromarray(picture))).decode()
 
     async def impatient() -> None:
-        async with Client(build_server(Tools(desk))) as client:
-            with desk._turns.turn():  # the model is at work for somebody else
+        async with Client(build_server(Tools(service))) as client:
+            with service._turns.turn():  # the model is at work for somebody else
                 with anyio.move_on_after(0.1):
                     await client.call_tool("segment", {"image": other, "queries": ["cup"]})
                 await anyio.sleep(0.1)  # the server hears of it
             await client.call_tool("ask", {"image": text, "question": "what do you see?"})
 
     portal.call(impatient)
-    assert len(desk.images) == 1
+    assert len(service.images) == 1
 
 
 def test_nothing_but_the_protocol_was_on_standard_output(stdio: Talk, strays: list[Exception], errors: Path) -> None:

@@ -17,7 +17,7 @@ from seglens.core.schema import Segmented
 from seglens.data.masks import decode_rle
 from seglens.inference.instance import Instance
 from seglens.inference.opened_image import OpenedImage
-from seglens.serving.tools.mcp import LONGEST_RESULT, _shown
+from seglens.serving.tools.mcp import MAX_RESULT, _result
 from seglens.serving.tools.overlay_picture import SIDE, drawn, jpeg, shrunk
 from seglens.serving.tools.result_sizes import within
 from seglens.serving.tools.tool_service import ToolAnswer
@@ -80,7 +80,7 @@ def size(result: CallToolResult) -> int:
 )
 def test_masks_of_noise_on_noise_fit(sight: Make, side: int, count: int, things: int) -> None:
     image, masks = noise(side, side), [RNG.random((side, side)) < 0.5] * count
-    result = _shown(sight(image, masks, things=things), overlay=True)
+    result = _result(sight(image, masks, things=things), overlay=True)
     assert size(result) < MEGABYTE
     answers = Segmented.model_validate(result.structured_content).answers
     assert len(answers) == count
@@ -97,13 +97,13 @@ def test_the_largest_image_fits_too(sight: Make) -> None:
     """64 megapixels, the most that is taken, an eighth of them noise."""
     image, mask = np.zeros((8000, 8000, 3), np.uint8), np.zeros((8000, 8000), bool)
     mask[:, :1000] = RNG.random((8000, 1000)) < 0.5
-    result = _shown(sight(image, [mask]), overlay=True)
+    result = _result(sight(image, [mask]), overlay=True)
     assert 100_000 < size(result) < MEGABYTE  # and the room is used
 
 
 def test_what_fits_is_given_whole(sight: Make) -> None:
     masks = [disc(480, 640)] * 32
-    result = _shown(sight(noise(480, 640), masks), overlay=True)
+    result = _result(sight(noise(480, 640), masks), overlay=True)
     answers = Segmented.model_validate(result.structured_content).answers
     assert all((decode_rle(answer.segmentation.model_dump()) == masks[0]).all() for answer in answers)
     assert [part.type for part in result.content] == ["text", "image"]
@@ -116,19 +116,19 @@ def test_only_the_long_masks_lose_detail(sight: Make) -> None:
     assert lighter == [1]
     assert len(answer.model_dump_json()) <= 300_000
     assert [tuple(one.segmentation.size) == (2000, 2000) for one in answer.answers] == [True, False, True]
-    assert "2 of 3" in _shown(seen, overlay=False).content[-1].text
+    assert "2 of 3" in _result(seen, overlay=False).content[-1].text
 
 
 def test_words_alone_may_be_too_much(sight: Make) -> None:
     seen = sight(noise(20, 20), [disc(20, 20)] * 32, query="😀" * 9000)
     with pytest.raises(ValueError, match="ask less, or in fewer words"):
-        _shown(seen, overlay=True)
-    fits = _shown(sight(noise(20, 20), [disc(20, 20)] * 32, query="😀" * 4000), overlay=True)
+        _result(seen, overlay=True)
+    fits = _result(sight(noise(20, 20), [disc(20, 20)] * 32, query="😀" * 4000), overlay=True)
     assert size(fits) < MEGABYTE
 
 
 def test_the_budget_leaves_room_for_what_wraps_a_result() -> None:
-    assert LONGEST_RESULT < MEGABYTE - 10_000
+    assert MAX_RESULT < MEGABYTE - 10_000
 
 
 # ---------------------------------------------------------------- the picture
@@ -147,7 +147,7 @@ def test_one_picture_shows_all_masks_in_their_colours(sight: Make) -> None:
     changed = (numbered != shown).any(2)
     assert (changed & left).any()
     assert (changed & right).any()
-    _, picture = _shown(sight(grey, [left, right]), overlay=True).content
+    _, picture = _result(sight(grey, [left, right]), overlay=True).content
     assert picture.mime_type == "image/jpeg"
     assert Image.open(io.BytesIO(base64.b64decode(picture.data))).size == (90, 60)
 
@@ -156,7 +156,7 @@ def test_nothing_found_is_no_picture(opened: OpenedImage) -> None:
     nothing = opened.segment("the xyzzy")
     assert not nothing.found
     answer = Segmented(image="image-0", width=256, height=256, answers=[nothing.answer()])
-    assert [part.type for part in _shown(ToolAnswer(answer, (nothing,)), overlay=True).content] == ["text"]
+    assert [part.type for part in _result(ToolAnswer(answer, (nothing,)), overlay=True).content] == ["text"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(3000, 4000), (5, 60_000), (60_000, 5), (1, 1)])

@@ -21,7 +21,7 @@ from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.layers import colour_of
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 from serving.web.visitor import Visitor, bytes_of
 from shared import shared
 
@@ -420,7 +420,7 @@ def test_whatever_goes_wrong_is_told_and_the_page_goes_on(visitor: Visitor, tmp_
 
 def test_a_file_that_is_too_large_is_refused(visitor: Visitor, tmp_path: Path) -> None:
     file = tmp_path / "large.png"
-    file.write_bytes(bytes(PageLimits().upload + 1))
+    file.write_bytes(bytes(PageLimits().upload_bytes + 1))
     visitor.upload(file)
     visitor.until(lambda: "exceed the maximum allowed size" in visitor.one(".toast-body").text)
     assert visitor.source("picture") is None

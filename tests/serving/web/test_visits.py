@@ -14,7 +14,7 @@ from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.handlers import PageHandlers
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 from seglens.serving.web.session import Gesture, Message, Visit
 from seglens.serving.web.view import view_of
 from seglens.serving.web.visits import Visits
@@ -56,14 +56,14 @@ def test_a_visit_is_kept_for_its_time(agent: Agent) -> None:
     visits = Visits(LIMITS, lambda: now)
     key = visits.add(visit := Visit(agent, LIMITS))
     for _ in range(3):
-        now += LIMITS.forget - 1
+        now += LIMITS.visit_seconds - 1
         assert visits.find(key) is visit, "each use counts anew"
-    now += LIMITS.forget
+    now += LIMITS.visit_seconds
     assert visits.find(key) is None
 
 
 def test_of_too_many_the_one_who_was_away_longest_goes(agent: Agent) -> None:
-    visits = Visits(replace(LIMITS, visitors=2))
+    visits = Visits(replace(LIMITS, visits=2))
     first, second = (visits.add(Visit(agent, LIMITS)) for _ in range(2))
     assert first != second
     assert visits.find(first)
@@ -80,7 +80,7 @@ def test_memory_is_bounded_first_by_what_can_be_made_again(agent: Agent) -> None
     visits = Visits(replace(LIMITS, memory=whole + resting))
     keys = [visits.add(away), visits.add(here)]
     for key in keys:
-        visits.weigh(key)
+        visits.measure(key)
     assert [visits.find(key) for key in keys] == [away, here], "both are still there"
     assert away.bytes == resting
     away.correct(Gesture(start=(110, 210), end=(110, 210)), "add")  # as if nothing had been let go
@@ -91,7 +91,7 @@ def test_memory_is_bounded_first_by_what_can_be_made_again(agent: Agent) -> None
     visits = Visits(replace(LIMITS, memory=whole))
     keys = [visits.add(away), visits.add(here)]
     for key in keys:
-        visits.weigh(key)
+        visits.measure(key)
     assert [visits.find(key) for key in keys] == [None, here], "then the one who was away goes"
 
 

@@ -1,4 +1,4 @@
-"""Which addresses of the internet a stranger may make us call: public ones by https, and nothing near us."""
+"""Which internet addresses a client may make the server fetch: public ones by https, and none in its own network."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ try:
 except ImportError as error:
     raise ImportError("image addresses need the library 'httpx': pip install 'seglens[serve]'") from error
 
-LONGEST_URL = 4096  # characters
+MAX_URL = 4096  # characters
 _SHOWN = 100  # characters of an address that an error repeats
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 Address = IPv4Address | IPv6Address
 
-# By IANA's registry of special addresses, and not by `is_global`, whose answers change with Python's version. Public by
-# number, and yet an agent of the cloud that this machine may stand in, is the last (Azure's WireServer).
-_NEAR = tuple(
+# From IANA's registry of special addresses, and not from `is_global`, whose answers change with Python's version. The
+# last has a public number, but is a service inside Azure's cloud (WireServer).
+_NOT_PUBLIC = tuple(
     IPv4Network(text)
     for text in (
         "0.0.0.0/8",
@@ -41,33 +41,34 @@ _NEAR = tuple(
     )
 )
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Inside it, but not hosts of their own: they carry an IPv4 address (Teredo, 6to4), or are of documents and tests.
-_WITHIN = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+# Inside it, but not public hosts: they contain an IPv4 address (Teredo, 6to4), or are for documents and tests.
+_EXCEPTIONS = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 
 class FetchError(ImageError):
-    """An address that must not be called, or that gave no image."""
+    """An address that must not be fetched, or that gave no image."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is a host of the open internet.
+    """Whether an address is a host of the public internet.
 
     Not: private, loopback, link-local (metadata services), carrier-grade NAT, multicast, reserved; nor any IPv6 address
     that stands for an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64), as those reach what IPv4 rules forbid."""
     if isinstance(address, IPv4Address):
-        return not any(address in network for network in _NEAR)
-    return address in _GLOBAL_UNICAST and not any(address in network for network in _WITHIN)
+        return not any(address in network for network in _NOT_PUBLIC)
+    return address in _GLOBAL_UNICAST and not any(address in network for network in _EXCEPTIONS)
 
 
-def parse_addresses(found: list[str]) -> tuple[Address, ...]:
-    """What a resolver said, in its order, each once. A scope ("fe80::1%eth0") is cut off: no such address is public."""
-    return tuple(dict.fromkeys(ip_address(text.partition("%")[0]) for text in found))
+def parse_addresses(texts: list[str]) -> tuple[Address, ...]:
+    """The addresses from a resolver, in its order, each once. A scope ("fe80::1%eth0") is cut off: no such address is
+    public."""
+    return tuple(dict.fromkeys(ip_address(text.partition("%")[0]) for text in texts))
 
 
 def parse_url(text: str) -> httpx.URL:
     """Raises FetchError for anything but https://host/..., the host a name or an address as it is usually written."""
-    if len(text) > LONGEST_URL:
-        raise FetchError(f"{short(text)} has {len(text)} characters; need an address of at most {LONGEST_URL}")
+    if len(text) > MAX_URL:
+        raise FetchError(f"{short(text)} has {len(text)} characters; need an address of at most {MAX_URL}")
     try:
         url = httpx.URL(text)
         host = host_of(url)
@@ -83,7 +84,7 @@ def parse_url(text: str) -> httpx.URL:
 
 
 def _is_odd_number(host: str) -> bool:
-    """Whether the system would take a host for an IPv4 address that is not written as four decimals: 2130706433,
+    """Whether the system would read a host as an IPv4 address that is not written as four decimals: 2130706433,
     0x7f.1, 0177.0.0.1 (https://url.spec.whatwg.org/#ends-in-a-number-checker)."""
     last = host.rpartition(".")[2]
     if ":" in host or not (last.isdigit() or last.startswith("0x")):
@@ -93,7 +94,7 @@ def _is_odd_number(host: str) -> bool:
 
 
 def host_of(url: httpx.URL) -> str:
-    """The name as it goes over the wire: ASCII, in lower case, without the dot that may end it."""
+    """The name as it is sent: ASCII, in lower case, without a dot at its end."""
     return url.raw_host.decode("ascii").lower().rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""The application: its routes, and what stands around them."""
+"""The application: its routes and its middleware."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from starlette.middleware.cors import CORSMiddleware
 import seglens
 from seglens.agent import Agent
 from seglens.inference.segmenter import Segmenter
+from seglens.serving.http.admission import AdmissionControl, AuthMiddleware
+from seglens.serving.http.body_limits import BodyLimits
 from seglens.serving.http.chat import chat_routes
-from seglens.serving.http.errors import ANSWERS
-from seglens.serving.http.health import watch_routes
+from seglens.serving.http.errors import HANDLERS
+from seglens.serving.http.health import health_routes
 from seglens.serving.http.metrics import Metrics
-from seglens.serving.http.middleware import AdmissionControl, AuthMiddleware, Bodies, RequestLog
 from seglens.serving.http.path_variants import PathVariants
+from seglens.serving.http.request_log import RequestLog
 from seglens.serving.http.routes import image_routes, question_routes
 from seglens.serving.http.service import Service
 from seglens.serving.http.settings import Settings
 
-DOCS, DESCRIBED = "/docs", {"/docs", "/openapi.json"}  # who may read the one needs the other
-OPEN_TO_ALL = {"/healthz"}  # who watches a machine has no key
+DOCS, DOCS_PATHS = "/docs", {"/docs", "/openapi.json"}  # the first loads the second
+WITHOUT_KEY = {"/healthz"}  # monitoring programs have no key
 # The key is a header that a page must know to send: no cookies, and so nothing that a visitor's browser would add.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
@@ -33,49 +35,52 @@ CORS: dict[str, Any] = {
     "expose_headers": ["X-Request-Id", "Retry-After"],
     "max_age": 600,
 }
-SWEEPS = 4  # looks for expired images per time to live
+SWEEPS = 4  # checks for expired images per time to live
 
 
 def create_app(segmenter: Segmenter, settings: Settings) -> FastAPI:
-    """The server of one model. Raises ValueError or OSError for an API key that cannot be
-    used, ValueError for an origin that is none."""
+    """The server of one model. Raises ValueError or OSError for an API key that cannot be used, ValueError for an
+    invalid origin."""
     metrics, key = Metrics(), settings.key()
     service = Service(segmenter, settings, metrics)
     app = FastAPI(
         title="SegLens",
         version=seglens.__version__,
-        lifespan=_life(service),
-        description="Pixel-level sight for a multimodal LLM: masks for words, and its talk as before.",
+        lifespan=_lifespan(service),
+        description="Pixel-level sight for a multimodal LLM: masks for words, and its chat as before.",
         docs_url=DOCS if settings.docs else None,
-        redoc_url=None,  # their scripts come from a network: only when asked
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # /docs asks; `AuthMiddleware` checks
-        redirect_slashes=False,  # `PathVariants` takes them without a second request
+        redoc_url=None,  # the scripts of these pages come from a CDN: only if they are switched on
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if key else [],  # for /docs; `AuthMiddleware` checks it
+        redirect_slashes=False,  # `PathVariants` accepts them without a second request
     )
     agent = Agent(segmenter, max_new_tokens=settings.answer_tokens)
-    app.state.door = door = AdmissionControl(settings.connections)
+    app.state.admission = admission = AdmissionControl(settings.connections)
     for router in (
         image_routes(service),
         question_routes(service),
         chat_routes(service, agent),
-        watch_routes(service, door),
+        health_routes(service, admission),
     ):
         app.include_router(router)
-    for kind, answer in ANSWERS.items():
-        app.add_exception_handler(kind, answer)
-    app.add_middleware(Bodies, settings=settings)  # the innermost first
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    app.add_middleware(BodyLimits, settings=settings)  # the innermost first
     app.add_middleware(
-        AuthMiddleware, door=door, key=key, open_to_all=OPEN_TO_ALL | (DESCRIBED if settings.docs else set())
+        AuthMiddleware,
+        admission=admission,
+        key=key,
+        without_key=WITHOUT_KEY | (DOCS_PATHS if settings.docs else set()),
     )
     app.add_middleware(RequestLog, metrics=metrics)
     app.add_middleware(PathVariants)
-    if settings.origins:  # the outermost: a refusal, too, must be readable for the page that asked
+    if settings.origins:  # the outermost: the page must be able to read errors, too
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, **CORS)
     return app
 
 
-def _life(service: Service) -> Any:
+def _lifespan(service: Service) -> Any:
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         sweeping = asyncio.create_task(_sweep(service))
         yield
@@ -84,11 +89,11 @@ def _life(service: Service) -> Any:
             await sweeping
         await asyncio.to_thread(service.close)
 
-    return life
+    return lifespan
 
 
 async def _sweep(service: Service) -> None:
-    """Expired images give their memory back though nobody asks for anything."""
+    """Free the memory of expired images, also while no request comes."""
     while True:
         await asyncio.sleep(service.images.ttl / SWEEPS)
         service.images.sweep()

@@ -1,5 +1,5 @@
-"""The model is one piece of work's at a time. What waits for it and may run together runs together; what is long is
-done in turns with the rest."""
+"""The queue in front of the model, which does one batch at a time: jobs that may run together run as one batch, and
+long batches take turns with the others."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from seglens.core.interruption import ABREAST, SLICE, GivenUpError, Turns, inter
 from seglens.serving.http.api_errors import busy
 from seglens.serving.http.metrics import Metrics
 
-LONG = ABREAST // 2  # batches that are begun at a time: room is left for what is short
+MAX_LONG = ABREAST // 2  # long batches that are under way at a time: the other threads are for short ones
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Work for the model: `run` turns items into as many results. Jobs of one `key` may run as one, by the `run` of the
-    first; None: alone. `check` raises what is wrong with one item, so that it cannot fail its neighbours. Of what is
-    `long` only so much is begun at a time, so that what is short has its turn soon. Once `given_up` is set nobody waits
-    for it: it is not begun, or ends at its next safe point."""
+    """Work for the model: `run` turns items into as many results. Jobs with the same `key` may run as one, by the `run`
+    of the first; None: alone. `check` raises what is wrong with one item, so that it cannot fail the other jobs of a
+    batch. Only `MAX_LONG` `long` jobs are under way at a time, so that short ones have their turn soon. `given_up` is
+    set when no client waits for the job any more: it is not begun, or ends at its next safe point."""
 
     items: Sequence[Any]
     run: Callable[[Sequence[Any]], Sequence[Any]]
     key: Hashable = None
     check: Callable[[Any], None] = lambda item: None
-    most: int | None = None  # items that may run with it, its own among them; None: as many as the batcher takes
+    max_items: int | None = None  # of its batch, its own included; None: the limit of the batcher
     long: bool = False
     future: Future[list[Any]] = field(default_factory=Future)
     given_up: threading.Event = field(default_factory=threading.Event)
 
 
 class Batcher:
-    """A bounded queue and the threads that empty it, one of which has the model at a time. While a batch runs, what
-    comes in gathers into the next: nobody waits for company. At most `together` items run as one; at most `most` items
-    wait. A batch that takes long rests at its safe points while others have their turns (`Turns`)."""
+    """A bounded queue and the threads that empty it, one of which uses the model at a time. While a batch runs, new
+    jobs gather into the next one: no job waits for others to join it. At most `max_batch` items run as one; at most
+    `max_waiting` items wait. A long batch pauses at its safe points while others have their turns (`Turns`)."""
 
     def __init__(
         self,
-        most: int,
-        together: int,
+        max_waiting: int,
+        max_batch: int,
         metrics: Metrics,
         seconds: float = SLICE,
         now: Callable[[], float] = monotonic,
     ):
-        self.most, self.together, self.metrics = most, together, metrics
+        self.max_waiting, self.max_batch, self.metrics = max_waiting, max_batch, metrics
         self._turns = Turns(seconds, now, metrics.busy.inc)
         self._waiting = deque[Job]()
-        self._items, self._long = 0, 0  # that wait; long batches that are begun
+        self._items, self._long = 0, 0  # items that wait; long batches under way
         self._open = True
         self._change = threading.Condition()
         self._threads = [
@@ -66,23 +66,25 @@ class Batcher:
 
     @property
     def ready(self) -> bool:
-        """Whether work is taken, and done."""
+        """Whether jobs are accepted and done."""
         return self._open and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, job: Job) -> Future[list[Any]]:
-        """Raises a Refusal (503) when too much waits, or when it takes no more work."""
+        """Raises an ApiError (503) when too many items wait, or when the server is about to stop."""
         with self._change:
             if not self.ready:
                 raise busy("stopping", "the server is about to stop and takes no new work; ask another one", 5)
-            if self._items and self._items + len(job.items) > self.most:
-                raise busy("queue_full", f"{self._items} questions wait already, of at most {self.most}; try again")
+            if self._items and self._items + len(job.items) > self.max_waiting:
+                raise busy(
+                    "queue_full", f"{self._items} questions wait already, of at most {self.max_waiting}; try again"
+                )
             self._waiting.append(job)
             self._count(len(job.items))
             self._change.notify()
         return job.future
 
     def close(self, seconds: float) -> bool:
-        """Take no more work, finish what was taken. False when that took longer than `seconds`."""
+        """Accept no more jobs, finish those that were accepted. False when that took longer than `seconds`."""
         with self._change:
             self._open = False
             self._change.notify_all()
@@ -93,28 +95,28 @@ class Batcher:
 
     def _work(self) -> None:
         while self._wait():
-            with self._turns.turn(), self._next() as jobs:  # taken as late as can be: company gathers until then
-                taken = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-                if taken:
-                    self.metrics.batch.observe(sum(len(job.items) for job in taken))
-                    self._run(taken)
+            with self._turns.turn(), self._next() as jobs:  # as late as possible: more jobs may join the batch
+                running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+                if running:
+                    self.metrics.batch.observe(sum(len(job.items) for job in running))
+                    self._run(running)
 
     def _wait(self) -> bool:
-        """Until there is something to begin. False: the end."""
+        """Wait until a job may begin. False at the end."""
         with self._change:
             self._change.wait_for(lambda: self._first() is not None or not self._open)
             return self._first() is not None
 
     def _first(self) -> Job | None:
-        """The job that waits longest, of those that may be begun."""
-        return next((job for job in self._waiting if not job.long or self._long < LONG), None)
+        """The job that has waited longest, of those that may begin."""
+        return next((job for job in self._waiting if not job.long or self._long < MAX_LONG), None)
 
     @contextmanager
     def _next(self) -> Iterator[list[Job]]:
-        """The job that waits longest, with all that may run with it; nothing when other threads have taken it all."""
+        """The job that has waited longest, with all that may run with it; empty when other threads took them all."""
         with self._change:
             first = self._first()
-            jobs = [] if first is None else self._company(first)
+            jobs = [] if first is None else self._batch_of(first)
             long = int(first is not None and first.long)
             self._long += long
             self._count(-sum(len(job.items) for job in jobs))
@@ -123,11 +125,11 @@ class Batcher:
         finally:
             with self._change:
                 self._long -= long
-                self._change.notify(long)  # another long one may begin
+                self._change.notify(long)  # another long job may begin
 
-    def _company(self, first: Job) -> list[Job]:
+    def _batch_of(self, first: Job) -> list[Job]:
         self._waiting.remove(first)
-        jobs, room = [first], min(self.together, first.most or self.together) - len(first.items)
+        jobs, room = [first], min(self.max_batch, first.max_items or self.max_batch) - len(first.items)
         if first.key is None:
             return jobs
         left = deque[Job]()
@@ -139,7 +141,7 @@ class Batcher:
         return jobs
 
     def _run(self, jobs: Sequence[Job]) -> None:
-        """Together; if that fails, each job's own fault is found first, and then nobody pays for another's."""
+        """As one batch; if that fails, the jobs with a fault are found first, and the others run again without them."""
         try:
             with interruptible(partial(_end_if_given_up, jobs)):
                 results = list(jobs[0].run([item for job in jobs for item in job.items]))
@@ -151,14 +153,14 @@ class Batcher:
                 self._run_good(jobs)
             return
         for job in jobs:
-            mine, results = results[: len(job.items)], results[len(job.items) :]
-            job.future.set_result(mine)
+            own, results = results[: len(job.items)], results[len(job.items) :]
+            job.future.set_result(own)
 
     def _run_good(self, jobs: Sequence[Job]) -> None:
         good = [job for job in jobs if not self._faulty(job)]
         if good and len(good) < len(jobs):
             self._run(good)
-        else:  # it was no item's fault: alone they may fit
+        else:  # no item has a fault: alone they may fit
             for job in good:
                 self._run([job])
 
@@ -179,4 +181,4 @@ class Batcher:
 
 def _end_if_given_up(jobs: Sequence[Job]) -> None:
     if all(job.given_up.is_set() for job in jobs):
-        raise GivenUpError("nobody waits for it any more")
+        raise GivenUpError("no client waits for it any more")

@@ -1,4 +1,4 @@
-"""What an agent replied, as a chat completion: whole, or in pieces."""
+"""An agent's reply as a chat completion: whole, or in pieces."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from seglens.serving.http.service import Service
 
 
 class CompletionWriter:
-    """Of the answer to one request."""
+    """Writes the answer to one request."""
 
-    def __init__(self, service: Service, asked: ChatRequest):
-        self.asked, self._service = asked, service
+    def __init__(self, service: Service, request: ChatRequest):
+        self.request, self._service = request, service
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time())
 
     def whole(self, reply: Reply) -> bytes:
         """The answer as JSON. Encodes masks."""
-        message = ChatAnswer(content=self.content(reply), seglens=self._ours(reply))
+        message = ChatAnswer(content=self.content(reply), seglens=self._seglens(reply))
         return (
             ChatCompletion(
                 id=self._id,
@@ -48,8 +48,8 @@ class CompletionWriter:
         )
 
     def content(self, reply: Reply) -> str:
-        """The words, and behind them what to know about them: most clients show nothing else."""
-        text = before_stop(reply.text, self.asked.stops)
+        """The text, followed by the notice about it: most clients show nothing else."""
+        text = before_stop(reply.text, self.request.stops)
         return text if reply.notice is None else f"{text}\n\n({reply.notice})"
 
     def piece(self, delta: Delta) -> bytes:
@@ -57,27 +57,27 @@ class CompletionWriter:
         return self._event(ChunkChoice(delta=delta))
 
     def last(self, reply: Reply) -> bytes:
-        """The events behind the words: what is ours, with the reason of the end, and what it took. Encodes masks."""
-        end = self._event(ChunkChoice(delta=Delta(seglens=self._ours(reply)), finish_reason=_end(reply)))
-        options = self.asked.stream_options
-        counted = self._event(usage=self._usage(reply)) if options and options.include_usage else b""
-        return end + counted + b"data: [DONE]\n\n"
+        """The events after the text: the field `seglens`, with the reason of the end, and the usage. Encodes masks."""
+        end = self._event(ChunkChoice(delta=Delta(seglens=self._seglens(reply)), finish_reason=_end(reply)))
+        options = self.request.stream_options
+        usage = self._event(usage=self._usage(reply)) if options and options.include_usage else b""
+        return end + usage + b"data: [DONE]\n\n"
 
     def _event(self, *choices: ChunkChoice, usage: Usage | None = None) -> bytes:
         chunk = ChatChunk(
             id=self._id, created=self._created, model=self._service.settings.model_name, choices=[*choices], usage=usage
         )
-        return f"data: {json.dumps(_spare(chunk), ensure_ascii=False)}\n\n".encode()
+        return f"data: {json.dumps(_without_empty(chunk), ensure_ascii=False)}\n\n".encode()
 
-    def _ours(self, reply: Reply) -> TalkAnswer:
-        said = reply.answer()
+    def _seglens(self, reply: Reply) -> TalkAnswer:
+        answer = reply.answer()
         return TalkAnswer(
-            route=said.route,
-            notice=said.notice,
-            answers=said.answers,
-            images=list(range(len(said.answers))),
-            ignored=self.asked.ignored,
-            heat_maps=heat_maps(reply.predictions) if self.asked.seglens.heat_map else None,
+            route=answer.route,
+            notice=answer.notice,
+            answers=answer.answers,
+            images=list(range(len(answer.answers))),
+            ignored=self.request.ignored,
+            heat_maps=heat_maps(reply.predictions) if self.request.seglens.heat_map else None,
         )
 
     def _usage(self, reply: Reply) -> Usage:
@@ -85,18 +85,18 @@ class CompletionWriter:
         backbone = self._service.segmenter.backbone
         if reply.spoken is not None:
             read, written = reply.spoken.read, reply.spoken.written
-        else:  # a mask is not made of tokens; the sentence that comes with it is
-            read = sum(backbone.read_tokens(found.query) for found in bare(reply.predictions))
+        else:  # a mask is not made of tokens, but the sentence that comes with it is
+            read = sum(backbone.read_tokens(one.query) for one in bare(reply.predictions))
             written = len(backbone.processor.tokenizer(self.content(reply), add_special_tokens=False).input_ids)
         return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
-def _spare(chunk: ChatChunk) -> dict[str, Any]:
-    """Without what it does not bring; what is ours keeps to its schema."""
-    said = chunk.model_dump(mode="json")
-    for choice in said["choices"]:
+def _without_empty(chunk: ChatChunk) -> dict[str, Any]:
+    """Without the fields that it does not contain; the field `seglens` keeps its whole schema."""
+    fields = chunk.model_dump(mode="json")
+    for choice in fields["choices"]:
         choice["delta"] = {name: value for name, value in choice["delta"].items() if value is not None}
-    return said if chunk.usage else {name: value for name, value in said.items() if name != "usage"}
+    return fields if chunk.usage else {name: value for name, value in fields.items() if name != "usage"}
 
 
 def _end(reply: Reply) -> Literal["stop", "length"]:

@@ -1,4 +1,4 @@
-"""Chat completions as OpenAI's clients write and read them, with one field of our own: `seglens`."""
+"""Chat completions as OpenAI's clients write and read them, with one more field: `seglens`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from seglens.serving.http.messages import ChatMessage, Sent, unread
+from seglens.serving.http.messages import ChatMessage, RequestPart, unread
 from seglens.serving.http.schema import TalkAnswer, TalkRequest
 from seglens.serving.http.unsupported import HINTS
 
 
-class StreamOptions(Sent):
+class StreamOptions(RequestPart):
     """Of a streamed answer."""
 
     model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool | None = Field(False, description="Say in a last event what the answer took.")
-    include_obfuscation: Literal[False] | None = Field(None, description="Nothing is hidden behind random letters.")
+    include_usage: bool | None = Field(False, description="Report the usage in a last event.")
+    include_obfuscation: Literal[False] | None = Field(None, description="Random characters are never added.")
 
 
 Stop = Annotated[str, Field(min_length=1)]
 
 
-class ChatRequest(Sent):
-    """The talk so far. Of OpenAI's other parameters, those that change nothing here are taken, and no others."""
+class ChatRequest(RequestPart):
+    """The chat so far. Of OpenAI's other parameters, those without effect here are accepted, and no others."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = False
-    max_tokens: int | None = Field(None, ge=1, description="Of the answer; the server's own limit holds too.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of the answer; the server's own limit holds, too."
+    )
     max_completion_tokens: int | None = Field(None, ge=1, description="The same under its newer name.")
     stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = Field(
-        None, description="Texts before the first of which the answer ends."
+        None, description="Texts: the answer ends before the first of them."
     )
     seglens: TalkRequest = TalkRequest()
 
@@ -43,7 +45,7 @@ class ChatRequest(Sent):
 
     @property
     def ignored(self) -> list[str]:
-        """Names of what is sent and changes no answer."""
+        """Names of the parts of the request that have no effect on the answer."""
         return sorted({*(self.model_extra or {}).keys() & HINTS, *unread(self.messages)})
 
 
@@ -98,4 +100,4 @@ class ChatChunk(BaseModel):
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: Usage | None = Field(None, description="Of the last event, whose choices are empty; if it was asked for.")
+    usage: Usage | None = Field(None, description="In the last event, whose choices are empty; only on request.")

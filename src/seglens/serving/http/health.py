@@ -1,4 +1,4 @@
-"""For those who watch the server, and for clients that ask what it is."""
+"""For monitoring programs, and for clients that ask which model is served."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
+from seglens.serving.http.admission import AdmissionControl
 from seglens.serving.http.api_errors import busy, documented
-from seglens.serving.http.middleware import AdmissionControl
 from seglens.serving.http.schema import Health, ModelAnswer, ModelsAnswer
 from seglens.serving.http.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ModelId = Annotated[str, Path(description="As `/v1/models` lists it.")]
 METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "In Prometheus' text form."}
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "In Prometheus' text format."}
 }
 
 
-def watch_routes(service: Service, door: AdmissionControl) -> APIRouter:
+def health_routes(service: Service, admission: AdmissionControl) -> APIRouter:
     router = APIRouter(tags=["watch"])
 
     @router.get("/healthz", responses=documented(503), summary="Ready for work?")
     async def health() -> Health:
-        if not (door.open and service.batcher.ready):
-            raise busy("not_ready", "the model is not at work; ask another server", 5)
+        if not (admission.open and service.batcher.ready):
+            raise busy("not_ready", "the model does not work; ask another server", 5)
         return Health(status="ok")
 
     @router.get(

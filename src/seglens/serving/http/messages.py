@@ -1,4 +1,4 @@
-"""The messages of a talk as OpenAI's clients write them, with one field of our own: `seglens`."""
+"""The messages of a chat as OpenAI's clients write them, with one more field: `seglens`."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from seglens.core.schema import RouteTaken
 
 
-class Sent(BaseModel):
-    """What clients send: fields that we do not know may be there."""
+class RequestPart(BaseModel):
+    """What clients send; it may have unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
 
-class TextPart(Sent):
+class TextPart(RequestPart):
     type: Literal["text"]
     text: str
 
 
-class RefusalPart(Sent):
-    """Of another model's answer."""
+class RefusalPart(RequestPart):
+    """A part of another model's answer."""
 
     type: Literal["refusal"]
     refusal: str
 
 
-class ImageUrl(Sent):
+class ImageUrl(RequestPart):
     url: str = Field(min_length=1, description="A data URI, or the id of an open image.")
 
 
-class ImagePart(Sent):
+class ImagePart(RequestPart):
     type: Literal["image_url"]
     image_url: ImageUrl | Annotated[str, Field(min_length=1)]
 
@@ -45,7 +45,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 AnswerPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
-class UserMessage(Sent):
+class UserMessage(RequestPart):
     role: Literal["user"]
     content: str | list[Part]
 
@@ -62,27 +62,29 @@ class UserMessage(Sent):
         return [part.image for part in self.content if isinstance(part, ImagePart)]
 
 
-class Way(Sent):
-    """Of an earlier answer of ours: how it came about."""
+class RouteOfAnswer(RequestPart):
+    """The route of an earlier answer of this server."""
 
     route: RouteTaken
 
 
-class AssistantMessage(Sent):
-    """An earlier answer, of this model or of another one, which may have called tools."""
+class AssistantMessage(RequestPart):
+    """An earlier answer, by this model or by another one, which may have called tools."""
 
     role: Literal["assistant"]
     content: str | list[AnswerPart] | None = None
-    seglens: Way | None = Field(None, description="As it came, if it was kept: its way is then not looked for again.")
+    seglens: RouteOfAnswer | None = Field(
+        None, description="As in the answer, if it was stored: its route is then not computed again."
+    )
 
 
-class SystemMessage(Sent):
+class SystemMessage(RequestPart):
     role: Literal["system", "developer"]
     content: str | list[TextPart]
 
 
-class ToolMessage(Sent):
-    """What a tool answered to another model."""
+class ToolMessage(RequestPart):
+    """The answer of a tool to another model."""
 
     role: Literal["tool", "function"]
     content: str | list[TextPart] | None
@@ -92,20 +94,20 @@ ChatMessage = Annotated[UserMessage | AssistantMessage | SystemMessage | ToolMes
 
 
 def unread(messages: Sequence[ChatMessage]) -> set[str]:
-    """Names of what stands in the messages and changes no answer: all words but the last, and what belongs to other
-    models' talks. Of the user's earlier words the masks are known, and nothing else."""
+    """Names of the parts of the messages that have no effect on the answer: all text but the last message's, and what
+    belongs to chats with other models. Of the user's earlier messages only the masks are used."""
     earlier = {f"messages.{message.role}" for message in messages[:-1]}
-    named = {f"messages.{field}" for message in messages for field in _extra(message)}
+    fields = {f"messages.{field}" for message in messages for field in _extra(message)}
     parts = (part for message in messages for part in _parts(message))
-    return earlier | named | {f"messages.content.{field}" for part in parts for field in _extra(part)}
+    return earlier | fields | {f"messages.content.{field}" for part in parts for field in _extra(part)}
 
 
-def _parts(message: ChatMessage) -> list[Sent]:
+def _parts(message: ChatMessage) -> list[RequestPart]:
     parts = message.content if isinstance(message.content, list) else []
     urls = (part.image_url for part in parts if isinstance(part, ImagePart))
     return [*parts, *(url for url in urls if not isinstance(url, str))]
 
 
-def _extra(sent: Sent) -> list[str]:
-    """Fields that we do not know, with a value."""
-    return [name for name, value in (sent.model_extra or {}).items() if value is not None and value != []]
+def _extra(part: RequestPart) -> list[str]:
+    """Unknown fields that have a value."""
+    return [name for name, value in (part.model_extra or {}).items() if value is not None and value != []]

@@ -1,4 +1,4 @@
-"""What the server says of itself to Prometheus, in a registry of its own."""
+"""The server's numbers for Prometheus, in their own registry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The numbers of one server. Routes are those of the application, never what a client made up."""
+    """The numbers of one server. Routes are those of the application, never a path that a client invented."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        at = ("route", "method", "status")
-        self.requests = Counter("seglens_requests", "Requests answered.", at, registry=registry)
+        labels = ("route", "method", "status")
+        self.requests = Counter("seglens_requests", "Requests answered.", labels, registry=registry)
         self.seconds = Histogram(
             "seglens_request_seconds",
             "From the header to the last byte.",

@@ -1,107 +1,108 @@
-"""Open images, kept for who knows their id: for a time, and up to so many bytes, the longest unused go first."""
+"""Open images of the server, stored for clients that know their id: for a time, and up to a number of bytes."""
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from time import monotonic
 
 from seglens.agent import ConversationImage
 from seglens.core.object_memory import bytes_held
 from seglens.inference.opened_image import OpenedImage
+from seglens.serving.expiring_store import ExpiringStore, Reason, StoredItem, StoreFullError
 from seglens.serving.http.api_errors import ApiError, busy
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.schema import ImageAnswer
 
-PREFIX = "img_"  # no base64 begins so: "_" is not of its letters
+PREFIX = "img_"  # no base64 begins so: "_" is not one of its letters
 
 
-@dataclasses.dataclass(eq=False)
-class Held:
-    """An open image with what is known of its use."""
+@dataclass(eq=False)
+class StoredImage:
+    """An open image of the server."""
 
     id: str
     opened: OpenedImage
-    bytes: int
-    last: float  # when it was last used
-    users: int = 0
-    sight: ConversationImage | None = None  # what talks begin with; made by the first
     digest: str | None = None  # of the image as it was sent
-    wanted: bool = True  # false: dropped as soon as nobody uses it
+    conversation_image: ConversationImage | None = None  # computed by the first chat about it
+
+    @property
+    def bytes(self) -> int:
+        return bytes_of(self.opened, self.conversation_image)
 
 
-class Images:
-    """By id, from any thread. An image under a request stays until the request has been answered.
+class ImageStore:
+    """Open images by id, from any thread. An image that a request uses stays until the request has been answered.
 
     `now` is a clock in seconds that never goes back."""
 
-    def __init__(self, most_bytes: int, ttl: float, metrics: Metrics, now: Callable[[], float] = monotonic):
-        self.most_bytes, self.ttl, self.metrics, self._now = most_bytes, ttl, metrics, now
-        self._held = OrderedDict[str, Held]()  # the longest unused first
-        self._known = dict[str, str]()  # digests to ids
-        self._bytes = 0
-        self._lock = threading.Lock()
+    def __init__(self, max_bytes: int, ttl: float, metrics: Metrics, now: Callable[[], float] = monotonic):
+        self.metrics, self.ttl = metrics, ttl
+        self._ids = dict[str, str]()  # by digest
+        self._store = ExpiringStore[StoredImage](
+            ttl=ttl, max_bytes=max_bytes, now=now, on_remove=self._removed, on_change=self._measure
+        )
 
     def put(self, opened: OpenedImage, digest: str | None = None) -> ImageAnswer:
-        """Keep an image; with a `digest`, `find` knows it again.
+        """Store an image; `find` finds it by its `digest`.
 
-        Raises a Refusal when it is too large to be kept at all, or all others are in use."""
-        held = Held(PREFIX + secrets.token_urlsafe(24), opened, bytes_of(opened), self._now(), digest=digest)
-        if held.bytes > self.most_bytes:
+        Raises an ApiError when it is larger than all the memory for open images, or all others are in use."""
+        image = StoredImage(PREFIX + secrets.token_urlsafe(24), opened, digest)
+        size, limit = image.bytes, self._store.max_bytes
+        if size > limit:
             raise ApiError(
                 413,
                 "image_too_large",
-                f"the open image takes {held.bytes} bytes; at most {self.most_bytes} are kept: make it smaller",
+                f"the open image takes {size} bytes; at most {limit} are kept: make it smaller",
                 "image",
             )
-        with self._lock:
-            self._expire()
-            self._make_room(held.bytes)
-            self._held[held.id] = held
+        with self._store.lock:
+            try:
+                item = self._store.add(image.id, image, size)
+            except StoreFullError:
+                text = "the memory for open images is full of images in use; try again"
+                raise busy("images_full", text) from None
             if digest is not None:
-                self._known[digest] = held.id
-            self._count(held.bytes)
-            return self._said(held)
+                self._ids[digest] = image.id
+            return self._answer(item)
 
     @contextmanager
-    def use(self, id: str) -> Iterator[Held]:
-        """The image, for as long as a request needs it. Raises a Refusal (404) when it is not, or no longer, held."""
-        with self._lock:
-            held = self._find(id)
-            held.users += 1
-        try:
-            yield held
-        finally:
-            self._release(held)
+    def use(self, id: str) -> Iterator[StoredImage]:
+        """The image, for as long as a request needs it. Raises an ApiError (404) when no such image is stored."""
+        with ExitStack() as stack:
+            with self._store.lock:  # found and in use at once, so that nothing removes it between
+                item = self._find(id)
+                image = stack.enter_context(self._store.use(item))
+            try:
+                yield image
+            finally:
+                self._store.resize(item, image.bytes)  # the first question adds what the method stores
 
     def find(self, digest: str) -> str | None:
-        """The id of an image that was put with this digest, while it is held."""
-        with self._lock:
-            self._expire()
-            return self._known.get(digest)
+        """The id of an image that was put with this digest, while it is stored."""
+        with self._store.lock:
+            self._store.expire()
+            return self._ids.get(digest)
 
     def describe(self, id: str) -> ImageAnswer:
-        """Its state; looking is no use of it. Raises as `use`."""
-        with self._lock:
-            return self._said(self._find(id))
+        """Its state; this does not count as a use. Raises as `use`."""
+        with self._store.lock:
+            return self._answer(self._find(id))
 
     def drop(self, id: str) -> None:
-        """Forget an image at once; requests under way are still answered. Raises as `use`."""
-        with self._lock:
-            self._remove(self._find(id), "asked")
+        """Remove an image at once; requests that use it are still answered. Raises as `use`."""
+        with self._store.lock:
+            self._store.remove(self._find(id))
 
     def sweep(self) -> None:
-        """Forget what has expired."""
-        with self._lock:
-            self._expire()
+        """Remove what has expired."""
+        self._store.expire()
 
-    def _find(self, id: str) -> Held:
-        self._expire()
-        if id not in self._held:
+    def _find(self, id: str) -> StoredItem[StoredImage]:
+        item = self._store.find(id)
+        if item is None:
             raise ApiError(
                 404,
                 "image_not_found",
@@ -109,54 +110,25 @@ class Images:
                 "send the image to /v1/images again",
                 "image",
             )
-        return self._held[id]
+        return item
 
-    def _release(self, held: Held) -> None:
-        with self._lock:
-            held.users -= 1
-            if held.wanted:
-                held.last = self._now()
-                self._held.move_to_end(held.id)
-                size = bytes_of(held.opened, held.sight)  # the first question leaves something behind
-                self._count(size - held.bytes)
-                held.bytes = size
-            elif not held.users:
-                self._count(-held.bytes)
+    def _answer(self, item: StoredItem[StoredImage]) -> ImageAnswer:
+        height, width = item.value.opened.image.shape[:2]
+        left = round(self._store.seconds_left(item), 3)
+        return ImageAnswer(id=item.key, width=width, height=height, bytes=item.bytes, expires_in=left)
 
-    def _expire(self) -> None:
-        for held in list(self._held.values()):
-            if not held.users and self._now() - held.last >= self.ttl:
-                self._remove(held, "expired")
-
-    def _make_room(self, needed: int) -> None:
-        for held in list(self._held.values()):
-            if self._bytes + needed <= self.most_bytes:
-                return
-            if not held.users:
-                self._remove(held, "room")
-        if self._bytes + needed > self.most_bytes:
-            raise busy("images_full", "the memory for open images is full of images in use; try again")
-
-    def _remove(self, held: Held, reason: str) -> None:
-        del self._held[held.id]
-        held.wanted = False
-        if self._known.get(held.digest or "") == held.id:
-            del self._known[held.digest or ""]
+    def _removed(self, item: StoredItem[StoredImage], reason: Reason) -> None:
+        digest = item.value.digest or ""
+        if self._ids.get(digest) == item.key:
+            del self._ids[digest]
         self.metrics.dropped.labels(reason).inc()
-        self._count(0 if held.users else -held.bytes)
 
-    def _said(self, held: Held) -> ImageAnswer:
-        height, width = held.opened.image.shape[:2]
-        left = self.ttl if held.users else max(0.0, self.ttl - (self._now() - held.last))
-        return ImageAnswer(id=held.id, width=width, height=height, bytes=held.bytes, expires_in=round(left, 3))
-
-    def _count(self, more: int) -> None:
-        self._bytes += more
-        self.metrics.images.set(len(self._held))
-        self.metrics.images_bytes.set(self._bytes)
+    def _measure(self) -> None:
+        self.metrics.images.set(len(self._store))
+        self.metrics.images_bytes.set(self._store.bytes)
 
 
-def bytes_of(opened: OpenedImage, sight: ConversationImage | None = None) -> int:
-    """Memory of an open image's pixels, of what the MLLM and the mask decoder made of them, and of what the method
-    and the router keep; what they share is counted once."""
-    return bytes_held(opened.image, opened.seen, opened.embedding, opened.kept, sight)
+def bytes_of(opened: OpenedImage, conversation_image: ConversationImage | None = None) -> int:
+    """Memory of an open image's pixels, of what the MLLM and the mask decoder computed from them, and of what the
+    method and the router store; what they share is counted once."""
+    return bytes_held(opened.image, opened.seen, opened.embedding, opened.kept, conversation_image)

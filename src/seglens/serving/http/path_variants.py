@@ -1,13 +1,13 @@
-"""An address in the other forms that programs ask for it: HEAD as GET without its body, a slash at its end."""
+"""Other forms of an address that programs request: HEAD as GET without its body, a slash at its end."""
 
 from __future__ import annotations
 
-from seglens.serving.http.middleware import App, Receive, Scope, Send
+from seglens.serving.http.asgi import App, Receive, Scope, Send
 
 
 class PathVariants:
-    """Passes a request on under the one form that the application knows. The connection leaves out the body of an
-    answer to HEAD, but for its length."""
+    """Passes a request on in the one form that the application knows. The connection leaves out the body of an answer
+    to HEAD, but not its length."""
 
     def __init__(self, app: App):
         self.app = app

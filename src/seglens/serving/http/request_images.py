@@ -1,4 +1,4 @@
-"""How a request brings what it asks: in a body of JSON, or an image as a file in a form."""
+"""How a request gives its content: as JSON, or an image as a file in a form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seglens.serving.http.schema import ImageRequest
 FORM, JSON = "multipart/form-data", "application/json"
 FIELD = "file"
 
-# For the OpenAPI file: FastAPI describes a body of one kind only.
+# For the OpenAPI file: FastAPI itself describes only one type of body.
 UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -34,18 +34,18 @@ UPLOAD: dict[str, Any] = {
 
 
 async def only_body(request: Request) -> None:
-    """Raises a Refusal (400) for a parameter in the address, which nobody would read."""
+    """Raises an ApiError (400) for a parameter in the address, which would not be read."""
     for name in request.query_params:
         raise ApiError(
             400,
             "unknown_parameter",
-            f"got {name[:60]!r} in the address; send what you ask in the body alone",
+            f"got {name[:60]!r} in the address; send all parameters in the body",
             name[:60],
         )
 
 
 async def only_json(request: Request) -> None:
-    """Raises a Refusal for a body that does not say that it is JSON (415), and as `only_body`."""
+    """Raises an ApiError for a body whose type is not JSON (415), and as `only_body`."""
     await only_body(request)
     kind = _kind(request)
     if kind != JSON and not kind.endswith("+json"):
@@ -61,7 +61,7 @@ def _kind(request: Request) -> str:
 
 
 async def read_upload(request: Request) -> str | bytes:
-    """The data URI, or the bytes of the file. Raises a Refusal for any other body."""
+    """The data URI, or the bytes of the file. Raises an ApiError for any other body."""
     kind = _kind(request)
     if kind == JSON:
         return _read_json(await request.body())

@@ -1,4 +1,4 @@
-"""Images and questions about them."""
+"""The routes for images and for questions about them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from seglens.serving.http.request_images import JSON, UPLOAD, only_body, only_js
 from seglens.serving.http.schema import ImageAnswer, RefineRequest, SegmentAnswer, SegmentRequest
 from seglens.serving.http.service import Service
 
-ImageId = Annotated[str, Path(description="As `/v1/images` gave it.")]
+ImageId = Annotated[str, Path(description="The id from the answer of `/v1/images`.")]
 
 
 def image_routes(service: Service) -> APIRouter:
-    """Open images: pay for an image once, ask about it often."""
+    """Open images: an image is computed once, for any number of questions."""
     router = APIRouter(prefix="/v1/images", tags=["images"])
-    refusals = documented(401, 404, 422, 500, 503)
+    errors = documented(401, 404, 422, 500, 503)
 
     @router.post(
         "",
@@ -38,13 +38,13 @@ def image_routes(service: Service) -> APIRouter:
         dependencies=[Depends(only_body)],
     )
     async def open_image(request: Request) -> Response:
-        return as_json(await service.keep(await read_upload(request), request.receive), 201)
+        return as_json(await service.store(await read_upload(request), request.receive), 201)
 
-    @router.get("/{image_id}", response_model=ImageAnswer, responses=refusals, summary="Look at an open image")
+    @router.get("/{image_id}", response_model=ImageAnswer, responses=errors, summary="State of an open image")
     async def describe_image(image_id: ImageId) -> Response:
         return as_json(service.images.describe(image_id))
 
-    @router.delete("/{image_id}", status_code=204, responses=refusals, summary="Forget an open image")
+    @router.delete("/{image_id}", status_code=204, responses=errors, summary="Drop an open image")
     async def drop_image(image_id: ImageId) -> None:
         service.images.drop(image_id)
 
@@ -52,21 +52,21 @@ def image_routes(service: Service) -> APIRouter:
 
 
 def question_routes(service: Service) -> APIRouter:
-    """Masks for words."""
+    """Masks for queries in words."""
     router = APIRouter(prefix="/v1", tags=["questions"], dependencies=[Depends(only_json)])
 
     @router.post("/segment", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Segment what words mean")
-    async def segment(asked: SegmentRequest, request: Request) -> Response:
-        with await service.shown(asked.image, request.receive) as held:
-            predictions = await service.segment(held.opened, asked.queries, asked.each, asked.trust, request.receive)
-        write = partial(_written, held.id, predictions, asked.heat_map, tuple(asked.also))
-        return Response(await service.by_hand(write), media_type=JSON)
+    async def segment(body: SegmentRequest, request: Request) -> Response:
+        with await service.image(body.image, request.receive) as stored:
+            predictions = await service.segment(stored.opened, body.queries, body.each, body.trust, request.receive)
+        write = partial(_answer, stored.id, predictions, body.heat_map, tuple(body.also))
+        return Response(await service.in_worker(write), media_type=JSON)
 
     @router.post("/refine", response_model=SegmentAnswer, responses=DOCUMENTED, summary="Correct a mask by clicks")
-    async def refine(asked: RefineRequest, request: Request) -> Response:
-        with await service.shown(asked.image, request.receive) as held:
-            predictions = [await service.refine(held.opened, asked, request.receive)]
-        return Response(await service.by_hand(partial(_written, held.id, predictions)), media_type=JSON)
+    async def refine(body: RefineRequest, request: Request) -> Response:
+        with await service.image(body.image, request.receive) as stored:
+            predictions = [await service.refine(stored.opened, body, request.receive)]
+        return Response(await service.in_worker(partial(_answer, stored.id, predictions)), media_type=JSON)
 
     return router
 
@@ -75,9 +75,7 @@ def heat_maps(predictions: Sequence[Prediction]) -> list[list[list[float]] | Non
     return [None if p.heat_map is None else p.heat_map.round(5).tolist() for p in bare(predictions)]
 
 
-def _written(
-    image: str, predictions: Sequence[Prediction], heat_map: bool = False, also: Collection[str] = ()
-) -> bytes:
+def _answer(image: str, predictions: Sequence[Prediction], heat_map: bool = False, also: Collection[str] = ()) -> bytes:
     """The answer as JSON; masks are encoded here, off the event loop."""
     height, width = bare(predictions)[0].image.shape[:2]
     answer = SegmentAnswer(
@@ -98,6 +96,6 @@ def _indexed(predictions: Sequence[Prediction]) -> str:
     return b64encode(png_bytes(to_png(predictions))).decode()
 
 
-def as_json(said: BaseModel, status: int = 200) -> Response:
-    """Written once, by pydantic; FastAPI would check it again and walk through it in Python."""
-    return Response(said.model_dump_json(), status, media_type=JSON)
+def as_json(answer: BaseModel, status: int = 200) -> Response:
+    """Encoded once, by pydantic; FastAPI would validate it again and encode it in Python."""
+    return Response(answer.model_dump_json(), status, media_type=JSON)

@@ -1,4 +1,4 @@
-"""What the routes ask for, done: images decoded and opened, questions batched, within limits and time."""
+"""The work behind the routes: images are decoded and opened, questions run in batches, within limits and in time."""
 
 from __future__ import annotations
 
@@ -23,63 +23,65 @@ from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.batcher import Batcher, Job
 from seglens.serving.http.fetch import Fetcher
 from seglens.serving.http.metrics import Metrics
-from seglens.serving.http.open_images import PREFIX, Held, Images
+from seglens.serving.http.open_images import PREFIX, ImageStore, StoredImage
 from seglens.serving.http.schema import ImageAnswer, RefineRequest
 from seglens.serving.http.settings import Settings
 from seglens.serving.uploads import decode_bytes, decode_data_uri
 
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[Any]]
-DECODERS = 2  # images that are decoded, or answers written, at a time
+WORKERS = 2  # threads that decode images and write answers
 
 
 class Service:
-    """One model, its queue and its open images. The coroutines run on the event loop; the model and the pixels never
-    do. A request that waits is given up with its client (`receive` tells) and at the end of its time."""
+    """One model, its queue and its open images. The coroutines run on the event loop; the model and the work on pixels
+    do not. A waiting request is given up when its client disconnects (as `receive` reports) and at the end of its
+    time."""
 
     def __init__(self, segmenter: Segmenter, settings: Settings, metrics: Metrics):
         self.segmenter, self.settings, self.metrics = segmenter, settings, metrics
-        self.batcher = Batcher(settings.queue, settings.together, metrics)
-        self.images = Images(settings.images_bytes, settings.image_ttl, metrics)
+        self.batcher = Batcher(settings.queue, settings.batch_questions, metrics)
+        self.images = ImageStore(settings.images_bytes, settings.image_ttl, metrics)
         self._fetcher = Fetcher(settings.limits) if settings.allow_urls else None
-        self._hands = ThreadPoolExecutor(DECODERS, thread_name_prefix="seglens-hand")
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="seglens-worker")
 
     def start(self) -> None:
         self.batcher.start()
 
     def close(self) -> bool:
-        """Finish what was accepted. False when that took too long."""
+        """Finish the accepted jobs. False when that took too long."""
         done = self.batcher.close(self.settings.shutdown_seconds)
-        self._hands.shutdown(wait=done, cancel_futures=not done)
+        self._workers.shutdown(wait=done, cancel_futures=not done)
         return done
 
     # ---------------------------------------------------------------- images
 
-    async def keep(self, image: str | bytes, receive: Receive) -> ImageAnswer:
-        """Open an image, told as a data URI or by its file's bytes, and keep it."""
+    async def store(self, image: str | bytes, receive: Receive) -> ImageAnswer:
+        """Open an image, given as a data URI or as the bytes of its file, and store it."""
         return self.images.put(await self.open(image, receive))
 
     async def open(self, image: str | bytes, receive: Receive) -> OpenedImage:
-        """Raises ImageError for what is no image, and Refusals."""
+        """Raises ImageError for what is no image, and ApiErrors."""
         if self._fetcher is not None and isinstance(image, str) and image[:8].lower() == "https://":
             image = await self._fetcher.data(image)
-        pixels = await self.by_hand(partial(self._pixels, image))
+        pixels = await self.in_worker(partial(self._pixels, image))
         return (await self.wait(Job([pixels], self._open), receive))[0]
 
-    async def shown(self, image: str, receive: Receive) -> AbstractContextManager[Held]:
-        """The image that a request is about, for as long as it needs it: told by its id, or itself, to be opened."""
+    async def image(self, image: str, receive: Receive) -> AbstractContextManager[StoredImage]:
+        """The image that a request is about, for as long as the request needs it: given by its id, or as data, which is
+        opened."""
         if not image.startswith(PREFIX):
-            image = (await self.keep(image, receive)).id
+            image = (await self.store(image, receive)).id
         return self.images.use(image)
 
-    async def shown_before(self, image: str, receive: Receive) -> AbstractContextManager[Held]:
-        """As `shown`; an image that comes again and again, as in a chat, is opened once. Its id is told to nobody: who
-        knows an id may drop the image."""
+    async def chat_image(self, image: str, receive: Receive) -> AbstractContextManager[StoredImage]:
+        """As `image`; the same data is opened once, as a chat sends it again with every message. Its id is not given
+        to clients, because a client that knows an id may drop the image."""
         if image.startswith(PREFIX):
             return self.images.use(image)
-        digest = await self.by_hand(lambda: sha256(image.encode("utf-8", "surrogatepass")).hexdigest())
-        name = self.images.find(digest) or self.images.put(await self.open(image, receive), digest).id
-        return self.images.use(name)
+        digest = await self.in_worker(lambda: sha256(image.encode("utf-8", "surrogatepass")).hexdigest())
+        id = self.images.find(digest) or self.images.put(await self.open(image, receive), digest).id
+        return self.images.use(id)
 
     def _pixels(self, image: str | bytes) -> np.ndarray:
         limits = self.settings.limits
@@ -94,43 +96,43 @@ class Service:
     async def segment(
         self, opened: OpenedImage, queries: Sequence[str], each: bool | None, trust: bool, receive: Receive
     ) -> CompressedPredictions:
-        """In passes of as many masks as memory allows, between which the model is the others', who wait too. Of what
-        was found no mask stays at the image's size.
+        """In batches of as many masks as memory allows; between them other requests use the model. No mask stays in
+        memory at the image's size.
 
-        Raises QuestionError for a query that cannot be read, and Refusals."""
+        Raises QuestionError for a query that cannot be read, and ApiErrors."""
         self._check_queries(queries)
         height, width = opened.image.shape[:2]
-        at_once = max(1, self.settings.together_pixels // (height * width))
+        batch = max(1, self.settings.batch_pixels // (height * width))
         run, key = partial(self._segment, opened, each, trust), (id(opened), each, trust)
         long = each if each is not None else any(asked(query).each for query in queries)
-        end, made = self._end(), list[Folded]()
-        for start in range(0, len(queries), at_once):
-            part = list(queries[start : start + at_once])
-            made += await self.wait(Job(part, run, key, self._check_query, at_once, long), receive, end)
-        return CompressedPredictions(made)
+        end, predictions = self._end(), list[Folded]()
+        for start in range(0, len(queries), batch):
+            part = list(queries[start : start + batch])
+            predictions += await self.wait(Job(part, run, key, self._check_query, batch, long), receive, end)
+        return CompressedPredictions(predictions)
 
     def _check_queries(self, queries: Sequence[str]) -> None:
-        most = self.settings.queries
-        if len(queries) > most:
+        limit = self.settings.queries
+        if len(queries) > limit:
             raise ApiError(
-                413, "too_many_queries", f"got {len(queries)} queries; at most {most} go into one request", "queries"
+                413, "too_many_queries", f"got {len(queries)} queries; at most {limit} go into one request", "queries"
             )
         for query in queries:
             self.check_length(query, "queries")
 
     def check_model(self, name: str) -> None:
-        """Raises a Refusal (404) for the name of another model."""
+        """Raises an ApiError (404) for the name of another model."""
         served = self.settings.model_name
         if name != served:
             raise ApiError(404, "model_not_found", f"there is no model {name[:60]!r} here; ask for {served!r}", "model")
 
     def check_length(self, question: str, param: str) -> None:
-        """Raises a Refusal for a question of too many letters."""
-        if len(question) > self.settings.question_letters:
+        """Raises an ApiError for a question of too many characters."""
+        if len(question) > self.settings.question_characters:
             raise ApiError(
                 413,
                 "question_too_long",
-                f"got a question of {len(question)} letters; at most {self.settings.question_letters} are read: "
+                f"got a question of {len(question)} characters; at most {self.settings.question_characters} are read: "
                 "shorten it",
                 param,
             )
@@ -139,13 +141,13 @@ class Service:
         self.segmenter.backbone.reading.question_tokens([self.segmenter.head_prompt.apply(query)])
 
     async def refine(self, opened: OpenedImage, request: RefineRequest, receive: Receive) -> Prediction:
-        """Raises QuestionError, CorrectionError and Refusals."""
+        """Raises QuestionError, CorrectionError and ApiErrors."""
         self.check_length(request.query, "query")
         if not self.segmenter.can_refine:
             raise ApiError(
                 400,
                 "cannot_refine",
-                f"{self.segmenter.config.method} draws its masks without SAM: nothing takes clicks",
+                f"{self.segmenter.config.method} draws its masks without SAM: clicks cannot correct them",
             )
         return (await self.wait(Job([request], partial(self._refine, opened)), receive))[0]
 
@@ -159,12 +161,12 @@ class Service:
 
     # ---------------------------------------------------------------- waiting
 
-    async def by_hand(self, work: Callable[[], T]) -> T:
-        """On one of few threads, in turn. Raises a Refusal for work that takes longer than a request may."""
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """Run on one of few threads, in turn. Raises an ApiError for work that takes longer than a request may."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._hands, partial(self._in_time, work))
+            return await asyncio.get_running_loop().run_in_executor(self._workers, partial(self._in_time, work))
         except GivenUpError as error:
-            raise self._late() from error
+            raise self._timeout() from error
 
     def _in_time(self, work: Callable[[], T]) -> T:
         end = self._end()
@@ -177,10 +179,10 @@ class Service:
             return work()
 
     def _end(self) -> float:
-        """When a request that begins now is given up."""
+        """The time at which a request that begins now is given up."""
         return monotonic() + self.settings.request_seconds
 
-    def _late(self) -> ApiError:
+    def _timeout(self) -> ApiError:
         return ApiError(
             504,
             "timeout",
@@ -190,25 +192,25 @@ class Service:
     async def wait(self, job: Job, receive: Receive, end: float | None = None) -> list[Any]:
         """The results of a job, until `end` (by default as long as a request may take from now).
 
-        Raises what it raised, and a Refusal when its time is over or its client left; it is then not begun any more, or
-        ends at its next safe point: the model is the others'."""
+        Raises what the job raised, and an ApiError when its time is over or its client has disconnected; the job is
+        then not begun, or ends at its next safe point, and the model is free for others."""
         future = asyncio.wrap_future(self.batcher.submit(job))
-        left = asyncio.ensure_future(_departure(receive))
+        disconnected = asyncio.ensure_future(_disconnection(receive))
         try:
-            time = (self._end() if end is None else end) - monotonic()
-            await asyncio.wait((future, left), timeout=max(0.0, time), return_when="FIRST_COMPLETED")
+            seconds = (self._end() if end is None else end) - monotonic()
+            await asyncio.wait((future, disconnected), timeout=max(0.0, seconds), return_when="FIRST_COMPLETED")
             if future.done():
                 return future.result()
-            if left.done():
-                raise ApiError(499, "client_left", "the client left before it was answered")
-            raise self._late()
+            if disconnected.done():
+                raise ApiError(499, "client_left", "the client disconnected before the answer")
+            raise self._timeout()
         finally:
             job.given_up.set()
-            left.cancel()
+            disconnected.cancel()
             future.cancel()
 
 
-async def _departure(receive: Receive) -> None:
-    """Ends when the client has gone. A request's body has been read by then."""
+async def _disconnection(receive: Receive) -> None:
+    """Ends when the client has disconnected. The body of the request must have been read before."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""An answer while it is made: from the model's thread to one client, as server-sent events."""
+"""An answer while the model writes it: from the model's thread to one client, as server-sent events."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from seglens.serving.http.errors import fault_of
 from seglens.serving.http.service import Service
 
 
-class Wire:
-    """Pieces of an answer, from the model's thread to the event loop that this is made in. The model never waits for a
-    client: what is not read yet lies here, and an answer has an end."""
+class PieceQueue:
+    """Pieces of an answer, from the model's thread to the event loop in which this object is created. The model never
+    waits for a client: pieces that are not sent yet wait here, and every answer has an end."""
 
     def __init__(self) -> None:
         self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
         self._first: str | None = None
 
-    def tell(self, piece: str) -> None:
-        """From the model's thread."""
+    def put(self, piece: str) -> None:
+        """Called from the model's thread."""
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
     def end(self) -> None:
-        """From the event loop."""
+        """Called from the event loop."""
         self._pieces.put_nowait(None)
 
     async def begin(self, answer: asyncio.Task[list[Reply]]) -> None:
-        """Wait for the first piece. Raises what the answer raised, if that came first: a request that is refused is
-        answered by a status, as long as nothing was sent."""
+        """Wait for the first piece. Raises what the answer raised, if that came first: as long as nothing was sent, an
+        error is answered by a status."""
         self._first = await self._pieces.get()
         if self._first is None:
             answer.result()
 
     async def pieces(self) -> AsyncIterator[str]:
-        """After `begin`; to the end."""
+        """After `begin`, until the end."""
         piece = self._first
         while piece is not None:
             yield piece
@@ -45,21 +45,21 @@ class Wire:
 
 
 async def events(
-    service: Service, write: CompletionWriter, wire: Wire, answer: asyncio.Task[list[Reply]], request_id: str
+    service: Service, writer: CompletionWriter, queue: PieceQueue, answer: asyncio.Task[list[Reply]], request_id: str
 ) -> AsyncIterator[bytes]:
-    """After `Wire.begin`. What goes wrong behind the first piece is told as an event: the status has been sent."""
-    yield write.piece(Delta(role="assistant", content=""))
-    told = ""
-    async for piece in wire.pieces():
-        told += piece
-        yield write.piece(Delta(content=piece))
+    """After `PieceQueue.begin`. An error after the first piece is sent as an event, as the status has been sent."""
+    yield writer.piece(Delta(role="assistant", content=""))
+    sent = ""
+    async for piece in queue.pieces():
+        sent += piece
+        yield writer.piece(Delta(content=piece))
     try:
         (reply,) = await answer
-        rest = write.content(reply).removeprefix(told)
-        ending = await service.by_hand(partial(write.last, reply))
+        rest = writer.content(reply).removeprefix(sent)
+        ending = await service.in_worker(partial(writer.last, reply))
     except Exception as error:
         yield b"data: " + fault_of(error, request_id) + b"\n\n"
         return
     if rest:
-        yield write.piece(Delta(content=rest))
+        yield writer.piece(Delta(content=rest))
     yield ending

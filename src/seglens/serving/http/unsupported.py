@@ -1,6 +1,6 @@
-"""OpenAI's parameters that change nothing here: taken where they ask for what is done anyway, else refused by name.
+"""OpenAI's parameters that have no effect here: accepted where they ask for what is done anyway, else refused by name.
 
-A parameter that is taken and does nothing would be a wrong answer that looks right."""
+A parameter that is accepted without effect would give a wrong answer that looks right."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 from seglens.serving.http.api_errors import ApiError
 
-GREEDY = "answers are always the likeliest words, as with temperature 0"
-NO_TOOLS = "the model calls no tools; give it none, or tool_choice='none'"
-NO_SCORES = "the probabilities of tokens are not told"
+GREEDY = "answers are always the most likely words, as with temperature 0"
+NO_TOOLS = "the model calls no tools; give none, or tool_choice='none'"
+NO_SCORES = "the probabilities of tokens are not returned"
 ONE_MODEL = "there is one model, and one way to run it"
 NOT_KEPT = "nothing is stored"
 
-# Whatever they say, no answer changes: hints to a provider, and names for its books.
+# Whatever their value, no answer changes: hints for a provider, and names for its accounting.
 HINTS = frozenset(
     {"user", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "seed"}
 )
-# Of every other parameter that OpenAI documents: the values that ask for what is done anyway, and why no other is
+# For every other parameter that OpenAI documents: the values that ask for what is done anyway, and why no other is
+# accepted
 PARAMETERS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "temperature": ((0, 1), f"{GREEDY}; 1 is taken as the default that some clients send"),
+    "temperature": ((0, 1), f"{GREEDY}; 1 is accepted as the default that some clients send"),
     "top_p": ((1,), GREEDY),
     "n": ((1,), "one answer is given; ask again for another"),
     "presence_penalty": ((0,), GREEDY),
@@ -34,24 +35,25 @@ PARAMETERS: dict[str, tuple[tuple[Any, ...], str]] = {
     "parallel_tool_calls": ((True, False), NO_TOOLS),
     "functions": (([],), NO_TOOLS),
     "function_call": (("none", "auto"), NO_TOOLS),
-    "response_format": (({"type": "text"},), "answers are words, and masks in `seglens`; no other form is kept to"),
+    "response_format": (({"type": "text"},), "answers are words, and masks in `seglens`; no other format is supported"),
     "modalities": ((["text"],), "answers are words, and masks in `seglens`"),
     "audio": ((), "answers are words, and masks in `seglens`"),
     "prediction": ((), "answers are not predicted"),
-    "web_search_options": ((), "nothing is searched for"),
+    "web_search_options": ((), "nothing is searched"),
     "moderation": ((), "nothing is moderated"),
     "store": ((False,), NOT_KEPT),
     "metadata": (({},), NOT_KEPT),
     "service_tier": (("auto", "default"), ONE_MODEL),
-    "reasoning_effort": (("none",), "the model does not think before it answers"),
+    "reasoning_effort": (("none",), "the model does not reason before it answers"),
     "verbosity": (("medium",), "max_completion_tokens bounds an answer's length"),
 }
 
 
 def check_parameters(sent: Mapping[str, Any]) -> None:
-    """Raises a Refusal (400) for the first parameter that asks for what is not done. None asks for nothing."""
+    """Raises an ApiError (400) for the first parameter that asks for what is not done. A value of None asks for
+    nothing."""
     for name, value in sent.items():
-        if value is None or name in HINTS or _is_void(name, sent):
+        if value is None or name in HINTS or _is_without_effect(name, sent):
             continue
         if name not in PARAMETERS:
             raise ApiError(
@@ -62,19 +64,19 @@ def check_parameters(sent: Mapping[str, Any]) -> None:
             )
         neutral, why = PARAMETERS[name]
         if not any(_same(value, one) for one in neutral):
-            raise ApiError(400, "unsupported_parameter", _said(name, value, neutral, why), name)
+            raise ApiError(400, "unsupported_parameter", _message(name, value, neutral, why), name)
 
 
-def _said(name: str, value: Any, neutral: tuple[Any, ...], why: str) -> str:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-    taken = "".join(f", or send {' or '.join(map(repr, neutral))}" if neutral else "")
-    return f"got {name}={shown}, which is not supported: {why}; leave it out{taken}"
+def _message(name: str, value: Any, neutral: tuple[Any, ...], why: str) -> str:
+    text = repr(value)
+    text = text if len(text) <= 60 else f"{text[:60]}..."
+    accepted = f", or send {' or '.join(map(repr, neutral))}" if neutral else ""
+    return f"got {name}={text}, which is not supported: {why}; leave it out{accepted}"
 
 
-def _is_void(name: str, sent: Mapping[str, Any]) -> bool:
-    """Whether another parameter leaves this one without effect: of the likeliest words alone, any share of the
-    probability holds the first; and tools that must not be called are never called."""
+def _is_without_effect(name: str, sent: Mapping[str, Any]) -> bool:
+    """Whether another parameter leaves this one without effect: with the most likely words alone, every `top_p` keeps
+    the first; and tools that must not be called are never called."""
     return (name == "top_p" and _same(sent.get("temperature"), 0)) or (
         name in ("tools", "functions") and "none" in (sent.get("tool_choice"), sent.get("function_call"))
     )

@@ -1,4 +1,4 @@
-"""The MCP server over streamable HTTP: who may speak to it, and how it stops."""
+"""The MCP server over streamable HTTP: which requests it answers, and how it stops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seglens.serving.sockets import listen
 LOCALHOST = "127.0.0.1"
 PATH = "/mcp"
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_LAST_WORDS = 10  # seconds for running calls when the server is told to stop
+_SHUTDOWN_SECONDS = 10  # for running calls when the server stops
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -32,14 +32,14 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def security(host: str, names: Sequence[str]) -> TransportSecuritySettings:
-    """Only requests that name this machine, or one of `names`, are answered: a web page that a browser shows cannot
-    reach the server by pointing a name of its own here (DNS rebinding).
+    """Only requests that name this machine, or one of `names`, are answered: a web page in a browser cannot reach the
+    server through a name of its own that resolves to this machine (DNS rebinding).
 
-    Raises ValueError when the server listens to others and nobody said by which name they call it."""
+    Raises ValueError when the server listens to other machines and no name is given."""
     if not names and not _is_local(host):
         raise ValueError(
-            f"got {host!r} to listen on, which others can reach; say by which name: --allow-host NAME (and put "
-            "something before it that checks who they are: every caller may use the model)"
+            f"got {host!r} to listen on, which other machines can reach; give the name they use: --allow-host NAME "
+            "(and put a proxy in front that checks its clients: every caller may use the model)"
         )
     allowed = [*_LOOPBACK, *(f"[{name}]" if ":" in name else name for name in names)]
     return TransportSecuritySettings(
@@ -57,26 +57,26 @@ def security(host: str, names: Sequence[str]) -> TransportSecuritySettings:
 async def serve_http(
     server: MCPServer, host: str, port: int, names: Sequence[str], max_body: int, ready: Callable[[str], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; running calls are finished. `ready` is told the address.
+    """Serve until SIGTERM or SIGINT; running calls are finished. `ready` is called with the address.
 
-    From the main thread, which hears signals. `max_body` is in bytes. Raises OSError when the address is taken."""
+    From the main thread, which receives signals. `max_body` is in bytes. Raises OSError when the address is in use."""
     app = server.streamable_http_app(
         host=host, streamable_http_path=PATH, max_request_body_size=max_body, transport_security=security(host, names)
     )
-    for handler in logging.getLogger().handlers:  # which the protocol's own package has set up
+    for handler in logging.getLogger().handlers:  # which the package mcp has set up
         handler.addFilter(_is_news)
     with listen(host, port, "another address with --http") as listener:
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_LAST_WORDS)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN_SECONDS)
         listening = uvicorn.Server(config)
-        # uvicorn raises the signal that stopped it once more; to have stopped is all that it asked for.
+        # uvicorn raises the signal that stopped it once more, when the server has stopped already
         signal.signal(signal.SIGTERM, listening.handle_exit)
         ready(f"http://{_shown(host)}:{listener.getsockname()[1]}{PATH}")
         await listening.serve(sockets=[listener])
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """A client that left in the middle of its request is no error of the server: a page of traceback each would fill
-    the log of whoever is pestered so."""
+    """A client that disconnected in the middle of its request is no error of the server: a traceback for each would
+    fill the log."""
     return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 

@@ -1,4 +1,4 @@
-"""The verbs that other people's agents are given, whatever protocol they speak."""
+"""What agents of other programs can ask for, whatever their protocol."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from seglens.inference.compressed_predictions import CompressedPredictions, Fold
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.tools.tool_images import MOST_OPEN, Doors, OpenImages, is_id
+from seglens.serving.limits import Limits
+from seglens.serving.tools.tool_images import MAX_OPEN_IMAGES, ImageReader, OpenImages, is_id
 
 DESCRIBE = "What is in the picture?"
-LONGEST_ECHO = 200  # characters of a query that an answer in words repeats
-MOST_BOXES = 32  # of instances that it lists
-MOST_QUERIES = 32  # of one call; each brings a mask of the image's size
+MAX_ECHO = 200  # characters of a query that an answer in words repeats
+MAX_BOXES = 32  # of instances that it lists
+MAX_QUERIES = Limits.queries  # of one call
 
 
 @dataclass(frozen=True)
 class ToolAnswer:
-    """What was found in one image: for programs the `answer`, for eyes the `predictions` it was made of."""
+    """What was found in one image: the `answer` for programs, and the `predictions` that it was made from."""
 
     answer: Segmented
     predictions: Sequence[Prediction]
 
     def overlays(self, heat: bool = False) -> list[Image.Image]:
-        """The image with the mask of each query drawn in, and the attention that led there with `heat`."""
+        """The image with the mask of each query drawn in; with `heat`, the attention that led to it, too."""
         return [prediction.overlay(heat) for prediction in self.predictions]
 
     def words(self) -> str:
-        """For a language model: what and where, without a mask's thousands of characters."""
+        """For a language model: what is where, without a mask's thousands of characters."""
         lines = [_line(prediction) for prediction in self.predictions]
         if len(lines) > 1:
             lines = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
@@ -45,12 +46,12 @@ class ToolAnswer:
 class ToolService:
     """Segment, refine, ask and describe; an image is named by text, or by the id under which it is open.
 
-    From any thread, one at a time; what takes long lets the others in between (`Turns`). Wrong images and wrong words
-    raise ValueError or OSError in one line."""
+    From any thread, one call at a time; a long call pauses for the others (`Turns`). Wrong images and wrong queries
+    raise ValueError or OSError with one line."""
 
-    def __init__(self, segmenter: Segmenter, doors: Doors, most_open: int = MOST_OPEN):
-        self.segmenter, self.doors = segmenter, doors
-        self.images = OpenImages(segmenter, most_open)
+    def __init__(self, segmenter: Segmenter, reader: ImageReader, max_open_images: int = MAX_OPEN_IMAGES):
+        self.segmenter, self.reader = segmenter, reader
+        self.images = OpenImages(segmenter, max_open_images)
         self._turns = Turns()
 
     def segment(
@@ -61,7 +62,7 @@ class ToolService:
         _check_queries(queries)
         with self._turns.turn():
             name, opened = self._opened(image)
-            return _sight(name, opened, opened.predictions(list(queries), each, trust))
+            return _answer(name, opened, opened.predictions(list(queries), each, trust))
 
     def refine(
         self,
@@ -75,7 +76,7 @@ class ToolService:
         _check_queries([query])
         with self._turns.turn():
             name, opened = self._opened(image)
-            return _sight(name, opened, [opened.refine(opened.segment(query, False, trust), clicks, box)])
+            return _answer(name, opened, [opened.refine(opened.segment(query, False, trust), clicks, box)])
 
     def ask(self, image: str | np.ndarray, question: str) -> TextAnswer:
         """The untouched MLLM's answer in words."""
@@ -87,45 +88,47 @@ class ToolService:
             return TextAnswer(image=name, width=width, height=height, text=text, notice=note)
 
     def describe(self, image: str | np.ndarray) -> TextAnswer:
-        """What the MLLM sees."""
+        """The MLLM's description of the image."""
         return self.ask(image, DESCRIBE)
 
     def _opened(self, image: str | np.ndarray) -> tuple[str, OpenedImage]:
         if isinstance(image, np.ndarray):
             name = self.images.add(image)
         else:
-            name = image.strip() if is_id(image.strip()) else self.images.add(self.doors.pixels(image))
+            name = image.strip() if is_id(image.strip()) else self.images.add(self.reader.read(image))
         return name, self.images.get(name)
 
 
 def _check_queries(queries: Sequence[str]) -> None:
-    if not 0 < len(queries) <= MOST_QUERIES:
-        raise ValueError(f"got {len(queries)} queries; need 1 to {MOST_QUERIES} in a call")
+    if not 0 < len(queries) <= MAX_QUERIES:
+        raise ValueError(f"got {len(queries)} queries; need 1 to {MAX_QUERIES} in a call")
     if not all(query.strip() for query in queries):
         raise ValueError("got a query without words; say what to look for")
 
 
-def _sight(name: str, opened: OpenedImage, predictions: Iterable[Prediction]) -> ToolAnswer:
-    """One prediction after the other: none stays at the image's size."""
+def _answer(name: str, opened: OpenedImage, predictions: Iterable[Prediction]) -> ToolAnswer:
+    """One prediction after the other is compressed: no mask stays at the image's size."""
     height, width = opened.image.shape[:2]
-    answers, kept = list[Answer](), list[Folded]()
+    answers, compressed = list[Answer](), list[Folded]()
     for prediction in predictions:
         answers.append(prediction.answer())
-        kept.append(Folded.of(prediction))
-    return ToolAnswer(Segmented(image=name, width=width, height=height, answers=answers), CompressedPredictions(kept))
+        compressed.append(Folded.of(prediction))
+    return ToolAnswer(
+        Segmented(image=name, width=width, height=height, answers=answers), CompressedPredictions(compressed)
+    )
 
 
-def _cut(text: str, longest: int = LONGEST_ECHO) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}..."
+def _cut(text: str, length: int = MAX_ECHO) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _line(found: Prediction) -> str:
-    query = repr(_cut(found.query))
-    if not found.found:
-        return f"{query}: not found. {_cut(found.reason or '', 4 * LONGEST_ECHO)}".strip()
-    share = 100 * found.mask.mean()
-    said = f"{query}: found, score {found.score:.2f}, box {found.box} (x0, y0, x1, y1), {share:.1f} % of the image"
-    if not found.instances:
-        return said
-    boxes = shortened([f"{one.box} (score {one.score:.2f})" for one in found.instances], MOST_BOXES, ", ", "...")
-    return f"{said}; {len(found.instances)} instances: {boxes}"
+def _line(one: Prediction) -> str:
+    query = repr(_cut(one.query))
+    if not one.found:
+        return f"{query}: not found. {_cut(one.reason or '', 4 * MAX_ECHO)}".strip()
+    share = 100 * one.mask.mean()
+    text = f"{query}: found, score {one.score:.2f}, box {one.box} (x0, y0, x1, y1), {share:.1f} % of the image"
+    if not one.instances:
+        return text
+    boxes = shortened([f"{each.box} (score {each.score:.2f})" for each in one.instances], MAX_BOXES, ", ", "...")
+    return f"{text}; {len(one.instances)} instances: {boxes}"

@@ -15,7 +15,7 @@ from seglens.core.schema import WireModel
 from seglens.data.images import load_image
 from seglens.serving.web.downloads import takeaway
 from seglens.serving.web.examples import EXAMPLES
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 from seglens.serving.web.session import ChatLine, Gesture, Message, Mode, Visit
 from seglens.serving.web.view import html_of, view_of
 from seglens.serving.web.visits import Visits
@@ -187,7 +187,7 @@ class PageHandlers:
             gr.Warning(escape(line), title="That did not work")
         finally:
             visit.busy = None
-            self.visits.weigh(key)
+            self.visits.measure(key)
 
     def _show(self, key: str, visit: Visit) -> Shown:
         """All that there is to see of a visit."""

@@ -7,7 +7,7 @@ import gradio as gr
 from seglens.agent import Agent
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.handlers import PageHandlers
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 from seglens.serving.web.widgets import asset, place
 
 
@@ -35,8 +35,8 @@ def launch(blocks: gr.Blocks, limits: PageLimits, *, host: str, port: int | None
         prevent_thread_lock=True,
         quiet=True,
         show_error=True,
-        max_file_size=limits.upload,
-        state_session_capacity=limits.visitors,
+        max_file_size=limits.upload_bytes,
+        state_session_capacity=limits.visits,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -14,7 +14,7 @@ from seglens.agent import Agent, Conversation, ConversationImage, Reply, Route
 from seglens.core.object_memory import bytes_held
 from seglens.core.schema import Box, Click, WireModel
 from seglens.serving.web.findings import Finding, Findings, changed, put
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 
 Mode = Literal["add", "remove", "box"]
 

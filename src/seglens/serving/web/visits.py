@@ -1,25 +1,14 @@
-"""Who is visiting: each under a key that only their own tab knows, for a time and up to so much memory."""
+"""The visits of a page: each under a key that only one browser tab knows, for a time and up to so much memory."""
 
 from __future__ import annotations
 
 import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.expiring_store import ExpiringStore, StoredItem
+from seglens.serving.web.page_limits import PageLimits
 from seglens.serving.web.session import Visit
-
-
-@dataclass(eq=False)
-class KeptVisit:
-    """A visit, when it was last used (seconds) and the bytes that it held then."""
-
-    visit: Visit
-    last: float
-    bytes: int = 0
 
 
 class Visits:
@@ -28,56 +17,46 @@ class Visits:
     `now` is a clock in seconds that never goes back."""
 
     def __init__(self, limits: PageLimits, now: Callable[[], float] = monotonic):
-        self._limits, self._now = limits, now
-        self._kept = OrderedDict[str, KeptVisit]()  # who was away longest comes first
-        self._lock = threading.Lock()
+        self._memory = limits.memory
+        self._store = ExpiringStore[Visit](ttl=limits.visit_seconds, max_items=limits.visits, now=now)
 
     def add(self, visit: Visit) -> str:
-        """Keep it. Returns its key: 256 random bits, so that nobody guesses another one's."""
-        key = secrets.token_urlsafe(32)
-        with self._lock:
-            self._kept[key] = KeptVisit(visit, self._now())
-            self._forget()
-        return key
+        """Store it. Returns its key: 256 random bits, so that nobody guesses the key of another visit."""
+        return self._store.add(secrets.token_urlsafe(32), visit).key
 
     def find(self, key: str) -> Visit | None:
-        """The visit of that key, which counts as used now; None when it was forgotten or never was."""
-        with self._lock:
-            self._forget()
-            kept = self._kept.get(key)
-            if kept is None:
+        """The visit of that key, which counts as used now; None when it was removed or never existed."""
+        with self._store.lock:
+            item = self._store.find(key)
+            if item is None:
                 return None
-            kept.last = self._now()
-            self._kept.move_to_end(key)
-            return kept.visit
+            self._store.touch(item)
+            return item.value
 
-    def weigh(self, key: str) -> None:
-        """Measure a visit anew, and make room when all of them hold too much: those who were away longest lose first
-        what can be made again, and then, one after the other, all."""
-        with self._lock:
-            if key not in self._kept:
+    def measure(self, key: str) -> None:
+        """Measure a visit again, and make room when all of them take too much memory: the longest unused ones lose
+        first what can be computed again, then they are removed, one after the other; last go this visit's steps."""
+        with self._store.lock:
+            mine = self._store.find(key)
+            if mine is None:
                 return
-            self._kept[key].bytes = self._kept[key].visit.bytes
-            for other, kept in self._kept.items():
-                if self._bytes() > self._limits.memory and other != key and kept.visit.busy is None:
-                    kept.visit.rest()
-                    kept.bytes = kept.visit.bytes
-            while self._bytes() > self._limits.memory and len(self._kept) > 1:
-                self._drop_first(key)
-            while self._bytes() > self._limits.memory and self._kept[key].visit.forget_step():
-                self._kept[key].bytes = self._kept[key].visit.bytes
+            self._resize(mine)
+            others = [item for item in self._store.items() if item is not mine]
+            for other in others:
+                if self._is_full() and other.value.busy is None:
+                    other.value.rest()
+                    self._resize(other)
+            for other in others:
+                if self._is_full():
+                    self._store.remove(other)
+            while self._is_full() and mine.value.forget_step():
+                self._resize(mine)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._store)
 
-    def _bytes(self) -> int:
-        return sum(kept.bytes for kept in self._kept.values())
+    def _is_full(self) -> bool:
+        return self._store.bytes > self._memory
 
-    def _drop_first(self, key: str) -> None:
-        del self._kept[next(other for other in self._kept if other != key)]
-
-    def _forget(self) -> None:
-        """Who was away too long, and who is one too many."""
-        for key, kept in list(self._kept.items()):
-            if self._now() - kept.last >= self._limits.forget or len(self._kept) > self._limits.visitors:
-                del self._kept[key]
+    def _resize(self, item: StoredItem[Visit]) -> None:
+        self._store.resize(item, item.value.bytes)

@@ -11,7 +11,7 @@ import gradio as gr
 from seglens.checkpoints.origin import EMBEDDED
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.layers import data_uri, picture
-from seglens.serving.web.limits import PageLimits
+from seglens.serving.web.page_limits import PageLimits
 
 TITLE = """# SegLens
 Ask a multimodal LLM about a picture and see what it means, pixel by pixel."""
@@ -129,7 +129,7 @@ def _talk(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Ra
         placeholder="segment the cup",
         elem_id="words",
         lines=1,
-        max_length=limits.words,
+        max_length=limits.characters,
         submit_btn="Send",
     )
     tries = gr.Dataset(
