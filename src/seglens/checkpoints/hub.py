@@ -76,15 +76,15 @@ def identified_parts(backbone: str, decoder: str, heads: str | None) -> str:
     return " + ".join(names)
 
 
-def without_weights(name: str) -> Path:
-    """A folder as it is, or all that a hub id holds beside its weights.
+def folder_of(name: str, patterns: Sequence[str] = DESCRIBING) -> Path:
+    """A folder as it is, or the files of these patterns that a hub id holds: by default all beside its weights.
 
     Raises CheckpointError when it is neither."""
     if Path(name).is_dir():
         return Path(name)
     if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise CheckpointError(f"got {name!r} for a model; need a folder, or a hub id such as org/name")
-    return fetch(name, DESCRIBING)
+    return fetch(name, patterns)
 
 
 def push_folder(

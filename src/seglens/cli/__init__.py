@@ -15,7 +15,7 @@ from seglens import __version__
 from seglens.cli.bench import bench
 from seglens.cli.cache import cache_build, cache_check, cache_estimate
 from seglens.cli.chat import chat
-from seglens.cli.convert import convert_internvl, convert_mllmseg, convert_self1e
+from seglens.cli.convert import convert_internvl, convert_lisa, convert_mllmseg, convert_self1e
 from seglens.cli.data import data_check, data_show
 from seglens.cli.demo import demo
 from seglens.cli.doctor import doctor
@@ -58,7 +58,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     ),
     "convert": (
         "Other people's trained models as head folders, and MLLMs in transformers' own form.",
-        {"mllmseg": convert_mllmseg, "self1e": convert_self1e, "internvl": convert_internvl},
+        {"mllmseg": convert_mllmseg, "self1e": convert_self1e, "lisa": convert_lisa, "internvl": convert_internvl},
     ),
     "world": ("The drawn world that the embedded model lives in.", {"sample": world_sample}),
     "embedded": (

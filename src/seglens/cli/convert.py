@@ -28,12 +28,12 @@ def convert_mllmseg(
 ) -> None:
     """A head folder from a published checkpoint of MLLMSeg: its InternVL, with the updates added, and its decoder."""
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoints.hub import without_weights
+    from seglens.checkpoints.hub import folder_of
     from seglens.convert.mllmseg import convert_mllmseg
     from seglens.convert.plain import in_own_form
 
     hide_loading_bars()
-    with in_own_form(without_weights(base), base) as form:
+    with in_own_form(folder_of(base), base) as form:
         made = convert_mllmseg(source, out, form, gres)
     if as_json:
         emit(asdict(made))
@@ -42,7 +42,6 @@ def convert_mllmseg(
             f"{made.folder}: {made.mllm_tensors} tensors of the MLLM ({made.updates_added} with an update added), a "
             f"decoder of {made.decoder_parameters / 1e6:.1f} M parameters"
         )
-    say("its authors squash images to a square; here they are padded, so that masks may differ from theirs")
 
 
 def convert_self1e(
@@ -60,12 +59,12 @@ def convert_self1e(
     """A head folder from a published checkpoint of SELF1E: its InternVL and its MLPs. Names are those of the authors'
     code; a file that has others is refused by name."""
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoints.hub import without_weights
+    from seglens.checkpoints.hub import folder_of
     from seglens.convert.plain import in_own_form
     from seglens.convert.self1e import convert_self1e
 
     hide_loading_bars()
-    with in_own_form(without_weights(base), base) as form:
+    with in_own_form(folder_of(base), base) as form:
         made = convert_self1e(source, out, form)
     if as_json:
         emit(asdict(made))
@@ -74,6 +73,40 @@ def convert_self1e(
             f"{made.folder}: {made.mllm_tensors} tensors of the MLLM ({made.updates_added} with an update added), MLPs "
             f"of {made.mlp_parameters / 1e6:.1f} M parameters"
         )
+
+
+def convert_lisa(
+    source: Annotated[Path, typer.Argument(help="The checkpoint's folder, with safetensors and all other files.")],
+    out: Annotated[Path, typer.Argument(help="The head folder to make; it takes as much room as the checkpoint.")],
+    base: Annotated[
+        str,
+        typer.Option(help="LLaVA of the same size in transformers' own form, a folder or a hub id, for its tokenizer."),
+    ] = "llava-hf/llava-1.5-7b-hf",
+    tower: Annotated[
+        str, typer.Option(help="The CLIP that LISA reads, a folder or a hub id; LISA's files do not hold its weights.")
+    ] = "openai/clip-vit-large-patch14",
+    decoder: Annotated[
+        str, typer.Option(help="SAM of the same size, a folder or a hub id, for its config; its weights are not read.")
+    ] = "facebook/sam-vit-huge",
+    as_json: AsJson = False,
+) -> None:
+    """A head folder from a published checkpoint of LISA: its LLaVA, its SAM with the trained mask decoder, its
+    projection."""
+    from seglens.backbones import hide_loading_bars
+    from seglens.checkpoints.hub import DESCRIBING, folder_of
+    from seglens.convert.lisa import convert_lisa
+
+    hide_loading_bars()
+    clip = folder_of(tower, (*DESCRIBING, "model.safetensors"))
+    made = convert_lisa(source, out, folder_of(base), clip, folder_of(decoder))
+    if as_json:
+        emit(asdict(made))
+    else:
+        print(
+            f"{made.folder}: {made.mllm_tensors} tensors of the MLLM, {made.sam_tensors} of SAM, a projection of "
+            f"{made.head_parameters / 1e6:.1f} M parameters"
+        )
+    say("LISA's own code crops pictures for CLIP; here they are padded, so that masks may differ from theirs")
 
 
 def convert_internvl(
@@ -90,11 +123,11 @@ def convert_internvl(
 ) -> None:
     """An MLLM in transformers' own form (-hf) from an InternVL that is published without one."""
     from seglens.backbones import hide_loading_bars
-    from seglens.checkpoints.hub import without_weights
+    from seglens.checkpoints.hub import folder_of
     from seglens.convert.plain import convert_internvl
 
     hide_loading_bars()
-    made = convert_internvl(source, out, without_weights(base) if base else None)
+    made = convert_internvl(source, out, folder_of(base) if base else None)
     if as_json:
         emit(asdict(made))
     else:

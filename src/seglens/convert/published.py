@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from seglens.checkpoints.head import PICKLES
 from seglens.checkpoints.hub import DESCRIBING, fetch, resolve_folder
 from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import read_json
+from seglens.convert.lisa import convert_lisa
 from seglens.convert.mllmseg import convert_mllmseg
 from seglens.convert.plain import in_own_form
 from seglens.convert.self1e import convert_self1e
@@ -33,16 +34,25 @@ WEIGHTS = "*.safetensors"
 
 @dataclass(frozen=True)
 class Published:
-    """A published checkpoint: what converts it (checkpoint, head folder to make, base model), and its base model by the
-    width of its language model.
+    """A published checkpoint: what converts it (checkpoint, head folder to make, base model, and `parts` by name), and
+    its base model by the width of its language model.
 
-    A base is in transformers' own form (`-hf`) where its tokenizer is code of its own (InternLM2), else as OpenGVLab
-    publishes it."""
+    A base is in transformers' own form (`-hf`), or an InternVL with a Qwen language model as OpenGVLab publishes it.
+    `parts` are other models that it needs, with the files that are needed of them."""
 
-    convert: Callable[[Path, Path, Path], Any]
+    convert: Callable[..., Any]
     bases: Mapping[int, str]
+    parts: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
+_LISA = Published(
+    convert_lisa,
+    {4096: "llava-hf/llava-1.5-7b-hf", 5120: "llava-hf/llava-1.5-13b-hf"},
+    {
+        "tower": ("openai/clip-vit-large-patch14", (*DESCRIBING, "model.safetensors")),
+        "decoder": ("facebook/sam-vit-huge", tuple(DESCRIBING)),
+    },
+)
 _REFUSING = partial(convert_mllmseg, refuses=True)
 PUBLISHED = {
     # https://github.com/jcwang0602/MLLMSeg, section Checkpoints; language models by the cards of OpenGVLab/InternVL2_5
@@ -51,6 +61,11 @@ PUBLISHED = {
     "jcwang0602/MLLMSeg_InternVL2_5_4B_RES": Published(convert_mllmseg, {2048: "OpenGVLab/InternVL2_5-4B"}),
     "jcwang0602/MLLMSeg_InternVL2_5_8B_RES": Published(convert_mllmseg, {4096: "OpenGVLab/InternVL2_5-8B-MPO-hf"}),
     "jcwang0602/MLLMSeg_InternVL2_5_8B_GRES": Published(_REFUSING, {4096: "OpenGVLab/InternVL2_5-8B-MPO-hf"}),
+    # https://github.com/dvlab-research/LISA, section Inference; each is pickled on the hub, and has to be repacked
+    "xinlai/LISA-7B-v1": _LISA,
+    "xinlai/LISA-7B-v1-explanatory": _LISA,
+    "xinlai/LISA-13B-llama2-v1": _LISA,
+    "xinlai/LISA-13B-llama2-v1-explanatory": _LISA,
     # https://github.com/ANDYZAQ/SELF1E links to it; what it holds, in one folder or several, could not be looked into
     "UltraDoughnut/SELF1E": Published(
         convert_self1e, {1536: "OpenGVLab/InternVL3-2B-hf", 3584: "OpenGVLab/InternVL3-8B-hf"}
@@ -104,11 +119,10 @@ class Checkpoint:
         path, bases = self.snapshot / self.inside / "config.json", PUBLISHED[self.repository].bases
         if not path.is_file():
             raise CheckpointError(f"{self.name} holds no config.json{self._folders()}")
-        width: Any = (read_json(path).get("llm_config") or {}).get("hidden_size")
+        config = read_json(path)
+        width: Any = (config.get("llm_config") or config).get("hidden_size")
         if width in bases:
             return bases[width]
-        if len(bases) == 1 and width is None:
-            return next(iter(bases.values()))
         raise CheckpointError(
             f"{self.name} has a language model of width {width}, and those known have {', '.join(map(str, bases))}; "
             "download it, and give its base model to `seglens convert --base`"
@@ -130,14 +144,15 @@ def cache_folder() -> Path:
 
 def _convert(checkpoint: Checkpoint, kept: Path, where: Mapping[str, Any]) -> None:
     """Fetch a checkpoint's weights and its base model, and write the head; nothing is kept of a failure."""
-    base_name = checkpoint.base()
+    base_name, published = checkpoint.base(), PUBLISHED[checkpoint.repository]
     base = fetch(base_name, DESCRIBING, None, **where)
     _check_files(checkpoint, kept, where)
+    parts = {key: fetch(name, patterns, None, **where) for key, (name, patterns) in published.parts.items()}
     weights = f"{checkpoint.inside}/{WEIGHTS}".lstrip("/")
     source = fetch(checkpoint.repository, [*DESCRIBING, weights], checkpoint.commit, **where) / checkpoint.inside
     kept.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(kept) as folder, in_own_form(base, base_name) as form:
-        PUBLISHED[checkpoint.repository].convert(source, folder / HEAD, form)
+        published.convert(source, folder / HEAD, form, **parts)
         stamps = {str(path.relative_to(folder)): stamp(path) for path in _files(folder)}
         origin = {"name": checkpoint.name, "commit": checkpoint.commit, "base": base_name, "base_commit": base.name}
         write_json(folder / RECORD, {**origin, "files": stamps})

@@ -18,14 +18,14 @@ from seglens.core.files import write_json
 from seglens.data.head_prompt import HeadPrompt
 from seglens.methods import METHODS
 
-MLLM, FAMILY = "mllm", "internvl"
+MLLM = "mllm"
 INPUT_ROWS, OUTPUT_ROWS = "adapter.words.new_input", "adapter.words.new_output"
 
 
-def authors_prompt(method: str) -> HeadPrompt | None:
+def authors_prompt(method: str, family: str = "internvl") -> HeadPrompt | None:
     """The templates in which a method's authors ask their model, in training and in evaluation."""
     theirs = METHODS[method].presets["authors"]
-    return HeadPrompt.of(theirs.prompt or "none", theirs.system[FAMILY])
+    return HeadPrompt.of(theirs.prompt or "none", theirs.system[family])
 
 
 def check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:

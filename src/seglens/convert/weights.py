@@ -95,14 +95,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor to be written: its shape, the tensor that it comes from and what is taken of that."""
+    """A tensor to be written: its shape, the tensor that it comes from, what is taken of that, and the files that hold
+    it where they are not those of the checkpoint."""
 
     shape: tuple[int, ...]
     source: str
     take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    files: Weights | None = None
 
     def made(self, weights: Weights) -> Tensor:
-        return self.take(weights.read(self.source)).contiguous()
+        return self.take((self.files or weights).read(self.source)).contiguous()
 
 
 def write_model(folder: Path, pieces: Mapping[str, Piece], weights: Weights) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import SamModel
+from transformers import SamConfig, SamModel
 
 from seglens.core.types import Embedding
 from seglens.decoders.base import MaskDecoder
@@ -28,3 +30,10 @@ class SamDecoder(MaskDecoder):
 
     def _finer(self, fine: list[Float[Tensor, "b _ _ _"]]) -> dict[str, Any]:
         return {}
+
+
+def sam_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of the SAM that a folder's config describes, by their names."""
+    with torch.device("meta"):
+        model = SamModel(SamConfig.from_pretrained(folder))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
