@@ -41,9 +41,14 @@ def test_newcomers_need_two_commands_of_make() -> None:
 def test_the_first_page_is_short_and_its_links_and_pictures_exist() -> None:
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     assert len(prose.split()) < 1_000
-    targets = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README) if "://" not in link]
-    assert len(targets) > 15
-    assert [link for link in targets if not (ROOT / link).is_file()] == []
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) > 15
+    for link in links:
+        file, _, heading = link.partition("#")
+        assert (ROOT / file).is_file(), link
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
 
 
 def test_every_command_is_in_the_list_of_commands() -> None:
