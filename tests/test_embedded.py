@@ -11,7 +11,8 @@ import pytest
 from seglens import Segmenter
 from seglens.checkpoints.origin import EMBEDDED_HEADS, EMBEDDED_PARTS, embedded_folder
 from seglens.data.world import WorldData
-from seglens.evaluation.evaluate import run, summarise
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.summary import summarise
 from seglens.model_files.checksums import SUMS, SumsError, check_sums, read_sums
 
 # gIoU on these scenes must exceed this; measured: .812, .700, .575, .727

@@ -12,7 +12,8 @@ import pytest
 from seglens.cli.doctor_checks import examine
 from seglens.data.world import WorldData
 from seglens.evaluation.embedded_checks import prompts, vqa
-from seglens.evaluation.evaluate import run, summarise
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.summary import summarise
 from seglens.inference.segmenter import Segmenter
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from seglens.data import load_data
 from seglens.data.head_prompt import AS_IT_STANDS, HeadPrompt, is_sentence
 from seglens.data.sampling import Mixed
 from seglens.evaluation.evaluate import run
-from seglens.evaluation.open_vocabulary import loudest
+from seglens.evaluation.open_vocabulary import strongest_class
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.limits import Limits
 from seglens.serving.tools.tool_images import ImageReader
@@ -171,7 +171,7 @@ def test_evaluation(taught: Segmenter, heard: list[str]) -> None:
 
 
 def test_classes(taught: Segmenter, heard: list[str], picture: np.ndarray) -> None:
-    loudest(taught.open(picture), ["cup", "what"])
+    strongest_class(taught.open(picture), ["cup", "what"])
     assert heard == ["What is cup in this image?", "What is what in this image?"]
 
 

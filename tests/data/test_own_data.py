@@ -12,7 +12,8 @@ from own_data import write_coco, write_folder, write_jsonl, write_yolo
 from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.world import WorldData
-from seglens.evaluation.evaluate import run, summarise
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.summary import summarise
 from seglens.inference.segmenter import Segmenter
 
 FORMATS: dict[str, Callable[[Path, list[Sample]], str]] = {

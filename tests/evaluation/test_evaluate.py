@@ -27,17 +27,11 @@ from seglens.data.faults import DataError, RecordFault
 from seglens.data.image_record import DecodedMask, ImageRecord, QueryRecord
 from seglens.data.records import Records
 from seglens.data.world import WorldData
-from seglens.evaluation.evaluate import (
-    _record,
-    as_json,
-    prediction_lines,
-    results,
-    run,
-    run_shared,
-    summarise,
-)
+from seglens.evaluation.evaluate import _record, run, run_shared
+from seglens.evaluation.records import as_json, prediction_lines
 from seglens.evaluation.score import read_predictions, score
 from seglens.evaluation.shared_answers import AnswerJournal, SampleRow
+from seglens.evaluation.summary import results, summarise
 from seglens.inference.prediction import Prediction, on_mask
 from seglens.inference.segmenter import Segmenter
 from seglens.inference.thresholds import threshold_logit
@@ -310,7 +304,7 @@ def test_a_damaged_picture_ends_nothing(segmenter: Segmenter, tmp_path: Path) ->
         Records("photos", entries, trainable=False),
         Ranks(),
         lambda: ticks.append(1),
-        told=lambda records: told.extend(record.query for record in records),
+        on_records=lambda records: told.extend(record.query for record in records),
     )
     assert made is not None
     assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
@@ -337,10 +331,10 @@ def test_what_is_kept_is_not_asked_again(segmenter: Segmenter, tmp_path: Path, m
     monkeypatch.setattr(segmenter, "open", counted)
     path = tmp_path / "p.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run_shared(segmenter, data, Ranks(), masks=True, kept=AnswerJournal(path, settings, Ranks()))
+        run_shared(segmenter, data, Ranks(), masks=True, journal=AnswerJournal(path, settings, Ranks()))
     kept = AnswerJournal(path, settings, Ranks())
     assert sorted(kept.rows) == [0, 1]
-    assert run_shared(segmenter, data, Ranks(), masks=True, kept=kept) == whole
+    assert run_shared(segmenter, data, Ranks(), masks=True, journal=kept) == whole
     assert len(opened) == 5
     with pytest.raises(JournalError, match=r"p.jsonl.part is the journal of something else: .*; give another name"):
         AnswerJournal(path, {"model": "two"}, Ranks())
@@ -355,7 +349,7 @@ def test_processes_go_on_with_what_others_kept(segmenter: Segmenter, tmp_path: P
     for rank in range(2):
         AnswerJournal(path, {}, Ranks(rank, 2)).add(rank, SampleRow([]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl.part", "p.jsonl.part1"]
-    made = run_shared(segmenter, data, Ranks(), kept=AnswerJournal(path, {}, Ranks()))
+    made = run_shared(segmenter, data, Ranks(), journal=AnswerJournal(path, {}, Ranks()))
     assert made is not None
     assert {record.image for record in made.records} == {data[2].id, data[3].id}
 

@@ -1,4 +1,4 @@
-"""Every pixel goes to the class that answers loudest."""
+"""Every pixel goes to the class with the highest logit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from seglens.data.prompts import Prompted
 from seglens.evaluation.open_vocabulary import (
     ClassTable,
     class_report,
-    loudest,
     run_open_vocabulary,
+    strongest_class,
 )
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
@@ -28,12 +28,12 @@ CLASSES = ("cat", "dog", "umbrella", "bus", "tree")
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 16])
-def test_the_loudest_of_all_however_many_at_once(
+def test_the_highest_logit_of_all_classes_does_not_depend_on_the_batch(
     opened: OpenedImage, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     logits = np.stack([said.mask_logits for said in opened.segment(list(CLASSES))])
     monkeypatch.setattr("seglens.evaluation.open_vocabulary.CLASSES_AT_ONCE", at_once)
-    label = loudest(opened, CLASSES)
+    label = strongest_class(opened, CLASSES)
     chosen = np.take_along_axis(logits, label.numpy()[None], 0)[0]
     assert np.allclose(chosen, logits.max(0), atol=1e-4)  # other company, other rounding: 2e-5 measured at most
 
@@ -46,7 +46,7 @@ def silent(segmenter: Segmenter) -> Segmenter:
     return Segmenter(segmenter.backbone, segmenter.decoder, method, segmenter.config)
 
 
-def test_one_question_per_class_and_the_loudest_logit_of_each_pixel(
+def test_one_question_per_class_and_the_highest_logit_of_each_pixel(
     segmenter: Segmenter, silent: Segmenter, scene: Sample
 ) -> None:
     """Section 4.2.4 of SELF1E, one class and one pixel at a time; a method's word on what is there changes nothing,
@@ -71,7 +71,7 @@ def test_one_question_per_class_and_the_loudest_logit_of_each_pixel(
         found = run_open_vocabulary(model, data, CLASSES, Ranks())
         assert found is not None
         difference = (found.table.counts[0] - torch.tensor(counts)).abs().max().item()
-        assert difference <= 2  # pixels whose loudest two tie to rounding; measured: 0
+        assert difference <= 2  # pixels whose two highest tie up to rounding; measured: 0
 
 
 @pytest.mark.parametrize("preset", ["lisa-eval", "none"])
@@ -118,7 +118,7 @@ def test_pixels_are_counted_by_class(segmenter: Segmenter, opened: OpenedImage, 
     assert found is not None
     table = found.table
     assert found.faults == found.damaged == []
-    label = loudest(opened, CLASSES).numpy()
+    label = strongest_class(opened, CLASSES).numpy()
     label[ignore] = -1
     for number, truth in {0: left & ~ignore, 3: right & ~ignore, 1: np.zeros_like(left)}.items():
         said = label == number

@@ -23,7 +23,8 @@ from seglens.core.schema import Click
 from seglens.core.types import Sample, Target
 from seglens.embedded.familiarity_stage import ways
 from seglens.embedded.odd_pictures import strange
-from seglens.evaluation.evaluate import run, understood
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.summary import understood
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.limits import Limits

@@ -22,7 +22,7 @@ from seglens.checkpoints.config import read_config
 from seglens.core.types import Embedding, HeadMaps, MethodOutput, Prompt
 from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import run
-from seglens.evaluation.head_probe import find_heads, parted
+from seglens.evaluation.head_probe import find_heads, separated
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import LocalizationConfig
 from seglens.methods.localization import Localization, blurred, elbow
@@ -380,10 +380,10 @@ def test_heads_are_found_without_masks(seglens: Run, tmp_path: Path) -> None:
 def test_what_attention_does_not_tell_is_not_told() -> None:
     mass = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     own = torch.tensor([False, False, True, False, True, True])
-    even, kept, refused = parted(mass, own)
+    even, kept, refused = separated(mass, own)
     assert (even, kept, refused) == (pytest.approx(0.4), pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert parted(mass, torch.ones(6, dtype=torch.bool)) == (0.5, 1.0, 0.0)
-    assert parted(torch.full((6,), 0.3), own)[1:] == (0.0, 1.0)
+    assert separated(mass, torch.ones(6, dtype=torch.bool)) == (0.5, 1.0, 0.0)
+    assert separated(torch.full((6,), 0.3), own)[1:] == (0.0, 1.0)
 
 
 def test_too_few_images_are_refused() -> None:

@@ -61,7 +61,8 @@ def _weights() -> str:
 def _canary() -> str:
     """A known scene must give a known mask: weights that loaded wrongly would not."""
     from seglens.data.world import WorldData
-    from seglens.evaluation.evaluate import run, summarise
+    from seglens.evaluation.evaluate import run
+    from seglens.evaluation.summary import summarise
     from seglens.inference.segmenter import Segmenter
 
     report = summarise(run(Segmenter.from_pretrained(), WorldData(n=8, seed=11)))

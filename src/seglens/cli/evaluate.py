@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from seglens.core.distributed import Ranks
     from seglens.data import Dataset
     from seglens.data.faults import RecordFault
-    from seglens.evaluation.evaluate import Record
+    from seglens.evaluation.records import Record
     from seglens.evaluation.shared_answers import AnswerJournal
     from seglens.inference.segmenter import Segmenter
 
@@ -95,8 +95,8 @@ def evaluate(
 def _check(name: str, classes: Path | None, predictions: Path | None) -> None:
     """Whatever can be refused is refused before a model is loaded."""
     from seglens.core.names import check_name
-    from seglens.evaluation.evaluate import WORLD
     from seglens.evaluation.protocols import PROTOCOLS
+    from seglens.evaluation.summary import WORLD
 
     check_name(name, [WORLD, *PROTOCOLS, MIOU], "protocol")
     if name != MIOU and classes is not None:
@@ -133,7 +133,9 @@ def _queries(
     records: Path | None,
     predictions: Path | None,
 ) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:
-    from seglens.evaluation.evaluate import as_json, prediction_lines, results, run_shared, understood
+    from seglens.evaluation.evaluate import run_shared
+    from seglens.evaluation.records import as_json, prediction_lines
+    from seglens.evaluation.summary import results, understood
 
     files = {path: rows for path, rows in ((records, as_json), (predictions, prediction_lines)) if path is not None}
     if ranks.world == 1:

@@ -19,7 +19,8 @@ from seglens.data.world import WorldData
 from seglens.embedded.build import HEAD_TRAINING, LAYER, example_stream, features, frozen_parts
 from seglens.embedded.heads import lens_config
 from seglens.embedded.subprocess_jobs import keep_report, kept_report, side_by_side
-from seglens.evaluation.evaluate import run, summarise
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.summary import summarise
 from seglens.features.cache.fingerprint import content
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter

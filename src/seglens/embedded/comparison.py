@@ -33,7 +33,8 @@ from seglens.embedded.heads import embedded_config, embedded_training
 from seglens.embedded.profiling import measured
 from seglens.embedded.subprocess_jobs import StageError, keep_report, kept_report, side_by_side
 from seglens.embedded.table_report import Finished, Standings
-from seglens.evaluation.evaluate import run, summarise
+from seglens.evaluation.evaluate import run
+from seglens.evaluation.summary import summarise
 from seglens.evaluation.vqa import world
 from seglens.evaluation.vqa.running import run as put
 from seglens.features.cache.fingerprint import content

@@ -1,4 +1,4 @@
-"""What a multimodal LLM will cost here, worked out from its config before a weight is downloaded."""
+"""The memory that a multimodal LLM will need, computed from its config before any weight is downloaded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ QUESTION = 40  # tokens
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one model. Memory in bytes of weights: `chat` for the whole model, `segment` without the layers that only
-    talk. Cached are the rows of the image's tokens (a template adds a few) and SAM's embedding."""
+    """Of one model. Memory in bytes of weights: `chat` for the whole model, `segment` without the layers that only the
+    chat needs. The image cache holds the rows of the image's tokens (a template adds a few) and SAM's embedding."""
 
     name: str
     family: str
@@ -94,6 +94,6 @@ COLUMNS = {
 
 def table(models: Sequence[Costs]) -> str:
     """Markdown, a row per model."""
-    rows = [[say(model) for say in COLUMNS.values()] for model in models]
+    rows = [[cell(model) for cell in COLUMNS.values()] for model in models]
     lines = [list(COLUMNS), ["---"] * len(COLUMNS), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What the embedded model knows without a head: its answers by generation, and its SAM from points and boxes."""
+"""The embedded models without a head: the MLLM by its generated answers, SAM from points and boxes."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from seglens.world.language import VQA_KINDS, speaker
 from seglens.world.world import World
 
 
-def same_answer(said: str, right: str) -> bool:
+def same_answer(reply: str, right: str) -> bool:
     """Exact match up to spaces and case: the tokenizer writes "there is no cat" and "top left" with single spaces."""
-    return said.lower().split() == right.lower().split()
+    return reply.lower().split() == right.lower().split()
 
 
 def vqa(backbone: Backbone, data: WorldData, questions: int = 4) -> dict[str, Any]:
     """Exact match of generated answers, over all questions and by kind; kinds are drawn evenly.
 
-    `intents` is the share of instructions, one per scene, that the model sends the right way (Algorithm S1 of LENS);
-    it is not part of `accuracy`."""
+    `intents` is the share of instructions, one per scene, for which the model chooses the right route (Algorithm S1 of
+    LENS); it is not part of `accuracy`."""
     world = World(data.split, data.seed)
     right: defaultdict[str, list[float]] = defaultdict(list)
     intents: defaultdict[str, list[float]] = defaultdict(list)
     for index in range(data.n):
         scene = world.scene(index)
-        one = speaker(world, index, scene)
-        intent = one.intent()
-        said = backbone.generate(scene.image, intent.text, max_new_tokens=3)
-        intents[intent.answer].append(float(same_answer(said, intent.answer)))
+        author = speaker(world, index, scene)
+        intent = author.intent()
+        reply = backbone.generate(scene.image, intent.text, max_new_tokens=3)
+        intents[intent.answer].append(float(same_answer(reply, intent.answer)))
         kinds = [VQA_KINDS[(index * questions + k) % len(VQA_KINDS)] for k in range(questions)]
-        for question in filter(None, (one.question(kind) for kind in kinds)):
-            said = backbone.generate(scene.image, question.text, max_new_tokens=12)
-            right[question.kind].append(float(same_answer(said, question.answer)))
+        for question in filter(None, (author.question(kind) for kind in kinds)):
+            reply = backbone.generate(scene.image, question.text, max_new_tokens=12)
+            right[question.kind].append(float(same_answer(reply, question.answer)))
     every = [x for values in right.values() for x in values]
     return {
         "questions": len(every),

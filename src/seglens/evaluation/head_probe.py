@@ -1,9 +1,9 @@
-"""Which attention heads of an MLLM look at what the words mean: found on any pictures with phrases, once.
+"""Which attention heads of an MLLM attend to what a phrase names: found on any pictures with phrases, once.
 
 The heads that each query chooses by itself (`methods.localization`) are counted, as Kang et al. (arXiv 2503.06287) do.
-How much attention says that a thing is there is learnt without labels: every picture is asked for its own phrases, and
-for those that the data calls absent or, where it calls none so, of the picture before it: most of these it does not
-show."""
+The attention at which a thing counts as present is learnt without labels: every picture is asked for its own phrases,
+and for phrases that the data marks as absent or, where it marks none, for those of the picture before it, most of which
+it does not show."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from seglens.core.types import Sample
 from seglens.evaluation.layer_probe import FEWEST_IMAGES, check_limit
 from seglens.methods.localization import LocalizationConfig, choose, maps_and_masses
 
-LENIENT = 1 / 3  # a mask of nothing is seen to be wrong, a thing that is not shown is missed
-TELLING = 0.75  # balanced accuracy below which the attention is not said to tell what is there
+LENIENT = 1 / 3  # below one half: a user sees that a mask is wrong, but not that a thing was missed
+RELIABLE = 0.75  # balanced accuracy below which presence is not judged by the attention
 
 
 @dataclass
-class _Seen:
-    """Of every query asked: the attention that each head pays to the image, and whether the phrase is the picture's."""
+class _Observations:
+    """Of every query: the attention from each head to the image, and whether the phrase is the picture's."""
 
     mass: list[Float[Tensor, " k"]] = field(default_factory=list)
     own: list[bool] = field(default_factory=list)
@@ -54,13 +54,14 @@ def find_heads(
     note: dict[str, Any] | None = None,
 ) -> HeadChoice:
     """The heads that most queries choose, over the first `limit` samples, and the mass at which presence is 1/2. Of a
-    target nothing but its phrase is used, and whether it is there at all. `note` is kept in the file.
+    target only its phrase and its presence are used. `note` is stored in the file.
 
     Raises ValueError when fewer than two images have a query with a target, or the backbone's layers are not all
     loaded."""
     check_limit(limit)
     config = config or LocalizationConfig()
-    reader, seen, before = backbone.head_reader(whole_sight(backbone.module.config)), _Seen(), list[str]()
+    reader, before = backbone.head_reader(whole_sight(backbone.module.config)), list[str]()
+    observed = _Observations()
     for sample in islice(data, limit):
         targets = sample.drawn().targets
         own = list(dict.fromkeys(target.query for target in targets if target.present))
@@ -69,35 +70,35 @@ def find_heads(
             foreign = [query for query in [*absent, *before] if query not in own][: len(own)]
             read = reader.read(reader.open(sample.image), [*own, *foreign])
             maps, mass = maps_and_masses(read)
-            seen.add(mass[0], choose(maps, mass, reader.heads, config)[0], len(own))
+            observed.add(mass[0], choose(maps, mass, reader.heads, config)[0], len(own))
             before = own
         tick()
-    if seen.images < FEWEST_IMAGES:
+    if observed.images < FEWEST_IMAGES:
         raise ValueError(
             f"heads are found on queries with a target about at least {FEWEST_IMAGES} images, and the data has them "
-            f"about {seen.images}; choose other data, or more of it"
+            f"about {observed.images}; choose other data, or more of it"
         )
-    return _choice(backbone, seen, reader.heads, config, note or {})
+    return _choice(backbone, observed, reader.heads, config, note or {})
 
 
 def _choice(
-    backbone: Backbone, seen: _Seen, width: int, config: LocalizationConfig, note: dict[str, Any]
+    backbone: Backbone, observed: _Observations, width: int, config: LocalizationConfig, note: dict[str, Any]
 ) -> HeadChoice:
-    mass, own = torch.stack(seen.mass), torch.tensor(seen.own)
-    counts = torch.stack(seen.chosen).flatten().bincount(minlength=mass.shape[1])
+    mass, own = torch.stack(observed.mass), torch.tensor(observed.own)
+    counts = torch.stack(observed.chosen).flatten().bincount(minlength=mass.shape[1])
     best = counts.argsort(descending=True, stable=True)[: config.chosen]
-    even, kept, refused = parted(mass[:, best].mean(1), own)
+    threshold, kept, refused = separated(mass[:, best].mean(1), own)
     origin = Origin.of(backbone.name, backbone.revision or hub_commit(backbone.name))
-    share = counts[best] / len(seen.chosen)
+    share = counts[best] / len(observed.chosen)
     return HeadChoice(
         origin.name,
         origin.revision,
         tuple((int(k) // width, int(k) % width) for k in best),
-        even if (kept + refused) / 2 >= TELLING else None,
+        threshold if (kept + refused) / 2 >= RELIABLE else None,
         {
             **note,
-            "images": seen.images,
-            "queries": len(seen.chosen),
+            "images": observed.images,
+            "queries": len(observed.chosen),
             "others": int((~own).sum()),
             "chosen": [round(float(one), 4) for one in share],
             "own_kept": round(kept, 4),
@@ -106,13 +107,14 @@ def _choice(
     )
 
 
-def parted(mass: Float[Tensor, " q"], own: Bool[Tensor, " q"]) -> tuple[float, float, float]:
-    """The mass `LENIENT` of the way from the median of others' phrases to that of a picture's own; the share of the own
-    that is above it, and of the others below.
+def separated(mass: Float[Tensor, " q"], own: Bool[Tensor, " q"]) -> tuple[float, float, float]:
+    """The mass at `LENIENT` of the way from the median of other pictures' phrases to the median of a picture's own
+    phrases; the share of the own ones above it, and of the others below.
 
-    Of medians, because up to half of the others' phrases may name what the picture shows, too."""
+    Medians, because up to half of the other phrases may name something that the picture shows, too."""
     if not (own.any() and (~own).any()):
         return 0.5, 1.0, 0.0
     others = mass[~own].quantile(0.5)
-    even = float(others + LENIENT * (mass[own].quantile(0.5) - others))
-    return even, float((mass[own] > even).float().mean()), float((mass[~own] <= even).float().mean())
+    threshold = float(others + LENIENT * (mass[own].quantile(0.5) - others))
+    kept, refused = mass[own] > threshold, mass[~own] <= threshold
+    return threshold, float(kept.float().mean()), float(refused.float().mean())

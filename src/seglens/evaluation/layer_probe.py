@@ -1,7 +1,7 @@
-"""Which layer of a new MLLM to read: how well each layer's own attention already points at what was asked for.
+"""Which layer of a new MLLM to read: how well the attention of each layer points at what a query asks for.
 
-The pointing game (Zhang et al., arXiv 1608.00507) on the attention that the start-of-answer token pays to the image,
-before anything is trained. Layer k is decoder layer k, counted from 0. It works on hidden_states[k], so its map is the
+The pointing game (Zhang et al., arXiv 1608.00507) on the attention from the start-of-answer token to the image, before
+any training. Layer k is decoder layer k, counted from 0. It works on hidden_states[k], so its map is the
 one with which a head begins that reads layer k: `--layer` k of `seglens train`.
 """
 
@@ -27,7 +27,7 @@ from seglens.core.metrics import bootstrap_ratio
 from seglens.core.types import Sample, Target
 from seglens.inference.prediction import on_mask
 
-FEWEST_IMAGES = 2  # one image says nothing of how much images differ
+FEWEST_IMAGES = 2  # from one image, the variance over images is not known
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class LayerScore:
 
     `pointing`: share of queries whose strongest cell has its centre on the target, as `seglens eval` judges keypoints;
     `error` its standard error, `interval` its 95 % bootstrap interval, both over images. `lift`: the share of the
-    attention to the image that lies on the targets, over the share of the area that they take, both summed over
-    queries: 1 is attention spread evenly."""
+    attention to the image that lies on the targets, over their share of the area, both summed over queries: 1 is
+    attention spread evenly."""
 
     layer: int
     pointing: float
@@ -51,8 +51,8 @@ class LayerScore:
 class Curve:
     """The scores of all layers, in order, over the queries that have a target.
 
-    `readable` are the layers that a head can read. `chance` is the pointing-game rate of a cell drawn blindly,
-    `ceiling` the highest possible: a target so small that no cell has its centre on it can never be hit."""
+    `readable` are the layers that a head can read. `chance` is the pointing-game rate of a random cell, `ceiling` the
+    highest possible rate: a target too small to hold the centre of a cell can never be hit."""
 
     scores: tuple[LayerScore, ...]
     readable: range
@@ -110,26 +110,26 @@ def probe(
 
     Raises ValueError when fewer than two images have a query with a target, or the backbone cannot be probed."""
     check_limit(limit)
-    watch, tallies, images, looked = AttentionReader(backbone), list[_Tally](), dict[str, int](), 0
+    reader, tallies, images, samples = AttentionReader(backbone), list[_Tally](), dict[str, int](), 0
     for sample in islice(data, limit):
-        looked += 1
-        asked = [target for target in sample.targets if _counted(target).any()]
-        if asked:
-            maps = watch.maps(sample.image, [target.query for target in asked])
+        samples += 1
+        targets = [target for target in sample.targets if _counted(target).any()]
+        if targets:
+            maps = reader.maps(sample.image, [target.query for target in targets])
             number = images.setdefault(sample.id, len(images))
-            tallies.append(_tally(maps, sample, asked, number, backbone.canvas.lay))
+            tallies.append(_tally(maps, sample, targets, number, backbone.canvas.lay))
         tick()
     if len(images) < FEWEST_IMAGES:
         raise ValueError(
             f"a probe needs queries with a target about at least {FEWEST_IMAGES} images, and the data has them about "
-            f"{len(images)} of {looked}; choose other data, or more of it"
+            f"{len(images)} of {samples}; choose other data, or more of it"
         )
     return _curve(_Tally.joined(tallies), backbone.readable, len(images), seed)
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a training needs of a finished probe: the MLLM, its canvas and the layer to read."""
+    """The results of a probe that a training needs: the MLLM, its canvas and the layer to read."""
 
     backbone: str
     layer: int
@@ -139,8 +139,8 @@ class Probed:
     def read(cls, path: Path) -> Probed:
         """From the file that `seglens probe --out` wrote. Raises ValueError when it is none."""
         try:
-            told = json.loads(path.read_text(encoding="utf-8-sig"))
-            backbone, layer, size = told["backbone"]["name"], told["layer"], told["image_size"]
+            report = json.loads(path.read_text(encoding="utf-8-sig"))
+            backbone, layer, size = report["backbone"]["name"], report["layer"], report["image_size"]
         except (UnicodeDecodeError, ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is no file of `seglens probe`; give the probe.json that it wrote") from None
         if not (isinstance(backbone, str) and type(layer) is type(size) is int):
@@ -149,7 +149,7 @@ class Probed:
 
 
 def check_limit(limit: int | None) -> None:
-    """Raises ValueError when so few images cannot be enough."""
+    """Raises ValueError when the images are too few for a probe."""
     if limit is not None and limit < FEWEST_IMAGES:
         raise ValueError(f"got a limit of {limit} images; a probe needs at least {FEWEST_IMAGES}, better a hundred")
 
@@ -162,9 +162,9 @@ class _Tally:
     """Of each query and, for hits and mass, of each layer."""
 
     hits: Bool[Tensor, "k q"]
-    mass: Float[Tensor, "k q"]  # share of the attention that lies on the target
-    area: Float[Tensor, " q"]  # share of the canvas that the target takes
-    centres: Float[Tensor, " q"]  # share of the cells whose centre lies on the target
+    mass: Float[Tensor, "k q"]  # share of the attention on the target
+    area: Float[Tensor, " q"]  # share of the canvas that the target covers
+    centres: Float[Tensor, " q"]  # share of the cells with their centre on the target
     image: Int[Tensor, " q"]
 
     @staticmethod
@@ -183,13 +183,13 @@ def _counted(target: Target) -> Bool[np.ndarray, "h w"]:
 
 
 def _tally(
-    maps: Float[Tensor, "k q gh gw"], sample: Sample, asked: list[Target], image: int, lay: Lay = "letterbox"
+    maps: Float[Tensor, "k q gh gw"], sample: Sample, queried: list[Target], image: int, lay: Lay = "letterbox"
 ) -> _Tally:
-    """Cells whose centre is to be ignored are no candidates for the peak, and ignored area has no mass."""
+    """Cells with an ignored centre are no candidates for the peak, and ignored area has no mass."""
     (height, width), grid = sample.image.shape[:2], (maps.shape[2], maps.shape[3])
     frame, nothing = Frame(height, width, lay), np.zeros((height, width), bool)
-    targets = [_counted(target) for target in asked]
-    ignored = [nothing if target.ignore is None else target.ignore for target in asked]
+    targets = [_counted(target) for target in queried]
+    ignored = [nothing if target.ignore is None else target.ignore for target in queried]
     on, off = (torch.from_numpy(np.stack([on_mask(m, _centres(frame, grid)) for m in ms])) for ms in (targets, ignored))
     covered, left_out = (
         rearrange(frame.to_canvas_mask(torch.from_numpy(np.stack(ms)), grid[0]), "q h w -> q (h w)")
@@ -202,7 +202,7 @@ def _tally(
         mass=(heat * covered).sum(-1) / (heat * counts).sum(-1).clamp(min=torch.finfo(heat.dtype).tiny),
         area=covered.sum(-1) / counts.sum(-1),
         centres=(on & ~off).float().sum(-1) / (~off).float().sum(-1).clamp(min=1),
-        image=torch.full((len(asked),), image),
+        image=torch.full((len(queried),), image),
     )
 
 
@@ -216,22 +216,22 @@ def _centres(frame: Frame, grid: tuple[int, int]) -> Float[np.ndarray, "i 2"]:
 # ---------------------------------------------------------------- all images
 
 
-def _curve(found: _Tally, readable: range, images: int, seed: int) -> Curve:
-    ones, area, centres = torch.ones_like(found.area), found.area.double(), found.centres.double()
+def _curve(tally: _Tally, readable: range, images: int, seed: int) -> Curve:
+    ones, area, centres = torch.ones_like(tally.area), tally.area.double(), tally.centres.double()
 
     def score(layer: int) -> LayerScore:
-        hits, mass = found.hits[layer].double(), found.mass[layer].double()
+        hits, mass = tally.hits[layer].double(), tally.mass[layer].double()
         return LayerScore(
             layer=layer,
             pointing=hits.mean().item(),
-            error=_standard_error(hits, found.image, images),
-            interval=bootstrap_ratio(hits, ones, found.image, seed=seed),
+            error=_standard_error(hits, tally.image, images),
+            interval=bootstrap_ratio(hits, ones, tally.image, seed=seed),
             lift=(mass.sum() / area.sum()).item(),
-            lift_interval=bootstrap_ratio(mass, area, found.image, seed=seed),
+            lift_interval=bootstrap_ratio(mass, area, tally.image, seed=seed),
         )
 
     return Curve(
-        scores=tuple(map(score, range(len(found.hits)))),
+        scores=tuple(map(score, range(len(tally.hits)))),
         readable=readable,
         queries=len(ones),
         images=images,
@@ -242,7 +242,7 @@ def _curve(found: _Tally, readable: range, images: int, seed: int) -> Curve:
 
 
 def _standard_error(hits: Float[Tensor, " q"], image: Int[Tensor, " q"], images: int) -> float:
-    """Of the mean, when the queries of one image rise and fall together: the linearised variance of a ratio of sums
-    (Cochran, Sampling Techniques, section 2.11), with whole images drawn."""
+    """Standard error of the mean where queries of one image are correlated: the linearised variance of a ratio of sums
+    (Cochran, Sampling Techniques, section 2.11), with images as the sampled units."""
     residuals = torch.zeros(images, dtype=hits.dtype).index_add(0, image, hits - hits.mean())
     return math.sqrt(images / (images - 1) * residuals.square().sum().item()) / len(hits)

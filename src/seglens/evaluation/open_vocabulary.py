@@ -1,5 +1,5 @@
-"""Open-vocabulary segmentation: every class of a list is asked for, and each pixel goes to the class that answers
-loudest (the protocol of SELF1E, arXiv 2603.19026)."""
+"""Open-vocabulary segmentation: every class of a list is asked for, and each pixel goes to the class with the highest
+logit (the protocol of SELF1E, arXiv 2603.19026)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from seglens.evaluation.shared_answers import AnswerJournal, ask_all
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 
-CLASSES_AT_ONCE = 16  # masks at the image's size held together, whatever the length of the class list
+CLASSES_AT_ONCE = 16  # masks of the image's size in memory together, whatever the length of the class list
 UNLABELLED = -1  # pixels of no known class: not counted
 
 
@@ -39,7 +39,7 @@ class ClassTable:
 
 @dataclass(frozen=True)
 class ClassRun:
-    """The counts of a dataset, what it leaves out, and what else could not be asked."""
+    """The counts of a dataset, the faults that it leaves out, and the other samples that could not be used."""
 
     table: ClassTable
     faults: list[RecordFault]
@@ -52,22 +52,22 @@ def run_open_vocabulary(
     classes: Sequence[str],
     ranks: Ranks,
     tick: Callable[[], None] = lambda: None,
-    kept: AnswerJournal | None = None,
+    journal: AnswerJournal | None = None,
 ) -> ClassRun | None:
     """Ask for every class in every image of this process's share of `data`, whose targets are the classes that an image
-    holds. What is returned, and to whom, as by `evaluate.run_shared`.
+    holds. The first rank returns the counts of all, as in `evaluate.run_shared`.
 
-    Names are compared without case and final dots, and asked for in the templates of data that has some (`prompt=`).
+    Names are compared without case and final dots, and asked for in the templates of the data (`prompt=`), if any.
     Raises ValueError on a class list that is empty or names a class twice, DataError on a target that is not in it or
     on two classes that claim a pixel."""
     numbers = _numbers(classes)
     kind = AS_IT_STANDS if isinstance(data, Prompted) else "class"
     data, questions = _bare(data, classes)
-    found = ask_all(data, lambda s: _count(segmenter, s, questions, numbers, kind).tolist(), ranks, tick, kept)
-    if found is None:
+    answers = ask_all(data, lambda s: _count(segmenter, s, questions, numbers, kind).tolist(), ranks, tick, journal)
+    if answers is None:
         return None
-    counts = [torch.tensor(row, dtype=torch.int64) for row in found.rows]
-    return ClassRun(ClassTable(tuple(classes), _stack(counts, len(numbers))), found.faults, found.damaged)
+    counts = [torch.tensor(row, dtype=torch.int64) for row in answers.rows]
+    return ClassRun(ClassTable(tuple(classes), _stack(counts, len(numbers))), answers.faults, answers.damaged)
 
 
 def class_report(table: ClassTable) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def class_report(table: ClassTable) -> dict[str, Any]:
         "classes_that_occur": sum(occur),
         "mIoU": float(miou(totals)) if any(occur) else None,
         "mIoU_95": interval(ends),
-        "by_class": {name: value for name, value, seen in zip(table.classes, each, occur, strict=True) if seen},
+        "by_class": {name: value for name, value, occurs in zip(table.classes, each, occur, strict=True) if occurs},
     }
 
 
@@ -122,15 +122,15 @@ def _count(
     segmenter: Segmenter, sample: Sample, questions: tuple[str, ...], numbers: dict[str, int], kind: str
 ) -> Int64[torch.Tensor, "k 3"]:
     actual = _label_map(sample, numbers)
-    predicted = loudest(segmenter.open(sample.image), questions, kind)
+    predicted = strongest_class(segmenter.open(sample.image), questions, kind)
     return class_counts(predicted.reshape(-1), torch.from_numpy(actual).reshape(-1), len(questions))
 
 
-def loudest(opened: OpenedImage, classes: Sequence[str], kind: str = "class") -> Int64[torch.Tensor, "h w"]:
+def strongest_class(opened: OpenedImage, classes: Sequence[str], kind: str = "class") -> Int64[torch.Tensor, "h w"]:
     """The number of the class with the highest mask logit at every pixel of the image; the first of equals. `kind` is
     how the head is asked for them, as in `OpenedImage.predictions_as`.
 
-    Whether the method believes that a class is there counts for nothing."""
+    Presence is not used: a class may win although the method would refuse it."""
     size = opened.image.shape[:2]
     label, best = torch.zeros(size, dtype=torch.int64), torch.full(size, -torch.inf)
     for start in range(0, len(classes), CLASSES_AT_ONCE):

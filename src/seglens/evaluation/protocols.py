@@ -1,4 +1,4 @@
-"""The papers' protocols by name: what each query came to goes in, a plain dictionary of results comes out.
+"""The papers' protocols by name: from the outcome of each query to a plain dictionary of results.
 
 Ratios are shares of one; `null` (None) where there is nothing to average. Intervals are 95 %, drawn over images.
 """
@@ -31,9 +31,9 @@ BOX_HIT = 0.5
 
 @dataclass(frozen=True)
 class QueryOutcome:
-    """One query in pixels that count. `found` is the method's own word: false when it says that there is no target,
-    even if it drew a mask. `kind` is what the dataset calls the query (ReasonSeg: short, long). `boxes` is the IoU of
-    the mask's box and the target's; None where there is no target."""
+    """One query in pixels that count. `found` is the method's decision: false when it reports no target, even if it
+    drew a mask. `kind` is the dataset's name for such queries (ReasonSeg: short, long). `boxes` is the IoU of the
+    mask's box and the target's; None where there is no target."""
 
     id: str
     image: str
@@ -77,13 +77,13 @@ def columns(outcomes: Sequence[QueryOutcome]) -> Columns:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A rule for every mask, and what is reported beside the two means."""
+    """A rule for every mask, and further numbers beside the two means."""
 
     rule: Rule
     extras: Extras
     eps: float = 0.0  # added to the sum of unions
     mean: bool = True  # report gIoU
-    kinds: bool = False  # report every kind apart as well
+    kinds: bool = False  # report every kind separately, too
 
     def __call__(self, outcomes: Sequence[QueryOutcome]) -> dict[str, Any]:
         report = self._report(outcomes)
@@ -131,8 +131,8 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _mean(chosen: Bool[torch.Tensor, " n"]) -> float | None:
-    return _number(chosen.double().mean().item())
+def _mean(hits: Bool[torch.Tensor, " n"]) -> float | None:
+    return _number(hits.double().mean().item())
 
 
 def _precisions(counts: Counts) -> dict[str, float | None]:
@@ -143,7 +143,7 @@ def _presence(table: Columns) -> dict[str, float | None]:
     """N_acc = TP / (TP + FN) over queries without a target, T_acc = TN / (TN + FP) over those with one.
 
     The formulas of the GRES paper and of ReLA's present code; its first release printed other ratios under these names,
-    and both print 0 where there is no query of the sort."""
+    and both print 0 where there is no such query."""
     return {"N_acc": _mean(table.refused[~table.targeted]), "T_acc": _mean(~table.refused[table.targeted])}
 
 
@@ -154,8 +154,8 @@ def _lisa_extras(table: Columns) -> dict[str, Any]:
 def _gres_extras(table: Columns) -> dict[str, Any]:
     # Pr@k counts targets only, and a refused one has IoU 0 whatever was drawn.
     counts, refused = table.counts[table.targeted], table.refused[table.targeted]
-    judged = Counts(counts.intersection * ~refused, counts.union, counts.predicted, counts.actual)
-    return {**_precisions(judged), **_presence(table)}
+    counted = Counts(counts.intersection * ~refused, counts.union, counts.predicted, counts.actual)
+    return {**_precisions(counted), **_presence(table)}
 
 
 def _premise_extras(table: Columns) -> dict[str, Any]:
@@ -179,12 +179,12 @@ def _box_extras(table: Columns) -> dict[str, Any]:
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    # RefCOCO and its kin: every sentence of every reference. ReasonSeg: overall, short and long apart.
+    # RefCOCO, RefCOCO+, RefCOCOg: every sentence of every reference. ReasonSeg: overall, short and long.
     "lisa": Protocol(lisa_rule, _lisa_extras, eps=EPS_SUM, kinds=True),
     "gres": Protocol(gres_rule, _gres_extras),
     # MLLMSeg (arXiv 2508.04107): referring expression comprehension by the boxes of masks, beside gIoU and cIoU.
     "rec": Protocol(lisa_rule, _box_extras, eps=EPS_SUM),
-    # SESAME (arXiv 2312.08366): "See", and "Segment" pooled over true and false premises, whose ground truth is blank.
+    # SESAME (arXiv 2312.08366): "See", and "Segment" pooled over true and false premises, whose ground truth is empty.
     "fp-refcoco": Protocol(lisa_rule, _premise_extras, eps=EPS_SUM, mean=False),
 }
 

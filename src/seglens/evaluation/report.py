@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 110  # when the output is a file, whose width nobody knows
+WIDTH = 110  # characters, when the output is a file
 COLUMNS = ("queries", "n", "gIoU", "95 %", "cIoU", "95 %", "P@0.5")
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """The world's report: a row per kind and per size of target, then the rest in a line each."""
+    """The world's report: a row per kind and per size of target, then one line for each other part."""
     table = Table(*COLUMNS, title=f"{report['model']} on {report['data']}")
     sizes = {f"{size} targets": row for size, row in report["by_size"].items()}
     for name, row in {"all with a target": report["with_target"], **report["by_kind"], **sizes}.items():
@@ -60,8 +60,8 @@ def _number(part: Mapping[str, Any], name: str) -> str:
     value, ends = part[name], part.get(f"{name}_95")
     if value is None:
         return "-"
-    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return shown if ends is None else f"{shown} ({ends[0]:.4f} to {ends[1]:.4f})"
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text if ends is None else f"{text} ({ends[0]:.4f} to {ends[1]:.4f})"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,10 @@
 """Predictions on disk, anybody's: one JSON line per sample, scored by a paper's protocol without any model.
 
-A line is ``{"id": ..., "prediction": RLE, "target": RLE}``, with COCO run lengths, and may say more: ``"ignore"`` (RLE
-of pixels that do not count), ``"no_target"`` (true: the method says that nothing in the image fits; by default an empty
-prediction says so), ``"image"`` (samples of one image are re-drawn together), ``"kind"`` and ``"box"`` (the target's
-own, as x, y, width and height). Files of any length are read line by line, and pixels are counted on the run
-lengths, never drawn.
+A line is ``{"id": ..., "prediction": RLE, "target": RLE}``, with COCO run lengths, and may hold ``"ignore"`` (RLE of
+pixels that do not count), ``"no_target"`` (true: the method reports that nothing in the image fits; by default an empty
+prediction means this), ``"image"`` (the bootstrap draws all samples of an image together), ``"kind"`` and ``"box"`` (of
+the target's annotation, as x, y, width and height). Files of any length are read line by line, and pixels are counted
+on the run lengths, without decoding the masks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from seglens.data.records import Bad
 from seglens.evaluation.protocols import QueryOutcome, columns, find_protocol, interval, mean_iou
 
 FAULTS_SHOWN = 5
-LONGEST_LINE = 2**26  # bytes: a mask of that many runs is no mask, and a file without line ends is no JSON lines
+LONGEST_LINE = 2**26  # bytes: no mask has that many runs, and JSON lines have line ends
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Scored:
 def read_predictions(path: str | Path, bad: Bad = "refuse") -> Scored:
     """Count every line of a file of predictions.
 
-    Raises DataError, which names the first bad lines by number and id and says how many there are; with ``bad="skip"``
-    they are left out and `faults` names them. A file without one usable line is refused in any case, and OSError is
-    raised for one that cannot be read."""
+    Raises DataError with the first bad lines by number and id, and how many there are; with ``bad="skip"`` they are
+    left out and listed in `faults`. A file without a usable line is always refused; OSError is raised for one that
+    cannot be read."""
     if bad not in ("refuse", "skip"):
         raise DataError(f"read_predictions got bad={bad!r}; choose refuse or skip")
     scored = Scored(Path(path), [], [], [])
@@ -73,7 +73,7 @@ def read_predictions(path: str | Path, bad: Bad = "refuse") -> Scored:
 
 
 def score(predictions: Scored, protocol: str = "lisa") -> dict[str, Any]:
-    """The protocol's report, and what was left out of it. Raises ValueError on an unknown protocol."""
+    """The protocol's report, and the lines left out of it. Raises ValueError on an unknown protocol."""
     report = {"file": str(predictions.path), "protocol": protocol, **find_protocol(protocol)(predictions.outcomes)}
     if predictions.faults:
         return {**report, "skipped": len(predictions.faults), "faults": [str(fault) for fault in predictions.faults]}
@@ -116,7 +116,7 @@ def _verdict(ends: list[float] | None) -> str:
 
 
 def _matched(first: Scored, second: Scored) -> list[int]:
-    """For each outcome of `first`, the place of its twin in `second`."""
+    """For each outcome of `first`, the index of the outcome with the same id in `second`."""
     place = {outcome.id: k for k, outcome in enumerate(second.outcomes)}
     mine = {outcome.id for outcome in first.outcomes}
     for path, extra in ((first.path, mine - place.keys()), (second.path, place.keys() - mine)):
@@ -195,12 +195,12 @@ def _runs(row: Mapping[str, Any], key: str, size: tuple[int, int] | None) -> tup
 
 
 def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
-    said = row.get("box")
-    if said is None:
+    box = row.get("box")
+    if box is None:
         return None
-    if not isinstance(said, list) or len(said) != 4 or not all(type(one) in (int, float) for one in said):
-        raise ValueError(f"got {str(said)[:40]!r} as box; it needs x, y, width and height, or to be left out")
-    x, y, width, height = map(float, said)
+    if not isinstance(box, list) or len(box) != 4 or not all(type(one) in (int, float) for one in box):
+        raise ValueError(f"got {str(box)[:40]!r} as box; it needs x, y, width and height, or to be left out")
+    x, y, width, height = map(float, box)
     return x, y, width, height
 
 
@@ -233,13 +233,13 @@ def run_counts(
     edges = np.sort(np.concatenate(ends))
     starts = np.append(0, edges[:-1])
     # Between two edges nothing changes: a mask is foreground where an odd number of its runs has ended.
-    said, true, void = (np.searchsorted(end, starts, "right") % 2 == 1 for end in ends)
+    predicted, true, void = (np.searchsorted(end, starts, "right") % 2 == 1 for end in ends)
     length = (edges - starts) * ~void
-    return tuple(int(length[where].sum()) for where in (said & true, said | true, said, true))  # type: ignore[return-value]
+    return tuple(int(length[where].sum()) for where in (predicted & true, predicted | true, predicted, true))  # type: ignore[return-value]
 
 
 def _hash(size: tuple[int, int], target: Int64[np.ndarray, " t"], ignore: Int64[np.ndarray, " i"]) -> bytes:
-    """The same for every way to write the same mask: runs of no pixels join their neighbours."""
+    """The same for all encodings of one mask: empty runs join their neighbours."""
     digest = blake2b(repr(size).encode(), digest_size=16)
     for runs in (target, ignore):
         edges, times = np.unique(runs.cumsum()[:-1], return_counts=True)
@@ -248,7 +248,7 @@ def _hash(size: tuple[int, int], target: Int64[np.ndarray, " t"], ignore: Int64[
 
 
 def _refusal(path: Path, faults: Sequence[RecordFault], bad: Bad) -> str:
-    """One line for a person: the first faults, how many there are, and what to do."""
+    """One line of error: the first faults, how many there are, and what to do."""
     advice = "no line is usable" if bad == "skip" else "mend them, or leave them out with --bad skip"
     bad_lines = f"{len(faults)} bad {'line' if len(faults) == 1 else 'lines'}"
     return f"{path} has {bad_lines}: {shortened(faults, FAULTS_SHOWN)}; {advice}"

@@ -1,4 +1,5 @@
-"""A question to every sample of a dataset: shared by processes, kept on disk as it is answered, ended by no bad one."""
+"""A question to every sample of a dataset: shared by processes, each answer stored on disk, not ended by a bad
+sample."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from seglens.data import Dataset
 from seglens.data.dataset import faults_of, usable
 from seglens.data.faults import DataError, RecordFault
 
-PART = ".part"  # behind the name of a file that is being made
+PART = ".part"  # after the name of a file that is not yet complete
 
 
 @dataclass(frozen=True)
 class SampleAnswers:
-    """What came of every sample, in their order: rows that JSON can hold. `faults` is what the dataset leaves out, and
-    `damaged` what it does not leave out, and could not be asked."""
+    """The answers of all samples, in their order: rows that JSON can hold. `faults` are the records that the dataset
+    leaves out, and `damaged` further samples that could not be used."""
 
     rows: list[Any]
     faults: list[RecordFault]
@@ -31,15 +32,15 @@ class SampleAnswers:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """What came of one sample; no `row` where the dataset leaves it out."""
+    """The answer of one sample; no `row` where the dataset leaves it out."""
 
     row: Any
     faults: list[RecordFault] = field(default_factory=list)
 
 
 class AnswerJournal:
-    """What was answered so far, in a journal beside `path` for each process; the same `settings` go on there. Without a
-    path nothing is kept.
+    """The answers so far, in a journal beside `path` for each process; a run with the same `settings` continues there.
+    Without a path nothing is stored.
 
     Raises JournalError on the journal of other settings, unless `anew` starts from nothing."""
 
@@ -60,12 +61,12 @@ class AnswerJournal:
         return [] if self.path is None else sorted(self.path.parent.glob(f"{self.path.name}{PART}*"))
 
     def add(self, index: int, row: SampleRow) -> None:
-        """On the disk when this returns."""
+        """Write a row, which is on the disk when this returns."""
         if self.journal is not None:
             self.journal.add({"index": index, "row": row.row, "faults": [one.to_json() for one in row.faults]})
 
     def close(self) -> None:
-        """All is done, and written elsewhere."""
+        """Remove the journals: all is done, and written elsewhere."""
         self._remove(None)
 
     def _remove(self, rank: int | None) -> None:
@@ -75,10 +76,9 @@ class AnswerJournal:
 
     def _read(self, journal: Journal) -> None:
         try:
-            for _, said in journal.news():
-                self.rows[said["index"]] = SampleRow(
-                    said["row"], [RecordFault.from_json(fault) for fault in said["faults"]]
-                )
+            for _, entry in journal.news():
+                faults = [RecordFault.from_json(fault) for fault in entry["faults"]]
+                self.rows[entry["index"]] = SampleRow(entry["row"], faults)
         except JournalError as error:
             raise JournalError(f"{error}; give another name, or start anew with --overwrite") from None
 
@@ -88,16 +88,16 @@ def ask_all(
     ask: Callable[[Sample], Any],
     ranks: Ranks,
     tick: Callable[[], None] = lambda: None,
-    kept: AnswerJournal | None = None,
-    told: Callable[[Any], None] = lambda row: None,
+    journal: AnswerJournal | None = None,
+    on_row: Callable[[Any], None] = lambda row: None,
 ) -> SampleAnswers | None:
-    """The rows of `ask`, for this process's share of `data` and then, on the first, for all; None on the others. `told`
-    is given each row as it comes.
+    """The rows of `ask`, for this process's share of `data` and then, on the first rank, for all; None on the others.
+    `on_row` is called with each row.
 
-    Raises the first sample's error when there is none that could be asked."""
+    Raises the error of the first sample when none could be used."""
     mine, damaged, first = dict[int, SampleRow](), list[RecordFault](), None
     for index in ranks.share(len(data)):
-        known = kept.rows.get(index) if kept else None
+        known = journal.rows.get(index) if journal else None
         try:
             row = known or _asked(data, index, ask)
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
@@ -105,27 +105,27 @@ def ask_all(
             damaged += _faults(index, error)
         else:
             mine[index] = row
-            if kept and not known:
-                kept.add(index, row)
+            if journal and not known:
+                journal.add(index, row)
             if row.row is not None:
-                told(row.row)
+                on_row(row.row)
         tick()
-    given = ranks.gather((mine, list(faults_of(data)), damaged))
-    return None if given is None else _joined(given, first)
+    parts = ranks.gather((mine, list(faults_of(data)), damaged))
+    return None if parts is None else _joined(parts, first)
 
 
 def _asked(data: Dataset, index: int, ask: Callable[[Sample], Any]) -> SampleRow:
-    sample, found = usable(data, index)
-    return SampleRow(None if sample is None else ask(sample), list(found))
+    sample, faults = usable(data, index)
+    return SampleRow(None if sample is None else ask(sample), list(faults))
 
 
-def _joined(given: list[Any], first: Exception | None) -> SampleAnswers:
-    rows = {index: row for some, _, _ in given for index, row in some.items()}
-    damaged = [fault for _, _, some in given for fault in some]
+def _joined(parts: list[Any], first: Exception | None) -> SampleAnswers:
+    rows = {index: row for some, _, _ in parts for index, row in some.items()}
+    damaged = [fault for _, _, some in parts for fault in some]
     if damaged and not any(row.row is not None for row in rows.values()):
         raise first or DataError(f"no sample can be used; the first: {damaged[0]}", damaged)
     ordered = [rows[index] for index in sorted(rows)]
-    faults = [fault for _, some, _ in given for fault in some]  # every process has those of the index
+    faults = [fault for _, some, _ in parts for fault in some]  # every process has those of the index
     faults += [fault for row in ordered for fault in row.faults]
     return SampleAnswers([row.row for row in ordered if row.row is not None], list(dict.fromkeys(faults)), damaged)
 
