@@ -10,7 +10,7 @@ import pytest
 from seglens import Segmenter
 from seglens.agent.exam import written
 from seglens.embedded.models import make_processor, make_tokenizer
-from seglens.world.chat_phrases import INTENT_OF, SHARES, UNKNOWN, Manners, new_words, sayings
+from seglens.world.chat_phrases import INTENT_OF, SHARES, UNKNOWN, ChatPhrases, grammar, new_words
 from seglens.world.language import INTENT, speaker, vocabulary
 from seglens.world.world import World
 
@@ -18,17 +18,17 @@ WORLD = World("train", 15)
 
 
 def said(kind: str, scenes: int = 20, each: int = 20) -> list[str]:
-    people = [Manners(speaker(WORLD, index)) for index in range(scenes)]
-    return [one.say(kind) for one in people for _ in range(each)]
+    people = [ChatPhrases(speaker(WORLD, index)) for index in range(scenes)]
+    return [one.sentence(kind) for one in people for _ in range(each)]
 
 
 def test_no_rule_is_missing_or_left_over() -> None:
-    rules, named = sayings(), set[str]()
+    rules, named = grammar(), set[str]()
     for alternatives in rules.values():
         for one in alternatives:
             named |= set(re.findall(r"\{(\w+)\}", one))
             assert one.count("{") == one.count("}") == len(re.findall(r"\{\w+\}", one)), one
-    slots = Manners(speaker(WORLD, 0))._slots.keys()
+    slots = ChatPhrases(speaker(WORLD, 0))._slots.keys()
     assert named - rules.keys() == slots
     assert rules.keys() - named == SHARES.keys() == INTENT_OF.keys()
 
@@ -44,12 +44,12 @@ def test_sentences_are_whole_and_known(kind: str) -> None:
 
 
 def test_the_same_scene_says_the_same() -> None:
-    one, other = (Manners(speaker(WORLD, 3)) for _ in range(2))
+    one, other = (ChatPhrases(speaker(WORLD, 3)) for _ in range(2))
     assert [one.intent() for _ in range(20)] == [other.intent() for _ in range(20)]
 
 
 def test_some_words_are_forgotten() -> None:
-    asked = [Manners(speaker(WORLD, index)).intent() for index in range(300)]
+    asked = [ChatPhrases(speaker(WORLD, index)).intent() for index in range(300)]
     assert all(one.text.startswith(INTENT.format("")) for one in asked)
     assert {one.answer for one in asked} == {*INTENT_OF.values()}
     assert 0.1 < np.mean([UNKNOWN in one.text for one in asked]) < 0.45

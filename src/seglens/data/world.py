@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from seglens.core.types import Sample, Target
-from seglens.world.chat_phrases import Manners
+from seglens.world.chat_phrases import ChatPhrases
 from seglens.world.language import Query, speaker
 from seglens.world.world import SPLITS, Scene, World
 
@@ -55,7 +55,7 @@ class WorldData:
         world = World(self.split, self.seed)
         scene = world.scene(index)
         scene_speaker = speaker(world, index, scene)
-        queries, people = scene_speaker.queries(self.queries), Manners(scene_speaker)
+        queries, people = scene_speaker.queries(self.queries), ChatPhrases(scene_speaker)
         texts = [
             people.request(q.phrase) if self.people and scene_speaker.rng.random() < self.people else q.text
             for q in queries

@@ -15,7 +15,7 @@ from seglens.embedded.language_stages import Pupil, report
 from seglens.embedded.models import make_tokenizer
 from seglens.embedded.packing import PackedScenes, pack
 from seglens.embedded.recipe import Budget, Stage, batches
-from seglens.world.chat_phrases import SHARES, Manners, new_words
+from seglens.world.chat_phrases import SHARES, ChatPhrases, new_words
 from seglens.world.language import VQA_KINDS, Speaker, lesson, speaker
 from seglens.world.phrases import Question
 from seglens.world.world import Scene, World
@@ -33,8 +33,8 @@ def learn_words(pupil: Pupil) -> None:
 
 
 def _said(one: Speaker) -> list[Question]:
-    manners = Manners(one)
-    return [*lesson(one, REHEARSED), *(manners.intent() for _ in range(INSTRUCTIONS))]
+    phrases = ChatPhrases(one)
+    return [*lesson(one, REHEARSED), *(phrases.intent() for _ in range(INSTRUCTIONS))]
 
 
 def teach(pupil: Pupil, world: World, indices: Iterable[int]) -> tuple[list[Scene], PackedScenes]:

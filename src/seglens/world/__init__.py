@@ -1,1 +1,1 @@
-"""The drawn world: scenes with exact masks, and what can be said of them. No torch, and nothing of the product."""
+"""The drawn world: scenes with exact masks, and sentences about them. It imports neither torch nor the product."""

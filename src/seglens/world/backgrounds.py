@@ -1,4 +1,4 @@
-"""What stands behind the objects: plain and patterned papers, rooms, meadows, shores, nights."""
+"""Backgrounds of the objects: plain and patterned papers, rooms, meadows, shores, nights."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ WEIGHTS = np.array([2, 1.5, 1, 2, 2, 1, 0.5])
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A backdrop, uint8 "size size 3", with a breath of large and fine noise."""
+    """A background, uint8 "size size 3", with a little coarse and fine noise."""
     image = KINDS[int(rng.choice(len(KINDS), p=WEIGHTS / WEIGHTS.sum()))](rng, size)
     coarse = rng.integers(0, 256, (int(rng.integers(4, 20)),) * 2, dtype=np.uint8)
     cloud = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).convert("RGB")

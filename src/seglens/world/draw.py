@@ -90,7 +90,7 @@ class Pen:
         return mix(self.main, (255, 252, 245), 0.45)
 
     def vary(self, low: Number, high: Number) -> float:
-        """A uniform number: every proportion that may differ between two objects of a kind."""
+        """A uniform random number, for every proportion that may differ between two objects of a kind."""
         return float(self.rng.uniform(low, high))
 
     def chance(self, p: Number) -> bool:
@@ -181,7 +181,7 @@ class Pen:
         self.poly(outline, fill, part, outlined)
 
     def eye(self, x: Number, y: Number, r: Number = 0.07) -> None:
-        """A friendly eye: white, pupil, glint. A detail: belongs to the body, has no outline of its own."""
+        """A friendly eye: white, pupil, glint. A detail: it belongs to the body and has no outline."""
         self.ellipse(x, y, r, r, (252, 252, 250), outlined=False)
         self.ellipse(x + r * 0.15, y, r * 0.62, r * 0.68, (30, 26, 34), outlined=False)
         self.ellipse(x - r * 0.1, y - r * 0.25, r * 0.2, r * 0.2, (255, 255, 255), outlined=False)

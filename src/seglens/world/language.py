@@ -1,4 +1,4 @@
-"""What can be said of a scene: requests for masks, questions with short answers, captions and intents.
+"""Sentences about a scene: requests for masks, questions with short answers, captions and intents.
 
 Everything is templated from what the scene knows to be true; `requests` and `questions` hold the sentences.
 """
@@ -53,7 +53,7 @@ something that thing object one i could would can me my it its with without not 
 
 
 class Speaker:
-    """Says true things about one scene. All choices come from `rng`; `train` keeps held-out phrasings unsaid."""
+    """True sentences about one scene. All choices come from `rng`; with `train` held-out phrasings are not used."""
 
     def __init__(self, scene: Scene, rng: random.Random, train: bool):
         self.rng = rng
@@ -65,21 +65,21 @@ class Speaker:
         return self._requests.make(kind)
 
     def phrase(self) -> str:
-        """What a request for a mask may be about, as a phrase: "the red cat"."""
+        """The target of a request for a mask, as a phrase: "the red cat"."""
         kinds, weights = list(QUERY_WEIGHTS), list(QUERY_WEIGHTS.values())
-        while (said := self._requests.phrase(self.rng.choices(kinds, weights)[0])) is None:
+        while (phrase := self._requests.phrase(self.rng.choices(kinds, weights)[0])) is None:
             pass
-        return said
+        return phrase
 
     def queries(self, count: int) -> list[Query]:
         """`count` requests; kinds are drawn first, so that common kinds do not crowd out rare ones."""
         kinds, weights = list(QUERY_WEIGHTS), list(QUERY_WEIGHTS.values())
-        found: list[Query] = []
-        while len(found) < count:
+        queries: list[Query] = []
+        while len(queries) < count:
             query = self.query(self.rng.choices(kinds, weights)[0])
             if query is not None:
-                found.append(query)
-        return found
+                queries.append(query)
+        return queries
 
     def question(self, kind: str) -> Question | None:
         """A question of this kind with its answer, or None when the scene offers none."""
@@ -88,20 +88,20 @@ class Speaker:
     def questions(self, count: int) -> list[Question]:
         """`count` questions with their answers, kinds drawn first."""
         kinds, weights = list(VQA_WEIGHTS), list(VQA_WEIGHTS.values())
-        found: list[Question] = []
-        while len(found) < count:
+        questions: list[Question] = []
+        while len(questions) < count:
             question = self.question(self.rng.choices(kinds, weights)[0])
             if question is not None:
-                found.append(question)
-        return found
+                questions.append(question)
+        return questions
 
     # What follows is only for training the language model.
 
     def caption(self) -> Question:
-        """What is there, from left to right."""
+        """The things of the scene, from left to right."""
         order = sorted(self.things, key=lambda t: t.centre[0])
-        said = ", ".join(article(f"{t.colour} {t.name}") for t in order)
-        return Question("caption", self.rng.choice(CAPTION_REQUESTS), said)
+        things = ", ".join(article(f"{t.colour} {t.name}") for t in order)
+        return Question("caption", self.rng.choice(CAPTION_REQUESTS), things)
 
     def intent(self) -> Question:
         """The three routes of Algorithm S1: dialogue, segmentation, followup."""
@@ -115,7 +115,7 @@ class Speaker:
         return Question("intent", INTENT.format(text), label)
 
     def reply(self) -> Question:
-        """The spoken answer to a request for a mask: this is what teaches the model where to look."""
+        """The answer in words to a request for a mask: it teaches the model to attend to the target."""
         query = self._request(("what ",))  # "what barks?" is also a question, with another answer
         return Question("reply", query.text, query.reply)
 
@@ -126,15 +126,15 @@ class Speaker:
 
 
 def speaker(world: World, index: int, scene: Scene | None = None) -> Speaker:
-    """The speaker of scene `index`: its words are as reproducible as its pixels."""
+    """The sentences of scene `index`: as reproducible as its pixels."""
     rng = random.Random(f"{world.split} {world.seed} {index}")
     return Speaker(scene if scene is not None else world.scene(index), rng, world.split == "train")
 
 
 def lesson(one: Speaker, count: int) -> list[Question]:
-    """What the language model is taught about one scene: answers, replies, now and then a caption or an intent."""
-    said: list[Question] = []
-    while len(said) < count:
+    """What the language model learns about one scene: answers, replies, sometimes a caption or an intent."""
+    questions: list[Question] = []
+    while len(questions) < count:
         draw = one.rng.random()
         make: Callable[[], Question]
         if draw < 0.05:
@@ -145,12 +145,12 @@ def lesson(one: Speaker, count: int) -> list[Question]:
             make = one.reply
         else:
             make = lambda: one.questions(1)[0]  # noqa: E731
-        said.append(make())
-    return said
+        questions.append(make())
+    return questions
 
 
 def vocabulary() -> list[str]:
-    """Every word that the world can say, sorted."""
+    """Every word of the world's sentences, sorted."""
     texts: list[str] = [EXTRA_WORDS, INTENT, *REQUESTS, *FOLLOW_UPS, *CAPTION_REQUESTS]
     texts += [*PALETTE, *PART_NAMES, *GROUPS, *SIDES, *NUMBERS]
     for concept in CONCEPTS:

@@ -1,6 +1,6 @@
-"""What every sentence is made of: the two kinds of sentence, the words of the world, and what a scene lets one say.
+"""What all sentences have in common: their two kinds, the words of the world, and the facts of a scene.
 
-An ambiguous sentence is never uttered: a relation needs a clear margin, a superlative a clear winner, "the cat"
+An ambiguous sentence is never used: a relation needs a clear margin, a superlative a clear winner, "the cat"
 exactly one cat, "the tail" exactly one thing that shows a tail.
 """
 
@@ -41,7 +41,7 @@ FACES = (
     "sun",
     "snowman",
 )
-# What a drawing shows without a mask of its own: there "the tail" would have two readings, and is not absent.
+# Parts that a drawing shows without a mask: there "the tail" would have two meanings, and is not absent.
 UNMASKED_PARTS: dict[str, tuple[str, ...]] = {
     "tail": ("deer", "elephant", "turtle", "airplane"),
     "legs": ("cat", "rabbit", "duck", "clock"),
@@ -74,8 +74,8 @@ class Query:
     text: str
     targets: tuple[Target, ...]
     held_out: bool = False
-    reply: str = ""  # what the language model says to it
-    phrase: str = ""  # its target alone, without the words of a request
+    reply: str = ""  # the language model's answer
+    phrase: str = ""  # the target alone, without the words of a request
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def article(word: str, concept: Concept | None = None) -> str:
 
 
 def kind_word(group: str, plural: bool = False) -> str:
-    """A group as one says it: "animal", "animals", "piece of clothing", "clothes"."""
+    """The words for a group: "animal", "animals", "piece of clothing", "clothes"."""
     return KIND_PLURALS.get(group, group + "s") if plural else KIND_WORDS.get(group, group)
 
 
@@ -112,7 +112,7 @@ def place_is_clear(thing: Thing) -> bool:
 
 
 def may_be_in(where: str, thing: Thing) -> bool:
-    """Could a listener think that `thing` lies in this place? Near an edge it may be in either field."""
+    """Could a reader think that `thing` is in this place? Near an edge it may be in either field."""
     row, column = where.split()
     fields = (("left", "center", "right").index(column), ("top", "middle", "bottom").index(row))
     third, slack = SIZE / 3, MARGIN / 2
@@ -120,7 +120,7 @@ def may_be_in(where: str, thing: Thing) -> bool:
 
 
 def direction(anchor: Thing, other: Thing) -> str | None:
-    """Where `other` lies seen from `anchor`, or None when it is neither clearly beside nor clearly over or under."""
+    """Where `other` is relative to `anchor`, or None when it is neither clearly beside nor clearly above or below."""
     dx, dy = other.centre[0] - anchor.centre[0], other.centre[1] - anchor.centre[1]
     if abs(dx) > max(MARGIN, 1.3 * abs(dy)):
         return "left of" if dx < 0 else "right of"
@@ -130,29 +130,29 @@ def direction(anchor: Thing, other: Thing) -> str | None:
 
 
 def may_be(side: str, anchor: Thing, other: Thing) -> bool:
-    """Could a listener think that `other` lies on this side of `anchor`? Unclear ones count as a maybe."""
-    lies = direction(anchor, other)
-    if lies is not None:
-        return lies == side
+    """Could a reader think that `other` is on this side of `anchor`? Unclear cases count as yes."""
+    side_of = direction(anchor, other)
+    if side_of is not None:
+        return side_of == side
     axis = 0 if side in ("left of", "right of") else 1
     before = other.centre[axis] < anchor.centre[axis]
     return before == (side in ("left of", "above"))
 
 
 def describe(clue: str, nouns: Sequence[str] = ("thing", "object", "one")) -> list[str]:
-    """Ways to mean something by what is known of it: "the thing that you sit on", "the thing i could sit on"."""
-    said = [f"the {noun} that {clue}" for noun in nouns]
+    """Ways to name something by what is known of it: "the thing that you sit on", "the thing i could sit on"."""
+    phrases = [f"the {noun} that {clue}" for noun in nouns]
     if clue.startswith("you "):
-        said += [f"the {noun} {words}" for noun in nouns for words in (clue, f"i could {clue[4:]}")]
+        phrases += [f"the {noun} {words}" for noun in nouns for words in (clue, f"i could {clue[4:]}")]
     elif clue.startswith("is "):
-        said += [f"the {noun} {clue[3:]}" for noun in nouns]
+        phrases += [f"the {noun} {clue[3:]}" for noun in nouns]
     if "thing" in nouns:
-        said += [f"something that {clue}", f"what {clue}"]
-    return said
+        phrases += [f"something that {clue}", f"what {clue}"]
+    return phrases
 
 
 class Facts:
-    """What is true of one scene, sorted for speaking. Choices come from `rng`; `train` keeps held-out words unsaid."""
+    """What is true of one scene, sorted for sentences. Choices come from `rng`; `train` leaves out held-out words."""
 
     def __init__(self, scene: Scene, rng: random.Random, train: bool):
         self.rng, self.train = rng, train
@@ -166,7 +166,7 @@ class Facts:
         self.absent = [c for c in CONCEPTS if c.name not in self.by_name and c.name not in worn]
 
     def showing(self, part: str) -> list[Thing]:
-        """Everything that shows such a part, with a mask of its own or without, or is called so itself."""
+        """Everything that shows such a part, with its own mask or without, or has that name itself."""
         also = UNMASKED_PARTS.get(part, ())
         return [t for t in self.things if part in t.parts or t.name == part or t.name in also]
 

@@ -1,4 +1,4 @@
-"""Questions with one short right answer: what is there, how many, of which colour and kind, where, and what for."""
+"""Questions with one short right answer: existence, number, colour, kind, place and use of things."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from seglens.world.phrases import (
 VQA_KINDS = ("existence", "count", "colour", "category", "where", "side", "reasoning", "reasoning existence", "absent")
 VQA_WEIGHTS = dict(zip(VQA_KINDS, (3, 5, 2, 2, 2.5, 4, 2.5, 2, 1.5), strict=True))
 
-Said = tuple[str, str] | tuple[str, str, bool]  # question, answer, and whether the phrasing is held out
+QuestionAnswer = tuple[str, str] | tuple[str, str, bool]  # question, answer, and whether the phrasing is held out
 
 
 def _yes(true: bool) -> str:
@@ -29,11 +29,11 @@ def _yes(true: bool) -> str:
 
 
 class Questions:
-    """Every question that the facts answer."""
+    """All questions that the facts can answer."""
 
     def __init__(self, facts: Facts):
         self.facts, self.rng = facts, facts.rng
-        self.asked: dict[str, Callable[[], Said | None]] = {
+        self.makers: dict[str, Callable[[], QuestionAnswer | None]] = {
             "existence": self._existence,
             "count": self._count,
             "colour": self._colour,
@@ -47,10 +47,10 @@ class Questions:
 
     def make(self, kind: str) -> Question | None:
         """A question of this kind with its answer, or None when the scene offers none."""
-        said = self.asked[kind]()
-        return None if said is None else Question(kind, *said)
+        answer = self.makers[kind]()
+        return None if answer is None else Question(kind, *answer)
 
-    def _existence(self) -> Said:
+    def _existence(self) -> QuestionAnswer:
         frames = ("is there {} in the picture?", "do you see {}?", "is there {}?", "does the picture show {}?")
         frame = self.rng.choice(frames)
         draw = self.rng.random()
@@ -62,18 +62,18 @@ class Questions:
             colour = thing.colour if self.rng.random() < 0.5 else self.rng.choice(thing.concept.colours)
             if self.facts.train and (thing.name, colour) in HELD_OUT_COLOURS:
                 colour = thing.colour
-            seen = any(t.colour == colour for t in self.facts.by_name[thing.name])
-            return frame.format(article(f"{colour} {thing.name}")), _yes(seen)
+            present = any(t.colour == colour for t in self.facts.by_name[thing.name])
+            return frame.format(article(f"{colour} {thing.name}")), _yes(present)
         concept = thing.concept if self.rng.random() < 0.5 else self.rng.choice(self.facts.absent)
         return frame.format(article(concept.name, concept)), _yes(concept.name in self.facts.by_name)
 
-    def _count(self) -> Said:
+    def _count(self) -> QuestionAnswer:
         draw = self.rng.random()
         if draw < 0.15:
             return self.rng.choice(("how many things are there?", "count the things.")), str(len(self.facts.things))
         if draw < 0.35:
-            shown = self.rng.random() < 0.8
-            group = self.rng.choice(self.facts.things).group if shown else self.rng.choice(list(GROUPS))
+            present = self.rng.random() < 0.8
+            group = self.rng.choice(self.facts.things).group if present else self.rng.choice(list(GROUPS))
             return f"how many {kind_word(group, plural=True)} are there?", str(self.facts.count(group))
         by_name = self.facts.by_name
         names = list(by_name)
@@ -85,14 +85,14 @@ class Questions:
         frame = self.rng.choice(("how many {} are there?", "count the {}.", "how many {} do you see?"))
         return frame.format(concept.plural), str(len(by_name.get(concept.name, ())))
 
-    def _colour(self) -> Said | None:
+    def _colour(self) -> QuestionAnswer | None:
         if not self.facts.unique:
             return None
         thing = self.rng.choice(self.facts.unique)
         frame = self.rng.choice(("what colour is the {}?", "which colour has the {}?", "what is the colour of the {}?"))
         return frame.format(thing.name), thing.colour
 
-    def _category(self) -> Said:
+    def _category(self) -> QuestionAnswer:
         alone = [t for t in self.facts.things if self.facts.count(t.group) == 1]
         if alone and self.rng.random() < 0.6:
             thing = self.rng.choice(alone)
@@ -100,14 +100,14 @@ class Questions:
         thing = self.rng.choice(self.facts.things)
         return f"what kind of thing is the {thing.name}?", thing.group
 
-    def _where(self) -> Said | None:
+    def _where(self) -> QuestionAnswer | None:
         clear = [t for t in self.facts.unique if place_is_clear(t)]
         if not clear:
             return None
         thing = self.rng.choice(clear)
         return f"in which part of the picture is the {thing.name}?", place(thing)
 
-    def _side(self) -> Said | None:
+    def _side(self) -> QuestionAnswer | None:
         if len(self.facts.unique) < 2:
             return None
         one, other = self.rng.sample(self.facts.unique, 2)
@@ -123,14 +123,14 @@ class Questions:
             true = (offset < 0) == (side in ("left of", "above"))
             return f"is the {one.name} {side} the {other.name}?", _yes(true)
         others = [t for t in self.facts.things if t is not one]
-        lies = [(t, direction(one, t)) for t in others]
-        clear = [(t, s) for t, s in lies if s is not None and not any(may_be(s, one, o) for o in others if o is not t)]
+        sides = [(t, direction(one, t)) for t in others]
+        clear = [(t, s) for t, s in sides if s is not None and not any(may_be(s, one, o) for o in others if o is not t)]
         if not clear:
             return None
         thing, side = self.rng.choice(clear)
         return f"what is {side} the {one.name}?", thing.name
 
-    def _reasoning(self) -> Said | None:
+    def _reasoning(self) -> QuestionAnswer | None:
         if not self.facts.unique:
             return None
         thing = self.rng.choice(self.facts.unique)
@@ -142,14 +142,14 @@ class Questions:
         frame = self.rng.choice(("what {}?", "which thing {}?", "which object {}?"))
         return frame.format(words), thing.name, held_out
 
-    def _reasoning_existence(self) -> Said:
-        shown = self.rng.random() < 0.5
-        concept = self.rng.choice(self.facts.sayable).concept if shown else self.rng.choice(self.facts.absent)
+    def _reasoning_existence(self) -> QuestionAnswer:
+        present = self.rng.random() < 0.5
+        concept = self.rng.choice(self.facts.sayable).concept if present else self.rng.choice(self.facts.absent)
         words, held_out = self.rng.choice(self.facts.clues(concept))
         frame = self.rng.choice(("is there something that {}?", "do you see a thing that {}?"))
         return frame.format(words), _yes(concept.name in self.facts.by_name), held_out
 
-    def _absent(self) -> Said:
+    def _absent(self) -> QuestionAnswer:
         name = self.rng.choice(self.facts.absent).name
         frames = ("what colour is the {}?", "in which part of the picture is the {}?", "which colour has the {}?")
         return self.rng.choice(frames).format(name), f"there is no {name}"

@@ -41,7 +41,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and everything that is true of it."""
+    """An image with all its objects and parts."""
 
     image: np.ndarray  # uint8 "h w 3"
     ids: np.ndarray  # uint8 "h w": 0 background, else Thing.index
@@ -64,7 +64,7 @@ class World:
     seed: int = 0
 
     def rng(self, index: int) -> np.random.Generator:
-        """The randomness of the pixels of scene `index` (its words have their own, see `language.speaker`)."""
+        """The random generator for the pixels of scene `index` (its words have another, see `language.speaker`)."""
         return np.random.default_rng([SPLITS.index(self.split), self.seed, index, 0])
 
     def scene(self, index: int, most: int = 7) -> Scene:
@@ -76,7 +76,7 @@ class World:
         return canvas.finish()
 
     def _cast(self, rng: np.random.Generator, most: int) -> list[tuple[Concept, str, float]]:
-        """Who appears: concepts, colours and sizes. Half of the scenes hold two to four of one kind."""
+        """The objects: concepts, colours and sizes. Half of the scenes hold two to four of one kind."""
         count = min(most, int(rng.choice([2, 3, 4, 5, 6, 7], p=[0.15, 0.28, 0.27, 0.17, 0.09, 0.04])))
         chosen = [CONCEPTS[i] for i in rng.choice(len(CONCEPTS), count, replace=False)]
         if count >= 3 and rng.random() < 0.5:
@@ -88,7 +88,7 @@ class World:
             small = rng.random() < 0.13
             size = rng.uniform(34, 48) if small else rng.uniform(60, 106) * crowd
             cast.append((concept, self._colour(concept, rng), float(size)))
-        return sorted(cast, key=lambda one: -one[2])  # large first: they find room while there is some
+        return sorted(cast, key=lambda one: -one[2])  # large first, while there is room
 
     def _colour(self, concept: Concept, rng: np.random.Generator) -> str:
         allowed = [c for c in concept.colours if self.split == "test" or (concept.name, c) not in HELD_OUT_COLOURS]
@@ -106,10 +106,10 @@ class _Canvas:
         self.parts: np.ndarray = np.zeros(self.image.shape[:2], np.uint8)
         self.placed: list[tuple[Concept, str, int]] = []  # concept, colour, pixels when drawn
         self.windows: list[tuple[slice, slice]] = []  # where each was pasted
-        self.shown = np.array([self.ids.size])  # visible pixels of the background and of each object
+        self.visible = np.array([self.ids.size])  # visible pixels of the background and of each object
 
     def place(self, concept: Concept, colour: str, size: float, rng: np.random.Generator) -> None:
-        """Draw one object where there is room; a third of the objects may stand partly before another."""
+        """Draw one object where there is room; a third of the objects may partly cover another."""
         shade = tuple(int(np.clip(c + rng.integers(-14, 15), 0, 255)) for c in PALETTE[colour])
         shade = mix(shade, PALETTE[colour], 0.3)  # type: ignore[arg-type]
         for shrink in (1.0, 0.85, 0.7):
@@ -136,9 +136,9 @@ class _Canvas:
         return None
 
     def _keeps_visible(self, covered: np.ndarray) -> bool:
-        """Nothing may lose more than a quarter of itself, all coverings counted."""
+        """Whether no object loses more than a quarter of its pixels, all coverings counted."""
         lost = np.bincount(covered, minlength=len(self.placed) + 1)
-        left = (self.shown - lost)[1:]
+        left = (self.visible - lost)[1:]
         return all(pixels >= 0.75 * one[2] for pixels, one in zip(left, self.placed, strict=True))
 
     def _paste(self, sprite: Sprite, y: int, x: int) -> None:
@@ -150,8 +150,8 @@ class _Canvas:
         below[:] = ((below * (255 - cover) + sprite.rgb * cover) // 255).astype(np.uint8)
         solid = sprite.parts > 0
         ids = self.ids[y : y + h, x : x + w]
-        lost = np.bincount(ids[solid], minlength=len(self.shown))
-        self.shown = np.append(self.shown - lost, solid.sum())
+        lost = np.bincount(ids[solid], minlength=len(self.visible))
+        self.visible = np.append(self.visible - lost, solid.sum())
         ids[solid] = len(self.placed) + 1
         self.parts[y : y + h, x : x + w][solid] = sprite.parts[solid]
         self.windows.append((slice(y, y + h), slice(x, x + w)))

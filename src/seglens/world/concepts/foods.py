@@ -31,7 +31,7 @@ def _apple(pen: Pen) -> None:
     pen.blob([(-0.12, -0.36), (0, -0.31), (0.12, -0.36), (0, -0.24)], pen.dark, outlined=False)
     pen.ellipse(-0.48, -0.18, 0.13, 0.22, pen.light, outlined=False, angle=22)
     pen.ellipse(-0.53, 0.14, 0.06, 0.08, pen.light, outlined=False, angle=10)
-    if pen.chance(0.35):  # somebody lives here
+    if pen.chance(0.35):  # a worm
         pen.ellipse(0.3, 0.26, 0.14, 0.11, pen.dark, outlined=False)
         pen.tube([(0.3, 0.28), (0.44, 0.3), (0.56, 0.16), (0.55, -0.02)], [0.14, 0.16, 0.16, 0.2], (206, 216, 112))
         pen.eye(0.56, -0.04, 0.065)
