@@ -222,9 +222,9 @@ def test_a_pickled_segmenter_is_loaded_again(untrained: Segmenter) -> None:
 
 
 def test_saved_as_a_head_it_is_the_same(untrained: Segmenter, tmp_path: Path) -> None:
-    untrained.save(tmp_path)
-    again = Segmenter.from_pretrained(tmp_path)
-    assert (again.config, again.method.config) == (read_config(tmp_path), untrained.method.config)
+    untrained.save_pretrained(tmp_path / "head")
+    again = Segmenter.from_pretrained(tmp_path / "head")
+    assert (again.config, again.method.config) == (read_config(tmp_path / "head"), untrained.method.config)
     sample = WorldData(n=1, seed=31)[0]
     query = sample.targets[0].query
     assert np.array_equal(again.segment(sample.image, query).mask, untrained.segment(sample.image, query).mask)
