@@ -96,8 +96,8 @@ def test_an_explanation_stands_behind_the_tokens(script: AnswerTokens) -> None:
 
 
 def test_several_tokens_and_their_places(spoken_to: Backbone) -> None:
-    speech = AnswerTemplates(("[REJ]", "[SEG]", "[SEG]"), answers=("dog [REJ][SEG] [SEG] .",), refusal="[REJ]")
-    script = AnswerTokens(spoken_to.prompts, speech, NAMES, END)
+    templates = AnswerTemplates(("[REJ]", "[SEG]", "[SEG]"), answers=("dog [REJ][SEG] [SEG] .",), refusal="[REJ]")
+    script = AnswerTokens(spoken_to.prompts, templates, NAMES, END)
     for words in (script.question("red cup"), script.example("red cup")):
         assert [words.ids[place] for place in words.places] == [REJ, SEG, SEG]
     assert script.question("red cup").ids[-1] == SEG
@@ -136,7 +136,7 @@ def test_an_image_cannot_be_typed(script: AnswerTokens) -> None:
 
 
 @pytest.mark.parametrize(
-    ("speech", "said"),
+    ("templates", "said"),
     [
         (AnswerTemplates(()), "tokens none, trained"),
         (AnswerTemplates(("[MASK]",)), r"tokens \[MASK\], trained \[SEG\], \[REJ\]: name them alike"),
@@ -146,6 +146,6 @@ def test_an_image_cannot_be_typed(script: AnswerTokens) -> None:
         (AnswerTemplates(("[SEG]",), answers=("[SEG][SEG]",)), "and no more; correct it"),
     ],
 )
-def test_a_speech_that_does_not_hold_together(backbone: Backbone, speech: AnswerTemplates, said: str) -> None:
+def test_a_speech_that_does_not_hold_together(backbone: Backbone, templates: AnswerTemplates, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        AnswerTokens(backbone.prompts, speech, NAMES, END)
+        AnswerTokens(backbone.prompts, templates, NAMES, END)

@@ -73,9 +73,9 @@ def read(said: Said, whole: bool = False) -> Ours:
     image = reading.processor.tokenizer.convert_tokens_to_ids(reading.processor.image_token)
     if isinstance(theirs.method, LensConfig):
         return Ours(reading, [*reading.before(), image, *reading.after(query)], [], {})
-    speech = theirs.method.speech()
+    templates = theirs.method.templates()
     tokens = {token: NEW + n for n, token in enumerate(theirs.method.tuning().tokens)}
-    script = AnswerTokens(reading, speech, tokens, NEW - 1)
+    script = AnswerTokens(reading, templates, tokens, NEW - 1)
     words = script.example(query) if whole else script.question(query)
     first = words.learnt.index(True)
     names = {number: token for token, number in tokens.items()} | {NEW - 1: END[said.family]}

@@ -35,11 +35,11 @@ def make(decoder: MaskDecoder, **settings: Any) -> Lisa:
 
 def test_what_is_tuned_and_said() -> None:
     config = LisaConfig()
-    tuning, speech = config.tuning(), config.speech()
+    tuning, templates = config.tuning(), config.templates()
     assert (tuning.rank, tuning.alpha, tuning.dropout, tuning.targets) == (8, 16.0, 0.05, ("q_proj", "v_proj"))
     assert (tuning.tokens, tuning.vision_rank, tuning.projector, tuning.vocabulary) == (("[SEG]",), 0, False, False)
-    assert (speech.tokens, speech.refusal, len(speech.answers)) == (("[SEG]",), None, 5)
-    assert speech.answers[0] == "[SEG]."
+    assert (templates.tokens, templates.refusal, len(templates.answers)) == (("[SEG]",), None, 5)
+    assert templates.answers[0] == "[SEG]."
     assert PRESETS["authors"].config.tuning().vocabulary
     assert PRESETS["authors"].config.text_mean == "tokens"
 

@@ -455,7 +455,7 @@ def test_settings_survive_json() -> None:
 
 def test_what_is_tuned_and_said() -> None:
     config = MLLMSegConfig()
-    tuning, speech = config.tuning(), config.speech()
+    tuning, templates = config.tuning(), config.templates()
     assert (tuning.rank, tuning.alpha, tuning.dropout, tuning.vision_rank, tuning.projector) == (
         64,
         128,
@@ -465,11 +465,11 @@ def test_what_is_tuned_and_said() -> None:
     )
     assert tuning.targets == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert tuning.tokens == ("[SEG]", "[REJ]")
-    assert speech.tokens == ("[SEG]",)
-    assert speech.refusal == "Sure, {}:[REJ]."
+    assert templates.tokens == ("[SEG]",)
+    assert templates.refusal == "Sure, {}:[REJ]."
     mute = replace(config, refusal=None)
     assert mute.tuning().tokens == ("[SEG]",)
-    assert mute.speech().refusal is None
+    assert mute.templates().refusal is None
     authors = PRESETS["authors"].config
     assert authors.request.format("the cup") == " What are the cupin this image? Please output segmentation masks."
     assert authors.answers[0].format("the cup") == "Sure,the cup:[SEG]."

@@ -65,7 +65,7 @@ def backbone(internvl: Path) -> Backbone:
 
 def maker(backbone: Backbone, config: MLLMSegConfig = TINY) -> ExampleMaker:
     head = build_mllmseg(config, backbone)
-    return ExampleMaker(head.mllm, None, head.mask_side, head.practice, seed=3)
+    return ExampleMaker(head.mllm, None, head.mask_side, head.training_format, seed=3)
 
 
 def sample(*queries: str, absent: tuple[int, ...] = (), side: int = 40) -> Sample:
@@ -152,7 +152,7 @@ def test_it_is_asked_as_the_authors_evaluate(backbone: Backbone) -> None:
     assert question == plain.mllm.answer_tokens.question("the cup")  # type: ignore[attr-defined]
     assert spelt(backbone, question.ids).endswith("Sure,the cup:[SEG]")
     assert "What are the cupin this image? Please output segmentation masks." in spelt(backbone, question.ids)
-    assert plain.practice is None
+    assert plain.training_format is None
 
 
 def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
     """The second [SEG] is read with the first one said; text is learnt once; all of it can be trained."""
     torch.manual_seed(0)
     head = build_mllmseg(replace(TINY, dropout=0.0), backbone)
-    made = ExampleMaker(head.mllm, None, head.mask_side, head.practice)
+    made = ExampleMaker(head.mllm, None, head.mask_side, head.training_format)
     batch = TunedExample.batch([made.example(sample("cup", "dog")), made.example(sample("lamp", "cat", "dog"))])
     read = head.mllm.teach(batch.inputs)  # type: ignore[arg-type]
     assert read.text_loss is not None
@@ -205,9 +205,9 @@ def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_pat
     parts = Parts(load_backbone(internvl), None)
     stream = tuned_stream(parts, WorldData(n=3, seed=3, split="train", queries=6), data, run.head, 0)  # type: ignore[arg-type]
     assert stream.example(0).answers == first.answers  # type: ignore[attr-defined]
-    assert {words.ids for words in first.answers} != {words.ids for words in again.said}  # type: ignore[attr-defined]
+    assert {words.ids for words in first.answers} != {words.ids for words in again.answers}  # type: ignore[attr-defined]
     asked = run.validation.example(0, (0, 1))  # type: ignore[union-attr]
-    assert len({words.ids for words in asked.said}) == 2  # type: ignore[attr-defined]
+    assert len({words.ids for words in asked.answers}) == 2  # type: ignore[attr-defined]
     terms = run.run(tmp_path, quiet=True)
     assert all(np.isfinite(list(terms.values())))
 

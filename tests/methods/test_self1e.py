@@ -469,11 +469,11 @@ def test_the_authors_adapter_and_words() -> None:
     assert (large.rank, large.alpha, large.vision_rank) == (64, 128, 64)
     chosen = Self1eConfig(rank=4, alpha=4.0, vision_rank=0).tuning()
     assert (chosen.rank, chosen.alpha, chosen.vision_rank) == (4, 4, 0)
-    speech = PRESETS["default"].config.speech()
-    assert speech.request.format("the cat") == " What is the cat in this image? Please output segmentation mask."
-    assert speech.answers[0] == "[SEG]."  # what segmenting says
-    assert all(answer.count("[SEG]") == 1 for answer in speech.answers)
-    assert (speech.tokens, speech.refusal) == (("[SEG]",), None)
+    templates = PRESETS["default"].config.templates()
+    assert templates.request.format("the cat") == " What is the cat in this image? Please output segmentation mask."
+    assert templates.answers[0] == "[SEG]."  # what segmenting says
+    assert all(answer.count("[SEG]") == 1 for answer in templates.answers)
+    assert (templates.tokens, templates.refusal) == (("[SEG]",), None)
 
 
 def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
@@ -486,9 +486,9 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
             return []
 
         def adapt(
-            self, tuning: Tuning, speech: AnswerTemplates, attention: str = "causal", refill: str = "none"
+            self, tuning: Tuning, templates: AnswerTemplates, attention: str = "causal", refill: str = "none"
         ) -> Silent:
-            asked.append((tuning, speech, attention, refill))
+            asked.append((tuning, templates, attention, refill))
             return Silent(width=6)
 
         def head_reader(self, layers: int | None = None) -> HeadAttention:
@@ -499,7 +499,7 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
     assert model.mask_side == 24
     build_self1e(replace(TINY, attention="images", refill_by="scan"), Bare(), None)
     build_self1e(replace(TINY, features="image", attention="causal"), Bare(), None)
-    assert asked[0] == (TINY.tuning(), TINY.speech(), "dual", "replicate")
+    assert asked[0] == (TINY.tuning(), TINY.templates(), "dual", "replicate")
     assert [row[2:] for row in asked[1:]] == [("images", "scan"), ("causal", "none")]
 
 

@@ -25,13 +25,13 @@ def make(**settings: Any) -> Ufo:
 
 def test_what_is_tuned_and_said() -> None:
     config = UfoConfig()
-    tuning, speech = config.tuning(), config.speech()
+    tuning, templates = config.tuning(), config.templates()
     assert (tuning.tokens, tuning.rank, tuning.alpha, len(tuning.targets)) == (("<MASK>",), 8, 16.0, 7)
-    assert speech.tokens == ("<MASK>",) * 16  # one word, said sixteen times
-    assert {answer.count("<MASK>") for answer in speech.answers} == {16}
-    assert speech.answers[:2] == ("<MASK>" * 16 + ".", "It is " + "<MASK>" * 16 + ".")
-    assert speech.refusal is None
-    assert UfoConfig(scale=2, answers=("<MASK> .",)).speech().answers == ("<MASK><MASK><MASK><MASK> .",)
+    assert templates.tokens == ("<MASK>",) * 16  # one word, said sixteen times
+    assert {answer.count("<MASK>") for answer in templates.answers} == {16}
+    assert templates.answers[:2] == ("<MASK>" * 16 + ".", "It is " + "<MASK>" * 16 + ".")
+    assert templates.refusal is None
+    assert UfoConfig(scale=2, answers=("<MASK> .",)).templates().answers == ("<MASK><MASK><MASK><MASK> .",)
     assert PRESETS["authors"].config == replace(config, vocabulary=True, final_norm=True, text_mean="tokens")
     assert PRESETS["authors"].config.tuning().final_norm
 

@@ -34,21 +34,21 @@ class AnswerTokens:
 
     Raises ValueError when an answer does not hold the segmentation tokens in their order."""
 
-    def __init__(self, prompts: Prompts, speech: AnswerTemplates, names: Mapping[str, int], end: int | None):
-        self.prompts, self.speech, self._names = prompts, speech, names
+    def __init__(self, prompts: Prompts, templates: AnswerTemplates, names: Mapping[str, int], end: int | None):
+        self.prompts, self.templates, self._names = prompts, templates, names
         self._end = [] if end is None else [end]
-        if not speech.tokens or not speech.answers or {*speech.tokens} - {*names}:
+        if not templates.tokens or not templates.answers or {*templates.tokens} - {*names}:
             raise ValueError(
-                f"a speech needs answers, and tokens that are trained; got {len(speech.answers)} answers, tokens "
-                f"{', '.join(speech.tokens) or 'none'}, trained {', '.join(names) or 'none'}: name them alike"
+                f"templates need answers, and tokens that are trained; got {len(templates.answers)} answers, tokens "
+                f"{', '.join(templates.tokens) or 'none'}, trained {', '.join(names) or 'none'}: name them alike"
             )
-        self._answers = [self._line(answer) for answer in speech.answers]
-        self._refusal = None if speech.refusal is None else self._line(speech.refusal)
-        wanted = [names[token] for token in speech.tokens]
-        for answer, line in zip(speech.answers, self._answers, strict=True):
+        self._answers = [self._line(answer) for answer in templates.answers]
+        self._refusal = None if templates.refusal is None else self._line(templates.refusal)
+        wanted = [names[token] for token in templates.tokens]
+        for answer, line in zip(templates.answers, self._answers, strict=True):
             if [p for p in line.pieces if p in wanted] != wanted:
                 raise ValueError(
-                    f"the answer {answer!r} does not hold {' '.join(speech.tokens)}, in this order and no more; "
+                    f"the answer {answer!r} does not hold {' '.join(templates.tokens)}, in this order and no more; "
                     "correct it"
                 )
 
@@ -74,7 +74,7 @@ class AnswerTokens:
                 raise QuestionError(f"got an empty answer to {query!r}; leave the question out")
             said = self.prompts.text_tokens(answer)
             whole = [*said, *self._end] if len(said) < LONGEST_QUESTION else said[:LONGEST_QUESTION]
-            return _words(self.prompts.question_tokens([query])[0], whole, [0] * len(self.speech.tokens), True)
+            return _words(self.prompts.question_tokens([query])[0], whole, [0] * len(self.templates.tokens), True)
         asked = self._asked(query)
         if present or self._refusal is None:
             line = self._answers[zlib.crc32(query.encode()) % len(self._answers)]
@@ -86,7 +86,7 @@ class AnswerTokens:
         said = self._refusal.tokens(self.prompts, query)
         new = {*self._names.values()}
         first = next((n for n, token in enumerate(said) if token in new), 0)
-        return _words(asked, [*said, *self._end], [first] * len(self.speech.tokens))
+        return _words(asked, [*said, *self._end], [first] * len(self.templates.tokens))
 
     def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[TokenizedAnswer]:
         """Queries of one conversation, each with the item that answers it, as they are learnt: the same words for all,
@@ -105,7 +105,7 @@ class AnswerTokens:
         answer = [*self._spelt([*pieces, "."]), *self._end]
         new = {*self._names.values()}
         places = [n for n, token in enumerate(answer) if token in new]
-        said = [_words(asked, answer, [place] * len(self.speech.tokens)) for place in places]
+        said = [_words(asked, answer, [place] * len(self.templates.tokens)) for place in places]
         return [said[0], *(replace(words, learnt=(False,) * len(words.ids)) for words in said[1:])]
 
     def _spelt(self, pieces: Sequence[str | int]) -> list[int]:
@@ -122,10 +122,10 @@ class AnswerTokens:
 
     def _asked(self, query: str) -> list[int]:
         self.prompts.check(query)
-        return self.prompts.question_tokens([self.speech.request.replace(QUERY, query)])[0]
+        return self.prompts.question_tokens([self.templates.request.replace(QUERY, query)])[0]
 
     def _places(self, answer: Sequence[int]) -> list[int]:
-        wanted = {self._names[token] for token in self.speech.tokens}
+        wanted = {self._names[token] for token in self.templates.tokens}
         return [n for n, token in enumerate(answer) if token in wanted]
 
     def _line(self, text: str) -> AnswerPieces:

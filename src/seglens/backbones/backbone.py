@@ -223,9 +223,9 @@ class Backbone:
         return clone_layers(language.layers[self.layer : self.layer + count], language.rotary_emb)
 
     def adapt(
-        self, tuning: Tuning, speech: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
+        self, tuning: Tuning, templates: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
     ) -> TunedBackbone:
         """This MLLM with a new adapter, in a copy that shares every weight: nothing here is touched, or slower.
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
-        return TunedBackbone(self.chat, tuning, speech, attention, refill)
+        return TunedBackbone(self.chat, tuning, templates, attention, refill)

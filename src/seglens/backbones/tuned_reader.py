@@ -43,13 +43,13 @@ class TunedBackbone:
     """A `TunedReader`: the MLLM of a chat, read in full through an adapter that is trained.
 
     Raises ValueError when the MLLM was loaded without the layers of the chat, with a layer left on disk or with one
-    that does not attend to all, or when `tuning` and `speech` do not fit it; ImportError without peft."""
+    that does not attend to all, or when `tuning` and `templates` do not fit it; ImportError without peft."""
 
     def __init__(
         self,
         chat: MLLMChat,
         tuning: Tuning,
-        speech: AnswerTemplates,
+        templates: AnswerTemplates,
         attention: Attention = "causal",
         refill: Refill = "none",
     ):
@@ -68,7 +68,7 @@ class TunedBackbone:
         self._first = model.get_output_embeddings().weight.shape[0]  # the id of the first new token
         self._names = tuning.tokens
         names = {name: self._first + n for n, name in enumerate(tuning.tokens)}
-        self.answer_tokens = AnswerTokens(mllm.reading, speech, names, _end(mllm))
+        self.answer_tokens = AnswerTokens(mllm.reading, templates, names, _end(mllm))
 
     @property
     def device(self) -> torch.device:

@@ -55,7 +55,7 @@ class LisaConfig:
         """What of the MLLM is trained."""
         return tuning_of(self, (TOKEN,))
 
-    def speech(self) -> AnswerTemplates:
+    def templates(self) -> AnswerTemplates:
         """The texts of request and answer."""
         return AnswerTemplates((TOKEN,), self.request, self.answers)
 
@@ -92,7 +92,7 @@ class Lisa(PromptingMethod, TunedMethod):
 
 def build_lisa(config: LisaConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lisa:
     """A fresh LISA on an MLLM that does not change."""
-    return Lisa(config, backbone.adapt(config.tuning(), config.speech()), decoder)
+    return Lisa(config, backbone.adapt(config.tuning(), config.templates()), decoder)
 
 
 PRESETS: dict[str, Preset[LisaConfig]] = {

@@ -108,7 +108,7 @@ class MLLMSegConfig(DecoderConfig):
                 f"because behind that beginning {SEG} or {REJ} is chosen"
             )
 
-    def practice(self) -> TrainingFormat | None:
+    def training_format(self) -> TrainingFormat | None:
         """The form of an image and its queries in training."""
         if not self.taught_items:
             return None
@@ -126,7 +126,7 @@ class MLLMSegConfig(DecoderConfig):
         """What of the MLLM is trained."""
         return tuning_of(self, self.tokens)
 
-    def speech(self) -> AnswerTemplates:
+    def templates(self) -> AnswerTemplates:
         """The texts of request and answer."""
         return AnswerTemplates((SEG,), self.request, self.answers, self.refusal)
 
@@ -148,8 +148,8 @@ class MLLMSeg(TunedMethod):
         return self._mask_side
 
     @property
-    def practice(self) -> TrainingFormat | None:
-        return self.config.practice()
+    def training_format(self) -> TrainingFormat | None:
+        return self.config.training_format()
 
     # ---------------------------------------------------------------- forward
 
@@ -204,7 +204,7 @@ class MLLMSeg(TunedMethod):
 
 def build_mllmseg(config: MLLMSegConfig, backbone: BackboneSource, decoder: None = None) -> MLLMSeg:
     """A fresh MLLMSeg on an MLLM that does not change; it needs no other mask decoder."""
-    return MLLMSeg(config, backbone.adapt(config.tuning(), config.speech()))
+    return MLLMSeg(config, backbone.adapt(config.tuning(), config.templates()))
 
 
 AUTHORS = MLLMSegConfig(

@@ -116,7 +116,7 @@ class Self1eConfig:
         vision_rank = self.rank if self.vision_rank is None else self.vision_rank
         return tuning_of(self, (TOKEN,), alpha=alpha, vision_rank=vision_rank)
 
-    def speech(self) -> AnswerTemplates:
+    def templates(self) -> AnswerTemplates:
         return AnswerTemplates(tokens=(TOKEN,), request=self.request, answers=self.answers)
 
 
@@ -302,7 +302,7 @@ def enlarge(features: Float[Tensor, "b r _ _ d"], size: tuple[int, int]) -> Floa
 
 def build_self1e(config: Self1eConfig, backbone: BackboneSource, decoder: None = None) -> Self1e:
     """A fresh SELF1E on a fresh adapter of the backbone. It needs no mask decoder."""
-    return Self1e(config, backbone.adapt(config.tuning(), config.speech(), config.attention, config.refill))
+    return Self1e(config, backbone.adapt(config.tuning(), config.templates(), config.attention, config.refill))
 
 
 WHOLE = "{}"  # the request, for data that comes in whole requests

@@ -84,7 +84,7 @@ class TunedMethod(Method):
         self._mllm = (mllm,)  # in a tuple: the MLLM is not a submodule
 
     @property
-    def practice(self) -> TrainingFormat | None:
+    def training_format(self) -> TrainingFormat | None:
         """The form of its queries in training, where that is not their form in use."""
         return None
 

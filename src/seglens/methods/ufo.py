@@ -62,7 +62,7 @@ class UfoConfig:
         """What of the MLLM is trained."""
         return tuning_of(self, (TOKEN,))
 
-    def speech(self) -> AnswerTemplates:
+    def templates(self) -> AnswerTemplates:
         """The texts of request and answer: an answer has one new word, `scale` x `scale` times."""
         run = self.scale**2
         return AnswerTemplates((TOKEN,) * run, self.request, tuple(a.replace(TOKEN, TOKEN * run) for a in self.answers))
@@ -104,7 +104,7 @@ class Ufo(TunedMethod):
 
 def build_ufo(config: UfoConfig, backbone: BackboneSource, decoder: None = None) -> Ufo:
     """A fresh UFO on an MLLM that does not change; it needs no mask decoder."""
-    return Ufo(config, backbone.adapt(config.tuning(), config.speech(), config.attention))
+    return Ufo(config, backbone.adapt(config.tuning(), config.templates(), config.attention))
 
 
 PRESETS: dict[str, Preset[UfoConfig]] = {

@@ -93,7 +93,7 @@ def epochs_of(source: ExampleSource, seed: int) -> SampledStream:
 
 def tuned_stream(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int) -> ExampleStream:
     """For a method that tunes its MLLM: pictures and words."""
-    maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side, head.practice, seed)
+    maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side, head.training_format, seed)
     if isinstance(data, Mixed):
         return MixtureStream(data, lambda sample, number: maker.example(sample, number=number), parts.key)
     return epochs_of(LiveExamples(data, maker.example, name, parts.key), seed)

@@ -172,7 +172,7 @@ def _layer(recipe: Recipe, parts: Parts) -> int | None:
 def _validation(parts: Parts, head: Method, data: Dataset, name: str, folder: Path | None) -> ExampleSource:
     if not isinstance(head, TunedMethod):
         return frozen_source(parts, data, name, folder)
-    maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side)  # without the practice: as it will be used
+    maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side)  # without the training format: as it will be used
     return LiveExamples(data, maker.example, name, parts.key)
 
 

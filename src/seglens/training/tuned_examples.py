@@ -88,17 +88,17 @@ def _void(like: TunedExample) -> TokenizedAnswer:
 @dataclass(frozen=True)
 class ExampleMaker:
     """Makes the examples of one method: `mllm` tokenises, `decoder` (if the method has one) encodes the image too, and
-    masks have `mask_side` cells a side. In training, `practice` decides how queries are put."""
+    masks have `mask_side` cells a side. In training, `training_format` decides the form of queries."""
 
     mllm: TunedReader
     decoder: MaskDecoder | None
     mask_side: int
-    practice: TrainingFormat | None = None
+    training_format: TrainingFormat | None = None
     seed: int = 0
 
     def example(self, sample: Sample, questions: Iterable[int] | None = None, number: int = 0) -> TunedExample:
-        """Of some questions about an image (default all), those that are answered in words among them. What a practice
-        chooses at random is a function of the seed, the image and the `number` of the example."""
+        """Of some questions about an image (default all), those that are answered in words among them. What a training
+        format chooses at random is a function of the seed, the image and the `number` of the example."""
         targets = sample.targets if questions is None else tuple(sample.targets[q] for q in questions)
         frame = self.mllm.frame(sample.image)
         masks, cells = (areas(targets, frame, size) for size in (self.mask_side, self.mllm.grid[0]))
@@ -114,33 +114,36 @@ class ExampleMaker:
         )
 
     def _photographed(self, sample: Sample, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        if self.practice is None or not self.practice.jpeg:
+        if self.training_format is None or not self.training_format.jpeg:
             return sample.image
-        low, high = self.practice.jpeg
+        low, high = self.training_format.jpeg
         (word,) = words(1, "jpeg", self.seed, number, sample.id)
         return through_jpeg(sample.image, low + below(word, high - low + 1))
 
     def _answers(self, targets: Sequence[Target], image: str, number: int) -> tuple[TokenizedAnswer, ...]:
         """Queries for masks alone share conversations; each of the others is a conversation by itself."""
-        if self.practice is None:
+        if self.training_format is None:
             return tuple(map(self._alone, targets))
         by_number = {n: self._alone(t) for n, t in enumerate(targets) if t.spoken or t.explained}
         shared = [n for n in range(len(targets)) if n not in by_number]
-        if len(shared) > self.practice.queries:  # others together each time
+        if len(shared) > self.training_format.queries:  # others together each time
             order = pick(words(len(shared), "together", self.seed, number, image), len(shared))
             shared = [shared[at] for at in order]
-        for start in range(0, len(shared), self.practice.queries):
-            some = shared[start : start + self.practice.queries]
+        for start in range(0, len(shared), self.training_format.queries):
+            some = shared[start : start + self.training_format.queries]
             keys = words(2, "conversation", self.seed, number, image, start)
             by_number |= dict(zip(some, self._conversation([targets[n] for n in some], *keys), strict=True))
         return tuple(by_number[n] for n in range(len(targets)))
 
     def _conversation(self, targets: Sequence[Target], request_key: int, answer_key: int) -> list[TokenizedAnswer]:
-        assert self.practice is not None
-        form = below(answer_key, len(self.practice.openings))
-        items = [(t.query, (self.practice.items if t.present else self.practice.refusals)[form]) for t in targets]
-        request = self.practice.requests[below(request_key, len(self.practice.requests))]
-        return self.mllm.conversation(request, self.practice.openings[form], items)
+        assert self.training_format is not None
+        form = below(answer_key, len(self.training_format.openings))
+        items = [
+            (t.query, (self.training_format.items if t.present else self.training_format.refusals)[form])
+            for t in targets
+        ]
+        request = self.training_format.requests[below(request_key, len(self.training_format.requests))]
+        return self.mllm.conversation(request, self.training_format.openings[form], items)
 
     def _alone(self, target: Target) -> TokenizedAnswer:
         return self.mllm.words(
