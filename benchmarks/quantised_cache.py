@@ -26,7 +26,8 @@ from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
 from seglens.core.metrics import bootstrap, iou, overlap
 from seglens.data.world import WorldData
-from seglens.embedded.build import HEAD_TRAINING, LAYER, lens_config
+from seglens.embedded.head_stages import HEAD_TRAINING, LAYER
+from seglens.embedded.heads import lens_config
 from seglens.features.cache import Cache, Stored
 from seglens.features.examples import collate
 from seglens.inference.frozen_models import Parts

@@ -202,7 +202,7 @@ def test_settings_change_the_canvas() -> None:
     made = adjusted(recipe("default", "self1e"), ["lay=squash", "resample=processor", "lr=1e-5"])
     assert made.canvas == TILE
     assert replace(made, canvas=LETTERBOX, training=recipe("default", "self1e").training) == recipe("default", "self1e")
-    with pytest.raises(ValueError, match="no value of padding 'grey'; choose from mean, black"):
+    with pytest.raises(ValueError, match="got padding=grey; choose from mean, black"):
         adjusted(recipe("default"), ["padding=grey"])
 
 

@@ -1,4 +1,4 @@
-"""The recipe from nothing to a segmenter that loads, with two steps a stage: every joint of it, none of the quality."""
+"""The recipe from nothing to a segmenter that loads, two steps a stage: its connections, not its quality."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 
 from seglens import Segmenter
 from seglens.data.world import WorldData
-from seglens.embedded import ablations as ablate
-from seglens.embedded import build
-from seglens.embedded import chat_stage as upper
+from seglens.embedded import ablations, build, head_stages
+from seglens.embedded import chat_stage as chat_stage
 from seglens.embedded import familiarity_stage as familiar
-from seglens.embedded import language_stages as lessons
-from seglens.embedded import sam_stage as promptable
+from seglens.embedded import language_stages as stages
+from seglens.embedded import sam_stage as sam_stage
 from seglens.embedded import vision_stage as vision
-from seglens.embedded.recipe import Budget
+from seglens.embedded.stage import Budget
 from seglens.world.world import World
 
 pytestmark = pytest.mark.slow
@@ -30,18 +29,22 @@ def nothing() -> dict[str, float]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps a stage and no exams."""
+    """Two steps a stage and no evaluation."""
     budgets = {name: replace(budget, steps=2, batch=2, warmup=1) for name, budget in build.BUDGETS.items()}
     monkeypatch.setattr(build, "BUDGETS", budgets)
-    monkeypatch.setattr(build, "HEAD_DATA", WorldData(n=4, seed=6, split="train", queries=3))
-    monkeypatch.setattr(build, "HEAD_TRAINING", replace(build.HEAD_TRAINING, steps=2, images=2, save_every=1))
-    monkeypatch.setattr(build, "TUNED", {name: replace(lot, steps=2, images=2) for name, lot in build.TUNED.items()})
+    monkeypatch.setattr(head_stages, "HEAD_DATA", WorldData(n=4, seed=6, split="train", queries=3))
+    monkeypatch.setattr(
+        head_stages, "HEAD_TRAINING", replace(head_stages.HEAD_TRAINING, steps=2, images=2, save_every=1)
+    )
+    monkeypatch.setattr(
+        head_stages, "TUNED", {name: replace(budget, steps=2, images=2) for name, budget in head_stages.TUNED.items()}
+    )
     for name in ("SCENES", "STRANGE", "HELD", "STEPS"):
         monkeypatch.setattr(familiar, name, 4)
     monkeypatch.setattr(vision, "evaluator", lambda *_: nothing)
-    monkeypatch.setattr(promptable, "examiner", lambda *_: nothing)
-    monkeypatch.setattr(upper, "examiner", lambda *_: nothing)
-    monkeypatch.setattr(lessons.Pupil, "examiner", lambda *_: nothing)
+    monkeypatch.setattr(sam_stage, "evaluator", lambda *_: nothing)
+    monkeypatch.setattr(chat_stage, "evaluator", lambda *_: nothing)
+    monkeypatch.setattr(stages.Learner, "evaluator", lambda *_: nothing)
 
 
 def test_every_stage_leads_to_a_segmenter(short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,18 +54,18 @@ def test_every_stage_leads_to_a_segmenter(short: None, tmp_path: Path, monkeypat
     size = sum(f.stat().st_size for f in weights.rglob("*") if f.is_file())
     assert size < 25e6, f"the embedded models weigh {size / 1e6:.2f} MB, the limit is 25"
     scene = World("test", 3).scene(0)
-    for head in ("lens", *build.TUNED):
+    for head in ("lens", *head_stages.TUNED):
         prediction = Segmenter.from_pretrained(weights / head).segment(scene.image, "the largest thing")
         assert prediction.mask.shape == scene.ids.shape
         assert np.isfinite(prediction.mask_logits).all()
     # the same parts serve the ablations
-    monkeypatch.setattr(ablate, "HEAD_TRAINING", build.HEAD_TRAINING)
-    monkeypatch.setattr(ablate, "DATA", build.HEAD_DATA)
-    monkeypatch.setattr(ablate, "EXAM", WorldData(n=6, seed=21))
-    monkeypatch.setattr(ablate, "ROWS", {name: ablate.ROWS[name] for name in ("default", "authors")})
-    for name in ablate.ROWS:
-        ablate.run_row(name, out, weights, steps=2)
-    table = ablate.ablate(out, weights, steps=2)  # all rows are there: nothing runs
+    monkeypatch.setattr(ablations, "HEAD_TRAINING", head_stages.HEAD_TRAINING)
+    monkeypatch.setattr(ablations, "DATA", head_stages.HEAD_DATA)
+    monkeypatch.setattr(ablations, "EXAM", WorldData(n=6, seed=21))
+    monkeypatch.setattr(ablations, "ROWS", {name: ablations.ROWS[name] for name in ("default", "authors")})
+    for name in ablations.ROWS:
+        ablations.run_row(name, out, weights, steps=2)
+    table = ablations.ablate(out, weights, steps=2)  # all rows are there: nothing runs
     assert [line.split(" |")[0] for line in table.splitlines()[4:]] == [
         "| default",
         "| keypoints removed at test",
@@ -71,7 +74,9 @@ def test_every_stage_leads_to_a_segmenter(short: None, tmp_path: Path, monkeypat
     ]
 
 
-def test_a_stage_refuses_unfinished_ground(short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_refused_while_one_before_it_is_unfinished(
+    short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match=r"run the stage 'vision' first"):
         build.build(tmp_path, tmp_path / "weights", ["alignment"])
     build.build(tmp_path, tmp_path / "weights", ["vision"])

@@ -1,4 +1,4 @@
-"""The embedded InternVL with random weights: what the LLaVA hands over, what it sees, and that it learns."""
+"""The embedded InternVL with random weights: its start from the LLaVA, its images, and that it learns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from transformers import InternVLForConditionalGeneration, LlavaForConditionalGe
 from seglens.backbones import Backbone, load_backbone
 from seglens.checkpoints.origin import embedded_folder
 from seglens.data.world import WorldData
-from seglens.embedded import language_stages as lessons
+from seglens.embedded import language_stages as stages
 from seglens.embedded.build import BUDGETS
-from seglens.embedded.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, transplant
-from seglens.embedded.language_stages import Dense, Oracle, Pupil, train_alignment, train_joint
+from seglens.embedded.internvl_stage import INTERNVL, make_internvl, make_internvl_processor, start_from_llava
+from seglens.embedded.language_stages import Learner, Oracle, PatchLoss, train_alignment, train_joint
 from seglens.embedded.models import LLAVA, PATCH, VisionSize, make_llava, make_processor, save_packed
 from seglens.embedded.packing import pack
 from seglens.embedded.symbols import symbols
@@ -56,7 +56,7 @@ def pair(scenes: list[Scene]) -> tuple[LlavaForConditionalGeneration, InternVLFo
     with torch.no_grad():
         for parameter in old.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    transplant(old, new, pixels(scenes, INTERNVL.side))
+    start_from_llava(old, new, pixels(scenes, INTERNVL.side))
     return old, new
 
 
@@ -74,7 +74,7 @@ def backbone(folder: Path) -> Backbone:
     return load_backbone(folder, dtype=torch.float32)
 
 
-# ---------------------------------------------------------------- what it sees
+# ---------------------------------------------------------------- its images
 
 
 def test_a_folder_loads_as_any_internvl(backbone: Backbone) -> None:
@@ -82,8 +82,8 @@ def test_a_folder_loads_as_any_internvl(backbone: Backbone) -> None:
     assert (backbone.image_size, backbone.grid) == (256, (8, 8))
     assert backbone.can_chat
     image = WORLD.scene(0).image
-    said = backbone.generate(image, QUESTION, max_new_tokens=3)
-    assert len(said.split()) <= 3
+    text = backbone.generate(image, QUESTION, max_new_tokens=3)
+    assert len(text.split()) <= 3
     read = backbone.read(backbone.open(image), [QUESTION, "the cat"])
     assert read.image_tokens.shape == (64,)
     assert read.question.shape[:2] == (1, 2)
@@ -94,9 +94,9 @@ def test_the_processor_shows_the_canvas(backbone: Backbone) -> None:
     shown = backbone.chat_inputs(image, QUESTION)["pixel_values"]
     assert shown.shape == (1, 3, 256, 256)
     own = backbone.pixels(image)
-    taught = pixels([WORLD.scene(0)], INTERNVL.side)
+    trained = pixels([WORLD.scene(0)], INTERNVL.side)
     assert (shown[0] - own).abs().max() < 1e-6  # measured: 1.2e-7
-    assert torch.equal(shown, taught)
+    assert torch.equal(shown, trained)
 
 
 @pytest.mark.parametrize("size", [(64, 512), (700, 300)])
@@ -121,39 +121,41 @@ def test_the_conversation(backbone: Backbone) -> None:
     assert backbone.prompts.after(QUESTION) == ids[68:].tolist()
 
 
-def test_lessons_are_laid_out_as_the_processor_does(backbone: Backbone) -> None:
-    """What is taught in one packed sequence is what a chat shows, token for token."""
+def test_packed_questions_have_the_layout_of_the_processor(backbone: Backbone) -> None:
+    """The training's packed sequence and a chat are the same, token for token."""
     world = World("train", 3)
-    said = lesson(speaker(world, 0), 3)
-    packed = pack(backbone.processor.tokenizer, [said], INTERNVL)
+    questions = lesson(speaker(world, 0), 3)
+    packed = pack(backbone.processor.tokenizer, [questions], INTERNVL)
     first = packed.spans[0][0][1]
-    chat = backbone.chat_inputs(world.scene(0).image, said[0].text)["input_ids"]
+    chat = backbone.chat_inputs(world.scene(0).image, questions[0].text)["input_ids"]
     assert torch.equal(packed.ids[:, :first], chat)
     assert packed.first_image == 4
     prefix = packed.positions[0].tolist().index(4 + 64 + 1)
-    behind = packed.spans[0][1][1] - 1  # the last word of the second question sees the image with its frame
-    assert (packed.mask[0, 0, behind, :prefix] == 0).all()
+    last = packed.spans[0][1][1] - 1  # the last word of the second question sees the image with its frame
+    assert (packed.mask[0, 0, last, :prefix] == 0).all()
     assert packed.positions[0, first].item() == first
 
 
-@pytest.mark.parametrize("sight", [LLAVA, INTERNVL])
+@pytest.mark.parametrize("vision_size", [LLAVA, INTERNVL])
 def test_image_tokens_are_the_models_own(
-    sight: VisionSize, pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration], scenes: list[Scene]
+    vision_size: VisionSize,
+    pair: tuple[LlavaForConditionalGeneration, InternVLForConditionalGeneration],
+    scenes: list[Scene],
 ) -> None:
     """Patches folded by us and projected, as `get_image_features` gives them."""
-    model = pair[sight == INTERNVL]
-    pupil = _pupil(model, sight)
+    model = pair[vision_size == INTERNVL]
+    learner = _learner(model, vision_size)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         own = model.get_image_features(
-            pixels(scenes, sight.side), vision_feature_layer=-1, vision_feature_select_strategy="default"
+            pixels(scenes, vision_size.side), vision_feature_layer=-1, vision_feature_select_strategy="default"
         ).pooler_output
     with torch.no_grad():
-        here = pupil.see(scenes)
+        here = learner.image_tokens(scenes)
     assert torch.equal(torch.cat([rows[None] for rows in own]).float(), here)
-    assert here.shape == (2, sight.tokens**2, 256)
+    assert here.shape == (2, vision_size.tokens**2, 256)
 
 
-# ---------------------------------------------------------------- what it is given
+# ---------------------------------------------------------------- its start from the LLaVA
 
 
 def test_a_layer_of_the_vit_computes_the_same(
@@ -208,9 +210,11 @@ def test_embeddings_keep_what_the_norm_made_of_them(
 # ---------------------------------------------------------------- that it learns
 
 
-def _pupil(model: LlavaForConditionalGeneration | InternVLForConditionalGeneration, sight: VisionSize) -> Pupil:
-    tokenizer = (make_internvl_processor() if sight == INTERNVL else make_processor()).tokenizer
-    return Pupil(model, tokenizer, Oracle(256, tokenizer), sight)
+def _learner(
+    model: LlavaForConditionalGeneration | InternVLForConditionalGeneration, vision_size: VisionSize
+) -> Learner:
+    tokenizer = (make_internvl_processor() if vision_size == INTERNVL else make_processor()).tokenizer
+    return Learner(model, tokenizer, Oracle(256, tokenizer), vision_size)
 
 
 def _nothing() -> Mapping[str, float]:
@@ -218,38 +222,40 @@ def _nothing() -> Mapping[str, float]:
 
 
 @pytest.fixture
-def school(monkeypatch: pytest.MonkeyPatch) -> tuple[Pupil, Dense]:
-    monkeypatch.setattr(lessons.Pupil, "examiner", lambda *_: _nothing)
+def learning(monkeypatch: pytest.MonkeyPatch) -> tuple[Learner, PatchLoss]:
+    monkeypatch.setattr(stages.Learner, "evaluator", lambda *_: _nothing)
     torch.manual_seed(0)
-    return _pupil(internvl(), INTERNVL), Dense(PatchReadout(192), 0.3)
+    return _learner(internvl(), INTERNVL), PatchLoss(PatchReadout(192), 0.3)
 
 
-def _short(name: str, steps: int) -> lessons.Budget:
+def _short(name: str, steps: int) -> stages.Budget:
     return replace(BUDGETS[name], steps=steps, batch=2, warmup=1)
 
 
-def _copy(pupil: Pupil) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in pupil.model.named_parameters()}
+def _copy(learner: Learner) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
 
 
-def test_the_oracle_and_the_patches_have_their_own_grids(school: tuple[Pupil, Dense], scenes: list[Scene]) -> None:
-    pupil, dense = school
+def test_the_oracle_and_the_patches_have_their_own_grids(
+    learning: tuple[Learner, PatchLoss], scenes: list[Scene]
+) -> None:
+    learner, patch_loss = learning
     with torch.no_grad():
-        patches = pupil.look(pixels(scenes, INTERNVL.side))
-        assert pupil.imagine(scenes).shape == pupil.project(patches).shape == (2, 64, 256)
-        terms = dense.terms(patches, scenes)
-        said = dense.modules["readout"](patches)
+        patches = learner.patches(pixels(scenes, INTERNVL.side))
+        assert learner.oracle_tokens(scenes).shape == learner.project(patches).shape == (2, 64, 256)
+        terms = patch_loss.terms(patches, scenes)
+        outputs = patch_loss.modules["readout"](patches)
     assert patches.shape == (2, 256, 192)
-    assert said[0].shape[1] == symbols(scenes, 16).concept[0].numel()
-    for name, term in patch_terms(said, scenes).items():
+    assert outputs[0].shape[1] == symbols(scenes, 16).concept[0].numel()
+    for name, term in patch_terms(outputs, scenes).items():
         assert terms[f"patch_{name}"].item() == pytest.approx(0.3 * term.item())
 
 
-def test_alignment_moves_the_eye_alone(school: tuple[Pupil, Dense], tmp_path: Path) -> None:
-    pupil, dense = school
-    before = _copy(pupil)
-    train_alignment(pupil, _short("internvl_alignment", 2), tmp_path, "internvl_alignment", dense)
-    moved = {name for name, p in pupil.model.named_parameters() if not torch.equal(p, before[name])}
+def test_alignment_trains_the_vision_side_alone(learning: tuple[Learner, PatchLoss], tmp_path: Path) -> None:
+    learner, patch_loss = learning
+    before = _copy(learner)
+    train_alignment(learner, _short("internvl_alignment", 2), tmp_path, "internvl_alignment", patch_loss)
+    moved = {name for name, p in learner.model.named_parameters() if not torch.equal(p, before[name])}
     language = {name for name in before if "language_model" in name}
     assert moved == before.keys() - language
     assert (tmp_path / "internvl_alignment.ckpt").is_file()
@@ -257,49 +263,49 @@ def test_alignment_moves_the_eye_alone(school: tuple[Pupil, Dense], tmp_path: Pa
 
 @pytest.mark.slow
 def test_joint_training_lowers_the_loss_and_resumes_exactly(
-    school: tuple[Pupil, Dense], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learning: tuple[Learner, PatchLoss], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pupil, dense = school
-    start = _copy(pupil)
-    readout = {k: v.clone() for k, v in dense.modules["readout"].state_dict().items()}
+    learner, patch_loss = learning
+    start = _copy(learner)
+    readout = {k: v.clone() for k, v in patch_loss.modules["readout"].state_dict().items()}
     world = World("train", BUDGETS["internvl"].seed)
 
     def loss() -> float:
-        taught, packed = pupil.teach(world, range(2))
+        scenes, packed = learner.packed_scenes(world, range(2))
         with torch.no_grad():
-            return pupil.loss(pupil.listen(pupil.see(taught), packed), packed).item()
+            return learner.loss(learner.hidden_states(learner.image_tokens(scenes), packed), packed).item()
 
-    untaught = loss()
-    train_joint(pupil, _short("internvl", 4), tmp_path / "whole", "internvl", dense)
-    assert loss() < untaught - 0.5  # measured: 6.68 at the start
-    whole = _copy(pupil)
+    untrained = loss()
+    train_joint(learner, _short("internvl", 4), tmp_path / "whole", "internvl", patch_loss)
+    assert loss() < untrained - 0.5  # measured: 6.68 at the start
+    whole = _copy(learner)
     assert not any(torch.equal(whole[name], start[name]) for name in whole)
 
     def restart() -> None:
         with torch.no_grad():
-            for name, parameter in pupil.model.named_parameters():
+            for name, parameter in learner.model.named_parameters():
                 parameter.copy_(start[name])
-        dense.modules["readout"].load_state_dict(readout)
+        patch_loss.modules["readout"].load_state_dict(readout)
 
     class KilledError(Exception):
         pass
 
-    teach = Pupil.teach
+    packed_scenes = Learner.packed_scenes
 
-    def killed(self: Pupil, world: World, indices: range, most: int = 7) -> object:
+    def killed(self: Learner, world: World, indices: range, most: int = 7) -> object:
         if indices.start == 4:
             raise KilledError
-        return teach(self, world, indices, most)
+        return packed_scenes(self, world, indices, most)
 
     restart()
     with monkeypatch.context() as patch:
-        patch.setattr("seglens.embedded.recipe.SAVE_EVERY", -1.0)  # after every step
-        patch.setattr(Pupil, "teach", killed)
+        patch.setattr("seglens.embedded.stage.SAVE_EVERY", -1.0)  # after every step
+        patch.setattr(Learner, "packed_scenes", killed)
         with pytest.raises(KilledError):
-            train_joint(pupil, _short("internvl", 4), tmp_path / "killed", "internvl", dense)
+            train_joint(learner, _short("internvl", 4), tmp_path / "killed", "internvl", patch_loss)
     restart()
-    train_joint(pupil, _short("internvl", 4), tmp_path / "killed", "internvl", dense)
-    assert all(torch.equal(p, whole[name]) for name, p in pupil.model.named_parameters())
+    train_joint(learner, _short("internvl", 4), tmp_path / "killed", "internvl", patch_loss)
+    assert all(torch.equal(p, whole[name]) for name, p in learner.model.named_parameters())
 
 
 # ---------------------------------------------------------------- the weights that the package carries
@@ -314,9 +320,9 @@ def embedded() -> Backbone:
 
 
 def test_the_embedded_one_answers(embedded: Backbone) -> None:
-    said = vqa(embedded, WorldData(n=12, seed=1))
-    assert said["questions"] > 40
-    assert said["accuracy"] > 0.85  # measured: .957
+    scores = vqa(embedded, WorldData(n=12, seed=1))
+    assert scores["questions"] > 40
+    assert scores["accuracy"] > 0.85  # measured: .957
 
 
 def test_patches_of_the_embedded_one_tell_what_they_show(embedded: Backbone) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seglens.embedded import recipe
-from seglens.embedded.recipe import Budget, Stage, batches
+from seglens.embedded import stage as module
+from seglens.embedded.stage import Budget, Stage, scene_numbers
 
 BUDGET = Budget(steps=6, batch=4, lr=0.02, warmup=2)
 
@@ -50,7 +50,7 @@ def test_a_killed_stage_resumes_to_the_same_weights(tmp_path: Path, monkeypatch:
     assert not whole.resume()
     _train(whole)
 
-    monkeypatch.setattr(recipe, "SAVE_EVERY", -1.0)  # after every step
+    monkeypatch.setattr(module, "SAVE_EVERY", -1.0)  # after every step
     killed = _stage(tmp_path / "killed")
     with pytest.raises(KilledError):
         _train(killed, until=3)
@@ -129,5 +129,5 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
 
 
 def test_steps_share_no_scene() -> None:
-    seen = [index for step in range(5) for index in batches(step, 3)]
+    seen = [index for step in range(5) for index in scene_numbers(step, 3)]
     assert seen == list(range(15))

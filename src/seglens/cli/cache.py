@@ -22,15 +22,13 @@ Data = Annotated[str, typer.Option(help="Data to read, such as world:n=4000,seed
 MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")]
 Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
 Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; default the family's own.")]
-ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")]
+ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that takes several sizes (Qwen-VL; tiles).")]
 Preset = Annotated[
     str,
-    typer.Option(
-        help="Of lens, that will be trained: how pictures are laid on the canvas, and what system text is told."
-    ),
+    typer.Option(help="Of lens, for the training to come: how pictures are fitted to the canvas, and the system text."),
 ]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value, as it will be trained: lay=squash.")]
-DType = Annotated[str, typer.Option(help="auto (as the frozen parts say it), bf16, fp16, int8.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="name=value, as in the training to come: lay=squash.")]
+DType = Annotated[str, typer.Option(help="auto (the precision of the frozen parts), bf16, fp16, int8.")]
 PerShard = Annotated[int | None, typer.Option(help="Images per file, which a process holds in memory; default 64.")]
 
 
@@ -38,7 +36,7 @@ def cache_estimate(
     data: Data,
     backbone: MLLM,
     decoder: Decoder,
-    out: Annotated[Path, typer.Option(help="Where it would lie: for the room there.")] = Path("."),
+    out: Annotated[Path, typer.Option(help="Where it would be written: for the free space there.")] = Path("."),
     layer: Layer = None,
     image_size: ImageSize = None,
     preset: Preset = "default",
@@ -48,16 +46,16 @@ def cache_estimate(
     device: Device = AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a cache will weigh, from a handful of its samples. Writes nothing."""
+    """Estimate the size of a cache from a few of its samples. Writes nothing."""
     from seglens.features.cache import estimate
 
     reading = CacheInputs(data, backbone, decoder, layer, image_size, preset, tuple(setting or ()), device)
     samples, extract, manifest = reading.begin(dtype, shard)
-    said = estimate(samples, extract, out, manifest)
+    estimated = estimate(samples, extract, out, manifest)
     if as_json:
-        emit(asdict(said))
+        emit(asdict(estimated))
     else:
-        print(said)
+        print(estimated)
 
 
 def cache_build(
@@ -71,8 +69,8 @@ def cache_build(
     setting: Setting = None,
     dtype: DType = "auto",
     shard: PerShard = None,
-    any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk looks too small.")] = False,
-    ray: Annotated[int, typer.Option(help="Write with so many actors of Ray instead, on all its machines.")] = 0,
+    any_room: Annotated[bool, typer.Option("--any-room", help="Start even if the disk seems too small.")] = False,
+    ray: Annotated[int, typer.Option(help="Write with this number of Ray actors instead, on all its machines.")] = 0,
     device: Device = AUTO,
     as_json: AsJson = False,
 ) -> None:
@@ -89,10 +87,10 @@ def cache_build(
     samples, extract, manifest = reading.begin(dtype, shard)
     known = list(faults_of(samples))
     if ranks.first:
-        said = estimate(samples, extract, out, manifest)
-        say(str(said))
+        estimated = estimate(samples, extract, out, manifest)
+        say(str(estimated))
         if not any_room:
-            said.refuse(out)
+            estimated.refuse(out)
     mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in ranks.share(manifest.shards))
     with progress("caching", mine, hidden=as_json or not ranks.first) as tick:
         if ray:
@@ -100,14 +98,16 @@ def cache_build(
             done = build_with_ray(reading.load, samples, out, manifest, ray, gpus, tick)
         else:
             done = build(samples, extract, out, manifest, ranks, tick)
-    here = set() if ranks.first else set(known)  # the first process tells what all know
-    lacks = left_out([fault for fault in faults_of(samples) if fault not in here], done.skipped)
-    say_left_out(lacks)
-    there = complete(out, manifest)
+    reported = set() if ranks.first else set(known)  # the first process reports what all know
+    bad = left_out([fault for fault in faults_of(samples) if fault not in reported], done.skipped)
+    say_left_out(bad)
+    finished = complete(out, manifest)
     if as_json:
-        emit({"cache": str(out), "shards": manifest.shards, "complete": there, **asdict(done), "left_out": lacks})
+        emit({"cache": str(out), "shards": manifest.shards, "complete": finished, **asdict(done), "left_out": bad})
     else:
-        print(f"{out}: wrote {len(done.written)} shards, kept {len(done.kept)}; {there} of {manifest.shards} are there")
+        print(
+            f"{out}: wrote {len(done.written)} shards, kept {len(done.kept)}; {finished} of {manifest.shards} are there"
+        )
 
 
 def cache_check(
@@ -135,7 +135,7 @@ def cache_check(
 
 @dataclass(frozen=True)
 class CacheInputs:
-    """What is read by what: enough for an actor on another machine to begin."""
+    """The data and the frozen parts by name: enough for an actor on another machine to begin."""
 
     data: str
     backbone: str
@@ -147,7 +147,7 @@ class CacheInputs:
     device: str
 
     def samples(self) -> tuple[Dataset, str]:
-        """As a training takes them, and the text that says so: a cache is made for one."""
+        """The samples of a training, for which a cache is made, and their text."""
         from seglens.data import load_data
         from seglens.data.negatives import for_training
 
@@ -159,18 +159,18 @@ class CacheInputs:
         from seglens.inference.frozen_models import Parts
         from seglens.training.presets import adjusted, recipe
 
-        made = adjusted(recipe(self.preset), self.settings)
+        preset = adjusted(recipe(self.preset), self.settings)
         hide_loading_bars()
         parts = Parts.load(
             Origin.of(self.backbone),
             Origin.of(self.decoder),
             layer=self.layer,
             image_size=self.image_size,
-            canvas=made.canvas,
-            floors=made.floors,
+            canvas=preset.canvas,
+            floors=preset.floors,
             device=self.device,
         )
-        return made.told(parts)
+        return preset.with_system(parts)
 
     def load(self) -> tuple[Dataset, Extract]:
         return self.samples()[0], self.parts().read
@@ -179,12 +179,12 @@ class CacheInputs:
         """Samples, the function that reads one, and the manifest of what it gives."""
         from seglens.features.cache import PER_SHARD, Manifest
 
-        samples, data = self.samples()  # before the parts are loaded: a wrong name is told at once
+        samples, data = self.samples()  # before the parts are loaded: a wrong name is refused at once
         parts = self.parts()
-        asked = {name: value for name, value in vars(self).items() if name not in ("device", "settings")}
-        asked |= {"data": data, "dtype": dtype, "shard": shard}
-        said = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in asked.items() if v is not None]
-        said += [f"--set {shlex.quote(one)}" for one in self.settings]
-        command = " ".join(["seglens cache build", *said])
-        made = Manifest(parts.key, data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
-        return samples, parts.read, made
+        values = {name: value for name, value in vars(self).items() if name not in ("device", "settings")}
+        values |= {"data": data, "dtype": dtype, "shard": shard}
+        options = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in values.items() if v is not None]
+        options += [f"--set {shlex.quote(setting)}" for setting in self.settings]
+        command = " ".join(["seglens cache build", *options])
+        manifest = Manifest(parts.key, data, len(samples), samples.trainable, dtype, shard or PER_SHARD, command)
+        return samples, parts.read, manifest

@@ -19,7 +19,7 @@ def train(
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
     layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default the family's own.")] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")
+        int | None, typer.Option(help="Canvas of an MLLM that takes several sizes (Qwen-VL; tiles).")
     ] = None,
     probe: Annotated[Path | None, typer.Option(help="A probe.json: its MLLM, canvas and layer.")] = None,
     exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
@@ -33,12 +33,12 @@ def train(
     ] = None,
     device: Device = AUTO,
 ) -> None:
-    """Train a method for an MLLM that stays as it is: one device or, under torchrun or accelerate launch, many."""
+    """Train a method for an MLLM that is not changed, on one device or, with torchrun or accelerate launch, on many."""
     from dataclasses import replace
 
     from seglens.backbones import hide_loading_bars
     from seglens.core.distributed import Ranks
-    from seglens.training.launch import first_to_speak
+    from seglens.training.launch import first_reports
     from seglens.training.presets import adjusted
     from seglens.training.presets import recipe as named
     from seglens.training.setup import prepare
@@ -47,7 +47,7 @@ def train(
     hide_loading_bars()
     ranks = Ranks.here()
     first = ranks.first
-    with first_to_speak(ranks.rank):
+    with first_reports(ranks.rank):
         recipe = adjusted(named(preset, method), setting or ())
         if probe is not None:
             backbone, layer, image_size = _probed(probe, backbone, layer, image_size)

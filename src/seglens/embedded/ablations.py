@@ -16,7 +16,7 @@ from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.origin import Origin
 from seglens.core.file_names import slug
 from seglens.data.world import WorldData
-from seglens.embedded.build import HEAD_TRAINING, LAYER, example_stream, features, frozen_parts
+from seglens.embedded.head_stages import HEAD_TRAINING, LAYER, example_stream, features, frozen_parts
 from seglens.embedded.heads import lens_config
 from seglens.embedded.subprocess_jobs import keep_report, kept_report, side_by_side
 from seglens.evaluation.evaluate import run

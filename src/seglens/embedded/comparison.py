@@ -28,7 +28,7 @@ from seglens.core.file_names import slug
 from seglens.core.files import write_atomic, write_json
 from seglens.core.names import check_name
 from seglens.data.world import WorldData
-from seglens.embedded.build import example_stream, features
+from seglens.embedded.head_stages import example_stream, features
 from seglens.embedded.heads import embedded_config, embedded_training
 from seglens.embedded.profiling import measured
 from seglens.embedded.subprocess_jobs import StageError, keep_report, kept_report, side_by_side

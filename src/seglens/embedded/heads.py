@@ -1,4 +1,4 @@
-"""Every method at the embedded models' sizes: its settings, and the rate at which it learns there."""
+"""Every method at the embedded models' sizes: its settings, and its learning rate there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 # The vocabulary is one of words, few of which the templates of the papers would find there: a query is asked as it is
 # and answered by the token alone. Only the rows of the new tokens are trained.
 SPOKEN: dict[str, Any] = {"request": "{}", "answers": ("[SEG].",), "rank": 8, "alpha": 16.0, "vocabulary": False}
-# What is not there is taught as an empty mask to the methods that know no other refusal: all learn from all questions.
+# A method that knows no other refusal learns an empty mask for what is not there: all learn from all questions.
 EMPTY: dict[str, Any] = {"absent": "empty"}
 SIZES: dict[str, dict[str, Any]] = {
     "lens": {"descriptor_width": DESCRIPTOR_WIDTH, "encoder_width": ENCODER_WIDTH},
@@ -53,7 +53,7 @@ def embedded_config(method: str, **changes: Any) -> Any:
 
 
 def embedded_training(method: str, steps: int, images: int, seed: int = 0) -> TrainConfig:
-    """How a method learns with the embedded models within a budget of `steps` of `images`."""
+    """The training of a method on the embedded models within a budget of `steps` of `images`."""
     return TrainConfig(
         steps=steps,
         images=images,

@@ -82,20 +82,22 @@ def make_internvl(vocabulary_size: int, image_token: int, attention: str = "eage
 
 
 @torch.no_grad()
-def transplant(llava: LlavaForConditionalGeneration, internvl: InternVLForConditionalGeneration, seen: Tensor) -> None:
+def start_from_llava(
+    llava: LlavaForConditionalGeneration, internvl: InternVLForConditionalGeneration, images: Tensor
+) -> None:
     """Start `internvl` from a trained `llava`.
 
     The LLaMA and the layers of the ViT are copied; new words are the mean of the old. CLIP normalises its embeddings
     and InternViT does not: that norm is folded into kernel and positions, exact but for its divisor, which becomes its
-    mean over `seen`, pixels of "b 3 s s". The projector takes the mean of the patches that it folds."""
-    eye, new_eye = llava.model.vision_tower, internvl.model.vision_tower
-    _embeddings(eye, new_eye, seen)
-    for layer, new in zip(eye.encoder.layers, new_eye.encoder.layer, strict=True):
-        for old, into in _pairs(layer, new):
-            into.load_state_dict(old.state_dict())
+    mean over `images`, pixels of "b 3 s s". The projector takes the mean of the patches that it folds."""
+    tower, new_tower = llava.model.vision_tower, internvl.model.vision_tower
+    _embeddings(tower, new_tower, images)
+    for layer, new in zip(tower.encoder.layers, new_tower.encoder.layer, strict=True):
+        for old, target in _pairs(layer, new):
+            target.load_state_dict(old.state_dict())
         new.lambda_1.fill_(1)
         new.lambda_2.fill_(1)
-    _projector(llava, internvl, new_eye(seen).last_hidden_state[:, 1:])
+    _projector(llava, internvl, new_tower(images).last_hidden_state[:, 1:])
     words, new_words = (m.model.language_model.embed_tokens.weight for m in (llava, internvl))
     state = llava.model.language_model.state_dict()
     known = len(words)
@@ -105,12 +107,12 @@ def transplant(llava: LlavaForConditionalGeneration, internvl: InternVLForCondit
 
 def _pairs(layer: Any, new: Any) -> list[tuple[nn.Module, nn.Module]]:
     """The parts of a CLIP layer with their places in an InternViT layer."""
-    old, into = layer.self_attn, new.attention
+    old, target = layer.self_attn, new.attention
     return [
-        (old.q_proj, into.q_proj),
-        (old.k_proj, into.k_proj),
-        (old.v_proj, into.v_proj),
-        (old.out_proj, into.projection_layer),
+        (old.q_proj, target.q_proj),
+        (old.k_proj, target.k_proj),
+        (old.v_proj, target.v_proj),
+        (old.out_proj, target.projection_layer),
         (layer.layer_norm1, new.layernorm_before),
         (layer.layer_norm2, new.layernorm_after),
         (layer.mlp.fc1, new.mlp.fc1),
@@ -118,14 +120,14 @@ def _pairs(layer: Any, new: Any) -> list[tuple[nn.Module, nn.Module]]:
     ]
 
 
-def _embeddings(eye: Any, new_eye: Any, seen: Float[Tensor, "b 3 s s"]) -> None:
-    old, new, norm = eye.embeddings, new_eye.embeddings, eye.pre_layrnorm
+def _embeddings(tower: Any, new_tower: Any, images: Float[Tensor, "b 3 s s"]) -> None:
+    old, new, norm = tower.embeddings, new_tower.embeddings, tower.pre_layrnorm
     positions = old.position_embedding.weight
     spread = rearrange(positions[1:], "(h w) c -> 1 c h w", h=LLAVA.patches)
     spread = F.interpolate(spread, size=(INTERNVL.patches, INTERNVL.patches), mode="bicubic", align_corners=False)
     spread = rearrange(spread, "1 c h w -> (h w) c")
     kernel = old.patch_embedding.weight
-    rows = rearrange(F.conv2d(seen, kernel, stride=PATCH), "b c h w -> b (h w) c") + spread
+    rows = rearrange(F.conv2d(images, kernel, stride=PATCH), "b c h w -> b (h w) c") + spread
     scale = norm.weight / (rows.var(-1, unbiased=False) + norm.eps).sqrt().mean()
     new.patch_embeddings.projection.weight.copy_(scale[:, None, None, None] * (kernel - kernel.mean(0)))
     new.patch_embeddings.projection.bias.zero_()

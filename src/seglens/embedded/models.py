@@ -51,8 +51,8 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class VisionSize:
-    """How an embedded MLLM sees: the patches and the image tokens along a side of its square canvas, and its image
-    in words: an image token, and what stands before and behind them."""
+    """The image of an embedded MLLM: patches and image tokens along a side of its square canvas, the word of an image
+    token, and the words before and after all of them."""
 
     patches: int
     tokens: int
@@ -77,7 +77,7 @@ LLAVA_TOKENS = {"image_token": LLAVA.image}
 
 def make_tokenizer(named: Mapping[str, str] = LLAVA_TOKENS, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """One token per word of the world; everything else is `<unk>`. `named` are special tokens by the name under which
-    a processor looks for them; those that are not `SPECIAL` come behind, and then `words` that are learnt later."""
+    a processor looks for them; those that are not `SPECIAL` come last, followed by `words` that are learnt later."""
     more = [token for token in named.values() if token not in SPECIAL]
     vocab = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(), *more, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
@@ -116,7 +116,7 @@ def make_processor(words: Sequence[str] = ()) -> LlavaProcessor:
 
 
 def text_config(vocabulary_size: int) -> LlamaConfig:
-    """The 256-wide, 6-layer LLaMA that speaks in every embedded MLLM."""
+    """The 256-wide, 6-layer LLaMA of every embedded MLLM."""
     return LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=256,

@@ -1,4 +1,4 @@
-"""Many questions after one image, in one sequence: every question sees the image and itself, and nothing else."""
+"""Many questions after one image, in one sequence: every question attends to the image and to itself alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seglens.embedded.models import VisionSize
 from seglens.world.language import Question
 
 IGNORED = -100
-LENGTH_POWER = -0.7  # an answer of n tokens weighs n^-0.7 a token: captions must not drown the one-word answers
+LENGTH_POWER = -0.7  # an answer of n tokens weighs n^-0.7 a token: captions must not outweigh the one-word answers
 
 
 @dataclass(frozen=True)
@@ -30,43 +30,47 @@ class PackedScenes:
     first_image: int
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, said: Sequence[Sequence[Question]], sight: VisionSize) -> PackedScenes:
-    """Pack the questions of several scenes, each behind its image as `sight` says; position ids restart after the image
-    for each question."""
-    flat = [q for one in said for q in one]
+def pack(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[Question]], vision_size: VisionSize
+) -> PackedScenes:
+    """Pack the questions of several scenes, each after its image in the layout of `vision_size`; position ids restart
+    after the image for each question."""
+    flat = [q for one in questions for q in one]
     encode = lambda texts: tokenizer(texts, add_special_tokens=False).input_ids  # noqa: E731
-    asked, answered = encode([f"{q.text} ASSISTANT:" for q in flat]), encode([q.answer for q in flat])
-    image = tokenizer.convert_tokens_to_ids(sight.image)
-    before, behind = encode([f"<s>USER:{sight.before}", sight.behind])
-    prefix = [*before, *[image] * sight.tokens**2, *behind]
+    requests, answers = encode([f"{q.text} ASSISTANT:" for q in flat]), encode([q.answer for q in flat])
+    image = tokenizer.convert_tokens_to_ids(vision_size.image)
+    before, behind = encode([f"<s>USER:{vision_size.before}", vision_size.behind])
+    prefix = [*before, *[image] * vision_size.tokens**2, *behind]
     rows, at = [], 0
-    for one in said:
-        rows.append(_row(prefix, one, asked[at : at + len(one)], answered[at : at + len(one)], tokenizer.eos_token_id))
+    for one in questions:
+        rows.append(
+            _row(prefix, one, requests[at : at + len(one)], answers[at : at + len(one)], tokenizer.eos_token_id)
+        )
         at += len(one)
     longest = max(len(row[0]) for row in rows)
     pad = lambda k, value: torch.tensor([row[k] + [value] * (longest - len(row[k])) for row in rows])  # noqa: E731
     owner = pad(2, -1)
-    sees = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == 0)
-    sees &= torch.ones(longest, longest, dtype=torch.bool).tril()
-    sees |= torch.eye(longest, dtype=torch.bool)
-    mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
+    attends = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == 0)
+    attends &= torch.ones(longest, longest, dtype=torch.bool).tril()
+    attends |= torch.eye(longest, dtype=torch.bool)
+    mask = torch.zeros(attends.shape).masked_fill(~attends, torch.finfo(torch.float32).min)[:, None]
     spans = [row[5] for row in rows]
     return PackedScenes(pad(0, 0), pad(1, 0), mask, pad(3, IGNORED), pad(4, 0.0), spans, prefix.index(image))
 
 
 def _row(
-    prefix: list[int], said: Sequence[Question], asked: list[list[int]], answered: list[list[int]], end: int
+    prefix: list[int], questions: Sequence[Question], requests: list[list[int]], answers: list[list[int]], end: int
 ) -> tuple[list[int], list[int], list[int], list[int], list[float], list[tuple[str, int, int]]]:
     """Ids, positions, owner (0: the image, k: question k), labels, weights and spans of one scene."""
     ids, positions, owner = list(prefix), list(range(len(prefix))), [0] * len(prefix)
     labels, weights = [IGNORED] * len(prefix), [0.0] * len(prefix)
     spans: list[tuple[str, int, int]] = []
-    for k, (question, ask, answer) in enumerate(zip(said, asked, answered, strict=True)):
+    for k, (question, request, answer) in enumerate(zip(questions, requests, answers, strict=True)):
         answer = [*answer, end]
-        spans.append((question.kind, len(ids) + len(ask), len(answer)))
-        ids += ask + answer
-        positions += range(len(prefix), len(prefix) + len(ask) + len(answer))
-        owner += [k + 1] * (len(ask) + len(answer))
-        labels += [IGNORED] * len(ask) + answer
-        weights += [0.0] * len(ask) + [len(answer) ** LENGTH_POWER] * len(answer)
+        spans.append((question.kind, len(ids) + len(request), len(answer)))
+        ids += request + answer
+        positions += range(len(prefix), len(prefix) + len(request) + len(answer))
+        owner += [k + 1] * (len(request) + len(answer))
+        labels += [IGNORED] * len(request) + answer
+        weights += [0.0] * len(request) + [len(answer) ** LENGTH_POWER] * len(answer)
     return ids, positions, owner, labels, weights, spans

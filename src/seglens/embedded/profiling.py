@@ -1,4 +1,4 @@
-"""What a piece of work takes: seconds, and the memory at its peak."""
+"""The cost of a piece of work: seconds, and the memory at its peak."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Cost:
-    """`processor` are seconds of all cores together. `peak`, in bytes, is what was taken beyond what the process held
-    before; None where the system does not tell."""
+    """`processor` are seconds of all cores together. `peak`, in bytes, is the memory beyond that of the process before;
+    None where the system does not report it."""
 
     seconds: float
     processor: float
@@ -27,11 +27,11 @@ class Cost:
 
 
 class Resident:
-    """Memory of this process as Linux counts it, in bytes."""
+    """Memory of this process as Linux counts it, in bytes. (psutil has no peak that can be reset.)"""
 
     @staticmethod
-    def forget() -> None:
-        """Of the highest so far."""
+    def reset_peak() -> None:
+        """Forget the highest so far."""
         Path("/proc/self/clear_refs").write_text("5")
 
     @staticmethod
@@ -39,7 +39,7 @@ class Resident:
         return Resident._read("VmRSS")
 
     @staticmethod
-    def most() -> int:
+    def peak() -> int:
         return Resident._read("VmHWM")
 
     @staticmethod
@@ -49,15 +49,16 @@ class Resident:
 
 
 def measured(work: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
-    """Do it, and say what it took: on a GPU by PyTorch's allocator, on a CPU by the resident memory (Linux alone)."""
-    held = _begin(device)
+    """The result of `work` and its cost: memory of a GPU by PyTorch's allocator, of a CPU by the resident memory (Linux
+    alone)."""
+    before = _begin(device)
     start, spent = time.perf_counter(), time.process_time()
-    done = work()
+    result = work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds, processor = time.perf_counter() - start, time.process_time() - spent
-    most = None if held is None else _most(device) - held
-    return done, Cost(seconds, processor, most)
+    peak = None if before is None else _peak(device) - before
+    return result, Cost(seconds, processor, peak)
 
 
 def _begin(device: torch.device) -> int | None:
@@ -67,11 +68,11 @@ def _begin(device: torch.device) -> int | None:
         return torch.cuda.memory_allocated(device)
     if sys.platform != "linux":
         return None
-    # what was freed and is still held would be used again, unseen
+    # memory that was freed and is still held would be used again, uncounted
     getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
-    Resident.forget()
+    Resident.reset_peak()
     return Resident.now()
 
 
-def _most(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else Resident.most()
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else Resident.peak()

@@ -1,4 +1,4 @@
-"""Stage 5, SAM: points and boxes on objects, boxes on parts; the encoder also learns foreground, centres and kinds."""
+"""The SAM stage: points and boxes on objects, boxes on parts; the encoder also learns foreground, centres and kinds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import SamModel
 
-from seglens.embedded.recipe import Budget, Stage, batches, half_precision, here
+from seglens.embedded.stage import Budget, Stage, as_tensor, half_precision, scene_numbers
 from seglens.embedded.symbols import CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.embedded.vision_stage import pixels
 from seglens.world.world import SIZE, Scene, World
@@ -29,7 +29,7 @@ LEAST_PIXELS = 150
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts of one kind for a batch of images, and the masks that they mean."""
+    """Prompts of one kind for a batch of images, and the masks that answer them."""
 
     masks: Float[Tensor, "b q h w"]
     points: Float[Tensor, "b q n 2"] | None
@@ -67,7 +67,7 @@ def _box(mask: np.ndarray, rng: random.Random, jitter: float) -> list[float]:
 def make_prompts(scenes: list[Scene], kind: str, rng: random.Random, jitter: float = 3.0) -> PromptBatch:
     """Prompts of `kind` for every scene. Only a box can mean a part: a point always means the whole object."""
     chosen = [_targets(s, rng, parts=kind == "box" and jitter > 0) for s in scenes]
-    masks = here(np.stack([np.stack(one) for one in chosen])).float()
+    masks = as_tensor(np.stack([np.stack(one) for one in chosen])).float()
     if kind == "box":
         return PromptBatch(masks, None, None, torch.tensor([[_box(m, rng, jitter) for m in one] for one in chosen]))
     clicks = [[_clicks(m, int(kind[0]), rng) for m in one] for one in chosen]
@@ -79,13 +79,13 @@ def answer(
     sam: SamModel, embedding: Tensor, prompts: PromptBatch
 ) -> tuple[Float[Tensor, "b q h w"], Float[Tensor, "b q"]]:
     """Low-resolution mask logits and predicted IoU of every prompt."""
-    sparse, dense = sam.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
+    sparse, patch_loss = sam.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, None)
     positions = sam.get_image_wide_positional_embeddings().repeat(len(embedding), 1, 1, 1)
     masks, quality = sam.mask_decoder(
         image_embeddings=embedding,
         image_positional_embeddings=positions,
         sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
+        dense_prompt_embeddings=patch_loss,
         multimask_output=False,
     )
     return masks[:, :, 0].float(), quality[:, :, 0].float()
@@ -104,7 +104,7 @@ def mask_terms(logits: Float[Tensor, "b q h w"], target: Float[Tensor, "b q h w"
 
 
 class CellReadout(nn.Module):
-    """What an embedding cell says of its 4 x 4 mask cells and its object. Thrown away after the stage."""
+    """The 4 x 4 mask cells of an embedding cell, and its object. Not used after the stage."""
 
     sizes = (16, 4, len(CONCEPT_INDEX) + 1, len(PART_INDEX) + 1)
 
@@ -113,9 +113,9 @@ class CellReadout(nn.Module):
         self.readout = nn.Linear(width, sum(self.sizes))
 
     def terms(self, embedding: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
-        said = self.readout(rearrange(embedding.float(), "b c h w -> b h w c"))
-        foreground, geometry, concept, part = said.split(self.sizes, -1)
-        solid = here(np.stack([s.ids > 0 for s in scenes])).float()
+        outputs = self.readout(rearrange(embedding.float(), "b c h w -> b h w c"))
+        foreground, geometry, concept, part = outputs.split(self.sizes, -1)
+        solid = as_tensor(np.stack([s.ids > 0 for s in scenes])).float()
         solid = F.avg_pool2d(solid[:, None], 4)[:, 0]
         fine = rearrange(solid, "b (h p) (w q) -> b h w (p q)", h=CELLS, w=CELLS)
         truth = symbols(scenes, CELLS)
@@ -128,7 +128,7 @@ class CellReadout(nn.Module):
         }
 
 
-def examiner(sam: SamModel, count: int = 100) -> Callable[[], Mapping[str, float]]:
+def evaluator(sam: SamModel, count: int = 100) -> Callable[[], Mapping[str, float]]:
     """Mean IoU at full size from one point, three points and a box, on objects of test scenes."""
     world = World("test", 6)
     scenes = [world.scene(i) for i in range(count)]
@@ -157,7 +157,7 @@ def train_sam(sam: SamModel, budget: Budget, out: Path) -> None:
     world = World("train", budget.seed)
 
     def terms_of(step: int) -> Mapping[str, Tensor]:
-        scenes = [world.scene(i) for i in batches(step, budget.batch)]
+        scenes = [world.scene(i) for i in scene_numbers(step, budget.batch)]
         rng = random.Random(step)
         prompts = make_prompts(scenes, rng.choice(KINDS), rng)
         with half_precision():
@@ -171,4 +171,4 @@ def train_sam(sam: SamModel, budget: Budget, out: Path) -> None:
             **{k: fade * v for k, v in readout.terms(embedding, scenes).items()},
         }
 
-    stage.run(terms_of, examiner(sam), evaluate_every=400)
+    stage.run(terms_of, evaluator(sam), evaluate_every=400)

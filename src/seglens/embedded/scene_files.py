@@ -40,8 +40,8 @@ def write_samples(n: int, seed: int, split: str, out: Path, overwrite: bool = Fa
             json.dumps({"image": name, "split": split, "seed": seed, "index": index, **_truth(world, index, scene)})
         )
     listed = ("\n".join(lines) + "\n").encode()
-    begun = (out / LISTED).is_file() and listed.startswith((out / LISTED).read_bytes())
-    write_new({out / LISTED: listed}, overwrite or begun)
+    continued = (out / LISTED).is_file() and listed.startswith((out / LISTED).read_bytes())
+    write_new({out / LISTED: listed}, overwrite or continued)
     return out / LISTED
 
 

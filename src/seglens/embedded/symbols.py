@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seglens.embedded.recipe import here
+from seglens.embedded.stage import as_tensor
 from seglens.world.concepts import CONCEPTS, PART_NAMES
 from seglens.world.draw import PALETTE
 from seglens.world.world import SIZE, Scene
@@ -42,20 +42,20 @@ def _cells(scene: Scene, grid: int) -> tuple[np.ndarray, ...]:
     geometry = np.zeros((grid, grid, 4), np.float32)
     centres = (np.arange(grid) + 0.5) / grid
     for thing in scene.things:
-        here = owner == thing.index
-        concept[here], colour[here] = CONCEPT_INDEX[thing.name], COLOUR_INDEX[thing.colour]
+        own = owner == thing.index
+        concept[own], colour[own] = CONCEPT_INDEX[thing.name], COLOUR_INDEX[thing.colour]
         x0, y0, x1, y1 = thing.box
         cx, cy = thing.centre[0] / SIZE, thing.centre[1] / SIZE
         size = (x1 - x0) / SIZE, (y1 - y0) / SIZE
         offset = np.stack(np.broadcast_arrays(cx - centres[None, :], cy - centres[:, None], *size), -1)
-        geometry[here] = offset[here]
+        geometry[own] = offset[own]
         for k, name in enumerate(thing.concept.parts):
             share = ((ids == thing.index) & (parts == 2 + k)).reshape(split).sum((1, 3)) / SUB**2
-            part[here & (share > LEAST_PART * cover[thing.index - 1])] = PART_INDEX[name]
+            part[own & (share > LEAST_PART * cover[thing.index - 1])] = PART_INDEX[name]
     return concept, colour, part, geometry
 
 
 def symbols(scenes: list[Scene], grid: int) -> Symbols:
     """The symbols of a batch of scenes on a `grid` x `grid` raster."""
     fields = zip(*(_cells(s, grid) for s in scenes), strict=True)
-    return Symbols(*(here(np.stack(field)) for field in fields))
+    return Symbols(*(as_tensor(np.stack(field)) for field in fields))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seglens.embedded.models import IMAGE_MEAN, IMAGE_STD, LLAVA, VisionSize
-from seglens.embedded.recipe import Budget, Stage, batches, half_precision, here
+from seglens.embedded.stage import Budget, Stage, as_tensor, half_precision, scene_numbers
 from seglens.embedded.symbols import COLOUR_INDEX, CONCEPT_INDEX, PART_INDEX, symbols
 from seglens.world.world import Scene, World
 
@@ -22,14 +22,14 @@ SIZES = (len(CONCEPT_INDEX) + 1, len(COLOUR_INDEX) + 1, len(PART_INDEX) + 1, 8)
 
 def pixels(scenes: list[Scene], side: int) -> Float[Tensor, "b 3 side side"]:
     """The images as the vision encoder takes them."""
-    x = here(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).float()
+    x = as_tensor(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).float()
     if x.shape[-1] != side:
         x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
     return (x / 255 - IMAGE_MEAN[0]) / IMAGE_STD[0]
 
 
 class PatchReadout(nn.Module):
-    """What a patch feature says: concept, colour, part, and where its object is. Thrown away after the stage."""
+    """Concept, colour and part that a patch shows, and where its object is. Not used after the stage."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -46,9 +46,9 @@ def patch_features(vit: nn.Module, x: Tensor) -> Float[Tensor, "b n d"]:
         return vit(x).last_hidden_state[:, 1:]
 
 
-def patch_terms(said: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tensor]:
+def patch_terms(outputs: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tensor]:
     """Cross-entropies of concept, colour and part, and the error of the geometry, on the grid of the patches."""
-    grid = math.isqrt(said[0].shape[1])
+    grid = math.isqrt(outputs[0].shape[1])
     truth = symbols(scenes, grid)
     concept, colour, part = (t.flatten(1) for t in (truth.concept, truth.colour, truth.part))
     shown = concept > 0
@@ -56,25 +56,25 @@ def patch_terms(said: tuple[Tensor, ...], scenes: list[Scene]) -> dict[str, Tens
     cell = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).expand(len(scenes), grid, grid, 2)
     where = torch.cat([4 * truth.geometry, 4 * cell, 4 * (cell + truth.geometry[..., :2])], -1).flatten(1, 2)
     return {
-        "concept": F.cross_entropy(said[0].flatten(0, 1), concept.flatten(), label_smoothing=0.02),
-        "colour": 0.3 * F.cross_entropy(said[1][shown], colour[shown]),
-        "part": 0.5 * F.cross_entropy(said[2][shown], part[shown]),
-        "geometry": 0.5 * F.smooth_l1_loss(said[3][shown], where[shown]),
+        "concept": F.cross_entropy(outputs[0].flatten(0, 1), concept.flatten(), label_smoothing=0.02),
+        "colour": 0.3 * F.cross_entropy(outputs[1][shown], colour[shown]),
+        "part": 0.5 * F.cross_entropy(outputs[2][shown], part[shown]),
+        "geometry": 0.5 * F.smooth_l1_loss(outputs[3][shown], where[shown]),
     }
 
 
-def evaluator(vit: nn.Module, readout: PatchReadout, sight: VisionSize) -> Callable[[], Mapping[str, float]]:
+def evaluator(vit: nn.Module, readout: PatchReadout, vision_size: VisionSize) -> Callable[[], Mapping[str, float]]:
     """Shares of the patches with a thing whose kind, colour and part are read right, and the error of its centre."""
     world = World("test", 2)
     scenes = [world.scene(i) for i in range(100)]
 
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
-        truth = symbols(scenes, sight.patches)
-        said = readout(patch_features(vit, pixels(scenes, sight.side)))
+        truth = symbols(scenes, vision_size.patches)
+        outputs = readout(patch_features(vit, pixels(scenes, vision_size.side)))
         shown = truth.concept.flatten(1) > 0
-        right = lambda k, t: (said[k].argmax(-1) == t.flatten(1))[shown].float().mean().item()  # noqa: E731
-        drift = (said[3][..., :2] / 4 - truth.geometry.flatten(1, 2)[..., :2])[shown].abs().mean().item()
+        right = lambda k, t: (outputs[k].argmax(-1) == t.flatten(1))[shown].float().mean().item()  # noqa: E731
+        drift = (outputs[3][..., :2] / 4 - truth.geometry.flatten(1, 2)[..., :2])[shown].abs().mean().item()
         accuracy = {
             "acc": right(0, truth.concept),
             "acc_colour": right(1, truth.colour),
@@ -93,7 +93,7 @@ def train_vision(vit: nn.Module, budget: Budget, out: Path) -> None:
     world = World("train", budget.seed)
 
     def terms_of(step: int) -> Mapping[str, Tensor]:
-        scenes = [world.scene(i) for i in batches(step, budget.batch)]
+        scenes = [world.scene(i) for i in scene_numbers(step, budget.batch)]
         return patch_terms(readout(patch_features(vit, pixels(scenes, LLAVA.side))), scenes)
 
     stage.run(terms_of, evaluator(vit, readout, LLAVA), evaluate_every=400)

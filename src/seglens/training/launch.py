@@ -1,9 +1,9 @@
-"""What a training runs on: one device, or the processes that `torchrun` or `accelerate launch` started.
+"""The devices of a training: one, or those of the processes that `torchrun` or `accelerate launch` started.
 
-DDP copies the head to every device; FSDP and DeepSpeed ZeRO cut its weights, gradients and moments into shards. What
-accelerate's configuration file may say of either is kept, but for what the loop itself decides: precision (autocast
-over fp32 weights), how a step is cut, clipping, and that the head stays one piece (its layers are called by other
-methods than `forward`, which would find a shard of them).
+DDP copies the head to every device; FSDP and DeepSpeed ZeRO divide its weights, gradients and moments into shards. The
+settings of either in accelerate's configuration file hold, except for those that the loop itself decides: precision
+(autocast over fp32 weights), the division of a step, clipping, and that the head stays one piece (its layers are called
+by other methods than `forward`, which would see only a shard of them).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PACKAGES: dict[str, tuple[str, str]] = {  # module and extra of each tracker
 
 
 def need_extras(trackers: Sequence[Tracker]) -> None:
-    """Raises ImportError, before anything is read, when what only training needs is not installed."""
+    """Raises ImportError, before anything is read, when a package that only training needs is not installed."""
     for name, (module, extra) in (("accelerate", ("accelerate", "train")), *((t, PACKAGES[t]) for t in trackers)):
         try:
             import_module(module)  # accelerate would train on without curves
@@ -53,25 +53,25 @@ def accelerator_for(device: torch.device, trackers: Sequence[Tracker], out: Path
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it notes every checkpoint that it writes
     AcceleratorState._reset_state()  # of an earlier run in this process
     # "no": autocast is `precise`, the same for all kinds; FSDP and DeepSpeed would else compute in half the weights
-    made = Accelerator(mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None)
-    asked = next((name for name in SHARDED if _flag(f"ACCELERATE_USE_{name}")), None)
-    if asked and made.num_processes > 1 and kind(made) != asked:
+    accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None)
+    sharding = next((name for name in SHARDED if _flag(f"ACCELERATE_USE_{name}")), None)
+    if sharding and accelerator.num_processes > 1 and kind(accelerator) != sharding:
         raise ValueError(
-            f"the launch asks for {asked}, and accelerate shards on GPUs, not on {device.type!r}: give --device cuda, "
-            "or launch without it"
+            f"the launch asks for {sharding}, and accelerate shards on GPUs, not on {device.type!r}: give --device "
+            "cuda, or launch without it"
         )
-    return made
+    return accelerator
 
 
 def _trackers(names: Sequence[Tracker], out: Path) -> list[Any]:
-    """TensorBoard's files in `out/curves`; on W&B a run of the project "seglens", called and kept as `out`."""
+    """TensorBoard's files in `out/curves`; on W&B a run of the project "seglens", with the name and folder of `out`."""
     from accelerate import tracking
 
-    made: dict[Tracker, Callable[[], Any]] = {
+    build: dict[Tracker, Callable[[], Any]] = {
         "tensorboard": lambda: tracking.TensorBoardTracker("curves", out),
         "wandb": lambda: tracking.WandBTracker("seglens", name=out.resolve().name, dir=str(out), resume="allow"),
     }
-    return [made[name]() for name in names]
+    return [build[name]() for name in names]
 
 
 def begin_curves(accelerator: Any, settings: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ def begin_curves(accelerator: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _items(settings: Any) -> list[tuple[str, str | int | float]]:
-    """Settings as tables of curves hold them: numbers and text."""
+    """Settings in the form that trackers store: numbers and text."""
     if not isinstance(settings, Mapping):
         return [("fingerprint", str(settings))]
     return [(key, value if isinstance(value, int | float) else str(value)) for key, value in settings.items()]
@@ -109,13 +109,13 @@ SHARDED = ("FSDP", "DEEPSPEED")
 
 
 def kind(accelerator: Any) -> str:
-    """What the weights lie in: "whole" on every device, "FSDP" or "DEEPSPEED"."""
+    """How the weights are distributed: "whole" on every device, "FSDP" or "DEEPSPEED"."""
     name = str(accelerator.distributed_type.value)
     return name if name in SHARDED else "whole"
 
 
 def arrange(accelerator: Any, passes: int, micro: int, clip: float | None) -> None:
-    """Tell the kind of launch how a step is cut, before anything is prepared."""
+    """Configure the launch for the division of a step, before anything is prepared."""
     accelerator.gradient_accumulation_steps = passes
     if kind(accelerator) == "FSDP":
         plugin = accelerator.state.fsdp_plugin
@@ -125,8 +125,8 @@ def arrange(accelerator: Any, passes: int, micro: int, clip: float | None) -> No
         plugin.cpu_ram_efficient_loading = False  # every process has built the same head
         _as_trees()
     if kind(accelerator) == "DEEPSPEED":
-        said = accelerator.state.deepspeed_plugin.deepspeed_config
-        said.update(
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config.update(
             train_micro_batch_size_per_gpu=micro,
             gradient_accumulation_steps=passes,
             gradient_clipping=clip or 0.0,
@@ -134,8 +134,10 @@ def arrange(accelerator: Any, passes: int, micro: int, clip: float | None) -> No
             fp16={"enabled": False},
             zero_allow_untested_optimizer=True,
         )
-        said.pop("train_batch_size", None)
-        said.setdefault("zero_optimization", {})["stage3_gather_16bit_weights_on_model_save"] = True  # in fp32, as here
+        config.pop("train_batch_size", None)
+        config.setdefault("zero_optimization", {})["stage3_gather_16bit_weights_on_model_save"] = (
+            True  # in fp32, as here
+        )
 
 
 def precise(device: torch.device, precision: Precision) -> AbstractContextManager:
@@ -145,19 +147,19 @@ def precise(device: torch.device, precision: Precision) -> AbstractContextManage
 
 @contextmanager
 def halting() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM came, as schedulers send it some time before they kill.
+    """Gives a function that returns whether SIGTERM came, which schedulers send some time before they kill.
 
-    Only a main thread can listen; elsewhere the answer is always no."""
+    Only a main thread can receive signals; elsewhere the answer is always no."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    received = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.set())
     try:
-        yield told.is_set
+        yield received.is_set
     except Exception:
         signal.signal(signal.SIGTERM, before)
-        if told.is_set():  # it came because another process failed; this one's error is only an echo
+        if received.is_set():  # it came because another process failed, and that caused this one's error
             signal.raise_signal(signal.SIGTERM)
         raise
     finally:
@@ -165,17 +167,17 @@ def halting() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def first_to_speak(rank: int) -> Iterator[None]:
-    """An error that all processes share is told by the first: the launcher ends the others while they wait here."""
+def first_reports(rank: int) -> Iterator[None]:
+    """An error that all processes share is reported by the first: the launcher ends the others while they wait here."""
     try:
         yield
     except Exception:
         if rank:
-            time.sleep(PATIENCE)
+            time.sleep(WAIT)
         raise
 
 
-PATIENCE = 10.0  # seconds; torchrun needs a tenth of one
+WAIT = 10.0  # seconds; torchrun needs a tenth of one
 
 
 @cache
@@ -183,8 +185,8 @@ def _as_trees() -> None:
     """FSDP 2 looks for the tensors of an output to gather the weights again before the backward pass."""
     from torch.export import register_dataclass
 
-    for made in (MethodOutput, Keypoints):
-        register_dataclass(made)
+    for outputs in (MethodOutput, Keypoints):
+        register_dataclass(outputs)
 
 
 def _flag(name: str) -> bool:

@@ -19,9 +19,9 @@ from seglens.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method with its settings, how it is trained and, where a publication says so, on what: `rates` are the shares
-    of LISA's mixture, and `prompt` is what its queries are put in. How a head is asked follows from `prompt` and
-    `system`, and goes into its config."""
+    """A method with its settings, its training and, where a publication states it, its data: `rates` are the shares of
+    LISA's mixture, and `prompt` the templates of its queries. The prompt of a head follows from `prompt` and `system`,
+    and is written into its config."""
 
     method: Any  # a config of seglens.methods
     training: TrainConfig
@@ -29,27 +29,26 @@ class Recipe:
     decoder: str | None = None
     layer: int | None = None
     rates: str = "paper"
-    prompt: str | None = None  # in which queries are put, unless the data says otherwise; None: as it has them
-    system: Mapping[str, str] = field(default_factory=dict)  # what an MLLM of a family is told before each image
-    canvas: Canvas = LETTERBOX  # how pictures come to the MLLM
-    negatives: float = (
-        USUAL  # queries for what an image does not show, unless the data says otherwise: no paper has any
-    )
+    prompt: str | None = None  # templates of queries, unless the data names some; None: as the data has them
+    system: Mapping[str, str] = field(default_factory=dict)  # text before each image, by family of MLLM
+    canvas: Canvas = LETTERBOX  # how pictures are fitted to the MLLM's canvas
+    # share of queries for what an image does not show, unless the data names one: no paper has any
+    negatives: float = USUAL
 
     @property
     def floors(self) -> int | None:
         """As in `Parts`."""
         return self.method.floors if isinstance(self.method, LensConfig) else None
 
-    def told(self, parts: Parts) -> Parts:
-        """The parts with an MLLM that is told the system text of its family. One whose tokenizer does not know its
-        words (the embedded ones) is told nothing."""
+    def with_system(self, parts: Parts) -> Parts:
+        """The parts, whose MLLM gets the system text of its family. One whose tokenizer does not know its words (the
+        embedded ones) gets none."""
         system = self.system.get(parts.backbone.family)
         return parts.with_system_text(None if system is None or parts.backbone.prompts.unknown(system) else system)
 
 
 ADJUSTABLE = ("method", "training", "canvas")
-# shares of LISA's mixture that the released code of a method takes, where they are not those of the papers
+# shares of LISA's mixture in the released code of a method, where they are not those of the papers
 RATES = {("lens", "authors"): "authors", ("lisa", "authors"): "lisa"}
 
 
@@ -59,7 +58,7 @@ def _collected(method: str, name: str, preset: Preset[Any]) -> Recipe:
     return Recipe(preset.config, TrainConfig(**preset.training), rates=rates, canvas=preset.canvas, **parts)
 
 
-# every preset stands in its method's file; a method without any has nothing to train
+# every preset is in its method's file; a method without any has nothing to train
 RECIPES: dict[str, dict[str, Recipe]] = {
     method: {name: _collected(method, name, preset) for name, preset in kind.presets.items()}
     for method, kind in METHODS.items()
@@ -71,24 +70,21 @@ def recipe(name: str, method: str = "lens") -> Recipe:
     """The preset of that name for a method. Raises ValueError with the nearest name on a typo."""
     check_name(method, RECIPES, "method")
     check_name(name, RECIPES[method], f"preset of {method}")
-    made = RECIPES[method][name]
-    return made if name == "default" else replace(made, negatives=0.0)  # a publication's own data alone
+    preset = RECIPES[method][name]
+    return preset if name == "default" else replace(preset, negatives=0.0)  # a publication's own data alone
 
 
-def adjusted(made: Recipe, settings: Iterable[str]) -> Recipe:
+def adjusted(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """The recipe with settings "name=value" of its head, its training or its canvas changed.
 
     Raises ValueError on a name that none of them has, with the nearest, and on a value of another kind."""
     for text in settings:
-        name, equals, value = text.partition("=")
+        name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ValueError(f"got the setting {text!r}; write name=value, as in lr=1e-4")
-        parts = {field.name: part for part in ADJUSTABLE for field in fields(getattr(made, part))}
-        check_name(name.strip(), parts, "setting")
-        part = parts[name.strip()]
-        config: Any = getattr(made, part)
-        kind = get_type_hints(type(config))[name.strip()]
-        made = replace(
-            made, **{part: replace(config, **{name.strip(): typed_value(kind, name.strip(), value.strip())})}
-        )
-    return made
+        parts = {field.name: part for part in ADJUSTABLE for field in fields(getattr(recipe, part))}
+        check_name(name, parts, "setting")
+        config: Any = getattr(recipe, parts[name])
+        typed = typed_value(get_type_hints(type(config))[name], name, value)
+        recipe = replace(recipe, **{parts[name]: replace(config, **{name: typed})})
+    return recipe

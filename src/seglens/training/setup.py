@@ -161,7 +161,7 @@ def _load_parts(recipe: Recipe, device: str, image_size: int | None) -> Parts:
         device=device,
         segmentation_only=not kind.tuned,
     )
-    return recipe.told(parts)
+    return recipe.with_system(parts)
 
 
 def _layer(recipe: Recipe, parts: Parts) -> int | None:

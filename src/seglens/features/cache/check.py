@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a cache, found at once instead of when training comes to it."""
+"""All faults of a cache, found at once instead of in the middle of a training."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from seglens.features.cache.manifest import Manifest, read_manifest, shard_paths
 from seglens.features.cache.shard_index import Contents, ShardEntry
 from seglens.features.cache.writer import Samples
 
-SAID = {"id": "its id", "image": "its pixels", "questions": "its questions", "truth": "its masks"}
+NAMES = {"id": "its id", "image": "its pixels", "questions": "its questions", "truth": "its masks"}
 
 
 def check(folder: Path, samples: Samples | None = None) -> Iterator[str]:
     """A line for each fault: of the files, down to the last byte; with `samples`, also where they are others by now.
 
-    Raises CacheError when the manifest cannot be read: then nothing can be said of the rest."""
+    Raises CacheError when the manifest cannot be read: then the rest cannot be checked."""
     manifest = read_manifest(folder)
     if samples is not None and len(samples) != manifest.samples:
         yield f"{folder} was made of {manifest.samples} samples, and the data has {len(samples)}; build it anew"
@@ -57,8 +57,8 @@ def _files(folder: Path, manifest: Manifest, shard: int, contents: Contents) -> 
             yield str(error)
     if not faults:
         with file.path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != contents.sha256:  # the quick checksums are no match for an intent
+            actual = hashlib.file_digest(stream, "sha256").hexdigest()
+        if actual != contents.sha256:  # the quick checksums do not detect a deliberate change
             yield f"{file.path} is not the file that was written: its SHA-256 differs; {manifest.resume(folder)}"
 
 
@@ -75,7 +75,7 @@ def _stale(samples: Samples, path: Path, contents: Contents) -> Iterator[str]:
 
 def _other(samples: Samples, entry: ShardEntry) -> bool:
     try:
-        return len(_changed(samples, entry)) == len(SAID)
+        return len(_changed(samples, entry)) == len(NAMES)
     except ValueError:
         return False
 
@@ -83,4 +83,4 @@ def _other(samples: Samples, entry: ShardEntry) -> bool:
 def _changed(samples: Samples, entry: ShardEntry) -> list[str]:
     """Raises ValueError when the sample cannot be read."""
     now = ShardEntry.of(entry.index, samples[entry.index].drawn(), entry.layout)
-    return [words for name, words in SAID.items() if getattr(now, name) != getattr(entry, name)]
+    return [words for name, words in NAMES.items() if getattr(now, name) != getattr(entry, name)]

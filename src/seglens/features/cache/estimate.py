@@ -1,4 +1,4 @@
-"""What a cache will weigh, from a handful of its samples."""
+"""The size that a cache will have, from a few of its samples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from seglens.features.cache.shard_index import Draft
 from seglens.features.cache.whole_files import size
 from seglens.features.cache.writer import Extract, Samples, read
 
-HANDFUL = 6  # samples
+TRIED = 6  # samples
 SPREAD = 0.618034  # of the dataset from one to the next, the golden ratio: evenly, and in step with no period of it
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`images` is exact; `questions` and `bytes` are what the handful promises, and `questions` is exact too where the
-    handful was the `whole`. `free` is what the disk has left, and `stored` what of the cache is there already."""
+    """`images` is exact; `questions` and `bytes` are estimates, and `questions` is exact too where all samples were
+    tried (`whole`). `free` is the free space of the disk, and `stored` the size of the part that exists already."""
 
     images: int
     questions: int
@@ -31,10 +31,10 @@ class Estimate:
     whole: bool = False
 
     def __str__(self) -> str:
-        asked = f"{'' if self.whole else 'about '}{self.questions} questions"
+        questions = f"{'' if self.whole else 'about '}{self.questions} questions"
         there = f", {size(self.stored)} of it there" if self.stored else ""
         return (
-            f"{self.images} images, {asked}, about {size(self.bytes)} "
+            f"{self.images} images, {questions}, about {size(self.bytes)} "
             f"({size(self.bytes / self.images)} per image{there}); the disk has {size(self.free)} free"
         )
 
@@ -48,32 +48,32 @@ class Estimate:
 
 
 def estimate(samples: Samples, extract: Extract, folder: Path, manifest: Manifest) -> Estimate:
-    """Read a handful of samples and write nothing. Raises CacheError as `build` does."""
-    draft, tried = Draft(), _handful(manifest.samples)
+    """Read a few samples and write nothing. Raises CacheError as `build` does."""
+    draft, tried = Draft(), _spread(manifest.samples)
     for index in tried:
-        found, _ = read(samples, extract, manifest, index)
-        if found is not None:
-            draft.add(index, *found)
+        pair, _ = read(samples, extract, manifest, index)
+        if pair is not None:
+            draft.add(index, *pair)
     if not draft.samples:
         raise CacheError(
             f"none of the {len(tried)} samples tried of {manifest.data} can be read; see `seglens data check`"
         )
     header, ordered = lay_out(draft.groups())
     note = json.dumps([asdict(entry) for entry, _ in draft.samples], indent=1)
-    weight = len(header) + len(note) + sum(tensor.nbytes for tensors in ordered for tensor in tensors)
+    size_tried = len(header) + len(note) + sum(tensor.nbytes for tensors in ordered for tensor in tensors)
     share = manifest.samples / len(tried)
     questions = sum(len(entry.questions) for entry, _ in draft.samples)
     stored = sum(path.stat().st_size for path in folder.glob("shard-*"))
     whole = len(tried) == manifest.samples
-    return Estimate(manifest.samples, round(questions * share), round(weight * share), _free(folder), stored, whole)
+    return Estimate(manifest.samples, round(questions * share), round(size_tried * share), _free(folder), stored, whole)
 
 
-def _handful(samples: int) -> list[int]:
-    if samples <= HANDFUL:
+def _spread(samples: int) -> list[int]:
+    if samples <= TRIED:
         return list(range(samples))
-    return sorted({int(at * SPREAD % 1 * samples) for at in range(HANDFUL)})
+    return sorted({int(at * SPREAD % 1 * samples) for at in range(TRIED)})
 
 
 def _free(folder: Path) -> int:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

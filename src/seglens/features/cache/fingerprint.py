@@ -1,4 +1,4 @@
-"""What a cache was made of: compared entry by entry, so that a refusal can name what differs."""
+"""The inputs of a cache: compared entry by entry, so that an error can name those that differ."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SHOWN = 4
 
 
 class CacheError(ValueError):
-    """A cache that cannot be trusted or written: which file, what is wrong with it, and what to do."""
+    """A cache that is damaged, of other inputs, or cannot be written: which file, what is wrong, and what to do."""
 
 
 def canonical(value: Any) -> bytes:
-    """The one spelling of a JSON value: what digests are taken of. Raises ValueError on NaN, TypeError on no JSON."""
+    """The one text of a JSON value, from which digests are computed. Raises ValueError on NaN, TypeError on no JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -31,24 +31,24 @@ def digest(value: Any) -> str:
 
 
 def identity(signature: Mapping[str, Any], name: str, commit: str | None = None) -> dict[str, Any]:
-    """What a frozen part is, wherever it lies: a hub id with its commit; a folder by what is in it, not by its path."""
+    """The identity of a frozen part: of a hub id its name and commit, of a folder its content and not its path."""
     if not Path(name).is_dir():
         return {**signature, "name": name, "revision": signature.get("revision") or commit}
     return {k: v for k, v in signature.items() if k not in ("name", "revision")} | {"files": content(Path(name))}
 
 
 def content(folder: Path) -> str:
-    """One hash of all files in a model's folder that decide what it says."""
-    found = hashlib.sha256()
+    """One hash of all files in a model's folder that decide its outputs."""
+    hashed = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in DECIDES and p.is_file()):
         with path.open("rb") as file:
-            found.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+            hashed.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return hashed.hexdigest()
 
 
-def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differing(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Each entry that is not the same, by its dotted name and with both values."""
-    have, want = _flat(found), _flat(wanted)
+    have, want = _flat(actual), _flat(wanted)
     names = sorted(name for name in have.keys() | want.keys() if have.get(name, "nothing") != want.get(name, "nothing"))
     return [f"{name} is {_short(have, name, want)}, wanted {_short(want, name, have)}" for name in names]
 
@@ -60,18 +60,18 @@ def listed(faults: list[str]) -> str:
 
 def image_digest(sample: Sample) -> str:
     """Of the decoded pixels: the same picture in another file format is the same picture."""
-    found = hashlib.sha256(canonical(list(sample.image.shape)))
-    found.update(sample.image.tobytes())
-    return found.hexdigest()
+    hashed = hashlib.sha256(canonical(list(sample.image.shape)))
+    hashed.update(sample.image.tobytes())
+    return hashed.hexdigest()
 
 
 def truth_digest(sample: Sample) -> str:
     """Of the masks of all questions, in order."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for target in sample.targets:
-        found.update(canonical(list(target.mask.shape)))
-        found.update(target.mask.tobytes())
-    return found.hexdigest()
+        hashed.update(canonical(list(target.mask.shape)))
+        hashed.update(target.mask.tobytes())
+    return hashed.hexdigest()
 
 
 def _flat(value: Mapping[str, Any], under: str = "") -> dict[str, Any]:

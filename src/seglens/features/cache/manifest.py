@@ -1,4 +1,4 @@
-"""What a cache is: its key, its data and how they are cut into shards. The first file to be written."""
+"""The manifest of a cache: its key, its data and its division into shards. The first file that is written."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from seglens.features.cache.fingerprint import SCHEMA, CacheError, differing, di
 from seglens.features.cache.whole_files import read_sealed, write_sealed
 
 MANIFEST = "manifest.json"
-Stored = Literal["auto", "bf16", "fp16", "int8"]  # auto: as the frozen parts say it
+Stored = Literal["auto", "bf16", "fp16", "int8"]  # auto: the precision of the frozen parts
 DTYPES: tuple[str, ...] = get_args(Stored)
 PER_SHARD = 64
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`key` is what the frozen parts are; `data` the dataset's own text and `samples` its length; `trainable` is false
-    for data that is kept for tests. `command` tells a person how to go on: it is no part of what the cache is."""
+    """`key` identifies the frozen parts; `data` is the text of the dataset, `samples` its length; `trainable` is false
+    for data that is kept for tests. `command` is for a person who goes on; it is not part of the cache's identity."""
 
     key: dict[str, Any]
     data: str
@@ -48,11 +48,11 @@ class Manifest:
         return digest(self.content())
 
     def content(self) -> dict[str, Any]:
-        """All that decides the bytes of the shards."""
+        """Everything that decides the bytes of the shards."""
         return {k: v for k, v in asdict(self).items() if k != "command"} | {"schema": SCHEMA}
 
     def resume(self, folder: Path) -> str:
-        """What to do about a missing or damaged shard, in words."""
+        """The sentence that tells a person what to do about a missing or damaged shard."""
         return f"run `{self.command} --out {shlex.quote(str(folder))}` again: it writes only what is missing or damaged"
 
 
@@ -107,7 +107,7 @@ def read_note(folder: Path, manifest: Manifest, shard: int) -> dict[str, Any]:
 
 
 def missing(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """The shards that are not there; whether the others are intact is not asked."""
+    """The shards that do not exist; whether the others are intact is not checked."""
     for shard in range(manifest.shards):
         if not all(path.is_file() for path in shard_paths(folder, shard)):
             yield shard

@@ -22,7 +22,7 @@ class ShardActor:
         self.folder, self.manifest = folder, manifest
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Rows of shard and fault: a refusal comes back in words, where an exception would be retried and wrapped."""
+        """Rows of shard and fault: an error comes back as text, because an exception would be retried and wrapped."""
         return {"shard": batch["shard"], "fault": [self._write(shard) for shard in batch["shard"].tolist()]}
 
     def _write(self, shard: int) -> str:
@@ -66,7 +66,7 @@ def build_with_ray(
 
 def _write(
     ray: Any,
-    made: tuple[Load, Path, Manifest],
+    arguments: tuple[Load, Path, Manifest],
     shards: list[int],
     actors: int,
     gpus: float,
@@ -76,7 +76,7 @@ def _write(
     work = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = work.map_batches(
         ShardActor,
-        fn_constructor_args=made,
+        fn_constructor_args=arguments,
         batch_size=1,
         num_gpus=gpus or None,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
@@ -84,4 +84,4 @@ def _write(
     for row in done.iter_rows():
         if row["fault"]:
             raise CacheError(row["fault"])
-        tick(len(made[2].indices(row["shard"])))
+        tick(len(arguments[2].indices(row["shard"])))

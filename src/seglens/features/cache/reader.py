@@ -21,7 +21,7 @@ MAPPED = 128  # shards kept open at a time: each holds a file descriptor
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """What reading needs of a shard's note, in little memory: a dataset has thousands of shards."""
+    """The part of a shard's note that reading needs, in little memory: a dataset has thousands of shards."""
 
     size: int
     header: Span
@@ -63,7 +63,7 @@ class Cache:
 
     @classmethod
     def open(cls, path: str | Path, key: Mapping[str, Any] | None = None, data: str | None = None) -> Cache:
-        """A finished cache. `key` and `data`, where given, are what it must have been made of.
+        """A finished cache. Where `key` and `data` are given, it must have been made of them.
 
         Raises CacheError, naming the file, the entry or the shards, when it is of other parts or data, unfinished,
         damaged or of another version. Tensors are checked later, when they are touched."""
@@ -108,9 +108,9 @@ class Cache:
         shard = bisect_right(self._starts, image) - 1
         place, file = self._places[shard], self._shard(shard)
         at = image - self._starts[shard]
-        made = place.layouts[place.layout[at]]
-        layout = TensorLayout(**file.tensors(place.layout[at]), grid=made.grid)
-        return unpack(file.tensors(len(place.layouts) + at), made.spoken, layout, questions)
+        arrangement = place.layouts[place.layout[at]]
+        layout = TensorLayout(**file.tensors(place.layout[at]), grid=arrangement.grid)
+        return unpack(file.tensors(len(place.layouts) + at), arrangement.spoken, layout, questions)
 
     def fingerprint(self) -> str:
         """A hash of all that was stored: the same wherever the cache lies and however many processes wrote it."""
@@ -120,19 +120,19 @@ class Cache:
         return Cache, (self.folder, self.manifest)  # a worker process maps the files itself
 
     def _shard(self, shard: int) -> ShardFile:
-        found = self._open.get(shard)
-        if found is None:
+        file = self._open.get(shard)
+        if file is None:
             while len(self._open) >= MAPPED:
                 self._open.pop(next(iter(self._open)), None)  # the oldest; tensors in use keep its map alive
-            found = self._open[shard] = self._opened(shard)
-        return found
+            file = self._open[shard] = self._opened(shard)
+        return file
 
     def _opened(self, shard: int) -> ShardFile:
-        """A shard; what was checked of it before it was closed stays checked, unless the file is another by now."""
+        """A shard; groups that were checked before it was closed stay checked, unless the file has changed since."""
         folder, manifest, place = self.folder, self.manifest, self._places[shard]
         path = shard_paths(folder, shard)[0]
 
-        def called(group: int) -> str:  # knows nothing of self: a circle would keep the maps until it is collected
+        def called(group: int) -> str:  # without self: a circle would keep the maps until it is collected
             return Contents.read(folder, manifest, shard).called(group)
 
         file = ShardFile(path, place.size, place.header, place.groups, called, manifest.resume(folder))

@@ -1,7 +1,7 @@
-"""A shard: one safetensors file in which all that belongs to an image lies together, with a checksum of its own.
+"""A shard: one safetensors file in which all tensors of an image are together, with a checksum for each image.
 
-The library that writes safetensors sorts tensors by type and name, which would scatter an image over the file; the
-format itself lets them lie in any order without gaps. Any safetensors reader opens these files."""
+The library that writes safetensors sorts tensors by type and name, which would spread an image over the file; the
+format itself allows any order without gaps. Any safetensors reader opens these files."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def write_shard(path: Path, groups: Sequence[Mapping[str, Tensor]]) -> WrittenSh
 class ShardFile:
     """A shard mapped into memory, read only. A span is checked when it is first touched.
 
-    Raises CacheError, here or at the first touch, when the file is not as `length` and the spans say; `called` names a
-    group in a refusal, and `remedy` says what to do. Tensors are views of the map: they keep it alive, and writing into
+    Raises CacheError, here or at the first touch, when the file does not fit `length` and the spans; `called` names a
+    group in an error, and `remedy` is what to do. Tensors are views of the map: they keep it alive, and writing into
     one ends the process."""
 
     def __init__(
@@ -133,9 +133,9 @@ class ShardFile:
         except FileNotFoundError:
             raise CacheError(f"{self.path} is missing; {self.remedy}") from None
         with file:
-            found = file.seek(0, 2)
-            if found != length:
-                raise CacheError(f"{self.path} has {found} bytes, not the {length} that were written; {self.remedy}")
+            actual = file.seek(0, 2)
+            if actual != length:
+                raise CacheError(f"{self.path} has {actual} bytes, not the {length} that were written; {self.remedy}")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the map is read only, which is what we want

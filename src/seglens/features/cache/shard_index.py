@@ -1,4 +1,4 @@
-"""What the note beside a shard says: which samples are in it, where, and made of what."""
+"""The note beside a shard: which samples are in it, where, and made of what."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What the images of a shard share: the grid, and the precision in which the frozen parts spoke."""
+    """What the images of a shard share: the grid, and the precision (`spoken`) of each output of the frozen parts."""
 
     grid: tuple[int, int]
     spoken: dict[str, str]
@@ -72,7 +72,7 @@ class Contents:
                 note["sha256"],
                 Span(*note["header"]),
                 tuple(Span(*span) for span in note["groups"]),
-                tuple(Arrangement(tuple(made["grid"]), made["spoken"]) for made in note["layouts"]),
+                tuple(Arrangement(tuple(one["grid"]), one["spoken"]) for one in note["layouts"]),
                 tuple(ShardEntry(**{**entry, "questions": tuple(entry["questions"])}) for entry in note["samples"]),
                 tuple(Skipped(**skipped) for skipped in note["skipped"]),
             )
@@ -82,19 +82,19 @@ class Contents:
             ) from error
 
     def open(self, folder: Path, manifest: Manifest, shard: int) -> ShardFile:
-        """Raises CacheError when the tensors are not those that the note tells of."""
+        """Raises CacheError when the tensors are not those of the note."""
         path = shard_paths(folder, shard)[0]
         return ShardFile(path, self.size, self.header, self.groups, self.called, manifest.resume(folder))
 
     def called(self, group: int) -> str:
-        """What a group of tensors is, for a refusal."""
+        """The name of a group of tensors, for an error."""
         sample = group - len(self.layouts)
         return f"sample {self.samples[sample].id!r}" if sample >= 0 else "the layout of its images"
 
 
 @dataclass
 class Draft:
-    """A shard in the making."""
+    """A shard that is not written yet."""
 
     layouts: list[tuple[TensorLayout, Arrangement]] = field(default_factory=list)
     samples: list[tuple[ShardEntry, dict[str, Tensor]]] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Draft:
             written.sha256,
             written.header,
             written.groups,
-            tuple(made for _, made in self.layouts),
+            tuple(arrangement for _, arrangement in self.layouts),
             tuple(entry for entry, _ in self.samples),
             tuple(self.skipped),
         )
@@ -131,9 +131,9 @@ class Draft:
         return asdict(contents)
 
     def _layout(self, packed: PackedTensors) -> int:
-        made = Arrangement(packed.layout.grid, packed.spoken)
+        own = Arrangement(packed.layout.grid, packed.spoken)
         for number, (layout, arrangement) in enumerate(self.layouts):
-            if arrangement == made and layout.same(packed.layout):
+            if arrangement == own and layout.same(packed.layout):
                 return number
-        self.layouts.append((packed.layout, made))
+        self.layouts.append((packed.layout, own))
         return len(self.layouts) - 1

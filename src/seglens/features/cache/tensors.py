@@ -1,4 +1,4 @@
-"""Features as named tensors and back: in the precision they came in, in another, or as bytes with scales."""
+"""Features as named tensors and back: in their own precision, in another, or as int8 with scales."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seglens.features.cache.fingerprint import CacheError
 from seglens.features.frozen import Features, QuestionFeatures
 
 SCALE = ".scale"
-STEPS = 127  # of a signed byte, used symmetrically
+STEPS = 127  # of a signed byte, symmetric about 0
 CASTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,7 +36,7 @@ class TensorLayout:
 
 @dataclass(frozen=True)
 class PackedTensors:
-    """An image's tensors by name, and the precision in which the frozen parts spoke each (what int8 returns to)."""
+    """An image's tensors by name, and the precision of each in the frozen parts (`spoken`; int8 returns to it)."""
 
     tensors: dict[str, Tensor]
     spoken: dict[str, str]
@@ -66,18 +66,18 @@ def pack(features: Features, dtype: str) -> PackedTensors:
 def unpack(
     tensors: Mapping[str, Tensor], spoken: Mapping[str, str], layout: TensorLayout, questions: Sequence[int]
 ) -> Features:
-    """Some questions about an image. Nothing is copied; only what lies there as bytes is computed back."""
+    """Some questions about an image. Nothing is copied; only what is stored as int8 is computed back."""
 
-    def said(name: str, rows: slice = slice(None)) -> Tensor:
+    def stored(name: str, rows: slice = slice(None)) -> Tensor:
         if name + SCALE not in tensors:
             return tensors[name][rows]
         return dequantise(tensors[name][rows], tensors[name + SCALE][rows], getattr(torch, spoken[name]))
 
     ends = [0, *tensors["lengths"].cumsum(0).tolist()]
-    fine = tuple(said(f"fine.{level}") for level in range(sum(name.startswith("fine.") for name in spoken)))
+    fine = tuple(stored(f"fine.{level}") for level in range(sum(name.startswith("fine.") for name in spoken)))
     features = tuple(
         QuestionFeatures(
-            rows=said("rows", slice(ends[k], ends[k + 1])),
+            rows=stored("rows", slice(ends[k], ends[k + 1])),
             positions=tensors["positions"][ends[k] : ends[k + 1]],
             mask=tensors["masks"][k],
             cells=tensors["cells"][k],
@@ -86,11 +86,11 @@ def unpack(
         for k in questions
     )
     return Features(
-        said("prefix"),
+        stored("prefix"),
         layout.prefix_positions,
         layout.image_tokens,
         layout.grid,
-        Embedding(said("coarse"), fine),
+        Embedding(stored("coarse"), fine),
         features,
     )
 
@@ -105,7 +105,7 @@ def quantise(values: Float[Tensor, "*axes"], axis: int) -> tuple[Int8[Tensor, "*
 def dequantise(
     stored: Int8[Tensor, "*axes"], scale: Float[Tensor, "*ones"], dtype: torch.dtype
 ) -> Float[Tensor, "*axes"]:
-    """What `quantise` made, in `dtype`."""
+    """The inverse of `quantise`, in `dtype`."""
     return (stored * scale).to(dtype)
 
 

@@ -16,7 +16,7 @@ from seglens.features.cache.fingerprint import CacheError, digest
 
 try:
     import fcntl
-except ImportError:  # Windows, where an open file cannot be removed: all that the lock is for
+except ImportError:  # Windows, where an open file cannot be removed, which is the purpose of the lock
     fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,14 +50,14 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left. A living one holds a lock on its file, and the lock dies with it."""
+    """Remove the files of killed writers. A running one holds a lock on its file, and the lock ends with it."""
     for path in folder.glob(PARTIAL):
         try:
             with path.open("rb") as file:
                 if _locked(file):
                     path.unlink(missing_ok=True)
         except (FileNotFoundError, PermissionError):
-            continue  # its writer has finished with it, or (Windows) is at it
+            continue  # its writer has finished it, or (Windows) is writing it
 
 
 def write_sealed(path: Path, body: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def write_sealed(path: Path, body: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """Raises CacheError when a byte of the file is not as it was written; `remedy` says what to do about it."""
+    """Raises CacheError when a byte of the file is not as it was written; `remedy` is what to do about it."""
     data = path.read_bytes()
     try:
         body = json.loads(data)["body"]
@@ -94,7 +94,7 @@ def _sealed(body: dict[str, Any]) -> bytes:
 
 
 def _partial(path: Path) -> tuple[Path, BinaryIO]:
-    """A new hidden file beside `path`, locked. Between its birth and its lock a sweeper may take it: then another."""
+    """A new hidden file beside `path`, locked. `sweep` may remove it before it is locked: then another."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         file = temporary.open("xb")

@@ -1,4 +1,4 @@
-"""Writing a feature cache: any number of processes, killed and started again as often as it takes."""
+"""Writing a feature cache: by any number of processes, which may be killed and started again at any time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seglens.features.cache.tensors import PackedTensors, pack
 from seglens.features.cache.whole_files import sweep
 from seglens.features.frozen import Features
 
-LENIENT = "bad=skip"  # the option of data that leaves bad samples out, which its own refusals name
+LENIENT = "bad=skip"  # the option of data that leaves bad samples out, which its own errors name
 Extract = Callable[[Sample], Features]
 
 
@@ -34,7 +34,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Built:
-    """What a process has done: shards written now, shards found intact, and what was left out of either."""
+    """The work of a process: shards written now, shards that were intact, and the samples that either leaves out."""
 
     written: tuple[int, ...]
     kept: tuple[int, ...]
@@ -49,31 +49,32 @@ def build(
     ranks: Ranks | None = None,
     tick: Callable[[int], None] = lambda images: None,
 ) -> Built:
-    """Write the shards of this process that are not there or not intact. `tick` is told of images as they are done.
+    """Write the shards of this process that are not there or not intact. `tick` is called with
+    the number of images that are done.
 
     The bytes do not depend on the number of processes, nor on how often they were killed. Raises CacheError when
     `folder` holds another cache, when a sample cannot be read (unless `samples` is data that leaves such out), when a
     feature is NaN or infinite, and when the disk is full; whatever is finished by then stays. Raises InUseError when
-    something is missing, and processes of another launch are at it."""
+    something is missing, and processes of another launch write there."""
     manifest, ranks = begin(samples, folder, manifest), ranks or Ranks()
     written, kept, skipped = list[int](), list[int](), list[Skipped]()
     with ExitStack() as alone:
         for shard in ranks.share(manifest.shards):
-            found = intact(folder, manifest, shard)
-            if found is None:
-                if not written:  # a cache that is complete is nobody's: any number of trainings read it
+            left = intact(folder, manifest, shard)
+            if left is None:
+                if not written:  # a complete cache needs no lock: any number of trainings read it
                     alone.enter_context(held(folder / LOCK, ranks.launch))
-                found = write(samples, extract, folder, manifest, shard, tick)
+                left = write(samples, extract, folder, manifest, shard, tick)
                 written.append(shard)
             else:
                 kept.append(shard)
                 tick(len(manifest.indices(shard)))
-            skipped += found
+            skipped += left
     return Built(tuple(written), tuple(kept), tuple(skipped))
 
 
 def begin(samples: Samples, folder: Path, manifest: Manifest) -> Manifest:
-    """Claim the folder, and clear it of what killed processes left."""
+    """Claim the folder, and remove the unfinished files of killed processes."""
     if len(samples) != manifest.samples:
         raise CacheError(f"the manifest is for {manifest.samples} samples, and {manifest.data} has {len(samples)}")
     manifest = claim(folder, manifest)
@@ -82,7 +83,7 @@ def begin(samples: Samples, folder: Path, manifest: Manifest) -> Manifest:
 
 
 def intact(folder: Path, manifest: Manifest, shard: int) -> tuple[Skipped, ...] | None:
-    """None unless the shard is there with every byte as it was written; else what it leaves out."""
+    """The samples that a shard leaves out; None unless it exists with every byte as it was written."""
     try:
         contents = Contents.read(folder, manifest, shard)
         file = contents.open(folder, manifest, shard)
@@ -101,14 +102,14 @@ def write(
     shard: int,
     tick: Callable[[int], None] = lambda images: None,
 ) -> tuple[Skipped, ...]:
-    """One shard, held in memory until it is whole. Returns what it leaves out."""
+    """One shard, in memory until it is whole. Returns the samples that it leaves out."""
     draft = Draft()
     for index in manifest.indices(shard):
-        found, why = read(samples, extract, manifest, index)
+        pair, why = read(samples, extract, manifest, index)
         if why:
             draft.skipped.append(Skipped(index, why))
-        if found is not None:
-            draft.add(index, *found)
+        if pair is not None:
+            draft.add(index, *pair)
         tick(1)
     draft.write(folder, manifest, shard)
     return tuple(draft.skipped)
@@ -117,8 +118,8 @@ def write(
 def read(
     samples: Samples, extract: Extract, manifest: Manifest, index: int
 ) -> tuple[tuple[Sample, PackedTensors] | None, str]:
-    """A sample and what there is to store of it, or None where the data leaves it out; and why it, or a question of it,
-    is left out. Raises CacheError as `build` does."""
+    """A sample and its tensors, or None where the data leaves it out; and why it, or a question of it, is left out.
+    Raises CacheError as `build` does."""
     try:
         sample, faults = samples.usable(index) if isinstance(samples, PartialDataset) else (samples[index], [])
         why = "\n".join(map(_line, faults))
@@ -131,12 +132,12 @@ def read(
             return None, why or f"sample {index} is asked about in words alone"
         features = extract(sample)
     except ValueError as error:
-        said = " ".join(str(error).split())
-        remedy = "" if LENIENT in said else f"; mend it, or where the data can, leave it out with {LENIENT}"
-        raise CacheError(f"sample {index} of {manifest.data} cannot be read: {said}{remedy}") from error
+        message = " ".join(str(error).split())
+        remedy = "" if LENIENT in message else f"; mend it, or where the data can, leave it out with {LENIENT}"
+        raise CacheError(f"sample {index} of {manifest.data} cannot be read: {message}{remedy}") from error
     try:
         return (sample, pack(features, manifest.dtype)), why
-    except CacheError as error:  # never skipped: the fault lies with the parts, not with the data
+    except CacheError as error:  # never skipped: the fault is in the parts, not in the data
         raise CacheError(f"sample {index} ({sample.id!r}) of {manifest.data}: {error}") from error
 
 
@@ -152,5 +153,5 @@ def _line(fault: RecordFault) -> str:
 
 
 def complete(folder: Path, manifest: Manifest) -> int:
-    """How many shards are there."""
+    """How many shards exist."""
     return sum(all(path.is_file() for path in shard_paths(folder, shard)) for shard in range(manifest.shards))

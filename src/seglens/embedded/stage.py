@@ -1,4 +1,4 @@
-"""The engine of the recipe: a resumable stage of a fixed number of steps, each a pure function of its number."""
+"""A stage of the recipe: a fixed number of steps, each a pure function of its number; it resumes exactly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHT_DECAY = 0.02
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how hard a stage trains."""
+    """The length and the rate of a stage's training."""
 
     steps: int
     batch: int
@@ -40,12 +40,12 @@ class Budget:
 
 
 def _is_matrix(name: str, weight: nn.Parameter) -> bool:
-    """What Muon may orthogonalise: hidden 2-D weights, not look-up tables, tokens or output heads."""
+    """Whether Muon may orthogonalise it: hidden 2-D weights, not look-up tables, tokens or output heads."""
     return weight.dim() == 2 and not any(word in name for word in ("embed", "lm_head", "token", "readout"))
 
 
 def _digest(module: nn.Module) -> str:
-    """Tells one set of weights from another."""
+    """A hash of the weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in module.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -76,7 +76,7 @@ class Stage:
         if matrices:
             muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.optimisers.append(muon)
-        self.step, self.ground = 0, _digest(self.modules)
+        self.step, self.start = 0, _digest(self.modules)
 
     @property
     def checkpoint(self) -> Path:
@@ -89,7 +89,7 @@ class Stage:
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, weights_only=True, map_location=torch.get_default_device())
-        if (state["budget"], state["ground"]) != (asdict(self.budget), self.ground):
+        if (state["budget"], state["ground"]) != (asdict(self.budget), self.start):
             raise ValueError(
                 f"{self.checkpoint} was made with another budget or from other weights; delete it to train again"
             )
@@ -104,7 +104,7 @@ class Stage:
         state = {
             "step": self.step,
             "budget": asdict(self.budget),
-            "ground": self.ground,
+            "ground": self.start,
             "modules": self.modules.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
@@ -159,8 +159,8 @@ class Stage:
         print(" ".join(f"{k} {v}" for k, v in line.items()), flush=True)
 
 
-def here(data: np.ndarray) -> Tensor:
-    """Drawn data as a tensor where the stage computes: on torch's default device."""
+def as_tensor(data: np.ndarray) -> Tensor:
+    """Drawn data as a tensor on torch's default device, where the stage computes."""
     return torch.from_numpy(data).to(torch.get_default_device())
 
 
@@ -169,6 +169,6 @@ def half_precision() -> torch.autocast:
     return torch.autocast(torch.get_default_device().type, torch.bfloat16)
 
 
-def batches(step: int, batch: int) -> Iterable[int]:
+def scene_numbers(step: int, batch: int) -> Iterable[int]:
     """The scene numbers of a step."""
     return range(step * batch, (step + 1) * batch)
