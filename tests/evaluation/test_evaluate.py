@@ -27,8 +27,8 @@ from seglens.data.faults import DataError, RecordFault
 from seglens.data.image_record import DecodedMask, ImageRecord, QueryRecord
 from seglens.data.records import Records
 from seglens.data.world import WorldData
-from seglens.evaluation.evaluate import _record, run, run_shared
-from seglens.evaluation.records import as_json, prediction_lines
+from seglens.evaluation.evaluate import run, run_shared
+from seglens.evaluation.records import as_json, prediction_lines, record_of
 from seglens.evaluation.score import read_predictions, score
 from seglens.evaluation.shared_answers import AnswerJournal, SampleRow
 from seglens.evaluation.summary import results, summarise
@@ -68,7 +68,7 @@ def said(drawn: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -
 
 def report(*pairs: tuple[Target, Prediction]) -> dict[str, Any]:
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    records = [_record(Sample(str(n), image, (t,)), t, p, 0.0) for n, (t, p) in enumerate(pairs)]
+    records = [record_of(Sample(str(n), image, (t,)), t, p, 0.0) for n, (t, p) in enumerate(pairs)]
     made = summarise(records)
     json.dumps([made, as_json(records)], allow_nan=False)  # whatever the data, the report is JSON
     return made
@@ -98,7 +98,7 @@ def test_a_present_target_that_is_refused_counts_as_a_miss() -> None:
         "refusal_precision": 0.0,
     }
     sample = Sample("0", np.zeros((SIDE, SIDE, 3), np.uint8), (target,))
-    record = _record(sample, target, said(NOTHING, found=False), 0.0)
+    record = record_of(sample, target, said(NOTHING, found=False), 0.0)
     assert (record.intersection, record.union, record.predicted, record.actual) == (0, 100, 0, 100)
 
 
@@ -159,7 +159,7 @@ def test_what_was_drawn_is_drawn_at_the_segmenter_s_threshold(
 def test_presence_that_nobody_judged_is_null() -> None:
     target = Target("a", box(0, 0, 10, 10))
     one = replace(said(target.mask), presence=None)
-    record = _record(Sample("0", one.image, (target,)), target, one, 0.0)
+    record = record_of(Sample("0", one.image, (target,)), target, one, 0.0)
     assert json.loads(json.dumps(as_json([record]), allow_nan=False))[0]["presence"] is None
     assert summarise([record])["presence"]["present_kept"] == 1.0
 
@@ -185,7 +185,7 @@ DATA = WorldData(n=6, seed=3, queries=3)
 
 def test_ignored_pixels_count_nowhere() -> None:
     target = Target("a", box(0, 0, 10, 10), ignore=box(0, 5, SIDE, SIDE))
-    record = _record(Sample("0", said(NOTHING).image, (target,)), target, said(box(0, 0, 10, 20)), 0.0, masks=True)
+    record = record_of(Sample("0", said(NOTHING).image, (target,)), target, said(box(0, 0, 10, 20)), 0.0, masks=True)
     assert (record.intersection, record.union, record.predicted, record.actual) == (50, 50, 50, 50)
     assert (record.drawn_intersection, record.drawn_union) == (50, 50)
     assert record.masks is not None

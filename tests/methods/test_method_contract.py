@@ -411,7 +411,7 @@ def test_a_prediction_explains_itself(system: System) -> None:
 @on(PAIRS_OF_TWO + SQUASHED + IN_TILES)
 def test_saved_and_loaded_says_the_same(system: System, tmp_path: Path) -> None:
     image = scene().image
-    system.segmenter().save(tmp_path)
+    system.segmenter().save_pretrained(tmp_path)
     again = Segmenter.from_pretrained(tmp_path, **EXACT)
     assert again.method.config == system.method.config
     assert again.backbone.canvas == system.backbone.canvas
