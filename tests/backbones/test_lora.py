@@ -18,7 +18,7 @@ from test_tuned_reader import ALL, ATTENTIONS, IMAGE, IMAGES, LESSON, LISA, SPEE
 from torch import Tensor
 
 from seglens.backbones import Backbone, load_backbone
-from seglens.backbones.layers import sight_mask
+from seglens.backbones.layers import sequence_mask
 from seglens.backbones.tuned_reader import TunedBackbone
 from seglens.core.tuning_types import AnswerTemplates, Attention, Tuning
 from tiny import KINDS
@@ -43,7 +43,7 @@ def test_the_truth_table_of_sight() -> None:
     places, spoken = torch.tensor([[[1]]]), torch.tensor([[False]])
 
     def table(attention: Attention, spoken: Tensor) -> list[str]:
-        sees = sight_mask(attention, 3, 2, mask, places, spoken)
+        sees = sequence_mask(attention, 3, 2, mask, places, spoken)
         assert sees.shape == (1, 7, 7)
         return ["".join(".x"[cell] for cell in row) for row in sees[0].tolist()]
 
@@ -61,7 +61,7 @@ def test_questions_have_tables_of_their_own() -> None:
     mask = torch.tensor([[[True, True], [True, False]], [[True, True], [False, False]]])
     places = torch.tensor([[[0, 1], [0, 0]], [[1, 1], [0, 0]]])
     spoken = torch.tensor([[False, False], [False, True]])
-    sees = sight_mask("dual", 1, 1, mask, places, spoken)
+    sees = sequence_mask("dual", 1, 1, mask, places, spoken)
     rows = [["".join(".x"[cell] for cell in row) for row in question] for question in sees.tolist()]
     assert rows == [
         ["xxx", "xx.", "xxx"],
@@ -86,7 +86,7 @@ def test_sight_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
         image = [backbone.module.config.image_token_id] * cells
         ids = torch.tensor([[*before, *image, *given.words[0, 0].tolist()]])
         start = len(before) + cells
-        sees = sight_mask(attention, start, cells, given.mask, given.places, given.spoken)
+        sees = sequence_mask(attention, start, cells, given.mask, given.places, given.spoken)
         added = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
         model: Any = adapted.tuned.model
         there = model(input_ids=ids, pixel_values=given.pixels, attention_mask=added, output_hidden_states=True)

@@ -1,4 +1,4 @@
-"""What is said to an MLLM that answers in segmentation tokens, word by word: to be learnt, or to be read."""
+"""Questions and answers in segmentation tokens, token by token: to be learnt, or to be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUERY = "{}"  # stands for the query in a request or an answer
 
 @dataclass(frozen=True)
 class AnswerPieces:
-    """An answer in pieces: text, and the ids of new tokens. What a query spells stays text."""
+    """An answer in pieces: text, and the ids of new tokens. A new token inside a query stays text."""
 
     pieces: tuple[str | int, ...]
 
@@ -29,7 +29,7 @@ class AnswerPieces:
 
 
 class AnswerTokens:
-    """All that is said by `AnswerTemplates`. `names` are the new tokens with their ids, `end` is the id that ends an
+    """The token ids of `AnswerTemplates`. `names` are the new tokens with their ids, `end` is the id that ends an
     answer.
 
     Raises ValueError when an answer does not hold the segmentation tokens in their order."""
@@ -56,60 +56,60 @@ class AnswerTokens:
         """A question as it is read: with the first answer, up to its last segmentation token.
 
         Raises QuestionError as `Prompts.question_tokens` does."""
-        asked = self._asked(query)
+        question = self._question(query)
         answer = self._answers[0].tokens(self.prompts, query)
         places = self._places(answer)
         answer = answer[: places[-1] + 1]
-        return _words(asked, answer, places)
+        return _words(question, answer, places)
 
     def example(
         self, query: str, answer: str | None = None, present: bool = True, why: str | None = None
     ) -> TokenizedAnswer:
         """A question with all of its answer, as it is learnt; with `answer`, one that is answered in words alone. `why`
-        is said behind the tokens, as LISA explains a mask.
+        stands after the tokens, as LISA explains a mask.
 
         A query always gets the same one of several answers. Raises QuestionError as `Prompts.question_tokens` does."""
         if answer is not None:
             if not answer.strip():
                 raise QuestionError(f"got an empty answer to {query!r}; leave the question out")
-            said = self.prompts.text_tokens(answer)
-            whole = [*said, *self._end] if len(said) < LONGEST_QUESTION else said[:LONGEST_QUESTION]
+            tokens = self.prompts.text_tokens(answer)
+            whole = [*tokens, *self._end] if len(tokens) < LONGEST_QUESTION else tokens[:LONGEST_QUESTION]
             return _words(self.prompts.question_tokens([query])[0], whole, [0] * len(self.templates.tokens), True)
-        asked = self._asked(query)
+        question = self._question(query)
         if present or self._refusal is None:
             line = self._answers[zlib.crc32(query.encode()) % len(self._answers)]
-            said = line.tokens(self.prompts, query)
-            places = self._places(said)
+            tokens = line.tokens(self.prompts, query)
+            places = self._places(tokens)
             if why is not None:
-                said = [*said, *self.prompts.text_tokens(f" {why.strip()}")][:LONGEST_QUESTION]
-            return _words(asked, [*said, *self._end], places)
-        said = self._refusal.tokens(self.prompts, query)
+                tokens = [*tokens, *self.prompts.text_tokens(f" {why.strip()}")][:LONGEST_QUESTION]
+            return _words(question, [*tokens, *self._end], places)
+        tokens = self._refusal.tokens(self.prompts, query)
         new = {*self._names.values()}
-        first = next((n for n, token in enumerate(said) if token in new), 0)
-        return _words(asked, [*said, *self._end], [first] * len(self.templates.tokens))
+        first = next((n for n, token in enumerate(tokens) if token in new), 0)
+        return _words(question, [*tokens, *self._end], [first] * len(self.templates.tokens))
 
     def conversation(self, request: str, opening: str, items: Sequence[tuple[str, str]]) -> list[TokenizedAnswer]:
         """Queries of one conversation, each with the item that answers it, as they are learnt: the same words for all,
-        each with its own place. The first of them learns the answer, the others find it said.
+        each with its own place. Only the first of them learns the answer.
 
         Full stops around a query are dropped, and the question is in lower case: so the authors of MLLMSeg. Raises
         QuestionError as `Prompts.question_tokens` does."""
         queries = [query.strip().strip(".") for query, _ in items]
         for query in queries:
             self.prompts.check(query)
-        asked = self.prompts.question_tokens([request.replace(QUERY, ", ".join(queries).lower())])[0]
+        question = self.prompts.question_tokens([request.replace(QUERY, ", ".join(queries).lower())])[0]
         pieces: list[str | int] = [opening]
         for n, (query, (_, item)) in enumerate(zip(queries, items, strict=True)):
             pieces += [", "] if n else []
             pieces += [p.replace(QUERY, query) if isinstance(p, str) else p for p in self._line(item).pieces]
-        answer = [*self._spelt([*pieces, "."]), *self._end]
+        answer = [*self._tokenised([*pieces, "."]), *self._end]
         new = {*self._names.values()}
         places = [n for n, token in enumerate(answer) if token in new]
-        said = [_words(asked, answer, [place] * len(self.templates.tokens)) for place in places]
-        return [said[0], *(replace(words, learnt=(False,) * len(words.ids)) for words in said[1:])]
+        first, *others = [_words(question, answer, [place] * len(self.templates.tokens)) for place in places]
+        return [first, *(replace(words, learnt=(False,) * len(words.ids)) for words in others)]
 
-    def _spelt(self, pieces: Sequence[str | int]) -> list[int]:
-        """Tokens of text and of new tokens; text that belongs together is spelt together."""
+    def _tokenised(self, pieces: Sequence[str | int]) -> list[int]:
+        """Tokens of text and of new tokens; neighbouring pieces of text are tokenised together."""
         tokens, text = list[int](), ""
         for piece in [*pieces, None]:
             if isinstance(piece, str):
@@ -120,7 +120,7 @@ class AnswerTokens:
             text = ""
         return tokens
 
-    def _asked(self, query: str) -> list[int]:
+    def _question(self, query: str) -> list[int]:
         self.prompts.check(query)
         return self.prompts.question_tokens([self.templates.request.replace(QUERY, query)])[0]
 
@@ -129,11 +129,13 @@ class AnswerTokens:
         return [n for n, token in enumerate(answer) if token in wanted]
 
     def _line(self, text: str) -> AnswerPieces:
-        found = re.split("(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")", text)
-        return AnswerPieces(tuple(self._names.get(piece, piece) for piece in found))
+        parts = re.split("(" + "|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) + ")", text)
+        return AnswerPieces(tuple(self._names.get(part, part) for part in parts))
 
 
-def _words(asked: Sequence[int], answer: Sequence[int], places: Sequence[int], spoken: bool = False) -> TokenizedAnswer:
+def _words(
+    question: Sequence[int], answer: Sequence[int], places: Sequence[int], spoken: bool = False
+) -> TokenizedAnswer:
     """`places` count from the start of the answer."""
-    learnt = (False,) * len(asked) + (True,) * len(answer)
-    return TokenizedAnswer((*asked, *answer), learnt, tuple(len(asked) + n for n in places), spoken)
+    learnt = (False,) * len(question) + (True,) * len(answer)
+    return TokenizedAnswer((*question, *answer), learnt, tuple(len(question) + n for n in places), spoken)

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from seglens.backbones.layers import watched_layers
+from seglens.backbones.layers import readable_layers
 from seglens.backbones.mllm import MLLM
 from seglens.backbones.transformers_cache import Pair
 from seglens.core.geometry import Frame
@@ -19,8 +19,8 @@ from seglens.core.types import HeadMaps
 
 
 @dataclass(frozen=True)
-class WatchedImage:
-    """An image that the watched layers have seen: the keys and values of its prefix, layer by layer."""
+class AttendedImage:
+    """An image that was run through the layers that are read: the keys and values of its prefix, layer by layer."""
 
     frame: Frame
     positions: Int[Tensor, "1 p ..."]
@@ -49,7 +49,7 @@ class HeadReader:
         self.mllm, self.count = mllm, count
         # the prefix runs through the model's own attention, which need not hold all of its square in memory
         self._layers = mllm.layers(count)
-        self._watched = watched_layers(self._layers.layers, self._layers.rotary)
+        self._readable = readable_layers(self._layers.layers, self._layers.rotary)
 
     @property
     def heads(self) -> int:
@@ -57,14 +57,14 @@ class HeadReader:
         return self.mllm.model.config.get_text_config().num_attention_heads
 
     @torch.no_grad()
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> WatchedImage:
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> AttendedImage:
         """See an image once."""
         inputs = self.mllm.embed_image(image)
         _, memory = self._layers.prefix(inputs.rows, inputs.positions, inputs.later[: self.count])
-        return WatchedImage(inputs.frame, inputs.positions, memory, inputs.familiar)
+        return AttendedImage(inputs.frame, inputs.positions, memory, inputs.familiar)
 
     @torch.no_grad()
-    def read(self, image: WatchedImage, questions: Sequence[str]) -> HeadMaps:
+    def read(self, image: AttendedImage, questions: Sequence[str]) -> HeadMaps:
         """The maps of all questions about an open image, in one pass; b is 1.
 
         The rows of one layer are in memory at a time, and of these the last token's are kept. Raises QuestionError as
@@ -74,7 +74,7 @@ class HeadReader:
         ends = torch.arange(q, device=inputs.mask.device) * t + inputs.mask[0].sum(-1) - 1
         tiling, end = self.mllm.tiling, image.positions.shape[1]
         places, hidden, maps = end - tiling.tokens + tiling.places, inputs.rows, []
-        for layer, pair in zip(self._watched, image.memory, strict=True):
+        for layer, pair in zip(self._readable, image.memory, strict=True):
             rows = layer.rows()
             hidden = layer.questions(hidden, inputs.positions, inputs.mask, [pair], rows)
             assert rows.probabilities is not None

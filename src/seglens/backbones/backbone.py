@@ -30,7 +30,7 @@ from seglens.core.types import Readout
 
 @dataclass(frozen=True)
 class OpenImage:
-    """An image the backbone has seen: its prefix at the read layer, and the keys and values below it."""
+    """An image after the layers that are read: its prefix at the read layer, and the keys and values below it."""
 
     frame: Frame
     prefix: Float[Tensor, "1 p d"]
@@ -98,8 +98,8 @@ class Backbone:
         return self.mllm.reading
 
     def with_system_text(self, system: str | None) -> Backbone:
-        """The same model, which is told a system text before every image that it reads to segment; itself for None.
-        The chat is not told.
+        """The same model with a system text before every image that it reads to segment; itself for None. The chat
+        stays without.
 
         Raises ValueError when its chat template leaves system texts out."""
         if system is None:

@@ -1,7 +1,7 @@
-"""Whether a picture is of the kind that a model was made for, by what its vision tower says of it anyway.
+"""Whether a picture is of the kind that a model was made for, by the states of its vision tower.
 
-A statistic that a model's folder may hold: a small reader of the tower's patch states, and a threshold. Models without
-it say nothing."""
+A statistic that a model's folder may hold: a small reader of the tower's patch states, and a threshold. For models
+without it the answer is not known."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from seglens.core.geometry import Frame
 from seglens.model_files.int8_weights import PackedError, load_packed, save_packed
 
 FILE = "familiarity.safetensors"
-MOST = 8.0  # standard deviations: one wild number of a patch decides nothing
+MOST = 8.0  # standard deviations: one extreme number of a patch decides nothing
 
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """Reads the states of patches behind some layers of the tower (0: its embeddings), side by side."""
+    """Reads the states of patches after some layers of the tower (0: its embeddings), side by side."""
 
     layers: Int[Tensor, " l"]
     mean: Float[Tensor, " d"]  # of the states of familiar pictures
     spread: Float[Tensor, " d"]
-    look: Float[Tensor, "k d"]  # what is looked for in a patch
+    look: Float[Tensor, "k d"]  # directions that are searched in a patch
     least: Float[Tensor, " k"]
     weight: Float[Tensor, " 2*k"]  # of its mean over the patches, and of its standard deviation
     threshold: Float[Tensor, ""]
@@ -36,7 +36,7 @@ class Familiarity:
     def load(cls, folder: str | Path) -> Familiarity | None:
         """The statistic in a model's folder; None where there is none.
 
-        Raises ValueError when the file is damaged, or is none of ours."""
+        Raises ValueError when the file is damaged, or holds something else."""
         path = Path(folder) / FILE
         if not path.is_file():
             return None
@@ -65,13 +65,13 @@ class Familiarity:
 
     def score(self, states: Float[Tensor, "b f d"], shown: Bool[Tensor, "b f"]) -> Float[Tensor, " b"]:
         """The higher, the more familiar; of the patches that show the picture."""
-        given = {name: tensor.to(states.device, torch.float32) for name, tensor in self.state().items()}
-        rows = ((states.float() - given["mean"]) / given["spread"]).clamp(-MOST, MOST)
-        return read(rows, shown, given["look"], given["least"], given["weight"])
+        state = {name: tensor.to(states.device, torch.float32) for name, tensor in self.state().items()}
+        rows = ((states.float() - state["mean"]) / state["spread"]).clamp(-MOST, MOST)
+        return read(rows, shown, state["look"], state["least"], state["weight"])
 
 
 def patches(tower: Sequence[Float[Tensor, "1 n v"]], layers: Sequence[int]) -> Float[Tensor, "1 f d"]:
-    """The states of the patches behind these layers, side by side."""
+    """The states of the patches after these layers, side by side."""
     count = Familiarity.side(tower) ** 2
     return torch.cat([tower[layer][:, -count:] for layer in layers], -1)
 
@@ -85,9 +85,9 @@ def read(
 ) -> Float[Tensor, " b"]:
     """The score of normalised states: `weight` times mean and standard deviation of max(0, rows · look - least)."""
     share = shown / shown.sum(1, keepdim=True).clamp(min=1)
-    found = torch.relu(rows @ look.T - least)
-    mean = (found * share[..., None]).sum(1)
-    variance = ((found - mean[:, None]).square() * share[..., None]).sum(1)
+    matches = torch.relu(rows @ look.T - least)
+    mean = (matches * share[..., None]).sum(1)
+    variance = ((matches - mean[:, None]).square() * share[..., None]).sum(1)
     return torch.cat([mean, (variance + 1e-4).sqrt()], 1) @ weight
 
 

@@ -1,4 +1,4 @@
-"""An answer in words while it is generated: told piece by piece, ended early where that is asked for, and counted."""
+"""An answer in words while it is generated: passed on piece by piece, ended early on request, and counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNFINISHED = "\ufffd"  # what a tokenizer shows of a character whose last bytes 
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """What an MLLM said: its words, and the tokens that it read and wrote (that which ends an answer not counted)."""
+    """An answer of an MLLM: its text, and the tokens that it read and wrote (without the one that ends an answer)."""
 
     text: str
     read: int
@@ -27,8 +27,8 @@ class GeneratedText:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How an answer is given. `on_text` is called, in the thread of the model, with each new piece of it: together they
-    are the answer. The answer ends before the first of the texts `stop`."""
+    """How an answer is generated. `on_text` is called, in the thread of the model, with each new piece of it: together
+    they are the answer. The answer ends before the first of the texts `stop`."""
 
     max_new_tokens: int = 128
     on_text: Callable[[str], None] | None = None
@@ -36,33 +36,33 @@ class GenerationOptions:
 
 
 class StreamingCriterion:
-    """A stopping criterion of transformers' `generate`: it sees every token, and so it can tell them, too."""
+    """A stopping criterion of transformers' `generate`: it is given every token, and so it can pass them on, too."""
 
     def __init__(self, options: GenerationOptions, decode: Callable[[list[int]], str], read: int):
         self.options, self._decode, self._read = options, decode, read
-        self._told = ""
+        self._passed = ""
 
     def __call__(self, ids: Int[Tensor, "b n"], scores: Any, **_: Any) -> Bool[Tensor, " b"]:
-        return torch.full((1,), self._hear(ids[0, self._read :]), device=ids.device)
+        return torch.full((1,), self._ends(ids[0, self._read :]), device=ids.device)
 
-    def _hear(self, said: Int[Tensor, " n"]) -> bool:
-        """Whether to end here."""
-        safe_point()  # an answer that nobody waits for any more ends at any token
+    def _ends(self, ids: Int[Tensor, " n"]) -> bool:
+        """Whether the answer ends here."""
+        safe_point()  # an answer that was given up ends at any token
         if not self.options.on_text and not self.options.stop:
             return False
-        text = self._decode(said.tolist())
+        text = self._decode(ids.tolist())
         sure = before_stop(text, self.options.stop)
-        self._tell(sure if len(sure) < len(text) else _settled(text, self.options.stop))
+        self._pass_on(sure if len(sure) < len(text) else _settled(text, self.options.stop))
         return len(sure) < len(text)
 
-    def _tell(self, text: str) -> None:
-        if self.options.on_text and len(text) > len(self._told) and text.startswith(self._told):
-            self.options.on_text(text[len(self._told) :])
-            self._told = text
+    def _pass_on(self, text: str) -> None:
+        if self.options.on_text and len(text) > len(self._passed) and text.startswith(self._passed):
+            self.options.on_text(text[len(self._passed) :])
+            self._passed = text
 
     def finish(self, text: str) -> None:
-        """Tell what is left of the whole answer."""
-        self._tell(text)
+        """Pass on what is left of the whole answer."""
+        self._pass_on(text)
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Localization heads of an MLLM in a small file: found once, by `seglens probe --heads`, and read wherever it is used.
+"""Localization heads of an MLLM in a small file: measured once, by `seglens probe --heads`, and read by all methods.
 
 The package brings those of its own MLLMs; files for public ones can be added to the same folder."""
 
@@ -24,29 +24,29 @@ class HeadChoiceError(ValueError):
 class HeadChoice:
     """Heads as (layer, head) from 0, of the MLLM `backbone` (a hub id with its commit, or a folder), the best first.
 
-    `mass`: attention on the image below which nothing there is what was asked for; None where nobody knows."""
+    `mass`: the attention on the image below which the target is not there; None where that is not known."""
 
     backbone: str
     revision: str | None
     heads: tuple[tuple[int, int], ...]
     mass: float | None = None
-    found: dict[str, Any] = field(default_factory=dict)  # a note of how
+    found: dict[str, Any] = field(default_factory=dict)  # a note of how they were measured
 
     @classmethod
     def read(cls, path: str | Path) -> HeadChoice:
         """Raises HeadChoiceError when it is no such file."""
         try:
-            told = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-            assert (told.pop("format"), told.pop("version")) == (FORMAT, VERSION)
-            made = cls(**{**told, "heads": tuple((layer, head) for layer, head in told["heads"])})
-            assert made._sound()
+            fields = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            assert (fields.pop("format"), fields.pop("version")) == (FORMAT, VERSION)
+            choice = cls(**{**fields, "heads": tuple((layer, head) for layer, head in fields["heads"])})
+            assert choice._sound()
         except OSError as error:
             raise HeadChoiceError(f"{path} cannot be read ({error}); give the file that seglens probe wrote") from None
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
             raise HeadChoiceError(
                 f"{path} is no file of localization heads; give one that `seglens probe --heads` wrote"
             ) from None
-        return made
+        return choice
 
     def _sound(self) -> bool:
         numbers = [number for pair in self.heads for number in pair]

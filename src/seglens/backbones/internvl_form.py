@@ -1,4 +1,4 @@
-"""InternVL as its own code describes it (OpenGVLab), described as transformers does: config, tokenizer, processor.
+"""InternVL from the form of its own code (OpenGVLab) into that of transformers: config, tokenizer, processor.
 
 What is written is what transformers' `convert_internvl_weights_to_hf.py` writes, from the checkpoint's own files."""
 
@@ -51,10 +51,10 @@ VISION = (
     "hidden_act",
     "norm_type",
 )
-# their name, ours, and what their class takes where a config is silent
+# the name there, the name here, and the default of their class
 VISION_RENAMED = (("qkv_bias", "attention_bias", False), ("qk_normalization", "use_qk_norm", True))
 ENDS = {"internvl2_5": "\n", "Hermes-2": "", "internlm2-chat": ""}  # what follows <|im_end|>, by InternVL's template
-TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # the others are code of their own
+TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast")  # the others need remote code
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -74,27 +74,29 @@ TEMPLATE = (
 )
 
 
-def internvl_config(said: Mapping[str, Any], image_token: int, end_token: int) -> InternVLConfig:
+def internvl_config(original: Mapping[str, Any], image_token: int, end_token: int) -> InternVLConfig:
     """The config of InternVL's own code as transformers'. Word embedding and output layer are two.
 
     Raises ValueError that names what is missing, and what transformers' class does not compute."""
-    text, vision = said.get("llm_config") or {}, said.get("vision_config") or {}
+    text, vision = original.get("llm_config") or {}, original.get("vision_config") or {}
     language = (text.get("architectures") or [""])[0]
     if language not in LANGUAGES:
         raise ValueError(f"its language model is {language or 'not named'!r}; those known: {', '.join(LANGUAGES)}")
-    if said.get("ps_version") != "v2":
-        raise ValueError(f"ps_version is {said.get('ps_version')!r}; transformers shuffles pixels in the order of 'v2'")
-    seen = said.get("force_image_size") or vision.get("image_size")
-    if seen != vision.get("image_size"):
+    if original.get("ps_version") != "v2":
         raise ValueError(
-            f"force_image_size is {seen}, and the tower's {vision.get('image_size')}: it resizes positions"
+            f"ps_version is {original.get('ps_version')!r}; transformers shuffles pixels in the order of 'v2'"
+        )
+    side = original.get("force_image_size") or vision.get("image_size")
+    if side != vision.get("image_size"):
+        raise ValueError(
+            f"force_image_size is {side}, and the tower's {vision.get('image_size')}: it resizes positions"
         )
     eye = InternVLVisionConfig(
-        **_taken(vision, VISION, "vision_config"),
-        **{ours: vision.get(theirs, otherwise) for theirs, ours, otherwise in VISION_RENAMED},
+        **_required(vision, VISION, "vision_config"),
+        **{name: vision.get(original_name, default) for original_name, name, default in VISION_RENAMED},
     )
     words = LANGUAGES[language](
-        **_taken(text, TEXT, "llm_config"),
+        **_required(text, TEXT, "llm_config"),
         **{key: text[key] for key in TEXT_IF_THERE if key in text},
         rope_parameters=_rotary(text),
         eos_token_id=end_token,
@@ -103,31 +105,31 @@ def internvl_config(said: Mapping[str, Any], image_token: int, end_token: int) -
         tie_word_embeddings=False,
         architectures=[language],
     )
-    ratio = said["downsample_ratio"]
+    ratio = original["downsample_ratio"]
     return InternVLConfig(
         vision_config=eye,
         text_config=words,
         image_token_id=image_token,
         downsample_ratio=ratio,
-        image_seq_length=int((seen // vision["patch_size"] * ratio) ** 2),
+        image_seq_length=int((side // vision["patch_size"] * ratio) ** 2),
         tie_word_embeddings=False,
-        vision_feature_layer=said.get("select_layer", -1),
+        vision_feature_layer=original.get("select_layer", -1),
         architectures=["InternVLForConditionalGeneration"],
     )
 
 
-def _taken(said: Mapping[str, Any], keys: tuple[str, ...], of: str) -> dict[str, Any]:
-    lacking = [key for key in keys if key not in said]
+def _required(original: Mapping[str, Any], keys: tuple[str, ...], of: str) -> dict[str, Any]:
+    lacking = [key for key in keys if key not in original]
     if lacking:
         raise ValueError(f"{of} lacks {', '.join(lacking)}; copy the config of the checkpoint as published")
-    return {key: said[key] for key in keys}
+    return {key: original[key] for key in keys}
 
 
 def _rotary(text: Mapping[str, Any]) -> dict[str, Any]:
     scaling = dict(text.get("rope_scaling") or {})
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
-    return {"rope_type": kind, **scaling, **_taken(text, ("rope_theta",), "llm_config")}
+    return {"rope_type": kind, **scaling, **_required(text, ("rope_theta",), "llm_config")}
 
 
 def write_processor(source: Path, folder: Path, config: InternVLConfig, template: str) -> None:
@@ -136,10 +138,10 @@ def write_processor(source: Path, folder: Path, config: InternVLConfig, template
     Raises ValueError when the tokenizer is code of its own, or the conversation's template is not known."""
     if template not in ENDS:
         raise ValueError(f"its conversations are of the template {template!r}; those known: {', '.join(ENDS)}")
-    said = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if said.get("tokenizer_class") not in TOKENIZERS:
+    settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") not in TOKENIZERS:
         raise ValueError(
-            f"its tokenizer is {said.get('tokenizer_class')!r}, code of its own, which is not run here; give --base, "
+            f"its tokenizer is {settings.get('tokenizer_class')!r}, remote code, which is not run here; give --base, "
             "an InternVL in transformers' own form with the same language model, for its tokenizer"
         )
     named = {"start_image_token": BEFORE, "end_image_token": BEHIND, "context_image_token": IMAGE, "video_token": VIDEO}

@@ -1,4 +1,4 @@
-"""An InternVL without its weights: what its files must hold, for those who fill them from elsewhere."""
+"""An InternVL without its weights: the tensors that its files must hold, for converters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN_FILES = {
 
 @dataclass(frozen=True)
 class Skeleton:
-    """`shapes` of all tensors by their names in files; `facts` are what changes a model's numbers and no shape, by
+    """`shapes` of all tensors by their names in files; `facts` are settings that change its numbers and no shape, by
     their names in the config of InternVL's own code."""
 
     shapes: dict[str, tuple[int, ...]]
@@ -37,10 +37,10 @@ class Skeleton:
         """Of the InternVL in a folder, from its config alone. The word embedding and the output layer are two.
 
         Raises ValueError when it is no InternVL in transformers' own form."""
-        said, _ = PreTrainedConfig.get_config_dict(name)
-        if said.get("model_type") != "internvl":
+        config_dict, _ = PreTrainedConfig.get_config_dict(name)
+        if config_dict.get("model_type") != "internvl":
             raise ValueError(
-                f"{name} is a {said.get('model_type')!r} model; give an InternVL in transformers' own form, "
+                f"{name} is a {config_dict.get('model_type')!r} model; give an InternVL in transformers' own form, "
                 "whose name ends in -hf"
             )
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)

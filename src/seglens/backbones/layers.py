@@ -37,7 +37,7 @@ def visible_attention(
     rows: Rows | None = None,
     **_: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention that shows its probabilities when asked. Queries and keys come after rotary (and q/k norms) in every
+    """Attention that gives its probabilities on request. Queries and keys come after rotary (and q/k norms) in every
     family, so the rows are those that the layer really used."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:  # grouped keys: each serves `groups` heads
@@ -77,12 +77,12 @@ class DecoderLayers(nn.Module):
         """Run the prefix under a causal mask, but for its last `image` rows, which see each other. Returns its rows and
         every layer's keys and values.
 
-        `later[n]` is added to the last i rows, those of the image, behind layer n of this run."""
+        `later[n]` is added to the last i rows, those of the image, after layer n of this run."""
         n = hidden.shape[1]
-        sees = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
-        sees[..., n - image :, n - image :] = True
+        visible = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
+        visible[..., n - image :, n - image :] = True
         recorders = [PrefixCache() for _ in self.layers]
-        out = self._run(hidden, positions, sees, recorders, later=later, image_end=n)
+        out = self._run(hidden, positions, visible, recorders, later=later, image_end=n)
         return out, [r.pair for r in recorders if r.pair is not None]
 
     def questions(
@@ -93,53 +93,53 @@ class DecoderLayers(nn.Module):
         memory: Sequence[Pair],
         rows: Rows | None = None,
     ) -> Float[Tensor, "b q t d"]:
-        """Run all questions in one pass: each sees the prefix and its own earlier tokens, none sees another.
+        """Run all questions in one pass: each attends to the prefix and its own earlier tokens, none to another.
 
         Few of them share a row, so that the cost grows with their number, not with its square. `rows` receives, for
-        every token of the questions, what it looks at: the prefix, then its row."""
+        every token of the questions, its attention: to the prefix, then to its row."""
         q, t = hidden.shape[1:3]
         count = -(-q // SHARING)  # rows of as many questions each, the last perhaps with empty ones
         each = -(-q // count)
         split = lambda x: rearrange(_longer(x, count * each), "b (n g) ... -> (b n) g ...", n=count)  # noqa: E731
         mask = split(mask)
         repeated = [(_repeated(keys, count), _repeated(values, count)) for keys, values in memory]
-        sees = question_mask(mask, memory[0][0].shape[2])
+        visible = question_mask(mask, memory[0][0].shape[2])
         line = lambda x: rearrange(split(x), "n g t ... -> n (g t) ...")  # noqa: E731
-        out = self._run(line(hidden), line(positions), sees, list(map(QuestionCache, repeated)), rows)
+        out = self._run(line(hidden), line(positions), visible, list(map(QuestionCache, repeated)), rows)
         if rows is not None and rows.probabilities is not None:
-            shown = rearrange(rows.probabilities, "(b n) h gt c -> b h (n gt) c", n=count)
-            rows.probabilities = shown[:, :, : q * t]
+            joined = rearrange(rows.probabilities, "(b n) h gt c -> b h (n gt) c", n=count)
+            rows.probabilities = joined[:, :, : q * t]
         return rearrange(out, "(b n) (g t) d -> b (n g) t d", n=count, t=t)[:, :q]
 
     def whole(
         self,
         hidden: Float[Tensor, "n l d"],
         positions: Int[Tensor, "n l ..."],
-        sees: Bool[Tensor, "n l l"],
+        visible: Bool[Tensor, "n l l"],
         later: Sequence[Float[Tensor, "n i d"]] = (),
         image_end: int = 0,
     ) -> Float[Tensor, "n l d"]:
-        """Run whole sequences, with who sees whom given row by row. The image of `later` ends before row
-        `image_end`."""
+        """Run whole sequences; `visible` states row by row which rows it attends to. The image of `later` ends before
+        row `image_end`."""
         caches = [None] * len(self.layers)
-        return self._run(hidden, positions, sees[:, None], caches, later=later, image_end=image_end)
+        return self._run(hidden, positions, visible[:, None], caches, later=later, image_end=image_end)
 
     def _run(
         self,
         hidden: Tensor,
         positions: Tensor,
-        sees: Tensor,
+        visible: Tensor,
         caches: Sequence[PrefixCache | QuestionCache | None],
         rows: Rows | None = None,
         later: Sequence[Tensor] = (),
         image_end: int = 0,
     ) -> Tensor:
         blocked = torch.finfo(hidden.dtype).min
-        mask = torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~sees, blocked)
+        mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~visible, blocked)
         if positions.ndim > 2:  # rotary modules want the axes of M-RoPE first
             positions = rearrange(positions, "b n a -> a b n")
         rotary = self.rotary(hidden, positions)
-        asked = {} if rows is None else {"rows": rows}
+        options = {} if rows is None else {"rows": rows}
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(
                 hidden,
@@ -147,7 +147,7 @@ class DecoderLayers(nn.Module):
                 use_cache=cache is not None,
                 position_embeddings=rotary,
                 **as_cache(layer, cache),
-                **asked,
+                **options,
             )
             if n < len(later):
                 first = image_end - later[n].shape[1]
@@ -157,7 +157,7 @@ class DecoderLayers(nn.Module):
 
 
 def _longer(x: Tensor, length: int) -> Tensor:
-    """With zeros behind its second axis."""
+    """With zeros at the end of its second axis."""
     missing = length - x.shape[1]
     return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
 
@@ -168,17 +168,17 @@ def _repeated(x: Float[Tensor, "b h p e"], count: int) -> Float[Tensor, "bn h p 
 
 
 def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1 qt pqt"]:
-    """Who sees whom when the questions of an image stand in one row behind its prefix."""
+    """Which token attends to which when the questions of an image stand in one row after its prefix."""
     _, q, t = mask.shape
     same = torch.eye(q, dtype=torch.bool, device=mask.device).repeat_interleave(t, 0).repeat_interleave(t, 1)
     earlier = torch.ones(q * t, q * t, dtype=torch.bool, device=mask.device).tril()
     own = (same & earlier)[None] & rearrange(mask, "b q t -> b 1 (q t)")
-    own = own | torch.eye(q * t, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty soft-max
+    own = own | torch.eye(q * t, dtype=torch.bool, device=mask.device)  # padding attends to itself: no empty soft-max
     before = torch.ones(*own.shape[:2], prefix, dtype=torch.bool, device=mask.device)
     return torch.cat([before, own], 2)[:, None]
 
 
-def sight_mask(
+def sequence_mask(
     attention: Attention,
     prefix: int,
     image: int,
@@ -186,33 +186,33 @@ def sight_mask(
     places: Int[Tensor, "b q k"],
     spoken: Bool[Tensor, "b q"],
 ) -> Bool[Tensor, "bq l l"]:
-    """Who sees whom when each question stands behind a prefix of its own, whose last `image` rows are image tokens
-    (SELF1E, section 3.5 and Table 7): all that came before; image tokens each other ("images"); and the segmentation
-    tokens ("dual"); and all words ("text"); or everybody everybody ("full"). Questions answered in words alone are read
-    causally."""
+    """Which token attends to which when each question stands after a copy of the prefix, whose last `image` rows are
+    image tokens (SELF1E, section 3.5 and Table 7): each token to all that came before; image tokens to each other
+    ("images"); also to the segmentation tokens ("dual"); also to all words ("text"); or all to all ("full"). Questions
+    that are answered in words alone are read causally."""
     whole = torch.cat([mask.new_ones(*mask.shape[:2], prefix), mask], 2).flatten(0, 1)
     n, length = whole.shape
-    sees = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()[None]
+    visible = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()[None]
     if attention != "causal":
         row = torch.arange(length, device=mask.device)
         inside = (row >= prefix - image) & (row < prefix)
-        looks = torch.ones_like(inside) if attention == "full" else inside
-        shown = {"text": row >= prefix - image, "full": torch.ones_like(inside)}.get(attention, inside).expand(n, -1)
+        rows = torch.ones_like(inside) if attention == "full" else inside
+        columns = {"text": row >= prefix - image, "full": torch.ones_like(inside)}.get(attention, inside).expand(n, -1)
         if attention == "dual":
-            shown = shown.scatter(1, places.flatten(0, 1) + prefix, True)
-        sees = sees | (looks[:, None] & shown[:, None] & ~spoken.flatten()[:, None, None])
-    itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty soft-max
-    return (sees & whole[:, None]) | itself
+            columns = columns.scatter(1, places.flatten(0, 1) + prefix, True)
+        visible = visible | (rows[:, None] & columns[:, None] & ~spoken.flatten()[:, None, None])
+    itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padding attends to itself: no empty soft-max
+    return (visible & whole[:, None]) | itself
 
 
-def watched_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
+def readable_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
     """Single layers that share every weight with those given, and whose attention can be watched."""
-    watched = []
+    readable = []
     for source in layers:
         layer = shared_copy(source)
         layer.self_attn.config._attn_implementation = VISIBLE
-        watched.append(DecoderLayers([layer], rotary))
-    return watched
+        readable.append(DecoderLayers([layer], rotary))
+    return readable
 
 
 def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
@@ -224,6 +224,6 @@ def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[Decoder
         layer = plain_copy(source)
         # the config was copied too, so that the backbone keeps its own attention
         layer.self_attn.config._attn_implementation = VISIBLE
-        turn = plain_copy(rotary).to(next(layer.parameters()).device)
-        clones.append(DecoderLayers([layer], turn).requires_grad_(True))
+        rotary_copy = plain_copy(rotary).to(next(layer.parameters()).device)
+        clones.append(DecoderLayers([layer], rotary_copy).requires_grad_(True))
     return clones

@@ -1,4 +1,4 @@
-"""MLLMs from a folder or the hub: a whole backbone, or what the config alone says of one."""
+"""MLLMs from a folder or the hub: a whole backbone, or the description of one by its config alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seglens.backbones.read_layer import Depth
 from seglens.core.geometry import LETTERBOX, Canvas
 from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 
-ATTENTION = ("eager", "sdpa")  # the kinds that take a mask of which token attends to which
+ATTENTION = ("eager", "sdpa")  # the kinds that take an attention mask
 
 
 def load_backbone(
@@ -57,9 +57,7 @@ def load_backbone(
     )
     attention = model.config.get_text_config()._attn_implementation
     if attention not in ATTENTION:
-        raise ValueError(
-            f"attn_implementation={attention!r} takes no mask of who sees whom; choose {' or '.join(ATTENTION)}"
-        )
+        raise ValueError(f"attn_implementation={attention!r} takes no attention mask; choose {' or '.join(ATTENTION)}")
     processor = load_processor(name, config, **where)
     mllm = MLLM.of(family(model, layout), processor, depth, canvas=canvas, name=str(name), revision=revision)
     return Backbone(mllm, as_is)

@@ -26,21 +26,21 @@ class Adapter(nn.Module):
     """Exactly what is trained, by readable names. The parameters are those that the copy computes with: what is loaded
     here counts there, and `train` and `eval` switch its dropout."""
 
-    def hold(self, name: str, thing: nn.Parameter | nn.Module) -> None:
+    def hold(self, name: str, part: nn.Parameter | nn.Module) -> None:
         *path, last = name.split(".")
         place: nn.Module = self
         for step in path:
             if step not in dict(place.named_children()):
                 place.add_module(step, nn.Module())
             place = place.get_submodule(step)
-        if isinstance(thing, nn.Parameter):
-            place.register_parameter(last, thing)
+        if isinstance(part, nn.Parameter):
+            place.register_parameter(last, part)
         else:
-            place.add_module(last, thing)
+            place.add_module(last, part)
 
 
 class MoreWords(nn.Module):
-    """A word embedding, and rows for new tokens behind its last."""
+    """A word embedding, and rows for new tokens after its last."""
 
     def __init__(self, base: Any, rows: nn.Parameter, dtype: torch.dtype):
         super().__init__()
@@ -59,7 +59,7 @@ class MoreWords(nn.Module):
 
 
 class MoreLogits(nn.Module):
-    """An output layer, and rows for new tokens behind its last."""
+    """An output layer, and rows for new tokens after its last."""
 
     def __init__(self, base: Any, rows: nn.Parameter, full: bool):
         super().__init__()
@@ -75,7 +75,7 @@ class MoreLogits(nn.Module):
 
 
 class InFull(nn.Module):
-    """A part in fp32 among others of less."""
+    """A part in fp32 among parts of lower precision."""
 
     def __init__(self, part: nn.Module):
         super().__init__()
@@ -106,9 +106,7 @@ def attach(mllm: MLLM, tuning: Tuning) -> tuple[MLLM, Adapter]:
 def _check(tuning: Tuning) -> None:
     """Before anything is copied, and by the names of our settings: peft and torch have others."""
     if not all(tuning.tokens) or not 0 < len({*tuning.tokens}) == len(tuning.tokens):
-        raise ValueError(
-            f"got the new tokens {list(tuning.tokens)}; give each new token a name of its own, at least one"
-        )
+        raise ValueError(f"got the new tokens {list(tuning.tokens)}; give at least one, each with another name")
     for name, rank in {"rank": tuning.rank, "vision_rank": tuning.vision_rank}.items():
         if not (isinstance(rank, int) and rank >= 0):
             raise ValueError(f"got {name}={rank!r} for an adapter; it must be a whole number, 0 for none")
@@ -187,13 +185,13 @@ def _language_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
         return {}
     layers = enumerate(tuned.language.layers)
     linear = _linear(tuned.model, {id(layer): f"language.{n}" for n, layer in layers})
-    found = {name: key for name, key in linear.items() if name.rpartition(".")[2] in tuning.targets}
+    targets = {name: key for name, key in linear.items() if name.rpartition(".")[2] in tuning.targets}
     known = {name.rpartition(".")[2] for name in linear}
-    if strange := sorted({*tuning.targets} - known):
+    if unknown := sorted({*tuning.targets} - known):
         raise ValueError(
-            f"the language model has no layers {', '.join(strange)} to adapt; it has {', '.join(sorted(known))}"
+            f"the language model has no layers {', '.join(unknown)} to adapt; it has {', '.join(sorted(known))}"
         )
-    return found
+    return targets
 
 
 def _vision_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
@@ -203,11 +201,11 @@ def _vision_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
 
 
 def _linear(model: Any, layers: Mapping[int, str]) -> dict[str, str]:
-    """The names in the model of all linear layers in the modules of these ids, with names that say what they are."""
+    """The names in the model of all linear layers in the modules of these ids, with readable names."""
     starts = {name: layers[id(module)] for name, module in model.named_modules() if id(module) in layers}
-    found = {}
+    targets = {}
     for start, key in starts.items():
         for name, part in model.get_submodule(start).named_modules():
             if isinstance(part, nn.Linear):
-                found[f"{start}.{name}"] = f"{key}.{name}"
-    return found
+                targets[f"{start}.{name}"] = f"{key}.{name}"
+    return targets

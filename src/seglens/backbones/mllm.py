@@ -17,7 +17,7 @@ from seglens.backbones.family import Family
 from seglens.backbones.layers import DecoderLayers
 from seglens.backbones.positions import after
 from seglens.backbones.prompts import Prompts
-from seglens.backbones.read_layer import Depth, whole_sight
+from seglens.backbones.read_layer import Depth, unlimited_layers
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.uncropped import crops
 from seglens.core.geometry import LETTERBOX, Canvas, Frame
@@ -105,7 +105,7 @@ class MLLM:
     @property
     def unlimited_layers(self) -> int:
         """How many decoder layers, from the first, attend to all that came before."""
-        return whole_sight(self.model.config)
+        return unlimited_layers(self.model.config)
 
     @property
     def language(self) -> Any:

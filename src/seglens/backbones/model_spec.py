@@ -1,4 +1,4 @@
-"""A model as its config alone describes it: its size and shape, known before a byte of weights is read."""
+"""A model as its config alone describes it: its size and shape, known before any weights are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Blueprint:
     def draw(cls, name: str | Path, config: Any, layout: Layout, layer: int | None) -> Blueprint:
         """Raises ValueError when the layer cannot be read."""
         depth, text = Depth.of(config, layer, layout.first_layer), config.get_text_config()
-        # transformers unties words that both parts of a checkpoint bring, which only the text's own entry tells
+        # transformers unties words that both parts of a checkpoint bring; only the text config states it
         config.tie_word_embeddings = config.tie_word_embeddings and getattr(text, "tie_word_embeddings", True)
         with torch.device("meta"):
             return cls(str(name), AutoModelForImageTextToText.from_config(config), depth, layout)

@@ -26,7 +26,7 @@ def in_space(before: int, grid: tuple[int, int]) -> Int[Tensor, "p 3"]:
 
 
 def after(prefix: Int[Tensor, "b p ..."], questions: int, tokens: int) -> Int[Tensor, "b q t ..."]:
-    """Questions go on, on every axis, one behind the furthest position of the prefix."""
+    """Questions go on, on every axis, one after the furthest position of the prefix."""
     steps = prefix.flatten(1).amax(1)[:, None] + 1 + torch.arange(tokens, device=prefix.device)
     axes = prefix.shape[2:]
     shape = (len(prefix), questions, tokens, *axes)
@@ -35,5 +35,5 @@ def after(prefix: Int[Tensor, "b p ..."], questions: int, tokens: int) -> Int[Te
 
 def of_chat(model: Any, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n 3"]:
     """Those that a model with M-RoPE gives to a chat; unlike its own forward pass it keeps nothing."""
-    asked = {key: inputs[key] for key in ("input_ids", "image_grid_thw", "mm_token_type_ids")}
-    return rearrange(model.model.get_rope_index(**asked)[0], "a b n -> b n a")
+    arguments = {key: inputs[key] for key in ("input_ids", "image_grid_thw", "mm_token_type_ids")}
+    return rearrange(model.model.get_rope_index(**arguments)[0], "a b n -> b n a")

@@ -19,31 +19,31 @@ PARTS = {
 
 def load_processor(name: str | Path, config: PreTrainedConfig, **where: Any) -> Any:
     """What `AutoProcessor` loads, image processing by Pillow, without the part for videos. No remote code."""
-    made = without_videos(PROCESSOR_MAPPING[type(config)])
-    settings, _ = made.get_processor_dict(name, **where)
+    kind = without_videos(PROCESSOR_MAPPING[type(config)])
+    settings, _ = kind.get_processor_dict(name, **where)
     how = {**where, "backend": "pil", "trust_remote_code": False}
-    return made.from_args_and_dict([PARTS[part](name, **how) for part in made.get_attributes()], settings)
+    return kind.from_args_and_dict([PARTS[part](name, **how) for part in kind.get_attributes()], settings)
 
 
-def without_videos(made: Any) -> Any:
+def without_videos(kind: Any) -> Any:
     """The same processor, content with an empty part for videos: transformers makes no real one without torchvision,
-    and no processor without a real one. No video is ever shown."""
+    and no processor without a real one. No video is ever given to it."""
 
-    def check(self: Any, part: str, *given: Any, **named: Any) -> Any:
-        return None if part == "video_processor" else made.check_argument_for_proper_class(self, part, *given, **named)
+    def check(self: Any, part: str, *values: Any, **named: Any) -> Any:
+        return None if part == "video_processor" else kind.check_argument_for_proper_class(self, part, *values, **named)
 
-    return type(made.__name__, (made,), {"check_argument_for_proper_class": check})
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
 
 
 def processor_hash(processor: Any) -> str:
     """Of all that the processor's files decide: the image's pixels and the words' numbers. Equal in every process."""
     tokenizer = processor.tokenizer
-    said = {
+    settings = {
         "images": processor.image_processor.to_dict(),
         "words": sorted(tokenizer.get_vocab().items()),
         "special": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
     }
-    return text_hash(json.dumps(said, sort_keys=True, default=str))
+    return text_hash(json.dumps(settings, sort_keys=True, default=str))
 
 
 def text_hash(text: str) -> str:

@@ -22,7 +22,7 @@ class Prompts:
     Raises ValueError when the template does not put one image before the question: what stands before a question is
     shared by all of them."""
 
-    system: str | None = None  # what the model is told before the image
+    system: str | None = None  # the text before the image
 
     def __init__(self, processor: Any, image_text: str, name: str):
         self.processor, self._image_text, self._name = processor, image_text, name
@@ -34,9 +34,9 @@ class Prompts:
 
     def _check_order(self) -> None:
         for probe in PROBES:
-            before, image, behind = self.text(probe).partition(self.processor.image_token)
+            before, image, after = self.text(probe).partition(self.processor.image_token)
             before = before.replace(self.system or "", "", 1)  # which may hold any words
-            if not image or probe in before or probe not in behind or image in behind:
+            if not image or probe in before or probe not in after or image in after:
                 raise ValueError(
                     f"the chat template of {self._name} does not put one image before the question; "
                     "a prefix can then not be shared by questions: correct the template"
@@ -46,15 +46,15 @@ class Prompts:
         """The same conversations, which begin with a system text.
 
         Raises ValueError when the template leaves it out."""
-        made = copy.copy(self)
-        made.system = system
-        made._check_order()
-        if system not in made.text(PROBES[0]).partition(self.processor.image_token)[0]:
+        prompts = copy.copy(self)
+        prompts.system = system
+        prompts._check_order()
+        if system not in prompts.text(PROBES[0]).partition(self.processor.image_token)[0]:
             raise ValueError(
                 f"the chat template of {self._name} leaves out the system text {system[:60]!r}; correct the template, "
                 "or train without one (the preset default)"
             )
-        return made
+        return prompts
 
     def text(self, question: str, images: int = 1) -> str:
         """The conversation in the model's own template, up to where the answer begins."""
@@ -67,7 +67,7 @@ class Prompts:
         return self._split(PROBES[0])[0]
 
     def after(self, question: str) -> list[int]:
-        """Token ids behind the image: the question, up to the start of the answer.
+        """Token ids after the image: the question, up to the start of the answer.
 
         Raises QuestionError for a question that is empty, not Unicode, or that stands for an image."""
         self.check(question)
@@ -115,15 +115,15 @@ class Prompts:
             raise QuestionError("got no question; ask at least one")
 
     def question_tokens(self, questions: Sequence[str]) -> list[list[int]]:
-        """What stands behind the image for each of the questions.
+        """The token ids after the image for each of the questions.
 
         Raises QuestionError as `after` does, for no question, and for one that is too long."""
         self.refuse_none(questions)
-        asked = [self.after(question) for question in questions]
-        longest = max(map(len, asked))
+        tokens = [self.after(question) for question in questions]
+        longest = max(map(len, tokens))
         if longest > LONGEST_QUESTION:
             raise QuestionError(f"got a question of {longest} tokens; at most {LONGEST_QUESTION} are read; shorten it")
-        return asked
+        return tokens
 
     def _split(self, question: str) -> tuple[list[int], list[int]]:
         image = self.processor.image_token
@@ -136,5 +136,5 @@ class Prompts:
 
 
 def _turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
-    """What one says in a conversation, as chat templates take it."""
+    """A turn of a conversation, as chat templates take it."""
     return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}

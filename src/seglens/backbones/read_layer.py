@@ -44,7 +44,7 @@ class Depth:
         return depth
 
     def _check_attention(self, config: PreTrainedConfig) -> None:
-        kinds = _sight(config)
+        kinds = _attention_kinds(config)
         for n, kind in enumerate(kinds[: self.layer + COPIED]):
             if kind != FULL:
                 raise ValueError(
@@ -61,18 +61,18 @@ class Depth:
 
     def beyond(self, key: str) -> bool:
         """Is this a weight of one of those layers?"""
-        found = re.search(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", key)
-        return found is not None and self.layer + COPIED <= int(found[1]) < self.whole
+        match = re.search(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", key)
+        return match is not None and self.layer + COPIED <= int(match[1]) < self.whole
 
 
-def whole_sight(config: PreTrainedConfig) -> int:
-    """How many decoder layers, counted from the first, see all that came before."""
-    kinds = _sight(config)
+def unlimited_layers(config: PreTrainedConfig) -> int:
+    """How many decoder layers, counted from the first, attend to all that came before."""
+    kinds = _attention_kinds(config)
     return next((n for n, kind in enumerate(kinds) if kind != FULL), len(kinds))
 
 
-def _sight(config: PreTrainedConfig) -> Sequence[str]:
-    """What each decoder layer sees of all that came before."""
+def _attention_kinds(config: PreTrainedConfig) -> Sequence[str]:
+    """The kind of attention of each decoder layer."""
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None)  # Qwen2 and later list the kind of every layer
     if kinds is not None:

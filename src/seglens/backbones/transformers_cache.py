@@ -1,4 +1,4 @@
-"""What stands in for a transformers cache, and the name under which a version of transformers takes one."""
+"""Replacements of a transformers cache, and the name under which a version of transformers takes one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PrefixCache:
     pair: Pair | None = None
 
     def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> Pair:
-        """`_` and `__` are what a version of transformers says of them besides."""
+        """`_` and `__` are further arguments of some versions of transformers."""
         self.pair = (keys, values)
         return self.pair
 
@@ -48,8 +48,8 @@ def as_cache(module: nn.Module, held: Any) -> dict[str, Any]:
 
 @cache
 def _name(kind: str, forward: Callable[..., Any]) -> str:
-    taken = inspect.signature(forward).parameters
-    name = next((name for name in NAMES if name in taken), None)
+    parameters = inspect.signature(forward).parameters
+    name = next((name for name in NAMES if name in parameters), None)
     if name is None:
         raise ImportError(
             f"{kind} of the installed transformers takes no cache as {' or '.join(NAMES)}; install the "

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from seglens.backbones.layers import sight_mask
+from seglens.backbones.layers import sequence_mask
 from seglens.backbones.mllm import MLLM
 from seglens.backbones.positions import after
 from seglens.backbones.tiles import Tiling
@@ -76,7 +76,7 @@ class TunedLanguage:
         return PrefixStates(*self._image(self._normed(rows), rows.shape[1]), memory)
 
     def states(self, vision: VisionRows, prefix: PrefixStates | None, questions: AnsweredQuestions) -> LastStates:
-        """Of questions after a prefix that was run, or with `None` each after a prefix of its own, which it changes."""
+        """Of questions after a prefix that was run, or with `None` each after its copy of the prefix, which changes."""
         words = self.mllm.model.get_input_embeddings()(questions.words)
         positions = after(vision.positions, *questions.words.shape[1:])
         if prefix is None:
@@ -108,9 +108,9 @@ class TunedLanguage:
         (_, p, _), i, q = vision.rows.shape, vision.given.shape[1], words.shape[1]
         rows = torch.cat([repeat(vision.rows, "b p d -> b q p d", q=q), words], 2).flatten(0, 1)
         places = torch.cat([repeat(vision.positions, "b p ... -> b q p ...", q=q), positions], 2).flatten(0, 1)
-        sees = sight_mask(self.attention, p, i, questions.mask, questions.places, questions.spoken)
+        visible = sequence_mask(self.attention, p, i, questions.mask, questions.places, questions.spoken)
         later = [repeat(added, "b i d -> (b q) i d", q=q) for added in vision.later]
-        states = self._normed(self.mllm.layers().whole(rows, places, sees, later, p))
+        states = self._normed(self.mllm.layers().whole(rows, places, visible, later, p))
         image, before = self._image(states, p)
         image, words = (rearrange(x, "(b q) l d -> b q l d", q=q) for x in (image, states[:, p:]))
         # no question changes what comes before the image

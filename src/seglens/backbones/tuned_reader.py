@@ -31,7 +31,7 @@ from seglens.core.tuning_types import (
 
 @dataclass(frozen=True)
 class TunedImage:
-    """An image that was seen once; with `prefix` where no question changes it."""
+    """An image after the vision tower; with `prefix` where no question changes it."""
 
     frame: Frame
     vision: VisionRows
@@ -122,9 +122,9 @@ class TunedBackbone:
         words, mask, places, spoken, learnt = (
             v.to(self.device) for v in (shown.words, shown.mask, shown.places, shown.spoken, shown.learnt)
         )
-        # spoken questions are read causally, whatever the attention
-        alone = self.attention == "causal" or (self.attention == "images" and not bool(spoken.any()))
-        prefix = self._language.prefix(vision) if alone else None
+        # questions answered in words alone are read causally, whatever the attention
+        shared = self.attention == "causal" or (self.attention == "images" and not bool(spoken.any()))
+        prefix = self._language.prefix(vision) if shared else None
         return self._read(vision, prefix, AnsweredQuestions(words, mask, places, spoken), learnt)
 
     def _read(

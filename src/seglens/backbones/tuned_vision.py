@@ -65,7 +65,7 @@ class TunedVision:
 
     def is_familiar(self, pixels: Float[Tensor, "1 3 n n"], vision: VisionRows, frame: Frame) -> bool | None:
         """As `MLLM.is_familiar`; None where the vision tower has an adapter, because the statistic was made without.
-        Of tiles the whole picture is asked, which they do not show."""
+        Tiles are no whole picture: it is given to the tower for this alone."""
         if self.changed or self.mllm.familiarity is None:
             return None
         if self.tiling.across == 1:
@@ -74,7 +74,7 @@ class TunedVision:
         return self.mllm.is_familiar(self.mllm.family.patches(overview).tower, frame)
 
     def patches(self, pixels: Float[Tensor, "b 3 n n"]) -> Patches:
-        """The patches of canvases, seen tile by tile."""
+        """The patches of canvases, tile by tile where there are tiles."""
         if self.tiling.across == 1:
             return self.mllm.family.patches(pixels)
         return Patches(self.tiling.plane(self.mllm.family.patches(self.tiling.cut(pixels).flatten(0, 1)).rows))

@@ -15,12 +15,13 @@ LONGEST = 4096  # pixels a side of a square: a longer strip is reduced first, or
 def crops(images: Any) -> bool:
     """Whether an image processor cuts the ends off a long picture: what is drawn there then changes nothing.
 
-    Asked of the processor itself, because its settings do not tell: LLaVA-NeXT's names a crop that cuts off nothing."""
+    Measured with the processor itself, because its settings do not state it: LLaVA-NeXT's name a crop that cuts off
+    nothing."""
     plain = np.full((*PROBE, 3), 128, np.uint8)
     marked = plain.copy()
     marked[:, :4], marked[:, -4:] = 0, 255
-    shown, ends = (images(Image.fromarray(one), return_tensors="np")["pixel_values"] for one in (plain, marked))
-    return np.array_equal(shown, ends)
+    pixels, changed = (images(Image.fromarray(one), return_tensors="np")["pixel_values"] for one in (plain, marked))
+    return np.array_equal(pixels, changed)
 
 
 def squared(image: UInt8[np.ndarray, "h w 3"], images: Any) -> UInt8[np.ndarray, "s s 3"]:

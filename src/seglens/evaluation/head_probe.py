@@ -18,7 +18,6 @@ from torch import Tensor
 
 from seglens.backbones import Backbone
 from seglens.backbones.head_choice import HeadChoice
-from seglens.backbones.read_layer import whole_sight
 from seglens.checkpoints.hub import hub_commit
 from seglens.checkpoints.origin import Origin
 from seglens.core.types import Sample
@@ -60,7 +59,7 @@ def find_heads(
     loaded."""
     check_limit(limit)
     config = config or LocalizationConfig()
-    reader, before = backbone.head_reader(whole_sight(backbone.module.config)), list[str]()
+    reader, before = backbone.head_reader(backbone.mllm.unlimited_layers), list[str]()
     observed = _Observations()
     for sample in islice(data, limit):
         targets = sample.drawn().targets
