@@ -157,7 +157,7 @@ def test_watching_leaves_the_backbone_as_it_was(family: Path) -> None:
     assert torch.equal(first, again)
     assert not any(m.training for m in backbone.module.modules())
     assert not any(p.requires_grad for p in backbone.module.parameters())
-    ours = {p.data_ptr() for layer in watch.reader._watched for p in layer.layers.parameters()}
+    ours = {p.data_ptr() for layer in watch.reader._readable for p in layer.layers.parameters()}
     assert ours <= {p.data_ptr() for p in backbone.module.parameters()}  # no weight is held twice
 
 

@@ -326,7 +326,7 @@ def test_layers_that_are_not_there(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("tokens", [(), ("[SEG]", "[SEG]"), ("[SEG]", "")])
 def test_tokens_without_a_name_of_their_own(backbone: Backbone, tokens: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="give each new token a name of its own"):
+    with pytest.raises(ValueError, match="give at least one, each with another name"):
         backbone.adapt(Tuning(tokens), AnswerTemplates(("[SEG]",)))
 
 

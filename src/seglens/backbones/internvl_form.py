@@ -138,10 +138,10 @@ def write_processor(source: Path, folder: Path, config: InternVLConfig, template
     Raises ValueError when the tokenizer is code of its own, or the conversation's template is not known."""
     if template not in ENDS:
         raise ValueError(f"its conversations are of the template {template!r}; those known: {', '.join(ENDS)}")
-    settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") not in TOKENIZERS:
+    kind = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    if kind not in TOKENIZERS:
         raise ValueError(
-            f"its tokenizer is {settings.get('tokenizer_class')!r}, remote code, which is not run here; give --base, "
+            f"its tokenizer is {kind!r}, code of its own, which is not run here; give --base, "
             "an InternVL in transformers' own form with the same language model, for its tokenizer"
         )
     named = {"start_image_token": BEFORE, "end_image_token": BEHIND, "context_image_token": IMAGE, "video_token": VIDEO}
