@@ -17,10 +17,10 @@ from seglens.core.geometry import Frame
 from tiny import EVERY, TILED, Kind
 
 
-def error(found: Tensor, expected: Tensor) -> float:
+def error(value: Tensor, expected: Tensor) -> float:
     """Largest difference, relative to the largest value expected."""
-    assert found.shape == expected.shape
-    return ((found.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
+    assert value.shape == expected.shape
+    return ((value.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
 
 
 def digest(module: nn.Module) -> str:
@@ -47,9 +47,9 @@ class Bare:
 
     @classmethod
     def load(cls, folder: Path, **how: Any) -> Bare:
-        made = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
+        model_class = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
         kind = EVERY[folder.name]
-        return cls(made.from_pretrained(folder, **how).eval(), kind.processor(), kind)
+        return cls(model_class.from_pretrained(folder, **how).eval(), kind.processor(), kind)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -64,8 +64,8 @@ class Bare:
     def talk(self, image: np.ndarray, question: str, tokens: int) -> tuple[str, Tensor]:
         """Its answer, and the logits of the question."""
         inputs = self.inputs(image, question)
-        said = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-        answer = self.processor.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        output = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        answer = self.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         return answer, self.model(**inputs).logits
 
     def ids(self, question: str, cells: int) -> Tensor:

@@ -46,8 +46,8 @@ def test_maps_are_the_models_own_attention(family: Path, backbone: Backbone, map
     for q, question in enumerate(QUESTIONS):
         ids = bare.ids(question, cells)
         image = ids[0] == bare.model.config.image_token_id
-        seen = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
-        expected = torch.stack([a[0, :, -1, image].mean(0) for a in seen if a is not None])
+        attentions = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
+        expected = torch.stack([a[0, :, -1, image].mean(0) for a in attentions if a is not None])
         assert error(maps[:, q].flatten(1), expected) < TOLERANCE  # measured: 9.9e-7
         for k in range(len(maps) - 1):  # and no layer's map is another's
             assert error(maps[k + 1, q].flatten(), expected[k]) > 0.05  # measured: at least .135
@@ -67,8 +67,8 @@ def test_every_head_is_the_models_own(family: Path, backbone: Backbone, heads: H
     for q, question in enumerate(QUESTIONS):
         ids = bare.ids(question, cells)
         image = ids[0] == bare.model.config.image_token_id
-        seen = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
-        expected = torch.stack([a[0, :, -1, image] for a in seen if a is not None])
+        attentions = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
+        expected = torch.stack([a[0, :, -1, image] for a in attentions if a is not None])
         assert (heads.maps[0, :, :, q].flatten(2) - expected).abs().max() < 1e-5
 
 
@@ -87,10 +87,10 @@ def test_no_layer_above_the_last_runs(backbone: Backbone, heads: HeadMaps) -> No
     reader = backbone.head_reader(3)
     hook = backbone.module.get_decoder().layers[3].register_forward_pre_hook(stop)
     try:
-        found = reader.read(reader.open(IMAGE), QUESTIONS)
+        maps_in_half = reader.read(reader.open(IMAGE), QUESTIONS)
     finally:
         hook.remove()
-    assert (found.maps - heads.maps[:, :3]).abs().max() < 1e-6
+    assert (maps_in_half.maps - heads.maps[:, :3]).abs().max() < 1e-6
     assert backbone.head_reader().count == backbone.layer + 2
 
 
@@ -121,9 +121,11 @@ def test_map_k_is_where_a_head_at_layer_k_begins(family: Path, maps: Tensor) -> 
             _, memory = first.prefix(readout.prefix, readout.prefix_positions)
             first.questions(readout.question, readout.question_positions, readout.question_mask, memory, rows)
         assert rows.probabilities is not None
-        seen = rows.probabilities[0].unflatten(1, readout.question_mask.shape[1:]).mean(0)[..., readout.image_tokens]
+        attentions = (
+            rows.probabilities[0].unflatten(1, readout.question_mask.shape[1:]).mean(0)[..., readout.image_tokens]
+        )
         for q, length in enumerate(readout.question_mask[0].sum(-1).tolist()):
-            assert error(maps[k, q].flatten(), seen[q, length - 1]) < TOLERANCE  # measured: 5.7e-7
+            assert error(maps[k, q].flatten(), attentions[q, length - 1]) < TOLERANCE  # measured: 5.7e-7
 
 
 def test_readable_layers_are_those_that_load(family: Path, backbone: Backbone) -> None:
@@ -150,14 +152,14 @@ def test_watching_leaves_the_backbone_as_it_was(family: Path) -> None:
 
     with torch.no_grad():
         before, logits = state(), backbone.module(**inputs).logits
-        watch = AttentionReader(backbone)
-        first, again = watch.maps(IMAGE, QUESTIONS), watch.maps(IMAGE, QUESTIONS)
+        reader = AttentionReader(backbone)
+        first, again = reader.maps(IMAGE, QUESTIONS), reader.maps(IMAGE, QUESTIONS)
         assert state() == before
         assert torch.equal(backbone.module(**inputs).logits, logits)
     assert torch.equal(first, again)
     assert not any(m.training for m in backbone.module.modules())
     assert not any(p.requires_grad for p in backbone.module.parameters())
-    ours = {p.data_ptr() for layer in watch.reader._readable for p in layer.layers.parameters()}
+    ours = {p.data_ptr() for layer in reader.reader._readable for p in layer.layers.parameters()}
     assert ours <= {p.data_ptr() for p in backbone.module.parameters()}  # no weight is held twice
 
 
@@ -169,9 +171,9 @@ def test_questions_do_not_disturb_each_other(backbone: Backbone, maps: Tensor) -
 
 
 def test_half_precision(family: Path, maps: Tensor) -> None:
-    found = AttentionReader(load(family, dtype=torch.bfloat16)).maps(IMAGE, QUESTIONS)
-    assert found.dtype == torch.float32
-    assert error(found, maps) < 0.1  # measured: .030
+    maps_in_half = AttentionReader(load(family, dtype=torch.bfloat16)).maps(IMAGE, QUESTIONS)
+    assert maps_in_half.dtype == torch.float32
+    assert error(maps_in_half, maps) < 0.1  # measured: .030
 
 
 def test_a_model_without_its_upper_layers_is_refused(family: Path) -> None:

@@ -1,4 +1,4 @@
-"""With the preset "authors" a head is asked in the very tokens of its authors."""
+"""With the preset "authors" a head is asked in exactly the tokens of its authors."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def processor(family: str) -> Any:
 
 
 def conversation(family: str) -> Prompts:
-    made = processor(family)
-    return Prompts(made, FAMILIES[family].image_text(made), family)
+    own_processor = processor(family)
+    return Prompts(own_processor, FAMILIES[family].image_text(own_processor), family)
 
 
 @dataclass(frozen=True)
@@ -58,50 +58,50 @@ class Ours:
 
     def text(self) -> str:
         tokenizer = self.reading.processor.tokenizer
-        said = [self.names[t] if t in self.names else tokenizer.decode([t]) for t in self.answer]
-        return tokenizer.decode(self.question) + "".join(said)
+        pieces = [self.names[t] if t in self.names else tokenizer.decode([t]) for t in self.answer]
+        return tokenizer.decode(self.question) + "".join(pieces)
 
 
-def read(said: Said, whole: bool = False) -> Ours:
+def read(case: Said, whole: bool = False) -> Ours:
     """`whole`: to the end of the answer, as it is taught."""
-    theirs = recipe("authors", said.method)
+    theirs = recipe("authors", case.method)
     # LENS's queries come from LISA's mixture, in LENS's templates unless its text says otherwise
-    head_prompt = HeadPrompt.of(theirs.prompt or "lens", theirs.system[said.family])
+    head_prompt = HeadPrompt.of(theirs.prompt or "lens", theirs.system[case.family])
     assert head_prompt is not None
-    reading = conversation(said.family).with_system_text(str(head_prompt.system))
-    query = head_prompt.apply(said.query, said.kind)
+    reading = conversation(case.family).with_system_text(str(head_prompt.system))
+    query = head_prompt.apply(case.query, case.kind)
     image = reading.processor.tokenizer.convert_tokens_to_ids(reading.processor.image_token)
     if isinstance(theirs.method, LensConfig):
         return Ours(reading, [*reading.before(), image, *reading.after(query)], [], {})
     templates = theirs.method.templates()
     tokens = {token: NEW + n for n, token in enumerate(theirs.method.tuning().tokens)}
-    script = AnswerTokens(reading, templates, tokens, NEW - 1)
-    words = script.example(query) if whole else script.question(query)
+    answer_tokens = AnswerTokens(reading, templates, tokens, NEW - 1)
+    words = answer_tokens.example(query) if whole else answer_tokens.question(query)
     first = words.learnt.index(True)
-    names = {number: token for token, number in tokens.items()} | {NEW - 1: END[said.family]}
+    names = {number: token for token, number in tokens.items()} | {NEW - 1: END[case.family]}
     return Ours(reading, [*reading.before(), image, *words.ids[:first]], [*words.ids[first:]], names)
 
 
-@pytest.mark.parametrize("said", CONVERSATIONS, ids=[f"{one.method}-{one.family}-{one.kind}" for one in CONVERSATIONS])
-def test_the_authors_tokens(said: Said) -> None:
-    expected = said.theirs
-    for theirs, ours in said.differs:
+@pytest.mark.parametrize("case", CONVERSATIONS, ids=[f"{one.method}-{one.family}-{one.kind}" for one in CONVERSATIONS])
+def test_the_authors_tokens(case: Said) -> None:
+    expected = case.theirs
+    for theirs, ours in case.differs:
         assert theirs in expected
         expected = expected.replace(theirs, ours)
-    found = read(said)
-    if said.method == "ufo":  # it generates its answer, of which we put the first into its mouth
-        found = replace(found, answer=[])
+    tokens = read(case)
+    if case.method == "ufo":  # it generates its answer; here the first is given
+        tokens = replace(tokens, answer=[])
     # the state that predicts [SEG] decides; what follows it is only taught
     question, token, _ = expected.partition("[SEG]")
-    assert found.text() == question + token
+    assert tokens.text() == question + token
     # one tokenizer, one string: the numbers are equal too
-    known = [number for number in (*found.question, *found.answer) if number not in found.names]
-    assert known == found.reading.processor.tokenizer(question).input_ids
+    known = [number for number in (*tokens.question, *tokens.answer) if number not in tokens.names]
+    assert known == tokens.reading.processor.tokenizer(question).input_ids
 
 
 def test_mllmseg_is_taught_all_of_its_answer() -> None:
-    said = next(one for one in CONVERSATIONS if one.method == "mllmseg")
-    assert read(said, whole=True).text() == said.theirs
+    case = next(one for one in CONVERSATIONS if one.method == "mllmseg")
+    assert read(case, whole=True).text() == case.theirs
 
 
 def test_only_authors_are_told_a_system_text() -> None:
@@ -113,8 +113,8 @@ def test_only_authors_are_told_a_system_text() -> None:
 
 
 def test_a_template_that_leaves_the_system_text_out_is_told() -> None:
-    made = processor("llava")
-    made.chat_template = "USER: <image>\n{{ messages[-1]['content'][1]['text'] }} ASSISTANT:"
-    prompts = Prompts(made, "<image>", "mine")
+    own_processor = processor("llava")
+    own_processor.chat_template = "USER: <image>\n{{ messages[-1]['content'][1]['text'] }} ASSISTANT:"
+    prompts = Prompts(own_processor, "<image>", "mine")
     with pytest.raises(ValueError, match="the chat template of mine leaves out the system text"):
         prompts.with_system_text(USER)

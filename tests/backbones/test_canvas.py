@@ -62,8 +62,8 @@ def test_the_processors_own_filter_is_bicubic_for_clip_and_rounds_to_whole_numbe
 def test_padding_is_the_mean_colour_or_black() -> None:
     for padding, fill in {"mean": [9.0, 8.0, 7.0], "black": [0.0, 0.0, 0.0]}.items():
         for resample in ("bilinear", "processor", "sam-processor"):
-            made = Canvas(resample=resample, padding=padding)  # type: ignore[arg-type]
-            canvas = made.render(noise(20, 40), 16, (9.0, 8.0, 7.0), Image.Resampling.BICUBIC)
+            canvas_choice = Canvas(resample=resample, padding=padding)  # type: ignore[arg-type]
+            canvas = canvas_choice.render(noise(20, 40), 16, (9.0, 8.0, 7.0), Image.Resampling.BICUBIC)
             assert canvas[:, -4:].flatten(1).unique(dim=1).flatten().tolist() == fill
 
 
@@ -91,7 +91,7 @@ def test_unless_asked_for_nothing_changes() -> None:
     canvas = LETTERBOX.render(image, 24, (1.0, 2.0, 3.0), Image.Resampling.BICUBIC)
     assert torch.equal(canvas, Frame(30, 50).render(torch.tensor(image), 24, (1.0, 2.0, 3.0)))
     assert LETTERBOX.name == "pad-mean"  # caches that are there stay good
-    assert len({Canvas(**made).name for made in CHOICES}) == len(CHOICES)
+    assert len({Canvas(**canvas_choice).name for canvas_choice in CHOICES}) == len(CHOICES)
 
 
 CHOICES = [
@@ -168,9 +168,9 @@ def test_floored_targets_are_the_authors(shape: tuple[int, int], size: int) -> N
     y, x = np.ogrid[: shape[0], : shape[1]]
     middle = np.hypot(y - shape[0] * 0.4, x - shape[1] * 0.6) < 0.3 * min(shape)
     speckled = np.random.default_rng(0).random(shape) < 0.5
-    found = floor_targets(np.stack([middle, speckled]), Frame(*shape), size)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found / 255, torch.stack([theirs(middle, size), theirs(speckled, size)]))
+    floors = floor_targets(np.stack([middle, speckled]), Frame(*shape), size)
+    assert floors.dtype == torch.uint8
+    assert torch.equal(floors / 255, torch.stack([theirs(middle, size), theirs(speckled, size)]))
 
 
 def test_floored_targets_by_hand() -> None:
@@ -178,8 +178,8 @@ def test_floored_targets_by_hand() -> None:
     at most 447. A cell of 128 takes the first of its 8 pixels: 56 cells of the 64."""
     left = np.zeros((1, 8, 8), bool)
     left[:, :, :4] = True
-    found = floor_targets(left, Frame(8, 8), 128)[0]
-    assert (found == 255).sum(1).tolist() == [56] * 128
+    floors = floor_targets(left, Frame(8, 8), 128)[0]
+    assert (floors == 255).sum(1).tolist() == [56] * 128
     assert (floor_targets(np.ones((1, 4, 8), bool), Frame(4, 8), 128) == 255).sum() == 64 * 128  # padding is none
 
 
@@ -199,9 +199,11 @@ def test_who_squashes() -> None:
 
 
 def test_settings_change_the_canvas() -> None:
-    made = adjusted(recipe("default", "self1e"), ["lay=squash", "resample=processor", "lr=1e-5"])
-    assert made.canvas == TILE
-    assert replace(made, canvas=LETTERBOX, training=recipe("default", "self1e").training) == recipe("default", "self1e")
+    preset = adjusted(recipe("default", "self1e"), ["lay=squash", "resample=processor", "lr=1e-5"])
+    assert preset.canvas == TILE
+    assert replace(preset, canvas=LETTERBOX, training=recipe("default", "self1e").training) == recipe(
+        "default", "self1e"
+    )
     with pytest.raises(ValueError, match="got padding=grey; choose from mean, black"):
         adjusted(recipe("default"), ["padding=grey"])
 

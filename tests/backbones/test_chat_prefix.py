@@ -27,54 +27,54 @@ def load(folder: Path, **how: object) -> Backbone:
 
 @torch.no_grad()
 def slowly(bare: Bare, backbone: Backbone, question: str, answer: str) -> Tensor:
-    """A forward pass over prompt and answer; what the processor gave is only made longer."""
-    inputs, said = bare.inputs(IMAGE, question), torch.tensor([backbone.prompts.text_tokens(answer)])
-    start, more = inputs["input_ids"].shape[1], {"input_ids": said, "attention_mask": torch.ones_like(said)}
+    """A forward pass over prompt and answer; the output of the processor is only made longer."""
+    inputs, answer_ids = bare.inputs(IMAGE, question), torch.tensor([backbone.prompts.text_tokens(answer)])
+    start, more = inputs["input_ids"].shape[1], {"input_ids": answer_ids, "attention_mask": torch.ones_like(answer_ids)}
     for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
         if key in inputs:
-            inputs[key] = torch.cat([inputs[key], more.get(key, torch.zeros_like(said))], 1)
+            inputs[key] = torch.cat([inputs[key], more.get(key, torch.zeros_like(answer_ids))], 1)
     chances = bare.model(**inputs).logits[0].log_softmax(-1)
-    return chances[start - 1 + torch.arange(said.shape[1]), said[0]].sum()
+    return chances[start - 1 + torch.arange(answer_ids.shape[1]), answer_ids[0]].sum()
 
 
 def test_answers_are_as_likely_as_in_the_bare_model(family: Path) -> None:
     backbone, bare = load(family, **EXACT, as_is=True), Bare.load(family, **EXACT)
     before = digest(backbone.module)
     expected = torch.stack([slowly(bare, backbone, OTHER, answer) for answer in ANSWERS])
-    found = backbone.likelihoods(IMAGE, OTHER, ANSWERS)
-    assert (found - expected).abs().max() < 1e-4  # measured: 1.5e-5 of 124
-    heard = backbone.chat_prefix(IMAGE, QUESTION)
-    again = backbone.likelihoods(heard, OTHER, ANSWERS)
+    values = backbone.likelihoods(IMAGE, OTHER, ANSWERS)
+    assert (values - expected).abs().max() < 1e-4  # measured: 1.5e-5 of 124
+    prefix = backbone.chat_prefix(IMAGE, QUESTION)
+    again = backbone.likelihoods(prefix, OTHER, ANSWERS)
     assert (again - expected).abs().max() < 1e-4  # measured: 1.5e-5
-    assert 0 < heard.shared(backbone.prompts.after(OTHER)) < len(backbone.prompts.after(OTHER)) - 1
-    assert torch.equal(backbone.likelihoods(heard, OTHER, ANSWERS), again)  # nothing of it was used up
+    assert 0 < prefix.shared(backbone.prompts.after(OTHER)) < len(backbone.prompts.after(OTHER)) - 1
+    assert torch.equal(backbone.likelihoods(prefix, OTHER, ANSWERS), again)  # nothing of it was used up
     assert digest(backbone.module) == before
 
 
-def test_what_is_heard_is_the_chat(family: Path) -> None:
-    """Token for token, so that another question may be put behind the same image."""
+def test_the_prefix_is_that_of_the_chat(family: Path) -> None:
+    """Token for token, so that another question may follow the same image."""
     backbone = load(family)
-    heard, ids = backbone.chat_prefix(IMAGE, QUESTION), backbone.chat_inputs(IMAGE, QUESTION)["input_ids"][0]
-    assert [*heard.behind] == ids[heard.start :].tolist() == backbone.prompts.after(QUESTION)
-    assert backbone.module.config.image_token_id not in heard.behind
+    prefix, ids = backbone.chat_prefix(IMAGE, QUESTION), backbone.chat_inputs(IMAGE, QUESTION)["input_ids"][0]
+    assert [*prefix.behind] == ids[prefix.start :].tolist() == backbone.prompts.after(QUESTION)
+    assert backbone.module.config.image_token_id not in prefix.behind
 
 
 def test_judging_keeps_nothing_in_the_model(family: Path) -> None:
     """A chat that runs meanwhile would go on from it."""
     backbone = load(family)
     backbone.generate(IMAGE, QUESTION, 2)
-    kept = getattr(backbone.module.model, "rope_deltas", None)
+    deltas = getattr(backbone.module.model, "rope_deltas", None)
     backbone.likelihoods(IMAGE[:20], OTHER, ANSWERS)
-    assert getattr(backbone.module.model, "rope_deltas", None) is kept
+    assert getattr(backbone.module.model, "rope_deltas", None) is deltas
 
 
 def test_only_new_words_are_run(backbone: Backbone) -> None:
-    heard, lengths = backbone.chat_prefix(IMAGE, QUESTION), list[int]()
+    prefix, lengths = backbone.chat_prefix(IMAGE, QUESTION), list[int]()
     layer = backbone.module.get_decoder().layers[0]
-    hook = layer.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
-    left = len(backbone.prompts.after(OTHER)) - heard.shared(backbone.prompts.after(OTHER))
-    backbone.likelihoods(heard, OTHER, ("red", "blue", "green"))
-    backbone.likelihoods(heard, OTHER, ("red", "two words"))
+    hook = layer.register_forward_pre_hook(lambda _, arguments: lengths.append(arguments[0].shape[1]))
+    left = len(backbone.prompts.after(OTHER)) - prefix.shared(backbone.prompts.after(OTHER))
+    backbone.likelihoods(prefix, OTHER, ("red", "blue", "green"))
+    backbone.likelihoods(prefix, OTHER, ("red", "two words"))
     hook.remove()
     assert lengths == [left, 2 * (left + 1)]  # one word each: what leads to it is run once
 

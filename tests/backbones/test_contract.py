@@ -111,8 +111,8 @@ def test_positions_turn_as_the_models_own(case: Case) -> None:
         positions = torch.cat([readout.prefix_positions, readout.question_positions[:, q, :n]], 1)
         if positions.ndim > 2:
             positions = positions.permute(2, 0, 1)
-        found = case.backbone.module.get_decoder().rotary_emb(readout.prefix, positions)
-        for ours, theirs in zip(found, case.whole(case.ids(question)).rotary, strict=True):
+        factors = case.backbone.module.get_decoder().rotary_emb(readout.prefix, positions)
+        for ours, theirs in zip(factors, case.whole(case.ids(question)).rotary, strict=True):
             assert torch.equal(ours, theirs.expand_as(ours))
             assert ours.shape[1] == start + n
 
@@ -194,18 +194,18 @@ def test_clones_continue_the_model(either: Case) -> None:
     """In float32, as the head runs them, on whatever precision the backbone reads in."""
     readout, start = either.readout, either.readout.prefix.shape[1]
     prefix, question = readout.prefix.float(), readout.question.float()
-    given = (readout.question_positions, readout.question_mask)
+    places = (readout.question_positions, readout.question_mask)
     states = [either.whole(either.ids(text)) for text in QUESTIONS]
     for depth, clone in enumerate(either.backbone.clone_layers(2), either.backbone.layer + 1):
         prefix, memory = clone.prefix(prefix, readout.prefix_positions)
         rows = clone.rows()
-        unwatched = clone.questions(question, *given, memory)
-        question = clone.questions(question, *given, memory, rows)
-        assert error(unwatched, question) < TOLERANCE[torch.float32]  # measured: 0
+        plain = clone.questions(question, *places, memory)
+        question = clone.questions(question, *places, memory, rows)
+        assert error(plain, question) < TOLERANCE[torch.float32]  # measured: 0
         assert rows.probabilities is not None
         attention = rows.probabilities.unflatten(2, (len(QUESTIONS), -1))  # b heads q t columns
-        for q, seen in enumerate(states):
-            there, probabilities = seen.inputs[depth][0], seen.attentions[depth - 1]
+        for q, whole in enumerate(states):
+            there, probabilities = whole.inputs[depth][0], whole.attentions[depth - 1]
             n = len(there) - start
             assert error(prefix[0], there[:start]) < either.tolerance
             assert error(question[0, q, :n], there[start:]) < either.tolerance
@@ -264,8 +264,8 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder) -> None:
     for _ in range(2):
         output = lens(readout, embedding)
         masks, cells = torch.rand_like(output.mask_logits), torch.rand(1, len(QUESTIONS), *backbone.grid)
-        asked = torch.ones(1, len(QUESTIONS), dtype=torch.bool)
-        sum(lens.losses(output, Truth(masks, cells, asked, asked, ~asked)).values()).backward()
+        every = torch.ones(1, len(QUESTIONS), dtype=torch.bool)
+        sum(lens.losses(output, Truth(masks, cells, every, every, ~every)).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
     talk()
@@ -296,15 +296,15 @@ def test_a_pixel_lands_in_its_token(narrow: Backbone, size: tuple[int, int]) -> 
     """One bright pixel moves the token of the cell that the Frame says, at most its neighbours, and no other."""
     frame, (rows, columns) = Frame(*size), narrow.grid
 
-    def seen(image: np.ndarray) -> Tensor:
+    def rows_of(image: np.ndarray) -> Tensor:
         return narrow.mllm.family.encode(narrow.pixels(image)).rows[0, narrow.tiling.places]
 
     dark = np.zeros((*size, 3), np.uint8)
-    still = seen(dark)
+    still = rows_of(dark)
     for y, x in ((size[0] // 2, 0), (size[0] - 1, size[1] // 3), (0, size[1] - 1), (size[0] // 3, size[1] // 2)):
         bright = dark.copy()
         bright[y, x] = 255
-        change = (seen(bright) - still).abs().sum(-1).reshape(rows, columns)
+        change = (rows_of(bright) - still).abs().sum(-1).reshape(rows, columns)
         point = frame.to_canvas(torch.tensor([x + 0.5, y + 0.5]))
         column, row = (point * torch.tensor([columns, rows]) - 0.5).round().long().tolist()
         near = torch.zeros(rows, columns, dtype=torch.bool)

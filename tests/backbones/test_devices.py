@@ -52,10 +52,10 @@ def test_one_device(llava: Path, backbone: Backbone, device_map: Any) -> None:
 def same_copies(one: Backbone, other: Backbone) -> None:
     readout = other.read(other.open(IMAGE), ["the red cup"])
     for ours, theirs in zip(one.clone_layers(2), other.clone_layers(2), strict=True):
-        found, expected = (c.prefix(readout.prefix, readout.prefix_positions)[0] for c in (ours, theirs))
-        assert torch.equal(found, expected)
+        output, expected = (c.prefix(readout.prefix, readout.prefix_positions)[0] for c in (ours, theirs))
+        assert torch.equal(output, expected)
         assert not any("_hf_hook" in vars(m) for m in ours.modules())
-        found.sum().backward()
+        output.sum().backward()
         assert all(p.grad is not None for p in ours.layers[0].mlp.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Answers in words about any number of images: as transformers gives them, told while they are made, and counted."""
+"""Answers in words about any number of images: as transformers gives them, passed on piece by piece, and counted."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:
     content = [{"type": "image"}] * len(images) + [{"type": "text", "text": QUESTION}]
     talk = [{"role": "user", "content": content}]
     text = backbone.processor.apply_chat_template(talk, add_generation_prompt=True)
-    shown = [Image.fromarray(image) for image in images] or None
-    inputs = backbone.processor(images=shown, text=text, return_tensors="pt")
+    pictures = [Image.fromarray(image) for image in images] or None
+    inputs = backbone.processor(images=pictures, text=text, return_tensors="pt")
     with torch.no_grad():
-        said = backbone.module.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
+        output = backbone.module.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
     read = inputs["input_ids"].shape[1]
-    written = sum(token not in backbone.chat.end_tokens for token in said[read:].tolist())
-    return backbone.processor.decode(said[read:], skip_special_tokens=True).strip(), read, written
+    written = sum(token not in backbone.chat.end_tokens for token in output[read:].tolist())
+    return backbone.processor.decode(output[read:], skip_special_tokens=True).strip(), read, written
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_about_any_number_of_images(loaded: Backbone, count: int) -> None:
     images = IMAGES[:count]
     pieces = list[str]()
-    spoken = loaded.generate_text(images, QUESTION, GenerationOptions(TOKENS, on_text=pieces.append))
-    assert (spoken.text, spoken.read, spoken.written) == plain(loaded, images)
-    assert "".join(pieces) == spoken.text
-    assert spoken.whole == (spoken.written < TOKENS)
+    answer = loaded.generate_text(images, QUESTION, GenerationOptions(TOKENS, on_text=pieces.append))
+    assert (answer.text, answer.read, answer.written) == plain(loaded, images)
+    assert "".join(pieces) == answer.text
+    assert answer.whole == (answer.written < TOKENS)
     if count == 1:
-        assert spoken.text == loaded.generate(IMAGES[0], QUESTION, TOKENS)
+        assert answer.text == loaded.generate(IMAGES[0], QUESTION, TOKENS)
 
 
 def test_more_images_than_fit_are_told(loaded: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,29 +64,31 @@ def test_more_images_than_fit_are_told(loaded: Backbone, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def speaker(segmenter: Segmenter) -> Backbone:
+def embedded_backbone(segmenter: Segmenter) -> Backbone:
     return segmenter.backbone
 
 
-def test_words_are_told_one_after_the_other(speaker: Backbone, scene: Sample) -> None:
+def test_words_are_passed_on_one_after_the_other(embedded_backbone: Backbone, scene: Sample) -> None:
     pieces = list[str]()
-    spoken = speaker.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append))
-    assert "".join(pieces) == spoken.text
+    answer = embedded_backbone.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append))
+    assert "".join(pieces) == answer.text
     assert len(pieces) > 4
-    assert spoken.whole
+    assert answer.whole
 
 
-def test_an_answer_ends_before_a_text(speaker: Backbone, scene: Sample) -> None:
-    whole = speaker.generate_text([scene.image], QUESTION, GenerationOptions(40))
+def test_an_answer_ends_before_a_text(embedded_backbone: Backbone, scene: Sample) -> None:
+    whole = embedded_backbone.generate_text([scene.image], QUESTION, GenerationOptions(40))
     stop = whole.text.split()[3]
     pieces = list[str]()
-    cut = speaker.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append, stop=["never", stop]))
+    cut = embedded_backbone.generate_text(
+        [scene.image], QUESTION, GenerationOptions(40, pieces.append, stop=["never", stop])
+    )
     assert cut.text == "".join(pieces) == before_stop(whole.text, [stop])
     assert cut.whole
     assert cut.written < whole.written  # it was not generated to its end
 
 
-def test_an_answer_that_nobody_hears_ends_at_a_token(speaker: Backbone, scene: Sample) -> None:
+def test_an_answer_that_was_given_up_ends_at_a_token(embedded_backbone: Backbone, scene: Sample) -> None:
     pieces = list[str]()
 
     def check() -> None:
@@ -94,19 +96,21 @@ def test_an_answer_that_nobody_hears_ends_at_a_token(speaker: Backbone, scene: S
             raise GivenUpError("nobody waits")
 
     with interruptible(check), pytest.raises(GivenUpError):
-        speaker.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append))
+        embedded_backbone.generate_text([scene.image], QUESTION, GenerationOptions(40, pieces.append))
     assert len(pieces) == 3
 
 
 def listen(texts: list[str], stop: tuple[str, ...] = ()) -> list[str]:
-    """What is told of an answer whose first k tokens read as the k-th text."""
-    told = list[str]()
-    listener = StreamingCriterion(GenerationOptions(on_text=told.append, stop=stop), lambda ids: texts[len(ids) - 1], 0)
+    """The pieces of an answer whose first k tokens read as the k-th text."""
+    passed = list[str]()
+    criterion = StreamingCriterion(
+        GenerationOptions(on_text=passed.append, stop=stop), lambda ids: texts[len(ids) - 1], 0
+    )
     for count in range(1, len(texts) + 1):
-        if listener(torch.zeros(1, count, dtype=torch.long), None)[0]:
+        if criterion(torch.zeros(1, count, dtype=torch.long), None)[0]:
             break
-    listener.finish(before_stop(texts[-1], stop))
-    return told
+    criterion.finish(before_stop(texts[-1], stop))
+    return passed
 
 
 def test_what_may_still_change_is_not_told() -> None:
