@@ -97,7 +97,7 @@ def test_an_adapter_beside_weights_is_refused(copy: Path) -> None:
     """With peft installed, transformers would lay it over weights that may have it merged in; without, leave it."""
     (copy / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     refused(
-        copy, "holds an adapter .* beside weights, and nothing tells whether it is merged into them; if it is, move"
+        copy, "holds an adapter .* beside weights, and nothing shows whether it is merged into them; if it is, move"
     )
     (copy / "model.safetensors").unlink()
     refused(copy, "holds an adapter .* and no model; load the model, merge the adapter")
@@ -212,7 +212,7 @@ def test_a_fixed_canvas(llava: Path, backbone: Backbone) -> None:
 
 
 def test_attention_that_takes_no_mask(llava: Path) -> None:
-    refused(llava, "'flex_attention' takes no mask.*eager or sdpa", attn_implementation="flex_attention")
+    refused(llava, "'flex_attention' takes no attention mask.*eager or sdpa", attn_implementation="flex_attention")
 
 
 @pytest.mark.parametrize(
