@@ -35,6 +35,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -386,6 +388,20 @@ def qwen3_vl() -> PreTrainedModel:
     return qwen(made, config, vision, [4, 2, 2], head_dim=20)
 
 
+def qwen3_vl_moe() -> PreTrainedModel:
+    """Qwen3-VL whose decoder layers each choose two of four experts for a token."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    made, config = Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    return qwen(made, config, vision, [4, 2, 2], head_dim=20, **experts)
+
+
 def qwen_images(**how: Any) -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 16**2, "longest_edge": 48**2}, **how)
 
@@ -468,10 +484,12 @@ KINDS = {
     "qwen2.5-vl": Kind(qwen2_5_vl, qwen2_vl_processor, qwen_canvas, SMALL),
     "qwen3-vl": Kind(qwen3_vl, qwen3_vl_processor, qwen_canvas, SMALL),
 }
+# their experts take no adapter of the usual kind: such MLLMs are read frozen
+FROZEN = {"qwen3-vl-moe": Kind(qwen3_vl_moe, qwen3_vl_processor, qwen_canvas, SMALL)}
 TILED = {
     "internvl-tiles": Kind(internvl, internvl_processor, internvl_tiles, {"image_size": 128}),
     "llava-next-tiles": Kind(llava_next, llava_next_processor, llava_tiles, {"image_size": 112}),
     "llava-onevision-tiles": Kind(onevision, onevision_processor, llava_tiles, {"image_size": 80}),
 }
 TUNED = {"internvl-bare-tiles": Kind(internvl, internvl_processor, bare_tiles, {"image_size": 128})}
-EVERY = {**KINDS, **TILED, **TUNED}
+EVERY = {**KINDS, **FROZEN, **TILED, **TUNED}

@@ -20,7 +20,7 @@ from seglens.core.geometry import Frame
 from seglens.core.types import Readout, Truth
 from seglens.decoders import MaskDecoder
 from seglens.methods.lens import Lens, LensConfig
-from tiny import EVERY, KINDS, TILED
+from tiny import EVERY, FROZEN, KINDS, TILED
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 0.03}
@@ -54,7 +54,7 @@ def load(folder: Path, **how: object) -> Backbone:
     return load_backbone(folder, **{**EVERY[folder.name].options, **how})
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *TILED])
+@pytest.fixture(scope="module", params=[*KINDS, *FROZEN, *TILED])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each kind, and of those that have tiles in tiles."""
     folder = tmp_path_factory.mktemp("kinds") / request.param
@@ -80,7 +80,7 @@ def either(request: pytest.FixtureRequest, family: Path) -> Case:
 
 
 def test_every_family_has_a_kind() -> None:
-    assert {kind.model().config.model_type for kind in KINDS.values()} == set(FAMILIES)
+    assert {kind.model().config.model_type for kind in {**KINDS, **FROZEN}.values()} == set(FAMILIES)
 
 
 # ------------------------------------------------------------------ reading

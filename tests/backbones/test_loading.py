@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from seglens.backbones import FAMILIES, Backbone, load_backbone
+from seglens.backbones.families import UNREADABLE
 from seglens.checkpoints.origin import CheckpointError, Origin
+from seglens.core.tuning_types import AnswerTemplates, Tuning
 from seglens.decoders import load_decoder
 from seglens.inference.frozen_models import Parts, place_backbone
 from seglens.inference.segmenter import Segmenter
-from tiny import KINDS
+from tiny import FROZEN, KINDS
 
 
 def refused(folder: Path, said: str, **how: Any) -> str:
@@ -233,7 +236,33 @@ def test_unknown_family(damaged: Path, family: str, near: str) -> None:
     """Known to transformers or not, with code of its own or not."""
     edit(damaged, model_type=family, auto_map={"AutoConfig": "configuration.Config"})
     said = refused(damaged, f"is a '{family}' model; supported families: {', '.join(FAMILIES)}")
-    assert f"did you mean {near!r}, with" in said if near else said.endswith("qwen3_vl")
+    assert f"did you mean {near!r}, with" in said if near else said.endswith(list(FAMILIES)[-1])
+
+
+@pytest.mark.parametrize("family", UNREADABLE)
+def test_a_family_that_cannot_be_read_is_refused_with_the_reason(damaged: Path, family: str) -> None:
+    """Before any weights are looked for: a config is enough."""
+    edit(damaged, model_type=family)
+    for path in damaged.glob("*.safetensors"):
+        path.unlink()
+    refused(damaged, f"is a '{family}' model, which cannot be read: {UNREADABLE[family]}; supported families: llava")
+
+
+def test_no_family_is_both_read_and_refused() -> None:
+    assert not UNREADABLE.keys() & FAMILIES.keys()
+    assert set(UNREADABLE) <= set(CONFIG_MAPPING)
+
+
+def test_experts_take_no_adapter(tmp_path: Path) -> None:
+    """A mixture of experts is read frozen; of a method that would tune its experts, all that it lacks is named."""
+    FROZEN["qwen3-vl-moe"].save(tmp_path)
+    backbone = load_backbone(tmp_path, **FROZEN["qwen3-vl-moe"].options)
+    tuning, words = (
+        Tuning(("[SEG]",), 4, 8.0, 0.0, ("q_proj", "down_proj")),
+        AnswerTemplates(("[SEG]",), "{}", ("[SEG].",)),
+    )
+    with pytest.raises(ValueError, match="no layers down_proj to adapt; it has k_proj, o_proj, q_proj, v_proj"):
+        backbone.adapt(tuning, words)
 
 
 # ------------------------------------------------------------------ processors

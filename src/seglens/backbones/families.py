@@ -24,6 +24,26 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "qwen2_vl": Qwen2VL,
     "qwen2_5_vl": Qwen2VL,
     "qwen3_vl": Qwen3VL,
+    "qwen3_vl_moe": Qwen3VL,
+}
+_LINEAR = (
+    "three of four of its layers have linear attention, which gives no map from words to image and keeps no states"
+)
+_BOTH_WAYS = (
+    "its image tokens and the words of the question see each other, so that no question shares an image's states"
+)
+_IMAGE_BOTH_WAYS = "its image tokens see each other in both directions, and only causal attention is read here"
+UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
+    "qwen3_5": _LINEAR,
+    "qwen3_5_moe": _LINEAR,
+    "lfm2_vl": "most of its layers are convolutions, which give no map from words to image",
+    "paligemma": _BOTH_WAYS,
+    "gemma3": f"{_IMAGE_BOTH_WAYS}; five of six of its layers see a window only",
+    "molmo2": _IMAGE_BOTH_WAYS,
+    "smolvlm": "its family is not read here yet",
+    "idefics3": "its family is not read here yet",
+    "glm4v": "its family is not read here yet",
+    "glm46v": "its family is not read here yet",
 }
 
 
@@ -39,6 +59,11 @@ def family_of(name: str | Path, **where: Any) -> type[Family]:
     family = str(config.get("model_type"))
     if "model_type" not in config:
         raise ValueError(f"{name} has no config.json of a model; give a folder that has one, a config file or a hub id")
+    if family in UNREADABLE:
+        raise ValueError(
+            f"{name} is a {family!r} model, which cannot be read: {UNREADABLE[family]}; supported families: "
+            f"{', '.join(FAMILIES)}"
+        )
     if family not in FAMILIES:
         hint = did_you_mean(family, FAMILIES, ", with the name of its -hf version")
         raise ValueError(f"{name} is a {family!r} model; supported families: {', '.join(FAMILIES)}{hint}")
