@@ -10,7 +10,7 @@ import pytest
 
 from command import Run
 from seglens.agent import INTENTS, Agent, Route, Router
-from seglens.agent.exam import Routed, report, route_all, written
+from seglens.agent.exam import Routed, read_instructions, report, route_all
 from seglens.agent.followups import colours
 from seglens.agent.router import PROMPTS, RoutePrompt, prompt_of
 from seglens.backbones import Backbone
@@ -23,7 +23,7 @@ TIERS = {"plain": "dialogue", "explicit": "segmentation", "reasoning": "segmenta
 
 
 def test_the_set_is_large_and_says_nothing_twice() -> None:
-    found = written()
+    found = read_instructions()
     counts = Counter((one.part, one.tier) for one in found)
     assert sum(count for (part, tier), count in counts.items() if part == "test" and tier in TIERS) >= 300
     assert all(counts["test", tier] >= 75 for tier in TIERS)
@@ -40,14 +40,14 @@ def test_the_set_is_not_what_the_embedded_model_was_taught() -> None:
     for index in range(20):
         one = speaker(world, index)
         taught |= {said.text.rstrip(".?") for said in (*one.queries(6), *one.questions(6))}
-    known = [one.text for one in written() if one.text.lower().rstrip(".?") in taught]
-    assert len(known) <= 0.03 * len(written()), known
+    known = [one.text for one in read_instructions() if one.text.lower().rstrip(".?") in taught]
+    assert len(known) <= 0.03 * len(read_instructions()), known
 
 
 @pytest.mark.slow
 def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
     """Two tiers whole, the others on the first twelve scenes; docs/agent.md has all."""
-    tests = [one for one in written() if one.part == "test"]
+    tests = [one for one in read_instructions() if one.part == "test"]
     every = [one for one in tests if one.tier in ("plain", "explicit") or getattr(one.image, "index", 99) < 12]
     found = report(list(route_all(Router(segmenter.backbone), every)))
     assert found["instructions"] == len(every)
@@ -59,7 +59,7 @@ def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
 
 
 def test_what_is_counted() -> None:
-    said = {one.tier: one for one in written()}
+    said = {one.tier: one for one in read_instructions()}
     went = [("plain", "segmentation"), ("plain", "followup"), ("mixed", "segmentation"), ("explicit", "dialogue")]
     routed = [Routed(said[tier], Route(intent, {})) for tier, intent in went]  # type: ignore[arg-type]
     found = report(routed)
@@ -138,7 +138,7 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], told: str
     file = tmp_path / "bad.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | change))
     with pytest.raises(BenchmarkError, match=f"bad.jsonl:2.*{told}"):
-        written(file)
+        read_instructions(file)
 
 
 # ---------------------------------------------------------------- the router's prompts
@@ -155,10 +155,10 @@ def test_every_label_may_be_anything(backbone: Backbone) -> None:
     """Of several tokens, on an MLLM that was never taught: the scores still are a distribution over the three."""
     prompt = RoutePrompt("which is it ? {}", ("a", "the red cup", "an old tree on the left"))
     router = Router(backbone, prompt)
-    image = written()[0].image.load()
+    image = read_instructions()[0].image.load()
     alone = router.route(image, "segment the cup")
     assert sum(alone.scores.values()) == pytest.approx(1)
-    assert alone.scores == pytest.approx(router.route(router.hear(image), "segment the cup").scores, abs=1e-5)
+    assert alone.scores == pytest.approx(router.route(router.prefix(image), "segment the cup").scores, abs=1e-5)
     best = max(INTENTS, key=lambda intent: alone.scores[intent])
     assert alone.intent == best
     others = [intent for intent in INTENTS if intent != best]

@@ -152,7 +152,7 @@ def asked_of_a_batch(segmenter: Segmenter, image: np.ndarray, folder: Path, quer
 
 def talked_about(segmenter: Segmenter, image: np.ndarray, folder: Path, queries: list[str]) -> Callable[[], object]:
     agent = Agent(segmenter)
-    sight = agent.look(image)
+    sight = agent.prepare(image)
 
     def work() -> object:
         talk = agent.start(sight)

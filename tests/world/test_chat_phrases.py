@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seglens import Segmenter
-from seglens.agent.exam import written
+from seglens.agent.exam import read_instructions
 from seglens.embedded.models import make_processor, make_tokenizer
 from seglens.world.chat_phrases import INTENT_OF, SHARES, UNKNOWN, ChatPhrases, grammar, new_words
 from seglens.world.language import INTENT, speaker, vocabulary
@@ -71,7 +71,7 @@ def test_the_package_knows_these_words(segmenter: Segmenter) -> None:
 def test_the_written_instructions_are_not_in_the_grammar() -> None:
     """Routers are measured on them. What everybody says ("are you sure?") is said by both; requests are not."""
     taught = {re.sub(r"\W+", " ", one).strip() for kind in SHARES for one in said(kind, 100, 40)}
-    asked = [one for one in written() if one.part == "test"]
+    asked = [one for one in read_instructions() if one.part == "test"]
     known = [one for one in asked if re.sub(r"\W+", " ", one.text.lower()).strip() in taught]
     assert len(known) < 0.06 * len(asked), known  # measured: 15 of 360; 25 among 128,000 sentences
     assert len([one for one in known if one.route == "segmentation"]) <= 3, known

@@ -1,5 +1,5 @@
-"""An agent for people: the frozen MLLM itself decides whether an instruction wants words, a mask, or words about the
-last mask (LENS, arXiv 2510.16785, section S2 and Algorithm S1)."""
+"""An agent for people: the frozen MLLM itself decides whether an instruction asks for words, for a mask, or for words
+about the last mask (LENS, arXiv 2510.16785, section S2 and Algorithm S1)."""
 
 from __future__ import annotations
 

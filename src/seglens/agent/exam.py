@@ -1,6 +1,6 @@
-"""How well an MLLM routes: a written set of instructions, and what is counted on it.
+"""How well an MLLM routes: a set of instructions with their routes, and the scores on it.
 
-The package's own set was written by hand about scenes of the drawn world, in four tiers (plain chat, explicit, implicit
+The package's set was written by hand about scenes of the drawn world, in four tiers (plain chat, explicit, implicit
 reasoning, mixed) and follow-ups. Prompts may be chosen on its part "dev"; "test" is only measured."""
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from seglens.evaluation.vqa.files import json_lines
 from seglens.evaluation.vqa.questions import BenchmarkError, FileImage, QuestionImage
 from seglens.evaluation.vqa.world import SceneImage
 
-SEED = 7  # of the scenes that the written set is about
+SEED = 7  # of the scenes that the package's set is about
 PARTS = ("dev", "test")
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What a person types about an image, and where it should go."""
+    """A person's text about an image, and its right route."""
 
     text: str
     tier: str
@@ -36,24 +36,24 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Routed:
-    """An instruction and where it went."""
+    """An instruction and the route that the MLLM chose."""
 
-    asked: Instruction
+    instruction: Instruction
     route: Route
 
     @property
     def right(self) -> bool:
-        return self.route.intent == self.asked.route
+        return self.route.intent == self.instruction.route
 
 
-def written(path: Path | None = None) -> list[Instruction]:
+def read_instructions(path: Path | None = None) -> list[Instruction]:
     """The instructions of a file of JSON lines, by default the package's own set: `text`, `tier`, `route`, `part`, and
     the number of a `scene` or the path of an `image` beside the file. Raises BenchmarkError with file and line."""
     path = Path(str(files("seglens"))) / "agent" / "routing.jsonl" if path is None else path
-    found = [_instruction(row, path, f"{path}:{number}") for number, row in json_lines(path)]
-    if not found:
+    instructions = [_instruction(row, path, f"{path}:{number}") for number, row in json_lines(path)]
+    if not instructions:
         raise BenchmarkError(f"{path} holds no instruction; write one JSON object per line")
-    return found
+    return instructions
 
 
 def _instruction(row: Mapping[str, Any], path: Path, where: str) -> Instruction:
@@ -79,49 +79,48 @@ def _image(row: Mapping[str, Any], path: Path, where: str) -> QuestionImage:
 
 
 def route_all(router: Router, instructions: Sequence[Instruction], failed: list[str] | None = None) -> Iterator[Routed]:
-    """Each instruction with its route, as the three labels are in the middle of a conversation. Each image is seen
+    """Each instruction with its route, of all three intents, as in the middle of a conversation. Each image is encoded
     once.
 
-    Raises ValueError when an image or an instruction cannot be used. With `failed` it is told there, and ends
-    nothing."""
+    Raises ValueError when an image or an instruction cannot be used. With `failed`, the error is added to it."""
     for image in dict.fromkeys(one.image for one in instructions):
         about = [one for one in instructions if one.image == image]
         try:
-            heard = router.hear(image.load())
+            prefix = router.prefix(image.load())
         except ValueError as error:
-            _tell(failed, [f"{one.text!r}: {error}" for one in about], error)
+            _fail(failed, [f"{one.text!r}: {error}" for one in about], error)
             continue
         for one in about:
             try:
-                route = router.route(heard, one.text)
+                route = router.route(prefix, one.text)
             except ValueError as error:
-                _tell(failed, [f"{one.text!r}: {error}"], error)
+                _fail(failed, [f"{one.text!r}: {error}"], error)
             else:
                 yield Routed(one, route)
 
 
-def _tell(failed: list[str] | None, says: list[str], error: ValueError) -> None:
+def _fail(failed: list[str] | None, messages: list[str], error: ValueError) -> None:
     if failed is None:
         raise error
-    failed += says
+    failed += messages
 
 
 def report(routed: Sequence[Routed]) -> dict[str, Any]:
-    """Shares from 0 to 1. `false_triggers`: how much of what wants words alone is segmented; `missed_triggers`: how
-    much of what wants a mask is not."""
-    tiers = dict.fromkeys(one.asked.tier for one in routed)
-    talk = [one for one in routed if one.asked.route == "dialogue"]
-    masks = [one for one in routed if one.asked.route == "segmentation"]
+    """Shares from 0 to 1. `false_triggers`: of the instructions for words, those that are segmented; `missed_triggers`:
+    of the instructions for a mask, those that are not."""
+    tiers = dict.fromkeys(one.instruction.tier for one in routed)
+    dialogue = [one for one in routed if one.instruction.route == "dialogue"]
+    masks = [one for one in routed if one.instruction.route == "segmentation"]
     return {
         "instructions": len(routed),
         "accuracy": mean([one.right for one in routed]),
-        "false_triggers": mean([one.route.intent == "segmentation" for one in talk]),
+        "false_triggers": mean([one.route.intent == "segmentation" for one in dialogue]),
         "missed_triggers": mean([not one.right for one in masks]),
-        "tiers": {tier: _tier([one for one in routed if one.asked.tier == tier]) for tier in tiers},
+        "tiers": {tier: _tier([one for one in routed if one.instruction.tier == tier]) for tier in tiers},
     }
 
 
 def _tier(routed: Sequence[Routed]) -> dict[str, Any]:
-    went = Counter(one.route.intent for one in routed)
+    routes = Counter(one.route.intent for one in routed)
     shares = {"instructions": len(routed), "accuracy": mean([one.right for one in routed])}
-    return {**shares, "went": {intent: went[intent] for intent in INTENTS}}
+    return {**shares, "went": {intent: routes[intent] for intent in INTENTS}}

@@ -1,4 +1,4 @@
-"""What answers to follow-ups are worth: in scenes of the drawn world, where the right one is known."""
+"""How often answers to follow-ups are right: in scenes of the drawn world, where the right answer is known."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ QUESTION, NAMED = "what colour is it?", "what colour is the {}?"
 def colours(agent: Agent, scenes: int) -> dict[str, Any]:
     """Shares of right answers about the colour of a thing that was segmented just before, one per scene.
 
-    `followup` is what a user meets. Beside it the same question by the thing's name, on original and overlay and on the
-    original alone: what the pair costs, and what the MLLM knows. `chance`: the colour of any thing in the scene."""
-    world, found = World("test", SEED), list[dict[str, float]]()
+    `followup` is the question as a user asks it. Beside it the same question by the thing's name, on the pair of
+    original and overlay, and on the original only: the loss by the pair, and by the MLLM. `chance`: a random thing of
+    the scene has that colour."""
+    world, rows = World("test", SEED), list[dict[str, float]]()
     for index in range(scenes):
         scene, rng = world.scene(index), random.Random(index)
         single = Facts(scene, rng, train=False).unique
         if not single:
             continue
         thing = rng.choice(single)
-        talk = agent.start(scene.image)
-        prediction = talk.say(f"segment the {thing.name}.", route="segmentation").predictions[0]
+        conversation = agent.start(scene.image)
+        prediction = conversation.say(f"segment the {thing.name}.", route="segmentation").predictions[0]
         if not prediction.found:
             continue
         named = NAMED.format(thing.name)
-        said = {
-            "followup": talk.say(QUESTION, route="followup").text,
+        answers = {
+            "followup": conversation.say(QUESTION, route="followup").text,
             "named_on_pair": agent.segmenter.ask(pair(prediction, agent.segmenter.backbone.pads), named),
             "named_on_original": agent.segmenter.ask(scene.image, named),
         }
         chance = mean([other.colour == thing.colour for other in scene.things])
-        found.append({**{how: same_answer(text, thing.colour) for how, text in said.items()}, "chance": chance})
-    return {"things": len(found), **{how: mean([row[how] for row in found]) for how in (found[0] if found else ())}}
+        rows.append({**{how: same_answer(text, thing.colour) for how, text in answers.items()}, "chance": chance})
+    return {"things": len(rows), **{how: mean([row[how] for row in rows]) for how in (rows[0] if rows else ())}}

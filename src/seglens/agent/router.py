@@ -1,4 +1,4 @@
-"""Which way an instruction goes: the untouched MLLM finds one of three labels likeliest."""
+"""The route of an instruction: the label, of three, that the unchanged MLLM finds most likely."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Answer with the intent only."""
 
 @dataclass(frozen=True)
 class RoutePrompt:
-    """How an MLLM is asked for the intent of an instruction, which stands for "{}"; and what it may answer.
+    """The prompt for the intent of an instruction, which takes the place of "{}", and the possible answers.
 
     Raises ValueError when `text` has not exactly one place for the instruction."""
 
@@ -66,14 +66,14 @@ PROMPTS = {"few-shot": RoutePrompt(FEW_SHOT), "embedded": RoutePrompt(INTENT)}
 
 
 def prompt_of(backbone: Backbone) -> RoutePrompt:
-    """The package's own MLLMs were taught one sentence for it; all others are shown examples."""
-    taught = Origin.of(backbone.name).name in EMBEDDED_PARTS
-    return PROMPTS["embedded" if taught else "few-shot"]
+    """The embedded MLLMs were trained on one sentence; all others get examples."""
+    embedded = Origin.of(backbone.name).name in EMBEDDED_PARTS
+    return PROMPTS["embedded" if embedded else "few-shot"]
 
 
 @dataclass(frozen=True)
 class Route:
-    """The way an instruction went, and the probability of each; none was asked for where the caller chose."""
+    """The intent of an instruction, and the probability of each; no probabilities where the caller chose."""
 
     intent: Intent
     scores: dict[str, float]
@@ -81,28 +81,29 @@ class Route:
 
 
 class Router:
-    """Asks a frozen MLLM, with the image before it, for the intent of an instruction."""
+    """Asks a frozen MLLM for the intent of an instruction about an image."""
 
     def __init__(self, backbone: Backbone, prompt: RoutePrompt | None = None):
         backbone.check_can_chat()
         self.backbone = backbone
         self.prompt = prompt_of(backbone) if prompt is None else prompt
 
-    def hear(self, image: UInt8[np.ndarray, "h w 3"]) -> ChatPrefix:
-        """An image with the prompt up to the instruction: routes of several instructions share it."""
+    def prefix(self, image: UInt8[np.ndarray, "h w 3"]) -> ChatPrefix:
+        """An image with the prompt up to the instruction: the routes of several instructions share it."""
         return self.backbone.chat_prefix(image, self.prompt.text)
 
     def route(
         self, image: UInt8[np.ndarray, "h w 3"] | ChatPrefix, instruction: str, among: Collection[Intent] = INTENTS
     ) -> Route:
-        """The likeliest intent among those given. Raises QuestionError for an empty instruction, or one not Unicode."""
+        """The most likely intent of those in `among`. Raises QuestionError for an empty instruction, or one that is not
+        Unicode."""
         self.backbone.prompts.check(instruction)
-        found = self.backbone.likelihoods(image, self.prompt.ask(instruction), self.prompt.labels)
-        scores = dict(zip(INTENTS, found.double().softmax(0).tolist(), strict=True))
+        likelihoods = self.backbone.likelihoods(image, self.prompt.ask(instruction), self.prompt.labels)
+        scores = dict(zip(INTENTS, likelihoods.double().softmax(0).tolist(), strict=True))
         return Route(max(among, key=lambda intent: scores[intent]), {**scores})
 
 
 def given_route(name: str) -> Route:
-    """The route that a caller names. Raises ValueError for a name that is none."""
+    """The route that a caller names. Raises ValueError for an unknown name."""
     check_name(name, INTENTS, "route")
     return Route(cast(Intent, name), {}, given=True)

@@ -26,7 +26,7 @@ def route(
 ) -> None:
     """Measure the router of the agent: does the frozen MLLM send written instructions to words, to a mask, or to words
     about the last mask, as a person would?"""
-    from seglens.agent.exam import PARTS, report, route_all, written
+    from seglens.agent.exam import PARTS, read_instructions, report, route_all
     from seglens.agent.router import PROMPTS, Router
     from seglens.core.names import check_name
 
@@ -36,7 +36,7 @@ def route(
     check_name(part, (*PARTS, "all"), "part")
     if prompt is not None:
         check_name(prompt, PROMPTS, "prompt of a router")
-    asked = [one for one in written(file) if part in ("all", one.part)]
+    asked = [one for one in read_instructions(file) if part in ("all", one.part)]
     if not asked:
         raise ValueError(f"{file} has no instruction of part {part!r}; try --part all")
     mllm = load_mllm(backbone, **loading.placing) if backbone else load_segmenter(loading).backbone
@@ -50,7 +50,12 @@ def route(
         raise ValueError(failed[0])
     found = {"model": backbone or loading.model, "part": part, **report(routed)}
     missed = [
-        {"text": one.asked.text, "tier": one.asked.tier, "route": one.route.intent, "scores": one.route.scores}
+        {
+            "text": one.instruction.text,
+            "tier": one.instruction.tier,
+            "route": one.route.intent,
+            "scores": one.route.scores,
+        }
         for one in routed
         if not one.right
     ]

@@ -107,7 +107,7 @@ def _replies(agent: Agent, histories: Sequence[ChatHistory]) -> list[Reply]:
 
 def _reply(agent: Agent, history: ChatHistory) -> Reply:
     for stored in history.images.values():
-        stored.conversation_image = stored.conversation_image or agent.look(stored.opened)
+        stored.conversation_image = stored.conversation_image or agent.prepare(stored.opened)
     *earlier, last = history.turns
     conversation = agent.start()
     for turn in earlier:

@@ -111,7 +111,7 @@ class Visit:
     def open(self, image: UInt8[np.ndarray, "h w 3"], tries: tuple[str, ...] = ()) -> None:
         """Go on with another picture."""
         self.rest()
-        self._sight = self._agent.look(image)
+        self._sight = self._agent.prepare(image)
         opened = self._sight.opened
         self._take(State(opened.image, tries=tries, familiar=opened.familiar, step="the new picture"))
 
@@ -231,7 +231,7 @@ class Visit:
                 "choose or upload one first"
             )
         if self._talk is None:
-            self._sight = self._sight or self._agent.look(self.state.image)
+            self._sight = self._sight or self._agent.prepare(self.state.image)
             self._talk = self._agent.start(self._sight)
             self._point()
         return self._talk
