@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seglens.cli.arguments import is_source, one_text, part
+from seglens.cli.arguments import is_source, one_text, split_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +38,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sources_then_queries(words: list[str], sources: int | None) -> None:
     if sources is None:
         with pytest.raises(ValueError, match=r"no query; 'cat' is a folder here: .* give --query cat"):
-            part(words)
-        assert part(["x.png"], ["cat"]) == (["x.png"], ["cat"])
+            split_arguments(words)
+        assert split_arguments(["x.png"], ["cat"]) == (["x.png"], ["cat"])
     else:
-        assert part(words) == (words[:sources], words[sources:])
+        assert split_arguments(words) == (words[:sources], words[sources:])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_sources_then_queries(words: list[str], sources: int | None) -> None:
         (["x.png", "red", "cup"], "for one query write 'red cup'"),
         (["x.png", "cup", "on", "the", "left"], "got 4 queries, 'cup', 'on', 'the', 'left'"),
         (["x.png", "the red cup", "and", "the dog"], "for one query write 'the red cup and the dog'"),
-        (["x.png", "the cup", "photos"], "'photos' stands behind the query 'the cup' and looks like a source"),
+        (["x.png", "the cup", "photos"], "'photos' comes after the query 'the cup' and looks like a source"),
         (["x.png", "the cup", "y.png"], "name it before the queries; .* as in --query y.png"),
         (["x.png", "photos/b.xyz", "cup"], "'photos/b.xyz' looks like a file and does not exist; .*check the path"),
         (["x.png", "b.heic", "cup"], "'b.heic' looks like a file"),
@@ -67,22 +67,22 @@ def test_sources_then_queries(words: list[str], sources: int | None) -> None:
 )
 def test_what_cannot_be_told_apart_is_refused(words: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        part(words)
+        split_arguments(words)
 
 
 def test_queries_given_as_such() -> None:
     """All other words are then sources; nothing is guessed."""
     queries = ["the", "duck", "photos", "y.png"]
-    assert part(["x.png", "photos"], queries) == (["x.png", "photos"], queries)
+    assert split_arguments(["x.png", "photos"], queries) == (["x.png", "photos"], queries)
     with pytest.raises(ValueError, match="got an empty query"):
-        part(["x.png"], [""])
+        split_arguments(["x.png"], [""])
 
 
 def test_a_command_of_one_text() -> None:
     assert one_text(["the cup"], "query") == "the cup"
     with pytest.raises(ValueError, match=r"got 2 words for one query; put it in quotes: 'the cup'$"):
         one_text(["the", "cup"], "query")
-    with pytest.raises(ValueError, match="'scan' is a file, and one image is taken at a time"):
+    with pytest.raises(ValueError, match="'scan' is a file, and only one image can be given"):
         one_text(["scan", "the cup"], "query")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from command import Run
 from seglens.backbones import quantised as few_bits
-from seglens.cli.shared import AUTO, EMBEDDED, Loading, Thresholds
+from seglens.cli.options import AUTO, EMBEDDED, ModelOptions, Thresholds
 from seglens.core.devices import precision, usable_device
 from seglens.core.types import Sample
 from seglens.data.maskfile import load_mask
@@ -78,9 +78,9 @@ def test_the_library_and_the_commands_agree_on_defaults() -> None:
     from seglens.core import devices
 
     assert (AUTO, EMBEDDED) == (devices.AUTO, checkpoint.EMBEDDED)
-    assert Loading().placing == {"device": AUTO, "dtype": None, "load_in": None}
-    assert Thresholds().options() == {"presence_threshold": None}
-    assert Thresholds(0.2, 0.6).options() == {"presence_threshold": 0.2, "mask_threshold": threshold_logit(0.6)}
+    assert ModelOptions().placement == {"device": AUTO, "dtype": None, "load_in": None}
+    assert Thresholds().arguments() == {"presence_threshold": None}
+    assert Thresholds(0.2, 0.6).arguments() == {"presence_threshold": 0.2, "mask_threshold": threshold_logit(0.6)}
 
 
 def test_thresholds_decide(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from seglens.backbones import load_backbone
 from seglens.checkpoints.origin import embedded_folder
 from seglens.cli import failures
-from seglens.cli.failures import sentence
+from seglens.cli.failures import message_of
 from seglens.core import available_memory as room
 from seglens.core import process_limits
 from seglens.core.available_memory import SPARE, address_space, check_room, free_memory, weight_bytes
@@ -34,7 +34,7 @@ def test_what_is_there_and_what_is_needed_are_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(room, "address_space", lambda: 50 * MB)
     with pytest.raises(MemoryError, match=r"50 MB are left of what a process may take here \(ulimit -v\)") as told:
         check_room(100 * MB, "the weights in a", resident=0)
-    said = sentence(told.value)
+    said = message_of(told.value)
     assert said is not None
     assert said.startswith("there is not enough memory (the weights in a need")
 
@@ -61,7 +61,7 @@ def test_under_a_limit_openblas_takes_one_buffer(
     if given is None:
         monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     monkeypatch.setattr(process_limits.resource, "getrlimit", lambda kind: (limit, limit))
-    failures.mind_limit()
+    failures.prepare_for_limit()
     assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
 
 

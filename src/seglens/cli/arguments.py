@@ -1,4 +1,4 @@
-"""Which words of a command are sources, and which are queries; what cannot be told apart is refused."""
+"""Which arguments of a command are sources, and which are queries; ambiguous ones are refused."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ smallest tiny little tall taller tallest short shorter shortest long longer long
 right upper lower leftmost rightmost topmost bottommost front back nearest closest farthest highest lowest first
 second third last other same wooden metal round dark light bright brightest darkest wet empty full open closed broken
 """
-PIECES = frozenset(_PIECES.split())  # mean nothing by themselves: as a query of one word, a piece of a sentence
-KINDS = frozenset(_KINDS.split())  # say how something is: before another word, rather half a query than a whole one
+PIECES = frozenset(_PIECES.split())  # words without a meaning of their own: alone, a piece of a sentence
+KINDS = frozenset(_KINDS.split())  # adjectives: before another word, probably half a query and not a whole one
 _ENDING = re.compile(r"\S+\.(?=\w*[a-z])\w{2,5}", re.IGNORECASE)
 
 
-def part(words: Sequence[str], queries: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """The sources among the words, and the queries: those behind them, or else `queries`, which were given as such.
+def split_arguments(words: Sequence[str], queries: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The sources among the arguments, and the queries: those after them, or else `queries` (the options).
 
-    The first word is a source, and so is every further one at the front that names something that is there, or ends as
-    an image, a video or a folder does. Raises ValueError, which tells both readings, where a later word is no clear
-    query, and where queries look like one sentence without its quotes."""
+    The first argument is a source, and so is each following one that names an existing file or folder, or ends like an
+    image, a video or a folder. Raises ValueError, which explains both readings, where a later argument is no clear
+    query, and where queries look like one sentence without quotes."""
     if queries:
-        return list(words), [_said(query) for query in queries]
+        return list(words), [_checked(query) for query in queries]
     more = list(takewhile(is_source, words[1:]))
     sources, rest = [words[0], *more], list(words[1 + len(more) :])
     _check_first(words)
@@ -46,35 +46,35 @@ def part(words: Sequence[str], queries: Sequence[str] = ()) -> tuple[list[str], 
     for word in rest:
         _check_query(word, rest[0])
     _check_sentence(rest)
-    return sources, [_said(query) for query in rest]
+    return sources, [_checked(query) for query in rest]
 
 
 def one_text(words: Sequence[str], what: str) -> str:
-    """The one text (a query, a question) that a command takes. Raises ValueError when it came without its quotes."""
+    """The one text (a query, a question) that a command takes. Raises ValueError when its quotes are missing."""
     if len(words) > 1:
         file = next((word for word in words if os.path.exists(word)), None)
-        hint = f"; {file!r} is a file, and one image is taken at a time" if file else ""
+        hint = f"; {file!r} is a file, and only one image can be given" if file else ""
         raise ValueError(
             f"got {len(words)} words for one {what}; put it in quotes: {shlex.quote(' '.join(words))}{hint}"
         )
-    return _said(words[0], what)
+    return _checked(words[0], what)
 
 
 def is_source(word: str) -> bool:
-    """Whether a word can hardly be meant as a query."""
-    named = os.path.expanduser(word)
+    """Whether an argument is hardly meant as a query."""
+    path = os.path.expanduser(word)
     ends = word.endswith(("/", os.sep)) or Path(word).suffix.lower() in suffixes() | VIDEOS
-    return word == STDIN or ends or os.path.exists(named) or matches(word)
+    return word == STDIN or ends or os.path.exists(path) or matches(word)
 
 
-def _said(text: str, what: str = "query") -> str:
+def _checked(text: str, what: str = "query") -> str:
     if not text.strip():
         raise ValueError(f"got an empty {what}; need words")
     return text
 
 
 def _check_first(words: Sequence[str]) -> None:
-    """A name with blanks, without its quotes, arrives in pieces."""
+    """A file name with spaces arrives in pieces when its quotes are missing."""
     if is_source(words[0]):
         return
     for end in range(2, len(words)):
@@ -86,15 +86,17 @@ def _check_first(words: Sequence[str]) -> None:
 def _how_to_ask(sources: Sequence[str]) -> str:
     if sources and os.path.exists(sources[-1]) and Path(sources[-1]).suffix.lower() not in suffixes() | VIDEOS:
         kind = "folder" if os.path.isdir(sources[-1]) else "file"
-        return f"{sources[-1]!r} is a {kind} here: to segment what it says, give --query {shlex.quote(sources[-1])}"
+        return (
+            f"{sources[-1]!r} is a {kind} here: to use these words as a query, give --query {shlex.quote(sources[-1])}"
+        )
     return "say what to segment, as in: seglens segment SRC 'the cup'"
 
 
 def _check_query(word: str, first: str) -> None:
-    as_query = f"to segment what it says, give every query as --query, as in --query {shlex.quote(word)}"
+    as_query = f"if it is a query, give every query with --query, as in --query {shlex.quote(word)}"
     if word != first and is_source(word):
         raise ValueError(
-            f"{word!r} stands behind the query {first!r} and looks like a source; if it is one, name it before the "
+            f"{word!r} comes after the query {first!r} and looks like a source; if it is one, name it before the "
             f"queries; {as_query}"
         )
     path = not re.search(r"\s", word) and (os.sep in word or "/" in word or word.startswith("~"))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AUTO, AsJson, Device, emit, say, say_left_out
+from seglens.cli.options import AUTO, AsJson, Device
+from seglens.cli.output import print_json, print_left_out, print_stderr
 from seglens.core.progress import progress
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def cache_estimate(
     samples, extract, manifest = reading.begin(dtype, shard)
     estimated = estimate(samples, extract, out, manifest)
     if as_json:
-        emit(asdict(estimated))
+        print_json(asdict(estimated))
     else:
         print(estimated)
 
@@ -88,7 +89,7 @@ def cache_build(
     known = list(faults_of(samples))
     if ranks.first:
         estimated = estimate(samples, extract, out, manifest)
-        say(str(estimated))
+        print_stderr(str(estimated))
         if not any_room:
             estimated.refuse(out)
     mine = manifest.samples if ray else sum(len(manifest.indices(one)) for one in ranks.share(manifest.shards))
@@ -100,10 +101,12 @@ def cache_build(
             done = build(samples, extract, out, manifest, ranks, tick)
     reported = set() if ranks.first else set(known)  # the first process reports what all know
     bad = left_out([fault for fault in faults_of(samples) if fault not in reported], done.skipped)
-    say_left_out(bad)
+    print_left_out(bad)
     finished = complete(out, manifest)
     if as_json:
-        emit({"cache": str(out), "shards": manifest.shards, "complete": finished, **asdict(done), "left_out": bad})
+        print_json(
+            {"cache": str(out), "shards": manifest.shards, "complete": finished, **asdict(done), "left_out": bad}
+        )
     else:
         print(
             f"{out}: wrote {len(done.written)} shards, kept {len(done.kept)}; {finished} of {manifest.shards} are there"
@@ -126,7 +129,7 @@ def cache_check(
         if not as_json:
             print(fault, flush=True)
     if as_json:
-        emit({"cache": str(folder), "shards": manifest.shards, "faults": faults})
+        print_json({"cache": str(folder), "shards": manifest.shards, "faults": faults})
     elif not faults:
         print(f"{folder}: {manifest.samples} samples in {manifest.shards} shards, every byte as it was written")
     if faults:

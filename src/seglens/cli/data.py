@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Overwrite, emit, say
+from seglens.cli.options import AsJson, Overwrite
+from seglens.cli.output import print_json, print_stderr
 
 if TYPE_CHECKING:
     from seglens.core.types import Sample
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
     from seglens.data.records import Records
 
 Spec = Annotated[
-    str, typer.Argument(metavar="DATA", help="A dataset with its options, as in coco:images=...,annotations=...")
+    str, typer.Argument(metavar="DATA", help="Dataset with its options, as in coco:images=...,annotations=...")
 ]
 
 
 def data_check(
     spec: Spec,
     as_json: AsJson = False,
-    limit: Annotated[int | None, typer.Option(min=0, help="Decode no more than the first N images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Decode only the first N images.")] = None,
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Also find copies among the image files.")] = False,
 ) -> None:
-    """Name every bad record and go on: one line each, then a summary. Exit code 1 when there are any or nothing can be
-    used, 2 when the dataset cannot be opened at all."""
+    """Check every record of a dataset: one line for each bad one, then a summary.
+
+    Exit code 1 when there are any or nothing can be used, 2 when the dataset cannot be opened at all."""
     from seglens.data.check import Check
     from seglens.data.faults import DataError, Note, RecordFault
 
@@ -40,28 +42,28 @@ def data_check(
     except DataError as error:
         if not error.faults and not error.notes:
             raise
-        seen: Iterable[RecordFault | Note] = (*error.faults, *error.notes)  # nothing can be used, and they say why
+        results: Iterable[RecordFault | Note] = (*error.faults, *error.notes)  # nothing can be used, for these reasons
     else:
-        seen = check
-    found = []
-    for one in seen:
-        found.append(one)
+        results = check
+    lines = []
+    for one in results:
+        lines.append(one)
         if not as_json:
             print(f"{'fault' if isinstance(one, RecordFault) else 'note'}: {one}", flush=True)
-    faults = [one for one in found if isinstance(one, RecordFault)]
-    notes = [one for one in found if isinstance(one, Note)]
+    faults = [one for one in lines if isinstance(one, RecordFault)]
+    notes = [one for one in lines if isinstance(one, Note)]
     counts = {name: getattr(check, name, 0) for name in ("images", "queries", "absent", "spoken")}
     kinds = dict(Counter(fault.kind for fault in faults))
     if as_json:
         lists = {"faults": [one.to_json() for one in faults], "notes": [one.to_json() for one in notes]}
-        emit({"data": spec, **counts, "faults_by_kind": kinds, **lists})
+        print_json({"data": spec, **counts, "faults_by_kind": kinds, **lists})
     else:
-        asked = f"{counts['absent']} of them absent" + (
+        absent = f"{counts['absent']} of them absent" + (
             f", {counts['spoken']} answered in words" * bool(counts["spoken"])
         )
-        print(f"{counts['images']} usable images, {counts['queries']} queries ({asked})")
-        told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        print(f"{len(faults)} faults{f' ({told})' if told else ''}, {len(notes)} notes")
+        print(f"{counts['images']} usable images, {counts['queries']} queries ({absent})")
+        kinds_text = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        print(f"{len(faults)} faults{f' ({kinds_text})' if kinds_text else ''}, {len(notes)} notes")
         if check is not None and counts["queries"] > counts["spoken"] and not counts["absent"]:
             print(_no_absent(check.records))
     if faults or not (counts["images"] or limit == 0):
@@ -84,12 +86,12 @@ def _no_absent(records: Records) -> str:
 
 def data_show(
     spec: Spec,
-    n: Annotated[int, typer.Option(min=1, help="Number of samples, spread over the dataset.")] = 4,
+    n: Annotated[int, typer.Option(min=1, help="Number of samples, spread evenly over the dataset.")] = 4,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/data"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Write one picture per sample: the image, then each query with its mask or answer. Bad records are left out, and
-    named."""
+    """Write one picture per sample: the image, then each query with its mask or answer. Bad records are left out and
+    listed."""
     from seglens.core.file_names import slug
     from seglens.core.files import write_new
     from seglens.core.png_files import marked_png
@@ -102,8 +104,8 @@ def data_show(
             continue
         path = out / f"{index:06d}_{slug(Path(sample.id).stem)}.png"
         write_new({path: marked_png(sheet(sample))}, overwrite)
-        asked = (f"{one.query} -> {one.answer}" if one.spoken else one.query for one in sample.targets)
-        print(f"{path}: {'; '.join(asked)}")
+        texts = (f"{one.query} -> {one.answer}" if one.spoken else one.query for one in sample.targets)
+        print(f"{path}: {'; '.join(texts)}")
         shown += 1
     if not shown:
         raise ValueError(f"none of the chosen samples of {spec!r} can be shown; see `seglens data check`")
@@ -117,7 +119,7 @@ def _open(spec: str) -> Dataset:
     from seglens.data.faults import DataError
     from seglens.data.spec import parse, write
 
-    said, (name, options) = spec, parse(spec)
+    spec_as_given, (name, options) = spec, parse(spec)
     if name in DATASETS and "bad" in signature(DATASETS[name]).parameters:
         spec = write(name, {**options, "bad": "skip"})
     try:
@@ -125,11 +127,11 @@ def _open(spec: str) -> Dataset:
     except ValueError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
-        raise ValueError(str(error).replace(repr(spec), repr(said))) from None
+        raise ValueError(str(error).replace(repr(spec), repr(spec_as_given))) from None
 
 
 def _records(spec: str) -> tuple[Records, int | None]:
-    """What is to be checked, and how many images of it if `spec` limits them."""
+    """The records to check, and how many images of them if `spec` limits them."""
     from seglens.data.mixing import names_a_mixture
     from seglens.data.records import Records
     from seglens.data.spec import parse
@@ -154,11 +156,11 @@ def _sample(data: Dataset, index: int) -> Sample | None:
         return data[index]
     sample, faults = data.decode(index)
     for fault in faults:
-        say(f"left out: {fault}")
+        print_stderr(f"left out: {fault}")
     return sample
 
 
 def _spread(length: int, n: int) -> list[int]:
-    """Up to `n` numbers below `length`, as far apart as can be."""
+    """Up to `n` numbers below `length`, evenly spread."""
     n = min(n, length)
     return [round(i * (length - 1) / max(1, n - 1)) for i in range(n)]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import Overwrite
+from seglens.cli.options import Overwrite
 
 
 def demo(

@@ -1,4 +1,4 @@
-"""The first minute: a scene, queries of different kinds, a question to the same frozen model, pictures on disk."""
+"""A demonstration: a scene, queries of different kinds, a question to the same frozen model, pictures on disk."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SCALE, CAPTION, LINE = 2, 64, 46  # pixels, pixels, letters
 
 
 def show(out: Path, overwrite: bool = False) -> None:
-    """Write the scene, a mask and an overlay per query, and one sheet of them all into `out`; say where they are.
+    """Write the scene, a mask and an overlay per query, and one sheet of them all into `out`; print where they are.
 
-    Raises FileExistsError where other files are, unless `overwrite` allows to write over them."""
+    Raises FileExistsError where other files are, unless `overwrite` allows to replace them."""
     world = World("test", SEED)
     index, scene = next((i, s) for i in range(100) if _offers(s := world.scene(i)))
     one = speaker(world, index, scene)

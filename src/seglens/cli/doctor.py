@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, emit
+from seglens.cli.options import AsJson
+from seglens.cli.output import print_json
 
 
 def doctor(
@@ -23,8 +24,10 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: versions and which of them were tested, devices, the embedded weights, and one real
-    segmentation. With --mllm, print a Markdown table of what MLLMs need, computed from their configs alone."""
+    """Check this machine, or compute what an MLLM needs.
+
+    Checks versions and which of them were tested, devices, the embedded weights, and one real segmentation. With
+    --mllm: prints a Markdown table of the sizes of MLLMs and the memory they need, computed from their configs alone."""
     from seglens.backbones import hide_loading_bars
 
     hide_loading_bars()
@@ -34,7 +37,7 @@ def doctor(
 
     report = examine()
     if as_json:
-        emit(report)
+        print_json(report)
     else:
         for check in report["checks"]:
             print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['says']}")
@@ -49,6 +52,6 @@ def _print_costs(mllms: Sequence[str], layer: int | None, image_size: int | None
 
     costs = [work_out(name, layer=layer, image_size=image_size) for name in mllms]
     if as_json:
-        emit([one.to_dict() for one in costs] if len(costs) > 1 else costs[0].to_dict())
+        print_json([one.to_dict() for one in costs] if len(costs) > 1 else costs[0].to_dict())
     else:
         print(table(costs))

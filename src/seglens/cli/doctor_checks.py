@@ -1,4 +1,4 @@
-"""Is this machine ready? Every check says what it saw."""
+"""Is this machine ready? Every check reports what it found."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pil
 
 
 def examine() -> dict[str, Any]:
-    """Run every check; one that raises has failed, says why and what to do."""
-    checks = [_check(name, look) for name, look in CHECKS.items()]
+    """Run every check; one that raises has failed, and its report states why and what to do."""
+    checks = [_check(name, check) for name, check in CHECKS.items()]
     return {"ok": all(c["ok"] for c in checks), "checks": checks}
 
 
-def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
+def _check(name: str, check: Callable[[], str]) -> dict[str, Any]:
     try:
-        return {"name": name, "ok": True, "says": look(), "remedy": None}
+        return {"name": name, "ok": True, "says": check(), "remedy": None}
     except Exception as error:
         return {"name": name, "ok": False, "says": f"{type(error).__name__}: {error}", "remedy": remedy()}
 
@@ -32,19 +32,19 @@ def _versions() -> str:
 
 
 def _tested() -> str:
-    """Newer versions are no fault: whether they do what they should, the canary says."""
+    """Newer versions are no fault: the check `canary` shows whether they work."""
     packages = installed_packages()
     moved = [str(package) for package in packages if package.moved]
-    said = f"{len(packages) - len(moved)} of {len(packages)} packages have the version that the tests ran with"
-    return f"{said}; not {', '.join(moved)}" if moved else said
+    text = f"{len(packages) - len(moved)} of {len(packages)} packages have the version that the tests ran with"
+    return f"{text}; not {', '.join(moved)}" if moved else text
 
 
 def _devices() -> str:
     import torch
 
-    found = [f"cpu ({torch.get_num_threads()} threads)"]
-    found += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-    return ", ".join(found + (["mps"] if torch.backends.mps.is_available() else []))
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
+    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return ", ".join(devices + (["mps"] if torch.backends.mps.is_available() else []))
 
 
 def _weights() -> str:
@@ -59,7 +59,7 @@ def _weights() -> str:
 
 
 def _canary() -> str:
-    """A known scene must give a known mask: weights that loaded wrongly would not."""
+    """Known scenes must give good masks, which wrongly loaded weights would not."""
     from seglens.data.world import WorldData
     from seglens.evaluation.evaluate import run
     from seglens.evaluation.summary import summarise

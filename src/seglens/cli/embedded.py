@@ -7,31 +7,34 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import AsJson, Overwrite, emit
+from seglens.cli.options import AsJson, Overwrite
+from seglens.cli.output import print_json
 
 
 def world_sample(
     n: Annotated[int, typer.Option(help="Number of scenes.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for images, masks and scenes.jsonl.")] = Path("out/world"),
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Scenes for training or for tests: train or test.")] = "test",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write scenes: PNG images and a JSONL of all that is true of them, masks as COCO RLE."""
+    """Write drawn scenes: PNG images and scenes.jsonl, which describes them, with masks as COCO RLE."""
     from seglens.embedded.scene_files import write_samples
 
     print(write_samples(n, seed, split, out, overwrite))
 
 
 def embedded_build(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints; the same command resumes.")] = Path(
-        "runs/embedded"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for checkpoints; the same command continues after an interruption.")
+    ] = Path("runs/embedded"),
     weights: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("runs/embedded/weights"),
-    stage: Annotated[list[str] | None, typer.Option(help="Only these stages, in order; default all.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Stages side by side; each gets its share of the cores.")] = 2,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Only this stage. Repeatable, in order. Default: all.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of stages at a time; they share the cores.")] = 2,
 ) -> None:
-    """Train the embedded models from nothing: two MLLMs, SAM, and a head for each method."""
+    """Train the embedded models from random weights: two MLLMs, SAM, and a head for each method."""
     from seglens.embedded.build import NEEDS, build
 
     build(out, weights, stage or tuple(NEEDS), jobs)
@@ -39,48 +42,56 @@ def embedded_build(
 
 
 def embedded_ablate(
-    out: Annotated[Path, typer.Option(help="Folder for results; finished rows are kept.")] = Path("runs/ablate"),
-    weights: Annotated[Path | None, typer.Option(help="Frozen parts; default the embedded ones.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps per row.")] = 300,
-    jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder for results; finished rows are not computed again.")] = Path(
+        "runs/ablate"
+    ),
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with the frozen models. Default: the embedded ones.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps per row.")] = 300,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of rows at a time.")] = 2,
 ) -> None:
-    """Table 2 of LENS with the embedded models: a row per choice, the same budget for each; prints Markdown."""
+    """Compute Table 2 of LENS with the embedded models: one row per choice, all with one budget. Prints Markdown."""
     from seglens.embedded.ablations import ablate
 
     print(ablate(out, weights, steps, jobs))
 
 
 def embedded_table(
-    out: Annotated[Path, typer.Option(help="Folder for reports and tables; finished rows are kept.")] = Path(
-        "runs/table"
-    ),
-    weights: Annotated[Path | None, typer.Option(help="A folder with internvl/ and sam/; default our own.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps per row.")] = None,
-    images: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for reports and tables; finished rows are not computed again.")
+    ] = Path("runs/table"),
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with internvl/ and sam/. Default: the embedded ones.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps per row.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
     queries: Annotated[int | None, typer.Option(help="Queries for masks per image.")] = None,
-    talk: Annotated[int | None, typer.Option(help="Questions per image that are answered in words.")] = None,
-    scenes: Annotated[int | None, typer.Option(help="Scenes of the exam.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of every row.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Rows side by side.")] = 2,
-    only: Annotated[str | None, typer.Option(help="One table: methods, mllmseg or self1e.")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Run nothing; print what is finished.")] = False,
+    talk: Annotated[int | None, typer.Option(help="Questions per image with an answer in words.")] = None,
+    scenes: Annotated[int | None, typer.Option(help="Scenes for the measurement.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of every row, each with its own seed.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of rows at a time.")] = 2,
+    only: Annotated[str | None, typer.Option(help="Only this table: methods, mllmseg or self1e.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Compute nothing; print the finished rows.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """All methods on one MLLM, one data and one budget, and the ablations of MLLMSeg and SELF1E. Prints the tables in
-    Markdown; they are also kept in the folder, with table.json."""
+    """Compare all methods on one MLLM, data and budget, and compute the ablations of MLLMSeg and SELF1E. Prints the
+    tables in Markdown, and writes them to the folder, with table.json."""
     from seglens.embedded.comparison import Plan, tabulate
 
-    given = {"steps": steps, "images": images, "queries": queries, "talk": talk, "scenes": scenes}
-    plan = Plan(**{name: value for name, value in given.items() if value is not None})
-    found = tabulate(out, weights, plan, seeds, jobs, only, show)
+    values = {"steps": steps, "images": images, "queries": queries, "talk": talk, "scenes": scenes}
+    plan = Plan(**{name: value for name, value in values.items() if value is not None})
+    tables = tabulate(out, weights, plan, seeds, jobs, only, show)
     if as_json:
-        emit(found.to_dict())
+        print_json(tables.to_dict())
     else:
-        print(found.markdown())
+        print(tables.markdown())
 
 
-def embedded_unpack(out: Annotated[Path, typer.Argument(help="A folder for each model goes here.")]) -> None:
-    """Write the embedded models as plain folders in fp32, for bare transformers. Prints each folder."""
+def embedded_unpack(
+    out: Annotated[Path, typer.Argument(help="Folder in which each model gets its own folder.")],
+) -> None:
+    """Write the embedded models as folders in fp32 that transformers loads without SegLens. Prints each folder."""
     from seglens.checkpoints.origin import EMBEDDED, embedded_folder
     from seglens.model_files.int8_weights import PACKED, unpack_folder
 

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import (
-    AsJson,
-    Overwrite,
-    System,
-    Thresholds,
-    emit,
-    load_segmenter,
-    settled,
-    tell_faults,
-)
+from seglens.cli.loading import answer_settings, load_segmenter
+from seglens.cli.options import AsJson, Overwrite, SegmenterOptions, Thresholds
+from seglens.cli.output import print_json, report_faults
 from seglens.core.files import check_free, write_atomic
 from seglens.core.progress import progress
 
@@ -34,30 +27,34 @@ MIOU = "miou"
 
 
 def evaluate(
-    system: System,
+    model_options: SegmenterOptions,
     thresholds: Thresholds,
-    data: Annotated[str, typer.Option(help="A dataset with its options.")] = "world:n=500,seed=1",
+    data: Annotated[
+        str, typer.Option(help="Dataset with its options, as in coco:images=...,annotations=...")
+    ] = "world:n=500,seed=1",
     protocol: Annotated[
         str | None,
-        typer.Option(help="world, lisa, gres, rec, fp-refcoco or miou; by default world for the world, else lisa."),
+        typer.Option(help="world, lisa, gres, rec, fp-refcoco or miou. Default: world for data 'world', else lisa."),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="For miou: the class names, one per line; by default the data's own.")
+        Path | None, typer.Option(help="For miou: file with the class names, one per line. Default: the data's own.")
     ] = None,
     as_json: AsJson = False,
     records: Annotated[
-        Path | None, typer.Option(help="Also write one JSON line per query here (miou: one per image).")
+        Path | None, typer.Option(help="File to write one JSON line per query to (miou: one per image).")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Also write every mask and its target here, as `seglens score` reads them.")
+        Path | None, typer.Option(help="File to write every mask and its target to, as `seglens score` reads them.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """gIoU, cIoU and more with 95 % intervals, by a paper's protocol. On the world: by query kind and target size,
-    keypoints, presence, the MLLM's answers and SAM alone. Under torchrun the processes share the work.
+    """Measure gIoU, cIoU and more, with 95 % intervals, by a paper's protocol.
 
-    What cannot be read is listed (exit code 1). With --records or --predictions, the same command goes on where one was
-    stopped."""
+    On the drawn world also by kind of query and size of target, with keypoints, presence, the MLLM's answers and SAM
+    alone. Under torchrun the processes share the work.
+
+    Images that cannot be read are listed (exit code 1). With --records or --predictions, the same command continues
+    after an interruption."""
     from seglens.core.distributed import joined
     from seglens.data import load_data
     from seglens.data.world import WorldData
@@ -67,40 +64,40 @@ def evaluate(
     name = protocol or ("world" if isinstance(samples, WorldData) else "lisa")
     _check(name, classes, predictions)
     names = _class_names(samples, classes) if name == MIOU else []
-    sure, files = thresholds.options(), [path for path in (predictions, records) if path is not None]
-    settings = {**settled(system, thresholds), "data": data, "images": len(samples), "classes": names}
+    threshold_arguments, files = thresholds.arguments(), [path for path in (predictions, records) if path is not None]
+    settings = {**answer_settings(model_options, thresholds), "data": data, "images": len(samples), "classes": names}
     with joined() as ranks:
-        kept = AnswerJournal(
+        journal = AnswerJournal(
             files[0] if files else None, {**settings, "masks": predictions is not None}, ranks, overwrite
         )
-        if not (overwrite or kept.parts()):
+        if not (overwrite or journal.parts()):
             check_free(files)
-        segmenter = load_segmenter(system, **sure)
+        segmenter = load_segmenter(model_options, **threshold_arguments)
         with progress("segmenting", len(ranks.share(len(samples))), hidden=as_json or not ranks.first) as tick:
             if name == MIOU:
-                found = _miou(segmenter, samples, names, ranks, tick, kept, records)
+                outcome = _miou(segmenter, samples, names, ranks, tick, journal, records)
             else:
-                found = _queries(segmenter, samples, name, ranks, tick, kept, records, predictions)
-        if found is None:  # another rank's to tell
+                outcome = _queries(segmenter, samples, name, ranks, tick, journal, records, predictions)
+        if outcome is None:  # another rank reports
             return
-        report, faults, damaged = found
+        report, faults, damaged = outcome
         left_out = list(map(str, [*faults, *damaged]))
         skipped = {"skipped": len(left_out), "faults": left_out} if left_out else {"skipped": 0}
         world = _world_report(segmenter, samples) if name == "world" else {}
-        _show({"data": data, "model": system.name, "protocol": name, **report, **skipped, **world}, as_json)
-        kept.close()
-        tell_faults(list(map(str, damaged)), f"of {len(samples)} images could not be evaluated")
+        _show({"data": data, "model": model_options.name, "protocol": name, **report, **skipped, **world}, as_json)
+        journal.close()
+        report_faults(list(map(str, damaged)), f"of {len(samples)} images could not be evaluated")
 
 
 def _check(name: str, classes: Path | None, predictions: Path | None) -> None:
-    """Whatever can be refused is refused before a model is loaded."""
+    """Report wrong options before a model is loaded."""
     from seglens.core.names import check_name
     from seglens.evaluation.protocols import PROTOCOLS
     from seglens.evaluation.summary import WORLD
 
     check_name(name, [WORLD, *PROTOCOLS, MIOU], "protocol")
     if name != MIOU and classes is not None:
-        raise ValueError(f"--protocol {name} asks for no list of classes; give --protocol miou, or leave out --classes")
+        raise ValueError(f"--protocol {name} needs no list of classes; give --protocol miou, or leave out --classes")
     if name == MIOU and predictions:
         raise ValueError("--protocol miou gives every pixel a class, so it has no --predictions")
 
@@ -112,14 +109,14 @@ def _class_names(samples: Dataset, file: Path | None) -> list[str]:
     from seglens.data.same_words import first_of_name
 
     if file is not None:
-        said = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-        first = first_of_name(dict(enumerate(said)))
-        if twice := [said[at] for at, one in first.items() if at != one]:
-            raise ValueError(f"{file} names {twice[0]!r} twice; a class needs one name of its own")
-        return said
+        class_names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        first = first_of_name(dict(enumerate(class_names)))
+        if twice := [class_names[at] for at, one in first.items() if at != one]:
+            raise ValueError(f"{file} names {twice[0]!r} twice; each class needs its own name")
+        return class_names
     names = list(classes_of(samples))
     if not names:
-        raise ValueError("this data has no class names of its own; give --classes FILE, a name per line")
+        raise ValueError("this data has no class names; give --classes FILE, a name per line")
     return names
 
 
@@ -129,7 +126,7 @@ def _queries(
     name: str,
     ranks: Ranks,
     tick: Callable[[], None],
-    kept: AnswerJournal,
+    journal: AnswerJournal,
     records: Path | None,
     predictions: Path | None,
 ) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:
@@ -142,18 +139,22 @@ def _queries(
         for path in files:
             write_atomic(path, b"")
 
-    def told(found: list[Record]) -> None:
-        """For who looks on meanwhile: the files are made anew at the end."""
+    def append_records(more: list[Record]) -> None:
+        """So that a user sees the rows meanwhile: at the end the files are written again."""
         for path, rows in files.items() if ranks.world == 1 else ():
             with path.open("ab") as file:
-                file.write(_lines(rows(found)))
+                file.write(_lines(rows(more)))
 
-    said = run_shared(segmenter, samples, ranks, tick, predictions is not None, kept, told)
-    if said is None:
+    outcome = run_shared(segmenter, samples, ranks, tick, predictions is not None, journal, append_records)
+    if outcome is None:
         return None
     for path, rows in files.items():
-        write_atomic(path, _lines(rows(said.records)))
-    return {**results(said.records, name), "understood": understood(said.records)}, said.faults, said.damaged
+        write_atomic(path, _lines(rows(outcome.records)))
+    return (
+        {**results(outcome.records, name), "understood": understood(outcome.records)},
+        outcome.faults,
+        outcome.damaged,
+    )
 
 
 def _miou(
@@ -162,17 +163,17 @@ def _miou(
     names: list[str],
     ranks: Ranks,
     tick: Callable[[], None],
-    kept: AnswerJournal,
+    journal: AnswerJournal,
     records: Path | None,
 ) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:
     from seglens.evaluation.open_vocabulary import class_report, image_lines, run_open_vocabulary
 
-    found = run_open_vocabulary(segmenter, samples, names, ranks, tick, kept)
-    if found is None:
+    outcome = run_open_vocabulary(segmenter, samples, names, ranks, tick, journal)
+    if outcome is None:
         return None
     if records is not None:
-        write_atomic(records, _lines(image_lines(found.table)))
-    return class_report(found.table), found.faults, found.damaged
+        write_atomic(records, _lines(image_lines(outcome.table)))
+    return class_report(outcome.table), outcome.faults, outcome.damaged
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
@@ -183,7 +184,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     from seglens.evaluation.report import print_report, print_results
 
     if as_json:
-        emit(report)
+        print_json(report)
     elif report["protocol"] == "world":
         print_report(report)
     else:

@@ -8,19 +8,23 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
+from seglens.cli.loading import load_segmenter
+from seglens.cli.options import ChatSegmenterOptions, Thresholds
+from seglens.cli.output import print_stderr
 
 
 def page(
-    system: TalkingSystem,
+    model_options: ChatSegmenterOptions,
     thresholds: Thresholds,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines, too.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on. Default: the first free one from 7860 on.")
+    ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the page in a browser.")] = False,
 ) -> None:
-    """A web page: a picture, a talk about it, masks to look at, to correct by clicks and to take away."""
+    """Serve a web page: a picture, a chat about it, and masks to look at, to correct by clicks and to download."""
     if port is not None:
-        _check_free(host, port)  # before a model is loaded, which may take minutes
+        _check_free(host, port)  # before a model is loaded, which can take minutes
     try:
         from seglens.serving.web.launch import build, launch
         from seglens.serving.web.page_limits import PageLimits
@@ -28,10 +32,10 @@ def page(
         if error.name != "gradio":
             raise
         raise ImportError("the page needs gradio; run: pip install 'seglens[page]'") from error
-    limits, sure = PageLimits(), thresholds.options()
-    blocks = build(load_segmenter(system, **sure), system.name, limits)
+    limits, threshold_arguments = PageLimits(), thresholds.arguments()
+    blocks = build(load_segmenter(model_options, **threshold_arguments), model_options.name, limits)
     print(f"SegLens is at {launch(blocks, limits, host=host, port=port, browser=not no_open)}", flush=True)
-    say("Press Ctrl+C to stop.")
+    print_stderr("Press Ctrl+C to stop.")
     try:
         Event().wait()
     finally:
@@ -39,9 +43,9 @@ def page(
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raises OSError when nobody can listen there."""
+    """Raises OSError when the address cannot be used."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except (OSError, OverflowError) as error:
-        said = f"cannot listen on port {port} of {host} ({error}); give another --port, or none for the first free one"
-        raise OSError(said) from error
+        text = f"cannot listen on port {port} of {host} ({error}); give another --port, or none for the first free one"
+        raise OSError(text) from error

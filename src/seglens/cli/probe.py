@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import AUTO, AsJson, Device, Overwrite, emit, load_mllm
+from seglens.cli.loading import load_mllm
+from seglens.cli.options import AUTO, AsJson, Device, Overwrite
+from seglens.cli.output import print_json
 from seglens.core.progress import progress
 
 if TYPE_CHECKING:
@@ -20,30 +22,37 @@ POINTING, LIFT = "#1f62a8", "#148460"  # colours of the two curves
 
 
 def probe(
-    backbone: Annotated[str, typer.Option(help="The MLLM: a folder or hub id.")],
-    data: Annotated[str, typer.Option(help="A dataset, some hundreds of queries; not the one to report on.")],
-    limit: Annotated[int | None, typer.Option(help="Only so many images.")] = None,
+    backbone: Annotated[str, typer.Option(help="MLLM to measure: a folder or hub id.")],
+    data: Annotated[
+        str, typer.Option(help="Dataset with its options, with some hundred queries; not the one to report results on.")
+    ],
+    limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Canvas of an MLLM that sees more than one (Qwen-VL; tiles).")
+        int | None,
+        typer.Option(
+            help="Side in pixels of the square image that the MLLM sees, where it can be chosen (Qwen-VL; tiles)."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write probe.json and the curve, probe.png, into this folder (or NAME.json).")
+        Path | None, typer.Option(help="Folder for probe.json and its chart, probe.png (or a file NAME.json).")
     ] = None,
     heads: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Find attention heads instead, for --heads of the commands that segment without a "
-            "trained head, and write them into this file.",
+            help="Find attention heads instead, and write them to this file: for --heads of the commands that "
+            "segment without a trained head.",
         ),
     ] = None,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
     device: Device = AUTO,
 ) -> None:
-    """Find the layer to read of a new MLLM: where its own attention points best at what is asked for (pointing game).
-    Takes the earliest layer within one standard error of the best. With --heads: the heads that look where the words
-    point, and how much of their attention says that the thing is there."""
+    """Find the layer of a new MLLM that a head should read: the one whose attention locates targets best.
+
+    It is measured by the pointing game; of the layers within one standard error of the best, the earliest is chosen.
+    With --heads: find the attention heads that locate targets, and how much of their attention means that a target is
+    in the picture."""
     from seglens.checkpoints.hub import hub_commit
     from seglens.checkpoints.origin import Origin
     from seglens.core.files import check_folder, check_free
@@ -83,7 +92,7 @@ def probe(
         "--decoder SAM --data DATA --out FOLDER",
     }
     files = {} if file is None else _write(file, report, curve)
-    emit({**report, "files": files}) if as_json else _print(report, curve, files)
+    print_json({**report, "files": files}) if as_json else _print(report, curve, files)
 
 
 def _heads(
@@ -108,14 +117,16 @@ def _heads(
         choice = find_heads(mllm, samples, limit, tick, note={"data": data, "limit": limit})
     choice.save(file)
     if as_json:
-        emit({**asdict(choice), "file": str(file)})
+        print_json({**asdict(choice), "file": str(file)})
         return
     for (layer, head), share in zip(choice.heads, choice.found["chosen"], strict=True):
         print(f"layer {layer}, head {head}: chosen by {share:.1%} of {choice.found['queries']} queries")
     found = choice.found
-    told = f"{found['own_kept']:.1%} of a picture's own phrases kept, {found['others_refused']:.1%} of others refused"
-    known = "presence is not told" if choice.mass is None else f"present from a mass of {choice.mass:.3f} on"
-    print(f"{known} ({told})")
+    kept_text = (
+        f"{found['own_kept']:.1%} of a picture's own phrases kept, {found['others_refused']:.1%} of others refused"
+    )
+    presence_text = "presence is not known" if choice.mass is None else f"present from a mass of {choice.mass:.3f} on"
+    print(f"{presence_text} ({kept_text})")
     print(file)
     print(
         f"seglens segment IMAGE QUERY --backbone {shlex.quote(backbone)} --decoder SAM --heads {shlex.quote(str(file))}"

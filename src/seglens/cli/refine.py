@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.shared import (
-    JsonLines,
-    Overwrite,
-    System,
-    Thresholds,
-    Trust,
-    emit_line,
-    load_segmenter,
-    printable,
-    settled,
-    why_not,
-)
+from seglens.cli.loading import answer_settings, load_segmenter
+from seglens.cli.options import JsonLines, Overwrite, SegmenterOptions, Thresholds, Trust
+from seglens.cli.output import not_found_text, print_json_line, printable
 
 if TYPE_CHECKING:
     from seglens.core.schema import Box, Click
@@ -28,45 +19,47 @@ if TYPE_CHECKING:
 
 def refine(
     image: Annotated[str, typer.Argument(help="An image file, or - for one on standard input.")],
-    words: Annotated[list[str], typer.Argument(metavar="QUERY", help="What to segment, in quotes.")],
-    system: System,
+    words: Annotated[list[str], typer.Argument(metavar="QUERY", help="The query: what to segment, in quotes.")],
+    model_options: SegmenterOptions,
     thresholds: Thresholds,
     click: Annotated[
-        list[str] | None, typer.Option(help="x,y in pixels of something that belongs to it; x,y,0 of what does not.")
+        list[str] | None, typer.Option(help="A point in pixels: x,y on the target, or x,y,0 outside it. Repeatable.")
     ] = None,
-    box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 in pixels, around it.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for mask and overlay.")] = Path("out"),
+    box: Annotated[str | None, typer.Option(help="A box around the target, in pixels: x0,y0,x1,y1.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
     as_json: JsonLines = False,
     trust: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment what the words mean, then correct the mask by clicks, in their order, and by a box around the target."""
+    """Segment what a query means, then correct the mask by clicks, in their order, and by a box around the target."""
     from seglens.cli.arguments import one_text
     from seglens.exports import AnnotatedImage, Command, Export, Title
     from seglens.inference.image_sources import one_image
 
-    query, sure = one_text(words, "query"), thresholds.options()
-    picture, clicks, drawn = one_image(image), [_click(text) for text in click or ()], _box(box)
-    settings = {**settled(system, thresholds), "trust": trust, "clicks": list(click or ()), "box": box}
+    query, threshold_arguments = one_text(words, "query"), thresholds.arguments()
+    picture, clicks, corners = one_image(image), [_click(text) for text in click or ()], _box(box)
+    settings = {**answer_settings(model_options, thresholds), "trust": trust, "clicks": list(click or ()), "box": box}
     title = Title(f"{picture.name}_refined", (query,))
     key, sources = f"{picture.key} refined", [] if picture.file is None else [picture.file]
     with Export(out, command=Command([query], settings), sources=sources, overwrite=overwrite) as export:
         export.plan([(key, title)])
-        pixels = picture.pixels  # before the model is loaded: a wrong name is told at once
-        opened = load_segmenter(system, segmentation_only=True, **sure).open(pixels)
-        refined = opened.refine(opened.segment(query, trust=trust), clicks, drawn)
+        pixels = picture.pixels  # before the model is loaded: a wrong name is reported at once
+        opened = load_segmenter(model_options, segmentation_only=True, **threshold_arguments).open(pixels)
+        refined = opened.refine(opened.segment(query, trust=trust), clicks, corners)
         (files,) = export.add(AnnotatedImage(title.name, [refined], None, key, picture.stamp))
-    _tell(image, refined, files, as_json)
+    _report(image, refined, files, as_json)
 
 
-def _tell(image: str, refined: Prediction, files: Mapping[str, Path], as_json: bool) -> None:
+def _report(image: str, refined: Prediction, files: Mapping[str, Path], as_json: bool) -> None:
     from seglens.core.schema import AnswerLine
 
     paths = {kind: printable(str(path)) for kind, path in files.items()}
     if as_json:
-        emit_line(AnswerLine(**dict(refined.answer()), image=printable(image), files=paths))
+        print_json_line(AnswerLine(**dict(refined.answer()), image=printable(image), files=paths))
         return
-    verdict = f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else why_not(refined)
+    verdict = (
+        f"{int(refined.mask.sum())} pixels, score {refined.score:.2f}" if refined.found else not_found_text(refined)
+    )
     print(f"{refined.query}: {verdict} ({refined.timing['refine']:.0f} ms); {', '.join(paths.values())}")
 
 
@@ -92,9 +85,9 @@ def _box(text: str | None) -> Box | None:
 
 def _numbers(text: str, option: str, form: str, counts: tuple[int, ...]) -> list[float]:
     try:
-        found = [float(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if len(found) not in counts:
-        raise ValueError(f"{option} got {text!r}; it needs {form}: numbers in pixels with commas between")
-    return found
+        values = []
+    if len(values) not in counts:
+        raise ValueError(f"{option} got {text!r}; it needs {form}: numbers in pixels, separated by commas")
+    return values

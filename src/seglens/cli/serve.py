@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seglens.cli.shared import TalkingSystem, Thresholds, load_segmenter, say
+from seglens.cli.loading import load_segmenter
+from seglens.cli.options import ChatSegmenterOptions, Thresholds
+from seglens.cli.output import print_stderr
 
 if TYPE_CHECKING:
     from seglens.serving.http.settings import Settings
 
-# The options are those of the server's settings, which are imported when this command runs: their words are passed on.
-PASSED_ON = {"ignore_unknown_options": True, "help_option_names": list[str]()}
-SECRET = "api_key"  # in the environment or a file: a command line is seen by every user of a machine
+# The options are those of the server's settings, which are imported when this command runs: it gets all arguments.
+PASS_ARGUMENTS = {"ignore_unknown_options": True, "help_option_names": list[str]()}
+SECRET = "api_key"  # in the environment or a file: every user of a machine can read a command line
 
 
 def serve(words: Annotated[list[str] | None, typer.Argument(metavar="[OPTIONS]...")] = None) -> None:
@@ -26,14 +28,14 @@ def serve(words: Annotated[list[str] | None, typer.Argument(metavar="[OPTIONS]..
 
 
 def build_command() -> Callable[..., None]:
-    """A function with an option per setting."""
+    """A function with one option per setting."""
     try:
         from seglens.serving.http.settings import Settings
     except ImportError as error:
         raise ImportError("the server needs more packages; pip install 'seglens[serve]'") from error
 
-    def command(**given: Any) -> None:
-        _run(_settings(Settings, {name: value for name, value in given.items() if value is not None}))
+    def command(**values: Any) -> None:
+        _run(_settings(Settings, {name: value for name, value in values.items() if value is not None}))
 
     command.__doc__ = serve.__doc__
     options = [_option(name, field) for name, field in Settings.model_fields.items() if name != SECRET]
@@ -43,24 +45,24 @@ def build_command() -> Callable[..., None]:
 
 
 def _option(name: str, field: Any) -> inspect.Parameter:
-    """Unset unless given, so that the settings hear the environment themselves, by their own rules."""
+    """None by default, so that the settings read the environment themselves, by their own rules."""
     kind = field.annotation if field.annotation in (bool, int, float, str) else str
-    shown = field.default is not None and str(field.default)
-    said = typer.Option(help=f"{field.description} (variable: SEGLENS_{name.upper()})", show_default=shown)
+    default = field.default is not None and str(field.default)
+    option = typer.Option(help=f"{field.description} (variable: SEGLENS_{name.upper()})", show_default=default)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, said]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
-def _settings(kind: type[Settings], given: dict[str, Any]) -> Settings:
+def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
     """Raises ValueError that names the option, or the variable, and what is wrong with it."""
     from pydantic import ValidationError
 
     try:
-        return kind(**given)
+        return kind(**values)
     except ValidationError as error:
-        said = (f"--{str(one['loc'][0]).replace('_', '-')} {one['input']!r}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"{'; '.join(said)}; see seglens serve --help") from None
+        texts = (f"--{str(one['loc'][0]).replace('_', '-')} {one['input']!r}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{'; '.join(texts)}; see seglens serve --help") from None
 
 
 def _run(settings: Settings) -> None:
@@ -70,9 +72,9 @@ def _run(settings: Settings) -> None:
     from seglens.serving.http.process import RunningServer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings.key(), settings.origins  # what is wrong is told before the model is loaded
-    sure = Thresholds(settings.presence_threshold, settings.mask_threshold).options()
-    system = TalkingSystem(
+    settings.key(), settings.origins  # errors in them are reported before the model is loaded
+    threshold_arguments = Thresholds(settings.presence_threshold, settings.mask_threshold).arguments()
+    model_options = ChatSegmenterOptions(
         settings.model if "model" in settings.model_fields_set else None,
         settings.backbone,
         settings.decoder,
@@ -82,7 +84,10 @@ def _run(settings: Settings) -> None:
         settings.load_in,
         settings.as_is,
     )
-    running = RunningServer(create_app(load_segmenter(system, **sure), settings), settings)
-    say(f"seglens: serving {system.name} on {running.address} ({running.address}/openapi.json says how to ask)")
+    running = RunningServer(create_app(load_segmenter(model_options, **threshold_arguments), settings), settings)
+    print_stderr(
+        f"seglens: serving {model_options.name} on {running.address} "
+        f"({running.address}/openapi.json describes the requests)"
+    )
     running.run_until_signal()
-    say("seglens: stopped")
+    print_stderr("seglens: stopped")

@@ -1,4 +1,4 @@
-"""Which of the installed packages have the versions that SegLens was tested with, and how to have those."""
+"""Which of the installed packages have the versions that SegLens was tested with, and how to install those."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Package:
 def installed_packages(tested: Path | None = None) -> list[Package]:
     """Of the packages in a file of `name==version` lines, by default `TESTED`, those that are installed here."""
     lines = (line.partition("#")[0].strip() for line in (tested or TESTED).read_text(encoding="utf-8").splitlines())
-    found = []
+    packages = []
     for name, _, wanted in (line.partition("==") for line in lines if line):
         try:
-            found.append(Package(name, version(name), wanted))
+            packages.append(Package(name, version(name), wanted))
         except PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def moved_packages() -> list[Package]:
@@ -44,7 +44,7 @@ def moved_packages() -> list[Package]:
 
 
 def remedy() -> str:
-    """What to install when SegLens does not do what it should."""
+    """What to install when SegLens does not work as it should."""
     if moved := moved_packages():
         return (
             f"the tests ran with other versions of {', '.join(package.name for package in moved)}; to install those: "

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.shared import AUTO, Device, say, say_left_out
+from seglens.cli.options import AUTO, Device
+from seglens.cli.output import print_left_out, print_stderr
 
 
 def train(
@@ -58,17 +59,17 @@ def train(
             run = prepare(recipe, data, out, exam, cache, live, device, image_size, init)
             known = run.left_out()
             if first:
-                say_left_out(known)
+                print_left_out(known)
                 for notice in run.notices():
-                    say(f"seglens: {notice}")
+                    print_stderr(f"seglens: {notice}")
                 for doubt in recipe.training.doubts():
-                    say(f"warning: {doubt}")
+                    print_stderr(f"warning: {doubt}")
             terms = run.run(out)
             if first and len(all_bad := run.left_out()) > len(known):  # some are found only when they are read live
-                say_left_out(all_bad)
+                print_left_out(all_bad)
         except Terminated as ended:
             if first:
-                say(f"seglens: told to stop after step {ended.step}; the same command goes on from there")
+                print_stderr(f"seglens: told to stop after step {ended.step}; the same command goes on from there")
             raise
     if first:
         _report(out, recipe.training.steps, terms, len(run.left_out()), exam)
@@ -80,14 +81,14 @@ def _report(out: Path, steps: int, terms: dict[str, float], left_out: int, exam:
     from seglens.training.run_folder import BEST, LAST, validation_scores
 
     losses = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
-    say(f"{steps} steps done, {left_out} bad records left out; losses, smoothed: {losses}")
+    print_stderr(f"{steps} steps done, {left_out} bad records left out; losses, smoothed: {losses}")
     for name in (LAST, BEST):
         scores = validation_scores(out, name) if exam else None
         if scores is not None:
             gious = f"gIoU {scores['gIoU']:.4f}, cIoU {scores['cIoU']:.4f}"
-            say(f"{out / name}: {gious} on {exam} after step {scores['step']}")
+            print_stderr(f"{out / name}: {gious} on {exam} after step {scores['step']}")
     measured = "before absence is judged; for tables" if exam else "nothing was measured; to do so"
-    say(f"{measured}: seglens eval --data {exam or 'TEST'} --model {out / LAST}")
+    print_stderr(f"{measured}: seglens eval --data {exam or 'TEST'} --model {out / LAST}")
 
 
 def _probed(path: Path, backbone: str | None, layer: int | None, image_size: int | None) -> tuple[str, int, int]:

@@ -1,4 +1,4 @@
-"""What `seglens segment` and `refine` say of pictures: answers on standard output as they come, the rest at the end."""
+"""The output of `seglens segment`: answers on standard output, one by one, and the rest at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seglens.cli.shared import emit_line, printable, say, tell_faults, why_not
+from seglens.cli.output import not_found_text, print_json_line, print_stderr, printable, report_faults
 
 if TYPE_CHECKING:
     from seglens.core.schema import Answer
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ResultPrinter:
-    """A line per image and query; at the end what went wrong, was left out, or was done before."""
+    """One line per image and query; at the end what went wrong, was left out, or was done before."""
 
     def __init__(self, sources: Sources, as_json: bool):
         self.alone, self.left_out, self.as_json = sources.alone, sources.left_out, as_json
@@ -39,36 +39,40 @@ class ResultPrinter:
         from seglens.inference.image_files import told
 
         if self.known:
-            say(f"seglens: {self.known} of {self.images} images were done before; --overwrite does them anew")
+            print_stderr(
+                f"seglens: {self.known} of {self.images} images were done before; --overwrite computes them again"
+            )
         for path in batch.export.changed:
-            say(f"seglens: {str(path)!r} was changed after it was written; it is left as it is")
+            print_stderr(f"seglens: {str(path)!r} was changed after it was written; it is left as it is")
         if self.left_out:
-            say(f"seglens: left out: {told(self.left_out)}")
+            print_stderr(f"seglens: left out: {told(self.left_out)}")
         bad = {fault.shown for fault in self.faults}
-        tell_faults([fault.says for fault in self.faults], f"of {self.images} images could not be segmented", len(bad))
+        report_faults(
+            [fault.says for fault in self.faults], f"of {self.images} images could not be segmented", len(bad)
+        )
 
     def _answer(self, shown: str, answer: Answer, files: Mapping[str, Path]) -> None:
         from seglens.core.schema import AnswerLine
 
         paths = {kind: printable(str(path)) for kind, path in files.items()}
         if self.as_json:
-            emit_line(AnswerLine(**dict(answer), image=printable(shown), files=paths))
+            print_json_line(AnswerLine(**dict(answer), image=printable(shown), files=paths))
         else:
-            line = told_answer(answer, list(dict.fromkeys(paths.values())))
+            line = answer_line(answer, list(dict.fromkeys(paths.values())))
             print(line if self.alone else f"{shown}: {line}", flush=True)
 
     def _fault(self, fault: BadImage) -> None:
         from seglens.core.schema import FaultLine
 
         if self.as_json:
-            emit_line(FaultLine(image=printable(fault.shown), query=fault.query, error=printable(fault.says)))
+            print_json_line(FaultLine(image=printable(fault.shown), query=fault.query, error=printable(fault.says)))
 
 
-def told_answer(answer: Answer, paths: Sequence[str]) -> str:
-    """For a person, on one line."""
+def answer_line(answer: Answer, paths: Sequence[str]) -> str:
+    """An answer as one line for people."""
     shown = ", ".join(paths)
     if not answer.found:
-        return f"{answer.query}: {why_not(answer)} {shown}"
+        return f"{answer.query}: {not_found_text(answer)} {shown}"
     presence = "" if answer.presence is None else f" (presence {answer.presence:.2f})"
     several = f", {len(answer.instances)} instances" if answer.instances else ""
     return f"{answer.query}: found, score {answer.score:.2f}{presence}{several}; {shown}"
