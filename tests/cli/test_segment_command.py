@@ -56,7 +56,7 @@ def test_a_folder(seglens: Run, folder: Path, query: str) -> None:
     assert [line.split(": ")[:2] for line in out.splitlines()] == [
         [image, words] for image in ("in/a.png", "in/deep/a.png") for words in (query, "the leftmost thing")
     ]
-    assert "3/3" in err
+    assert "segmenting: 3 of 3" in err
     assert err.splitlines()[-2:] == [
         "seglens: 1 of 3 images could not be segmented:",
         "  'in/bad.png' is not an image; need JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, JPEG2000, AVIF: check the file, or "
@@ -144,7 +144,7 @@ def test_a_video(seglens: Run, folder: Path) -> None:
     code, out, err = seglens(*asked)
     said = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert "3/3" in err
+    assert "segmenting: 3 of 3" in err
     assert [one["image"] for one in said] == [f"clip.mp4 frame {number}" for number in (0, 3, 6)]
     assert Path(said[1]["files"]["mask"]).name == "clip_000003_the_white_corner_mask.png"
     names = [one["file_name"] for one in json.loads(Path("out/coco.json").read_text())["images"]]

@@ -45,7 +45,8 @@ def convert_mllmseg(
     else:
         print(
             f"{result.folder}: {result.mllm_tensors} tensors of the MLLM "
-            f"({result.updates_added} with an update added), a decoder of {result.decoder_parameters / 1e6:.1f} M parameters"
+            f"({result.updates_added} with an update added), a decoder of "
+            f"{result.decoder_parameters / 1e6:.1f} M parameters"
         )
 
 

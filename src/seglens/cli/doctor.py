@@ -27,7 +27,7 @@ def doctor(
     """Check this machine, or compute what an MLLM needs.
 
     Checks versions and which of them were tested, devices, the embedded weights, and one real segmentation. With
-    --mllm: prints a Markdown table of the sizes of MLLMs and the memory they need, computed from their configs alone."""
+    --mllm: prints a Markdown table of the sizes of MLLMs and their memory, computed from their configs alone."""
     from seglens.backbones import hide_loading_bars
 
     hide_loading_bars()

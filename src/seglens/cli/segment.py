@@ -38,7 +38,7 @@ def segment(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Formats to write, separated by commas: mask, overlay (the default: both), png (indexed), coco, "
+            help="Formats to write, separated by commas: mask, overlay (these two by default), png (indexed), coco, "
             "coco-polygons, yolo, geojson, labelstudio.",
         ),
     ] = None,
