@@ -6,6 +6,7 @@ BLAS add in another order, which is all that differs in float32. In bfloat16 two
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from bare import Bare, States, digest, error
 from torch import Tensor
 
-from seglens.backbones import FAMILIES, Backbone, OpenImage, load_backbone
+from seglens.backbones import FAMILIES, Backbone, Family, OpenImage, load_backbone
 from seglens.core.geometry import Frame
 from seglens.core.types import Readout, Truth
 from seglens.decoders import MaskDecoder
@@ -81,6 +82,16 @@ def either(request: pytest.FixtureRequest, family: Path) -> Case:
 
 def test_every_family_has_a_kind() -> None:
     assert {kind.model().config.model_type for kind in {**KINDS, **FROZEN}.values()} == set(FAMILIES)
+
+
+def test_families_are_abstract_or_final() -> None:
+    """No method of a family is written over: each has one body, in the family or in what it shares with its like."""
+    for family in set(FAMILIES.values()):
+        assert getattr(family, "__final__", False)
+        ours = [base for base in family.__mro__ if issubclass(base, Family)]
+        bodies = Counter(name for base in ours for name in vars(base).keys() - base.__abstractmethods__)
+        names = {name for name in bodies if not name.startswith("_")}
+        assert all(bodies[name] == 1 for name in names), family.__name__
 
 
 # ------------------------------------------------------------------ reading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class AttendedImage:
     familiar: bool | None
 
 
+@final
 class HeadReader:
     """Reads the attention heads of the first `count` decoder layers of an MLLM, which stays as it is: the copies of
     its layers share every weight, and no layer above them runs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -11,6 +12,7 @@ from torch import Tensor
 from seglens.backbones.backbone import Backbone
 
 
+@final
 class AttentionReader:
     """Gives the attention of every decoder layer of a backbone, which itself stays as it is.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import final
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class TunedImage:
     familiar: bool | None = None  # as in `OpenImage`
 
 
+@final
 class TunedBackbone:
     """A `TunedReader`: the MLLM of a chat, read in full through an adapter that is trained.
 
