@@ -113,7 +113,7 @@ def look(mllm: Backbone, decoder: SamDecoder, size: Size, device: str) -> None:
     side, p, words = models.PATCH * size.cells, BEFORE + size.cells**2, mllm.module.get_input_embeddings()
     for _ in range(IMAGES):
         with torch.device(device):
-            rows = mllm.mllm.family.encode(torch.randn(3, side, side, dtype=torch.bfloat16)).rows
+            rows = mllm.mllm.family.encode(torch.randn(1, 3, side, side, dtype=torch.bfloat16), mllm.tiling).rows
             prefix = torch.cat([words(torch.ones(1, BEFORE, dtype=torch.long)), rows], 1)
             _, memory = mllm.layers_below().prefix(prefix, torch.arange(p)[None])
             asked = words(torch.ones(1, QUESTIONS, BEHIND, dtype=torch.long))

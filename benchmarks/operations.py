@@ -68,7 +68,7 @@ def parts(size: Size, backbone: Backbone, decoder: SamDecoder, head: Lens) -> di
     asked = words(BEHIND)[None].float(), at[None, :, p:], mask
     readout = Readout(prefix, at[:, :p], *asked, image_tokens=at[0, BEFORE:p], grid=grid)
     return {
-        "CLIP and projector": tera(lambda: backbone.mllm.family.encode(pixels)),
+        "CLIP and projector": tera(lambda: backbone.mllm.family.encode(pixels[None], backbone.tiling)),
         "all layers, image and question": tera(lambda: language(inputs_embeds=words(p + BEHIND), use_cache=False)),
         "layers that are read, image": tera(lambda: below.prefix(words(p), at[:, :p])),
         "layers that are read, question": tera(

@@ -60,7 +60,7 @@ def read(backbone: Backbone, size: Size) -> None:
 
 def open_image(backbone: Backbone, size: Size) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
     side, words = models.PATCH * size.cells, backbone.module.get_input_embeddings()
-    rows = backbone.mllm.family.encode(torch.randn(3, side, side, dtype=words.weight.dtype)).rows
+    rows = backbone.mllm.family.encode(torch.randn(1, 3, side, side, dtype=words.weight.dtype), backbone.tiling).rows
     prefix = torch.cat([words(torch.ones(1, BEFORE, dtype=torch.long)), rows], 1)
     return backbone.mllm.layers(size.read + COPIED).prefix(prefix, torch.arange(prefix.shape[1])[None])[1]
 

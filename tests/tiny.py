@@ -54,6 +54,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from seglens.backbones.processors import without_videos
+from seglens.core.geometry import Canvas as Laid
 from seglens.embedded.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
 
 STRONG = {"initializer_range": 0.1}  # random layers that say something: at 0.02 every layer is nearly the identity
@@ -307,14 +308,14 @@ def internvl_tokenizer() -> Qwen2Tokenizer:
     )
 
 
-def internvl() -> PreTrainedModel:
+def internvl(side: int = 64) -> PreTrainedModel:
     tokenizer = internvl_tokenizer()
     vision = {
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "image_size": 64,
+        "image_size": side,
         "patch_size": 8,
         "attention_bias": True,
         **STRONG,
@@ -323,20 +324,20 @@ def internvl() -> PreTrainedModel:
         InternVLConfig(
             vision_config=vision,
             text_config=Qwen2Config(**text_of(tokenizer)),
-            image_seq_length=16,
+            image_seq_length=(side // 16) ** 2,
             image_token_id=tokenizer.context_image_token_id,
             tie_word_embeddings=False,
         )
     )
 
 
-def internvl_processor() -> InternVLProcessor:
-    images = GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}, crop_to_patches=True, max_patches=4)
+def internvl_processor(side: int = 64, tiles: int = 4) -> InternVLProcessor:
+    images = GotOcr2ImageProcessorPil(size={"height": side, "width": side}, crop_to_patches=True, max_patches=tiles)
     return without_videos(InternVLProcessor)(
         images,
         internvl_tokenizer(),
         VideoProcessorMixin(),
-        image_seq_length=16,
+        image_seq_length=(side // 16) ** 2,
         chat_template=CHATML.replace("IMAGE", "<IMG_CONTEXT>\n"),
     )
 
@@ -492,4 +493,9 @@ TILED = {
     "llava-onevision-tiles": Kind(onevision, onevision_processor, llava_tiles, {"image_size": 80}),
 }
 TUNED = {"internvl-bare-tiles": Kind(internvl, internvl_processor, bare_tiles, {"image_size": 128})}
-EVERY = {**KINDS, **FROZEN, **TILED, **TUNED}
+SHAPED = {  # in tiles small enough that the pictures of tests have several
+    "internvl-by-shape": Kind(
+        lambda: internvl(32), lambda: internvl_processor(32, 6), options={"canvas": Laid(tiles=6)}
+    )
+}
+EVERY = {**KINDS, **FROZEN, **TILED, **TUNED, **SHAPED}

@@ -308,7 +308,7 @@ def test_a_pixel_lands_in_its_token(narrow: Backbone, size: tuple[int, int]) -> 
     frame, (rows, columns) = Frame(*size), narrow.grid
 
     def rows_of(image: np.ndarray) -> Tensor:
-        return narrow.mllm.family.encode(narrow.pixels(image)).rows[0, narrow.tiling.places]
+        return narrow.mllm.encode(image).rows[0, narrow.tiling.places]
 
     dark = np.zeros((*size, 3), np.uint8)
     still = rows_of(dark)

@@ -17,6 +17,7 @@ from features.cache.made_up import made_for, same
 from seglens.backbones import AttentionReader, Backbone, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
 from seglens.checkpoints.origin import embedded_folder
+from seglens.core.geometry import Frame
 from seglens.core.tuning_types import AnswerTemplates, Tuning
 from seglens.core.types import Sample, Target
 from seglens.data.world import WorldData
@@ -103,7 +104,7 @@ def test_reading_equals_the_model_with_the_processors_inputs(
         there = bare.model(**inputs, output_hidden_states=True).hidden_states[backbone.layer][0]
         assert error(readout.prefix[0], there[:start]) < ROUNDED  # measured: .020
         assert error(readout.question[0, q, : len(there) - start], there[start:]) < ROUNDED
-        assert backbone.read_tokens(question) == len(there)
+        assert backbone.read_tokens(question, Frame(*picture.shape[:2])) == len(there)
         image = (inputs["input_ids"][0] == bare.model.config.image_token_id).nonzero()[:, 0].tolist()
         assert readout.image_tokens.tolist() == cells(backbone, image[0])
         assert start == image[-1] + 1

@@ -186,7 +186,7 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
 def test_patches_become_the_image_tokens(either: Case) -> None:
     backbone = either.backbone
     adapted = backbone.adapt(LISA, SPEECH, refill="replicate")
-    reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.mllm.family.encode(adapted.pixels(IMAGE))
+    reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.mllm.encode(IMAGE)
     fine = reading.fine_grid[0] * reading.fine_grid[1]
     assert reading.patches.shape == (1, fine, adapted.patch_width)
     assert error(reading.given, seen.rows[:, backbone.tiling.places]) < either.tolerance  # measured: 0 and 0

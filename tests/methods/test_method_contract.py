@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,7 +73,14 @@ IN_TILES = [  # a frozen MLLM is shown the whole picture beside them, one that i
     ("mllmseg", "internvl-tiles"),
     ("self1e", "internvl-tiles"),
     ("ufo", "internvl-tiles"),
+    ("lens", "internvl-by-shape"),
+    ("mllmseg", "internvl-by-shape"),
+    ("self1e", "internvl-by-shape"),
+    ("ufo", "internvl-by-shape"),
+    ("lisa", "internvl-by-shape"),
+    ("localization", "internvl-by-shape"),
 ]
+IN_TILES_TRAINED = [(name, kind) for name, kind in IN_TILES if name in TRAINED]
 LEARNT = [  # each takes seconds
     ("lens", "internvl"),
     ("lisa", "llava-1.5"),
@@ -82,8 +88,9 @@ LEARNT = [  # each takes seconds
     ("mllmseg", "internvl"),
     ("self1e", "llava-1.5"),
     ("ufo", "internvl-tiles"),
+    ("ufo", "internvl-by-shape"),
 ]
-SQUASHED = [(*pair, "squash") for pair in LEARNT]
+SQUASHED = [(*pair, "squash") for pair in LEARNT if pair[1] != "internvl-by-shape"]
 
 # where an image token is one patch, F_V1^HQ is F_V1, and what SELF1E adds of the one it takes away of the other
 IDLE = {("self1e", "llava-1.5"): "amplifiers.given."}
@@ -212,9 +219,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 def laid(backbone: Backbone, canvas: Canvas) -> Backbone:
     """The same model, to which pictures come in another way."""
-    other = copy(backbone)
-    other.canvas = canvas
-    return other
+    return Backbone(replace(backbone.mllm, canvas=canvas), backbone.as_is)
 
 
 def build(name: str, backbone: Backbone, decoder: MaskDecoder | None) -> System:
@@ -237,9 +242,14 @@ def system(request: pytest.FixtureRequest, load: Load, decoder: MaskDecoder) -> 
     return made
 
 
+def another(system: System, absent: tuple[int, ...] = ()) -> Sample:
+    """Of another size, and of the same grid as the first, which a batch needs."""
+    return scene(*((96, 128) if system.backbone.canvas.tiles else (64, 40)), absent=absent)
+
+
 def every_question(system: System) -> Batch:
     """About a target that is not there, one answered in words, and images with different numbers of questions."""
-    many, few = scene(absent=(1,), spoken=system.tuned), scene(64, 40, absent=(0,))
+    many, few = scene(absent=(1,), spoken=system.tuned), another(system, absent=(0,))
     batch = system.batch(many, replace(few, targets=few.targets[:1]))
     spoken = [False] * (len(many.targets) - 3)
     assert batch.truth.valid.tolist() == [[True, True, True, *spoken], [True, False, False, *spoken]]
@@ -278,7 +288,7 @@ def test_overfits_one_scene(system: System) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-@on(TRAINED_PAIRS + IN_TILES)
+@on(TRAINED_PAIRS + IN_TILES_TRAINED)
 def test_gradients_reach_what_is_trained_and_nothing_else(system: System) -> None:
     still = {name for name, p in system.trained.items() if torch.equal(p, system.start[name])}
     assert all(name.startswith(IDLE.get((system.name, system.kind), ())) for name in still), still
@@ -359,7 +369,7 @@ def test_masks_have_the_size_of_the_image(system: System) -> None:
             assert np.isfinite(prediction.mask_logits).all()
 
 
-@on(TRAINED_PAIRS + SQUASHED + IN_TILES)
+@on(TRAINED_PAIRS + SQUASHED + IN_TILES_TRAINED)
 def test_training_and_segmenting_say_the_same(system: System) -> None:
     """The pass with gradients over whole sequences, and the one that sees an image once."""
     sample = scene()
@@ -382,16 +392,16 @@ def test_many_questions_equal_single_ones(system: System) -> None:
         assert error(torch.tensor(alone.mask_logits), torch.tensor(together[k].mask_logits)) < same
 
 
-@on(TRAINED_OF_TWO + SQUASHED + IN_TILES)
+@on(TRAINED_OF_TWO + SQUASHED + IN_TILES_TRAINED)
 def test_batches_equal_single_images(system: System) -> None:
-    samples = scene(), scene(64, 40)
+    samples = scene(), another(system)
     with torch.no_grad():
         together = system.forward(system.batch(*samples)).mask_logits
         for b, sample in enumerate(samples):
             assert error(together[b], system.forward(system.batch(sample)).mask_logits[0]) < SAME
 
 
-@on(PAIRS_OF_TWO)
+@on([*PAIRS_OF_TWO, ("lens", "internvl-by-shape")])
 def test_a_prediction_explains_itself(system: System) -> None:
     """What a method has of a heat map, keypoints and presence is of this image and in its pixels."""
     opened = system.segmenter().open(scene().image)
@@ -401,7 +411,7 @@ def test_a_prediction_explains_itself(system: System) -> None:
         assert (prediction.keypoints >= 0).all()
         assert (prediction.keypoints <= 64).all()
         if system.decoder is not None and prediction.heat_map is not None:
-            assert prediction.heat_map.shape == system.backbone.grid
+            assert prediction.heat_map.shape == system.backbone.mllm.tiling_of(opened.seen.frame).grid
             assert len(prediction.keypoints)
             refined = opened.refine(prediction, [Click(x=10, y=20), Click(x=50, y=40, label=0)])
             assert refined.mask[20, 10]

@@ -74,7 +74,7 @@ class HeadReader:
         inputs = self.mllm.embed_questions(questions, image.positions)
         _, q, t = inputs.mask.shape
         ends = torch.arange(q, device=inputs.mask.device) * t + inputs.mask[0].sum(-1) - 1
-        tiling, end = self.mllm.tiling, image.positions.shape[1]
+        tiling, end = self.mllm.tiling_of(image.frame), image.positions.shape[1]
         places, hidden, maps = end - tiling.tokens + tiling.places, inputs.rows, []
         for layer, pair in zip(self._readable, image.memory, strict=True):
             rows = layer.rows()
@@ -82,12 +82,12 @@ class HeadReader:
             assert rows.probabilities is not None
             attention = rows.probabilities[0, :, ends.to(hidden.device)][..., places.to(hidden.device)]
             maps.append(attention.to(self.mllm.device))
-        whole = rearrange(torch.stack(maps), "l n q (h w) -> 1 l n q h w", h=self.mllm.family.layout.grid[0])
+        whole = rearrange(torch.stack(maps), "l n q (h w) -> 1 l n q h w", h=tiling.grid[0])
         return HeadMaps(whole, self._inside(image.frame)[None].to(whole.device))
 
     def _inside(self, frame: Frame) -> Bool[Tensor, "h w"]:
         """Cells whose first corner lies on the image: the others show padding alone."""
-        grid = self.mllm.family.layout.grid
+        grid = self.mllm.tiling_of(frame).grid
         rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
         corners = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) - 0.5
         corners = frame.to_image(frame.cells_to_canvas(corners, grid))

@@ -121,7 +121,7 @@ class Backbone:
         """The decoder layers below the one that it reads."""
         return self.mllm.layers(self.layer)
 
-    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 s s"]:
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n m"]:
         """The normalised canvas."""
         return self.mllm.pixels(image)
 
@@ -145,7 +145,8 @@ class Backbone:
         inputs = self.mllm.embed_questions(questions, image.positions)
         hidden = self.layers_below().questions(inputs.rows, inputs.positions, inputs.mask, image.memory)
         end = image.prefix.shape[1]
-        places = end - self.tiling.tokens + self.tiling.places
+        tiling = self.mllm.tiling_of(image.frame)
+        places = end - tiling.tokens + tiling.places
         return Readout(
             prefix=image.prefix,
             prefix_positions=image.positions,
@@ -153,12 +154,12 @@ class Backbone:
             question_positions=inputs.positions,
             question_mask=inputs.mask,
             image_tokens=places.to(self.device),
-            grid=self.grid,
+            grid=tiling.grid,
         )
 
-    def read_tokens(self, question: str) -> int:
+    def read_tokens(self, question: str, frame: Frame) -> int:
         """Tokens of a question with its image, as `read` reads them. Raises QuestionError as `Prompts.after` does."""
-        return self.mllm.read_tokens(question)
+        return self.mllm.read_tokens(question, frame)
 
     # ---------------------------------------------------------------- chatting
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from seglens.backbones.tiles import Tiler, Tiling
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 
@@ -17,6 +18,8 @@ class Family(ABC):
     """The family's side of one transformers model, which it wraps: `layout` is that of the canvas it is shown.
 
     All that is the same for every family is elsewhere: `MLLM` gives it images and questions, `Backbone` reads it."""
+
+    tiler: ClassVar[Tiler | None] = None  # where it shows pictures in tiles arranged by their shape
 
     def __init__(self, model: Any, layout: Layout):
         self.model, self.layout = model, layout
@@ -42,8 +45,8 @@ class Family(ABC):
     # ---------------------------------------------------------------- the vision side
 
     @abstractmethod
-    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
-        """The image tokens of the normalised canvas."""
+    def encode(self, parts: Float[Tensor, "k 3 s s"], tiling: Tiling) -> VisionOutput:
+        """The image tokens of the parts of a normalised canvas."""
 
     @abstractmethod
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
@@ -68,7 +71,7 @@ class Family(ABC):
     # ---------------------------------------------------------------- positions
 
     @abstractmethod
-    def prefix_positions(self, before: int) -> Int[Tensor, "p ..."]:
+    def prefix_positions(self, before: int, tiling: Tiling) -> Int[Tensor, "p ..."]:
         """Rotary positions of `before` tokens of text and of the image after them."""
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from einops import rearrange
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from seglens.backbones.llava_like import LlavaLike, image_features, without_class_token
-from seglens.backbones.tiles import tiles_across
+from seglens.backbones.tiles import ClosestShape, Tiler, Tiling, tiles_across
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 TILES = (2, 3)  # along a side: it was made for up to 12 tiles
@@ -20,7 +20,10 @@ TILES = (2, 3)  # along a side: it was made for up to 12 tiles
 class InternVL(LlavaLike):
     """An `InternVLForConditionalGeneration`: pixel-shuffle leaves a token for every 2 x 2 patches.
 
-    Shown one tile, or a square of them and then a thumbnail, as its own chat shows a square picture."""
+    Shown one tile, or several and then a thumbnail: a square of them for every picture, as its own chat shows a square
+    one, or arranged by its shape."""
+
+    tiler: ClassVar[Tiler | None] = ClosestShape()
 
     @staticmethod
     def layout_of(config: PreTrainedConfig, image_size: int | None) -> Layout:
@@ -37,8 +40,8 @@ class InternVL(LlavaLike):
     def image_text(processor: Any) -> str:
         return f"{processor.start_image_token}{processor.image_token}{processor.end_image_token}"
 
-    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
-        features = image_features(self.model, self.layout.tiling.cut(pixels[None])[0])
+    def encode(self, parts: Float[Tensor, "k 3 s s"], tiling: Tiling) -> VisionOutput:
+        features = image_features(self.model, parts)
         rows = rearrange(features.pooler_output, "k i d -> 1 (k i) d")
         return VisionOutput(rows, tower=tuple(states[-1:] for states in features.hidden_states))
 

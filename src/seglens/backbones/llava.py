@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from seglens.backbones.llava_like import LlavaLike, image_features, patchwise, tower_patches
+from seglens.backbones.tiles import Tiling
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 
@@ -24,8 +25,8 @@ class Llava(LlavaLike):
     def image_text(processor: Any) -> str:
         return processor.image_token
 
-    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
-        features = image_features(self.model, pixels[None])
+    def encode(self, parts: Float[Tensor, "1 3 s s"], tiling: Tiling) -> VisionOutput:
+        features = image_features(self.model, parts)
         return VisionOutput(features.pooler_output[0][None], tower=tuple(features.hidden_states))
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:

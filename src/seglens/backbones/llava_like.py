@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from seglens.backbones.family import Family
 from seglens.backbones.positions import in_line
-from seglens.backbones.tiles import tiles_across
+from seglens.backbones.tiles import Tiling, tiles_across
 from seglens.backbones.vision_layout import Layout, Patches
 
 
@@ -33,8 +33,8 @@ class LlavaLike(Family):
     def projectors(self) -> Sequence[str]:
         return ("model.multi_modal_projector",)
 
-    def prefix_positions(self, before: int) -> Int[Tensor, " p"]:
-        return in_line(before, self.layout.tiling.tokens)
+    def prefix_positions(self, before: int, tiling: Tiling) -> Int[Tensor, " p"]:
+        return in_line(before, tiling.tokens)
 
     def chat_positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n"]:
         ids = inputs["input_ids"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from seglens.backbones.llava_like import LlavaLike, image_features, patchwise, tower_patches
-from seglens.backbones.tiles import tiles_across
+from seglens.backbones.tiles import Tiling, tiles_across
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 
@@ -31,14 +31,14 @@ class LlavaOnevision(LlavaLike):
     def image_text(processor: Any) -> str:
         return processor.image_token
 
-    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
-        tiling = self.layout.tiling
+    def encode(self, parts: Float[Tensor, "k 3 s s"], tiling: Tiling) -> VisionOutput:
         if tiling.across > 1:
-            sizes = torch.tensor([pixels.shape[1:]], device=pixels.device)
-            tiled = image_features(self.model, tiling.cut(pixels[None]), image_sizes=sizes)
+            side = self.layout.image_size
+            sizes = torch.tensor([[side, side]], device=parts.device)
+            tiled = image_features(self.model, parts[None], image_sizes=sizes)
             return VisionOutput(tiled.pooler_output[0][None], tower=tuple(states[:1] for states in tiled.hidden_states))
         # transformers' own get_image_features knows no image without tiles
-        patches = tower_patches(self.model, pixels[None])
+        patches = tower_patches(self.model, parts)
         return VisionOutput(self.project(patches.rows), tower=patches.tower)
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:

@@ -13,6 +13,7 @@ from seglens.backbones.mllm import MLLM
 from seglens.backbones.model_spec import Blueprint
 from seglens.backbones.processors import load_processor
 from seglens.backbones.read_layer import Depth
+from seglens.backbones.tiles import check_tiler
 from seglens.core.geometry import LETTERBOX, Canvas
 from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 
@@ -43,6 +44,7 @@ def load_backbone(
     loading = checked_options(loading)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
     layout = family.layout_of(config, image_size)  # a wrong size is refused before the weights are read
+    check_tiler(config, family.tiler, layout.across, canvas.tiles)
     depth = Depth.of(config, layer, layout.first_layer)
     if segmentation_only:
         depth.shorten(config)

@@ -20,6 +20,7 @@ from seglens.backbones.prompts import Prompts
 from seglens.backbones.read_layer import Depth, unlimited_layers
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.uncropped import crops
+from seglens.backbones.vision_layout import VisionOutput
 from seglens.core.geometry import LETTERBOX, Canvas, Frame
 
 
@@ -123,9 +124,33 @@ class MLLM:
 
     # ---------------------------------------------------------------- images
 
-    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 s s"]:
+    def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
+        """Where an image lies on the canvas."""
+        return self.canvas.frame(image)
+
+    def tiling_of(self, frame: Frame) -> Tiling:
+        """The tiles of an image's canvas, and the grid of its tokens."""
+        tiler, tiles = self.family.tiler, self.canvas.tiles
+        if tiler is None or tiles is None:
+            return self.tiling
+        return tiler.arrange(self.model.config, frame.height, frame.width, tiles)
+
+    def parts(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "k 3 s s"]:
+        """The normalised canvas as the vision tower sees it: in one piece, or in tiles with an overview."""
+        tiler, tiles = self.family.tiler, self.canvas.tiles
+        if tiler is None or tiles is None:
+            return self.tiling.cut(self.pixels(image)[None])[0]
+        return tiler.cut(self.processor, image, tiles).to(self.device, self.model.dtype)
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> VisionOutput:
+        """The image tokens of an image."""
+        return self.family.encode(self.parts(image), self.tiling_of(self.frame(image)))
+
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n m"]:
         """The normalised canvas. Both encoders see one frame; by default padding is of the mean colour that CLIP's
         had."""
+        if self.canvas.tiles is not None:
+            return self.tiling_of(self.frame(image)).joined(self.parts(image))
         images = self.processor.image_processor
         mean, std = (255 * torch.tensor(v) for v in (images.image_mean, images.image_std))
         pixels = self.canvas.render(image, self.family.layout.image_size, tuple(mean.tolist()), images.resample)
@@ -135,11 +160,11 @@ class MLLM:
     @torch.no_grad()
     def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageRows:
         """The prefix: the text before an image and the image itself."""
-        frame, vision = self.canvas.frame(image), self.family.encode(self.pixels(image))
+        frame, vision = self.frame(image), self.encode(image)
         words = torch.tensor([self.reading.before()], dtype=torch.long, device=self.device)
         embedded = self.model.get_input_embeddings()(words)
         rows = torch.cat([embedded, vision.rows.to(embedded)], 1)  # the image ends the prefix
-        positions = self.family.prefix_positions(words.shape[1])[None].to(self.device)
+        positions = self.family.prefix_positions(words.shape[1], self.tiling_of(frame))[None].to(self.device)
         return ImageRows(frame, rows, positions, vision.later, self.is_familiar(vision.tower, frame))
 
     def is_familiar(self, tower: Sequence[Float[Tensor, "1 n v"]], frame: Frame) -> bool | None:
@@ -152,7 +177,7 @@ class MLLM:
         """As `is_familiar`, of a picture that was not opened."""
         if self.familiarity is None:
             return None
-        return self.is_familiar(self.family.encode(self.pixels(image)).tower, self.canvas.frame(image))
+        return self.is_familiar(self.encode(image).tower, self.frame(image))
 
     # ---------------------------------------------------------------- questions
 
@@ -169,6 +194,6 @@ class MLLM:
         positions = after(prefix_positions, len(tokens), longest)
         return QuestionRows(self.model.get_input_embeddings()(ids)[None], positions, mask)
 
-    def read_tokens(self, question: str) -> int:
+    def read_tokens(self, question: str, frame: Frame) -> int:
         """Tokens of a question with its image, as they are read. Raises QuestionError as `Prompts.after` does."""
-        return len(self.reading.before()) + self.tiling.tokens + len(self.reading.after(question))
+        return len(self.reading.before()) + self.tiling_of(frame).tokens + len(self.reading.after(question))

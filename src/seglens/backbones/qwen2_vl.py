@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.vision_utils import get_vision_window_index
 
 from seglens.backbones.qwen_like import QwenLike, raster, square
+from seglens.backbones.tiles import Tiling
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 
@@ -25,8 +26,8 @@ class Qwen2VL(QwenLike):
         width = vision.embed_dim if config.model_type == "qwen2_vl" else vision.hidden_size
         return Layout(*square(vision, image_size), width, shuffle=vision.spatial_merge_size)
 
-    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
-        return VisionOutput(self.image_features(pixels[None]).pooler_output[0][None])
+    def encode(self, parts: Float[Tensor, "1 3 s s"], tiling: Tiling) -> VisionOutput:
+        return VisionOutput(self.image_features(parts).pooler_output[0][None])
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
         rows = self.image_features(pixels).last_hidden_state

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from seglens.backbones.qwen_like import QwenLike, raster, square
+from seglens.backbones.tiles import Tiling
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 
@@ -25,8 +26,8 @@ class Qwen3VL(QwenLike):
         first = max(1, len(vision.deepstack_visual_indexes))
         return Layout(*square(vision, image_size), vision.hidden_size, first, vision.spatial_merge_size)
 
-    def encode(self, pixels: Float[Tensor, "3 s s"]) -> VisionOutput:
-        features = self.image_features(pixels[None])
+    def encode(self, parts: Float[Tensor, "1 3 s s"], tiling: Tiling) -> VisionOutput:
+        features = self.image_features(parts)
         return VisionOutput(
             features.pooler_output[0][None], tuple(rows[0][None] for rows in features.deepstack_features)
         )

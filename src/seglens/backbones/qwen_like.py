@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seglens.backbones.family import Family
 from seglens.backbones.positions import in_space, of_chat
+from seglens.backbones.tiles import Tiling
 
 CELLS = 24  # a side by default: as many image tokens as LLaVA-1.5 has
 
@@ -42,8 +43,8 @@ class QwenLike(Family):
     def tower_layers(self) -> Sequence[nn.Module]:
         return list(self.model.model.visual.blocks)
 
-    def prefix_positions(self, before: int) -> Int[Tensor, "p 3"]:
-        return in_space(before, self.layout.grid)
+    def prefix_positions(self, before: int, tiling: Tiling) -> Int[Tensor, "p 3"]:
+        return in_space(before, tiling.grid)
 
     def chat_positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n 3"]:
         return of_chat(self.model, inputs)

@@ -67,13 +67,12 @@ class TunedLanguage:
     """Runs all decoder layers of `mllm`; `attention` states which earlier and later rows each row attends to."""
 
     mllm: MLLM
-    tiling: Tiling
     attention: Attention
 
     def prefix(self, vision: VisionRows) -> PrefixStates:
         image = vision.given.shape[1] if self.attention == "images" else 0
         rows, memory = self.mllm.layers().prefix(vision.rows, vision.positions, vision.later, image)
-        return PrefixStates(*self._image(self._normed(rows), rows.shape[1]), memory)
+        return PrefixStates(*_image(self._normed(rows), rows.shape[1], vision.tiling), memory)
 
     def states(self, vision: VisionRows, prefix: PrefixStates | None, questions: AnsweredQuestions) -> LastStates:
         """Of questions after a prefix that was run, or with `None` each after its copy of the prefix, which changes."""
@@ -111,7 +110,7 @@ class TunedLanguage:
         visible = sequence_mask(self.attention, p, i, questions.mask, questions.places, questions.spoken)
         later = [repeat(added, "b i d -> (b q) i d", q=q) for added in vision.later]
         states = self._normed(self.mllm.layers().whole(rows, places, visible, later, p))
-        image, before = self._image(states, p)
+        image, before = _image(states, p, vision.tiling)
         image, words = (rearrange(x, "(b q) l d -> b q l d", q=q) for x in (image, states[:, p:]))
         # no question changes what comes before the image
         return LastStates(image, words, None if before is None else before[::q])
@@ -120,11 +119,12 @@ class TunedLanguage:
         norm: nn.Module = self.mllm.language.norm
         return norm(rows).to(self.mllm.device)
 
-    def _image(
-        self, states: Float[Tensor, "b l d"], end: int
-    ) -> tuple[Float[Tensor, "b i d"], Float[Tensor, "b d"] | None]:
-        """The image tokens of a prefix of `end` rows in raster order, and the token before the first; tiles, whose
-        tokens stand in another order, have none."""
-        first = end - self.tiling.tokens
-        before = states[:, first - 1] if first and self.tiling.across == 1 else None
-        return states[:, first + self.tiling.places.to(states.device)], before
+
+def _image(
+    states: Float[Tensor, "b l d"], end: int, tiling: Tiling
+) -> tuple[Float[Tensor, "b i d"], Float[Tensor, "b d"] | None]:
+    """The image tokens of a prefix of `end` rows in raster order, and the token before the first; tiles, whose tokens
+    stand in another order, have none."""
+    first = end - tiling.tokens
+    before = states[:, first - 1] if first and tiling.tiles == 1 else None
+    return states[:, first + tiling.places.to(states.device)], before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -61,11 +62,10 @@ class TunedBackbone:
         self.adapter: nn.Module = adapter
         self.attention, self.refill = attention, refill
         self.width, self.patch_width = model.config.get_text_config().hidden_size, layout.patch_width
-        self.grid, self.shuffle, self.image_size = layout.grid, layout.shuffle, layout.image_size
-        self.tiling = replace(layout.tiling, overview=False)
+        self.grid, self.shuffle, self.image_size = _largest_square(mllm), layout.shuffle, layout.image_size
         self._chat = replace(chat, mllm=self.tuned)
-        self._vision = TunedVision(self.tuned, self.tiling, refill, tuning.vision_rank > 0)
-        self._language = TunedLanguage(self.tuned, self.tiling, attention)
+        self._vision = TunedVision(self.tuned, refill, tuning.vision_rank > 0)
+        self._language = TunedLanguage(self.tuned, attention)
         self._packed = any(type(part).__name__ == "Linear4bit" for part in model.modules())
         self._first = model.get_output_embeddings().weight.shape[0]  # the id of the first new token
         self._names = tuning.tokens
@@ -78,13 +78,13 @@ class TunedBackbone:
 
     # ---------------------------------------------------------------- inputs
 
-    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n m"]:
         """The normalised canvas."""
         return self.tuned.pixels(image)
 
     def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
         """Where an image lies on the canvas."""
-        return self.tuned.canvas.frame(image)
+        return self.tuned.frame(image)
 
     def words(
         self, query: str, answer: str | None = None, present: bool = True, why: str | None = None
@@ -144,7 +144,7 @@ class TunedBackbone:
             refilled=vision.refilled,
             image=states.image,
             segment=segment,
-            grid=self.grid,
+            grid=vision.tiling.grid,
             shuffle=self.shuffle,
             choice=self._language.logits(segment[:, :, 0]),
             text_loss=None if learnt is None else self._language.text_loss(states.words, questions.words, learnt),
@@ -170,6 +170,13 @@ def _pick(states: Float[Tensor, "b q t d"], places: Int[Tensor, "b q k"]) -> Flo
     return states.gather(2, places[..., None].expand(-1, -1, -1, states.shape[-1]))
 
 
+def _largest_square(mllm: MLLM) -> tuple[int, int]:
+    """The grid of every picture or, where tiles are arranged by its shape, that of a square one of most tiles."""
+    layout, tiles = mllm.family.layout, mllm.canvas.tiles
+    across = layout.across if tiles is None else math.isqrt(tiles)
+    return across * layout.tiling.cells, across * layout.tiling.cells
+
+
 def _end(mllm: MLLM) -> int | None:
     """The id that ends an answer: the tokenizer's own, if the model stops there."""
     stops = mllm.model.generation_config.eos_token_id
@@ -184,10 +191,11 @@ def _check(mllm: MLLM) -> None:
             "this backbone was loaded with segmentation_only=True, without the layers that answer; "
             "load it again without"
         )
-    if mllm.tiling.newlines:
+    tiler = mllm.family.tiler
+    if mllm.tiling.newlines or (mllm.canvas.tiles and tiler is not None and tiler.newlines):
         raise ValueError(
             f"a {mllm.model.config.model_type!r} model in tiles is read by LENS only: methods that tune their MLLM "
-            "take the tiles of an InternVL; choose one, or leave image_size out"
+            "take the tiles of an InternVL; choose one, or leave image_size or tiles out"
         )
     if any(parameter.is_meta for parameter in mllm.model.parameters()):
         raise ValueError("layers that were left on disk cannot be tuned; give every layer a device in device_map")

@@ -31,6 +31,11 @@ class Layout:
     def tiling(self) -> Tiling:
         return Tiling(self.grid[0] // self.across, self.across, self.newlines)
 
+    @property
+    def tile(self) -> int:
+        """Side of a tile in pixels."""
+        return self.image_size // self.across
+
 
 @dataclass(frozen=True)
 class VisionOutput:

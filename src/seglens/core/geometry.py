@@ -13,7 +13,7 @@ Four kinds of coordinates, always (x, y):
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from seglens.core.names import check_name
 
 Lay = Literal["letterbox", "squash"]
+MOST_TILES = 40  # InternVL was trained with up to as many
 SAM_SIDE = 1024  # pixels of the square that LENS's authors show both encoders
 
 
@@ -92,14 +93,16 @@ class Frame:
         canvas[:, :height, :width] = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
         return canvas
 
-    def to_canvas_mask(self, mask: Bool[Tensor, "*n h w"], size: int) -> Float[Tensor, "*n s s"]:
-        """Share, in [0, 1], of each canvas cell that the mask covers; padding counts as uncovered.
+    def to_canvas_mask(self, mask: Bool[Tensor, "*n h w"], size: int | tuple[int, int]) -> Float[Tensor, "*n _ _"]:
+        """Share, in [0, 1], of each canvas cell that the mask covers, on a grid of ``size`` cells a side or of (rows,
+        columns); padding counts as uncovered.
 
         Raises ``ValueError`` when the mask is not of this frame's size.
         """
         self._check(mask.shape[-2:])
-        sides = zip((self.height, self.width), self.extent, strict=True)
-        rows, columns = (_overlap(side, whole, size, mask.device) for side, whole in sides)
+        grid = (size, size) if isinstance(size, int) else size
+        sides = zip((self.height, self.width), self.extent, grid, strict=True)
+        rows, columns = (_overlap(side, whole, cells, mask.device) for side, whole, cells in sides)
         # A cell is a rectangle, so its overlap with a pixel is the product of two 1-D overlaps.
         return (rows @ (mask.float() @ columns.T)).clamp(max=1)
 
@@ -145,21 +148,29 @@ class Canvas:
     # or that behind SAM's step to a square of 1024 pixels (LENS's authors)
     resample: Literal["bilinear", "processor", "sam-processor"] = "bilinear"
     padding: Literal["mean", "black"] = "mean"  # the processor's mean colour, or black (LENS's authors)
+    # in how many tiles at most a picture is shown, arranged by its shape; the processor cuts them as in its own chat,
+    # and the picture fills the canvas, whatever the three above are. None: one square canvas for every picture
+    tiles: int | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):
-            check_name(getattr(self, field.name), get_args(hints[field.name]), f"value of {field.name}")
+            if get_origin(hints[field.name]) is Literal:
+                check_name(getattr(self, field.name), get_args(hints[field.name]), f"value of {field.name}")
+        if self.tiles is not None and not (type(self.tiles) is int and 1 <= self.tiles <= MOST_TILES):
+            raise ValueError(f"got tiles={self.tiles!r}; it must be a whole number from 1 to {MOST_TILES}")
 
     @property
     def name(self) -> str:
         """In a word; what was made before there was a choice is called as it was then."""
+        if self.tiles is not None:
+            return f"tiles-{self.tiles}"
         return "pad-mean" if self == LETTERBOX else f"{self.lay}-{self.padding}-{self.resample}"
 
     def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
         """Where an image lies on it."""
         height, width = image.shape[:2]
-        return Frame(height, width, self.lay)
+        return Frame(height, width, self.lay if self.tiles is None else "squash")
 
     def render(
         self, image: UInt8[np.ndarray, "h w 3"], size: int, mean: tuple[float, float, float], own: int | None

@@ -77,7 +77,7 @@ class TunedInputs:
     """`b` images with questions and answers, as a tuned MLLM takes them: q questions each, t tokens of a question with
     its answer, padded on the right."""
 
-    pixels: Float[Tensor, "b 3 n n"]  # the normalised canvas
+    pixels: Float[Tensor, "b 3 n m"]  # the normalised canvas, of whole tiles
     words: Int[Tensor, "b q t"]
     mask: Bool[Tensor, "b q t"]  # false for padding
     learnt: Bool[Tensor, "b q t"]  # the answer's tokens

@@ -83,7 +83,7 @@ def states(backbone: Backbone, images: Iterator[Pixels] | Sequence[Pixels]) -> t
     """The tower's patch states at the tapped layers, "n f d", and which of them show the picture, "n f"."""
     rows, shown = [], []
     for image in images:
-        tower = backbone.mllm.family.encode(backbone.pixels(image)).tower
+        tower = backbone.mllm.encode(image).tower
         rows.append(patches(tower, TAPPED)[0].half().cpu())
         shown.append(content(backbone.canvas.frame(image), Familiarity.side(tower)))
     return torch.stack(rows), torch.stack(shown)

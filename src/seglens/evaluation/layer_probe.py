@@ -117,7 +117,7 @@ def probe(
         if targets:
             maps = reader.maps(sample.image, [target.query for target in targets])
             number = images.setdefault(sample.id, len(images))
-            tallies.append(_tally(maps, sample, targets, number, backbone.canvas.lay))
+            tallies.append(_tally(maps, sample, targets, number, backbone.canvas.frame(sample.image).lay))
         tick()
     if len(images) < FEWEST_IMAGES:
         raise ValueError(
@@ -192,7 +192,7 @@ def _tally(
     ignored = [nothing if target.ignore is None else target.ignore for target in queried]
     on, off = (torch.from_numpy(np.stack([on_mask(m, _centres(frame, grid)) for m in ms])) for ms in (targets, ignored))
     covered, left_out = (
-        rearrange(frame.to_canvas_mask(torch.from_numpy(np.stack(ms)), grid[0]), "q h w -> q (h w)")
+        rearrange(frame.to_canvas_mask(torch.from_numpy(np.stack(ms)), grid), "q h w -> q (h w)")
         for ms in (targets, ignored)
     )
     heat, counts = rearrange(maps, "k q gh gw -> k q (gh gw)"), 1 - left_out

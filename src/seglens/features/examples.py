@@ -41,9 +41,13 @@ class Example(Protocol):
     def totals(self) -> Totals:
         """How many masks, questions and answers it has."""
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Of the image's tokens, or of its canvas's pixels: the same for all images of a batch."""
+
     @staticmethod
     def batch(examples: Sequence[Any], device: torch.device | str = "cpu") -> Batch:
-        """Several examples of this kind on the device of the method."""
+        """Several examples of this kind and of one grid on the device of the method."""
 
 
 @runtime_checkable
@@ -104,8 +108,16 @@ class LiveExamples:
 
 
 def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
-    """One batch of several examples, which are all of one kind."""
+    """One batch of several examples, which are all of one kind and of one grid."""
     return type(examples[0]).batch(examples, device)
+
+
+def batches(examples: Sequence[Example], device: torch.device | str = "cpu") -> list[Batch]:
+    """A batch for every grid among the examples: one, unless pictures are shown in tiles arranged by their shapes."""
+    groups = dict[tuple[int, int], list[Example]]()
+    for example in examples:
+        groups.setdefault(example.grid, []).append(example)
+    return [collate(group, device) for group in groups.values()]
 
 
 def fingerprint(content: Any) -> str:
@@ -113,8 +125,8 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def areas(targets: Sequence[Target], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
-    """The share of every cell of a canvas of `size` cells that each target covers."""
+def areas(targets: Sequence[Target], frame: Frame, size: int | tuple[int, int]) -> UInt8[Tensor, "q _ _"]:
+    """The share of every cell of a canvas that each target covers; `size` as in `Frame.to_canvas_mask`."""
     truth = torch.stack([torch.from_numpy(t.mask) for t in targets])
     return (FULL * frame.to_canvas_mask(truth, size)).round().to(torch.uint8)
 

@@ -109,7 +109,7 @@ def extract(
     lengths = readout.question_mask[0].sum(-1).tolist()
     masks = areas(targets, opened.frame, decoder.mask_side)
     if floors is None:
-        cells = areas(targets, opened.frame, readout.grid[0])
+        cells = areas(targets, opened.frame, readout.grid)
     else:
         cells = floor_targets(np.stack([t.mask for t in targets]), opened.frame, floors)
     features = [

@@ -8,6 +8,7 @@ leaves a choice, or its released code differs from its text, `LensConfig` has an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,7 +35,7 @@ class LensConfig:
     """Every choice of LENS that the paper or the released code ("authors") makes."""
 
     keypoints: int = 16  # m
-    radius: float = 4 / 24  # of NMS, as a share of the grid's width (4 cells of 24)
+    radius: float = 4 / 24  # of NMS, as a share of the grid's side, or of a square's of as many cells
     threshold: float = 0.4  # keep points of at least this share of the peak; 0 keeps all m (paper)
     neighbourhood: int = 3  # p x p features around a keypoint
     aggregate: Literal["mean", "last"] = "last"  # A_c from all question tokens (Eq. 1: mean), or the last (authors)
@@ -180,7 +181,9 @@ class Lens(PromptingMethod):
         """Eq. 3, first part:  P ← Sub-pixel(NMS(A_c^1))  (S1.1, S1.2). Points move by L_attn alone: no gradient."""
         b, q, h, w = a_c.shape
         flat = rearrange(a_c, "b q h w -> (b q) h w").detach()
-        cells, score, keep = suppress(flat, self.config.keypoints, self.config.radius * w, self.config.threshold)
+        cells, score, keep = suppress(
+            flat, self.config.keypoints, self.config.radius * math.sqrt(h * w), self.config.threshold
+        )
         if self.config.newton != "none":
             cells = NEWTON[self.config.newton](flat, cells)
         split = lambda x: x.reshape(b, q, *x.shape[1:])  # noqa: E731

@@ -104,7 +104,7 @@ class MaskHead(nn.Module):
             self.smooth.weight.abs_()
             self.smooth.bias.fill_(EMPTY)
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n s s"]:
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n _ _"]:
         x = F.relu(self.norm(self.conv(x)))
         pixels = rearrange(x, "n (i j) h w -> n 1 (h i) (w j)", i=self.subpixels, j=self.subpixels)
         return self.smooth(pixels)[:, 0]
@@ -172,7 +172,7 @@ class LightDecoder(nn.Module):
 
     def forward(
         self, fused: Float[Tensor, "b r f c"], segment: Float[Tensor, "b q k d"], rows: int
-    ) -> Float[Tensor, "b q s s"]:
+    ) -> Float[Tensor, "b q _ _"]:
         """Step C and the head:  F' = Block(F, h_seg),   mask = Head(F'),   as logits. The patches lie in `rows` rows; r
         is q or 1."""
         b, q = segment.shape[:2]

@@ -33,9 +33,9 @@ class LocalizationConfig:
     chosen: int = 3  # number of heads chosen for a query (the paper: three suffice)
     first_layer: int = 2  # heads of lower layers are not chosen (as in the paper)
     mass: float | None = None  # attention on the image at which presence is 1/2; None: presence is not estimated
-    blur: float = 1 / 24  # deviation of the Gaussian that smooths the map, as a share of the grid's width (the paper's)
+    blur: float = 1 / 24  # deviation of the Gaussian that smooths the map, as a share of the grid's side (the paper's)
     clicks: int = 8  # peaks of the map, at most
-    radius: float = 1.5 / 12  # between peaks, as a share of the grid's width
+    radius: float = 1.5 / 12  # between peaks, as a share of the grid's side
     threshold: float = 0.25  # of a peak, as a share of the highest
     join: float = 0.35  # a further mask is joined from this share of the best mask's density of attention up,
     overlap: float = 0.15  # ... and up to this share of it inside the masks joined before
@@ -82,7 +82,9 @@ class Localization(PromptingMethod):
         heat, mass = self._map(read)
         b, _, h, w = heat.shape
         flat = rearrange(heat, "b q h w -> (b q) h w")
-        cells, score, keep = suppress(flat, self.config.clicks, self.config.radius * w, self.config.threshold)
+        cells, score, keep = suppress(
+            flat, self.config.clicks, self.config.radius * math.sqrt(h * w), self.config.threshold
+        )
         points = Frame.cells_to_canvas(guarded_newton_step(flat, cells), (h, w))
         split = lambda x: rearrange(x, "(b q) ... -> b q ...", b=b)  # noqa: E731
         keypoints = Keypoints(split(points), split(score), split(keep))
@@ -98,7 +100,7 @@ class Localization(PromptingMethod):
         at = repeat(heads, "b q k -> b q k h w", h=maps.shape[-2], w=maps.shape[-1])
         chosen = maps.gather(2, at)
         relative = chosen / chosen.flatten(3).amax(-1).clamp(min=TINY)[..., None, None]
-        smooth = blurred(relative.mean(2), self.config.blur * maps.shape[-1])
+        smooth = blurred(relative.mean(2), self.config.blur * math.sqrt(maps.shape[-2] * maps.shape[-1]))
         return smooth * read.inside[:, None], mass.gather(2, heads).mean(2)
 
     def _heads(

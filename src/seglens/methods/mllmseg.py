@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
@@ -177,8 +178,15 @@ class MLLMSeg(TunedMethod):
     ) -> MethodOutput:
         """Masks for all questions of all images. `precomputed` is a result of `precompute`."""
         fused = self.precompute(read) if precomputed is None else precomputed
-        logits = self.decoder(fused, read.segment, read.fine_grid[0]).float()
+        logits = self._square(self.decoder(fused, read.segment, read.fine_grid[0]).float())
         return MethodOutput(logits, presence_logits=self._presence(read.choice), text_loss=read.text_loss)
+
+    def _square(self, logits: Float[Tensor, "b q _ _"]) -> Float[Tensor, "b q s s"]:
+        """On the canvas of masks, which is that of a square picture."""
+        side = (self.mask_side, self.mask_side)
+        if logits.shape[-2:] == side:
+            return logits
+        return F.interpolate(logits, side, mode="bilinear", align_corners=False)
 
     def _presence(self, choice: Float[Tensor, "b q a"]) -> Float[Tensor, "b q"] | None:
         """How much likelier another word is than [REJ], in nats: above 0 there is a target."""

@@ -61,7 +61,7 @@ class TunedReader(Protocol):
     def teach(self, shown: TunedInputs) -> TunedReadout:
         """With gradients, and with `text_loss`."""
 
-    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n n"]:
+    def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n m"]:
         """The normalised canvas."""
 
     def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -22,6 +23,11 @@ def totals(accelerator: Any, parts: Sequence[Sequence[Example]]) -> Totals:
     counts = [astuple(example.totals()) for part in parts for example in part]
     summed = torch.tensor(counts, dtype=torch.float32, device=accelerator.device).sum(0)
     return Totals(*accelerator.reduce(summed, "sum").tolist())
+
+
+def added(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The terms of the batches of one pass, name by name."""
+    return {name: functools.reduce(torch.add, (terms[name] for terms in losses)) for name in losses[0]}
 
 
 def summed(accelerator: Any, parts: Sequence[Mapping[str, Tensor]], halt: bool) -> tuple[dict[str, float], bool]:

@@ -24,7 +24,7 @@ from seglens.core.available_memory import TRAINING, check_room
 from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, held
 from seglens.core.progress import progress
-from seglens.features.examples import Example, ExampleSource, collate
+from seglens.features.examples import Example, ExampleSource, batches
 from seglens.methods.base import Method
 from seglens.methods.groups import groups
 from seglens.training.checkpoint import RunError, RunState
@@ -32,7 +32,7 @@ from seglens.training.config import TrainConfig
 from seglens.training.example_stream import ExampleStream
 from seglens.training.launch import accelerator_for, arrange, begin_curves, halting, need_extras, precise
 from seglens.training.run_folder import LAST, RunFolder, claim
-from seglens.training.step_terms import infinite_message, infinite_parts, smoothed, summed, totals
+from seglens.training.step_terms import added, infinite_message, infinite_parts, smoothed, summed, totals
 from seglens.training.validation import validate
 
 
@@ -116,13 +116,15 @@ def _fit(
                 group["lr"] = named.lr * config.rate(step)
             counts, losses_of_parts = totals(accelerator, parts), []
             for part, examples in zip(mine, parts, strict=True):
-                batch = collate(examples, accelerator.device)
-                inputs = method.random_inputs(batch.truth.valid.shape, _seeded(config.seed, step, part))
-                inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
+                random, losses_of_batches = _seeded(config.seed, step, part), []
                 with accelerator.accumulate(model):
-                    with precise(accelerator.device, config.mixed_precision):
-                        output = model(batch.inputs, batch.embedding, **inputs)
-                    losses = method.losses(output, batch.truth, counts)
+                    for batch in batches(examples, accelerator.device):
+                        inputs = method.random_inputs(batch.truth.valid.shape, random)
+                        inputs = {name: value.to(accelerator.device) for name, value in inputs.items()}
+                        with precise(accelerator.device, config.mixed_precision):
+                            output = model(batch.inputs, batch.embedding, **inputs)
+                        losses_of_batches.append(method.losses(output, batch.truth, counts))
+                    losses = added(losses_of_batches)
                     # accelerate averages over passes and devices; the totals have done that already
                     accelerator.backward(passes * accelerator.num_processes * sum(losses.values()))
                     if accelerator.sync_gradients and config.clip is not None:

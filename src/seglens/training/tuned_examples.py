@@ -28,12 +28,16 @@ class TunedExample:
     """One image with questions and their answers, as an MLLM that is tuned takes them, and the truth as covered area
     (255 is all)."""
 
-    pixels: Float[Tensor, "3 n n"]
+    pixels: Float[Tensor, "3 n m"]
     answers: tuple[TokenizedAnswer, ...]
     masks: UInt8[Tensor, "q s s"]  # on the canvas of the method's masks
     cells: UInt8[Tensor, "q h w"]  # on the backbone's grid
     present: tuple[bool, ...]
     embedding: Embedding | None  # of the mask decoder, if the method has one; b is 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[2]
 
     def totals(self) -> Totals:
         spoken = sum(one.spoken for one in self.answers)

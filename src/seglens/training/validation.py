@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seglens.core.metrics import giou, overlap
-from seglens.features.examples import ExampleSource, collate
+from seglens.features.examples import ExampleSource, batches
 
 
 @torch.no_grad()
@@ -26,11 +26,11 @@ def validate(accelerator: Any, model: nn.Module, source: ExampleSource, images: 
     for start in range(0, -(-len(source) // accelerator.num_processes), images):
         chosen = [image for image in mine[start : start + images] if source.questions(image)]
         examples = [source.example(i, range(source.questions(i))) for i in chosen or [0]]
-        batch = collate(examples, accelerator.device)
-        output = model(batch.inputs, batch.embedding)
-        if chosen:
-            truth = batch.truth
-            sums += _sums(_alike(output.mask_logits, truth.masks) > 0, truth.masks > 0.5, truth.present & truth.valid)
+        for batch in batches(examples, accelerator.device):
+            output = model(batch.inputs, batch.embedding)
+            if chosen:
+                masks, asked = batch.truth.masks, batch.truth.present & batch.truth.valid
+                sums += _sums(_alike(output.mask_logits, masks) > 0, masks > 0.5, asked)
     total, n, intersection, union = _summed(accelerator, sums)
     return {"gIoU": total / max(n, 1), "cIoU": intersection / max(union, 1)}
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from seglens.agent import Reply
 from seglens.backbones import before_stop
+from seglens.core.geometry import Frame
 from seglens.inference.compressed_predictions import bare
 from seglens.serving.http.completions import (
     ChatAnswer,
@@ -86,7 +87,8 @@ class CompletionWriter:
         if reply.spoken is not None:
             read, written = reply.spoken.read, reply.spoken.written
         else:  # a mask is not made of tokens, but the sentence that comes with it is
-            read = sum(backbone.read_tokens(one.query) for one in bare(reply.predictions))
+            masks = ((one.query, Frame(*one.image.shape[:2])) for one in bare(reply.predictions))
+            read = sum(backbone.read_tokens(query, frame) for query, frame in masks)
             written = len(backbone.processor.tokenizer(self.content(reply), add_special_tokens=False).input_ids)
         return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
