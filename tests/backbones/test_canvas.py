@@ -199,6 +199,7 @@ def test_who_squashes() -> None:
 
 
 def test_settings_change_the_canvas() -> None:
+    assert adjusted(recipe("default"), ["tiles=12"]).canvas == Canvas(tiles=12)
     preset = adjusted(recipe("default", "self1e"), ["lay=squash", "resample=processor", "lr=1e-5"])
     assert preset.canvas == TILE
     assert replace(preset, canvas=LETTERBOX, training=recipe("default", "self1e").training) == recipe(
