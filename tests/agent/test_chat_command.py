@@ -49,8 +49,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter, seglens: Run) -
 
 
 def test_answers_on_standard_output_and_all_else_beside_it(image: Path, typed: Run) -> None:
-    said = "how many things are there?\n\nmark the red cup.\nwhat colour is it?\n/quit\nnobody reads this\n"
-    code, out, err = typed(image, "--out", "masks", said)
+    lines = "how many things are there?\n\nmark the red cup.\nwhat colour is it?\n/quit\nnobody reads this\n"
+    code, out, err = typed(image, "--out", "masks", lines)
     assert code == 0
     assert out.splitlines() == [
         "[dialogue: dialogue 1.00, segmentation 0.00, followup 0.00]",
@@ -88,9 +88,9 @@ def test_bad_lines_are_told_and_the_conversation_goes_on(image: Path, typed: Run
     }
     code, out, err = typed(image, "\n".join([*bad, "how many things are there?"]))
     assert code == 0
-    told = err.splitlines()[1:]
-    assert len(told) == len(bad)
-    for line, expected in zip(told, bad.values(), strict=True):
+    messages = err.splitlines()[1:]
+    assert len(messages) == len(bad)
+    for line, expected in zip(messages, bad.values(), strict=True):
         assert expected in line
     assert out.splitlines()[-1] == "4"
 
@@ -108,8 +108,8 @@ def test_a_line_of_json_for_each(image: Path, typed: Run, scene: Sample) -> None
     ]
     code, out, err = typed(image, "--json", "\n".join(lines))
     assert (code, err) == (0, "")
-    route, cup, refined, outside, auto, words, shown, told = map(json.loads, out.splitlines())
-    assert (route, auto, shown) == (
+    route, cup, refined, outside, auto, words, picture, messages = map(json.loads, out.splitlines())
+    assert (route, auto, picture) == (
         {"note": "route: segmentation"},
         {"note": "route: auto"},
         {"note": f"looking at {image}"},
@@ -122,7 +122,7 @@ def test_a_line_of_json_for_each(image: Path, typed: Run, scene: Sample) -> None
     assert (mask[9, 9], mask[5, 5]) == (True, False)
     assert "9999" in outside["error"]
     assert (words["text"], words["answers"], words["files"]) == ("4", [], {})
-    assert "/refine" in told["note"]
+    assert "/refine" in messages["note"]
 
 
 def test_a_wrong_image_is_told_before_the_model_is_loaded(tmp_path: Path, seglens: Run) -> None:
@@ -180,12 +180,12 @@ class Terminal:
 
 @pytest.fixture
 def terminal(image: Path) -> Iterator[Terminal]:
-    found = Terminal("chat", image)
-    yield found
-    if found.process.poll() is None:
-        found.process.kill()
-        found.process.wait()
-    os.close(found.end)
+    terminal = Terminal("chat", image)
+    yield terminal
+    if terminal.process.poll() is None:
+        terminal.process.kill()
+        terminal.process.wait()
+    os.close(terminal.end)
 
 
 def test_at_a_terminal(terminal: Terminal) -> None:

@@ -59,20 +59,20 @@ def test_scores_are_of_the_three_labels_and_sum_to_one(talk: Conversation) -> No
 def test_a_follow_up_is_answered_on_original_and_overlay(
     agent: Agent, talk: Conversation, scene: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = list[np.ndarray]()
+    images_given = list[np.ndarray]()
     speak = agent.segmenter.backbone.generate_text
 
     def watched(images: Sequence[np.ndarray], *how: object) -> object:
-        shown.extend(images)
+        images_given.extend(images)
         return speak(images, *how)
 
     monkeypatch.setattr(agent.segmenter.backbone, "generate_text", watched)
-    found = talk.say(CUP).predictions[0]
+    prediction = talk.say(CUP).predictions[0]
     talk.say(ABOUT)
-    original, overlay = np.split(shown[0], 2, axis=1)
+    original, overlay = np.split(images_given[0], 2, axis=1)
     assert np.array_equal(original, scene.image)
     changed = (overlay != scene.image).any(-1)
-    assert np.array_equal(changed, found.mask)  # the mask, without the heat map and keypoints of the other overlay
+    assert np.array_equal(changed, prediction.mask)  # the mask, without the heat map and keypoints of the other overlay
 
 
 @pytest.mark.parametrize("route", [None, "followup"])
@@ -141,9 +141,9 @@ def test_the_talk_can_point_at_an_earlier_mask(agent: Agent, talk: Conversation)
     first = talk.say(CUP).predictions
     talk.say("segment the largest thing.")
     talk.point_at(first)
-    (kept,) = talk.predictions  # made anew of what the talk keeps
-    assert (kept.query, kept.score) == (first[0].query, first[0].score)
-    assert np.array_equal(kept.mask, first[0].mask)
+    (again,) = talk.predictions  # made anew of what the talk keeps
+    assert (again.query, again.score) == (first[0].query, first[0].score)
+    assert np.array_equal(again.mask, first[0].mask)
     x, y = first[0].keypoints[0]
     assert talk.refine([Click(x=x, y=y)]).predictions[0].query == CUP
     talk.point_at(())
@@ -155,8 +155,8 @@ def test_the_talk_can_point_at_an_earlier_mask(agent: Agent, talk: Conversation)
 
 
 def test_a_bad_instruction_changes_nothing(talk: Conversation) -> None:
-    for text, said in (("  ", "empty"), ("\ud800", "Unicode"), ("<image>", "stands for the image")):
-        with pytest.raises(QuestionError, match=said):
+    for text, message in (("  ", "empty"), ("\ud800", "Unicode"), ("<image>", "stands for the image")):
+        with pytest.raises(QuestionError, match=message):
             talk.say(text)
     assert not talk.turns
     assert talk.say("{}", route=None).text  # braces are text like any other

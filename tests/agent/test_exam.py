@@ -23,14 +23,14 @@ TIERS = {"plain": "dialogue", "explicit": "segmentation", "reasoning": "segmenta
 
 
 def test_the_set_is_large_and_says_nothing_twice() -> None:
-    found = read_instructions()
-    counts = Counter((one.part, one.tier) for one in found)
+    instructions = read_instructions()
+    counts = Counter((one.part, one.tier) for one in instructions)
     assert sum(count for (part, tier), count in counts.items() if part == "test" and tier in TIERS) >= 300
     assert all(counts["test", tier] >= 75 for tier in TIERS)
     assert counts["test", "followup"] >= 40
     assert all(counts["dev", tier] >= 15 for tier in (*TIERS, "followup"))
-    assert len({one.text.lower() for one in found}) == len(found)
-    assert {(one.tier, one.route) for one in found} == {*TIERS.items(), ("followup", "followup")}
+    assert len({one.text.lower() for one in instructions}) == len(instructions)
+    assert {(one.tier, one.route) for one in instructions} == {*TIERS.items(), ("followup", "followup")}
 
 
 def test_the_set_is_not_what_the_embedded_model_was_taught() -> None:
@@ -39,7 +39,7 @@ def test_the_set_is_not_what_the_embedded_model_was_taught() -> None:
     world = World("train", 0)
     for index in range(20):
         one = speaker(world, index)
-        taught |= {said.text.rstrip(".?") for said in (*one.queries(6), *one.questions(6))}
+        taught |= {sentence.text.rstrip(".?") for sentence in (*one.queries(6), *one.questions(6))}
     known = [one.text for one in read_instructions() if one.text.lower().rstrip(".?") in taught]
     assert len(known) <= 0.03 * len(read_instructions()), known
 
@@ -49,22 +49,22 @@ def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
     """Two tiers whole, the others on the first twelve scenes; docs/agent.md has all."""
     tests = [one for one in read_instructions() if one.part == "test"]
     every = [one for one in tests if one.tier in ("plain", "explicit") or getattr(one.image, "index", 99) < 12]
-    found = report(list(route_all(Router(segmenter.backbone), every)))
-    assert found["instructions"] == len(every)
-    assert found["tiers"]["explicit"]["accuracy"] >= 0.95  # measured: .975
-    assert found["false_triggers"] <= 0.03  # measured: .025
+    scores = report(list(route_all(Router(segmenter.backbone), every)))
+    assert scores["instructions"] == len(every)
+    assert scores["tiers"]["explicit"]["accuracy"] >= 0.95  # measured: .975
+    assert scores["false_triggers"] <= 0.03  # measured: .025
     least = {"plain": 0.92, "reasoning": 0.92, "mixed": 0.96, "followup": 0.8}  # measured: .951, .962, 1, .929
-    assert all(found["tiers"][tier]["accuracy"] > share for tier, share in least.items()), found
-    assert found["missed_triggers"] < 0.05  # measured: .023
+    assert all(scores["tiers"][tier]["accuracy"] > share for tier, share in least.items()), scores
+    assert scores["missed_triggers"] < 0.05  # measured: .023
 
 
 def test_what_is_counted() -> None:
-    said = {one.tier: one for one in read_instructions()}
+    by_tier = {one.tier: one for one in read_instructions()}
     went = [("plain", "segmentation"), ("plain", "followup"), ("mixed", "segmentation"), ("explicit", "dialogue")]
-    routed = [Routed(said[tier], Route(intent, {})) for tier, intent in went]  # type: ignore[arg-type]
-    found = report(routed)
-    assert (found["accuracy"], found["false_triggers"], found["missed_triggers"]) == (0.25, 0.5, 0.5)
-    assert found["tiers"]["plain"] == {
+    routed = [Routed(by_tier[tier], Route(intent, {})) for tier, intent in went]  # type: ignore[arg-type]
+    scores = report(routed)
+    assert (scores["accuracy"], scores["false_triggers"], scores["missed_triggers"]) == (0.25, 0.5, 0.5)
+    assert scores["tiers"]["plain"] == {
         "instructions": 2,
         "accuracy": 0,
         "went": {"dialogue": 0, "segmentation": 1, "followup": 1},
@@ -84,23 +84,23 @@ def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
         "route", file, "--part", "all", "--wrong", "--json", "--backbone", plain / "mllm", "--prompt", "embedded"
     )
     assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert found["tiers"]["mine"] == {
+    scores = json.loads(out)
+    assert scores["tiers"]["mine"] == {
         "instructions": 2,
         "accuracy": 0.5,
         "went": {"dialogue": 1, "segmentation": 1, "followup": 0},
     }
-    assert [one["text"] for one in found["wrong"]] == ["how many things are there?"]
+    assert [one["text"] for one in scores["wrong"]] == ["how many things are there?"]
     code, out, _ = seglens("route", file, "--wrong")
     assert "2 instructions of embedded: 50.0% right; false triggers 0.0%, missed triggers 50.0%\n" in out
     assert out.splitlines()[-1] == "mine -> dialogue: how many things are there?"
-    for words, told in (
+    for words, message in (
         (("--part", "tests"), "did you mean 'test'"),
         (("--prompt", "fewshot"), "did you mean 'few-shot'"),
     ):
         code, _, err = seglens("route", file, *words)
         assert code == 2
-        assert told in err
+        assert message in err
 
 
 def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
@@ -113,8 +113,8 @@ def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
     file.write_text("\n".join(map(json.dumps, rows)))
     code, out, err = seglens("route", file, "--json")
     assert code == 1
-    found = json.loads(out)
-    assert (found["instructions"], len(found["faults"])) == (1, 1)
+    scores = json.loads(out)
+    assert (scores["instructions"], len(scores["faults"])) == (1, 1)
     assert "seglens: 1 of 2 instructions could not be routed:" in err
     assert "'segment the dog.': '" in err
     file.write_text(json.dumps(rows[0]))
@@ -124,7 +124,7 @@ def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"text": " "}, "text missing, empty"),
         ({"route": "segment"}, "no route 'segment'"),
@@ -133,11 +133,11 @@ def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
         ({"part": "train"}, "no part 'train'"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], told: str) -> None:
+def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
     row = {"text": "a", "tier": "b", "route": "dialogue", "scene": 0}
     file = tmp_path / "bad.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | change))
-    with pytest.raises(BenchmarkError, match=f"bad.jsonl:2.*{told}"):
+    with pytest.raises(BenchmarkError, match=f"bad.jsonl:2.*{message}"):
         read_instructions(file)
 
 
@@ -174,11 +174,11 @@ def test_a_bad_prompt_is_told() -> None:
 
 def test_follow_ups_are_measured(segmenter: Segmenter) -> None:
     """What the embedded model is asked by name it knows; about "it" on two pictures it is no better than chance."""
-    found = colours(Agent(segmenter), 6)
-    assert list(found) == ["things", "followup", "named_on_pair", "named_on_original", "chance"]
-    assert found["things"] >= 4
-    assert found["named_on_original"] > 0.75  # measured over 60 scenes: .983
-    assert 0 < found["chance"] < 0.8
+    scores = colours(Agent(segmenter), 6)
+    assert list(scores) == ["things", "followup", "named_on_pair", "named_on_original", "chance"]
+    assert scores["things"] >= 4
+    assert scores["named_on_original"] > 0.75  # measured over 60 scenes: .983
+    assert 0 < scores["chance"] < 0.8
     assert all(
-        found[how] * found["things"] == pytest.approx(round(found[how] * found["things"])) for how in [*found][1:4]
+        scores[how] * scores["things"] == pytest.approx(round(scores[how] * scores["things"])) for how in [*scores][1:4]
     )

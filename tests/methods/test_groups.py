@@ -40,10 +40,10 @@ def built(config: Any, internvl: Path) -> Method:
 def split(method: Method, *rule: Any) -> dict[tuple[float, float], set[str]]:
     """Names by rate and decay; every trained parameter once."""
     names = {id(parameter): name for name, parameter in method.named_parameters()}
-    found = groups(method, *rule)
-    everything = [id(parameter) for group in found for parameter in group.parameters]
+    by_rates = groups(method, *rule)
+    everything = [id(parameter) for group in by_rates for parameter in group.parameters]
     assert sorted(everything) == sorted(id(p) for p in method.parameters() if p.requires_grad)
-    return {(g.lr, g.weight_decay): {names[id(p)] for p in g.parameters} for g in found}
+    return {(g.lr, g.weight_decay): {names[id(p)] for p in g.parameters} for g in by_rates}
 
 
 def test_self1e_8b_learns_at_two_rates(internvl: Path) -> None:
@@ -52,14 +52,14 @@ def test_self1e_8b_learns_at_two_rates(internvl: Path) -> None:
     training = recipe("authors-8b", "self1e").training
     rule = (training.lr, training.language_lr, training.weight_decay, training.decay)
     config = replace(self1e.PRESETS["authors-8b"].config, rank=2)
-    found = split(built(config, internvl), *rule)
-    assert set(found) == {(6e-5, 0.0), (1e-4, 0.0)}
-    layers = {name.split(".")[2] for name in found[6e-5, 0.0] if name.startswith("adapter.language.")}
+    by_rates = split(built(config, internvl), *rule)
+    assert set(by_rates) == {(6e-5, 0.0), (1e-4, 0.0)}
+    layers = {name.split(".")[2] for name in by_rates[6e-5, 0.0] if name.startswith("adapter.language.")}
     updates = {f"adapter.language.{n}.{part}.{side}" for n in layers for part in LAYER for side in "AB"}
     ends = {"adapter.words.new_input", "adapter.words.new_output", "adapter.words.input", "adapter.words.output"}
-    assert found[6e-5, 0.0] == updates | ends & found[6e-5, 0.0]
-    assert {"adapter.words.new_input", "adapter.words.new_output", "adapter.words.input"} <= found[6e-5, 0.0]
-    assert {name.split(".")[0] + "." + name.split(".")[1] for name in found[1e-4, 0.0]} == {
+    assert by_rates[6e-5, 0.0] == updates | ends & by_rates[6e-5, 0.0]
+    assert {"adapter.words.new_input", "adapter.words.new_output", "adapter.words.input"} <= by_rates[6e-5, 0.0]
+    assert {name.split(".")[0] + "." + name.split(".")[1] for name in by_rates[1e-4, 0.0]} == {
         "adapter.vision",
         "adapter.projector",
         "amplifiers.image",
@@ -85,13 +85,13 @@ def test_mllmseg_decays_neither_biases_nor_norms(internvl: Path) -> None:
     assert recipe("paper", "mllmseg").training.decay == "all"
     small = {"width": 16, "heads": 2, "feed_forward": 16, "subpixels": 2, "rank": 2}
     method = built(replace(mllmseg.PRESETS["authors"].config, **small), internvl)
-    found = split(method, training.lr, None, training.weight_decay, training.decay)
-    assert set(found) == {(4e-5, 0.05), (4e-5, 0.0)}
+    by_rates = split(method, training.lr, None, training.weight_decay, training.decay)
+    assert set(by_rates) == {(4e-5, 0.05), (4e-5, 0.0)}
     free = {name for name, _ in method.named_parameters() if name.endswith("bias")}
     free |= {f"decoder.{block}.norms.{n}.weight" for block in ("fuse.enhance", "condition") for n in range(4)}
     free |= {"adapter.norm.weight"}
-    assert found[4e-5, 0.0] == free
-    assert {"decoder.head.norm.weight", "adapter.words.new_input", "decoder.condition.own.in_proj_weight"} <= found[
+    assert by_rates[4e-5, 0.0] == free
+    assert {"decoder.head.norm.weight", "adapter.words.new_input", "decoder.condition.own.in_proj_weight"} <= by_rates[
         4e-5, 0.05
     ]
     assert "decoder.condition.own.in_proj_bias" in free

@@ -64,8 +64,8 @@ def test_suppression_is_the_slow_loop(
 @given(sizes, st.floats(0, 6), st.integers(0, 999))
 def test_no_two_points_within_the_radius(size: tuple[int, int], radius: float, seed: int) -> None:
     points, _, keep = suppress(maps(1, size, seed), 16, radius)
-    kept = points[0, keep[0]].double()
-    apart = torch.linalg.vector_norm(kept[:, None] - kept, dim=-1) + torch.eye(len(kept)) * 1e3
+    used = points[0, keep[0]].double()
+    apart = torch.linalg.vector_norm(used[:, None] - used, dim=-1) + torch.eye(len(used)) * 1e3
     assert (apart > radius).all()
 
 
@@ -133,8 +133,8 @@ def test_newton_finds_the_peak_of_a_paraboloid(
     """At any scale of the map. Only the Tikhonov term is in the way: measured at most 5e-4 cells at curvature .01."""
     c = slant * math.sqrt(a * b)
     heat = quadratic(-a, -b, c, (5 + dx, 4 + dy)) * scale
-    found = guarded_newton_step(heat, torch.tensor([[[5.0, 4.0]]], dtype=torch.float64))[0, 0]
-    assert found.tolist() == pytest.approx([5 + dx, 4 + dy], abs=2e-3)
+    refined_points = guarded_newton_step(heat, torch.tensor([[[5.0, 4.0]]], dtype=torch.float64))[0, 0]
+    assert refined_points.tolist() == pytest.approx([5 + dx, 4 + dy], abs=2e-3)
 
 
 def test_newton_in_single_precision() -> None:
@@ -165,10 +165,10 @@ def test_newton_stays_on_the_grid_and_near(size: tuple[int, int], seed: int) -> 
     heat = maps(2, size, seed)
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     every = torch.stack([x, y], -1).reshape(1, -1, 2).float().repeat(2, 1, 1)
-    found = guarded_newton_step(heat, every)
-    assert (found >= 0).all()
-    assert (found <= torch.tensor([size[1] - 1.0, size[0] - 1.0])).all()
-    assert ((found - every).abs() <= 1).all()
+    refined_points = guarded_newton_step(heat, every)
+    assert (refined_points >= 0).all()
+    assert (refined_points <= torch.tensor([size[1] - 1.0, size[0] - 1.0])).all()
+    assert ((refined_points - every).abs() <= 1).all()
 
 
 # ---------------------------------------------------------------- S1.2 to the letter
@@ -192,9 +192,9 @@ def test_the_letter_of_the_paper_is_the_slow_loop(size: tuple[int, int], seed: i
     heat = maps(1, size, seed).double()
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     every = torch.stack([x, y], -1).reshape(1, -1, 2).double()
-    found = newton_step(heat, every)[0]
+    refined_points = newton_step(heat, every)[0]
     expected = [newton_slowly(heat[0].numpy(), int(x), int(y)) for x, y in every[0].tolist()]
-    assert found.tolist() == [pytest.approx(point, abs=1e-6) for point in expected]
+    assert refined_points.tolist() == [pytest.approx(point, abs=1e-6) for point in expected]
 
 
 def test_the_letter_of_the_paper_moves_what_the_guards_hold() -> None:

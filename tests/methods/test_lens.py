@@ -32,9 +32,9 @@ TINY = LensConfig(keypoints=5, encoder_width=64)
 TOLERANCE = 5e-5  # of the largest value; measured: 8e-6 on a presence logit, 1e-6 elsewhere
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 def one(embedding: Embedding, b: int) -> Embedding:
@@ -118,9 +118,9 @@ def test_questions_do_not_see_each_other(
 
 @torch.no_grad()
 def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding: Embedding) -> None:
-    seen = lens.precompute(readout)
+    prefix = lens.precompute(readout)
     for _ in range(2):  # and it may be used again
-        one, other = lens(readout, embedding, seen), lens(readout, embedding)
+        one, other = lens(readout, embedding, prefix), lens(readout, embedding)
         assert torch.equal(one.mask_logits, other.mask_logits)
         assert torch.equal(one.heat_map, other.heat_map)
 
@@ -132,9 +132,9 @@ def test_the_map_is_the_models_own_attention(
 ) -> None:
     """Before training, A_c of Eq. 1 is what transformers says of the backbone's next layer: computed here by hand."""
     assert backbone.family == "llava"
-    seen: list[Tensor] = []
+    inputs_seen: list[Tensor] = []
     tower = backbone.module.model.vision_tower
-    hook = tower.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    hook = tower.register_forward_pre_hook(lambda _, args: inputs_seen.append(args[0]))
     opened = backbone.open(images[0])
     hook.remove()
     heat = make(backbone, decoder, replace(TINY, aggregate=aggregate))(
@@ -143,7 +143,7 @@ def test_the_map_is_the_models_own_attention(
     for q, question in enumerate(QUESTIONS):
         inputs = backbone.chat_inputs(images[0], question)
         assert isinstance(backbone.module, LlavaForConditionalGeneration)
-        out = backbone.module(**{**inputs, "pixel_values": seen[0]}, output_attentions=True)
+        out = backbone.module(**{**inputs, "pixel_values": inputs_seen[0]}, output_attentions=True)
         image = (inputs["input_ids"][0] == backbone.module.config.image_token_id).nonzero()[:, 0]
         rows = out.attentions[backbone.layer][0].mean(0)[int(image[-1]) + 1 :, image]  # tokens of the question x image
         expected = rows.mean(0) if aggregate == "mean" else rows[-1]
@@ -159,11 +159,11 @@ def test_keypoints_are_those_of_the_map(
     h, w = readout.grid
     for b in range(2):
         for q in range(len(QUESTIONS)):
-            heat, found = out.heat_map[b, q], out.keypoints
+            heat, points = out.heat_map[b, q], out.keypoints
             cells, scores, keep = suppress(heat[None], 5, 1.0, 0.5)
-            assert torch.equal(found.keep[b, q], keep[0])
-            assert torch.equal(found.scores[b, q], scores[0])
-            assert torch.allclose(found.points[b, q], Frame.cells_to_canvas(cells[0], (h, w)))
+            assert torch.equal(points.keep[b, q], keep[0])
+            assert torch.equal(points.scores[b, q], scores[0])
+            assert torch.allclose(points.points[b, q], Frame.cells_to_canvas(cells[0], (h, w)))
             assert heat.argmax() == cells[0, 0, 1] * w + cells[0, 0, 0]
     corner = make(backbone, decoder, replace(config, coordinates="corner"))(readout, embedding).keypoints.points
     assert torch.allclose(
@@ -183,13 +183,13 @@ def test_descriptions_read_the_cells_around_their_points(
 ) -> None:
     """Without the sub-pixel step a 3 x 3 neighbourhood is nine cells of F_i^2, the border repeated."""
     lens = make(backbone, decoder, replace(TINY, newton="none", threshold=0.0, coordinates=coordinates))
-    seen: list[tuple[Tensor, ...]] = []
-    hook = lens.descriptor.register_forward_pre_hook(lambda _, args: seen.append(args))
+    inputs: list[tuple[Tensor, ...]] = []
+    hook = lens.descriptor.register_forward_pre_hook(lambda _, args: inputs.append(args))
     heat = lens(readout, embedding).heat_map
     hook.remove()
     (h, w), features = readout.grid, lens.precompute(readout).features
     cells = suppress(heat.flatten(0, 1), 5, TINY.radius * w)[0].long().unflatten(0, (2, -1))
-    near = seen[0][1].unflatten(0, (2, -1))
+    near = inputs[0][1].unflatten(0, (2, -1))
     for tap, (dy, dx) in enumerate((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
         x, y = (cells[..., 0] + dx).clamp(0, w - 1), (cells[..., 1] + dy).clamp(0, h - 1)
         expected = torch.stack([features[b, :, y[b], x[b]].movedim(0, -1) for b in range(2)])
@@ -201,11 +201,11 @@ def test_prompts_are_descriptions_plus_positions(
     lens: Lens, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eq. 4, the global description first with [CLS] for its position."""
-    asked: list[Tensor] = []
+    calls: list[Tensor] = []
     decode = MaskDecoder.decode
 
     def watched(self: MaskDecoder, embedding: Embedding, prompts: Tensor, *rest: Any) -> Tensor:
-        asked.append(prompts)
+        calls.append(prompts)
         return decode(self, embedding, prompts, *rest)
 
     monkeypatch.setattr(MaskDecoder, "decode", watched)
@@ -213,7 +213,7 @@ def test_prompts_are_descriptions_plus_positions(
     hook = lens.descriptor.register_forward_hook(lambda _, __, out: described.append(out))
     points = lens(readout, embedding).keypoints.points
     hook.remove()
-    position = asked[0] - described[0].unflatten(0, asked[0].shape[:2])
+    position = calls[0] - described[0].unflatten(0, calls[0].shape[:2])
     assert torch.allclose(position[:, :, 0], lens.cls.expand_as(position[:, :, 0]), atol=1e-5)
     assert torch.allclose(position[:, :, 1:], decoder.positions(points), atol=1e-5)
 
@@ -229,12 +229,12 @@ def test_void_points_do_not_exist(
     assert not keep.all()
 
     def moved(which: str) -> Tensor:
-        def found(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        def suppress_and_move(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
             cells, scores, keep = suppress(*args, **kwargs)
             change = ~keep if which == "void" else keep
             return torch.where(change[..., None], (cells + 2) % readout.grid[0], cells), scores, keep
 
-        monkeypatch.setattr(module, "suppress", found)
+        monkeypatch.setattr(module, "suppress", suppress_and_move)
         return lens(readout, embedding).mask_logits
 
     assert error(moved("void"), before.mask_logits) < TOLERANCE
@@ -245,11 +245,11 @@ def test_void_points_do_not_exist(
 def test_without_local_descriptions_only_the_global_token_is_used(
     backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Tensor, Tensor]] = []
+    calls: list[tuple[Tensor, Tensor]] = []
     decode = MaskDecoder.decode
 
     def watched(self: MaskDecoder, embedding: Embedding, prompts: Tensor, keep: Tensor, own: Any = None) -> Tensor:
-        asked.append((prompts, keep))
+        calls.append((prompts, keep))
         return decode(self, embedding, prompts, keep, own)
 
     monkeypatch.setattr(MaskDecoder, "decode", watched)
@@ -257,7 +257,7 @@ def test_without_local_descriptions_only_the_global_token_is_used(
     both = lens(readout, embedding).mask_logits
     local = torch.tensor([[True, False, True], [False, False, True]])
     mixed = lens(readout, embedding, local=local).mask_logits
-    prompts, keep = asked[-1]
+    prompts, keep = calls[-1]
     assert keep[..., 0].all()
     assert not keep[..., 1:][~local].any()
     assert error(mixed[local], both[local]) < TOLERANCE
@@ -269,14 +269,14 @@ def test_without_local_descriptions_only_the_global_token_is_used(
     assert error(one, many) < TOLERANCE
     assert error(one, alone) > 1e-3
     make(backbone, decoder, replace(TINY, global_description=False))(readout, embedding)
-    assert not asked[-1][1][..., 0].any()
-    assert torch.equal(asked[-1][1][..., 1:], lens(readout, embedding).keypoints.keep)
+    assert not calls[-1][1][..., 0].any()
+    assert torch.equal(calls[-1][1][..., 1:], lens(readout, embedding).keypoints.keep)
 
 
 # ------------------------------------------------------------------ training
 
 
-def asked(masks: Tensor, cells: Tensor, present: Tensor) -> Truth:
+def all_valid(masks: Tensor, cells: Tensor, present: Tensor) -> Truth:
     """Of a batch in which every question was asked."""
     return Truth(masks, cells, present, torch.ones_like(present), torch.zeros_like(present))
 
@@ -287,7 +287,7 @@ def losses(lens: Lens, readout: Readout, embedding: Embedding) -> Tensor:
     masks = torch.rand(out.mask_logits.shape, generator=generator)
     cells = torch.rand(out.heat_map.shape, generator=generator)
     present = torch.tensor([[True, True, False], [True, False, True]])
-    return sum(lens.losses(out, asked(masks, cells, present)).values(), torch.zeros(()))
+    return sum(lens.losses(out, all_valid(masks, cells, present)).values(), torch.zeros(()))
 
 
 def test_the_map_keeps_its_precision_in_autocast(lens: Lens, readout: Readout, embedding: Embedding) -> None:
@@ -398,7 +398,7 @@ def test_losses_by_hand(backbone: Backbone, decoder: MaskDecoder, output: Method
     present = torch.tensor([[True, False]])
     for scale, p in (("raw", (0.5, 0.25, 0.125, 0.125)), ("peak", (0.99, 0.495, 0.2475, 0.2475))):
         config = replace(TINY, map_scale=scale, attention_weight=1.5)  # type: ignore[arg-type]
-        terms = make(backbone, decoder, config).losses(output, asked(masks, cells, present))
+        terms = make(backbone, decoder, config).losses(output, all_valid(masks, cells, present))
         assert set(terms) == {"dice", "bce", "attention", "presence"}
         assert terms["bce"].item() == pytest.approx(4 * math.log(2))
         assert terms["dice"].item() == pytest.approx(2 * (1 - (2 * 1 / 1000 + 1e-6) / (4 / 1000 + 1e-6)), abs=1e-5)
@@ -413,7 +413,7 @@ def test_losses_are_means_over_what_is_there(lens: Lens) -> None:
     out = MethodOutput(8 * draw(2, 3, 6, 6) - 4, draw(2, 3, 4, 4) / 16, None, draw(2, 3))
     masks, cells = draw(2, 3, 6, 6), draw(2, 3, 4, 4)
     present = torch.tensor([[True, False, True], [False, False, True]])
-    terms = lens.losses(out, asked(masks, cells, present))
+    terms = lens.losses(out, all_valid(masks, cells, present))
     assert torch.allclose(terms["bce"], 4 * bce_with_logits(out.mask_logits[present], masks[present]).mean())
     assert torch.allclose(terms["dice"], 2 * dice(out.mask_logits[present], masks[present]).mean())
     assert out.heat_map is not None
@@ -428,7 +428,7 @@ def test_absent_targets_teach_only_presence(
 ) -> None:
     lens = make(backbone, decoder, replace(TINY, map_scale=map_scale, map_size=map_size))
     nothing = torch.zeros(1, 2, 2, 2)
-    terms = lens.losses(output, asked(nothing, nothing, torch.zeros(1, 2, dtype=torch.bool)))
+    terms = lens.losses(output, all_valid(nothing, nothing, torch.zeros(1, 2, dtype=torch.bool)))
     total = sum(terms.values(), torch.zeros(()))
     assert total.item() == pytest.approx(0.5 * math.log(2))
     total.backward()
@@ -446,7 +446,7 @@ def test_the_peak_keeps_its_gradient(lens: Lens, output: MethodOutput) -> None:
     for target, sign in ((1.0, -1), (0.0, 1)):
         cells = torch.full((1, 2, 2, 2), target)
         grad = torch.autograd.grad(
-            lens.losses(output, asked(masks, cells, torch.tensor([[True, False]])))["attention"], output.heat_map
+            lens.losses(output, all_valid(masks, cells, torch.tensor([[True, False]])))["attention"], output.heat_map
         )[0]
         assert grad[0, 0, 0, 0].sign() == sign
         assert (grad[0, 1] == 0).all()
@@ -473,14 +473,14 @@ def test_overfits_one_scene(backbone: Backbone, decoder: MaskDecoder) -> None:
     start, worst = time.process_time(), 0.0
     for step in range(600):
         out = lens(readout, embedding)
-        terms = lens.losses(out, asked(masks, cells, present))
+        terms = lens.losses(out, all_valid(masks, cells, present))
         sum(terms.values(), torch.zeros(())).backward()
         torch.nn.utils.clip_grad_norm_(lens.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 19:
-            found = frame.to_image_logits(out.mask_logits[0].detach()) > 0
-            both, either = (found & torch.tensor(truth)).sum((1, 2)), (found | torch.tensor(truth)).sum((1, 2))
+            drawn = frame.to_image_logits(out.mask_logits[0].detach()) > 0
+            both, either = (drawn & torch.tensor(truth)).sum((1, 2)), (drawn | torch.tensor(truth)).sum((1, 2))
             worst = (both / either).min().item()
             if worst > 0.9 or time.process_time() - start > 15:
                 break

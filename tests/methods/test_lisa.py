@@ -48,16 +48,16 @@ def test_what_is_tuned_and_said() -> None:
 def test_no_request_is_said_twice(kind: str) -> None:
     """LISA's own words in evaluation, whichever of the two ways they come."""
     query = "the red cup" if kind == "phrase" else "what would you drink from ?"
-    said = {
+    requests = {
         name: PRESETS[name].config.request.replace("{}", apply(prompt, query, kind, 0)).strip()
         for name, prompt in (("default", "lens-eval"), ("authors", "lisa-eval"))
     }
     expected = f"What is {query} in this image?" if kind == "phrase" else query
-    assert set(said.values()) == {f"{expected} Please output segmentation mask."}
+    assert set(requests.values()) == {f"{expected} Please output segmentation mask."}
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"answers": ()}, r"LISA got answers=\[\]; it needs one or more, each with one \[SEG\]"),
         ({"answers": ("Sure.",)}, "needs one or more, each with one"),
@@ -65,8 +65,8 @@ def test_no_request_is_said_twice(kind: str) -> None:
         ({"request": "the cup"}, "LISA got request='the cup'; it needs one {} where the query goes"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         LisaConfig(**settings)
 
 
@@ -104,21 +104,21 @@ def logits(side: int = 32) -> Tensor:
 @pytest.mark.parametrize("absent", ["skip", "empty"])
 def test_losses_are_means_over_what_is_taught(decoder: MaskDecoder, absent: str) -> None:
     """LISA divides the sum over all masks of a batch by their number."""
-    said, text = logits(), torch.arange(6.0).reshape(B, Q)
-    terms = make(decoder, absent=absent).losses(MethodOutput(said, text_loss=text), SOME)
-    pairs = [(said[at][None], SOME.masks[at][None]) for at in taught(absent)]
+    predicted, text = logits(), torch.arange(6.0).reshape(B, Q)
+    terms = make(decoder, absent=absent).losses(MethodOutput(predicted, text_loss=text), SOME)
+    pairs = [(predicted[at][None], SOME.masks[at][None]) for at in taught(absent)]
     assert terms["bce"].item() == pytest.approx(2 * sum(bce_with_logits(*p).item() for p in pairs) / len(pairs))
     assert terms["dice"].item() == pytest.approx(0.5 * sum(dice(*p).item() for p in pairs) / len(pairs))
     assert terms["text"].item() == pytest.approx((0 + 1 + 2 + 3 + 4) / 5)  # the last is neither asked nor spoken
 
 
 def test_a_step_cut_in_two_has_the_same_loss(decoder: MaskDecoder) -> None:
-    lisa, said, text = make(decoder), logits(), torch.rand(B, Q)
-    whole = lisa.losses(MethodOutput(said, text_loss=text), SOME)
+    lisa, predicted, text = make(decoder), logits(), torch.rand(B, Q)
+    whole = lisa.losses(MethodOutput(predicted, text_loss=text), SOME)
 
     def part(b: int) -> dict[str, Tensor]:
         cut = Truth(**{name: getattr(SOME, name)[b : b + 1] for name in vars(SOME)})
-        return lisa.losses(MethodOutput(said[b : b + 1], text_loss=text[b : b + 1]), cut, SOME.totals())
+        return lisa.losses(MethodOutput(predicted[b : b + 1], text_loss=text[b : b + 1]), cut, SOME.totals())
 
     for name, value in whole.items():
         assert value.item() == pytest.approx(sum(part(b)[name].item() for b in range(B)), rel=1e-6)
@@ -127,13 +127,13 @@ def test_a_step_cut_in_two_has_the_same_loss(decoder: MaskDecoder) -> None:
 @pytest.mark.parametrize("mean", ["answers", "tokens"])
 def test_words_of_a_step_cut_in_two(decoder: MaskDecoder, mean: str) -> None:
     """Over all answers, or all tokens, of the step: not the mean of the means of its passes."""
-    lisa, said, text = make(decoder, text_mean=mean), logits(), torch.rand(B, Q)
+    lisa, predicted, text = make(decoder, text_mean=mean), logits(), torch.rand(B, Q)
     cuts = [Truth(**{name: getattr(SOME, name)[b : b + 1] for name in vars(SOME)}) for b in range(B)]
     parts = [
-        lisa.losses(MethodOutput(said[b : b + 1], text_loss=text[b : b + 1]), cut, SOME.totals())["text"].item()
+        lisa.losses(MethodOutput(predicted[b : b + 1], text_loss=text[b : b + 1]), cut, SOME.totals())["text"].item()
         for b, cut in enumerate(cuts)
     ]
-    whole = lisa.losses(MethodOutput(said, text_loss=text), SOME)["text"].item()
+    whole = lisa.losses(MethodOutput(predicted, text_loss=text), SOME)["text"].item()
     assert sum(parts) == pytest.approx(whole)
     weights = SOME.tokens.flatten()[:5] if mean == "tokens" else torch.ones(5)  # the last is nobody's
     assert whole == pytest.approx((text.flatten()[:5] * weights).sum().item() / weights.sum().item())
@@ -142,9 +142,9 @@ def test_words_of_a_step_cut_in_two(decoder: MaskDecoder, mean: str) -> None:
 def test_nothing_taught_is_no_loss(decoder: MaskDecoder) -> None:
     nothing = torch.zeros(B, Q, dtype=torch.bool)
     void = replace(SOME, present=nothing, valid=nothing, spoken=nothing)
-    said = logits().requires_grad_()
-    terms = make(decoder).losses(MethodOutput(said, text_loss=torch.rand(B, Q)), void, Totals(0.0, 0.0, 0.0))
+    predicted = logits().requires_grad_()
+    terms = make(decoder).losses(MethodOutput(predicted, text_loss=torch.rand(B, Q)), void, Totals(0.0, 0.0, 0.0))
     assert [term.item() for term in terms.values()] == [0, 0, 0]
     sum(terms.values(), torch.zeros(())).backward()
-    assert said.grad is not None
-    assert (said.grad == 0).all()
+    assert predicted.grad is not None
+    assert (predicted.grad == 0).all()

@@ -93,13 +93,13 @@ TOLD = {"heads": ((2, 1), (3, 0), (3, 2)), "mass": 0.4}
 def test_the_mask_is_that_of_what_the_heads_look_at(settings: dict[str, Any]) -> None:
     """Whether they were named, or found by how much they look at the image and how little their attention spreads."""
     decoder = Discs(LEFT, RIGHT)
-    found = decode(maps(spot(*LEFT[:2], strength=0.9), spot(*RIGHT[:2], strength=0.8)), decoder, **settings)
+    output = decode(maps(spot(*LEFT[:2], strength=0.9), spot(*RIGHT[:2], strength=0.8)), decoder, **settings)
     for q, disc in enumerate((LEFT, RIGHT)):
-        assert torch.equal(found.mask_logits[0, q] > 0, decoder.at(*disc[:2]) > 0)
-        assert found.keypoints is not None
-        assert (found.keypoints.points[0, q, 0] - torch.tensor(disc[:2])).abs().max() < 0.03
-    assert found.heat_map is not None
-    assert found.heat_map.shape == (1, 2, GRID, GRID)
+        assert torch.equal(output.mask_logits[0, q] > 0, decoder.at(*disc[:2]) > 0)
+        assert output.keypoints is not None
+        assert (output.keypoints.points[0, q, 0] - torch.tensor(disc[:2])).abs().max() < 0.03
+    assert output.heat_map is not None
+    assert output.heat_map.shape == (1, 2, GRID, GRID)
 
 
 def test_several_things_that_are_looked_at_alike_are_joined() -> None:
@@ -129,26 +129,26 @@ def test_padding_is_never_clicked() -> None:
     inside = torch.ones(1, GRID, GRID, dtype=torch.bool)
     inside[:, 7:] = False
     read = maps(0.3 * spot(*LEFT[:2]) + 0.6 * spot(0.6, 0.9), inside=inside)
-    found = decode(read, Discs(LEFT, (0.6, 0.9, 0.1)), **TOLD)
-    assert found.keypoints is not None
-    assert found.heat_map is not None
-    assert (found.keypoints.points[found.keypoints.keep][:, 1] < 7.5 / GRID).all()
-    assert not found.heat_map[0, 0, 7:].any()
-    assert torch.equal(found.mask_logits[0, 0] > 0, Discs(LEFT).at(*LEFT[:2]) > 0)
+    output = decode(read, Discs(LEFT, (0.6, 0.9, 0.1)), **TOLD)
+    assert output.keypoints is not None
+    assert output.heat_map is not None
+    assert (output.keypoints.points[output.keypoints.keep][:, 1] < 7.5 / GRID).all()
+    assert not output.heat_map[0, 0, 7:].any()
+    assert torch.equal(output.mask_logits[0, 0] > 0, Discs(LEFT).at(*LEFT[:2]) > 0)
 
 
 def test_clicks_are_asked_a_few_at_a_time() -> None:
     decoder = Discs(LEFT)
-    found = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **TOLD)
-    assert found.keypoints is not None
-    assert sum(decoder.asked) == found.keypoints.keep.sum() >= 40
+    output = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **TOLD)
+    assert output.keypoints is not None
+    assert sum(decoder.asked) == output.keypoints.keep.sum() >= 40
     assert max(decoder.asked) <= 16
 
 
 def test_a_map_of_nothing_has_no_mask_and_no_error() -> None:
-    found = decode(maps(torch.zeros(GRID, GRID)), Discs(LEFT), **TOLD)
-    assert not (found.mask_logits > 0).any()
-    assert found.mask_logits.isfinite().all()
+    output = decode(maps(torch.zeros(GRID, GRID)), Discs(LEFT), **TOLD)
+    assert not (output.mask_logits > 0).any()
+    assert output.mask_logits.isfinite().all()
 
 
 def test_elbow_and_blur() -> None:
@@ -257,7 +257,7 @@ def test_what_is_no_file_of_heads_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_file_with_a_wrong_entry_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "heads.json"
     HeadChoice("embedded/mllm", None, ((3, 1),), 0.3).save(file)
-    told = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for wrong in (
         {"heads": []},
         {"heads": [[1, "a"]]},
@@ -266,7 +266,7 @@ def test_a_file_with_a_wrong_entry_is_refused(tmp_path: Path) -> None:
         {"extra": 1},
         {"backbone": 3},
     ):
-        file.write_text(json.dumps({**told, **wrong}))
+        file.write_text(json.dumps({**content, **wrong}))
         with pytest.raises(HeadChoiceError):
             HeadChoice.read(file)
     with pytest.raises(HeadChoiceError, match="cannot be read"):
@@ -328,13 +328,13 @@ def test_eval_by_the_parts_names(seglens: Run) -> None:
 def test_what_does_not_go_together_is_refused(
     command: str, words: tuple[str, ...], why: str, seglens: Run, photo: Path, tmp_path: Path
 ) -> None:
-    given = {
+    arguments = {
         "segment": (photo, "the cup", "--out", tmp_path),
         "chat": (photo, "--out", tmp_path),
         "refine": (photo, "the cup", "--out", tmp_path),
         "eval": ("--data", "world:n=1"),
     }
-    code, _, err = seglens(command, *given[command], *words)
+    code, _, err = seglens(command, *arguments[command], *words)
     assert code == 2
     assert why in err
     assert len(err.strip().splitlines()) == 1
@@ -380,8 +380,8 @@ def test_heads_are_found_without_masks(seglens: Run, tmp_path: Path) -> None:
 def test_what_attention_does_not_tell_is_not_told() -> None:
     mass = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     own = torch.tensor([False, False, True, False, True, True])
-    even, kept, refused = separated(mass, own)
-    assert (even, kept, refused) == (pytest.approx(0.4), pytest.approx(2 / 3), pytest.approx(2 / 3))
+    even, present_kept, refused = separated(mass, own)
+    assert (even, present_kept, refused) == (pytest.approx(0.4), pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert separated(mass, torch.ones(6, dtype=torch.bool)) == (0.5, 1.0, 0.0)
     assert separated(torch.full((6,), 0.3), own)[1:] == (0.0, 1.0)
 

@@ -237,9 +237,9 @@ def system(request: pytest.FixtureRequest, load: Load, decoder: MaskDecoder) -> 
     backbone = laid(load(kind), TILE) if lay else load(kind)
     if not METHODS[name].trained:  # it chooses among masks, which are rounding errors in a SAM of random weights
         return build(name, backbone, load_decoder(embedded_folder("embedded/sam")))
-    made = build(name, backbone, decoder if METHODS[name].needs_decoder else None)
-    assert all(math.isfinite(loss) for loss, _ in made.steps(every_question(made), 2, rate=5e-3))
-    return made
+    system = build(name, backbone, decoder if METHODS[name].needs_decoder else None)
+    assert all(math.isfinite(loss) for loss, _ in system.steps(every_question(system), 2, rate=5e-3))
+    return system
 
 
 def another(system: System, absent: tuple[int, ...] = ()) -> Sample:
@@ -279,8 +279,8 @@ def test_overfits_one_scene(system: System) -> None:
     for step, (loss, output) in enumerate(system.steps(batch, 600, rate=4e-3), 1):
         losses.append(loss)
         if step % 10 == 0:
-            found = output.mask_logits > 0
-            worst = ((found & truth).sum((2, 3)) / (found | truth).sum((2, 3))).min().item()
+            drawn = output.mask_logits > 0
+            worst = ((drawn & truth).sum((2, 3)) / (drawn | truth).sum((2, 3))).min().item()
             if worst > 0.9 or time.process_time() - start > 15:
                 break
     print(f"{step} steps, {time.process_time() - start:.1f} s, IoU {worst:.3f}, loss {losses[-1] / losses[0]:.3f}")
@@ -292,9 +292,9 @@ def test_overfits_one_scene(system: System) -> None:
 def test_gradients_reach_what_is_trained_and_nothing_else(system: System) -> None:
     still = {name for name, p in system.trained.items() if torch.equal(p, system.start[name])}
     assert all(name.startswith(IDLE.get((system.name, system.kind), ())) for name in still), still
-    found = gradients(system, every_question(system))
-    assert found.keys() == system.trained.keys()
-    assert all(grad.isfinite().all() for grad in found.values())
+    grads = gradients(system, every_question(system))
+    assert grads.keys() == system.trained.keys()
+    assert all(grad.isfinite().all() for grad in grads.values())
     assert all(p.grad is None for p in system.method.parameters() if not p.requires_grad)
     assert all(p.grad is None and not p.requires_grad for part in system.parts for p in part.parameters())
     assert list(map(digest, system.parts)) == system.frozen
@@ -305,8 +305,8 @@ def gradients(system: System, batch: Batch) -> dict[str, Tensor]:
     terms = system.method.losses(system.forward(batch), batch.truth)
     assert all(term.isfinite() for term in terms.values())
     trained = system.trained
-    found = torch.autograd.grad(sum(terms.values(), torch.zeros(())), list(trained.values()), allow_unused=True)
-    return {name: grad for name, grad in zip(trained, found, strict=True) if grad is not None}
+    grads = torch.autograd.grad(sum(terms.values(), torch.zeros(())), list(trained.values()), allow_unused=True)
+    return {name: grad for name, grad in zip(trained, grads, strict=True) if grad is not None}
 
 
 @on(PAIRS_OF_TWO)
@@ -341,14 +341,14 @@ def test_questions_in_words_teach_no_mask(system: System) -> None:
 
 @pytest.mark.parametrize("name", [name for name in METHOD_CASES if name not in TRAINED])
 def test_what_has_nothing_to_train_is_not_trained(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
-    made = Recipe(
+    recipe = Recipe(
         method_settings(name, METHOD_CASES[name]),
         TrainConfig(steps=1, images=1, trackers=()),
         backbone=load("llava-1.5").name,
         decoder=decoder.name,
     )
     with pytest.raises(ValueError, match=f"^{name} has nothing to train"):
-        prepare(made, "world:n=2,split=train", tmp_path / "out")
+        prepare(recipe, "world:n=2,split=train", tmp_path / "out")
     assert not list(tmp_path.iterdir())
     assert not build(name, load("llava-1.5"), decoder).method.state_dict()
 
@@ -433,17 +433,17 @@ def test_a_squashed_picture_fills_the_canvas_and_comes_back_whole(system: System
     """The canvas's borders are the picture's, in masks, truth, heat map and keypoints; and a square is no other."""
     sample = scene(30, 90)
     opened = system.segmenter().open(sample.image)
-    said = opened.segment(list(QUERIES))
+    predictions = opened.segment(list(QUERIES))
     alone = opened.segment(QUERIES[1])
-    assert error(torch.tensor(alone.mask_logits), torch.tensor(said[1].mask_logits)) < SAME
-    drawn = torch.stack([torch.tensor(one.canvas_logits) for one in said])
+    assert error(torch.tensor(alone.mask_logits), torch.tensor(predictions[1].mask_logits)) < SAME
+    drawn = torch.stack([torch.tensor(one.canvas_logits) for one in predictions])
     stretched = F.interpolate(drawn[None], (30, 90), mode="bilinear", align_corners=False)[0]
-    assert error(torch.stack([torch.tensor(one.mask_logits) for one in said]), stretched) < 1e-5
+    assert error(torch.stack([torch.tensor(one.mask_logits) for one in predictions]), stretched) < 1e-5
     truth = system.batch(sample).truth
     shares = torch.tensor([float(target.mask.mean()) for target in sample.targets])
     assert torch.allclose(truth.masks[0].mean((1, 2)), shares, atol=2e-3)
     assert torch.allclose(truth.cells[0].mean((1, 2)), shares, atol=2e-3)
-    for one in said:
+    for one in predictions:
         if one.heat_map is not None:
             heat = torch.tensor(one.heat_map / one.heat_map.max())[None, None]
             full = F.interpolate(heat, (30, 90), mode="bilinear", align_corners=False)[0, 0]
@@ -489,18 +489,18 @@ def test_chat_is_untouched(system: System) -> None:
     segmenter.segment(image, list(QUERIES))
     assert segmenter.ask(image, QUESTION, 8) == answer
     with torch.no_grad():
-        found = system.backbone.module(**system.backbone.chat_inputs(image, QUESTION)).logits
-    assert torch.equal(found, expected)
+        logits = system.backbone.module(**system.backbone.chat_inputs(image, QUESTION)).logits
+    assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "lens"])
 def test_a_cache_is_refused_by_what_makes_it_stale(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
-    made = Recipe(
+    recipe = Recipe(
         method_settings(name, METHOD_CASES[name]),
         TrainConfig(steps=1, images=1, trackers=()),
         backbone=load("llava-1.5").name,
         decoder=decoder.name,
     )
     with pytest.raises(ValueError, match=f"^{name} trains an adapter .* leave out --cache"):
-        prepare(made, "world:n=2,split=train", tmp_path / "out", cache=tmp_path / "cache")
+        prepare(recipe, "world:n=2,split=train", tmp_path / "out", cache=tmp_path / "cache")
     assert not list(tmp_path.iterdir())

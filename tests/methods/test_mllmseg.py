@@ -53,9 +53,9 @@ def reading(b: int = 2, q: int = 3, mllm: Silent | None = None, r: int = 1, seed
     )
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 # ---------------------------------------------------------------- sizes
@@ -65,15 +65,15 @@ def error(found: Tensor, expected: Tensor) -> float:
 def test_as_many_parameters_as_published(width: int, millions: float) -> None:
     """34 M of InternVL2.5-8B; the paper gives no figure for 2B and 4B (2048 wide) and 1B (896)."""
     with torch.device("meta"):
-        made = MLLMSeg(PRESETS["authors"].config, reader(width, 1024, (16, 16)))
-    decoder = sum(p.numel() for name, p in made.named_parameters() if not name.startswith("adapter."))
+        method = MLLMSeg(PRESETS["authors"].config, reader(width, 1024, (16, 16)))
+    decoder = sum(p.numel() for name, p in method.named_parameters() if not name.startswith("adapter."))
     assert decoder / 1e6 == pytest.approx(millions, abs=0.005)
-    assert made.mask_side == 448
+    assert method.mask_side == 448
 
 
 def test_weights_start_as_xavier_says() -> None:
-    made = make(replace(TINY, norm="batch"))
-    for name, parameter in made.named_parameters():
+    method = make(replace(TINY, norm="batch"))
+    for name, parameter in method.named_parameters():
         if parameter.dim() > 1 and not name.startswith("adapter."):
             field = parameter[0, 0].numel()
             bound = (6 / (field * (parameter.shape[0] + parameter.shape[1]))) ** 0.5
@@ -91,9 +91,9 @@ def test_an_upright_filter_draws_where_channels_are_active() -> None:
 
 @torch.no_grad()
 def test_shapes() -> None:
-    made, read = make(), reading()
-    out = made.decode(read, None)
-    assert made.mask_side == 3 * 2 * 4
+    method, read = make(), reading()
+    out = method.decode(read, None)
+    assert method.mask_side == 3 * 2 * 4
     assert out.mask_logits.shape == (2, 3, 24, 24)
     assert out.mask_logits.min() < 0 < out.mask_logits.max()  # logits, not probabilities
     assert out.presence_logits is not None
@@ -114,19 +114,19 @@ def library_block(block: Block) -> nn.TransformerDecoder:
     """torch's own decoder of one layer, which the authors' is a copy of, with the block's weights."""
     width, wide = block.expand.in_features, block.expand.out_features
     layer = nn.TransformerDecoderLayer(width, block.own.num_heads, wide, 0.1, batch_first=True)
-    made = nn.TransformerDecoder(layer, 1, nn.LayerNorm(width)).eval()
-    inner = made.layers[0]
+    library = nn.TransformerDecoder(layer, 1, nn.LayerNorm(width)).eval()
+    inner = library.layers[0]
     parts = {
         inner.self_attn: block.own,
         inner.multihead_attn: block.other,
         inner.linear1: block.expand,
         inner.linear2: block.shrink,
-        made.norm: block.norms[3],
+        library.norm: block.norms[3],
     }
     norms = [inner.norm1, inner.norm2, inner.norm3]
     for theirs, ours in [*parts.items(), *zip(norms, block.norms, strict=False)]:
         theirs.load_state_dict(ours.state_dict())
-    return made
+    return library
 
 
 @torch.no_grad()
@@ -156,10 +156,10 @@ def test_the_head_draws_each_patchs_pixels(norm: Any) -> None:
     assert error(head(x), expected) < TOLERANCE
 
 
-def by_hand(made: MLLMSeg, read: TunedReadout) -> Tensor:
+def by_hand(method: MLLMSeg, read: TunedReadout) -> Tensor:
     """Question by question as in the released code: everything anew for each."""
-    out = torch.zeros(*read.segment.shape[:2], made.mask_side, made.mask_side)
-    decoder, side = made.decoder, read.grid[0]
+    out = torch.zeros(*read.segment.shape[:2], method.mask_side, method.mask_side)
+    decoder, side = method.decoder, read.grid[0]
     fuse = decoder.fuse
     for b in range(out.shape[0]):
         for q in range(out.shape[1]):
@@ -175,28 +175,28 @@ def by_hand(made: MLLMSeg, read: TunedReadout) -> Tensor:
 
 @torch.no_grad()
 def test_the_whole_as_in_the_released_code() -> None:
-    made, read = make(replace(TINY, norm="batch")), reading()
-    assert error(made.decode(read, None).mask_logits, by_hand(made, read)) < TOLERANCE
+    method, read = make(replace(TINY, norm="batch")), reading()
+    assert error(method.decode(read, None).mask_logits, by_hand(method, read)) < TOLERANCE
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", [1, 3])
 def test_what_is_kept_is_what_is_seen(r: int) -> None:
-    made, read = make(), reading(r=r)
-    seen, fresh = made.precompute(read), made.decode(read, None)
-    assert seen.shape == (2, r, 36, 16)
+    method, read = make(), reading(r=r)
+    precomputed, fresh = method.precompute(read), method.decode(read, None)
+    assert precomputed.shape == (2, r, 36, 16)
     for _ in range(2):  # and it may be used again
-        kept = made.decode(replace(read, patches=torch.zeros_like(read.patches)), None, seen)
-        assert torch.equal(kept.mask_logits, fresh.mask_logits)
-        assert torch.equal(kept.presence_logits, fresh.presence_logits)
+        again = method.decode(replace(read, patches=torch.zeros_like(read.patches)), None, precomputed)
+        assert torch.equal(again.mask_logits, fresh.mask_logits)
+        assert torch.equal(again.presence_logits, fresh.presence_logits)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("r", [1, 3])
 def test_questions_do_not_see_each_other(norm: Any, r: int) -> None:
-    made, read = make(replace(TINY, norm=norm)), reading(r=r)
-    together = made.decode(read, None).mask_logits
+    method, read = make(replace(TINY, norm=norm)), reading(r=r)
+    together = method.decode(read, None).mask_logits
     for b in range(2):
         for q in range(3):
             alone = replace(
@@ -209,7 +209,7 @@ def test_questions_do_not_see_each_other(norm: Any, r: int) -> None:
                 segment=read.segment[b : b + 1, q : q + 1],
                 choice=read.choice[b : b + 1, q : q + 1],
             )
-            assert error(made.decode(alone, None).mask_logits[0, 0], together[b, q]) < TOLERANCE
+            assert error(method.decode(alone, None).mask_logits[0, 0], together[b, q]) < TOLERANCE
 
 
 SWITCHES = {"detail": ("decoder.fuse.enhance",), "raw": (), "semantic": ("decoder.fuse.upsample",)}
@@ -218,58 +218,58 @@ SWITCHES = {"detail": ("decoder.fuse.enhance",), "raw": (), "semantic": ("decode
 @torch.no_grad()
 @pytest.mark.parametrize("off", SWITCHES)
 def test_a_source_that_is_off_is_left_out(off: str) -> None:
-    made, less = make(), make(replace(TINY, **{off: False}))  # type: ignore[arg-type]
-    gone = made.state_dict().keys() - less.state_dict().keys()
-    assert gone == {name for name in made.state_dict() if name.startswith(SWITCHES[off] or "none")}
+    method, less = make(), make(replace(TINY, **{off: False}))  # type: ignore[arg-type]
+    gone = method.state_dict().keys() - less.state_dict().keys()
+    assert gone == {name for name in method.state_dict() if name.startswith(SWITCHES[off] or "none")}
     assert less.decoder.fuse.join.in_features == 2 * 16
     # with the weights of the whole, it is the whole with zeros in that source's place
-    state = made.state_dict()
+    state = method.state_dict()
     columns = [k for k, name in enumerate(("detail", "raw", "semantic")) if name != off]
     state["decoder.fuse.join.weight"] = torch.cat(
         [state["decoder.fuse.join.weight"].chunk(3, 1)[k] for k in columns], 1
     )
     less.load_state_dict({name: state[name] for name in less.state_dict()})
-    made.decoder.fuse.join.weight.chunk(3, 1)[("detail", "raw", "semantic").index(off)].zero_()
+    method.decoder.fuse.join.weight.chunk(3, 1)[("detail", "raw", "semantic").index(off)].zero_()
     read = reading()
-    assert error(less.decode(read, None).mask_logits, made.decode(read, None).mask_logits) < TOLERANCE
+    assert error(less.decode(read, None).mask_logits, method.decode(read, None).mask_logits) < TOLERANCE
 
 
 @torch.no_grad()
 def test_one_source_is_enough() -> None:
     for name in SWITCHES:
-        made = make(replace(TINY, **{other: other == name for other in SWITCHES}))  # type: ignore[arg-type]
+        method = make(replace(TINY, **{other: other == name for other in SWITCHES}))  # type: ignore[arg-type]
         read = reading()
         moved = replace(read, image=read.image + 1)
-        changed = not torch.equal(made.decode(read, None).mask_logits, made.decode(moved, None).mask_logits)
+        changed = not torch.equal(method.decode(read, None).mask_logits, method.decode(moved, None).mask_logits)
         assert changed == (name != "raw")
-        assert ("decoder.fuse.image.weight" in made.state_dict()) == (name != "raw")
+        assert ("decoder.fuse.image.weight" in method.state_dict()) == (name != "raw")
 
 
 @torch.no_grad()
 def test_without_pixel_shuffle_nothing_is_up_sampled() -> None:
     mllm = reader(grid=(4, 4), shuffle=1)
-    made, read = make(mllm=mllm), reading(mllm=mllm)
-    assert not any(name.startswith("decoder.fuse.upsample") for name in made.state_dict())
-    assert made.decode(read, None).mask_logits.shape == (2, 3, 16, 16)
+    method, read = make(mllm=mllm), reading(mllm=mllm)
+    assert not any(name.startswith("decoder.fuse.upsample") for name in method.state_dict())
+    assert method.decode(read, None).mask_logits.shape == (2, 3, 16, 16)
 
 
 @torch.no_grad()
 def test_patches_of_another_width_are_projected() -> None:
     assert "decoder.fuse.patches.weight" not in make().state_dict()
     mllm = reader(patch_width=10)
-    made = make(mllm=mllm)
-    assert made.decoder.fuse.patches.weight.shape == (16, 10)
-    assert made.decode(reading(mllm=mllm), None).mask_logits.shape == (2, 3, 24, 24)
+    method = make(mllm=mllm)
+    assert method.decoder.fuse.patches.weight.shape == (16, 10)
+    assert method.decode(reading(mllm=mllm), None).mask_logits.shape == (2, 3, 24, 24)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", [1, 3])
 def test_image_states_one_token_early(r: int) -> None:
-    made, early, read = make(), make(replace(TINY, shift_image_tokens=True)), reading(r=r)
+    method, early, read = make(), make(replace(TINY, shift_image_tokens=True)), reading(r=r)
     assert read.before is not None
     image = torch.zeros_like(read.image)
     image[:, :, 0], image[:, :, 1:] = read.before[:, None], read.image[:, :, :-1]
-    shifted, expected = early.decode(read, None), made.decode(replace(read, image=image), None)
+    shifted, expected = early.decode(read, None), method.decode(replace(read, image=image), None)
     assert torch.equal(shifted.mask_logits, expected.mask_logits)
     with pytest.raises(ValueError, match="needs the state in front of the image"):
         early.decode(replace(read, before=None), None)
@@ -326,30 +326,30 @@ def test_losses_by_hand() -> None:
     logits[0, 1:] = 7.0
     masks = torch.zeros(1, 4, 2, 2)
     masks[0, 0, 0] = 1
-    bits = lambda *said: torch.tensor([said], dtype=torch.bool)  # noqa: E731
-    asked = truth(masks, bits(1, 0, 0, 0), bits(1, 1, 0, 0), bits(0, 0, 1, 0))
+    bits = lambda *message: torch.tensor([message], dtype=torch.bool)  # noqa: E731
+    labels = truth(masks, bits(1, 0, 0, 0), bits(1, 1, 0, 0), bits(0, 0, 1, 0))
     output = MethodOutput(logits, text_loss=torch.tensor([[0.5, 1.0, 3.0, 100.0]]))
     ce = float(np.log(2))
-    terms = make(replace(TINY, text_weight=2.0, focal_weight=3.0, dice_weight=5.0)).losses(output, asked)
+    terms = make(replace(TINY, text_weight=2.0, focal_weight=3.0, dice_weight=5.0)).losses(output, labels)
     assert set(terms) == {"text", "focal", "dice"}
     assert terms["text"].item() == pytest.approx(2 * (0.5 + 1 + 3) / 3)
     # half of the four pixels weigh 1/4, half 3/4; each is half missed
     assert terms["focal"].item() == pytest.approx(3 * 0.5 * 0.25 * ce)
     assert terms["dice"].item() == pytest.approx(5 * (1 - (2 * 1 + 1) / (2 + 2 + 1)))
-    both = make(replace(TINY, absent="empty")).losses(output, asked)
+    both = make(replace(TINY, absent="empty")).losses(output, labels)
     p = 1 / (1 + np.exp(-7.0))
     assert both["dice"].item() == pytest.approx((0.4 + 1 - 1 / (4 * p + 1)) / 2)
     assert both["focal"].item() == pytest.approx((0.125 * ce + 0.75 * p**2 * np.log1p(np.exp(7.0))) / 2, rel=1e-5)
 
 
 def test_losses_over_the_totals_of_a_whole_step() -> None:
-    made, dice = make(), torch.Generator().manual_seed(0)
+    method, dice = make(), torch.Generator().manual_seed(0)
     out = MethodOutput(torch.randn(2, 3, 6, 6, generator=dice), text_loss=torch.rand(2, 3, generator=dice))
     masks, present = torch.rand(2, 3, 6, 6, generator=dice), torch.tensor([[True, False, True], [False, True, True]])
-    whole = made.losses(out, truth(masks, present))
+    whole = method.losses(out, truth(masks, present))
     totals = Totals(present=4.0, valid=6.0, answered=6.0)
     halves = [
-        made.losses(
+        method.losses(
             MethodOutput(out.mask_logits[b : b + 1], text_loss=out.text_loss[b : b + 1]),
             truth(masks[b : b + 1], present[b : b + 1]),
             totals,
@@ -387,14 +387,14 @@ def test_two_sigmoids_in_the_focal_term() -> None:
 @pytest.mark.parametrize("config", [TINY, replace(TINY, norm="batch"), replace(TINY, semantic=False)])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_gradients_reach_what_is_trained(config: MLLMSegConfig, autocast: bool) -> None:
-    made, read = make(config).train(), reading()
+    method, read = make(config).train(), reading()
     states = {name: getattr(read, name).requires_grad_() for name in ("patches", "image", "segment")}
     present = torch.tensor([[True, True, False], [True, False, True]])
     masks = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        terms = made.losses(made.decode(read, None), truth(masks, present))
+        terms = method.losses(method.decode(read, None), truth(masks, present))
         sum(terms.values(), torch.zeros(())).backward()
-    for name, p in made.named_parameters():
+    for name, p in method.named_parameters():
         if not name.startswith("adapter."):
             assert p.grad is not None, name
             assert p.grad.isfinite().all(), name
@@ -407,31 +407,31 @@ def test_gradients_reach_what_is_trained(config: MLLMSegConfig, autocast: bool) 
 
 @torch.no_grad()
 def test_half_precision_is_bounded() -> None:
-    made, read = make(), reading()
-    exact = made.decode(read, None).mask_logits
+    method, read = make(), reading()
+    exact = method.decode(read, None).mask_logits
     halves = {name: getattr(read, name).bfloat16() for name in ("patches", "image", "segment", "choice", "before")}
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = made.decode(replace(read, **halves), None)
+        mixed = method.decode(replace(read, **halves), None)
     # of the largest logit; measured: 0.013 and 0.014 at worst of four seeds
     assert error(mixed.mask_logits.float(), exact) < 0.04
     assert mixed.presence_logits is not None
     assert mixed.presence_logits.dtype == torch.float32
-    assert error(made.bfloat16().decode(replace(read, **halves), None).mask_logits.float(), exact) < 0.04
+    assert error(method.bfloat16().decode(replace(read, **halves), None).mask_logits.float(), exact) < 0.04
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_overfits_three_masks(norm: Any) -> None:
-    made, read = make(replace(TINY, norm=norm)), reading(1)
+    method, read = make(replace(TINY, norm=norm)), reading(1)
     masks = torch.zeros(1, 3, 24, 24)
     masks[0, 0, 2:11, 3:9] = masks[0, 1, 10:21, 12:22] = masks[0, 2, 5:8, 14:23] = 1
-    asked = truth(masks, torch.ones(1, 3, dtype=torch.bool))
-    optimizer = torch.optim.AdamW(made.parameters(), lr=5e-3)
+    labels = truth(masks, torch.ones(1, 3, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
     for step in range(400):
-        sum(made.train().losses(made.decode(read, None), asked).values(), torch.zeros(())).backward()
+        sum(method.train().losses(method.decode(read, None), labels).values(), torch.zeros(())).backward()
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 19:
-            drawn = made.eval().decode(read, None).mask_logits > 0
+            drawn = method.eval().decode(read, None).mask_logits > 0
             iou = (drawn & masks.bool()).sum((2, 3)) / (drawn | masks.bool()).sum((2, 3))
             if iou.min() > 0.8:
                 return
@@ -479,7 +479,7 @@ def test_what_is_tuned_and_said() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"norm": "layer"}, "norm='layer'"),
         ({"refusal_by": "chance"}, "refusal_by='chance'"),
@@ -497,8 +497,8 @@ def test_what_is_tuned_and_said() -> None:
         ({"refusal": "There is none: [REJ]."}, "they must begin alike"),
     ],
 )
-def test_settings_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="MLLMSeg got ") as caught:
         replace(TINY, **changes)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

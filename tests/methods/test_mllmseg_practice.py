@@ -85,10 +85,10 @@ def spelt(backbone: Backbone, ids: Any) -> str:
 @pytest.mark.parametrize(("absent", "expected"), [((), SAID), ((1,), REFUSED)])
 def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], expected: set[str]) -> None:
     """Over many lessons all questions and all answers occur, and none besides."""
-    made, shown = maker(backbone), sample("the red Cup.", "left dog", absent=absent)
+    examples, pictured = maker(backbone), sample("the red Cup.", "left dog", absent=absent)
     questions, answers, pairs = set(), set(), set()
     for number in range(150):
-        words = made.example(shown, number=number).answers[0]
+        words = examples.example(pictured, number=number).answers[0]
         ids = list(zip(words.ids, words.learnt, strict=True))
         question, answer = (spelt(backbone, [i for i, learnt in ids if learnt == told]) for told in (False, True))
         questions.add(question)
@@ -96,15 +96,15 @@ def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], 
         pairs.add((question, answer))
     after = {spelt(backbone, backbone.prompts.after(text)): text for text in ASKED}
     assert questions == {*after}
-    end = spelt(backbone, made.mllm.answer_tokens._end)  # type: ignore[attr-defined]
+    end = spelt(backbone, examples.mllm.answer_tokens._end)  # type: ignore[attr-defined]
     assert answers == {text + end for text in expected}
     assert len(pairs) == 4 * 5  # a question and an answer are drawn apart
 
 
 def test_one_answer_is_learnt_once(backbone: Backbone) -> None:
     """Each query has a place of its own in the words of all, and the first of them learns these."""
-    shown = sample("cup", "dog", "lamp", absent=(2,))
-    example = maker(backbone).example(shown, number=7)
+    pictured = sample("cup", "dog", "lamp", absent=(2,))
+    example = maker(backbone).example(pictured, number=7)
     assert len({words.ids for words in example.answers}) == 1
     assert [spelt(backbone, [words.ids[words.places[0]]]) for words in example.answers] == ["[SEG]", "[SEG]", "[REJ]"]
     assert [any(words.learnt) for words in example.answers] == [True, False, False]
@@ -119,21 +119,21 @@ def test_one_answer_is_learnt_once(backbone: Backbone) -> None:
 def test_a_conversation_has_five_queries_at_most(backbone: Backbone) -> None:
     """Twelve queries are three conversations, others together in the next lesson; words and explanations stay alone."""
     queries = [f"thing {n}" for n in range(12)]
-    made, shown = maker(backbone), sample(*queries)
+    examples, pictured = maker(backbone), sample(*queries)
 
     def together(number: int) -> list[frozenset[int]]:
-        said = made.example(shown, number=number).answers
-        return sorted({frozenset(n for n, w in enumerate(said) if w.ids == one.ids) for one in said}, key=min)
+        answers = examples.example(pictured, number=number).answers
+        return sorted({frozenset(n for n, w in enumerate(answers) if w.ids == one.ids) for one in answers}, key=min)
 
     assert sorted(map(len, together(0))) == [2, 5, 5]
     assert together(0) == together(0)
     assert together(0) != together(1)
     nothing = np.zeros((40, 40), bool)
     spoken = Target("how many are there?", nothing, answer="two", spoken=True)
-    mixed = replace(shown, targets=(shown.targets[0], spoken, *shown.targets[1:3]))
-    said = made.example(mixed).answers
-    assert [words.spoken for words in said] == [False, True, False, False]
-    assert said[1] == maker(backbone, MLLMSegConfig(**vars(replace(TINY, **PLAIN)))).example(mixed).answers[1]
+    mixed = replace(pictured, targets=(pictured.targets[0], spoken, *pictured.targets[1:3]))
+    answers = examples.example(mixed).answers
+    assert [words.spoken for words in answers] == [False, True, False, False]
+    assert answers[1] == maker(backbone, MLLMSegConfig(**vars(replace(TINY, **PLAIN)))).example(mixed).answers[1]
 
 
 PLAIN: dict[str, Any] = {
@@ -157,31 +157,31 @@ def test_it_is_asked_as_the_authors_evaluate(backbone: Backbone) -> None:
 
 def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training, whatever the number of the lesson; each quality as likely as another, and none in validation."""
-    made, shown = maker(backbone), sample("cup")
+    examples, pictured = maker(backbone), sample("cup")
     file = BytesIO()
-    Image.fromarray(shown.image).save(file, "JPEG", quality=80)
-    assert np.array_equal(through_jpeg(shown.image, 80), np.asarray(Image.open(file)))
-    seen: list[int] = []
+    Image.fromarray(pictured.image).save(file, "JPEG", quality=80)
+    assert np.array_equal(through_jpeg(pictured.image, 80), np.asarray(Image.open(file)))
+    qualities: list[int] = []
 
     def noted(image: np.ndarray, quality: int) -> np.ndarray:
-        seen.append(quality)
+        qualities.append(quality)
         return through_jpeg(image, quality)
 
     monkeypatch.setattr("seglens.training.tuned_examples.through_jpeg", noted)
-    pixels = [made.example(shown, number=number).pixels for number in range(260)]
-    assert {*seen} == set(range(75, 101))
-    assert torch.equal(pixels[5], made.mllm.pixels(through_jpeg(shown.image, seen[5])))
-    clean = ExampleMaker(made.mllm, None, made.mask_side).example(shown)
-    assert torch.equal(clean.pixels, made.mllm.pixels(shown.image))
-    assert len(seen) == 260
+    pixels = [examples.example(pictured, number=number).pixels for number in range(260)]
+    assert {*qualities} == set(range(75, 101))
+    assert torch.equal(pixels[5], examples.mllm.pixels(through_jpeg(pictured.image, qualities[5])))
+    clean = ExampleMaker(examples.mllm, None, examples.mask_side).example(pictured)
+    assert torch.equal(clean.pixels, examples.mllm.pixels(pictured.image))
+    assert len(qualities) == 260
 
 
 def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
     """The second [SEG] is read with the first one said; text is learnt once; all of it can be trained."""
     torch.manual_seed(0)
     head = build_mllmseg(replace(TINY, dropout=0.0), backbone)
-    made = ExampleMaker(head.mllm, None, head.mask_side, head.training_format)
-    batch = TunedExample.batch([made.example(sample("cup", "dog")), made.example(sample("lamp", "cat", "dog"))])
+    examples = ExampleMaker(head.mllm, None, head.mask_side, head.training_format)
+    batch = TunedExample.batch([examples.example(sample("cup", "dog")), examples.example(sample("lamp", "cat", "dog"))])
     read = head.mllm.teach(batch.inputs)  # type: ignore[arg-type]
     assert read.text_loss is not None
     assert (read.text_loss > 0).tolist() == [[True, False, False], [True, False, False]]
@@ -206,14 +206,14 @@ def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_pat
     stream = tuned_stream(parts, WorldData(n=3, seed=3, split="train", queries=6), data, run.head, 0)  # type: ignore[arg-type]
     assert stream.example(0).answers == first.answers  # type: ignore[attr-defined]
     assert {words.ids for words in first.answers} != {words.ids for words in again.answers}  # type: ignore[attr-defined]
-    asked = run.validation.example(0, (0, 1))  # type: ignore[union-attr]
-    assert len({words.ids for words in asked.answers}) == 2  # type: ignore[attr-defined]
+    example = run.validation.example(0, (0, 1))  # type: ignore[union-attr]
+    assert len({words.ids for words in example.answers}) == 2  # type: ignore[attr-defined]
     terms = run.run(tmp_path, quiet=True)
     assert all(np.isfinite(list(terms.values())))
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"taught_requests": ()}, "taught_requests="),
         ({"taught_requests": ("Segment.",)}, "each needs one {}"),
@@ -225,6 +225,6 @@ def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_pat
         ({"taught_requests": (), "taught_openings": (), "taught_items": ()}, "without words to teach"),
     ],
 )
-def test_a_practice_that_makes_no_sense(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_practice_that_makes_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)

@@ -70,10 +70,10 @@ def reading(
     )
 
 
-def error(found: Tensor, expected: Any) -> float:
+def error(actual: Tensor, expected: Any) -> float:
     expected = torch.as_tensor(np.asarray(expected))
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 # ---------------------------------------------------------------- the paper again, slowly
@@ -93,9 +93,9 @@ def slow_pus(layers: nn.Sequential, features: np.ndarray) -> np.ndarray:
     h, w, d = features.shape
     out = np.full((2 * h, 2 * w, d), np.nan)
     for y, x in np.ndindex(h, w):
-        said = slow_mlp(layers, features[y, x])
+        block = slow_mlp(layers, features[y, x])
         for k in range(4):
-            out[2 * y + k // 2, 2 * x + k % 2] = said[k * d : (k + 1) * d]
+            out[2 * y + k // 2, 2 * x + k % 2] = block[k * d : (k + 1) * d]
     return out
 
 
@@ -217,15 +217,15 @@ def test_questions_together_are_questions_one_by_one(name: str, r: int) -> None:
     model, read = make(replace(PRESETS[name].config, mask_side=24)), reading(r=r)
     together = model.decode(read)
     for i, q in itertools.product(range(2), range(3)):
-        one, asked = slice(i, i + 1), slice(q, q + 1)
+        one, question = slice(i, i + 1), slice(q, q + 1)
         alone = replace(
             read,
             patches=read.patches[one],
             given=read.given[one],
             refilled=read.refilled[one],
-            image=read.image[one, asked] if r > 1 else read.image[one],
-            segment=read.segment[one, asked],
-            choice=read.choice[one, asked],
+            image=read.image[one, question] if r > 1 else read.image[one],
+            segment=read.segment[one, question],
+            choice=read.choice[one, question],
             text_loss=None,
         )
         assert error(model.decode(alone).mask_logits[0, 0], together.mask_logits[i, q]) < SINGLE
@@ -237,11 +237,13 @@ def test_what_is_kept_of_an_image_serves_every_question(features: Any, amplifier
     model = make(replace(TINY, features=features, amplifiers=amplifiers))
     read, other = reading(seed=1), reading(seed=1)
     fresh = model.decode(read)
-    seen = model.precompute(replace(other, image=other.image * 0, segment=other.segment * 0))  # no question in it
+    precomputed = model.precompute(
+        replace(other, image=other.image * 0, segment=other.segment * 0)
+    )  # no question in it
     for _ in range(2):  # and it may be used again
-        kept = model.decode(read, None, seen)
-        assert torch.equal(kept.mask_logits, fresh.mask_logits)
-        assert features == "image" or torch.equal(kept.coarse_logits, fresh.coarse_logits)
+        again = model.decode(read, None, precomputed)
+        assert torch.equal(again.mask_logits, fresh.mask_logits)
+        assert features == "image" or torch.equal(again.coarse_logits, fresh.coarse_logits)
 
 
 @torch.no_grad()
@@ -364,7 +366,7 @@ def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
     model.eval()
     with torch.no_grad():
         opened = model.mllm.open(image)
-        reads = [model.mllm.read(opened, asked) for asked in (["dog", "red cup"], ["dog"])]
+        reads = [model.mllm.read(opened, questions) for questions in (["dog", "red cup"], ["dog"])]
         both, one = (model.decode(read, None, model.precompute(reads[0])).mask_logits for read in reads)
     assert reads[0].fine_grid == (8, 8)
     assert reads[0].image.shape[1] == 2  # each question has image states of its own
@@ -398,19 +400,19 @@ def test_losses(absent: Any) -> None:
     config = replace(TINY, absent=absent, bce_weight=3.0, dice_weight=0.25, text_weight=0.5, coarse_weight=0.1)
     model = make(config)
     out, wanted = model.decode(reading()), truth()
-    found = model.losses(out, wanted)
-    asked = [(0, 0), (1, 0), (1, 1)] + ([(0, 1)] if absent == "empty" else [])
+    terms = model.losses(out, wanted)
+    taught = [(0, 0), (1, 0), (1, 1)] + ([(0, 1)] if absent == "empty" else [])
     expected = dict.fromkeys(("bce", "dice", "coarse_bce", "coarse_dice"), 0.0)
-    for i, q in asked:
+    for i, q in taught:
         coarse = torch.as_tensor(slow_bilinear(out.coarse_logits[i, q].numpy(), (24, 24))).float()
         for prefix, logits in (("", out.mask_logits[i, q]), ("coarse_", coarse)):
             for name, value in mask_terms(logits[None], wanted.masks[i, q][None]).items():
-                expected[prefix + name] += value.item() / len(asked)
+                expected[prefix + name] += value.item() / len(taught)
     weights = {"bce": 3.0, "dice": 0.25, "coarse_bce": 0.3, "coarse_dice": 0.025}
     expected = {name: weights[name] * value for name, value in expected.items()}
     heard = out.text_loss[[0, 0, 1, 1, 1], [0, 1, 0, 1, 2]]  # all but the void place
     expected["text"] = 0.5 * heard.mean().item()
-    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-5)
 
 
 @torch.no_grad()
@@ -477,7 +479,7 @@ def test_the_authors_adapter_and_words() -> None:
 
 
 def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     class Bare:
         width, heads, feed_forward = 6, 2, 12
@@ -488,7 +490,7 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
         def adapt(
             self, tuning: Tuning, templates: AnswerTemplates, attention: str = "causal", refill: str = "none"
         ) -> Silent:
-            asked.append((tuning, templates, attention, refill))
+            calls.append((tuning, templates, attention, refill))
             return Silent(width=6)
 
         def head_reader(self, layers: int | None = None) -> HeadAttention:
@@ -499,8 +501,8 @@ def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
     assert model.mask_side == 24
     build_self1e(replace(TINY, attention="images", refill_by="scan"), Bare(), None)
     build_self1e(replace(TINY, features="image", attention="causal"), Bare(), None)
-    assert asked[0] == (TINY.tuning(), TINY.templates(), "dual", "replicate")
-    assert [row[2:] for row in asked[1:]] == [("images", "scan"), ("causal", "none")]
+    assert calls[0] == (TINY.tuning(), TINY.templates(), "dual", "replicate")
+    assert [row[2:] for row in calls[1:]] == [("images", "scan"), ("causal", "none")]
 
 
 @pytest.fixture

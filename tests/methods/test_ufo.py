@@ -37,7 +37,7 @@ def test_what_is_tuned_and_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"answers": ("Sure.",)}, r"UFO got answers=\['Sure.'\]; it needs one or more, each with one <MASK>"),
         ({"request": "{} {}"}, "UFO got request='{} {}'; it needs one {} where the query goes"),
@@ -45,8 +45,8 @@ def test_what_is_tuned_and_said() -> None:
         ({"mask_side": 0}, "UFO got mask_side=0; it must be 1 or more"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         UfoConfig(**settings)
 
 
@@ -93,9 +93,9 @@ def logits() -> Tensor:
 
 @pytest.mark.parametrize("absent", ["skip", "empty"])
 def test_losses_are_means_over_what_is_taught(absent: str) -> None:
-    said, text = logits(), torch.arange(6.0).reshape(B, Q)
-    terms = make(absent=absent, focal_weight=3.0).losses(MethodOutput(said, text_loss=text), SOME)
-    pairs = [(said[at], SOME.masks[at]) for at in taught(absent)]
+    predicted, text = logits(), torch.arange(6.0).reshape(B, Q)
+    terms = make(absent=absent, focal_weight=3.0).losses(MethodOutput(predicted, text_loss=text), SOME)
+    pairs = [(predicted[at], SOME.masks[at]) for at in taught(absent)]
     naive = [1 - (2 * (s.sigmoid() * t).sum() + 1e-3) / (s.sigmoid().sum() + t.sum() + 1e-3) for s, t in pairs]
     focused = [focal(s[None], t[None]) for s, t in pairs]
     assert terms["dice"].item() == pytest.approx(sum(naive).item() / len(pairs))
@@ -106,8 +106,8 @@ def test_losses_are_means_over_what_is_taught(absent: str) -> None:
 def test_long_answers_weigh_more_where_tokens_are_averaged() -> None:
     """Answers of 1, 2, 3, 4 and 5 tokens that are valid or spoken, and one of 6 that nobody asked."""
     text = torch.tensor([[0.5, 1.0, 4.0], [2.0, 8.0, 100.0]])
-    found = make(text_mean="tokens", text_weight=2.0).losses(MethodOutput(logits(), text_loss=text), SOME)["text"]
-    assert found.item() == pytest.approx(2 * (1 * 0.5 + 2 * 1.0 + 3 * 4.0 + 4 * 2.0 + 5 * 8.0) / (1 + 2 + 3 + 4 + 5))
+    loss = make(text_mean="tokens", text_weight=2.0).losses(MethodOutput(logits(), text_loss=text), SOME)["text"]
+    assert loss.item() == pytest.approx(2 * (1 * 0.5 + 2 * 1.0 + 3 * 4.0 + 4 * 2.0 + 5 * 8.0) / (1 + 2 + 3 + 4 + 5))
     bare = replace(SOME, tokens=None)
     with pytest.raises(ValueError, match=r"text_mean='tokens' needs Truth\.tokens"):
         make(text_mean="tokens").losses(MethodOutput(logits(), text_loss=text), bare)
@@ -115,9 +115,9 @@ def test_long_answers_weigh_more_where_tokens_are_averaged() -> None:
 
 def test_a_batch_without_targets_teaches_only_words() -> None:
     nothing = truth([[0] * Q] * B, [[1] * Q] * B, [[0] * Q] * B)
-    said = logits().requires_grad_()
-    terms = make().losses(MethodOutput(said, text_loss=torch.ones(B, Q)), nothing)
+    predicted = logits().requires_grad_()
+    terms = make().losses(MethodOutput(predicted, text_loss=torch.ones(B, Q)), nothing)
     assert {name: term.item() for name, term in terms.items()} == {"text": 1, "focal": 0, "dice": 0}
     sum(terms.values(), torch.zeros(())).backward()
-    assert said.grad is not None
-    assert (said.grad == 0).all()
+    assert predicted.grad is not None
+    assert (predicted.grad == 0).all()
