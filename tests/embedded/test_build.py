@@ -39,7 +39,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         head_stages, "TUNED", {name: replace(budget, steps=2, images=2) for name, budget in head_stages.TUNED.items()}
     )
-    for name in ("SCENES", "STRANGE", "HELD", "STEPS"):
+    for name in ("SCENES", "ODD", "HELD_OUT", "STEPS"):
         monkeypatch.setattr(familiar, name, 4)
     monkeypatch.setattr(vision, "evaluator", lambda *_: nothing)
     monkeypatch.setattr(sam_stage, "evaluator", lambda *_: nothing)

@@ -14,8 +14,10 @@ import torch
 from command import Run
 from seglens.backbones import Backbone
 from seglens.embedded import comparison as table
+from seglens.embedded import comparison_rows as rows
+from seglens.embedded import comparison_units as units
 from seglens.embedded import paper_scores as published
-from seglens.embedded.table_report import Finished, Mean
+from seglens.embedded.row_means import Finished, Mean
 from seglens.methods import METHODS
 from tiny import KINDS
 
@@ -35,41 +37,41 @@ def weights(tmp_path_factory: pytest.TempPathFactory, sam: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short answers, and few questions that are timed."""
     for name, few in {"TIMED": 1, "ASKED": 2, "LONGEST": 3}.items():
-        monkeypatch.setattr(table, name, few)
+        monkeypatch.setattr(units, name, few)
 
 
 @dataclass
 class Worker:
-    """Runs in this process, one after the other, what the command would run in processes of their own."""
+    """Runs in this process, one after the other, what the command would run in separate processes."""
 
     ran: list[str] = field(default_factory=list)
     killed: str | None = None  # the unit at which everything ends
 
     def side_by_side(
         self,
-        units: Mapping[str, Sequence[str]],
+        commands: Mapping[str, Sequence[str]],
         jobs: int,
         needs: Mapping[str, Collection[str]],
-        tell: Callable[[str, float], None],
+        finished: Callable[[str, float], None],
     ) -> None:
-        for name, (module, given) in units.items():
+        for name, (module, given) in commands.items():
             assert module == "seglens.embedded.comparison"
-            assert not set(needs.get(name, ())) & units.keys() - set(self.ran)
+            assert not set(needs.get(name, ())) & commands.keys() - set(self.ran)
             if name == self.killed:
                 raise KeyboardInterrupt
             table.work(given)
             self.ran.append(name)
-            tell(name, 0.0)
+            finished(name, 0.0)
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     """Two methods, one that leaves the MLLM frozen and one that tunes it."""
-    here = Worker()
-    monkeypatch.setattr(table, "side_by_side", here.side_by_side)
+    worker = Worker()
+    monkeypatch.setattr(table, "side_by_side", worker.side_by_side)
     monkeypatch.setattr(table, "TABLES", {"methods": ("lens", "self1e"), "self1e": ("self1e", "no un-shuffle")})
     quick(monkeypatch)
-    return here
+    return worker
 
 
 @pytest.mark.slow
@@ -109,7 +111,7 @@ def test_a_table_of_two_methods(
 
     seglens(*command)
     assert worker.ran == UNITS[-1:]  # nothing runs twice
-    monkeypatch.setitem(table.ROWS, "self1e", table.ComparisonRow("self1e", {"bce_weight": 1.0}))
+    monkeypatch.setitem(rows.ROWS, "self1e", rows.ComparisonRow("self1e", {"bce_weight": 1.0}))
     seglens(*command)
     assert worker.ran == [*UNITS[-1:], *UNITS[-2:]]  # its rows alone
     _check_numbers(json.loads((tmp_path / "table.json").read_text()))
@@ -133,41 +135,41 @@ def _check_numbers(found: Mapping[str, Any]) -> None:
 
 
 def test_the_adapter_is_off_in_a_bare_model(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answers "off" are generated after training, by a backbone without an adapter; a broken one is seen."""
-    bench = table.Bench(table.Plan(steps=1, images=1, queries=1, scenes=1), tmp_path, weights)
+    """The answers "off" are generated after training, by a backbone without an adapter; a broken one is detected."""
+    bench = units.Bench(rows.Plan(steps=1, images=1, queries=1, scenes=1), tmp_path, weights)
     quick(monkeypatch)
-    fit, speakers = table.fit, list[Any]()
+    fit, calls = units.fit, list[Any]()
     generate = Backbone.generate
 
-    def train(head: Any, *given: Any, **more: Any) -> dict[str, float]:
-        told = fit(head, *given, **more)
-        speakers.append("trained")
-        return told
+    def train(head: Any, *args: Any, **options: Any) -> dict[str, float]:
+        terms = fit(head, *args, **options)
+        calls.append("trained")
+        return terms
 
-    def speak(self: Backbone, *given: Any) -> str:
-        speakers.append(self)
-        return generate(self, *given)
+    def generate_and_note(self: Backbone, *args: Any) -> str:
+        calls.append(self)
+        return generate(self, *args)
 
-    monkeypatch.setattr(table, "fit", train)
-    monkeypatch.setattr(Backbone, "generate", speak)
-    table.run_unit(bench, "bare", 0)
-    asked = len(speakers)
-    table.run_unit(bench, "lisa", 0)
-    assert speakers[asked] == "trained"
-    assert len(speakers) == 2 * asked + 1  # as often as the bare model; with the adapter on, another speaks
-    assert not any("lora" in name for name, _ in speakers[-1].model.named_parameters())
+    monkeypatch.setattr(units, "fit", train)
+    monkeypatch.setattr(Backbone, "generate", generate_and_note)
+    units.run_unit(bench, "bare", 0)
+    bare = len(calls)
+    units.run_unit(bench, "lisa", 0)
+    assert calls[bare] == "trained"
+    assert len(calls) == 2 * bare + 1  # as often as the bare model; with the adapter on, another answers
+    assert not any("lora" in name for name, _ in calls[-1].module.named_parameters())
     assert bench.report("lisa")["off"] == bench.report("bare")
     standings = table._standings(bench, {"methods": ("lisa",)}, ["lisa"], 1)
     assert standings.as_before() == (1, 1)
 
-    def broken(head: Any, *given: Any, **more: Any) -> dict[str, float]:
-        told = fit(head, *given, **more)
+    def broken(head: Any, *args: Any, **options: Any) -> dict[str, float]:
+        terms = fit(head, *args, **options)
         with torch.no_grad():
             head.mllm.tuned.model.get_decoder().norm.weight.neg_()  # a weight that both share
-        return told
+        return terms
 
-    monkeypatch.setattr(table, "fit", broken)
-    table.run_unit(bench, "lisa", 0)
+    monkeypatch.setattr(units, "fit", broken)
+    units.run_unit(bench, "lisa", 0)
     assert table._standings(bench, {"methods": ("lisa",)}, ["lisa"], 1).as_before() == (0, 1)
 
 
@@ -179,8 +181,8 @@ def test_a_row_without_training_runs_once_and_has_a_budget_of_no_steps(
     worker = Worker()
     monkeypatch.setattr(table, "side_by_side", worker.side_by_side)
     monkeypatch.setattr(table, "TABLES", {"methods": ("localization",)})
-    monkeypatch.setattr(table, "fit", lambda *_, **__: pytest.fail("nothing is to be trained"))
-    plan = table.Plan(steps=1, images=1, queries=1, scenes=1)
+    monkeypatch.setattr(units, "fit", lambda *_, **__: pytest.fail("nothing is to be trained"))
+    plan = rows.Plan(steps=1, images=1, queries=1, scenes=1)
     standings = table.tabulate(tmp_path, weights, plan, seeds=3, jobs=1)
     assert worker.ran == ["bare, seed 0", "localization, seed 0"]
     report = standings.finished["localization"].reports[0]
@@ -195,7 +197,7 @@ def test_a_row_without_training_runs_once_and_has_a_budget_of_no_steps(
 
 
 @pytest.mark.slow
-def test_units_run_in_processes_of_their_own(
+def test_units_run_in_separate_processes(
     seglens: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table, "TABLES", {"mllmseg": ("without the raw patches",)})
@@ -229,7 +231,7 @@ def test_rows_are_compared_seed_by_seed() -> None:
 
 
 def _report(giou: float) -> dict[str, Any]:
-    """Of a seed, as far as its gIoU goes."""
+    """Of one seed, with its gIoU alone."""
     exam = {
         "with_target": {"gIoU": giou},
         "by_kind": {},
@@ -241,7 +243,7 @@ def _report(giou: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "message"),
     [
         (
             ("--only", "self1"),
@@ -250,10 +252,12 @@ def _report(giou: float) -> dict[str, Any]:
         (("--steps", 0), "the table got steps=0; it must be 1 or more"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(seglens: Run, tmp_path: Path, words: Sequence[object], said: str) -> None:
-    code, out, err = seglens("embedded", "table", "--out", tmp_path / "out", "--weights", tmp_path, *words)
+def test_a_wrong_option_is_an_error_of_one_line(
+    seglens: Run, tmp_path: Path, options: Sequence[object], message: str
+) -> None:
+    code, out, err = seglens("embedded", "table", "--out", tmp_path / "out", "--weights", tmp_path, *options)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     code, _, err = seglens("embedded", "table", "--out", tmp_path / "out", "--weights", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "has no folder 'internvl'" in err
@@ -263,13 +267,13 @@ def test_what_cannot_be_is_told_in_a_line(seglens: Run, tmp_path: Path, words: S
 def test_every_row_can_be_built(weights: Path, tmp_path: Path) -> None:
     """Rows are in a table, change something, and fit the tiny model."""
     named = {name for names in table.TABLES.values() for name in names}
-    assert named == set(table.ROWS)
+    assert named == set(rows.ROWS)
     assert set(published.SELF1E) == set(table.TABLES["self1e"])
-    bench = table.Bench(table.Plan(), tmp_path, weights)
+    bench = units.Bench(rows.Plan(), tmp_path, weights)
     parts = bench.parts()
-    for name, row in table.ROWS.items():
-        default = table.ROWS[row.method].config()
+    for name, row in rows.ROWS.items():
+        default = rows.ROWS[row.method].config()
         assert (row.config() == default) == (not row.changes), name
         decoder = parts.decoder if METHODS[row.method].needs_decoder else None
-        head = table.build_method(row.config(), parts.backbone, decoder)
-        assert any(p.requires_grad for p in head.parameters()) == table.trained(name)
+        head = units.build_method(row.config(), parts.backbone, decoder)
+        assert any(p.requires_grad for p in head.parameters()) == rows.trained(name)

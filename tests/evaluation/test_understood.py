@@ -21,8 +21,8 @@ from seglens.backbones.unknown_words import Vocabulary
 from seglens.checkpoints.origin import embedded_folder
 from seglens.core.schema import Click
 from seglens.core.types import Sample, Target
-from seglens.embedded.familiarity_stage import ways
-from seglens.embedded.odd_pictures import strange
+from seglens.embedded.familiarity_stage import variants
+from seglens.embedded.odd_pictures import odd_picture
 from seglens.evaluation.evaluate import run
 from seglens.evaluation.summary import understood
 from seglens.inference.opened_image import OpenedImage
@@ -132,7 +132,7 @@ def test_drawn_scenes_are_familiar(segmenter: Segmenter) -> None:
 
 def test_so_are_they_resized_compressed_padded_cut_or_mirrored(segmenter: Segmenter) -> None:
     rng = np.random.default_rng(0)
-    made = [ways(image, rng) for image in scenes(15, 32)]
+    made = [variants(image, rng) for image in scenes(15, 32)]
     assert share(segmenter, [one for each in made for name, one in each.items() if name != "grey"]) <= 0.02
     assert share(segmenter, [each["grey"] for each in made]) <= 0.2
 
@@ -144,7 +144,7 @@ def test_photographs_are_not(segmenter: Segmenter) -> None:
 
 
 def test_nor_is_what_no_world_shows(segmenter: Segmenter) -> None:
-    assert share(segmenter, [strange(77, index) for index in range(20)]) >= 0.9
+    assert share(segmenter, [odd_picture(77, index) for index in range(20)]) >= 0.9
 
 
 @pytest.mark.parametrize("head", ["embedded/mllmseg", "embedded/lisa"])

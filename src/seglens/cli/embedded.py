@@ -77,7 +77,8 @@ def embedded_table(
 ) -> None:
     """Compare all methods on one MLLM, data and budget, and compute the ablations of MLLMSeg and SELF1E. Prints the
     tables in Markdown, and writes them to the folder, with table.json."""
-    from seglens.embedded.comparison import Plan, tabulate
+    from seglens.embedded.comparison import tabulate
+    from seglens.embedded.comparison_rows import Plan
 
     values = {"steps": steps, "images": images, "queries": queries, "talk": talk, "scenes": scenes}
     plan = Plan(**{name: value for name, value in values.items() if value is not None})

@@ -1,5 +1,5 @@
-"""Table 2 of LENS with the embedded models: what each part of the method carries,
-same data and same budget for every row."""
+"""Table 2 of LENS with the embedded models: the effect of each part of the method, with the same data and the same
+budget for every row."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ EXAM = WorldData(n=200, seed=21)
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One row: what differs from the default in training, and what is switched off only at the test."""
+    """One row: the settings that differ from the default in training, and those that differ only at the test."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = "default"
     layer: int = LAYER
     seed: int = 0
-    at_test: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # extra exams of the same head
+    at_test: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further tests of the same head
 
     def config(self) -> LensConfig:
         """The settings that the row trains with."""
         return replace(lens_config(self.preset), **self.settings)
 
     def parts(self, weights: Path) -> Parts:
-        """What the row learns from."""
+        """The frozen parts of the row."""
         named = recipe(self.preset)
         return frozen_parts(weights, self.layer, canvas=named.canvas, floors=self.config().floors)
 
@@ -79,27 +79,27 @@ ROWS: dict[str, AblationRow] = {
 
 
 def run_row(name: str, out: Path, weights: Path, steps: int) -> None:
-    """Train and examine one row; its results go to `out`."""
+    """Train and test one row; its results go to `out`."""
     row = ROWS[name]
     parts, config = row.parts(weights), row.config()
     torch.manual_seed(row.seed)
     head = build_lens(config, parts.backbone, parts.sam()).to(parts.device)
     training = replace(HEAD_TRAINING, steps=steps, save_every=steps, seed=row.seed)
     origins = Origin(str(weights / "mllm")), row.layer, Origin(str(weights / "sam"))
-    made = HeadConfig("lens", asdict(config), *origins, canvas=parts.backbone.canvas)
-    fit(head, example_stream(parts, DATA, out, row.seed), training, made, _folder(out, name) / "run", quiet=True)
+    head_config = HeadConfig("lens", asdict(config), *origins, canvas=parts.backbone.canvas)
+    fit(head, example_stream(parts, DATA, out, row.seed), training, head_config, _folder(out, name) / "run", quiet=True)
     reports = {}
     for label, off in {name: {}, **row.at_test}.items():
         head.config = replace(config, **off)
-        reports[label] = summarise(run(Segmenter(parts.backbone, parts.decoder, head, made), EXAM))
-    keep_report(_folder(out, name), _made(name, weights, steps), reports)
+        reports[label] = summarise(run(Segmenter(parts.backbone, parts.decoder, head, head_config), EXAM))
+    keep_report(_folder(out, name), _depends_on(name, weights, steps), reports)
 
 
-def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
-    """All that a row's numbers depend on: when any of it changes, the row is run again."""
+def _depends_on(name: str, weights: Path, steps: int) -> dict[str, Any]:
+    """Everything that a row's numbers depend on: when any of it changes, the row is run again."""
     row = ROWS[name]
     parts = {part: content(weights / part) for part in ("mllm", "sam")}
-    made = {
+    values = {
         "config": asdict(row.config()),
         "canvas": asdict(recipe(row.preset).canvas),
         "layer": row.layer,
@@ -107,7 +107,7 @@ def _made(name: str, weights: Path, steps: int) -> dict[str, Any]:
         "steps": steps,
         "weights": parts,
     }
-    return {**made, "data": repr(DATA), "exam": repr(EXAM)}
+    return {**values, "data": repr(DATA), "exam": repr(EXAM)}
 
 
 def ablate(out: Path, weights: Path | None, steps: int, jobs: int = 2) -> str:
@@ -126,8 +126,8 @@ def _folder(out: Path, name: str) -> Path:
 
 
 def _reports(out: Path, name: str, weights: Path, steps: int) -> dict[str, Any] | None:
-    """The finished reports of a row by label, or None when it has not been run as it now stands."""
-    return kept_report(_folder(out, name), _made(name, weights, steps))
+    """The finished reports of a row by label, or None when there are none for its present settings."""
+    return kept_report(_folder(out, name), _depends_on(name, weights, steps))
 
 
 def _table(out: Path, weights: Path, steps: int) -> str:
@@ -154,6 +154,6 @@ def _cells(report: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    _, one, into, frozen, budget, cores = sys.argv
-    torch.set_num_threads(int(cores))
-    run_row(one, Path(into), Path(frozen), int(budget))
+    _, name, out, weights, steps, threads = sys.argv
+    torch.set_num_threads(int(threads))
+    run_row(name, Path(out), Path(weights), int(steps))

@@ -1,9 +1,9 @@
-"""The last touch of an exported MLLM: which pictures are of its world (`backbones.familiarity`).
+"""The last stage of an exported MLLM: which pictures are of the drawn world (`backbones.familiarity`).
 
-A small reader of the vision tower's patch states learns to tell drawn scenes, also resized, compressed, padded, cut,
-mirrored or grey, from pictures that are not of the world (`odd_pictures`), and from phantoms: patch states with mean
-and covariance of drawn ones and nothing else of them. No photograph is shown to it. Its threshold is what all but few
-of further drawn scenes reach."""
+A small reader of the vision tower's patch states learns to distinguish drawn scenes, also resized, compressed, padded,
+cut, mirrored or grey, from pictures that are not of the world (`odd_pictures`), and from phantoms: random patch states
+with the mean and the covariance of those of drawn scenes. It is trained without photographs. Its threshold is one that
+all but a few of further drawn scenes reach."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from torch import Tensor, nn
 
 from seglens.backbones import Backbone
 from seglens.backbones.familiarity import MOST, Familiarity, content, patches, read
-from seglens.embedded.odd_pictures import strange
+from seglens.embedded.odd_pictures import odd_picture
 from seglens.model_files.int8_weights import pack, unpack
 from seglens.world.world import World
 
-TAPPED = (6,)  # layers of the tower: the last alone, where photographs were farthest
-LOOKS = 64
-SCENES, STRANGE, HELD = 900, 900, 500  # to learn from, and to set the threshold by; every scene in two ways
+TAPPED = (6,)  # layers of the tower: only the last, where photographs were farthest away
+LOOKS = 64  # attention queries
+SCENES, ODD, HELD_OUT = 900, 900, 500  # to learn from, and (the last) for the threshold; every scene in two variants
 STEPS, BATCH, RATE = 1400, 32, 3e-3
-PHANTOMS = 16  # of a batch of strange pictures; without them 86 % of the photographs were told, with them all
-# Of drawn scenes, in all the ways in which they come but one. Photographs lie nearer to them in the InternVL's tower.
+PHANTOMS = 16  # of a batch of odd pictures; without them 86 % of the photographs were recognised, with them all
+# Share of drawn scenes, in all variants but HARDEST. Photographs are nearer to them in the InternVL's tower.
 FLAGGED = {"mllm": 0.002, "internvl": 0.006}
-HARDEST = "grey"  # a few of these look like photographs: they are learnt, and do not move the threshold
+HARDEST = "grey"  # a few of these look like photographs: they are learnt, and do not affect the threshold
 SEED = 21
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
-def ways(image: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
-    """A scene as users may send it."""
+def variants(image: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
+    """A scene in the forms in which users may send it."""
     picture = Image.fromarray(image)
     side = int(rng.integers(128, 1025))
-    made = {
+    pictures = {
         "plain": picture,
         "resized": picture.resize((side, side), Image.Resampling.BICUBIC),
         "jpeg": _compressed(picture, int(rng.integers(60, 96))),
@@ -50,7 +50,7 @@ def ways(image: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
         "mirrored": picture.transpose(Image.Transpose(int(rng.integers(0, 2)))),
         "grey": picture.convert("L").convert("RGB"),
     }
-    return {name: np.asarray(one) for name, one in made.items()}
+    return {name: np.asarray(one) for name, one in pictures.items()}
 
 
 def _compressed(picture: Image.Image, quality: int) -> Image.Image:
@@ -64,18 +64,19 @@ def _padded(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     long = int(rng.integers(300, 640))
     colour = tuple(int(value) for value in rng.integers(0, 256, 3))
     grounds = [(0, 0, 0), (255, 255, 255), (127, 127, 127), colour]
-    made = Image.new("RGB", (long, 256) if rng.random() < 0.5 else (256, long), grounds[rng.integers(len(grounds))])
-    made.paste(picture, (int(rng.integers(0, made.width - 255)), int(rng.integers(0, made.height - 255))))
-    return made
+    padded = Image.new("RGB", (long, 256) if rng.random() < 0.5 else (256, long), grounds[rng.integers(len(grounds))])
+    padded.paste(picture, (int(rng.integers(0, padded.width - 255)), int(rng.integers(0, padded.height - 255))))
+    return padded
 
 
 def drawn(seed: int, start: int, count: int, without: str = "") -> Iterator[Pixels]:
-    """Scenes of the training split, every one in two of the ways in which scenes come, but for one."""
+    """Scenes of the training split, each in two of its variants, never in the one called `without`."""
     world = World("train", seed)
     for index in range(start, start + count):
         rng = np.random.default_rng([seed, index])
-        made = ways(world.scene(index).image, rng)
-        yield from (made[name] for name in rng.choice([name for name in made if name != without], 2, replace=False))
+        pictures = variants(world.scene(index).image, rng)
+        names = [name for name in pictures if name != without]
+        yield from (pictures[name] for name in rng.choice(names, 2, replace=False))
 
 
 @torch.no_grad()
@@ -90,22 +91,22 @@ def states(backbone: Backbone, images: Iterator[Pixels] | Sequence[Pixels]) -> t
 
 
 def calibrate(backbone: Backbone, folder: Path, flagged: float, seed: int = SEED) -> Familiarity:
-    """Make the statistic of an MLLM of the world and write it into its folder; `flagged` is the share of drawn scenes
-    that may lie below its threshold."""
-    familiar, known = states(backbone, drawn(seed, 0, SCENES))
-    other, seen = states(backbone, (strange(seed, index) for index in range(STRANGE)))
-    values = familiar.float()[known]
+    """Train the reader of an MLLM and write it into its folder; `flagged` is the share of drawn scenes that
+    may be below its threshold."""
+    familiar, familiar_mask = states(backbone, drawn(seed, 0, SCENES))
+    other, other_mask = states(backbone, (odd_picture(seed, index) for index in range(ODD)))
+    values = familiar.float()[familiar_mask]
     mean, spread = values.mean(0), values.std(0) + 1e-3
     normal: Callable[[Tensor], Tensor] = lambda rows: ((rows.float() - mean) / spread).clamp(-MOST, MOST)  # noqa: E731
-    looks = _learn((familiar, known), (other, seen), normal, seed)
-    made = Familiarity(torch.tensor(TAPPED), mean, spread, **looks, threshold=torch.tensor(0.0))
-    made = Familiarity(**unpack(pack(made.state())))  # judged as it will be read
-    held, shown = states(backbone, drawn(seed, SCENES, HELD, without=HARDEST))
-    scores = made.score(held, shown)
-    state = {**made.state(), "threshold": scores.quantile(flagged).nextafter(torch.tensor(-torch.inf))}
-    made = Familiarity(**state)
-    made.save(folder)
-    return made
+    learnt = _learn((familiar, familiar_mask), (other, other_mask), normal, seed)
+    familiarity = Familiarity(torch.tensor(TAPPED), mean, spread, **learnt, threshold=torch.tensor(0.0))
+    familiarity = Familiarity(**unpack(pack(familiarity.state())))  # in the precision in which it will be read
+    held_out, shown = states(backbone, drawn(seed, SCENES, HELD_OUT, without=HARDEST))
+    scores = familiarity.score(held_out, shown)
+    state = {**familiarity.state(), "threshold": scores.quantile(flagged).nextafter(torch.tensor(-torch.inf))}
+    familiarity = Familiarity(**state)
+    familiarity.save(folder)
+    return familiarity
 
 
 def _phantoms(
@@ -130,7 +131,7 @@ def _learn(
     normal: Callable[[Tensor], Tensor],
     seed: int,
 ) -> dict[str, Tensor]:
-    """Logistic regression on what the looks find, and the looks with it."""
+    """Logistic regression on what the attention queries find, trained together with them."""
     generator = torch.Generator().manual_seed(seed)
     phantoms = _phantoms(*familiar, normal, generator)
     width = familiar[0].shape[-1]
@@ -147,10 +148,10 @@ def _learn(
             chosen = torch.randint(len(rows), (BATCH,), generator=generator)
             some = torch.rand(shown[chosen].shape, generator=generator)
             some = shown[chosen] & (some < 0.3 + 0.7 * torch.rand(BATCH, 1, generator=generator))
-            given = normal(rows[chosen])
+            inputs = normal(rows[chosen])
             if rows is other[0]:
-                given[:PHANTOMS] = phantoms(given.shape[1])
-            scores.append(read(given, some, look, least, weight) + bias)
+                inputs[:PHANTOMS] = phantoms(inputs.shape[1])
+            scores.append(read(inputs, some, look, least, weight) + bias)
         loss = F.binary_cross_entropy_with_logits(torch.cat(scores), truth)
         adam.zero_grad()
         loss.backward()

@@ -1,6 +1,6 @@
-"""Pictures that are not of the drawn world, made by code: what photographs are like as far as their statistics go
-(dead leaves: things of all sizes before one another, shaded and with 1/f textures), landscapes with such things, the
-world's own grounds with strange things or nothing on them, clouds, noise and plain colours."""
+"""Pictures that are not of the drawn world, made by code: pictures with the statistics of photographs (dead leaves:
+things of all sizes that cover one another, shaded and with 1/f textures), landscapes with such things, the world's own
+backgrounds with other things or nothing on them, clouds, noise and plain colours."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KINDS = {"leaves": 0.38, "land": 0.2, "ground": 0.26, "clouds": 0.08, "noise": 0
 GREY, CUT = 0.15, 0.5  # shares
 
 
-def strange(seed: int, index: int) -> UInt8[np.ndarray, "h w 3"]:
+def odd_picture(seed: int, index: int) -> UInt8[np.ndarray, "h w 3"]:
     """Picture number `index`: at most SIZE pixels a side, a pure function of its arguments."""
     rng = np.random.default_rng([seed, index])
     kind = rng.choice(list(KINDS), p=list(KINDS.values()))
-    made = {"leaves": _leaves, "land": _land, "ground": _ground, "clouds": _clouds, "noise": _noise, "plain": _plain}
-    image = made[kind](rng)
+    makers = {"leaves": _leaves, "land": _land, "ground": _ground, "clouds": _clouds, "noise": _noise, "plain": _plain}
+    image = makers[kind](rng)
     if rng.random() < GREY:
         image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
     if rng.random() < CUT:
@@ -47,7 +47,7 @@ def _colours(rng: np.random.Generator, count: int) -> Float[np.ndarray, "n 3"]:
 
 
 def _leaves(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Things before one another until little else is left."""
+    """Things that cover one another until nearly nothing else is visible."""
     image = _colours(rng, 1)[0] + _cloud(rng, rng.uniform(0.6, 2.2), 1) * rng.uniform(0, 50)
     image = image + _cloud(rng, 2.2, 1) * rng.uniform(0, 40)
     _strew(rng, image, int(rng.integers(8, 140)), rng.uniform(4, 30), rng.uniform(60, 200))
@@ -67,7 +67,7 @@ def _land(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _ground(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Where the world's things would stand: nothing, or things that are none of its."""
+    """A background of the world with nothing on it, or with things that are not of the world."""
     image = background(rng, SIZE).astype(float)
     _strew(rng, image, int(rng.choice([0, int(rng.integers(1, 12))])), rng.uniform(12, 40), rng.uniform(40, 90))
     return _picture(image)
@@ -100,7 +100,7 @@ def _leaf(
     textures: list[np.ndarray],
     strengths: np.ndarray,
 ) -> None:
-    """One more thing before all others: a box or an ellipse, ragged or not, its edge sharp or soft."""
+    """One more thing in front of all others: a box or an ellipse, ragged or not, its edge sharp or soft."""
     (cx, cy), turn, flat = rng.uniform(0, SIZE, 2), rng.uniform(0, np.pi), rng.uniform(0.3, 1)
     x0, x1 = max(0, int(cx - 1.5 * radius)), min(SIZE, int(cx + 1.5 * radius) + 1)
     y0, y1 = max(0, int(cy - 1.5 * radius)), min(SIZE, int(cy + 1.5 * radius) + 1)

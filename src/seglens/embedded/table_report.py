@@ -1,19 +1,16 @@
-"""What the finished units of the tables say: means over seeds with their intervals, as Markdown and as plain values."""
+"""The tables of the finished units: means over seeds with their intervals, as Markdown and as plain values."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from seglens.embedded import paper_scores as published
+from seglens.embedded.row_means import Finished
 
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the last, which is too wide
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NONE = "–"
 PAIRED = "gIoU above the first row, paired by seed"
-MB = 1e6
 
 QUALITY = {
     "gIoU": "gIoU",
@@ -40,7 +37,7 @@ ABLATED = {
     "training s": "training s",
     "tenth ms": "10th question ms",
 }
-# What a method trains in its authors' code and not with the embedded models, beside their sizes: seglens.embedded.heads
+# Parts that a method trains in its authors' code and not with the embedded models: see seglens.embedded.heads
 LACKS = {
     "mllmseg": "vocabulary and last norm",
     "self1e": "vision tower's adapter, projector and vocabulary",
@@ -50,64 +47,6 @@ LACKS = {
 }
 UNTRAINED = "0 steps: nothing is trained"
 DIGITS = {"trainable": 0, "training s": 0, "processor s": 0, "peak MB": 0, "first ms": 1, "tenth ms": 1}
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Of `n` values; `half` is half the width of the 95 % interval of Student's t, None of a single value."""
-
-    mean: float
-    half: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
-        if len(values) < 2:
-            return cls(values[0], None, 1)
-        quantile = STUDENT[min(len(values) - 1, len(STUDENT)) - 1]
-        return cls(statistics.mean(values), quantile * statistics.stdev(values) / len(values) ** 0.5, len(values))
-
-    def shown(self, digits: int) -> str:
-        half = "" if not self.half else f" ± {self.half:.{digits}f}"
-        return f"{self.mean:,.{digits}f}{half}"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The reports of one row, by seed."""
-
-    method: str
-    reports: Mapping[int, Mapping[str, Any]]
-
-    def means(self) -> dict[str, Mean]:
-        """By the name of each number that all seeds have."""
-        each = [_numbers(report) for report in self.reports.values()]
-        shared = [name for name in each[0] if all(one.get(name) is not None for one in each)]
-        return {name: Mean.of([float(one[name]) for one in each]) for name in shared}
-
-    def beyond(self, other: Finished) -> Mean | None:
-        """By how much its gIoU is above another row's, seed by seed: the same lessons in the same order, so that what
-        a seed does to both is not counted. None when they share no seed."""
-        pairs = [(self.reports[seed], other.reports[seed]) for seed in self.reports.keys() & other.reports.keys()]
-        above = [_numbers(mine)["gIoU"] - _numbers(its)["gIoU"] for mine, its in pairs]
-        return Mean.of(above) if above else None
-
-
-def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
-    exam, training = report["exam"], report["training"] or dict.fromkeys(("seconds", "processor", "peak"))
-    whole, kinds = exam["with_target"] or {}, {**exam["by_kind"], "small": exam["by_size"]["small"]}
-    return {
-        **{name: whole.get(name) for name in ("gIoU", "cIoU")},
-        **{f"gIoU {kind}": None if row is None else row["gIoU"] for kind, row in kinds.items()},
-        "absent refused": exam["presence"]["absent_refused"],
-        "present kept": exam["presence"]["present_kept"],
-        **{f"VQA {side}": (report.get(side) or {}).get("accuracy") for side in ("off", "on")},
-        "trainable": report["trainable"],
-        "training s": training["seconds"],
-        "processor s": training["processor"],
-        "peak MB": None if training["peak"] is None else training["peak"] / MB,
-        **{f"{turn} ms": time for turn, time in report["milliseconds"].items()},
-    }
 
 
 @dataclass(frozen=True)
@@ -158,7 +97,7 @@ class Standings:
     # ---------------------------------------------------------------- in words
 
     def markdown(self) -> str:
-        """The tables that were asked for, and below the methods' what their papers say."""
+        """The tables that were asked for, and below those of methods the numbers of their papers."""
         parts = [self._note()]
         for name in self.tables:
             parts.append({"methods": self._methods, "mllmseg": self._mllmseg, "self1e": self._self1e}[name]())
@@ -182,7 +121,7 @@ class Standings:
         kinds = {f"gIoU {kind}": kind for kind in self._kinds(names)}
         bare = NONE if self.bare is None else f"{self.bare['accuracy']:.3f}"
         same, reading = self.as_before(), self.reading
-        said = [
+        notes = [
             f"The bare MLLM, before any training, answers {bare} of the questions right."
             + (
                 ""
@@ -204,11 +143,11 @@ class Standings:
             [
                 "## Methods",
                 self._rows(names, QUALITY),
-                said[0],
+                notes[0],
                 "gIoU by kind of query:",
                 self._rows(names, kinds),
                 self._rows(names, COSTS),
-                said[1],
+                notes[1],
                 _published(),
             ]
         )
@@ -229,20 +168,22 @@ class Standings:
             "(SELF1E's own). The paper's numbers are its SELF1E-2B's cIoU on RefCOCO / RefCOCO+ / RefCOCOg, each "
             "trained in full, as far as its text goes."
         )
-        told = {name: published.SELF1E.get(name, NONE) for name in names}
-        more = {PAIRED: self._beyond("self1e"), "paper": told}
+        paper = {name: published.SELF1E.get(name, NONE) for name in names}
+        more = {PAIRED: self._beyond("self1e"), "paper": paper}
         return f"## SELF1E, one change at a time\n\n{self._rows(names, ABLATED, more)}\n\n{note}"
 
     def _beyond(self, table: str) -> dict[str, str]:
-        """Every row beside the first, which is the method as it is by default."""
+        """Every row beside the first, which is the method with its default settings."""
         first, *others = self.tables[table]
         if first not in self.finished:
             return dict.fromkeys(self.tables[table], NONE)
-        found = {name: self.finished[name].beyond(self.finished[first]) for name in others if name in self.finished}
-        return {first: NONE, **{name: NONE if one is None else one.shown(3) for name, one in found.items()}}
+        differences = {
+            name: self.finished[name].beyond(self.finished[first]) for name in others if name in self.finished
+        }
+        return {first: NONE, **{name: NONE if one is None else one.shown(3) for name, one in differences.items()}}
 
     def _counts(self, names: Sequence[str]) -> dict[str, int]:
-        """How many queries, or questions, each number of a report is of: the same for all rows, whose exam is one."""
+        """The count of queries or questions of each number of a report: the same for all rows, which have one exam."""
         reports = [report for name in names for report in self.finished[name].reports.values()]
         found = dict[str, int]()
         for exam in (report["exam"] for report in reports):
@@ -284,7 +225,7 @@ def _named(name: str, row: Finished) -> str:
 
 
 def _published() -> str:
-    """What the papers report of themselves."""
+    """The numbers that the papers report."""
     parts: dict[str, tuple[tuple[str, ...], Mapping[str, Sequence[str]]]] = {
         "cIoU of referring expressions (val / testA / testB; val / test)": (
             ("RefCOCO", "RefCOCO+", "RefCOCOg"),
