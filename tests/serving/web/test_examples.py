@@ -28,7 +28,7 @@ MASKS = {
 def test_suggestions_do_what_they_say(segmenter: Segmenter, example: Example) -> None:
     scene = World("test", SEED).scene(example.index)
     talk = Agent(segmenter).start(example.image)
-    for words in example.words:
+    for words in example.suggestions:
         reply = talk.say(words)
         if words.endswith("?"):
             assert reply.route.intent == "dialogue", words
@@ -48,4 +48,7 @@ def test_every_example_is_described_in_words() -> None:
     """For those who cannot see the picture: by the names of what it shows."""
     for example in EXAMPLES:
         for thing in World("test", SEED).scene(example.index).things:
-            assert any(name in example.says for name in (thing.name, thing.concept.plural)), (example.index, thing.name)
+            assert any(name in example.description for name in (thing.name, thing.concept.plural)), (
+                example.index,
+                thing.name,
+            )

@@ -305,7 +305,7 @@ def test_after_a_restart_of_the_server_it_is_told_what_is_gone(visitor: Visitor)
     visitor.driver.execute_script("sessionStorage.setItem('seglens', 'a key of the server before')")
     visitor.driver.refresh()
     visitor.until(lambda: visitor.talk())
-    assert "the server was started anew" in visitor.talk()[0]
+    assert "the server was restarted" in visitor.talk()[0]
     visitor.choose(CAT)
     assert visitor.say("segment the cat.").startswith("Segmentation (")
 

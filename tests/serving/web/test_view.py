@@ -16,11 +16,11 @@ from seglens.core.schema import Box, Click, Corrections
 from seglens.inference.instance import Instance
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
-from seglens.serving.web.downloads import takeaway
+from seglens.serving.web.downloads import downloads
 from seglens.serving.web.findings import Findings, changed, put
 from seglens.serving.web.layers import COLOURS, FILL, LINE, colour_of, heat_layer, mask_layer, picture, shown_size
-from seglens.serving.web.session import State
 from seglens.serving.web.view import View, html_of, view_of
+from seglens.serving.web.visit_state import State
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_mask_is_filled_and_outlined_and_the_rest_is_clear() -> None:
 def test_a_large_mask_is_shown_small_and_taken_away_whole(found: Prediction) -> None:
     side = 64
     assert mask_layer([found.mask], side).size == heat_layer(found, side).size == (side, side)
-    (mask, _) = takeaway([found])
+    (mask, _) = downloads([found])
     assert Image.open(io.BytesIO(decoded(mask.address))).size == found.mask.shape[::-1]
 
 
@@ -96,18 +96,18 @@ def test_the_legend_has_the_words_of_every_query_and_what_was_found(found: Predi
         found, query="an elephant", mask=np.zeros_like(found.mask), found=False, score=None, reason="No such thing."
     )
     alone, three, nothing = seen(found, several, empty).layers
-    assert alone.words == "the largest thing"
+    assert alone.query == "the largest thing"
     assert unescape(html_of("${1} `<b>` \\ {{2}}'")) == "${1} `<b>` \\ {{2}}'"
     assert not set(html_of("${1} `<b>` \\ {{2}}'")) & set("${}<>`\\'")
-    assert alone.says.startswith("score ")
-    assert three.says == "3 things"
-    assert [entry.says[:2] for entry in three.things] == ["1:", "2:", "3:"]
+    assert alone.result.startswith("score ")
+    assert three.result == "3 things"
+    assert [entry.text[:2] for entry in three.things] == ["1:", "2:", "3:"]
     colours = {alone.colour, *(entry.colour for entry in three.things)}
     assert len(colours) == 4, "no colour means two things"
     assert (nothing.colour, nothing.mask, nothing.file) == (None, None, None)
-    assert unescape(nothing.says) == "No such thing."
+    assert unescape(nothing.result) == "No such thing."
     assert nothing.chosen
-    assert takeaway([empty]) == takeaway([]) == []
+    assert downloads([empty]) == downloads([]) == []
 
 
 def test_the_same_words_replace_and_too_many_push_out_the_oldest(found: Prediction) -> None:
@@ -125,7 +125,7 @@ def test_the_same_words_replace_and_too_many_push_out_the_oldest(found: Predicti
 
 def test_names_of_files_hold_nothing_that_was_typed(found: Prediction) -> None:
     evil = replace(found, query='../../etc/<b>"\ud800杯', instances=(Instance(found.mask, 0.5),) * 2)
-    files = takeaway([evil])
+    files = downloads([evil])
     assert [file.name for file in files] == ["mask.png", "instances.png", "coco.json"]
     assert json.loads(decoded(files[-1].address))["categories"][0]["name"] == evil.query
 

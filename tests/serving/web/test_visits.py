@@ -15,8 +15,9 @@ from seglens.inference.segmenter import Segmenter
 from seglens.serving.web.examples import EXAMPLES
 from seglens.serving.web.handlers import PageHandlers
 from seglens.serving.web.page_limits import PageLimits
-from seglens.serving.web.session import Gesture, Message, Visit
 from seglens.serving.web.view import view_of
+from seglens.serving.web.visit import Visit
+from seglens.serving.web.visit_state import Gesture, Message
 from seglens.serving.web.visits import Visits
 from seglens.serving.web.widgets import Widgets
 
@@ -74,7 +75,7 @@ def test_of_too_many_the_one_who_was_away_longest_goes(agent: Agent) -> None:
 def test_memory_is_bounded_first_by_what_can_be_made_again(agent: Agent) -> None:
     away, here, third = (with_cat(agent) for _ in range(3))
     mask, whole = away.state.findings[0].prediction.mask, away.bytes
-    third.rest()
+    third.release()
     resting = third.bytes
     assert resting < whole
     visits = Visits(replace(LIMITS, memory=whole + resting))
@@ -99,7 +100,7 @@ def test_steps_are_bounded_and_go_back_one_by_one(agent: Agent) -> None:
     visit = with_cat(agent, replace(LIMITS, steps=2))
     for _ in range(3):
         visit.correct(Gesture(start=(110, 210), end=(110, 210)), "add")
-    assert visit.undoes == "(110, 210) belongs to it."
+    assert visit.undo_text == "(110, 210) belongs to it."
     visit.undo()
     visit.undo()
     assert len(visit.state.findings[0].prediction.corrections.clicks) == 1
@@ -129,8 +130,8 @@ def test_without_a_picture_it_is_told_what_to_do(agent: Agent) -> None:
 def test_a_forgotten_visitor_is_told(page: PageHandlers, told: list[str]) -> None:
     click = Mock(spec=gr.EventData, start=(1, 1), end=(1, 1))
     shown = page.correct("add", "the key of someone who was forgotten", click)
-    assert "nothing was said for a long time" in shown[page.on.chat][0]["content"]
-    assert page.visits.find(shown[page.on.key])
+    assert "the page was not used for a long time" in shown[page.widgets.chat][0]["content"]
+    assert page.visits.find(shown[page.widgets.key])
 
 
 def test_a_picture_that_has_to_wait_is_announced(page: PageHandlers, agent: Agent, told: list[str]) -> None:
@@ -140,20 +141,20 @@ def test_a_picture_that_has_to_wait_is_announced(page: PageHandlers, agent: Agen
     visit.busy = "segment the cat."
     page.announce(key)
     visit.busy = None
-    visit.hear(Message("segment the cup."))
+    visit.queue(Message("segment the cup."))
     page.announce(key)
     assert [line.partition(":")[0] for line in told] == ["Your picture waits"] * 2
 
 
 def test_what_was_asked_before_a_reload_is_answered_after_it(page: PageHandlers, agent: Agent) -> None:
     key = page.visits.add(visit := with_cat(agent))
-    visit.hear(Message("segment the cup."))
-    shown = page.come_back(key, None)
-    assert [line["content"] for line in shown[page.on.chat]][-1] == "segment the cup."
-    visit.hear(Message("what colour is it?"))  # sent before the page had caught up
+    visit.queue(Message("segment the cup."))
+    shown = page.restore(key, None)
+    assert [line["content"] for line in shown[page.widgets.chat]][-1] == "segment the cup."
+    visit.queue(Message("what colour is it?"))  # sent before the page had caught up
     *_, shown = page.answer(key)
     assert [one.prediction.query for one in visit.state.findings] == [CAT, "segment the cup."]
-    assert shown[page.on.chat][-2]["content"] == "what colour is it?"
+    assert shown[page.widgets.chat][-2]["content"] == "what colour is it?"
     assert not visit.waiting
 
 

@@ -200,7 +200,7 @@ class Visitor:
         """The words of every query, and what was found."""
         rows = self.driver.execute_script(
             "return [...document.querySelectorAll('#stage .legend > li')].map(row =>"
-            "[row.querySelector('.words').innerText, row.querySelector('.says').innerText])"
+            "[row.querySelector('.words').innerText, row.querySelector('.result').innerText])"
         )
         return dict(rows)
 

@@ -1,5 +1,5 @@
-"""All masks as files to take away. They travel inside the page: nothing lies on the server's disk, where another
-visitor might find it, and their names hold nothing that anybody typed."""
+"""All masks as files to download. They are part of the page: nothing is written to the server's disk, where another
+visitor might find it, and the file names contain nothing that a visitor typed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from seglens.serving.web.layers import embed
 
 @dataclass(frozen=True)
 class Download:
-    """A link: what it says, under which name the file is saved, and the file itself as an address."""
+    """A link: its text, the name under which the file is saved, and the file itself as an address."""
 
-    says: str
+    text: str
     name: str
     address: str
 
 
-def takeaway(predictions: Sequence[Prediction]) -> list[Download]:
-    """All that was found as one mask and, where there are several things, a PNG that numbers them; all as COCO. Nothing
-    without a mask."""
+def downloads(predictions: Sequence[Prediction]) -> list[Download]:
+    """All masks as one and, where there are several things, a PNG that numbers them; all as COCO. Empty without a
+    mask."""
     predictions = [one for one in predictions if one.things]
     if not predictions:
         return []
-    page = AnnotatedImage("picture", predictions)
+    image = AnnotatedImage("picture", predictions)
     files = [
         Download(
             "Mask (PNG)" if len(predictions) == 1 else "All masks as one (PNG)",
@@ -41,16 +41,16 @@ def takeaway(predictions: Sequence[Prediction]) -> list[Download]:
         )
     ]
     if sum(len(one.things) for one in predictions) > 1:
-        (numbered,) = indexed(page).content
+        (numbered,) = indexed(image).content
         files.append(Download("Numbered things (PNG)", "instances.png", embed("image/png", numbered.data)))
-    book = json.dumps(to_coco([page]), ensure_ascii=False, allow_nan=False)
+    coco = json.dumps(to_coco([image]), ensure_ascii=False, allow_nan=False)
     return [
         *files,
-        Download("COCO (JSON)", "coco.json", embed("application/json", book.encode("utf-8", "backslashreplace"))),
+        Download("COCO (JSON)", "coco.json", embed("application/json", coco.encode("utf-8", "backslashreplace"))),
     ]
 
 
 def _black_and_white(predictions: Sequence[Prediction]) -> bytes:
-    """All that was found: 255, the rest 0."""
-    found = np.logical_or.reduce([one.mask for one in predictions])
-    return png_bytes(Image.fromarray(found.astype(np.uint8) * 255))
+    """The pixels of all masks as 255, the others as 0."""
+    mask = np.logical_or.reduce([one.mask for one in predictions])
+    return png_bytes(Image.fromarray(mask.astype(np.uint8) * 255))

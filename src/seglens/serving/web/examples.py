@@ -1,4 +1,4 @@
-"""Pictures to begin with: scenes of the drawn world, each with things to say about it."""
+"""Pictures to begin with: scenes of the drawn world, each with suggestions for messages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SEED = 3
 
 @dataclass(frozen=True)
 class Example:
-    """Scene number `index`; `says` is for those who cannot see it, `words` are worth trying."""
+    """Scene number `index`, its description for visitors who cannot see it, and suggested messages."""
 
     index: int
-    says: str
-    words: tuple[str, ...]
+    description: str
+    suggestions: tuple[str, ...]
 
     @cached_property
     def image(self) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,4 +1,4 @@
-"""Putting the page on a port of this machine."""
+"""Serve the page on a port of this machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from seglens.serving.web.widgets import asset, place
 
 
 def build(segmenter: Segmenter, model: str, limits: PageLimits) -> gr.Blocks:
-    """The whole page around a segmenter; `model` is what visitors read of it.
+    """The whole page for a segmenter; `model` is its name for visitors.
 
-    Raises ValueError for a segmenter that was loaded with segmentation_only=True: it cannot talk."""
+    Raises ValueError for a segmenter that was loaded with segmentation_only=True: it cannot chat."""
     agent = Agent(segmenter)
-    # Files that browsers sent are deleted when they are older than the second number (seconds, both).
+    # Every 600 seconds, uploaded files that are older than 600 seconds are deleted.
     with gr.Blocks(title="SegLens", analytics_enabled=False, delete_cache=(600, 600)) as blocks:
         PageHandlers(agent, limits, place(limits, model, segmenter.can_refine)).connect(blocks)
     return blocks.queue(max_size=limits.waiting, api_open=False)
@@ -25,8 +25,8 @@ def build(segmenter: Segmenter, model: str, limits: PageLimits) -> gr.Blocks:
 def launch(blocks: gr.Blocks, limits: PageLimits, *, host: str, port: int | None, browser: bool) -> str:
     """Serve the page until `blocks.close()`; returns its address. Without a port: the first free one from 7860 on.
 
-    Everything the page needs comes from this machine; what gradio could offer beyond it is switched off. Raises OSError
-    when the port is taken."""
+    Everything that the page needs comes from this machine; gradio's other services are switched off. Raises OSError
+    when the port is in use."""
     _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,

@@ -1,4 +1,4 @@
-"""What lies over the picture, each layer an image of its own that the browser shows or hides."""
+"""The layers over the picture: each is an image that the browser shows or hides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seglens.inference.prediction import Prediction
 
 HEAT_COLOUR = (255, 190, 20)
 HEAT, FILL, LINE = 190, 110, 255  # opacities, of 255
-# Told apart on any background and by the colour-blind as far as eight colours can be (after Okabe and Ito).
+# As distinguishable as eight colours can be, on any background and for colour-blind people (after Okabe and Ito).
 COLOURS = (
     MASK_COLOUR,
     (0, 158, 255),
@@ -46,8 +46,8 @@ def picture(image: UInt8[np.ndarray, "h w 3"], side: int) -> Image.Image:
 
 
 def mask_layer(masks: Sequence[Bool[np.ndarray, "h w"]], side: int, first: int = 0) -> Image.Image | None:
-    """Every mask filled and outlined in its colour on a clear ground; None when there are none. `first`: the number of
-    the colour of the first mask."""
+    """Every mask filled and outlined in its colour on a transparent background; None when there are none. `first`: the
+    number of the colour of the first mask."""
     if not masks:
         return None
     height, width = masks[0].shape
@@ -61,7 +61,7 @@ def mask_layer(masks: Sequence[Bool[np.ndarray, "h w"]], side: int, first: int =
 
 
 def heat_layer(prediction: Prediction, side: int) -> Image.Image | None:
-    """Where the MLLM looked: the more, the less clear; None where the method has no such map."""
+    """The MLLM's attention: the more, the less transparent; None where the method has no such map."""
     if prediction.heat_map is None:
         return None
     height, width = prediction.mask.shape
@@ -72,8 +72,8 @@ def heat_layer(prediction: Prediction, side: int) -> Image.Image | None:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image itself as an address: nothing is written to disk, nothing can be fetched by another visitor. Layers
-    keep their exact colours, pictures nearly."""
+    """The image itself as an address: nothing is written to disk, and no other visitor can fetch it. Layers keep their
+    exact colours, pictures nearly."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90, lossless=image.mode == "RGBA", method=2)
     return embed("image/webp", buffer.getvalue())

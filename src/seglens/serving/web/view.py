@@ -1,4 +1,4 @@
-"""What the page shows of a picture and the masks in it, ready for the browser."""
+"""What the page shows of a picture and its masks, ready for the browser."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from seglens.core.schema import Box, Click
 from seglens.inference.prediction import Prediction
 from seglens.serving.web.findings import Finding
 from seglens.serving.web.layers import colour_of, data_uri, embed, heat_layer, mask_layer, picture
-from seglens.serving.web.session import State
+from seglens.serving.web.visit_state import State
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A keypoint."""
+    """A keypoint as it is drawn."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A box that was drawn, as SVG has it."""
+    """A box that the visitor drew, in the form of SVG."""
 
     x: float
     y: float
@@ -46,10 +46,10 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """One of several things that a query means, in the legend."""
+    """One of several things of a query, in the legend."""
 
     colour: str  # as CSS
-    says: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ class Layer:
     """A query in the legend, with its mask over the picture."""
 
     id: int
-    words: str  # as HTML
-    says: str  # how much was found, or why nothing was; as HTML
+    query: str  # as HTML
+    result: str  # how much was found, or why nothing was; as HTML
     colour: str | None = None  # as CSS; None where nothing was found
     mask: str | None = None
-    file: str | None = None  # the mask alone, to take away
+    file: str | None = None  # the mask alone, to download
     things: tuple[LegendEntry, ...] = ()  # when there are several
     shown: bool = True
     chosen: bool = False
-    doubted: bool = False  # nothing is shown only because the picture or a word is strange to the model
+    doubted: bool = False  # no mask is shown because the picture or a word is unfamiliar to the model
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class View:
     picture: str
     radius: float  # of a keypoint
     strange: bool = False  # the picture is not of the kind that the model was made for
-    trusted: bool = False  # masks of it are shown all the same
+    trusted: bool = False  # its masks are shown anyway
     layers: tuple[Layer, ...] = ()
-    chosen: int | None = None  # whose heat map, keypoints and corrections follow
+    chosen: int | None = None  # id of the finding of the heat map, keypoints and corrections below
     chosen_shown: bool = True
     heat: str | None = None
     keypoints: tuple[Dot, ...] = ()
@@ -88,13 +88,13 @@ class View:
 
 
 def view_of(state: State, side: int, hidden: Collection[int] = ()) -> View | None:
-    """The picture with all that was found in it; heat map, keypoints and clicks are those of the chosen finding. None
-    without a picture. `hidden`: ids of findings that are switched off."""
+    """The picture with all findings; heat map, keypoints and clicks are those of the current finding. None without a
+    picture. `hidden`: ids of findings that are switched off."""
     if state.image is None:
         return None
     height, width = state.image.shape[:2]
     radius, chosen = max(2.0, max(height, width) / 90), state.finding
-    found = None if chosen is None or chosen.doubted else chosen.prediction
+    prediction = None if chosen is None or chosen.doubted else chosen.prediction
     return View(
         width,
         height,
@@ -105,26 +105,26 @@ def view_of(state: State, side: int, hidden: Collection[int] = ()) -> View | Non
         layers=tuple(_layer(one, side, one.id not in hidden, one is chosen) for one in state.findings),
         chosen=None if chosen is None else chosen.id,
         chosen_shown=chosen is None or chosen.id not in hidden,
-        heat=None if found is None else _uri(heat_layer(found, side)),
-        keypoints=() if found is None else _dots(found),
-        clicks=() if found is None else tuple(_mark(click, radius) for click in found.corrections.clicks),
-        box=None if found is None else _frame(found.corrections.box),
+        heat=None if prediction is None else _uri(heat_layer(prediction, side)),
+        keypoints=() if prediction is None else _dots(prediction),
+        clicks=() if prediction is None else tuple(_mark(click, radius) for click in prediction.corrections.clicks),
+        box=None if prediction is None else _frame(prediction.corrections.box),
     )
 
 
 def _layer(finding: Finding, side: int, shown: bool, chosen: bool) -> Layer:
-    found = finding.prediction
-    if not found.things:
-        why, doubted = html_of(found.reason or "Nothing was found."), finding.doubted
-        return Layer(finding.id, html_of(found.query), why, shown=shown, chosen=chosen, doubted=doubted)
-    mask = mask_layer([one.mask for one in found.things], side, finding.first)
+    prediction = finding.prediction
+    if not prediction.things:
+        why, doubted = html_of(prediction.reason or "Nothing was found."), finding.doubted
+        return Layer(finding.id, html_of(prediction.query), why, shown=shown, chosen=chosen, doubted=doubted)
+    mask = mask_layer([one.mask for one in prediction.things], side, finding.first)
     return Layer(
         finding.id,
-        html_of(found.query),
-        _how_much(found),
+        html_of(prediction.query),
+        _result(prediction),
         _css(finding.first),
         _uri(mask),
-        embed("image/png", png_bytes(Image.fromarray(found.mask.astype(np.uint8) * 255))),
+        embed("image/png", png_bytes(Image.fromarray(prediction.mask.astype(np.uint8) * 255))),
         _entries(finding),
         shown,
         chosen,
@@ -145,16 +145,16 @@ def _entries(finding: Finding) -> tuple[LegendEntry, ...]:
     )
 
 
-def _how_much(found: Prediction) -> str:
-    if len(found.things) > 1:
-        return f"{len(found.things)} things"
-    return f"score {found.score:.2f}, {int(found.mask.sum()):,} pixels"
+def _result(prediction: Prediction) -> str:
+    if len(prediction.things) > 1:
+        return f"{len(prediction.things)} things"
+    return f"score {prediction.score:.2f}, {int(prediction.mask.sum()):,} pixels"
 
 
 def html_of(text: str) -> str:
-    """HTML that reads as the text does, whatever it holds. Every sign is spelt by its number, because the engine that
-    fills in the browser's templates would run what stands in ${...}."""
-    return re.sub(r"[^\w ]", lambda sign: f"&#{ord(sign[0])};", text)
+    """HTML that is shown as the text, whatever it contains. All but letters and digits are written as their numbers,
+    because the browser's template engine would run code in ${...}."""
+    return re.sub(r"[^\w ]", lambda match: f"&#{ord(match[0])};", text)
 
 
 def _css(number: int) -> str:

@@ -8,7 +8,7 @@ from time import monotonic
 
 from seglens.serving.expiring_store import ExpiringStore, StoredItem
 from seglens.serving.web.page_limits import PageLimits
-from seglens.serving.web.session import Visit
+from seglens.serving.web.visit import Visit
 
 
 class Visits:
@@ -44,7 +44,7 @@ class Visits:
             others = [item for item in self._store.items() if item is not mine]
             for other in others:
                 if self._is_full() and other.value.busy is None:
-                    other.value.rest()
+                    other.value.release()
                     self._resize(other)
             for other in others:
                 if self._is_full():

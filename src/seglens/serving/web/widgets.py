@@ -1,4 +1,4 @@
-"""The widgets of the page and where they stand; `page.py` says what they do."""
+"""The widgets of the page and their places; `handlers` defines what they do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from seglens.serving.web.page_limits import PageLimits
 
 TITLE = """# SegLens
 Ask a multimodal LLM about a picture and see what it means, pixel by pixel."""
-ABOUT_EMBEDDED = """**You are talking to the embedded model**, a tiny model that travels inside the package. It has only
-ever seen drawn scenes like the examples: it knows a few dozen things, their parts and colours, nothing of photographs,
-and it errs now and then.
+ABOUT_EMBEDDED = """**You are chatting with the embedded model**, a tiny model in the package. It was trained
+only on drawn scenes like the examples: it knows a few dozen things, their parts and colours, nothing of photographs,
+and it makes mistakes.
 
-**For photographs**, train a head for an MLLM that you run, or convert one that others trained, and open this page with
-`seglens page --model FOLDER_OR_HUB_ID`. The page *Photographs* of the docs (`docs/photographs.md`) says how."""
+**For photographs**, train a head for an MLLM that you run, or convert a published one, and open this page with
+`seglens page --model FOLDER_OR_HUB_ID`. The page *Photographs* of the docs (`docs/photographs.md`) explains how."""
 ABOUT_OTHER = "The model on this page is **{}**."
 LAYERS = [("Mask", "mask"), ("Heat map", "heat"), ("Keypoints", "keypoints")]
 ROUTES = [
@@ -31,23 +31,23 @@ ROUTES = [
 ]
 ROUTE_NAMES = {value: name for name, value in ROUTES}
 ROUTES_HELP = (
-    "Dialogue answers in words, segmentation draws a mask, follow-up speaks of the last mask. "
+    "Dialogue answers in words, segmentation draws a mask, follow-up answers about the last mask. "
     "Automatic: the model itself decides."
 )
-MODES = [("belongs to it", "add"), ("does not", "remove"), ("box around it", "box")]
+MODES = [("belongs to it", "add"), ("does not belong to it", "remove"), ("box around it", "box")]
 SHOW_LAYERS = """(shown) => { for (const layer of ["mask", "heat", "keypoints"])
   document.querySelector("#stage").classList.toggle("no-" + layer, !shown.includes(layer)); }"""
 TICKET = """(ticket, key) => { try { return [sessionStorage.getItem("seglens") ?? "", key]; }
-  catch { return ["", key]; } }"""  # a browser may keep nothing
+  catch { return ["", key]; } }"""  # a browser may forbid storage
 SHOW_MODE = '(mode) => { document.querySelector("#stage").classList.toggle("box", mode === "box"); }'
 
 
 @dataclass(frozen=True)
 class Widgets:
-    """What handlers read and write."""
+    """The widgets that handlers read and write."""
 
     key: gr.State  # of the visit, known to the server and to this tab alone
-    ticket: gr.Textbox  # the key that the tab kept over a reload
+    ticket: gr.Textbox  # the key that the tab stored before a reload
     examples: gr.HTML
     upload: gr.UploadButton
     stage: gr.HTML
@@ -55,28 +55,30 @@ class Widgets:
     mode: gr.Radio
     files: gr.HTML
     chat: gr.Chatbot
-    words: gr.Textbox
+    message: gr.Textbox
     route: gr.Radio
     scores: gr.Label
-    tries: gr.Dataset
+    suggestions: gr.Dataset
 
 
 def place(limits: PageLimits, model: str, can_refine: bool) -> Widgets:
-    """Put the widgets on the page that is being built."""
+    """Place the widgets on the page that is being built."""
     key, ticket = gr.State(None), gr.Textbox(visible=False)
     gr.Markdown(TITLE, elem_id="title")
-    with gr.Row(elem_id="desk"):
-        with gr.Column(scale=3, min_width=320, elem_id="sight"):
+    with gr.Row(elem_id="main"):
+        with gr.Column(scale=3, min_width=320, elem_id="left"):
             examples, upload = _pictures()
             stage, layers, mode, downloads = _stage(can_refine)
-        with gr.Column(scale=2, min_width=320, elem_id="speech"):
-            chat, words, tries, route, scores = _talk(limits)
+        with gr.Column(scale=2, min_width=320, elem_id="right"):
+            chat, message, suggestions, route, scores = _chat(limits)
     gr.Markdown(ABOUT_EMBEDDED if model == EMBEDDED else ABOUT_OTHER.format(model), elem_id="about")
-    return Widgets(key, ticket, examples, upload, stage, layers, mode, downloads, chat, words, route, scores, tries)
+    return Widgets(
+        key, ticket, examples, upload, stage, layers, mode, downloads, chat, message, route, scores, suggestions
+    )
 
 
 def _pictures() -> tuple[gr.HTML, gr.UploadButton]:
-    thumbnails = [{"picture": data_uri(picture(one.image, 128)), "says": one.says} for one in EXAMPLES]
+    thumbnails = [{"picture": data_uri(picture(one.image, 128)), "description": one.description} for one in EXAMPLES]
     with gr.Row(elem_id="pictures"):
         examples = gr.HTML(
             thumbnails,
@@ -111,7 +113,7 @@ def _stage(can_refine: bool) -> tuple[gr.HTML, gr.CheckboxGroup, gr.Radio, gr.HT
     return stage, layers, mode, downloads
 
 
-def _talk(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
+def _chat(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Radio, gr.Label]:
     chat = gr.Chatbot(
         [],
         label="Conversation",
@@ -122,9 +124,9 @@ def _talk(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Ra
         buttons=[],
         show_label=False,
         group_consecutive_messages=False,
-        placeholder="Choose a picture, then ask a question or say what to segment.",
+        placeholder="Choose a picture, then ask a question or write what to segment.",
     )
-    words = gr.Textbox(
+    message = gr.Textbox(
         label="Your message",
         placeholder="segment the cup",
         elem_id="words",
@@ -132,19 +134,19 @@ def _talk(limits: PageLimits) -> tuple[gr.Chatbot, gr.Textbox, gr.Dataset, gr.Ra
         max_length=limits.characters,
         submit_btn="Send",
     )
-    tries = gr.Dataset(
-        components=[gr.Textbox(render=False)], samples=[], label="Worth trying", elem_id="tries", visible=False
+    suggestions = gr.Dataset(
+        components=[gr.Textbox(render=False)], samples=[], label="Suggestions", elem_id="tries", visible=False
     )
     route = gr.Radio(ROUTES, value="auto", label="Route of the next message", info=ROUTES_HELP, elem_id="route")
     scores = gr.Label(
         None,
-        label="How the last message was understood",
+        label="Route of the last message",
         num_top_classes=3,
         elem_id="scores",
         show_heading=False,
         visible=False,
     )
-    return chat, words, tries, route, scores
+    return chat, message, suggestions, route, scores
 
 
 @cache

@@ -1,5 +1,5 @@
-// The picture of the page: tells Python where it was clicked, and takes dropped files.
-// Everything is delegated to `element`: what lies inside is drawn anew with every answer.
+// The picture of the page: reports clicks to Python, and accepts dropped files.
+// All events are handled at `element`, as everything inside it is replaced with every answer.
 const canvas = () => element.querySelector(".canvas");
 const mode = () => document.querySelector("#mode input:checked")?.value;
 const NARROW = matchMedia("(max-width: 760px)");
@@ -59,7 +59,7 @@ element.addEventListener("keydown", (event) => {
   if (corner) frame(element.querySelector(".band"), corner, at);
 });
 
-// The legend, and the way back.
+// The legend, and undo.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-act]");
   if (button) trigger("edit", { act: button.dataset.act, id: Number(button.dataset.id ?? 0) });
@@ -74,12 +74,12 @@ element.addEventListener("change", ({ target }) => {
 
 document.addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.shiftKey || event.key.toLowerCase() !== "z") return;
-  if (event.target.matches("input[type=text], textarea") && event.target.value) return; // of what is being typed
+  if (event.target.matches("input[type=text], textarea") && event.target.value) return; // undo in the text that is being typed
   event.preventDefault();
   element.querySelector(".undo:not(:disabled)")?.click();
 });
 
-// What is drawn anew takes the focus with it: the same control gets it back.
+// A control that is replaced loses the focus: its new copy gets it back.
 document.addEventListener("focusin", ({ target }) => {
   const { act, id } = target.dataset;
   const same = act ? `button[data-act="${act}"]${id ? `[data-id="${id}"]` : ""}` : id ? `input[data-id="${id}"]` : ".canvas";
@@ -89,7 +89,7 @@ document.addEventListener("focusin", ({ target }) => {
 let size = null;
 watch("value", () => {
   const value = props.value;
-  try { if (value) sessionStorage.setItem("seglens", value.ticket); } catch { /* then a reload begins anew */ }
+  try { if (value) sessionStorage.setItem("seglens", value.ticket); } catch { /* then a reload starts a new visit */ }
   if (!value) return;
   if (size !== `${value.width} ${value.height}`) at = corner = null;
   size = `${value.width} ${value.height}`;
@@ -102,7 +102,7 @@ watch("value", () => {
   if (chosen) legend.scrollTop = chosen.offsetTop - legend.offsetTop;
 });
 
-// The last line of the talk is seen whole.
+// The last line of the chat is fully visible.
 const chat = document.querySelector("#chat");
 const log = () => chat.querySelector("[role=log]");
 const end = () => { if (log()) log().scrollTop = log().scrollHeight; };
