@@ -15,22 +15,22 @@ HEADER = {"of": "a test"}
 
 
 def rows(path: Path | None, **header: str) -> list[object]:
-    return [row for _, row in Journal({**HEADER, **header}, path).news()]
+    return [row for _, row in Journal({**HEADER, **header}, path).new_rows()]
 
 
 def test_rows_come_back_in_their_order(tmp_path: Path) -> None:
     journal = Journal(HEADER, tmp_path / "deep" / "j")
-    assert list(journal.news()) == []
+    assert list(journal.new_rows()) == []
     assert not journal.path.exists()  # type: ignore[union-attr]
     large = {"text": "ü" * 200_000}
     for row in ({"n": 1}, large, {"n": 3}):
         journal.add(row)
-    given = list(journal.news())
+    given = list(journal.new_rows())
     assert [row for _, row in given] == [{"n": 1}, large, {"n": 3}]
     assert [journal.at(place) for place, _ in given] == [{"n": 1}, large, {"n": 3}]
-    assert list(journal.news()) == []
+    assert list(journal.new_rows()) == []
     journal.add({"n": 4})
-    assert [row for _, row in journal.news()] == [{"n": 4}]
+    assert [row for _, row in journal.new_rows()] == [{"n": 4}]
     assert rows(journal.path) == [{"n": 1}, large, {"n": 3}, {"n": 4}]
 
 
@@ -61,7 +61,7 @@ def test_another_journal_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
 def test_without_a_path_it_leaves_nothing(tmp_path: Path) -> None:
     journal = Journal(HEADER, None, tmp_path)
     journal.add({"n": 1})
-    assert [row for _, row in journal.news()] == [{"n": 1}]
+    assert [row for _, row in journal.new_rows()] == [{"n": 1}]
     assert list(tmp_path.iterdir()) == []
 
 

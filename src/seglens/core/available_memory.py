@@ -1,7 +1,7 @@
-"""Is there room in memory? Asked before native code is entered: where it is refused memory, some of it ends the process
-or prints a trace of its own before anything can be said.
+"""Is there enough memory? Checked before native code is called: some of it ends the process or prints a trace when it
+gets no memory, before an error can be raised.
 
-Only what is certain is asked for: weights as they will lie there, and a little to work with."""
+Only what is certain is counted: the weights as they will be in memory, and a little to work with."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import torch
 from seglens.core.process_limits import address_space_limit
 
 SPARE = 24 * 2**20  # bytes beside weights: with less, native code fails before there is anything to work with
-TRAINING = 128 * 2**20  # beside gradients and the optimiser's states: threads, and what a backward pass lays aside
+TRAINING = 128 * 2**20  # beside gradients and the optimiser's states: threads, and what a backward pass stores
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # in such files
 
 
 def check_room(needed: int, what: str, resident: int | None = None, spare: int = SPARE) -> None:
-    """Raises MemoryError that says how much is there and how much is needed. `resident` of the bytes (default all) will
-    lie in this machine's own memory, and not only in the process's address space, as a file does that is mapped."""
+    """Raises MemoryError with the memory that is left and that is needed. `resident` of the bytes (default all) will be
+    in this machine's memory, and not only in the process's address space, as a mapped file is."""
     places = [
         (needed, address_space(), "a process may take here (ulimit -v)"),
         (needed if resident is None else resident, free_memory(), "is free on this machine"),
@@ -54,9 +54,9 @@ def free_memory() -> int | None:
 def weight_bytes(
     files: list[Path], needless: Callable[[str], bool] = lambda key: False, dtype: torch.dtype | None = None
 ) -> tuple[int, int]:
-    """What the tensors of safetensors files take, those left out that are `needless`; floating ones in `dtype`, by
-    default that of the file. And how much of it is made anew, in another precision: the rest may stay a mapped file.
-    Nothing for a file that is none: whoever reads it says so."""
+    """The bytes of the tensors of safetensors files without those that are `needless`; floating ones in `dtype`, by
+    default that of the file. And the bytes that are converted to another precision: the rest may stay a mapped file.
+    Zero for a file that is not valid: the code that reads it reports that."""
     try:
         rows = [one for path in files for key, one in _header(path).items() if not needless(key)]
         made = sum(_bytes(one, dtype) for one in rows if _changes(one, dtype))
@@ -66,7 +66,7 @@ def weight_bytes(
 
 
 def _header(path: Path) -> Mapping[str, Any]:
-    """By the names of tensors, as the format has it: eight bytes that say how long it is, and JSON."""
+    """By the names of tensors, as the format has it: eight bytes with its length, and JSON."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:

@@ -17,7 +17,7 @@ class PixelRuns:
     row: Int[np.ndarray, " n"]
     start: Int[np.ndarray, " n"]
     end: Int[np.ndarray, " n"]  # exclusive
-    region: Int[np.ndarray, " n"]  # 0 and on in raster order of first pixels
+    region: Int[np.ndarray, " n"]  # numbered from 0 in raster order of first pixels
 
     @property
     def areas(self) -> Int[np.ndarray, " k"]:
@@ -33,9 +33,8 @@ class PixelRuns:
 def regions(mask: Bool[np.ndarray, "h w"]) -> PixelRuns:
     """The connected regions of a mask.
 
-    Pixels that touch, by a corner too, belong together. Rows are cut into runs; runs of neighbouring rows that touch
-    are joined by hooking and pointer jumping (Shiloach and Vishkin 1982): a few rounds over arrays, whatever the
-    shape."""
+    Pixels that touch, also at a corner, are in one region. Rows are cut into runs; runs of neighbouring rows that touch
+    are joined by hooking and pointer jumping (Shiloach and Vishkin 1982): a few passes over arrays, for any shape."""
     row, start, end = _runs(mask)
     upper, lower = _touching(row, start, end, mask.shape[1] + 2)
     root = np.arange(len(row))
@@ -49,10 +48,10 @@ def regions(mask: Bool[np.ndarray, "h w"]) -> PixelRuns:
 
 
 def label_regions(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """The number of each pixel's region, 1 and on in raster order of first pixels; 0 outside the mask."""
-    found = regions(mask)
+    """The number of each pixel's region, from 1 in raster order of first pixels; 0 outside the mask."""
+    runs = regions(mask)
     labels = np.zeros(mask.shape, np.int64)
-    labels[mask] = np.repeat(found.region + 1, found.end - found.start)
+    labels[mask] = np.repeat(runs.region + 1, runs.end - runs.start)
     return labels
 
 
@@ -67,8 +66,8 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
 def depth(mask: Bool[np.ndarray, "h w"], border: bool = True) -> Int[np.ndarray, "h w"]:
     """Steps along a row or a column from each pixel of the mask to the nearest one outside; 0 outside the mask.
 
-    With `border` all beyond the picture lies outside; without, nothing is known of it, and a mask without an outside
-    is deeper everywhere than the picture is long."""
+    With `border` all beyond the picture is outside; without, nothing is known about it, and in a mask that fills the
+    picture every depth is greater than the picture's length."""
     padded = np.pad(mask, 1, constant_values=not border)
     ways = (_since(padded), _since(padded[:, ::-1])[:, ::-1], _since(padded.T).T, _since(padded.T[:, ::-1])[:, ::-1].T)
     return np.minimum.reduce(ways)[1:-1, 1:-1]
@@ -88,19 +87,19 @@ def _since(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
 
 def _runs(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Row, first column and end (exclusive) of every run of pixels, in raster order."""
-    found = []
+    parts = []
     for rows in bands(*mask.shape):
         padded = np.pad(mask[rows], ((0, 0), (1, 1)))
         row, start = np.nonzero(padded[:, 1:] & ~padded[:, :-1])
-        found.append((row + rows.start, start, np.nonzero(padded[:, :-1] & ~padded[:, 1:])[1]))
-    row, start, end = (np.concatenate(some) for some in zip(*found, strict=True)) if found else np.zeros((3, 0), int)
+        parts.append((row + rows.start, start, np.nonzero(padded[:, :-1] & ~padded[:, 1:])[1]))
+    row, start, end = (np.concatenate(some) for some in zip(*parts, strict=True)) if parts else np.zeros((3, 0), int)
     return row, start, end
 
 
 def _touching(
     row: Int[np.ndarray, " n"], start: Int[np.ndarray, " n"], end: Int[np.ndarray, " n"], width: int
 ) -> tuple[Int[np.ndarray, " e"], Int[np.ndarray, " e"]]:
-    """Pairs of runs in neighbouring rows that share a side or a corner: those below a run stand side by side."""
+    """Pairs of runs in neighbouring rows that share a side or a corner: those below one run follow each other."""
     below = (row + 1) * width
     first = np.searchsorted(row * width + end, below + start, "left")
     count = np.maximum(np.searchsorted(row * width + start, below + end, "right") - first, 0)

@@ -1,4 +1,4 @@
-"""The processes that `torchrun` or `accelerate launch` started for one piece of work, and what they share."""
+"""The processes that `torchrun` or `accelerate launch` started for one task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world`. Item i belongs to rank i % world: no item is padded, doubled or left out."""
+    """This process among `world`. Item i belongs to rank i % world: no item is padded, repeated or left out."""
 
     rank: int = 0
     world: int = 1
@@ -46,14 +46,14 @@ class Ranks:
 
     @property
     def launch(self) -> str:
-        """A name that all processes of this launch have in common; "" for a process on its own."""
+        """A name that all processes of this launch share; "" for a single process."""
         if self.world == 1:
             return ""
         named = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
         return " ".join([f"{self.world} processes", *filter(None, named)])
 
     def share(self, n: int) -> range:
-        """The items of 0..n-1 that are this process's."""
+        """The items of 0..n-1 that belong to this process."""
         return range(self.rank, n, self.world)
 
     def device(self, name: str) -> str:
@@ -82,8 +82,8 @@ def joined() -> Iterator[Ranks]:
         return
     from torch import distributed
 
-    # gloo, because what is gathered is counts, not tensors of a GPU. Nothing is held back for an error: the launcher
-    # stops every rank when one fails.
+    # gloo, because counts are gathered, not tensors of a GPU. No rank waits for one that failed: the launcher stops
+    # all ranks when one fails.
     distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield ranks

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -44,19 +44,22 @@ def write_new(files: Mapping[Path, bytes], overwrite: bool = False) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises OSError when nothing can be written into a folder, which need not be there yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    for wrong, code in ((not there.is_dir(), errno.ENOTDIR), (not os.access(there, os.W_OK | os.X_OK), errno.EACCES)):
+    """Raises OSError when nothing can be written into a folder, which need not exist yet."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    for wrong, code in (
+        (not nearest.is_dir(), errno.ENOTDIR),
+        (not os.access(nearest, os.W_OK | os.X_OK), errno.EACCES),
+    ):
         if wrong:
-            raise OSError(code, os.strerror(code), str(there))
+            raise OSError(code, os.strerror(code), str(nearest))
 
 
 def check_free(paths: Iterable[Path]) -> None:
-    """Raises FileExistsError that names the first of the paths where something is, and says how many there are."""
-    taken = [path for path in paths if os.path.lexists(path)]
-    if taken:
-        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
-        raise FileExistsError(f"{str(taken[0])!r} is there already{more}; {ELSEWHERE}")
+    """Raises FileExistsError with the first of the paths that exist, and how many more there are."""
+    existing = [path for path in paths if os.path.lexists(path)]
+    if existing:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise FileExistsError(f"{str(existing[0])!r} is there already{more}; {ELSEWHERE}")
 
 
 def holds(path: Path, data: bytes) -> bool:
@@ -69,9 +72,9 @@ def holds(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def prepared(files: Iterable[tuple[Path, Iterable[bytes]]], aside: Path | None = None) -> Iterator[Callable[[], None]]:
-    """Everything lies on the disk under hidden names, beside its place or in the folder `aside` of the same file
-    system; what is given moves all of it to its places. Files, and their parts, are asked for one after the other.
-    Raises as `write_atomic`."""
+    """All files are written to the disk under hidden names, beside their place or in the folder `aside` of the same
+    file system; the function that this yields moves them to their places. Files and their parts are consumed one by
+    one. Raises as `write_atomic`."""
     written = list[tuple[Path, Path]]()
     try:
         for path, parts in files:
@@ -90,8 +93,8 @@ def _move(written: list[tuple[Path, Path]]) -> None:
 def _written(path: Path, parts: Iterable[bytes], aside: Path | None) -> Path:
     """A hidden file with the data, on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, because a rename is atomic only within one file system; opened by hand, because mkstemp's 0600 would
-    # outlive the rename and lock other users out.
+    # Same folder, because a rename is atomic only within one file system; not mkstemp, because its mode 0600 would stay
+    # after the rename and lock other users out.
     temporary = (aside or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
@@ -110,7 +113,7 @@ def _written(path: Path, parts: Iterable[bytes], aside: Path | None) -> Path:
 
 
 class Digest:
-    """Of data that comes in pieces, to be compared with other data's."""
+    """The digest of data that comes in pieces."""
 
     def __init__(self, data: bytes = b""):
         self._hash = blake2b(data, digest_size=16)
@@ -128,15 +131,16 @@ def digest(data: bytes) -> str:
 
 def file_digest(path: Path) -> str:
     """`digest` of a file's content, whatever its size."""
-    made = Digest()
+    content = Digest()
     with path.open("rb") as file:
         while piece := file.read(SAMPLE):
-            made.update(piece)
-    return made.hexdigest()
+            content.update(piece)
+    return content.hexdigest()
 
 
 def stamp(path: Path) -> str:
-    """What tells a file from another or a later one: its size, its beginning and its end. Raises OSError."""
+    """A digest of a file's size, beginning and end, by which other files and later states are recognised. Raises
+    OSError."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

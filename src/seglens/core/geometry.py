@@ -1,14 +1,12 @@
-"""The one map between an image, the square canvas that both encoders see, and the grids laid over that canvas.
+"""The one map between an image, the square canvas that both encoders see, and the grids over that canvas.
 
 Four kinds of coordinates, always (x, y):
 
-* *image*: continuous pixels of the original image; pixel i covers [i, i + 1), so its centre is i + 0.5;
-* *canvas*: a square, normalised to [0, 1], and the same point whatever size an encoder renders it at. The image lies on
-  it as a letterbox, scaled by its longest side and padded at the bottom and right as SAM does (arXiv 2304.02643), or
-  squashed: scaled to the square, each side by its own factor;
-* *cells*: a grid laid over the canvas, where integer i is the *centre* of cell i, at canvas (i + 0.5) / W;
-* pixels of a rendered canvas are cells of a ``size`` x ``size`` grid.
-"""
+* *image*: continuous pixels of the original image; pixel i covers [i, i + 1), so its centre is i + 0.5; * *canvas*: a
+square, normalised to [0, 1]: a point does not depend on the size at which an encoder renders it. The image is on it as
+a letterbox, scaled by its longest side and padded at the bottom and right as SAM does (arXiv 2304.02643), or squashed:
+scaled to the square, each side by its own factor; * *cells*: a grid over the canvas, where integer i is the *centre* of
+cell i, at canvas (i + 0.5) / W; * pixels of a rendered canvas are cells of a ``size`` x ``size`` grid."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from seglens.core.names import check_name
 
 Lay = Literal["letterbox", "squash"]
 MOST_TILES = 40  # InternVL was trained with up to as many
-SAM_SIDE = 1024  # pixels of the square that LENS's authors show both encoders
+SAM_SIDE = 1024  # pixels of the square that LENS's authors give to both encoders
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Frame:
         return points / points.new_tensor(self.extent[::-1])
 
     def to_image(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
-        """Canvas [0, 1] to image pixels; a point of the padding lands outside the image."""
+        """Canvas [0, 1] to image pixels; a point of the padding is outside the image."""
         return points * points.new_tensor(self.extent[::-1])
 
     @staticmethod
@@ -139,13 +137,13 @@ def _overlap(side: int, whole: int, size: int, device: torch.device) -> Float[Te
 
 @dataclass(frozen=True)
 class Canvas:
-    """How pictures come to the MLLM's canvas. A head is asked as it was taught: its config holds this.
+    """How pictures come to the MLLM's canvas. A head uses the canvas of its training, which its config holds.
 
     Raises ``ValueError`` on a value that is none of the names."""
 
     lay: Lay = "letterbox"  # squash: the authors of MLLMSeg, SELF1E, UFO
     # one antialiased bilinear step, unrounded; the filter of the model's own processor (bicubic for CLIP), by Pillow;
-    # or that behind SAM's step to a square of 1024 pixels (LENS's authors)
+    # or that filter after SAM's step to a square of 1024 pixels (LENS's authors)
     resample: Literal["bilinear", "processor", "sam-processor"] = "bilinear"
     padding: Literal["mean", "black"] = "mean"  # the processor's mean colour, or black (LENS's authors)
     # in how many tiles at most a picture is shown, arranged by its shape; the processor cuts them as in its own chat,
@@ -162,7 +160,7 @@ class Canvas:
 
     @property
     def name(self) -> str:
-        """In a word; what was made before there was a choice is called as it was then."""
+        """In a word; the default has the name that it had before there was a choice."""
         if self.tiles is not None:
             return f"tiles-{self.tiles}"
         return "pad-mean" if self == LETTERBOX else f"{self.lay}-{self.padding}-{self.resample}"
@@ -175,7 +173,7 @@ class Canvas:
     def render(
         self, image: UInt8[np.ndarray, "h w 3"], size: int, mean: tuple[float, float, float], own: int | None
     ) -> Float[Tensor, "3 s s"]:
-        """An image on the canvas at ``size``, 0..255; ``mean`` (RGB) is the processor's colour, ``own`` its filter, by
+        """An image on the canvas at ``size``, 0..255; ``mean`` (RGB) is the processor's colour, ``own`` its filter as
         Pillow's number.
 
         Raises ``ValueError`` when that filter is asked for and the processor has none."""
@@ -198,19 +196,19 @@ class Canvas:
         return canvas
 
 
-LETTERBOX = Canvas()  # unless something else is asked for
+LETTERBOX = Canvas()  # the default
 
 
 def floor_targets(masks: Bool[np.ndarray, "q h w"], frame: Frame, size: int) -> UInt8[Tensor, "q s s"]:
-    """Masks on a canvas of ``size`` cells as LENS's authors lay them there: scaled bilinearly to their square of 1024
-    pixels, where only pixels that are mask to the last bit count, of which each cell takes its first. 255 or 0."""
+    """Masks on a canvas of ``size`` cells as LENS's authors compute them: scaled bilinearly to their square of 1024
+    pixels, where only pixels with the full value 255 count; each cell takes the value of its first pixel. 255 or 0."""
     first = torch.arange(size) * SAM_SIDE // size
-    laid = np.zeros((len(masks), SAM_SIDE, SAM_SIDE), bool)
+    canvases = np.zeros((len(masks), SAM_SIDE, SAM_SIDE), bool)
     height, width = frame.content(SAM_SIDE)
-    for mask, canvas in zip(masks, laid, strict=True):
+    for mask, canvas in zip(masks, canvases, strict=True):
         whole = Image.fromarray(mask.astype(np.uint8) * 255)
         canvas[:height, :width] = np.asarray(_resized(whole, (height, width), Image.Resampling.BILINEAR)) == 255
-    return 255 * torch.from_numpy(laid)[:, first][:, :, first].to(torch.uint8)
+    return 255 * torch.from_numpy(canvases)[:, first][:, :, first].to(torch.uint8)
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], by: int) -> Image.Image:

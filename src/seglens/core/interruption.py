@@ -1,8 +1,8 @@
-"""Work that nobody waits for any more ends at its next safe point, and work that is long lets others in there.
+"""Work whose result is no longer needed ends at its next safe point, and long work lets other work in there.
 
-Who runs work for others says by `interruptible` how to tell whether it is still wanted, and by `Turns` that the model
-is not its alone. Work says by `safe_point` where it may end or rest: between questions, clicks, tokens and bands of
-rows. It reaches through all that lies between the two."""
+Code that runs work for others gives `interruptible` a check whether the work is still needed, and uses `Turns` to share
+the model. The work calls `safe_point` where it may end or pause: between questions, clicks, tokens and bands of rows.
+Functions between the two need no argument for this."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from contextvars import ContextVar
 from threading import Event, Lock
 from time import monotonic
 
-SLICE = 0.1  # seconds at a time that work has the model while others wait
-ABREAST = 8  # pieces of work that are begun at a time: each holds memory of its own
+SLICE = 0.1  # seconds for which work has the model at a time while other work waits
+MOST_STARTED = 8  # tasks that are started at a time: each uses memory
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("_check", default=None)
 _rested: ContextVar[float] = ContextVar("_rested", default=0.0)
 
 
 class GivenUpError(Exception):
-    """Nobody waits for this work any more."""
+    """The result of this work is no longer needed."""
 
 
 def safe_point() -> None:
-    """Raises what the check of `interruptible` raises; nothing outside of one."""
+    """Raises what the check of `interruptible` raises; does nothing outside of one."""
     check = _check.get()
     if check is not None:
         check()
@@ -33,8 +33,8 @@ def safe_point() -> None:
 
 @contextmanager
 def interruptible(check: Callable[[], None]) -> Iterator[None]:
-    """Within it, in this thread, `check` is called at every safe point; it raises GivenUpError to end the work. One
-    within another: first the outer one's."""
+    """Inside it, in this thread, `check` is called at every safe point; it raises GivenUpError to end the work. Of
+    nested ones, the outer check is called first."""
     outer = _check.get()
 
     def both() -> None:
@@ -55,11 +55,11 @@ def rested() -> float:
 
 
 class Turns:
-    """Many threads' work on one model, one at a time and in the order in which they came. Work that has had the model
-    for `seconds` goes behind those who wait, at its next safe point, and then goes on where it was: what comes out is
-    the same, to the last bit.
+    """Work of many threads on one model, one at a time and in the order of arrival. Work that has had the model for
+    `seconds` moves to the end of the queue, at its next safe point, and continues later where it was: the result is the
+    same, to the last bit.
 
-    `now` is a clock in seconds that never goes back; `worked` is told of every stretch of work."""
+    `now` is a clock in seconds that never goes back; `worked` is called with the seconds of each period of work."""
 
     def __init__(
         self,
@@ -68,16 +68,16 @@ class Turns:
         worked: Callable[[float], object] = lambda seconds: None,
     ):
         self.seconds, self._now, self._worked = seconds, now, worked
-        self._lock, self._line = Lock(), deque[Event]()  # who waits
+        self._lock, self._queue = Lock(), deque[Event]()  # of waiting threads
         self._taken, self._since = False, 0.0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Within it the model is this thread's, but for the rests at safe points. Not one within another."""
+        """Inside it this thread has the model, except for pauses at safe points. Turns are not nested."""
         with self._lock:
             mine = Event()
             if self._taken:
-                self._line.append(mine)
+                self._queue.append(mine)
             else:
                 self._taken = True
                 mine.set()
@@ -91,20 +91,20 @@ class Turns:
     def _leave(self) -> None:
         self._worked(self._now() - self._since)
         with self._lock:
-            if self._line:
-                self._line.popleft().set()
+            if self._queue:
+                self._queue.popleft().set()
             else:
                 self._taken = False
 
     def _give_way(self) -> None:
         spent = self._now() - self._since
-        if not self._line or spent < self.seconds:
+        if not self._queue or spent < self.seconds:
             return
         self._worked(spent)
         with self._lock:
             mine = Event()
-            self._line.append(mine)
-            self._line.popleft().set()
+            self._queue.append(mine)
+            self._queue.popleft().set()
         self._wait(mine)
 
     def _wait(self, mine: Event) -> None:

@@ -20,11 +20,11 @@ CHUNK = 1 << 16  # bytes that are read at once
 
 
 class JournalError(ValueError):
-    """A file that is no journal, another one's, or damaged: which, and where."""
+    """A file that is no journal, or another one, or damaged: which file, and where."""
 
 
 class OtherJournalError(JournalError):
-    """A journal whose first line says something else; `header` is what."""
+    """A journal with another first line, in `header`."""
 
     def __init__(self, path: Path | None, header: Any):
         super().__init__(f"{path} is the journal of something else: {header}")
@@ -32,22 +32,22 @@ class OtherJournalError(JournalError):
 
 
 class Journal:
-    """Rows in their order. The first line is `header`, which says whose journal it is; a line is trusted once its end
-    is there; what a killed writer left behind the last line end is thrown away by the next one.
+    """Rows in their order. The first line is `header`, which names what the journal is of; a line counts when it has
+    its line end; what a killed process wrote after the last line end is removed by the next writer.
 
-    Several processes may write to one file: each row is added whole, under a lock that dies with its process. Without a
-    `path` the rows lie in a file without a name in the folder `aside`, and are gone with this process."""
+    Several processes may write to one file: each row is added whole, under a lock that ends with its process. Without a
+    `path` the rows are in a file without a name in the folder `aside`, and end with this process."""
 
     def __init__(self, header: Mapping[str, Any], path: Path | None, aside: Path | None = None):
         self.header, self.path, self.aside = json.loads(json.dumps(header)), path, aside
-        self.read_to = 0  # bytes that `news` has given
+        self.read_to = 0  # bytes that `new_rows` has returned
 
     @cached_property
     def _file(self) -> IO[bytes]:
         """Opened when something is written, or when there is something to read."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # unbuffered: what another process cuts off and writes anew must not be read from a buffer
+            # unbuffered: bytes that another process replaces must not be read from a buffer
             opened: IO[bytes] = self.path.open("a+b", buffering=0)
         else:
             if self.aside is not None:
@@ -61,8 +61,8 @@ class Journal:
         """Whether there is anything to read."""
         return "_file" in vars(self) or (self.path is not None and self.path.is_file())
 
-    def news(self) -> Iterator[tuple[int, Any]]:
-        """The rows that were added since the last call, by this process or another, each with its place.
+    def new_rows(self) -> Iterator[tuple[int, Any]]:
+        """The rows added since the last call, by this process or another, each with its position.
 
         Raises OtherJournalError, or JournalError on a line that is damaged."""
         if not self.there:
@@ -76,7 +76,7 @@ class Journal:
                 raise OtherJournalError(self.path, row)
 
     def _lines(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Whole lines without their ends, from a place on."""
+        """Whole lines without their ends, from a position on."""
         rest = b""
         while True:
             self._file.seek(start + len(rest))
@@ -89,18 +89,18 @@ class Journal:
                 start += len(line) + 1
 
     def at(self, place: int) -> Any:
-        """The row at a place that `news` gave."""
+        """The row at a position that `new_rows` returned."""
         return self._parsed(next(self._lines(place))[1], place)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """On the disk when this returns; `news` gives it as any other."""
+        """Write a row: it is on the disk when this returns, and one of the `new_rows`."""
         with self.locked():
             self._mend()
             self._write(row)
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """No other process adds a row meanwhile; may be entered again within. False where there are no such locks."""
+        """No other process adds a row inside it; may be nested. False where there are no such locks."""
         if self.path is None or sys.platform == "win32" or self._held:
             yield self.path is None or self._held
             return
@@ -119,7 +119,7 @@ class Journal:
     _held = False
 
     def _mend(self) -> None:
-        """The first line, if there is none; nothing behind the last line end."""
+        """Write the first line if it is missing; remove what follows the last line end."""
         end = self._file.seek(0, os.SEEK_END)
         whole = self._last_line_end(end)
         if whole < end:

@@ -1,7 +1,8 @@
-"""A place that one run writes to: a second run is told who is at it. The lock dies with its process, however that ends.
+"""A folder or file that one run writes to: a second run gets an error that names the first. The lock ends with its
+process, however that ends.
 
-The system's own locks are used (`flock`, which Linux keeps across the machines of an NFS share too; on Windows a locked
-byte), and never the mere existence of a file. On a file system without locks the place is used without."""
+The locks are the system's (`flock`, which on Linux holds across the machines of an NFS share, too; on Windows a locked
+byte), never the existence of a file alone. On a file system without locks nothing is locked."""
 
 from __future__ import annotations
 
@@ -24,20 +25,20 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LOCK = ".lock"  # in the folder that it stands for
+LOCK = ".lock"  # name of the lock file in the folder that it protects
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-PATIENCE, LOOK = 5.0, 0.02  # seconds: until a holder has said who it is, and between two looks
-SHOWN = 200  # letters of a command
-FAR = 1 << 30  # the byte that Windows locks, and then lets nobody read: behind all that is written
+LONGEST_WAIT, PAUSE = 5.0, 0.02  # seconds: until a holder has written its name, and between two attempts
+SHOWN = 200  # characters of a command
+FAR = 1 << 30  # the byte that Windows locks and makes unreadable: after all content
 
 
 class InUseError(ValueError):
-    """Somebody else writes there: who, and what to do."""
+    """Another process writes there: which one, and what to do."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who writes: a process, and the launch whose processes share the place ("" for a process on its own)."""
+    """A process that writes, and the launch whose processes share the lock ("" for a single process)."""
 
     launch: str = ""
     pid: int = field(default_factory=os.getpid)
@@ -48,56 +49,57 @@ class Holder:
 
 @contextmanager
 def held(file: Path, launch: str = "") -> Iterator[None]:
-    """Keep everybody else from what the lock file stands for, until the block ends or the process dies. Processes that
-    name the same `launch` share it.
+    """Keep other processes from what the lock file protects, until the block or the process ends. Processes with the
+    same `launch` share it.
 
-    Raises InUseError when somebody else has it, and OSError when the file cannot be made."""
+    Raises InUseError when another process has it, and OSError when the file cannot be made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     stream = _taken(file, Holder(launch))
     try:
         yield
     finally:
-        if _locked(stream):  # the last one out
-            with contextlib.suppress(OSError):  # Windows removes no open file; one that stays stops nobody
+        if _locked(stream):  # the last holder
+            with contextlib.suppress(OSError):  # Windows removes no open file; one that stays does no harm
                 file.unlink(missing_ok=True)
         stream.close()
 
 
 def _taken(file: Path, me: Holder) -> BinaryIO:
     """The lock file, open and locked until it is closed."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_WAIT
     while True:
         stream = file.open("a+b")
         if _mine(stream, file, me):
             return stream
-        theirs = _said(stream)
+        holder = _read_holder(stream)
         stream.close()
-        # of a launch, the first has it alone for a moment; of two on their own, the first may not have said its name
-        for_good = theirs is not None and theirs.launch != me.launch if me.launch else theirs is not None
+        # of a launch, the first has it alone for a moment; of two single ones, the first may not have written its name
+        for_good = holder is not None and holder.launch != me.launch if me.launch else holder is not None
         if time.monotonic() > deadline or (for_good and _still_held(file)):
-            raise InUseError(_words(file, theirs))
-        time.sleep(LOOK)
+            raise InUseError(_in_use(file, holder))
+        time.sleep(PAUSE)
 
 
 def _mine(stream: BinaryIO, file: Path, me: Holder) -> bool:
     """Whether the lock is this process's, or one that it may share."""
     if _locked(stream) and _still(stream, file):
-        _say(stream, me)
+        _write_holder(stream, me)
         if not me.launch:
             return True
-    # one kind of lock does not become the other in one go, and somebody may have come between: look who it is
+    # one kind of lock is not converted to the other in one step, and another process may get it between: read who has
+    # it
     if not (me.launch and _locked(stream, shared=True) and _still(stream, file)):
         return False
-    theirs = _said(stream)
-    return theirs is not None and theirs.launch == me.launch
+    holder = _read_holder(stream)
+    return holder is not None and holder.launch == me.launch
 
 
 def _locked(stream: BinaryIO, shared: bool = False) -> bool:
-    """Whether this process has the lock now; never waits."""
+    """Try to lock; whether this process has the lock now. Never waits."""
     try:
         if sys.platform != "win32":
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        elif not shared:  # Windows knows one kind, which the first of a launch has
+        elif not shared:  # Windows has one kind, which the first of a launch holds
             stream.seek(FAR)
             msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError as error:
@@ -106,7 +108,7 @@ def _locked(stream: BinaryIO, shared: bool = False) -> bool:
 
 
 def _still(stream: BinaryIO, file: Path) -> bool:
-    """Whether the open file is the one of that name: its last holder may have removed it meanwhile."""
+    """Whether the open file still has that name: its last holder may have removed it."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(stream.fileno()), file.stat())
     return False
@@ -118,14 +120,14 @@ def _still_held(file: Path) -> bool:
     return False
 
 
-def _say(stream: BinaryIO, me: Holder) -> None:
+def _write_holder(stream: BinaryIO, me: Holder) -> None:
     stream.truncate(0)
     stream.write(json.dumps(asdict(me)).encode())
     stream.flush()
 
 
-def _said(stream: BinaryIO) -> Holder | None:
-    """Who holds it, or None when that is not written yet."""
+def _read_holder(stream: BinaryIO) -> Holder | None:
+    """The holder in the file, or None when none is written yet."""
     stream.seek(0)
     try:
         return Holder(**json.loads(stream.read()))
@@ -133,11 +135,11 @@ def _said(stream: BinaryIO) -> Holder | None:
         return None
 
 
-def _words(file: Path, theirs: Holder | None) -> str:
+def _in_use(file: Path, holder: Holder | None) -> str:
     who = (
         "another process writes to it"
-        if theirs is None
-        else (f"process {theirs.pid} on {theirs.host} has been writing to it since {theirs.since} ({theirs.command})")
+        if holder is None
+        else f"process {holder.pid} on {holder.host} has been writing to it since {holder.since} ({holder.command})"
     )
     what = file.parent if file.name == LOCK else file.parent / file.name.removeprefix(".").removesuffix(LOCK)
     return f"{what} is in use: {who}; wait for its end, stop it, or give another folder"

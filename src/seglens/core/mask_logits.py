@@ -15,12 +15,12 @@ from torch import Tensor
 from seglens.core.geometry import Frame
 from seglens.core.interruption import safe_point
 
-BAND = 2**20  # numbers made at a time: few enough to stay in a processor's cache
-TOGETHER = 2**24  # pixels of the masks that are made at a time: many of a small image, and one of a large one
+BAND = 2**20  # numbers computed at a time: few enough for a processor's cache
+TOGETHER = 2**24  # pixels of the masks computed at a time: many masks of a small image, one of a large one
 
 
 def bands(rows: int, wide: int) -> Iterator[slice]:
-    """All rows, some at a time; `wide` numbers are made for each. A safe point lies before every one."""
+    """All rows, some at a time; `wide` numbers are computed for each row. There is a safe point before each band."""
     step = max(1, BAND // max(1, wide))
     for first in range(0, rows, step):
         safe_point()
@@ -29,8 +29,8 @@ def bands(rows: int, wide: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """What single pixels add to the logits around them: `weight` there, and (1 - distance / `radius`)^2 of it further
-    away, to nothing at `radius` pixels. As a covariance that is valid in the plane (Askey 1973)."""
+    """What single pixels add to the logits around them: `weight` at the pixel, and (1 - distance / `radius`)^2 of it
+    further away, down to zero at `radius` pixels. As a covariance this is valid in the plane (Askey 1973)."""
 
     at: Int[np.ndarray, "n 2"]  # row, column
     weight: Float[np.ndarray, " n"]
@@ -41,7 +41,7 @@ class Moves:
         return (1 - distance / radius).clamp(min=0).square()
 
     def add_to(self, band: Float[Tensor, "q r w"], first: int) -> None:
-        """To rows of the image from the `first` on, in place. Costs the pixels within the radius."""
+        """Add to rows of the image from the `first` on, in place. The cost is that of the pixels within the radius."""
         rows, columns = band.shape[1:]
         for (row, column), weight in zip(self.at.tolist(), self.weight.tolist(), strict=True):
             top, bottom = (self._clip(end + row - first, rows) for end in (-self.radius, self.radius + 1))
@@ -73,21 +73,21 @@ class Drawing:
     def at(self, pixels: Int[np.ndarray, "n 2"]) -> Float[np.ndarray, "q n"]:
         """Logits of single pixels (row, column)."""
         row = {y: self._read(slice(y, y + 1))[:, 0].cpu().numpy() for y in set(pixels[:, 0].tolist())}
-        found = [row[y][:, x] for y, x in pixels.tolist()]
-        return np.stack(found, 1) if found else np.zeros((len(self.canvas), 0), np.float32)
+        columns = [row[y][:, x] for y, x in pixels.tolist()]
+        return np.stack(columns, 1) if columns else np.zeros((len(self.canvas), 0), np.float32)
 
     def masks(self, threshold: float) -> Iterator[tuple[Bool[np.ndarray, "h w"], float]]:
-        """As `above`, one query after the other: masks of no more than `TOGETHER` pixels are held here at a time, or
-        one."""
+        """As `above`, one query after the other: at most `TOGETHER` pixels of masks, or one mask, are in memory here at
+        a time."""
         step = max(1, TOGETHER // (self.frame.height * self.frame.width))
         for first in range(0, len(self.canvas), step):
-            made = replace(self, canvas=self.canvas[first : first + step]).above(threshold)
-            while made:
-                yield made.pop(0)
+            masks = replace(self, canvas=self.canvas[first : first + step]).above(threshold)
+            while masks:
+                yield masks.pop(0)
 
     def above(self, threshold: float) -> list[tuple[Bool[np.ndarray, "h w"], float]]:
         """Per query the mask of all pixels above a threshold, and the mean foreground probability over it; 0 for an
-        empty one. The same numbers whatever is asked with it."""
+        empty one. The numbers of a query do not depend on the other queries."""
         size = (self.frame.height, self.frame.width)
         masks = [np.empty(size, bool) for _ in self.canvas]
         sums = torch.zeros((len(self.canvas), self.frame.height), dtype=torch.float64)  # by row: bands differ in height
@@ -95,7 +95,7 @@ class Drawing:
             inside = logits > threshold
             for k, mask in enumerate(masks):
                 mask[rows] = inside[k].cpu().numpy()
-                if mask[rows].any():  # most bands show nothing of most things
+                if mask[rows].any():  # most bands are empty for most queries
                     sums[k, rows] = torch.where(inside[k], logits[k].sigmoid(), 0).sum(-1, dtype=torch.float64).cpu()
         totals = [row.sum().item() for row in sums]
         return [(mask, total / max(1, int(mask.sum()))) for mask, total in zip(masks, totals, strict=True)]

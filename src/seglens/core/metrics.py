@@ -1,6 +1,6 @@
 """Segmentation metrics: pixel counts first, ratios last.
 
-Counts add up over batches and machines; ratios do not. Two published rules turn counts into what each mask contributes:
+Counts can be summed over batches and machines; ratios cannot. Two published rules give what each mask contributes:
 `lisa_rule` for RefCOCO and ReasonSeg (arXiv 2308.00692, its `train_ds.py`) and `gres_rule` for gRefCOCO (arXiv
 2306.00968, `refer_evaluation.py` of ReLA). A ratio over no masks at all is NaN.
 """
@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-# LISA's own, so that numbers can be compared with published ones; far below the one decimal that papers print. Its
-# `AverageMeter.all_reduce` also adds 1e-5 to the number of masks, n, and so takes 1e-5 / n off the mean: less than the
+# LISA's values, so that numbers can be compared with published ones; far below the one decimal that papers print. Its
+# `AverageMeter.all_reduce` also adds 1e-5 to the number of masks, n, which lowers the mean by 1e-5 / n: less than the
 # four decimals that LISA prints, and left out here.
 EPS_MASK = 1e-5
 EPS_SUM = 1e-10
@@ -43,7 +43,7 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """What each of n masks adds under a protocol: its IoU to the mean, its pixels to the cumulative sums."""
+    """What each of n masks contributes under a protocol: its IoU to the mean, its pixels to the cumulative sums."""
 
     iou: Float64[Tensor, " n"]
     intersection: Int64[Tensor, " n"]
@@ -55,12 +55,13 @@ def overlap(
     target: Bool[Tensor, "n h w"],
     ignore: Bool[Tensor, "n h w"] | None = None,
 ) -> Counts:
-    """Count the pixels of each mask and of its target. Pixels of ``ignore`` count nowhere, as 255 in LISA's maps."""
+    """Count the pixels of each mask and of its target. Pixels of ``ignore`` are not counted, as 255 in LISA's maps."""
     if ignore is not None:
         prediction, target = prediction & ~ignore, target & ~ignore
     # rows first, in 32 bits: summing bools straight into 64 is 20 times slower on a CPU
-    shared, said, true = (mask.sum(-1, dtype=torch.int32).sum(-1) for mask in (prediction & target, prediction, target))
-    return Counts(shared, said + true - shared, said, true)
+    masks = (prediction & target, prediction, target)
+    shared, predicted, true = (mask.sum(-1, dtype=torch.int32).sum(-1) for mask in masks)
+    return Counts(shared, predicted + true - shared, predicted, true)
 
 
 def iou(counts: Counts) -> Float64[Tensor, " n"]:
@@ -69,16 +70,16 @@ def iou(counts: Counts) -> Float64[Tensor, " n"]:
 
 
 def lisa_rule(counts: Counts, refused: Bool[Tensor, " n"]) -> Contribution:
-    """LISA's: the masks decide alone, so ``refused`` changes nothing."""
+    """LISA's rule: only the masks count, so ``refused`` changes nothing."""
     return Contribution(iou(counts), counts.intersection, counts.union)
 
 
 def gres_rule(counts: Counts, refused: Bool[Tensor, " n"]) -> Contribution:
-    """gRefCOCO's official rule; ``refused`` is the method's own "no target", whatever its mask holds.
+    """gRefCOCO's official rule; ``refused`` is the method's decision "no target", whatever its mask holds.
 
     No target and refused: IoU 1, nothing to the sums; no target and not refused: IoU 0, the mask to the unions. A
     target that is refused: IoU and intersection 0, and the union stays that of mask and target, as in ReLA's code (a
-    method that refuses and draws nevertheless pays for both). There are no epsilons in ReLA, nor here."""
+    method that refuses and still draws a mask pays for both). There are no epsilons in ReLA, nor here."""
     absent = counts.actual == 0
     intersection = counts.intersection * ~(absent | refused)
     union = counts.union * ~(absent & refused)
@@ -114,7 +115,7 @@ def extent(mask: Bool[np.ndarray, "h w"]) -> Extent | None:
 
 
 def true_extent(drawn: Extent | None, box: tuple[float, float, float, float] | None) -> Extent | None:
-    """A target's: of the annotation's `box` (x, y, width, height) where it has one, else of the mask that it draws."""
+    """The extent of a target: of the annotation's `box` (x, y, width, height) where it has one, else of its mask."""
     return drawn if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
 
 
@@ -138,10 +139,10 @@ def class_counts(predicted: Int64[Tensor, " n"], actual: Int64[Tensor, " n"], cl
     A label outside 0..classes-1 (255) in ``actual`` is not counted."""
     counted = (actual >= 0) & (actual < classes)
     predicted, actual = predicted[counted], actual[counted]
-    shared, said, true = (
+    shared, claimed, true = (
         torch.bincount(labels, minlength=classes) for labels in (actual[predicted == actual], predicted, actual)
     )
-    return torch.stack([shared, said + true - shared, true], 1)
+    return torch.stack([shared, claimed + true - shared, true], 1)
 
 
 def miou(totals: Float[Tensor, "*r k 3"] | Int64[Tensor, "*r k 3"]) -> Float64[Tensor, "*r"]:
@@ -160,8 +161,8 @@ def bootstrap(
     """95 % percentile interval of a ``statistic`` of the k column totals of ``values``.
 
     Every metric here is a function of totals, and so is the difference of two methods' metrics (a paired bootstrap).
-    With ``groups`` (an image id per row) whole groups are drawn: masks of one image rise and fall together, and drawing
-    them one by one would make the interval too narrow. Resamples in which the statistic is NaN are left out; both ends
+    With ``groups`` (an image id per row) whole groups are drawn: masks of one image are correlated, and drawing them
+    one by one would make the interval too narrow. Resamples in which the statistic is NaN are left out; both ends
     are NaN when none remains. The interval depends on ``seed`` alone, not on how many resamples are drawn at a time.
     """
     values = values.cpu().double()
@@ -174,8 +175,8 @@ def bootstrap(
     at_once = max(1, BOOTSTRAP_MEMORY // values.numel())
     sizes = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
     draws = (torch.randint(len(values), (size, len(values)), generator=generator) for size in sizes)
-    found = torch.cat([statistic(values[drawn].sum(1)) for drawn in draws])
-    low, high = found.nanquantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    statistics = torch.cat([statistic(values[drawn].sum(1)) for drawn in draws])
+    low, high = statistics.nanquantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return low, high
 
 
@@ -186,6 +187,7 @@ def bootstrap_ratio(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of sum(numerator) / sum(denominator): cIoU as it stands, a mean such as gIoU with ones below."""
+    """95 % interval of sum(numerator) / sum(denominator): cIoU directly, a mean such as gIoU with a denominator of
+    ones."""
     columns = torch.stack([numerator, denominator], 1)
     return bootstrap(columns, lambda totals: totals[:, 0] / totals[:, 1], groups, resamples, seed)

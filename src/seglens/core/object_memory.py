@@ -1,4 +1,4 @@
-"""How much memory objects hold."""
+"""The memory that objects hold."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 
 
 def bytes_held(*parts: Any) -> int:
-    """Bytes of all tensors and arrays in dataclasses, mappings and sequences; what they share is counted once."""
-    seen = dict[int, int]()
+    """Bytes of all tensors and arrays in dataclasses, mappings and sequences; shared storage is counted once."""
+    sizes = dict[int, int]()
     for part in parts:
-        _add(part, seen)
-    return sum(seen.values())
+        _add(part, sizes)
+    return sum(sizes.values())
 
 
-def _add(part: Any, seen: dict[int, int]) -> None:
+def _add(part: Any, sizes: dict[int, int]) -> None:
     if isinstance(part, torch.Tensor):
         storage = part.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
     elif isinstance(part, np.ndarray):
-        seen[id(part)] = part.nbytes
+        sizes[id(part)] = part.nbytes
     elif isinstance(part, Mapping):
-        _add(list(part.values()), seen)
+        _add(list(part.values()), sizes)
     elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
         for one in part:
-            _add(one, seen)
+            _add(one, sizes)
     elif dataclasses.is_dataclass(part):
-        _add([getattr(part, each.name) for each in dataclasses.fields(part)], seen)
+        _add([getattr(part, each.name) for each in dataclasses.fields(part)], sizes)

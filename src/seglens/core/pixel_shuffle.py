@@ -1,5 +1,5 @@
 """Space to depth and back, in InternVL's order (its `ps_version` v2): the vectors of a block of factor x factor pixels
-laid end to end, row by row. All maps are channel-last, behind any leading axes.
+joined end to end, row by row. All maps are channel-last, after any leading axes.
 
 A map that keeps its size can be given that width in two ways, for a projector that expects shuffled features: every
 pixel repeated (`replicate`) or shuffled at stride 1 (`scan`), as SELF1E compares them (arXiv 2603.19026, appendix 8.3).
@@ -19,19 +19,18 @@ def pixel_shuffle(x: Shaped[Tensor, "*b h w c"], factor: int) -> Shaped[Tensor, 
 
 
 def pixel_unshuffle(x: Shaped[Tensor, "*b h w c"], factor: int) -> Shaped[Tensor, "*b _ _ _"]:
-    """What `pixel_shuffle` undoes: a map of h * factor x w * factor pixels, of 1 / factor ** 2 the width."""
+    """The inverse of `pixel_shuffle`: a map of h * factor x w * factor pixels, of 1 / factor ** 2 the width."""
     return rearrange(x, "... h w (u v c) -> ... (h u) (w v) c", u=factor, v=factor)
 
 
 def replicate(x: Shaped[Tensor, "*b h w c"], factor: int) -> Shaped[Tensor, "*b h w _"]:
-    """Every pixel in place of a block of its likes: what `pixel_shuffle` says of the map enlarged, nearest, `factor`
-    times."""
+    """Every pixel repeated as a block of equal ones: `pixel_shuffle` of the map enlarged `factor` times (nearest)."""
     return repeat(x, "... h w c -> ... h w (k c)", k=factor**2)
 
 
 def scan(x: Shaped[Tensor, "*b h w c"], factor: int) -> Shaped[Tensor, "*b h w _"]:
-    """All blocks of factor x factor neighbours that lie within the map, stretched bilinearly to its size: what is left
-    of it in the released code, since the paper does not say how it fills blocks at the border."""
+    """All blocks of factor x factor neighbours within the map, resized bilinearly to its size, as in the released code;
+    the paper does not describe how blocks at the border are filled."""
     *batch, h, w, _ = x.shape
     blocks = rearrange(x.unfold(-3, factor, 1).unfold(-3, factor, 1), "... h w c u v -> ... (u v c) h w")
     planes = F.interpolate(blocks.reshape(-1, *blocks.shape[-3:]), (h, w), mode="bilinear", align_corners=False)

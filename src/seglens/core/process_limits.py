@@ -1,4 +1,4 @@
-"""What the system lets this process take. Light to import: it is asked before anything heavy is loaded."""
+"""The limits of this process. Light to import: they are read before anything heavy is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked and answered, as JSON: one schema for the command line, the server, the page and other people's agents.
+"""Queries and answers as JSON: one schema for the command line, the server, the page and other agents.
 
 Coordinates are (x, y) in pixels of the image as it is shown, its EXIF rotation applied; pixel i covers [i, i + 1).
 """
@@ -12,19 +12,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 
 class WireModel(BaseModel):
-    """A value that crosses a wire: frozen, and a field that nobody knows is an error, never passed over."""
+    """A value that is sent as JSON: frozen, and an unknown field is an error, never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RequestModel(WireModel):
-    """What is asked is taken as it stands: "1" is no number, and 0 is no truth."""
+    """Values of requests are not converted: "1" is no number, and 0 is no boolean."""
 
     model_config = ConfigDict(strict=True)
 
 
 def _whole(value: object) -> object:
-    """Python takes False for 0, and a Literal does so too."""
+    """Python treats False as 0, and so does a Literal."""
     if isinstance(value, bool | float):
         raise ValueError("input should be a whole number")
     return value

@@ -76,7 +76,7 @@ class AnswerJournal:
 
     def _read(self, journal: Journal) -> None:
         try:
-            for _, entry in journal.news():
+            for _, entry in journal.new_rows():
                 faults = [RecordFault.from_json(fault) for fault in entry["faults"]]
                 self.rows[entry["index"]] = SampleRow(entry["row"], faults)
         except JournalError as error:

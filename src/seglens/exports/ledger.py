@@ -81,7 +81,7 @@ class Ledger:
     def refresh(self) -> None:
         """Take in what was added, by this process or another."""
         try:
-            for place, row in self.journal.news():
+            for place, row in self.journal.new_rows():
                 self._take_in(place, row)
         except JournalError as error:
             raise JournalError(

@@ -13,11 +13,11 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from seglens.core.interruption import ABREAST, SLICE, GivenUpError, Turns, interruptible
+from seglens.core.interruption import MOST_STARTED, SLICE, GivenUpError, Turns, interruptible
 from seglens.serving.http.api_errors import busy
 from seglens.serving.http.metrics import Metrics
 
-MAX_LONG = ABREAST // 2  # long batches that are under way at a time: the other threads are for short ones
+MAX_LONG = MOST_STARTED // 2  # long batches that are under way at a time: the other threads are for short ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Batcher:
         self._open = True
         self._change = threading.Condition()
         self._threads = [
-            threading.Thread(target=self._work, name=f"seglens-model-{k}", daemon=True) for k in range(ABREAST)
+            threading.Thread(target=self._work, name=f"seglens-model-{k}", daemon=True) for k in range(MOST_STARTED)
         ]
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field, create_model
 
 from seglens import __version__
-from seglens.core.interruption import ABREAST, GivenUpError, interruptible, rested
+from seglens.core.interruption import MOST_STARTED, GivenUpError, interruptible, rested
 from seglens.core.schema import Box, Click, Segmented, TextAnswer
 from seglens.inference.compressed_predictions import bare
 from seglens.serving.limits import Limits
@@ -80,7 +80,7 @@ class Tools:
         seconds: float = MAX_SECONDS,
     ):
         self.service, self.fetch, self.max_waiting, self.seconds = service, fetch, max_waiting, seconds
-        self._running = anyio.CapacityLimiter(ABREAST)
+        self._running = anyio.CapacityLimiter(MOST_STARTED)
         self._calls = 0  # running or waiting
 
     def image_kinds(self) -> str:
