@@ -81,7 +81,7 @@ def test_work_gives_way_when_its_time_is_over_and_somebody_waits(hands: ThreadPo
     first = hands.submit(long)
     assert began.wait(WAIT)
     others = [hands.submit(short) for _ in range(2)]
-    until(lambda: len(turns._line) == 2)
+    until(lambda: len(turns._queue) == 2)
     go.set()
     assert first.result(WAIT) == 6.0
     for other in others:
@@ -166,7 +166,7 @@ def alternating(hands: ThreadPoolExecutor, works: Sequence[Callable[[], object]]
     def run(work: Callable[[], object]) -> object:
         ready.wait(WAIT)
         with turns.turn():
-            until(lambda: len(turns._line) > 0 or len(done) > 0)
+            until(lambda: len(turns._queue) > 0 or len(done) > 0)
             try:
                 return work()
             finally:
