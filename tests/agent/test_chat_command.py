@@ -48,7 +48,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter, seglens: Run) -
     return run
 
 
-def test_answers_on_standard_output_and_all_else_beside_it(image: Path, typed: Run) -> None:
+def test_answers_go_to_standard_output_and_all_else_to_standard_error(image: Path, typed: Run) -> None:
     lines = "how many things are there?\n\nmark the red cup.\nwhat colour is it?\n/quit\nnobody reads this\n"
     code, out, err = typed(image, "--out", "masks", lines)
     assert code == 0
@@ -64,17 +64,17 @@ def test_answers_on_standard_output_and_all_else_beside_it(image: Path, typed: R
     ]
     assert err == "looking at scene.png; /help lists the commands\n"
     assert np.asarray(Image.open("masks/scene_1_mask.png")).any()
-    code, out, _ = typed(image, "--out", "masks", "mark the red cup.\n")  # another talk writes over nothing
+    code, out, _ = typed(image, "--out", "masks", "mark the red cup.\n")  # another conversation overwrites nothing
     assert "  mask: masks/scene_2_mask.png" in out.splitlines()
 
 
-def test_a_byte_order_mark_before_the_first_line_is_no_word(image: Path, typed: Run) -> None:
+def test_a_byte_order_mark_before_the_first_line_is_ignored(image: Path, typed: Run) -> None:
     plain, marked = (typed(image, "--json", f"{mark}how many things are there?") for mark in ("", "\ufeff"))
     assert marked == plain
     assert json.loads(plain[1])["text"] == "4"
 
 
-def test_bad_lines_are_told_and_the_conversation_goes_on(image: Path, typed: Run) -> None:
+def test_bad_lines_are_reported_and_the_conversation_goes_on(image: Path, typed: Run) -> None:
     bad = {
         "/refine 3,4": "no mask to refine yet",
         "/refine": "needs a point or a box",
@@ -125,12 +125,12 @@ def test_a_line_of_json_for_each(image: Path, typed: Run, scene: Sample) -> None
     assert "/refine" in messages["note"]
 
 
-def test_a_wrong_image_is_told_before_the_model_is_loaded(tmp_path: Path, seglens: Run) -> None:
+def test_a_wrong_image_is_reported_before_the_model_is_loaded(tmp_path: Path, seglens: Run) -> None:
     code, out, err = seglens("chat", tmp_path / "nowhere.png")
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_points_and_boxes() -> None:
+def test_points_and_boxes_are_parsed() -> None:
     assert [numbers(word) for word in ("1,2", "1.5,2,0", "1,2,3,4")] == [[1, 2], [1.5, 2, 0], [1, 2, 3, 4]]
     for word in ("", "1", "1,2,", "a,b", "1,2,3,4,5", "1,2,-1"):
         with pytest.raises(ValueError, match="need X,Y"):
@@ -188,7 +188,7 @@ def terminal(image: Path) -> Iterator[Terminal]:
     os.close(terminal.end)
 
 
-def test_at_a_terminal(terminal: Terminal) -> None:
+def test_chat_works_at_a_terminal(terminal: Terminal) -> None:
     """Prompted, answered, and ended by Ctrl-C without a trace."""
     terminal.wait_for("> ")
     terminal.type("how many things are thare\x7f\x7f\x7fere?\n")  # corrected while typing

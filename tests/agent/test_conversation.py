@@ -30,7 +30,9 @@ def talk(agent: Agent, scene: Sample) -> Conversation:
     return agent.start(scene.image)
 
 
-def test_words_a_mask_and_words_about_the_mask(agent: Agent, talk: Conversation, scene: Sample) -> None:
+def test_a_conversation_has_dialogue_segmentation_and_follow_up(
+    agent: Agent, talk: Conversation, scene: Sample
+) -> None:
     words = talk.say("how many things are there?")
     assert (words.route.intent, words.predictions, words.overlay) == ("dialogue", (), None)
     assert words.text == agent.segmenter.ask(scene.image, "how many things are there?")
@@ -76,7 +78,7 @@ def test_a_follow_up_is_answered_on_original_and_overlay(
 
 
 @pytest.mark.parametrize("route", [None, "followup"])
-def test_a_follow_up_without_a_mask_is_no_choice(agent: Agent, talk: Conversation, route: str | None) -> None:
+def test_a_follow_up_without_a_mask_takes_another_route(agent: Agent, talk: Conversation, route: str | None) -> None:
     """Lines 10 and 11: at the start, and after a target that is not there."""
     expected = agent.router.route(talk.image, ABOUT)
     assert expected.intent == "followup"
@@ -88,7 +90,7 @@ def test_a_follow_up_without_a_mask_is_no_choice(agent: Agent, talk: Conversatio
     assert talk.say(ABOUT, route).route.intent == first.intent
 
 
-def test_what_is_absent_is_told(talk: Conversation) -> None:
+def test_an_absent_target_is_reported(talk: Conversation) -> None:
     reply = talk.say(HOUSE)
     assert (reply.route.intent, reply.text) == ("segmentation", reply.predictions[0].reason)
     assert f"Nothing in the image fits {HOUSE!r}" in reply.text
@@ -121,7 +123,7 @@ def test_clicks_refine_the_last_mask(talk: Conversation) -> None:
     assert not np.array_equal(again.mask, reply.predictions[0].mask)
 
 
-def test_another_image(agent: Agent, talk: Conversation, scene: Sample) -> None:
+def test_a_conversation_goes_on_with_another_image(agent: Agent, talk: Conversation, scene: Sample) -> None:
     """Follow-ups speak of the last mask, in its own image, until something is segmented in the new one."""
     old = talk.say(CUP).predictions
     other = WorldData(n=2, seed=5)[1]
@@ -137,11 +139,11 @@ def test_another_image(agent: Agent, talk: Conversation, scene: Sample) -> None:
     assert np.array_equal(talk.image, other.image)  # a bad image changes nothing
 
 
-def test_the_talk_can_point_at_an_earlier_mask(agent: Agent, talk: Conversation) -> None:
+def test_a_conversation_can_go_back_to_an_earlier_mask(agent: Agent, talk: Conversation) -> None:
     first = talk.say(CUP).predictions
     talk.say("segment the largest thing.")
     talk.point_at(first)
-    (again,) = talk.predictions  # made anew of what the talk keeps
+    (again,) = talk.predictions  # made again from the stored masks
     assert (again.query, again.score) == (first[0].query, first[0].score)
     assert np.array_equal(again.mask, first[0].mask)
     x, y = first[0].keypoints[0]
@@ -163,7 +165,7 @@ def test_a_bad_instruction_changes_nothing(talk: Conversation) -> None:
 
 
 def test_two_conversations_never_mix(agent: Agent) -> None:
-    """Two threads on one agent: each hears what it would hear alone."""
+    """Two threads on one agent: each gets the answers that it would get alone."""
     scenes = [WorldData(n=4, seed=5)[k] for k in (1, 3)]
     script = [("which colour has the thing?", None), ("the largest thing", "segmentation"), (ABOUT, "followup")]
 
@@ -199,13 +201,13 @@ def test_an_image_is_opened_once(agent: Agent, scene: Sample, monkeypatch: pytes
     assert opened == ["open", "hear"]
 
 
-def test_a_segmenter_that_cannot_talk() -> None:
+def test_a_segmenter_that_cannot_generate_is_refused() -> None:
     with pytest.raises(ValueError, match="segmentation_only=True"):
         Agent(Segmenter.from_pretrained(segmentation_only=True))
 
 
-def test_several_images_are_one_subject(agent: Agent, scene: Sample) -> None:
-    """What is segmented is looked for in each, a follow-up is about all masks, talk sees all of them."""
+def test_several_images_are_answered_together(agent: Agent, scene: Sample) -> None:
+    """A query is segmented in each, a follow-up is about all masks, dialogue about all images."""
     grey = np.full_like(scene.image, 128)
     talk = agent.start(grey, scene.image)
     reply = talk.say(CUP, "segmentation")
@@ -221,7 +223,7 @@ def test_several_images_are_one_subject(agent: Agent, scene: Sample) -> None:
     )
 
 
-def test_a_talk_without_an_image_is_words(agent: Agent) -> None:
+def test_a_conversation_without_an_image_is_dialogue(agent: Agent) -> None:
     reply = agent.start().say(ABOUT)
     assert (reply.route.intent, reply.route.given, reply.predictions) == ("dialogue", False, ())
     assert reply.spoken is not None

@@ -22,7 +22,7 @@ from seglens.world.world import World
 TIERS = {"plain": "dialogue", "explicit": "segmentation", "reasoning": "segmentation", "mixed": "segmentation"}
 
 
-def test_the_set_is_large_and_says_nothing_twice() -> None:
+def test_the_set_is_large_and_has_no_duplicates() -> None:
     instructions = read_instructions()
     counts = Counter((one.part, one.tier) for one in instructions)
     assert sum(count for (part, tier), count in counts.items() if part == "test" and tier in TIERS) >= 300
@@ -33,8 +33,8 @@ def test_the_set_is_large_and_says_nothing_twice() -> None:
     assert {(one.tier, one.route) for one in instructions} == {*TIERS.items(), ("followup", "followup")}
 
 
-def test_the_set_is_not_what_the_embedded_model_was_taught() -> None:
-    """Sentences that it could have met in training: only some short ones, that everybody says."""
+def test_the_set_is_not_the_training_text_of_the_embedded_model() -> None:
+    """Sentences that may be in the training text: only a few short ones, which are very common."""
     taught = {text.rstrip(".?") for text in FOLLOW_UPS}
     world = World("train", 0)
     for index in range(20):
@@ -45,7 +45,7 @@ def test_the_set_is_not_what_the_embedded_model_was_taught() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
+def test_the_documented_scores_are_reached(segmenter: Segmenter) -> None:
     """Two tiers whole, the others on the first twelve scenes; docs/agent.md has all."""
     tests = [one for one in read_instructions() if one.part == "test"]
     every = [one for one in tests if one.tier in ("plain", "explicit") or getattr(one.image, "index", 99) < 12]
@@ -58,7 +58,7 @@ def test_what_is_promised_measured_again(segmenter: Segmenter) -> None:
     assert scores["missed_triggers"] < 0.05  # measured: .023
 
 
-def test_what_is_counted() -> None:
+def test_scores_are_counted_by_hand() -> None:
     by_tier = {one.tier: one for one in read_instructions()}
     went = [("plain", "segmentation"), ("plain", "followup"), ("mixed", "segmentation"), ("explicit", "dialogue")]
     routed = [Routed(by_tier[tier], Route(intent, {})) for tier, intent in went]  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def test_what_is_counted() -> None:
     }
 
 
-def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
+def test_the_command_prints_the_scores(tmp_path: Path, seglens: Run, plain: Path) -> None:
     World("test", 1)
     rows = [
         {"text": "segment the cat.", "tier": "mine", "route": "segmentation", "scene": 0},
@@ -103,7 +103,7 @@ def test_the_command(tmp_path: Path, seglens: Run, plain: Path) -> None:
         assert message in err
 
 
-def test_a_damaged_picture_ends_nothing(tmp_path: Path, seglens: Run) -> None:
+def test_a_damaged_image_is_reported_and_the_rest_is_measured(tmp_path: Path, seglens: Run) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG cut")
     rows = [
         {"text": "segment the dog.", "tier": "mine", "route": "segmentation", "image": "cut.png"},
@@ -144,7 +144,7 @@ def test_a_bad_row_is_named(tmp_path: Path, change: dict[str, object], message: 
 # ---------------------------------------------------------------- the router's prompts
 
 
-def test_each_mllm_is_asked_in_its_own_words(segmenter: Segmenter, backbone: Backbone) -> None:
+def test_each_mllm_gets_its_own_prompt(segmenter: Segmenter, backbone: Backbone) -> None:
     assert prompt_of(segmenter.backbone) is PROMPTS["embedded"]
     assert prompt_of(backbone) is PROMPTS["few-shot"]
     for prompt in PROMPTS.values():
@@ -165,7 +165,7 @@ def test_every_label_may_be_anything(backbone: Backbone) -> None:
     assert router.route(image, "segment the cup", others).intent == max(others, key=lambda i: alone.scores[i])
 
 
-def test_a_bad_prompt_is_told() -> None:
+def test_a_bad_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="has 0 times"):
         RoutePrompt("what is this?")
     with pytest.raises(ValueError, match="need 3 different ones"):
@@ -173,7 +173,7 @@ def test_a_bad_prompt_is_told() -> None:
 
 
 def test_follow_ups_are_measured(segmenter: Segmenter) -> None:
-    """What the embedded model is asked by name it knows; about "it" on two pictures it is no better than chance."""
+    """By name the embedded model knows the answer; for "it" on two images it is no better than chance."""
     scores = colours(Agent(segmenter), 6)
     assert list(scores) == ["things", "followup", "named_on_pair", "named_on_original", "chance"]
     assert scores["things"] >= 4

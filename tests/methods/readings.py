@@ -1,4 +1,4 @@
-"""Readings of an MLLM that nobody asked, for the arithmetic of methods that tune theirs."""
+"""Random readouts of a tuned MLLM, for tests of the arithmetic of the methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ B, Q, WIDTH, GRID = 2, 3, 24, (3, 3)
 
 @dataclass
 class Silent:
-    """An MLLM of which only the widths are asked."""
+    """An MLLM of which only the widths are used."""
 
     adapter: nn.Module = field(default_factory=lambda: nn.Linear(2, 2))
     width: int = WIDTH

@@ -44,7 +44,7 @@ def by_hand(module: DySample, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("scale", "groups"), [(2, 4), (2, 1), (3, 2)])
-def test_every_point_is_moved_by_its_own_offset(scale: int, groups: int) -> None:
+def test_each_point_moves_by_its_own_offset(scale: int, groups: int) -> None:
     torch.manual_seed(0)
     module, x = DySample(8, scale, groups), torch.randn(2, 8, 3, 4)
     module.offset.weight.mul_(4)  # points of neighbouring cells, and beyond the border

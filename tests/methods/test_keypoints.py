@@ -47,7 +47,7 @@ def slowly(heat: np.ndarray, count: int, radius: float, threshold: float) -> tup
     st.sampled_from([0.0, 0.4, 0.9]),
     st.integers(0, 999),
 )
-def test_suppression_is_the_slow_loop(
+def test_suppression_equals_a_plain_loop(
     size: tuple[int, int], count: int, radius: float, threshold: float, seed: int
 ) -> None:
     heat = maps(3, size, seed)
@@ -87,7 +87,7 @@ def test_threshold_is_relative_to_the_peak() -> None:
     assert suppress(heat, 3, 1.0)[2].all()
 
 
-def test_stops_where_nothing_is_left() -> None:
+def test_suppression_stops_when_no_response_is_left() -> None:
     points, scores, keep = suppress(torch.zeros(1, 5, 6), 4, 1.0)
     assert points.shape == (1, 4, 2)
     assert not keep.any()
@@ -100,7 +100,7 @@ def test_stops_where_nothing_is_left() -> None:
     assert suppress(torch.ones(1, 2, 2), 16, 9.0)[0].shape == (1, 4, 2)  # never more than cells
 
 
-def test_maps_do_not_see_each_other() -> None:
+def test_maps_are_independent_of_each_other() -> None:
     heat = maps(5, (12, 9), 0)
     together = suppress(heat, 6, 2.0, 0.3)
     refined = guarded_newton_step(heat, together[0])
@@ -127,7 +127,7 @@ def quadratic(a: float, b: float, c: float, peak: tuple[float, float], size: int
     st.floats(-0.5, 0.5),
     st.floats(1e-6, 1e3),
 )
-def test_newton_finds_the_peak_of_a_paraboloid(
+def test_the_guarded_step_reaches_the_peak_of_a_paraboloid(
     a: float, b: float, slant: float, dx: float, dy: float, scale: float
 ) -> None:
     """At any scale of the map. Only the Tikhonov term is in the way: measured at most 5e-4 cells at curvature .01."""
@@ -137,7 +137,7 @@ def test_newton_finds_the_peak_of_a_paraboloid(
     assert refined_points.tolist() == pytest.approx([5 + dx, 4 + dy], abs=2e-3)
 
 
-def test_newton_in_single_precision() -> None:
+def test_the_guarded_step_works_in_single_precision() -> None:
     heat = quadratic(-0.1, -0.2, 0.05, (5.3, 3.8)).float()
     assert guarded_newton_step(heat, torch.tensor([[[5.0, 4.0]]]))[0, 0].tolist() == pytest.approx([5.3, 3.8], abs=1e-4)
 
@@ -153,7 +153,7 @@ def test_newton_in_single_precision() -> None:
     ],
     ids=["saddle", "slanted saddle", "minimum", "flat", "zero"],
 )
-def test_newton_stays_where_there_is_no_peak(heat: Tensor) -> None:
+def test_the_guarded_step_leaves_points_without_a_peak(heat: Tensor) -> None:
     points = torch.tensor([[[5.0, 4.0], [0.0, 0.0], [10.0, 10.0]]], dtype=heat.dtype)
     assert torch.equal(guarded_newton_step(heat, points)[0, 0], points[0, 0])
     assert guarded_newton_step(heat, points).isfinite().all()
@@ -161,7 +161,7 @@ def test_newton_stays_where_there_is_no_peak(heat: Tensor) -> None:
 
 @quick
 @given(sizes, st.integers(0, 999))
-def test_newton_stays_on_the_grid_and_near(size: tuple[int, int], seed: int) -> None:
+def test_the_guarded_step_stays_on_the_grid_and_within_a_cell(size: tuple[int, int], seed: int) -> None:
     heat = maps(2, size, seed)
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     every = torch.stack([x, y], -1).reshape(1, -1, 2).float().repeat(2, 1, 1)
@@ -187,7 +187,7 @@ def newton_slowly(heat: np.ndarray, x: int, y: int) -> list[float]:
 
 @quick
 @given(st.tuples(st.integers(2, 14), st.integers(2, 14)), st.integers(0, 999))
-def test_the_letter_of_the_paper_is_the_slow_loop(size: tuple[int, int], seed: int) -> None:
+def test_the_step_of_the_paper_equals_a_plain_loop(size: tuple[int, int], seed: int) -> None:
     """At every cell, whatever the surface is there. Measured: 3e-11 of a cell."""
     heat = maps(1, size, seed).double()
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
@@ -197,7 +197,7 @@ def test_the_letter_of_the_paper_is_the_slow_loop(size: tuple[int, int], seed: i
     assert refined_points.tolist() == [pytest.approx(point, abs=1e-6) for point in expected]
 
 
-def test_the_letter_of_the_paper_moves_what_the_guards_hold() -> None:
+def test_the_step_of_the_paper_moves_points_that_the_guards_hold() -> None:
     """On a saddle, and off the grid at its border."""
     saddle, middle = quadratic(0.1, -0.1, 0.0, (5.3, 4.2)), torch.tensor([[[5.0, 4.0]]], dtype=torch.float64)
     assert guarded_newton_step(saddle, middle).tolist() == middle.tolist()
@@ -207,7 +207,7 @@ def test_the_letter_of_the_paper_moves_what_the_guards_hold() -> None:
     assert newton_step(ramp.flip(-1) * 0 + 1, torch.zeros(1, 1, 2, dtype=torch.float64)).isfinite().all()
 
 
-def test_where_there_is_no_step_the_point_stays() -> None:
+def test_a_point_without_an_inverse_hessian_stays() -> None:
     points = torch.tensor([[[1.0, 1.0]]])
     flat = torch.full((1, 3, 3), 1e-6)  # H + epsilon I is not zero, and g is
     assert torch.equal(newton_step(flat, points), points)
@@ -221,7 +221,7 @@ def test_a_peak_on_the_border_stays_there(peak: tuple[float, float]) -> None:
     )
 
 
-def test_no_gradient_and_no_change_of_the_map() -> None:
+def test_suppression_has_no_gradient_and_leaves_the_map_unchanged() -> None:
     heat = maps(1, (6, 6), 0).requires_grad_()
     before = heat.detach().clone()
     points, scores, _ = suppress(heat, 4, 1.0)

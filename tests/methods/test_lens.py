@@ -89,7 +89,9 @@ def test_the_equations_stand_in_the_papers_order(code: ModuleType, numbers: list
 
 
 @torch.no_grad()
-def test_shapes(lens: Lens, readout: Readout, embedding: Embedding, decoder: MaskDecoder) -> None:
+def test_outputs_have_their_documented_shapes(
+    lens: Lens, readout: Readout, embedding: Embedding, decoder: MaskDecoder
+) -> None:
     out = lens(readout, embedding)
     b, q, m, side = 2, len(QUESTIONS), TINY.keypoints, 4 * decoder.side
     assert out.mask_logits.shape == (b, q, side, side)
@@ -103,7 +105,7 @@ def test_shapes(lens: Lens, readout: Readout, embedding: Embedding, decoder: Mas
 
 
 @torch.no_grad()
-def test_questions_do_not_see_each_other(
+def test_questions_are_independent_of_each_other(
     lens: Lens, backbone: Backbone, readout: Readout, embedding: Embedding, images: list[np.ndarray]
 ) -> None:
     together = lens(readout, embedding)
@@ -117,7 +119,7 @@ def test_questions_do_not_see_each_other(
 
 
 @torch.no_grad()
-def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding: Embedding) -> None:
+def test_a_precomputed_prefix_gives_the_same_masks(lens: Lens, readout: Readout, embedding: Embedding) -> None:
     prefix = lens.precompute(readout)
     for _ in range(2):  # and it may be used again
         one, other = lens(readout, embedding, prefix), lens(readout, embedding)
@@ -130,7 +132,7 @@ def test_a_prefix_kept_is_a_prefix_seen(lens: Lens, readout: Readout, embedding:
 def test_the_map_is_the_models_own_attention(
     backbone: Backbone, decoder: MaskDecoder, images: list[np.ndarray], embedding: Embedding, aggregate: Any
 ) -> None:
-    """Before training, A_c of Eq. 1 is what transformers says of the backbone's next layer: computed here by hand."""
+    """Before training, A_c of Eq. 1 is the attention of the backbone's next layer in transformers, computed by hand."""
     assert backbone.family == "llava"
     inputs_seen: list[Tensor] = []
     tower = backbone.module.model.vision_tower
@@ -219,7 +221,7 @@ def test_prompts_are_descriptions_plus_positions(
 
 
 @torch.no_grad()
-def test_void_points_do_not_exist(
+def test_void_keypoints_change_nothing(
     backbone: Backbone, decoder: MaskDecoder, readout: Readout, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lens = make(backbone, decoder, replace(TINY, threshold=0.9, newton="none"))
@@ -353,7 +355,7 @@ def test_state_moves_to_another_head(
         assert torch.equal(other(readout, embedding).mask_logits, expected)
 
 
-def test_the_global_position_starts_as_wide_as_it_is_told(backbone: Backbone, decoder: MaskDecoder) -> None:
+def test_cls_starts_with_the_configured_deviation(backbone: Backbone, decoder: MaskDecoder) -> None:
     """From N(0, 1) for the authors, from a fiftieth of it unless they are asked for; the same numbers otherwise."""
     ours, theirs = (make(backbone, decoder, replace(TINY, cls_std=wide)).cls for wide in (0.02, 1.0))
     assert torch.allclose(theirs, 50 * ours)
@@ -364,7 +366,7 @@ def test_the_global_position_starts_as_wide_as_it_is_told(backbone: Backbone, de
         LensConfig(map_target="floor")
 
 
-def test_which_samples_lose_their_keypoints(backbone: Backbone, decoder: MaskDecoder) -> None:
+def test_the_share_of_samples_without_keypoints_is_the_configured_one(backbone: Backbone, decoder: MaskDecoder) -> None:
     def share(seed: int = 0, **changes: Any) -> float:
         drawn = make(backbone, decoder, replace(TINY, **changes)).random_inputs(
             (40, 50), torch.Generator().manual_seed(seed)

@@ -33,7 +33,7 @@ def make(decoder: MaskDecoder, **settings: Any) -> Lisa:
 # ------------------------------------------------------------------ configuration
 
 
-def test_what_is_tuned_and_said() -> None:
+def test_tuning_and_texts_are_those_of_the_released_code() -> None:
     config = LisaConfig()
     tuning, templates = config.tuning(), config.templates()
     assert (tuning.rank, tuning.alpha, tuning.dropout, tuning.targets) == (8, 16.0, 0.05, ("q_proj", "v_proj"))
@@ -45,7 +45,7 @@ def test_what_is_tuned_and_said() -> None:
 
 
 @pytest.mark.parametrize("kind", ["phrase", "sentence"])
-def test_no_request_is_said_twice(kind: str) -> None:
+def test_no_query_gets_two_requests(kind: str) -> None:
     """LISA's own words in evaluation, whichever of the two ways they come."""
     query = "the red cup" if kind == "phrase" else "what would you drink from ?"
     requests = {
@@ -65,7 +65,7 @@ def test_no_request_is_said_twice(kind: str) -> None:
         ({"request": "the cup"}, "LISA got request='the cup'; it needs one {} where the query goes"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LisaConfig(**settings)
 
@@ -86,7 +86,7 @@ def test_the_projected_state_is_the_only_prompt(decoder: MaskDecoder, embedding:
     assert out.text_loss is read.text_loss
 
 
-def test_the_state_is_what_is_trained(decoder: MaskDecoder) -> None:
+def test_the_state_holds_exactly_the_trained_weights(decoder: MaskDecoder) -> None:
     whole, frozen = make(decoder), make(decoder, train_mask_decoder=False)
     assert {name.split(".")[0] for name in whole.state_dict()} == {"adapter", "project", "mask_decoder"}
     assert {name.split(".")[0] for name in frozen.state_dict()} == {"adapter", "project"}
@@ -102,7 +102,7 @@ def logits(side: int = 32) -> Tensor:
 
 
 @pytest.mark.parametrize("absent", ["skip", "empty"])
-def test_losses_are_means_over_what_is_taught(decoder: MaskDecoder, absent: str) -> None:
+def test_losses_are_means_over_masks_and_answers(decoder: MaskDecoder, absent: str) -> None:
     """LISA divides the sum over all masks of a batch by their number."""
     predicted, text = logits(), torch.arange(6.0).reshape(B, Q)
     terms = make(decoder, absent=absent).losses(MethodOutput(predicted, text_loss=text), SOME)
@@ -112,7 +112,7 @@ def test_losses_are_means_over_what_is_taught(decoder: MaskDecoder, absent: str)
     assert terms["text"].item() == pytest.approx((0 + 1 + 2 + 3 + 4) / 5)  # the last is neither asked nor spoken
 
 
-def test_a_step_cut_in_two_has_the_same_loss(decoder: MaskDecoder) -> None:
+def test_a_step_in_two_passes_has_the_same_loss(decoder: MaskDecoder) -> None:
     lisa, predicted, text = make(decoder), logits(), torch.rand(B, Q)
     whole = lisa.losses(MethodOutput(predicted, text_loss=text), SOME)
 
@@ -125,7 +125,7 @@ def test_a_step_cut_in_two_has_the_same_loss(decoder: MaskDecoder) -> None:
 
 
 @pytest.mark.parametrize("mean", ["answers", "tokens"])
-def test_words_of_a_step_cut_in_two(decoder: MaskDecoder, mean: str) -> None:
+def test_a_step_in_two_passes_has_the_same_text_loss(decoder: MaskDecoder, mean: str) -> None:
     """Over all answers, or all tokens, of the step: not the mean of the means of its passes."""
     lisa, predicted, text = make(decoder, text_mean=mean), logits(), torch.rand(B, Q)
     cuts = [Truth(**{name: getattr(SOME, name)[b : b + 1] for name in vars(SOME)}) for b in range(B)]
@@ -135,11 +135,11 @@ def test_words_of_a_step_cut_in_two(decoder: MaskDecoder, mean: str) -> None:
     ]
     whole = lisa.losses(MethodOutput(predicted, text_loss=text), SOME)["text"].item()
     assert sum(parts) == pytest.approx(whole)
-    weights = SOME.tokens.flatten()[:5] if mean == "tokens" else torch.ones(5)  # the last is nobody's
+    weights = SOME.tokens.flatten()[:5] if mean == "tokens" else torch.ones(5)  # the last belongs to no answer
     assert whole == pytest.approx((text.flatten()[:5] * weights).sum().item() / weights.sum().item())
 
 
-def test_nothing_taught_is_no_loss(decoder: MaskDecoder) -> None:
+def test_a_batch_without_answers_has_zero_loss(decoder: MaskDecoder) -> None:
     nothing = torch.zeros(B, Q, dtype=torch.bool)
     void = replace(SOME, present=nothing, valid=nothing, spoken=nothing)
     predicted = logits().requires_grad_()

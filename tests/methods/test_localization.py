@@ -73,9 +73,9 @@ def spot(x: float, y: float, width: float = 0.07, strength: float = 1.0) -> Tens
 
 
 def maps(*spots: Tensor, inside: Tensor | None = None) -> HeadMaps:
-    """The localization heads (2, 1), (3, 0) and (3, 2) look at the spots, the others evenly at the image, or away."""
+    """The localization heads (2, 1), (3, 0) and (3, 2) attend to the spots, the others evenly to the image, or away."""
     whole = torch.full((1, 5, 4, len(spots), GRID, GRID), 0.05 / GRID**2)
-    whole[:, 2:, 3] = 0.6 / GRID**2  # looks at the image, at nothing of it
+    whole[:, 2:, 3] = 0.6 / GRID**2  # attends to the image, evenly
     for layer, head in ((2, 1), (3, 0), (3, 2)):
         whole[0, layer, head] = torch.stack(spots)
     return HeadMaps(whole, torch.ones(1, GRID, GRID, dtype=torch.bool) if inside is None else inside)
@@ -90,8 +90,8 @@ TOLD = {"heads": ((2, 1), (3, 0), (3, 2)), "mass": 0.4}
 
 
 @pytest.mark.parametrize("settings", [TOLD, {}])
-def test_the_mask_is_that_of_what_the_heads_look_at(settings: dict[str, Any]) -> None:
-    """Whether they were named, or found by how much they look at the image and how little their attention spreads."""
+def test_the_mask_covers_what_the_heads_attend_to(settings: dict[str, Any]) -> None:
+    """Whether the heads are named, or chosen by their attention on the image and its low entropy."""
     decoder = Discs(LEFT, RIGHT)
     output = decode(maps(spot(*LEFT[:2], strength=0.9), spot(*RIGHT[:2], strength=0.8)), decoder, **settings)
     for q, disc in enumerate((LEFT, RIGHT)):
@@ -102,7 +102,7 @@ def test_the_mask_is_that_of_what_the_heads_look_at(settings: dict[str, Any]) ->
     assert output.heat_map.shape == (1, 2, GRID, GRID)
 
 
-def test_several_things_that_are_looked_at_alike_are_joined() -> None:
+def test_things_with_equal_attention_are_joined() -> None:
     decoder = Discs(LEFT, RIGHT, (0.25, 0.8, 0.1))
     both = 0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2]) + 0.02 * spot(0.25, 0.8)
     drawn = decode(maps(both), decoder, **TOLD).mask_logits[0, 0] > 0
@@ -111,7 +111,7 @@ def test_several_things_that_are_looked_at_alike_are_joined() -> None:
     assert torch.equal(alone, decoder.at(*LEFT[:2]) > 0)
 
 
-def test_presence_is_the_odds_of_the_mass() -> None:
+def test_presence_follows_the_odds_of_the_mass() -> None:
     shown = decode(
         maps(spot(0.3, 0.3, strength=0.9), spot(0.3, 0.3, strength=0.4), spot(0.3, 0.3, strength=0.1)),
         Discs(LEFT),
@@ -137,7 +137,7 @@ def test_padding_is_never_clicked() -> None:
     assert torch.equal(output.mask_logits[0, 0] > 0, Discs(LEFT).at(*LEFT[:2]) > 0)
 
 
-def test_clicks_are_asked_a_few_at_a_time() -> None:
+def test_clicks_are_decoded_in_small_batches() -> None:
     decoder = Discs(LEFT)
     output = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **TOLD)
     assert output.keypoints is not None
@@ -145,7 +145,7 @@ def test_clicks_are_asked_a_few_at_a_time() -> None:
     assert max(decoder.asked) <= 16
 
 
-def test_a_map_of_nothing_has_no_mask_and_no_error() -> None:
+def test_a_map_of_zeros_gives_an_empty_mask() -> None:
     output = decode(maps(torch.zeros(GRID, GRID)), Discs(LEFT), **TOLD)
     assert not (output.mask_logits > 0).any()
     assert output.mask_logits.isfinite().all()
@@ -171,7 +171,7 @@ def test_elbow_and_blur() -> None:
         ({"mass": 1.0}, "between 0 and 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], why: str) -> None:
+def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Localization(LocalizationConfig(**settings), Heads(), Discs())
 
@@ -204,7 +204,7 @@ def test_only_the_layers_up_to_the_last_head_run(untrained: Segmenter) -> None:
         assert np.array_equal(one.mask, other.mask)
 
 
-def test_heads_chosen_for_each_query_tell_no_presence() -> None:
+def test_heads_chosen_for_each_query_give_no_presence() -> None:
     chosen = Segmenter.from_parts(*PARTS, heads="choose")
     sample = WorldData(n=1, seed=31)[0]
     for prediction in chosen.segment(sample.image, [target.query for target in sample.targets]):
@@ -221,7 +221,7 @@ def test_a_pickled_segmenter_is_loaded_again(untrained: Segmenter) -> None:
     assert again.config == untrained.config
 
 
-def test_saved_as_a_head_it_is_the_same(untrained: Segmenter, tmp_path: Path) -> None:
+def test_a_saved_head_gives_the_same_masks(untrained: Segmenter, tmp_path: Path) -> None:
     untrained.save_pretrained(tmp_path / "head")
     again = Segmenter.from_pretrained(tmp_path / "head")
     assert (again.config, again.method.config) == (read_config(tmp_path / "head"), untrained.method.config)
@@ -233,7 +233,7 @@ def test_saved_as_a_head_it_is_the_same(untrained: Segmenter, tmp_path: Path) ->
 # ------------------------------------------------------------------ files of heads
 
 
-def test_a_file_of_heads_is_for_its_mllm_alone(tmp_path: Path) -> None:
+def test_a_file_of_heads_fits_only_its_mllm(tmp_path: Path) -> None:
     file = tmp_path / "heads.json"
     choice = HeadChoice("embedded/mllm", None, ((3, 1),), 0.3)
     choice.save(file)
@@ -247,7 +247,7 @@ def test_a_file_of_heads_is_for_its_mllm_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "seglens-localization-heads", "version": 1}'])
-def test_what_is_no_file_of_heads_is_refused(text: str, tmp_path: Path) -> None:
+def test_another_file_than_one_of_heads_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "heads.json"
     file.write_text(text)
     with pytest.raises(HeadChoiceError, match=r"no file of localization heads; give one that"):
@@ -273,7 +273,7 @@ def test_a_file_with_a_wrong_entry_is_refused(tmp_path: Path) -> None:
         HeadChoice.read(tmp_path / "none.json")
 
 
-def test_the_packages_own_files_are_sound() -> None:
+def test_the_files_in_the_package_are_valid() -> None:
     files = sorted(KNOWN.glob("*.json"))
     assert files
     for file in files:
@@ -325,7 +325,7 @@ def test_eval_by_the_parts_names(seglens: Run) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["segment", "eval", "chat", "refine"])
-def test_what_does_not_go_together_is_refused(
+def test_options_that_exclude_each_other_are_refused(
     command: str, words: tuple[str, ...], why: str, seglens: Run, photo: Path, tmp_path: Path
 ) -> None:
     arguments = {
@@ -359,8 +359,8 @@ def test_serve_by_the_parts_names(monkeypatch: pytest.MonkeyPatch, seglens: Run)
 # ------------------------------------------------------------------ finding heads
 
 
-def test_heads_are_found_without_masks(seglens: Run, tmp_path: Path) -> None:
-    """By the choice of most queries, and with the mass that parts a picture's phrases from those of others."""
+def test_probe_chooses_heads_without_masks(seglens: Run, tmp_path: Path) -> None:
+    """By the choice of most queries, with the mass that separates the phrases of an image from those of others."""
     file = tmp_path / "heads.json"
     words = ("probe", "--backbone", PARTS[0], "--data", "world:n=10,seed=7,split=train", "--heads", file)
     code, out, err = seglens(*words)
@@ -377,7 +377,7 @@ def test_heads_are_found_without_masks(seglens: Run, tmp_path: Path) -> None:
     assert "heads.json" in err
 
 
-def test_what_attention_does_not_tell_is_not_told() -> None:
+def test_a_mass_that_does_not_separate_is_not_reported() -> None:
     mass = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     own = torch.tensor([False, False, True, False, True, True])
     even, present_kept, refused = separated(mass, own)

@@ -25,7 +25,7 @@ def test_dice_by_hand() -> None:
     assert dice(logits, target, scale=1.0, eps=0.0).item() == pytest.approx(0.5)
 
 
-def test_dice_is_lisas() -> None:
+def test_dice_equals_lisas() -> None:
     logits, target = batch(3)
     s, t = logits.sigmoid().flatten(1, 2), target.flatten(1, 2)
     numerator = 2 * (s / 1000 * t).sum(-1)
@@ -43,7 +43,7 @@ def test_dice_of_perfect_and_empty_masks() -> None:
 
 @settings(deadline=None, database=None, max_examples=40)
 @given(st.integers(1, 4), st.integers(0, 2**31 - 1))
-def test_each_mask_is_on_its_own(n: int, seed: int) -> None:
+def test_masks_are_independent_of_each_other(n: int, seed: int) -> None:
     logits, target = batch(n, seed)
     for loss, prediction in (
         (bce_with_logits, logits),
@@ -59,7 +59,7 @@ def test_each_mask_is_on_its_own(n: int, seed: int) -> None:
         assert torch.allclose(whole[-1:], loss(prediction[-1:], target[-1:]), atol=1e-6)
 
 
-def test_bce_is_torchs() -> None:
+def test_bce_equals_torchs() -> None:
     logits, target = batch(2)
     expected = torch.stack([F.binary_cross_entropy_with_logits(a, b) for a, b in zip(logits, target, strict=True)])
     assert torch.allclose(bce_with_logits(logits, target), expected)
@@ -118,7 +118,7 @@ def test_smooth_dice_by_hand() -> None:
     assert smooth_dice(torch.full((1, 2, 2), -50.0), target[1:]).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_terms_are_named() -> None:
+def test_mask_terms_have_their_names() -> None:
     logits, target = batch(2)
     terms = mask_terms(logits, target)
     assert list(terms) == ["bce", "dice"]

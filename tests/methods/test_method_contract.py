@@ -218,7 +218,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def laid(backbone: Backbone, canvas: Canvas) -> Backbone:
-    """The same model, to which pictures come in another way."""
+    """The same model with another canvas."""
     return Backbone(replace(backbone.mllm, canvas=canvas), backbone.as_is)
 
 
@@ -232,7 +232,7 @@ def build(name: str, backbone: Backbone, decoder: MaskDecoder | None) -> System:
 
 @pytest.fixture(scope="module")
 def system(request: pytest.FixtureRequest, load: Load, decoder: MaskDecoder) -> System:
-    """Two steps away from where it began, where an adapter still says nothing. For reading alone."""
+    """After two steps of training, because a fresh adapter changes nothing. Only to be read."""
     name, kind, *lay = request.param
     backbone = laid(load(kind), TILE) if lay else load(kind)
     if not METHODS[name].trained:  # it chooses among masks, which are rounding errors in a SAM of random weights
@@ -310,13 +310,13 @@ def gradients(system: System, batch: Batch) -> dict[str, Tensor]:
 
 
 @on(PAIRS_OF_TWO)
-def test_no_tensor_of_the_state_is_the_frozen_parts_own(system: System) -> None:
+def test_the_state_shares_no_tensor_with_the_frozen_parts(system: System) -> None:
     theirs = {p.data_ptr() for part in system.parts for p in (*part.parameters(), *part.buffers())}
     assert not theirs & {tensor.data_ptr() for tensor in system.method.state_dict().values()}
 
 
 @on(TRAINED_OF_TWO)
-def test_a_step_cut_into_passes_has_the_same_loss(system: System) -> None:
+def test_a_step_in_passes_has_the_same_loss(system: System) -> None:
     samples = scene(spoken=system.tuned), scene(64, 40, absent=(0, 2))
     whole, parts = system.batch(*samples), [system.batch(sample) for sample in samples]
     totals = whole.truth.totals()
@@ -325,7 +325,7 @@ def test_a_step_cut_into_passes_has_the_same_loss(system: System) -> None:
 
 
 @on(TRAINED_OF_TWO)
-def test_a_batch_in_which_nothing_is_there(system: System) -> None:
+def test_a_batch_without_targets_has_finite_losses(system: System) -> None:
     batch = system.batch(scene(absent=(0, 1, 2)))
     assert not batch.truth.present.any()
     assert all(grad.isfinite().all() for grad in gradients(system, batch).values())
@@ -340,7 +340,9 @@ def test_questions_in_words_teach_no_mask(system: System) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHOD_CASES if name not in TRAINED])
-def test_what_has_nothing_to_train_is_not_trained(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
+def test_a_method_with_nothing_to_train_is_refused_by_training(
+    name: str, load: Load, decoder: MaskDecoder, tmp_path: Path
+) -> None:
     recipe = Recipe(
         method_settings(name, METHOD_CASES[name]),
         TrainConfig(steps=1, images=1, trackers=()),
@@ -370,8 +372,8 @@ def test_masks_have_the_size_of_the_image(system: System) -> None:
 
 
 @on(TRAINED_PAIRS + SQUASHED + IN_TILES_TRAINED)
-def test_training_and_segmenting_say_the_same(system: System) -> None:
-    """The pass with gradients over whole sequences, and the one that sees an image once."""
+def test_training_and_segmenting_give_the_same_masks(system: System) -> None:
+    """The pass with gradients over whole sequences, and the one that encodes an image once."""
     sample = scene()
     with torch.no_grad():
         frame = system.backbone.canvas.frame(sample.image)
@@ -419,7 +421,7 @@ def test_a_prediction_explains_itself(system: System) -> None:
 
 
 @on(PAIRS_OF_TWO + SQUASHED + IN_TILES)
-def test_saved_and_loaded_says_the_same(system: System, tmp_path: Path) -> None:
+def test_a_saved_head_gives_the_same_masks(system: System, tmp_path: Path) -> None:
     image = scene().image
     system.segmenter().save_pretrained(tmp_path)
     again = Segmenter.from_pretrained(tmp_path, **EXACT)
@@ -494,7 +496,7 @@ def test_chat_is_untouched(system: System) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "lens"])
-def test_a_cache_is_refused_by_what_makes_it_stale(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
+def test_a_method_that_tunes_refuses_a_cache(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
     recipe = Recipe(
         method_settings(name, METHOD_CASES[name]),
         TrainConfig(steps=1, images=1, trackers=()),

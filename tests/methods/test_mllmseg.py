@@ -1,4 +1,4 @@
-"""MLLMSeg's decoder, step by step beside slow computations of its own, on what an MLLM may say."""
+"""MLLMSeg's decoder, step by step beside plain computations, on random readouts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_as_many_parameters_as_published(width: int, millions: float) -> None:
     assert method.mask_side == 448
 
 
-def test_weights_start_as_xavier_says() -> None:
+def test_weights_start_from_xavier() -> None:
     method = make(replace(TINY, norm="batch"))
     for name, parameter in method.named_parameters():
         if parameter.dim() > 1 and not name.startswith("adapter."):
@@ -90,7 +90,7 @@ def test_an_upright_filter_draws_where_channels_are_active() -> None:
 
 
 @torch.no_grad()
-def test_shapes() -> None:
+def test_outputs_have_their_documented_shapes() -> None:
     method, read = make(), reading()
     out = method.decode(read, None)
     assert method.mask_side == 3 * 2 * 4
@@ -102,7 +102,7 @@ def test_shapes() -> None:
     assert out.text_loss is read.text_loss
 
 
-def test_square_grids_only() -> None:
+def test_only_square_grids_are_accepted() -> None:
     with pytest.raises(ValueError, match="4 x 6 patches; it draws on square grids only"):
         make(mllm=reader(grid=(2, 3)))
 
@@ -130,7 +130,7 @@ def library_block(block: Block) -> nn.TransformerDecoder:
 
 
 @torch.no_grad()
-def test_blocks_are_torchs_decoder_layers() -> None:
+def test_a_block_equals_torchs_decoder_layer() -> None:
     block = make().decoder.condition
     for parameter in block.norms.parameters():
         parameter.normal_()
@@ -174,14 +174,14 @@ def by_hand(method: MLLMSeg, read: TunedReadout) -> Tensor:
 
 
 @torch.no_grad()
-def test_the_whole_as_in_the_released_code() -> None:
+def test_the_whole_decoder_equals_a_plain_computation() -> None:
     method, read = make(replace(TINY, norm="batch")), reading()
     assert error(method.decode(read, None).mask_logits, by_hand(method, read)) < TOLERANCE
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", [1, 3])
-def test_what_is_kept_is_what_is_seen(r: int) -> None:
+def test_precomputed_features_give_the_same_masks(r: int) -> None:
     method, read = make(), reading(r=r)
     precomputed, fresh = method.precompute(read), method.decode(read, None)
     assert precomputed.shape == (2, r, 36, 16)
@@ -194,7 +194,7 @@ def test_what_is_kept_is_what_is_seen(r: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("r", [1, 3])
-def test_questions_do_not_see_each_other(norm: Any, r: int) -> None:
+def test_questions_are_independent_of_each_other(norm: Any, r: int) -> None:
     method, read = make(replace(TINY, norm=norm)), reading(r=r)
     together = method.decode(read, None).mask_logits
     for b in range(2):
@@ -285,12 +285,12 @@ def chosen(**logits: float) -> Tensor:
 
 
 @torch.no_grad()
-def test_presence() -> None:
+def test_presence_is_the_margin_over_reject() -> None:
     read = reading(1, 1)
     for config, choice, expected in (
         (TINY, chosen(seg=2.0, rej=1.0), 1.0),
         (TINY, chosen(seg=1.0, rej=2.5), -1.5),
-        (TINY, chosen(seg=-9.0, rej=2.0, c=3.0), 1.0),  # neither is said: as long as it is not [REJ]
+        (TINY, chosen(seg=-9.0, rej=2.0, c=3.0), 1.0),  # neither is the likeliest: present, as long as [REJ] is not
         (replace(TINY, refusal_by="two-way"), chosen(seg=-9.0, rej=2.0, c=3.0), -11.0),
         (replace(TINY, refusal_by="two-way"), chosen(seg=2.0, rej=1.0, c=3.0), 1.0),
     ):
@@ -360,7 +360,7 @@ def test_losses_over_the_totals_of_a_whole_step() -> None:
         assert torch.allclose(halves[0][name] + halves[1][name], value)
 
 
-def test_no_target_at_all() -> None:
+def test_a_batch_without_targets_has_no_mask_loss() -> None:
     out = MethodOutput(torch.zeros(1, 1, 2, 2, requires_grad=True), text_loss=torch.ones(1, 1))
     terms = make().losses(out, truth(torch.zeros(1, 1, 2, 2), torch.tensor([[False]])))
     assert [terms[name].item() for name in ("text", "focal", "dice")] == [1, 0, 0]
@@ -453,7 +453,7 @@ def test_settings_survive_json() -> None:
         assert MLLMSegConfig(**json.loads(json.dumps(asdict(config)))) == config
 
 
-def test_what_is_tuned_and_said() -> None:
+def test_tuning_and_texts_are_those_of_the_released_code() -> None:
     config = MLLMSegConfig()
     tuning, templates = config.tuning(), config.templates()
     assert (tuning.rank, tuning.alpha, tuning.dropout, tuning.vision_rank, tuning.projector) == (
@@ -497,7 +497,7 @@ def test_what_is_tuned_and_said() -> None:
         ({"refusal": "There is none: [REJ]."}, "they must begin alike"),
     ],
 )
-def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="MLLMSeg got ") as caught:
         replace(TINY, **changes)
     assert message in str(caught.value)

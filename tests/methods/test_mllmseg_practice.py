@@ -145,7 +145,7 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def test_it_is_asked_as_the_authors_evaluate(backbone: Backbone) -> None:
+def test_it_is_used_with_the_authors_evaluation_sentence(backbone: Backbone) -> None:
     """Whatever it is taught with: what is read, and what a training validates on."""
     taught, plain = (build_mllmseg(config, backbone) for config in (TINY, replace(TINY, **PLAIN)))
     question = taught.mllm.answer_tokens.question("the cup")  # type: ignore[attr-defined]
@@ -176,8 +176,8 @@ def test_pictures_pass_jpeg_of_75_to_100(backbone: Backbone, monkeypatch: pytest
     assert len(qualities) == 260
 
 
-def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
-    """The second [SEG] is read with the first one said; text is learnt once; all of it can be trained."""
+def test_each_state_follows_the_words_before_it(backbone: Backbone) -> None:
+    """The second [SEG] is read after the first; the text is learnt once; everything can be trained."""
     torch.manual_seed(0)
     head = build_mllmseg(replace(TINY, dropout=0.0), backbone)
     examples = ExampleMaker(head.mllm, None, head.mask_side, head.training_format)
@@ -196,7 +196,7 @@ def test_states_are_those_behind_the_words_before(backbone: Backbone) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_path: Path) -> None:
+def test_training_uses_the_training_format_and_validation_does_not(internvl: Path, tmp_path: Path) -> None:
     data = "world:n=3,seed=3,split=train,queries=6"
     training = TrainConfig(steps=2, images=2, warmup=1, save_every=2, mixed_precision="no")
     run = prepare(Recipe(TINY, training, backbone=str(internvl)), data, tmp_path, exam="world:n=1,seed=2,queries=2")
@@ -225,6 +225,6 @@ def test_a_training_is_taught_so_and_validated_otherwise(internvl: Path, tmp_pat
         ({"taught_requests": (), "taught_openings": (), "taught_items": ()}, "without words to teach"),
     ],
 )
-def test_a_practice_that_makes_no_sense(changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_training_format_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)

@@ -89,7 +89,7 @@ def slow_mlp(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
 
 
 def slow_pus(layers: nn.Sequential, features: np.ndarray) -> np.ndarray:
-    """f_PUS: quarter k of what the MLP says of (y, x) is pixel (2y + k // 2, 2x + k % 2)."""
+    """f_PUS: quarter k of the MLP's output at (y, x) is pixel (2y + k // 2, 2x + k % 2)."""
     h, w, d = features.shape
     out = np.full((2 * h, 2 * w, d), np.nan)
     for y, x in np.ndindex(h, w):
@@ -155,7 +155,7 @@ def slow(model: Self1e, read: TunedReadout, i: int, q: int) -> tuple[np.ndarray,
         (False, "combined", 2, 1),
     ],
 )
-def test_every_row_of_the_ablations_is_its_equations(
+def test_every_row_of_the_ablations_follows_its_equations(
     features: Any, amplifiers: Any, combine: bool, coarse: Any, shuffle: int, r: int
 ) -> None:
     """Tables 5 and 6, with the authors' third MLP and without, on towers that are finer than the tokens and that are
@@ -213,7 +213,7 @@ def test_a_cell_of_the_tower_lies_where_the_canvas_has_it() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("r", [1, 3])
-def test_questions_together_are_questions_one_by_one(name: str, r: int) -> None:
+def test_questions_are_independent_of_each_other(name: str, r: int) -> None:
     model, read = make(replace(PRESETS[name].config, mask_side=24)), reading(r=r)
     together = model.decode(read)
     for i, q in itertools.product(range(2), range(3)):
@@ -233,7 +233,7 @@ def test_questions_together_are_questions_one_by_one(name: str, r: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("features", "amplifiers"), ALL)
-def test_what_is_kept_of_an_image_serves_every_question(features: Any, amplifiers: Any) -> None:
+def test_precomputed_features_serve_every_question(features: Any, amplifiers: Any) -> None:
     model = make(replace(TINY, features=features, amplifiers=amplifiers))
     read, other = reading(seed=1), reading(seed=1)
     fresh = model.decode(read)
@@ -247,7 +247,7 @@ def test_what_is_kept_of_an_image_serves_every_question(features: Any, amplifier
 
 
 @torch.no_grad()
-def test_half_precision() -> None:
+def test_half_precision_is_bounded() -> None:
     """An MLLM in bf16 hands out bf16 states; weights, Eq. 1 and logits stay in single precision. Under autocast the
     MLPs are in half precision, Eq. 1 is not."""
     model, read = make(width=32), reading(d=32)
@@ -280,7 +280,7 @@ def test_half_precision() -> None:
     ],
 )
 @pytest.mark.parametrize("coarse", [0.0, 1.0])
-def test_gradients_reach_all_that_there_is(features: Any, amplifiers: Any, expected: set[str], coarse: float) -> None:
+def test_gradients_reach_every_parameter(features: Any, amplifiers: Any, expected: set[str], coarse: float) -> None:
     model = make(replace(TINY, features=features, amplifiers=amplifiers, coarse_weight=coarse)).train()
     assert set(model.amplifiers) == expected
     read = reading()
@@ -304,7 +304,7 @@ def test_gradients_reach_all_that_there_is(features: Any, amplifiers: Any, expec
     assert reached == used[features] | {"segment", "text_loss"}
 
 
-def test_the_state_is_what_was_trained() -> None:
+def test_the_state_holds_exactly_the_trained_weights() -> None:
     names = {name.split(".")[0] for name in make().state_dict()}
     assert names == {"adapter", "amplifiers", "combine"}
     assert {name.split(".")[0] for name in make(replace(TINY, combine=False)).state_dict()} == {"adapter", "amplifiers"}
@@ -316,7 +316,7 @@ def test_the_state_is_what_was_trained() -> None:
 
 
 @pytest.mark.parametrize(("width", "millions"), [(1536, 28.3), (3584, 154)])
-def test_extra_parameters(width: int, millions: float) -> None:
+def test_the_number_of_extra_parameters_is_the_published_one(width: int, millions: float) -> None:
     """Of InternVL3-2B and -8B, as counted for the authors' code."""
     with torch.device("meta"):
         model = make(PRESETS["authors"].config, width)
@@ -324,7 +324,7 @@ def test_extra_parameters(width: int, millions: float) -> None:
     assert extra / 1e6 == pytest.approx(millions, rel=0.002)
 
 
-def test_it_learns() -> None:
+def test_losses_fall_in_training() -> None:
     """Two questions about one image, whose states differ, and two masks."""
     model, read = make(replace(TINY, coarse_weight=0.5), width=16).train(), reading(1, 2, 2, (4, 4), d=16)
     masks = torch.zeros(1, 2, 24, 24)
@@ -343,8 +343,8 @@ def test_it_learns() -> None:
 
 
 def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
-    """From a picture and words to masks and back: nothing that is trained is out of reach, and two queries about one
-    picture are learnt."""
+    """From an image and queries to masks and back: gradients reach all that is trained, and two queries about one image
+    are learnt."""
     KINDS["internvl"].save(tmp_path)
     backbone = load_backbone(tmp_path)
     config = replace(TINY, rank=4, dropout=0.0, request="{}", answers=("[SEG].",))
@@ -396,7 +396,7 @@ def truth(seed: int = 0) -> Truth:
 
 @torch.no_grad()
 @pytest.mark.parametrize("absent", ["skip", "empty"])
-def test_losses(absent: Any) -> None:
+def test_losses_equal_a_plain_computation(absent: Any) -> None:
     config = replace(TINY, absent=absent, bce_weight=3.0, dice_weight=0.25, text_weight=0.5, coarse_weight=0.1)
     model = make(config)
     out, wanted = model.decode(reading()), truth()
@@ -441,7 +441,7 @@ def test_the_authors_divide_masks_by_all_answers() -> None:
         assert value.item() == pytest.approx(ours[name].item() * (1 if name == "text" else 4 / 5), rel=1e-5)
 
 
-def test_a_batch_without_a_mask_teaches_words_alone() -> None:
+def test_a_batch_without_masks_teaches_only_words() -> None:
     model, wanted = make(), truth()
     none = torch.zeros_like(wanted.valid)
     spoken = replace(wanted, present=none, valid=none, spoken=~none)
@@ -473,12 +473,12 @@ def test_the_authors_adapter_and_words() -> None:
     assert (chosen.rank, chosen.alpha, chosen.vision_rank) == (4, 4, 0)
     templates = PRESETS["default"].config.templates()
     assert templates.request.format("the cat") == " What is the cat in this image? Please output segmentation mask."
-    assert templates.answers[0] == "[SEG]."  # what segmenting says
+    assert templates.answers[0] == "[SEG]."  # the one used to segment
     assert all(answer.count("[SEG]") == 1 for answer in templates.answers)
     assert (templates.tokens, templates.refusal) == (("[SEG]",), None)
 
 
-def test_a_method_is_built_on_the_adapter_that_it_asks_for() -> None:
+def test_a_method_gets_the_adapter_of_its_config() -> None:
     calls: list[tuple[Any, ...]] = []
 
     class Bare:
@@ -550,12 +550,12 @@ def test_paper_and_code_differ() -> None:
         ({"answers": ("Sure.",)}, "answers"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], match: str) -> None:
+def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Self1eConfig(**settings)
 
 
-def test_a_reading_without_refilled_patches() -> None:
+def test_a_readout_without_refilled_patches_is_refused() -> None:
     with pytest.raises(ValueError, match="refill='replicate'"):
         make().decode(replace(reading(), refilled=None))
 
@@ -572,7 +572,7 @@ def test_logits_are_resized_as_the_library_does() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["authors", "authors-8b"])
 def test_the_authors_stretch_a_mask_once(name: str) -> None:
-    """From the cells of the fused map (twice the tower's patches a side) to the picture; compared at mask_side."""
+    """From the cells of the fused map (twice the tower's patches a side) to the image; compared at mask_side."""
     model, read, wanted = make(replace(PRESETS[name].config, mask_side=24)), reading(grid=(3, 3)), truth()
     over = replace(model.config, upsampling="twice")
     twice = make(over)
@@ -588,7 +588,7 @@ def test_the_authors_stretch_a_mask_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["authors", "authors-8b"])
 def test_the_authors_coarse_mask_teaches_the_third_mlp(name: str) -> None:
-    """Theirs is made with F'_SEG behind the third MLP, so that its loss alone reaches that MLP; ours does not."""
+    """Theirs uses F'_SEG after the third MLP, so that its loss alone reaches that MLP; ours does not."""
     for config, reached in ((PRESETS[name].config, True), (PRESETS["default"].config, False)):
         model = make(replace(config, mask_side=24)).train()
         model.decode(reading()).coarse_logits.square().sum().backward()

@@ -23,11 +23,11 @@ def make(**settings: Any) -> Ufo:
 # ------------------------------------------------------------------ configuration
 
 
-def test_what_is_tuned_and_said() -> None:
+def test_tuning_and_texts_are_those_of_the_released_code() -> None:
     config = UfoConfig()
     tuning, templates = config.tuning(), config.templates()
     assert (tuning.tokens, tuning.rank, tuning.alpha, len(tuning.targets)) == (("<MASK>",), 8, 16.0, 7)
-    assert templates.tokens == ("<MASK>",) * 16  # one word, said sixteen times
+    assert templates.tokens == ("<MASK>",) * 16  # one word, sixteen times
     assert {answer.count("<MASK>") for answer in templates.answers} == {16}
     assert templates.answers[:2] == ("<MASK>" * 16 + ".", "It is " + "<MASK>" * 16 + ".")
     assert templates.refusal is None
@@ -45,7 +45,7 @@ def test_what_is_tuned_and_said() -> None:
         ({"mask_side": 0}, "UFO got mask_side=0; it must be 1 or more"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UfoConfig(**settings)
 
@@ -67,13 +67,13 @@ def test_tokens_are_the_sub_pixels_of_cells(each: bool) -> None:
         assert out.mask_logits[b, q, row, column].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_masks_are_stretched_bilinearly() -> None:
+def test_masks_are_up_sampled_bilinearly() -> None:
     read = reading(16)
     exact, out = make(mask_side=12).decode(read, None).mask_logits, make(mask_side=40).decode(read, None).mask_logits
     assert torch.equal(out, F.interpolate(exact, (40, 40), mode="bilinear", align_corners=False))
 
 
-def test_half_precision_takes_nothing_from_the_maps() -> None:
+def test_maps_are_computed_in_single_precision_under_autocast() -> None:
     read, ufo = reading(16), make(mask_side=40)
     with torch.autocast("cpu", torch.bfloat16):
         half = ufo.decode(read, None).mask_logits
@@ -92,7 +92,7 @@ def logits() -> Tensor:
 
 
 @pytest.mark.parametrize("absent", ["skip", "empty"])
-def test_losses_are_means_over_what_is_taught(absent: str) -> None:
+def test_losses_are_means_over_masks_and_answers(absent: str) -> None:
     predicted, text = logits(), torch.arange(6.0).reshape(B, Q)
     terms = make(absent=absent, focal_weight=3.0).losses(MethodOutput(predicted, text_loss=text), SOME)
     pairs = [(predicted[at], SOME.masks[at]) for at in taught(absent)]
@@ -104,7 +104,7 @@ def test_losses_are_means_over_what_is_taught(absent: str) -> None:
 
 
 def test_long_answers_weigh_more_where_tokens_are_averaged() -> None:
-    """Answers of 1, 2, 3, 4 and 5 tokens that are valid or spoken, and one of 6 that nobody asked."""
+    """Answers of 1, 2, 3, 4 and 5 tokens that are valid or spoken, and one of 6 that is void."""
     text = torch.tensor([[0.5, 1.0, 4.0], [2.0, 8.0, 100.0]])
     loss = make(text_mean="tokens", text_weight=2.0).losses(MethodOutput(logits(), text_loss=text), SOME)["text"]
     assert loss.item() == pytest.approx(2 * (1 * 0.5 + 2 * 1.0 + 3 * 4.0 + 4 * 2.0 + 5 * 8.0) / (1 + 2 + 3 + 4 + 5))
