@@ -15,7 +15,7 @@ from tiny import KINDS
 
 SEG, REJ, END = 1000, 1001, 2  # ids that no tiny tokenizer has, and one that ends an answer
 NAMES = {"[SEG]": SEG, "[REJ]": REJ}
-SPEECH = AnswerTemplates(
+TEMPLATES = AnswerTemplates(
     ("[SEG]",), "where is {} ?", ("it is the {} : [SEG] , sure .", "sure [SEG] ."), refusal="no {} [REJ] ."
 )
 
@@ -27,7 +27,7 @@ def kind_backbone(family: Path) -> Backbone:
 
 @pytest.fixture(scope="module")
 def answer_tokens(kind_backbone: Backbone) -> AnswerTokens:
-    return AnswerTokens(kind_backbone.prompts, SPEECH, NAMES, END)
+    return AnswerTokens(kind_backbone.prompts, TEMPLATES, NAMES, END)
 
 
 def ids(answer_tokens: AnswerTokens, text: str) -> list[int]:

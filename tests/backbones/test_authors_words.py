@@ -99,12 +99,12 @@ def test_the_authors_tokens(case: Said) -> None:
     assert known == tokens.reading.processor.tokenizer(question).input_ids
 
 
-def test_mllmseg_is_taught_all_of_its_answer() -> None:
+def test_mllmseg_learns_all_of_its_answer() -> None:
     case = next(one for one in CONVERSATIONS if one.method == "mllmseg")
     assert read(case, whole=True).text() == case.theirs
 
 
-def test_only_authors_are_told_a_system_text() -> None:
+def test_only_presets_authors_have_a_system_text() -> None:
     for method in ("lens", "mllmseg", "self1e", "lisa", "ufo"):
         assert recipe("authors", method).system
         assert not recipe("default", method).system
@@ -112,7 +112,7 @@ def test_only_authors_are_told_a_system_text() -> None:
         assert not recipe("paper", method).system
 
 
-def test_a_template_that_leaves_the_system_text_out_is_told() -> None:
+def test_a_template_that_leaves_the_system_text_out_is_refused() -> None:
     own_processor = processor("llava")
     own_processor.chat_template = "USER: <image>\n{{ messages[-1]['content'][1]['text'] }} ASSISTANT:"
     prompts = Prompts(own_processor, "<image>", "mine")

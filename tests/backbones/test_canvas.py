@@ -186,7 +186,7 @@ def test_floored_targets_by_hand() -> None:
 # ------------------------------------------------------------------ presets
 
 
-def test_who_squashes() -> None:
+def test_presets_that_squash() -> None:
     squashed = {(method, name) for method in RECIPES for name in RECIPES[method] if recipe(name, method).canvas == TILE}
     tiled = ("mllmseg", "self1e", "ufo")
     assert squashed == {(method, name) for method in tiled for name in RECIPES[method] if name.startswith("authors")}

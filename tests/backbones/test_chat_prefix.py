@@ -79,7 +79,7 @@ def test_only_new_words_are_run(backbone: Backbone) -> None:
     assert lengths == [left, 2 * (left + 1)]  # one word each: what leads to it is run once
 
 
-def test_wrong_calls_are_told(backbone: Backbone, llava: Path) -> None:
+def test_wrong_calls_are_refused(backbone: Backbone, llava: Path) -> None:
     with pytest.raises(QuestionError, match="at least one"):
         backbone.likelihoods(IMAGE, QUESTION, [])
     with pytest.raises(QuestionError, match="none of them empty"):

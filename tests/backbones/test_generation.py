@@ -52,7 +52,7 @@ def test_about_any_number_of_images(loaded: Backbone, count: int) -> None:
         assert answer.text == loaded.generate(IMAGES[0], QUESTION, TOKENS)
 
 
-def test_more_images_than_fit_are_told(loaded: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_images_than_fit_are_refused(loaded: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     read = loaded.generate_text(IMAGES[:1], QUESTION, GenerationOptions(1)).read
     monkeypatch.setattr(loaded.module.config.get_text_config(), "max_position_embeddings", read)
     assert loaded.generate_text(IMAGES[:1], QUESTION, GenerationOptions(1)).read == read
@@ -113,7 +113,7 @@ def listen(texts: list[str], stop: tuple[str, ...] = ()) -> list[str]:
     return passed
 
 
-def test_what_may_still_change_is_not_told() -> None:
+def test_text_that_may_still_change_is_not_passed_on() -> None:
     assert listen(["a", "a\ufffd", "aé", "aé \n", "aé \nb"]) == ["a", "é", " \nb"]
     assert listen(["one", "one EN", "one END", "one END of"], ("END",)) == ["one", " "]
     assert listen(["one", "one EN", "one ENOUGH"], ("END",)) == ["one", " ENOUGH"]

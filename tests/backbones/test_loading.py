@@ -1,4 +1,4 @@
-"""A model on disk is loaded whole and as its config says, or refused in one line that says why."""
+"""A model on disk is loaded whole and as its config says, or refused in one line that states why."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from seglens.inference.segmenter import Segmenter
 from tiny import FROZEN, KINDS
 
 
-def refused(folder: Path, said: str, **how: Any) -> str:
-    with pytest.raises(ValueError, match=said) as caught:
+def refused(folder: Path, message: str, **how: Any) -> str:
+    with pytest.raises(ValueError, match=message) as caught:
         load_backbone(folder, **how)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -51,14 +51,14 @@ def edit(folder: Path, **changes: Any) -> None:
 # ------------------------------------------------------------------ options
 
 
-def test_the_old_name_of_dtype_is_heard(llava: Path) -> None:
-    """Wherever options of loading are taken; transformers prefers a default of ours to it."""
-    for made in (
+def test_the_old_name_of_dtype_works(llava: Path) -> None:
+    """Wherever options of loading are taken; transformers prefers our default to it."""
+    for backbone in (
         load_backbone(llava, torch_dtype=torch.bfloat16),
         place_backbone(Origin(str(llava)), device="cpu", torch_dtype="bfloat16"),
         Segmenter.from_pretrained(device="cpu", torch_dtype=torch.bfloat16).backbone,
     ):
-        assert made.module.dtype == torch.bfloat16
+        assert backbone.module.dtype == torch.bfloat16
     assert load_backbone(llava, torch_dtype=torch.float32, dtype="float32").module.dtype == torch.float32
     refused(
         llava,
@@ -71,26 +71,26 @@ def test_the_old_name_of_dtype_is_heard(llava: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["low_cpu_mem_usage", "load_in_8bit", "atn_implementation", "trust_remote_code", "subfolder"]
 )
-def test_an_option_that_nobody_would_hear_is_refused_by_name(name: str, llava: Path, sam: Path) -> None:
-    says = f"there is no option of loading a model '{name}'; choose from dtype, device_map"
-    refused(llava, says, **{name: True})
-    with pytest.raises(ValueError, match=says):
+def test_an_unknown_option_is_refused_by_name(name: str, llava: Path, sam: Path) -> None:
+    message = f"there is no option of loading a model '{name}'; choose from dtype, device_map"
+    refused(llava, message, **{name: True})
+    with pytest.raises(ValueError, match=message):
         load_decoder(sam, **{name: True})
-    with pytest.raises(ValueError, match=f"{says.partition(';')[0]}; choose from device, dtype"):
+    with pytest.raises(ValueError, match=f"{message.partition(';')[0]}; choose from device, dtype"):
         Segmenter.from_pretrained(device="cpu", **{name: True})
 
 
-def test_how_to_reach_files_is_said_of_all_that_is_fetched(
+def test_options_of_the_hub_reach_every_download(
     llava: Path, sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`local_files_only` keeps the head and the mask decoder off the network, too."""
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: asked.append(how) or str(tmp_path))
+    downloads: list[dict[str, Any]] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: downloads.append(how) or str(tmp_path))
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         Segmenter.from_pretrained("nobody/nothing", local_files_only=True, token="t", dtype=torch.float32)
-    assert {key: asked[0][key] for key in ("local_files_only", "token")} == {"local_files_only": True, "token": "t"}
-    found = Parts.load(Origin(str(llava)), Origin(str(sam)), device="cpu", local_files_only=True)
-    assert found.decoder is not None
+    assert {key: downloads[0][key] for key in ("local_files_only", "token")} == {"local_files_only": True, "token": "t"}
+    parts = Parts.load(Origin(str(llava)), Origin(str(sam)), device="cpu", local_files_only=True)
+    assert parts.decoder is not None
 
 
 # ------------------------------------------------------------------ an adapter beside the weights
@@ -148,11 +148,11 @@ def test_weights_that_do_not_fit_are_refused(copy: Path, change: str, segmentati
     refused(copy, f"do not fit their config.*{named}", segmentation_only=segmentation_only, **how)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_cut_weights_are_refused(damaged: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_cut_weights_are_refused(damaged: Path, share: float) -> None:
     file = damaged / "model.safetensors"
     data = file.read_bytes()
-    file.write_bytes(data[: int(kept * len(data))])
+    file.write_bytes(data[: int(share * len(data))])
     assert str(damaged) in refused(damaged, "cut short or damaged")
 
 
@@ -181,7 +181,7 @@ def test_layers_below_deepstack(tmp_path: Path) -> None:
 
 
 def test_default_depths(tmp_path: Path) -> None:
-    """LENS reads LLaVA-1.5 at 14 of 32, its authors Qwen2-VL at 20 of 28; where nobody measured, half."""
+    """LENS reads LLaVA-1.5 at 14 of 32, its authors Qwen2-VL at 20 of 28; where no layer was measured, half."""
     for name, layer in {"llava-1.5": round(8 * 14 / 32), "qwen2-vl": round(6 * 20 / 28), "qwen2.5-vl": 3}.items():
         KINDS[name].save(tmp_path / name)
         assert load_backbone(tmp_path / name).layer == layer
@@ -235,8 +235,8 @@ def test_templates_that_do_not_put_the_image_first(damaged: Path, old: str, new:
 def test_unknown_family(damaged: Path, family: str, near: str) -> None:
     """Known to transformers or not, with code of its own or not."""
     edit(damaged, model_type=family, auto_map={"AutoConfig": "configuration.Config"})
-    said = refused(damaged, f"is a '{family}' model; supported families: {', '.join(FAMILIES)}")
-    assert f"did you mean {near!r}, with" in said if near else said.endswith(list(FAMILIES)[-1])
+    message = refused(damaged, f"is a '{family}' model; supported families: {', '.join(FAMILIES)}")
+    assert f"did you mean {near!r}, with" in message if near else message.endswith(list(FAMILIES)[-1])
 
 
 @pytest.mark.parametrize("family", UNREADABLE)

@@ -75,10 +75,10 @@ class Packed:
 @pytest.fixture(scope="module", params=CASES)
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Packed:
     kind, packing, *tolerances = CASES[request.param]
-    made = packing()
+    config = packing()
     folder = tmp_path_factory.mktemp("packed") / kind
     KINDS[kind].save(folder)
-    return Packed(folder, kind, made, *tolerances)
+    return Packed(folder, kind, config, *tolerances)
 
 
 def test_weights_are_packed(packed: Packed) -> None:
@@ -163,6 +163,6 @@ def test_unpacking_is_what_the_library_says(packed: Packed) -> None:
         expected = weight.data * weight.SCB[:, None] / 127
     else:
         expected = weight.dequantize()
-    found = plain_copy(new).mlp.up_proj.weight
-    assert error(found, expected) < 0.005  # measured: .0041 (bfloat16), 1.8e-5 (float16) and 0
-    assert torch.equal(found, plain_copy(used).mlp.up_proj.weight)
+    unused = plain_copy(new).mlp.up_proj.weight
+    assert error(unused, expected) < 0.005  # measured: .0041 (bfloat16), 1.8e-5 (float16) and 0
+    assert torch.equal(unused, plain_copy(used).mlp.up_proj.weight)

@@ -1,4 +1,4 @@
-"""Questions as users type them: read, or refused in one line that says why."""
+"""Questions as users type them: read, or refused in one line that states why."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def opened(backbone: Backbone) -> OpenImage:
 @pytest.fixture(scope="module")
 def each(family: Path) -> tuple[Backbone, OpenImage]:
     """Of every kind in turn: tokenizers and templates differ."""
-    made = load_backbone(family, **KINDS[family.name].options)
-    return made, made.open(GREY)
+    backbone = load_backbone(family, **KINDS[family.name].options)
+    return backbone, backbone.open(GREY)
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [("", "empty"), ("  \n\t\u3000", "empty"), ("half a \ud83d pair", "Unicode")],
 )
-def test_questions_that_cannot_be_read(each: tuple[Backbone, OpenImage], question: str, said: str) -> None:
-    refused(*each, question, said)
+def test_questions_that_cannot_be_read(each: tuple[Backbone, OpenImage], question: str, message: str) -> None:
+    refused(*each, question, message)
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
@@ -49,7 +49,7 @@ def test_a_question_cannot_hold_what_stands_for_an_image(each: tuple[Backbone, O
 
 
 def test_nor_what_only_the_tokenizer_takes_for_one(llava: Path, tmp_path: Path) -> None:
-    """A token that is matched behind the normaliser, here one that makes capitals small."""
+    """A token that is matched after the normaliser, here one that makes capitals small."""
     copy = shutil.copytree(llava, tmp_path / "copy")
     words = json.loads((copy / "tokenizer.json").read_text())
     next(token for token in words["added_tokens"] if token["content"] == "<image>")["normalized"] = True
@@ -58,8 +58,8 @@ def test_nor_what_only_the_tokenizer_takes_for_one(llava: Path, tmp_path: Path) 
     refused(backbone, backbone.open(GREY), "a <IMAGE> b", "stands for the image")
 
 
-def refused(backbone: Backbone, opened: OpenImage, question: str, said: str) -> None:
-    with pytest.raises(QuestionError, match=said) as caught:
+def refused(backbone: Backbone, opened: OpenImage, question: str, message: str) -> None:
+    with pytest.raises(QuestionError, match=message) as caught:
         backbone.read(opened, ["the dog", question])
     assert "\n" not in str(caught.value)
     with pytest.raises(QuestionError):

@@ -23,19 +23,19 @@ print(json.dumps(load_backbone(sys.argv[1]).signature()))
 
 def test_it_is_the_same_in_another_process_and_another_folder(llava: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(llava, tmp_path / "copy")
-    said = load_backbone(llava).signature()
-    assert all(isinstance(value, str | int) for value in said.values())
+    ours = load_backbone(llava).signature()
+    assert all(isinstance(value, str | int) for value in ours.values())
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     other = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(copy)], capture_output=True, text=True, check=True, env=environment
     )
-    assert json.loads(other.stdout) == said
+    assert json.loads(other.stdout) == ours
 
 
 def changed(backbone: Backbone, **how: object) -> set[str]:
-    said, other = backbone.signature(), load_backbone(backbone.name, **how).signature()
-    assert said.keys() == other.keys()
-    return {key for key in said if said[key] != other[key]}
+    ours, other = backbone.signature(), load_backbone(backbone.name, **how).signature()
+    assert ours.keys() == other.keys()
+    return {key for key in ours if ours[key] != other[key]}
 
 
 def test_options_that_change_a_reading_change_it(backbone: Backbone) -> None:

@@ -52,13 +52,13 @@ def bare(folder: Path) -> Bare:
 
 @pytest.fixture(scope="module")
 def picture(backbone: Backbone) -> np.ndarray:
-    """Of the canvas's size, so that nobody need scale it, and of middle tones, which no filter takes out of range."""
+    """Of the canvas's size, so that it is not scaled, and of middle tones, which no filter takes out of range."""
     side = backbone.image_size
     return np.random.default_rng(3).integers(64, 192, (side, side, 3), dtype=np.uint8)
 
 
 def cells(backbone: Backbone, start: int) -> list[int]:
-    """Where the token of every cell stands behind `start` tokens of text, cell by cell."""
+    """Where the token of every cell stands after `start` tokens of text, cell by cell."""
     tiling, places = backbone.tiling, []
     side = tiling.across * tiling.cells
     for row in range(side):
@@ -88,8 +88,8 @@ def test_tiles_are_the_processors_own(backbone: Backbone, bare: Bare, picture: n
     theirs = theirs[0] if theirs.ndim == 5 else theirs
     assert ours.shape == theirs.shape
     overview = 0 if backbone.tiling.newlines else 4
-    for n, (found, expected) in enumerate(zip(ours, theirs, strict=True)):
-        assert error(found, expected) < (ROUNDED if n == overview else 1e-6)  # measured: .015 and 1.9e-7
+    for n, (part, expected) in enumerate(zip(ours, theirs, strict=True)):
+        assert error(part, expected) < (ROUNDED if n == overview else 1e-6)  # measured: .015 and 1.9e-7
 
 
 @torch.no_grad()
@@ -116,8 +116,8 @@ def test_attention_goes_to_the_cells(backbone: Backbone, bare: Bare, picture: np
     maps = AttentionReader(backbone).maps(picture, QUESTIONS[:1])[:, 0]
     ids = bare.inputs(picture, QUESTIONS[0])["input_ids"]
     start = int((ids[0] == bare.model.config.image_token_id).nonzero()[0])
-    seen = bare.run(ids, bare.canvas(picture, backbone.image_size)).attentions
-    expected = torch.stack([a[0, :, -1, cells(backbone, start)].mean(0) for a in seen if a is not None])
+    attentions = bare.run(ids, bare.canvas(picture, backbone.image_size)).attentions
+    expected = torch.stack([a[0, :, -1, cells(backbone, start)].mean(0) for a in attentions if a is not None])
     assert error(maps.flatten(1), expected) < TOLERANCE  # measured: 0
 
 
@@ -127,16 +127,16 @@ def test_a_mark_changes_its_cells(backbone: Backbone, picture: np.ndarray) -> No
     side, across = backbone.grid[0], backbone.tiling.across
     size = backbone.image_size // across
 
-    def seen(image: np.ndarray) -> Tensor:
+    def rows(image: np.ndarray) -> Tensor:
         rows = backbone.mllm.embed_image(image).rows[0]
         return rows[len(rows) - backbone.tiling.tokens + backbone.tiling.places].reshape(side, side, -1)
 
-    still = seen(picture)
+    still = rows(picture)
     for y in range(across):
         for x in range(across):
             marked = picture.copy()
             marked[y * size + 3 : y * size + 9, x * size + 3 : x * size + 9] ^= 255
-            moved = (seen(marked) - still).abs().sum(-1)
+            moved = (rows(marked) - still).abs().sum(-1)
             tile = torch.zeros(side, side, dtype=torch.bool)
             each = backbone.tiling.cells
             tile[y * each : (y + 1) * each, x * each : (x + 1) * each] = True
@@ -155,16 +155,16 @@ def test_features_are_cached(backbone: Backbone, decoder: MaskDecoder, tmp_path:
         )
     build(samples, lambda sample: extract(sample, backbone, decoder), tmp_path, made_for(samples))
     cache, live = Cache(tmp_path, made_for(samples)), [extract(sample, backbone, decoder) for sample in samples]
-    found = [cache.example(n, (0, 1)) for n in range(2)]
-    assert all(same(one, other) for one, other in zip(found, live, strict=True))
-    batch = Features.batch(found)
+    cached = [cache.example(n, (0, 1)) for n in range(2)]
+    assert all(same(one, other) for one, other in zip(cached, live, strict=True))
+    batch = Features.batch(cached)
     assert batch.inputs.grid == backbone.grid
     assert batch.truth.cells.shape[2:] == backbone.grid
     assert batch.inputs.image_tokens.tolist() == cells(backbone, batch.inputs.prefix.shape[1] - backbone.tiling.tokens)
 
 
 def test_what_is_not_understood_is_refused_in_tiles() -> None:
-    """By the whole picture, whether the MLLM is shown it beside its tiles or not."""
+    """By the whole picture, with or without an overview among the tiles."""
     backbone = load_backbone(embedded_folder("embedded/internvl"), image_size=512)
     adapted = backbone.adapt(Tuning(("[SEG]",)), AnswerTemplates(("[SEG]",), "{}", ("[SEG].",)))
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
@@ -185,16 +185,16 @@ def refused(folder: Path, size: int) -> str:
 def test_other_canvases_are_refused(folder: Path, backbone: Backbone) -> None:
     one = backbone.image_size // 2
     for size in (one - 1, one + 1, 12 * one, 0):
-        said = refused(folder, size)
-        assert f"sees its images at {one} pixels or, in tiles, at {2 * one}" in said
-        assert said.endswith("choose one of them, or leave image_size out")
+        message = refused(folder, size)
+        assert f"sees its images at {one} pixels or, in tiles, at {2 * one}" in message
+        assert message.endswith("choose one of them, or leave image_size out")
     assert load_backbone(folder, image_size=one).tiling == Tiling(backbone.grid[0] // 2)
 
 
 def test_a_family_without_tiles(tmp_path: Path) -> None:
     KINDS["llava-1.5"].save(tmp_path)
-    said = refused(tmp_path, 168)
-    assert said.endswith("a 'llava' model sees its images at 84 pixels; leave image_size out")
+    message = refused(tmp_path, 168)
+    assert message.endswith("a 'llava' model sees its images at 84 pixels; leave image_size out")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A transformers cache has been called by two names, and told more of with every version: ours take all of it."""
+"""A transformers cache has had two names, and more arguments with every version: ours take all of them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ ALL = Tuning(
     projector=True,
     vocabulary=True,
 )
-SPEECH = AnswerTemplates(("[SEG]",), request="find {}", answers=("it is [SEG].",), refusal="no {} : [REJ].")
+TEMPLATES = AnswerTemplates(("[SEG]",), request="find {}", answers=("it is [SEG].",), refusal="no {} : [REJ].")
 IMAGES = np.random.default_rng(1).integers(0, 256, (2, 50, 90, 3), dtype=np.uint8)
 IMAGE = IMAGES[0]
 
@@ -91,12 +91,15 @@ def shown(
     adapted: TunedBackbone, images: Sequence[np.ndarray], asked: Sequence[tuple[str, str | None, bool]]
 ) -> TunedInputs:
     """The same questions about every image."""
-    said = [adapted.words(*ask) for ask in asked]
-    rows = [torch.tensor(words.ids) for words in said]
+    questions = [adapted.words(*ask) for ask in asked]
+    rows = [torch.tensor(words.ids) for words in questions]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
-    learnt = torch.nn.utils.rnn.pad_sequence([torch.tensor(words.learnt) for words in said], batch_first=True)
-    places, spoken = torch.tensor([words.places for words in said]), torch.tensor([words.spoken for words in said])
+    learnt = torch.nn.utils.rnn.pad_sequence([torch.tensor(words.learnt) for words in questions], batch_first=True)
+    places, spoken = (
+        torch.tensor([words.places for words in questions]),
+        torch.tensor([words.spoken for words in questions]),
+    )
     pixels = torch.stack([adapted.pixels(image) for image in images])
     return TunedInputs(pixels, *(v.expand(len(images), *v.shape) for v in (ids, mask, learnt, places, spoken)))
 
@@ -108,13 +111,13 @@ def raster(backbone: Backbone) -> list[int]:
     return [((y * tiles + x) * cells + r) * cells + c for y, r in rows for x, c in rows]
 
 
-LESSON = (("cup", None, True), ("a dog", None, False), ("how ?", "so", True))
+EXAMPLES = (("cup", None, True), ("a dog", None, False), ("how ?", "so", True))
 
 
 def train(adapted: TunedBackbone, steps: int = 2, rate: float = 0.05) -> list[TunedReadout]:
     """Every parameter moves."""
     optimizer = torch.optim.SGD(adapted.adapter.parameters(), rate)
-    given, readings = shown(adapted, IMAGES, LESSON), []
+    given, readings = shown(adapted, IMAGES, EXAMPLES), []
     for _ in range(steps):
         readings.append(adapted.teach(given))
         loss = readings[-1].text_loss.mean() + readings[-1].segment.square().mean() + readings[-1].image.mean()
@@ -134,7 +137,7 @@ def same(one: TunedReadout, other: TunedReadout) -> None:
 
 
 def test_it_is_what_methods_read(case: Case) -> None:
-    adapted = case.backbone.adapt(LISA, SPEECH)
+    adapted = case.backbone.adapt(LISA, TEMPLATES)
     assert isinstance(adapted, TunedReader)
     assert isinstance(adapted.open(IMAGE), EncodedImage)
 
@@ -142,7 +145,7 @@ def test_it_is_what_methods_read(case: Case) -> None:
 @torch.no_grad()
 def test_a_new_adapter_says_what_the_model_says(either: Case) -> None:
     """Through transformers' own forward pass, with every part in the copy exchanged: the same bits."""
-    adapted = either.backbone.adapt(ALL, SPEECH)
+    adapted = either.backbone.adapt(ALL, TEMPLATES)
     question = "what is in the picture ?"
     answer, logits = either.bare.talk(IMAGE, question, 5)
     first = logits.shape[-1]
@@ -153,7 +156,7 @@ def test_a_new_adapter_says_what_the_model_says(either: Case) -> None:
         assert adapted.generate(IMAGE, question, 5) == answer
     else:  # copies compute in fp32
         assert error(ours[..., :first], logits) < either.tolerance  # measured: .027
-    frozen = either.backbone.adapt(LISA, SPEECH)
+    frozen = either.backbone.adapt(LISA, TEMPLATES)
     assert torch.equal(frozen.tuned.model(**either.backbone.chat_inputs(IMAGE, question)).logits[..., :first], logits)
     assert frozen.generate(IMAGE, question, 5) == answer
 
@@ -185,14 +188,14 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
 @torch.no_grad()
 def test_patches_become_the_image_tokens(either: Case) -> None:
     backbone = either.backbone
-    adapted = backbone.adapt(LISA, SPEECH, refill="replicate")
-    reading, seen = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.mllm.encode(IMAGE)
+    adapted = backbone.adapt(LISA, TEMPLATES, refill="replicate")
+    reading, vision = adapted.read(adapted.open(IMAGE), ["dog"]), backbone.mllm.encode(IMAGE)
     fine = reading.fine_grid[0] * reading.fine_grid[1]
     assert reading.patches.shape == (1, fine, adapted.patch_width)
-    assert error(reading.given, seen.rows[:, backbone.tiling.places]) < either.tolerance  # measured: 0 and 0
+    assert error(reading.given, vision.rows[:, backbone.tiling.places]) < either.tolerance  # measured: 0 and 0
     later = adapted.open(IMAGE).vision.later
-    assert len(later) == len(seen.later)
-    assert all(torch.equal(one, other) for one, other in zip(later, seen.later, strict=True))
+    assert len(later) == len(vision.later)
+    assert all(torch.equal(one, other) for one, other in zip(later, vision.later, strict=True))
     assert reading.refilled is not None
     for patch in (0, fine - 1):  # alone in the places of all
         whole = reading.patches[:, patch : patch + 1].repeat(1, 1, adapted.shuffle**2)
@@ -203,7 +206,7 @@ def test_patches_become_the_image_tokens(either: Case) -> None:
 
 @torch.no_grad()
 def test_patches_of_many_images_equal_single_ones(case: Case) -> None:
-    adapted = case.backbone.adapt(LISA, SPEECH)
+    adapted = case.backbone.adapt(LISA, TEMPLATES)
     pixels = torch.stack([adapted.pixels(image) for image in IMAGES])
     both = adapted._vision.patches(pixels)
     for n, image in enumerate(IMAGES):
@@ -218,7 +221,7 @@ def test_patches_of_many_images_equal_single_ones(case: Case) -> None:
 
 def test_only_the_adapter_is_new(case: Case) -> None:
     for tuning in (LISA, ALL):
-        adapted = case.backbone.adapt(tuning, SPEECH)
+        adapted = case.backbone.adapt(tuning, TEMPLATES)
         theirs, ours = ({id(p): p for p in m.parameters()} for m in (case.backbone.module, adapted.tuned.model))
         trained = {id(p): p for p in adapted.adapter.parameters()}
         assert set(ours) - set(theirs) == set(trained)
@@ -246,7 +249,7 @@ def test_the_model_chats_and_is_read_as_before(case: Case) -> None:
         assert torch.equal(again.prefix, readout.prefix)
         case.untouched()
 
-    adapted = backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
+    adapted = backbone.adapt(ALL, TEMPLATES, "dual", refill="replicate")
     as_before()
     train(adapted)
     as_before()
@@ -259,9 +262,9 @@ def test_the_model_chats_and_is_read_as_before(case: Case) -> None:
 
 @pytest.mark.parametrize(("tuning", "attention"), [(LISA, "causal"), (ALL, "dual")], ids=["some", "all"])
 def test_gradients_reach_exactly_the_adapter(case: Case, tuning: Tuning, attention: Attention) -> None:
-    adapted = case.backbone.adapt(tuning, SPEECH, attention)
+    adapted = case.backbone.adapt(tuning, TEMPLATES, attention)
     train(adapted, 1, 1.0)  # B is 0 at first, and A then has no gradient
-    reading = adapted.teach(shown(adapted, IMAGES, LESSON))
+    reading = adapted.teach(shown(adapted, IMAGES, EXAMPLES))
     assert reading.text_loss is not None
     (reading.text_loss.sum() + reading.segment.square().sum()).backward()
     for name, parameter in adapted.adapter.named_parameters():
@@ -277,14 +280,14 @@ def test_gradients_reach_exactly_the_adapter(case: Case, tuning: Tuning, attenti
 
 
 def test_what_was_trained_comes_back(case: Case) -> None:
-    adapted = case.backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
+    adapted = case.backbone.adapt(ALL, TEMPLATES, "dual", refill="replicate")
     fresh = adapted.read(adapted.open(IMAGE), QUERIES)
     train(adapted)
     state = {name: value.clone() for name, value in adapted.adapter.state_dict().items()}
     trained = adapted.read(adapted.open(IMAGE), QUERIES)
     for name in ("patches", "given", "refilled", "image", "segment", "choice"):
         assert not torch.equal(getattr(fresh, name), getattr(trained, name)), name
-    other = case.backbone.adapt(ALL, SPEECH, "dual", refill="replicate")
+    other = case.backbone.adapt(ALL, TEMPLATES, "dual", refill="replicate")
     before = {id(p) for p in other.adapter.parameters()}
     other.adapter.load_state_dict(state)
     assert {id(p) for p in other.adapter.parameters()} == before
@@ -294,13 +297,13 @@ def test_what_was_trained_comes_back(case: Case) -> None:
 
 def test_text_loss_is_that_of_transformers(case: Case) -> None:
     """transformers' own forward pass of the copy over the whole sequence, with the answer's tokens as labels."""
-    adapted = case.backbone.adapt(ALL, SPEECH)
+    adapted = case.backbone.adapt(ALL, TEMPLATES)
     train(adapted, 1, 1.0)
-    found = adapted.teach(shown(adapted, IMAGES[:1], LESSON)).text_loss
-    assert found is not None
+    values = adapted.teach(shown(adapted, IMAGES[:1], EXAMPLES)).text_loss
+    assert values is not None
     model = Bare(adapted.tuned.model, case.bare.processor, case.bare.kind)
     canvas = case.bare.canvas(IMAGE, case.backbone.image_size)
-    for q, ask in enumerate(LESSON):
+    for q, ask in enumerate(EXAMPLES):
         words = adapted.words(*ask)
         question = ask[0] if ask[1] else f"find {ask[0]}"
         start = case.bare.ids(question, case.backbone.grid[0] * case.backbone.grid[1])
@@ -310,16 +313,16 @@ def test_text_loss_is_that_of_transformers(case: Case) -> None:
         with torch.no_grad():
             logits = model.model(**case.bare.kind.canvas(model.model, model.processor, canvas, ids)).logits
         expected = torch.nn.functional.cross_entropy(logits[0, -n - 1 : -1], answer[0])
-        assert error(found[0, q], expected) < 1e-5  # measured: 3.1e-7
+        assert error(values[0, q], expected) < 1e-5  # measured: 3.1e-7
 
 
 def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
     attention: Attention = "dual" if either.bare.model.dtype == torch.float32 else "causal"
-    adapted = either.backbone.adapt(LISA, SPEECH, attention, refill="replicate")
-    both = adapted.teach(shown(adapted, IMAGES, LESSON))
+    adapted = either.backbone.adapt(LISA, TEMPLATES, attention, refill="replicate")
+    both = adapted.teach(shown(adapted, IMAGES, EXAMPLES))
     assert both.text_loss is not None
     for n, image in enumerate(IMAGES):
-        for q, ask in enumerate(LESSON):
+        for q, ask in enumerate(EXAMPLES):
             alone = adapted.teach(shown(adapted, [image], [ask]))
             assert alone.text_loss is not None
             pairs = [
@@ -330,47 +333,47 @@ def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
             ]
             if ask[1] is None:  # else places are void
                 pairs += [(both.segment[n, q], alone.segment[0, 0]), (both.choice[n, q], alone.choice[0, 0])]
-            for found, expected in pairs:
-                assert error(found, expected) < either.tolerance  # measured: 3.9e-7 and .014
+            for values, expected in pairs:
+                assert error(values, expected) < either.tolerance  # measured: 3.9e-7 and .014
 
 
 @pytest.mark.parametrize("attention", ["causal", "dual"])
 def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
     """An answer's end changes nothing before it."""
-    adapted = case.backbone.adapt(LISA, SPEECH, attention, refill="replicate")
+    adapted = case.backbone.adapt(LISA, TEMPLATES, attention, refill="replicate")
     train(adapted)
-    taught = adapted.teach(shown(adapted, [IMAGE], [(query, None, True) for query in QUERIES]))
+    trained = adapted.teach(shown(adapted, [IMAGE], [(query, None, True) for query in QUERIES]))
     read = adapted.read(adapted.open(IMAGE), QUERIES)
     assert read.image.shape[1] == (1 if attention == "causal" else len(QUERIES))
     assert read.text_loss is None
-    assert taught.segment.requires_grad
+    assert trained.segment.requires_grad
     assert not read.segment.requires_grad
     names = ["patches", "given", "refilled", "image", "segment", "choice"]
     if case.backbone.tiling.across == 1:
         names.append("before")
     for name in names:
-        assert error(getattr(read, name), getattr(taught, name)) < case.tolerance, name  # measured: 6.0e-7
+        assert error(getattr(read, name), getattr(trained, name)) < case.tolerance, name  # measured: 6.0e-7
 
 
-# ------------------------------------------------------------------ who sees whom
+# ------------------------------------------------------------------ which token attends to which
 
 
 def test_kinds_of_attention_agree(case: Case, family: Path) -> None:
     other = make(family, {**EXACT, "attn_implementation": "sdpa"})
-    one, two = (c.backbone.adapt(LISA, SPEECH, "dual") for c in (case, other))
+    one, two = (c.backbone.adapt(LISA, TEMPLATES, "dual") for c in (case, other))
     train(one, 1, 1.0)
     two.adapter.load_state_dict(one.adapter.state_dict())
-    ours, theirs = (a.teach(shown(a, IMAGES, LESSON)) for a in (one, two))
+    ours, theirs = (a.teach(shown(a, IMAGES, EXAMPLES)) for a in (one, two))
     for name in ("image", "segment", "choice", "text_loss"):
         assert error(getattr(ours, name), getattr(theirs, name)) < 1e-5, name  # measured: 1.0e-6
 
 
 @torch.no_grad()
-def test_spoken_questions_are_read_causally(case: Case) -> None:
+def test_questions_answered_in_words_are_read_causally(case: Case) -> None:
     spoken = [("how many ?", "two dogs", True)]
     readings = []
     for attention in ATTENTIONS:
-        adapted = case.backbone.adapt(LISA, SPEECH, attention)
+        adapted = case.backbone.adapt(LISA, TEMPLATES, attention)
         readings.append(adapted.teach(shown(adapted, [IMAGE], spoken)))
     for reading in readings[1:]:
         assert error(reading.image, readings[0].image) < case.tolerance
@@ -382,7 +385,7 @@ def test_spoken_questions_are_read_causally(case: Case) -> None:
 def test_images_see_each_other_and_the_token(case: Case) -> None:
     """It changes with the segmentation token, and with all that this one sees, where it sees it; else with neither."""
     for attention in ATTENTIONS:
-        adapted = case.backbone.adapt(LISA, SPEECH, attention)
+        adapted = case.backbone.adapt(LISA, TEMPLATES, attention)
         given = shown(adapted, [IMAGE], [("dog", None, True)])
         place = int(given.places[0, 0, 0])
         image = adapted.teach(given).image
@@ -397,7 +400,7 @@ def test_images_see_each_other_and_the_token(case: Case) -> None:
 @torch.no_grad()
 def test_the_first_image_token_sees_the_last(case: Case) -> None:
     for attention in ATTENTIONS:
-        adapted = case.backbone.adapt(LISA, SPEECH, attention)
+        adapted = case.backbone.adapt(LISA, TEMPLATES, attention)
         opened = adapted.open(IMAGE)
         rows = opened.vision.rows.clone()
         rows[:, -1] += 1
@@ -414,5 +417,5 @@ def test_tiles_with_newlines_are_not_tuned(kind: str, tmp_path: Path) -> None:
     TILED[kind].save(tmp_path)
     backbone = load_backbone(tmp_path, **TILED[kind].options)
     with pytest.raises(ValueError, match=r"in tiles is read by LENS only.*leave image_size out"):
-        backbone.adapt(LISA, SPEECH)
-    assert load_backbone(tmp_path).adapt(LISA, SPEECH).grid == (backbone.grid[0] // 2,) * 2
+        backbone.adapt(LISA, TEMPLATES)
+    assert load_backbone(tmp_path).adapt(LISA, TEMPLATES).grid == (backbone.grid[0] // 2,) * 2

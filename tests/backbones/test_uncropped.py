@@ -56,7 +56,7 @@ def corners(image: np.ndarray) -> list[np.ndarray]:
     return marked
 
 
-def seen(backbone: Backbone, *images: np.ndarray) -> torch.Tensor:
+def model_pixels(backbone: Backbone, *images: np.ndarray) -> torch.Tensor:
     return backbone.chat.inputs(images, QUESTION)["pixel_values"]
 
 
@@ -80,8 +80,8 @@ def found_in(image: np.ndarray) -> Prediction:
 
 def test_no_corner_is_lost(backbone: Backbone, image: np.ndarray) -> None:
     """`backbone` is a LLaVA-1.5 with its own processor, which would lose all four."""
-    whole = seen(backbone, image)
-    assert not any(torch.equal(seen(backbone, one), whole) for one in corners(image))
+    whole = model_pixels(backbone, image)
+    assert not any(torch.equal(model_pixels(backbone, one), whole) for one in corners(image))
     as_is = backbone.processor.image_processor
     bare = [as_is(Image.fromarray(one))["pixel_values"] for one in (image, *corners(image))]
     assert all(np.array_equal(one, bare[0]) for one in bare)
@@ -89,57 +89,57 @@ def test_no_corner_is_lost(backbone: Backbone, image: np.ndarray) -> None:
 
 def test_nothing_of_a_pair_is_lost(backbone: Backbone, image: np.ndarray) -> None:
     """Neither of the original nor of the mask that the question is about."""
-    shown = pair(found_in(image), backbone.pads)
-    whole = seen(backbone, shown)
-    halves = np.split(shown, 2, axis=0 if image.shape[1] > image.shape[0] else 1)
+    pictures = pair(found_in(image), backbone.pads)
+    whole = model_pixels(backbone, pictures)
+    halves = np.split(pictures, 2, axis=0 if image.shape[1] > image.shape[0] else 1)
     assert np.array_equal(halves[0], image)
     assert not np.array_equal(halves[1], image)
     for number, half in enumerate(halves):
         for one in corners(half):
-            parts = [one if n == number else kept for n, kept in enumerate(halves)]
+            parts = [one if n == number else half for n, half in enumerate(halves)]
             joined = np.concatenate(parts, axis=0 if image.shape[1] > image.shape[0] else 1)
-            assert not torch.equal(seen(backbone, joined), whole)
+            assert not torch.equal(model_pixels(backbone, joined), whole)
 
 
 def test_a_follow_up_shows_the_whole_pair(
     backbone: Backbone, decoder: MaskDecoder, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Algorithm S1, lines 12 to 14, in a conversation: the model is shown what `pair` makes, all of it."""
+    """Algorithm S1, lines 12 to 14, in a conversation: the model is given all of the picture that `pair` makes."""
     segmenter = Segmenter(backbone, decoder, fresh(backbone, decoder), head_config(backbone, decoder))
     talk = Agent(segmenter).start(image)
     talk.point_at([found_in(image)])
-    shown, generate = list[torch.Tensor](), backbone.module.generate
+    pictures, generate = list[torch.Tensor](), backbone.module.generate
 
     def watched(**how: torch.Tensor) -> torch.Tensor:
-        shown.append(how["pixel_values"])
+        pictures.append(how["pixel_values"])
         return generate(**how)
 
     monkeypatch.setattr(backbone.module, "generate", watched)
     talk.say("what colour is it ?", route="followup")
     expected = pair(found_in(image), padded=True)
     assert min(expected.shape[:2]) > min(image.shape[:2])  # the longer sides lie together
-    assert torch.equal(shown[0], seen(backbone, expected))
+    assert torch.equal(pictures[0], model_pixels(backbone, expected))
 
 
 def test_all_ways_to_talk_see_it(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Words, several pictures at once, likelihoods and the router's prompt."""
-    shown = list[torch.Tensor]()
+    pictures = list[torch.Tensor]()
     model = backbone.module
     features = model.model.get_image_features
 
     def watched(pixel_values: torch.Tensor, *args: object, **how: object) -> object:
-        shown.append(pixel_values)
+        pictures.append(pixel_values)
         return features(pixel_values, *args, **how)
 
     monkeypatch.setattr(model.model, "get_image_features", watched)
     image = strip()
-    whole = seen(backbone, image)
+    whole = model_pixels(backbone, image)
     backbone.generate(image, QUESTION, 2)
     backbone.generate_text([image, image], QUESTION, GenerationOptions(2))
     backbone.likelihoods(image, QUESTION, ["yes", "no"])
     backbone.chat_prefix(image, QUESTION)
-    assert [len(one) for one in shown] == [1, 2, 1, 1]
-    assert all(torch.equal(picture[None], whole) for one in shown for picture in one)
+    assert [len(one) for one in pictures] == [1, 2, 1, 1]
+    assert all(torch.equal(picture[None], whole) for one in pictures for picture in one)
 
 
 def test_it_lies_in_the_middle_of_the_mean_colour(image: np.ndarray) -> None:
@@ -160,7 +160,7 @@ def test_a_square_stays_as_it_is() -> None:
 
 
 def test_what_is_scaled_to_more_than_is_kept_is_not_lost_either() -> None:
-    """ImageNet's habit: the short side to 96 pixels, the middle 84 of them kept."""
+    """As for ImageNet: the short side to 96 pixels, of which the middle 84 stay."""
     habit = CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size={"height": 84, "width": 84})
     for image in (strip(), strip()[:, :200]):
         whole, *marked = (
@@ -179,14 +179,14 @@ def test_the_square_of_a_long_strip_fits_into_memory() -> None:
 
 
 def test_processors_that_do_not_crop_are_untouched(family: Path, image: np.ndarray) -> None:
-    """Bit for bit; and so is one that crops, where that is asked for."""
+    """Bit for bit; and so is one that crops, on request."""
     bare = KINDS[family.name].processor()
     assert crops(bare.image_processor) == (family.name in CROPPED)
     backbone = load_backbone(family, **KINDS[family.name].options, as_is=family.name in CROPPED)
     assert not backbone.pads
     expected = Bare(backbone.module, bare, KINDS[family.name]).inputs(image, QUESTION)
-    found = backbone.chat_inputs(image, QUESTION)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key].to(found[key].dtype)) for key in found)
+    inputs = backbone.chat_inputs(image, QUESTION)
+    assert inputs.keys() == expected.keys()
+    assert all(torch.equal(inputs[key], expected[key].to(inputs[key].dtype)) for key in inputs)
     side_by_side = pair(found_in(image), backbone.pads)
     assert side_by_side.shape == (image.shape[0], 2 * image.shape[1], 3)  # as Algorithm S1 has it
