@@ -79,7 +79,7 @@ SQUARE = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]
 def coco_json(**changes: Any) -> dict[str, Any]:
     """Two images, one of a dog with two legs and a mouse, one of a mouse; two categories are parts."""
     runs = {"size": list(SIZE), "counts": [6, 6, 36]}
-    made = {
+    content = {
         "images": [
             {"id": 11, "file_name": "train2017/11.jpg", "height": SIZE[0], "width": SIZE[1]},
             {"id": 12, "file_name": "train2017/12.jpg", "height": SIZE[0], "width": SIZE[1]},
@@ -99,7 +99,7 @@ def coco_json(**changes: Any) -> dict[str, Any]:
             {"id": 105, "image_id": 12, "category_id": 4, "segmentation": [SQUARE, [6.0, 0.0, 8.0, 0.0, 8.0, 2.0]]},
         ],
     }
-    return {**made, **changes}
+    return {**content, **changes}
 
 
 def write_paco(root: Path, content: dict[str, Any] | None = None) -> Path:
@@ -128,8 +128,8 @@ def write_llava(root: Path, *names: str) -> Path:
     records = []
     for name in names:
         photograph(root / f"coco/train2017/{name}.jpg")
-        said = ["<image>\nWhat is it?", "Noise.", "Is it grey?", "No."]
-        turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(said)]
+        texts = ["<image>\nWhat is it?", "Noise.", "Is it grey?", "No."]
+        turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(texts)]
         records.append({"id": name, "image": f"{name}.jpg", "conversations": turns})
     file = root / "llava_dataset/llava_instruct_150k.json"
     file.parent.mkdir(parents=True, exist_ok=True)

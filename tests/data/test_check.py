@@ -46,8 +46,8 @@ def test_faults_and_counts(root: Path) -> None:
 
 def test_the_limit_is_of_images_to_decode(root: Path) -> None:
     lines = [line(f"{number}.png", polygons=[[1, 2]]) for number in range(3)]
-    for limit, found in ((0, 0), (2, 2), (None, 3), (9, 3)):
-        assert len(list(Check(records(root, *lines), limit))) == found
+    for limit, count in ((0, 0), (2, 2), (None, 3), (9, 3)):
+        assert len(list(Check(records(root, *lines), limit))) == count
 
 
 def test_notes(root: Path) -> None:
@@ -55,9 +55,9 @@ def test_notes(root: Path) -> None:
     turned[0x0112] = 3
     Image.new("RGB", (30, 20)).save(root / "turned.jpg", exif=turned)
     lines = line("0.png", "all", ALL), line("1.png"), line("1.png"), line("turned.jpg")
-    found = list(Check(records(root, *lines)))
-    assert all(isinstance(one, Note) for one in found)
-    assert [(one.record, one.message.split(";")[0]) for one in found] == [
+    notes = list(Check(records(root, *lines)))
+    assert all(isinstance(one, Note) for one in notes)
+    assert [(one.record, one.message.split(";")[0]) for one in notes] == [
         ("1.png", "has 'x' in several lines"),
         ("0.png", "the mask of 'all' covers the whole image"),
         ("turned.jpg", "has EXIF orientation 3 and is turned upright"),

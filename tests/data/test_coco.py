@@ -56,8 +56,8 @@ def union(real: COCO, annotations: list[dict[str, Any]]) -> np.ndarray:
 
 def of(real: COCO, image: str, category: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The instances and the crowds of a category in an image."""
-    found = real.loadAnns(real.getAnnIds([int(image)], real.getCatIds([category])))
-    return [one for one in found if not one["iscrowd"]], [one for one in found if one["iscrowd"]]
+    annotations = real.loadAnns(real.getAnnIds([int(image)], real.getCatIds([category])))
+    return [one for one in annotations if not one["iscrowd"]], [one for one in annotations if one["iscrowd"]]
 
 
 def test_every_annotation_is_drawn_as_pycocotools_does(real: COCO) -> None:
@@ -98,7 +98,7 @@ def test_crowds_may_count(real: COCO) -> None:
 
 def test_instances_against_themselves_have_ap_one(real: COCO) -> None:
     data = real_data(each="instance")
-    said, left_out = [], 0
+    results, left_out = [], 0
     for sample in data:
         for words, targets in groupby(sample.targets, lambda target: target.query.split(",")[0]):
             instances, crowds = of(real, sample.id, words)
@@ -106,7 +106,7 @@ def test_instances_against_themselves_have_ap_one(real: COCO) -> None:
             assert not crowds
             assert len(masks) == len(instances)
             category = real.getCatIds([words])[0]
-            said += [
+            results += [
                 {
                     "image_id": int(sample.id),
                     "category_id": category,
@@ -119,15 +119,15 @@ def test_instances_against_themselves_have_ap_one(real: COCO) -> None:
         assert note.message == "has a crowd that is too vague for a query; left out"
         left_out += len(of(real, note.record.split()[1].rstrip(","), note.record.split(", ")[1])[0])
     assert len(data.notes) == 6
-    assert len(said) == len(real.anns) - 6 - left_out
-    kept = {(one["image_id"], one["category_id"]) for one in said}
+    assert len(results) == len(real.anns) - 6 - left_out
+    used = {(one["image_id"], one["category_id"]) for one in results}
     with theirs():
         truth = COCO()
         truth.dataset = real.dataset | {
-            "annotations": [one for one in real.anns.values() if (one["image_id"], one["category_id"]) in kept]
+            "annotations": [one for one in real.anns.values() if (one["image_id"], one["category_id"]) in used]
         }
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(said), "segm")
+        judge = COCOeval(truth, truth.loadRes(results), "segm")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -137,21 +137,21 @@ def test_instances_against_themselves_have_ap_one(real: COCO) -> None:
 @pytest.fixture
 def scenes() -> list[Sample]:
     """Two scenes of two squares each: a cat at the left, a cat and a dog."""
-    found = []
+    samples = []
     for number in range(2):
         image = np.full((40, 60, 3), 40 * number, np.uint8)
         masks = np.zeros((3, 40, 60), bool)
         for at, mask in enumerate(masks):
             mask[5:15, 20 * at + 3 : 20 * at + 12] = True
-        found.append(Sample(str(number), image, tuple(map(Target, ("cat", "cat", "dog"), masks))))
-    return found
+        samples.append(Sample(str(number), image, tuple(map(Target, ("cat", "cat", "dog"), masks))))
+    return samples
 
 
 @pytest.fixture
 def content(scenes: list[Sample], tmp_path: Path) -> dict[str, Any]:
-    made = coco_json(tmp_path, scenes, "polygons")
-    made["annotations"].reverse()  # an order that says nothing of left and right
-    return made
+    content = coco_json(tmp_path, scenes, "polygons")
+    content["annotations"].reverse()  # an order that is not from left to right
+    return content
 
 
 def saved(folder: Path, content: Any) -> Callable[..., Records]:
@@ -167,15 +167,15 @@ def test_one_query_per_category_or_per_instance(content: Any, scenes: list[Sampl
     build = saved(tmp_path, content)
     cats, dog = np.logical_or(scenes[0].targets[0].mask, scenes[0].targets[1].mask), scenes[0].targets[2].mask
     for sample in build():
-        found = {target.query: target.mask for target in sample.targets}
-        assert set(found) == {"cat", "dog"}
-        np.testing.assert_array_equal(found["cat"], cats)
-        np.testing.assert_array_equal(found["dog"], dog)
+        masks = {target.query: target.mask for target in sample.targets}
+        assert set(masks) == {"cat", "dog"}
+        np.testing.assert_array_equal(masks["cat"], cats)
+        np.testing.assert_array_equal(masks["dog"], dog)
     for sample in build(each="instance"):
-        found = {target.query: target.mask for target in sample.targets}
-        assert set(found) == {"cat, 1st from the left", "cat, 2nd from the left", "dog"}
-        np.testing.assert_array_equal(found["cat, 1st from the left"], scenes[0].targets[0].mask)
-        np.testing.assert_array_equal(found["cat, 2nd from the left"], scenes[0].targets[1].mask)
+        masks = {target.query: target.mask for target in sample.targets}
+        assert set(masks) == {"cat, 1st from the left", "cat, 2nd from the left", "dog"}
+        np.testing.assert_array_equal(masks["cat, 1st from the left"], scenes[0].targets[0].mask)
+        np.testing.assert_array_equal(masks["cat, 2nd from the left"], scenes[0].targets[1].mask)
 
 
 def test_categories_of_one_name_are_one(content: Any, scenes: list[Sample], tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ TURNED = encode_rle(np.ones((60, 40), bool))
 OUTSIDE = [[90, 9, 99, 9, 99, 20]]
 LINE = [[3, 3, 30, 3, 12, 3.001]]
 GOOD = {"id": 99, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]], "bbox": [1, 1, 8, 8]}
-# The damage, the record that is to be named, what is said of it, and how many queries (of 4) are left.
+# The damage, the record that must be named, the message about it, and how many queries (of 4) are left.
 DAMAGES: dict[str, tuple[Callable[[Any], None], str, str, int]] = {
     "two points": (change("annotations", 1, segmentation=[[1, 2, 3, 4]]), "image 1, cat", "annotation 1: got", 3),
     "NaN": (change("annotations", 3, segmentation=[[1, 2, 3, float("nan"), 5, 6]]), "image 1, dog", "no pixel", 3),
@@ -333,7 +333,7 @@ def test_a_bad_record_hides_no_other(content: Any, tmp_path: Path) -> None:
     change("images", 2, height=7)(content)
     change("annotations", 6, segmentation=[[1, 2]])(content)
     data = saved(tmp_path, content)(bad="skip")
-    said = [f"{fault.record}: {fault.message}" for fault in data.check()]
+    messages = [f"{fault.record}: {fault.message}" for fault in data.check()]
     starts = (
         "annotation 99: has iscrowd",
         "image 1, cat: annotation 2: ",
@@ -342,7 +342,7 @@ def test_a_bad_record_hides_no_other(content: Any, tmp_path: Path) -> None:
         "image 2, dog: annotation 6: ",
         "image 1, dog: annotation 3: ",
     )
-    assert [start for start, one in zip(starts, said, strict=True) if not one.startswith(start)] == [], said
+    assert [start for start, one in zip(starts, messages, strict=True) if not one.startswith(start)] == [], messages
 
 
 def test_a_bad_image_hides_no_mask(content: Any, tmp_path: Path) -> None:
@@ -355,12 +355,12 @@ def test_a_bad_image_hides_no_mask(content: Any, tmp_path: Path) -> None:
     for damage, image in ((lambda: file.write_bytes(b""), "2: '"), (file.unlink, "image 2: there is no file")):
         damage()
         try:
-            said = [f"{fault.record}: {fault.message}" for fault in build(bad="skip").check()]
+            messages = [f"{fault.record}: {fault.message}" for fault in build(bad="skip").check()]
         except DataError as error:
-            said = [f"{fault.record}: {fault.message}" for fault in error.faults]
+            messages = [f"{fault.record}: {fault.message}" for fault in error.faults]
         for start in ("image 1: is the id", image, "image 1, cat: annotation 1: got", "image 2, dog: annotation 6: "):
-            assert sum(one.startswith(start) for one in said) == 1, (start, said)
-        assert len(said) == 4
+            assert sum(one.startswith(start) for one in messages) == 1, (start, messages)
+        assert len(messages) == 4
 
 
 def test_targets_carry_ids(content: Any, tmp_path: Path) -> None:

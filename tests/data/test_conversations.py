@@ -25,12 +25,12 @@ from shared import shared
 QA = {"image": "a.png", "question": "What is it?", "question_id": 7, "answer": "net"}
 
 
-def turns(*said: str, first: int = 0) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[(first + n) % 2], "value": value} for n, value in enumerate(said)]
+def turns(*texts: str, first: int = 0) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[(first + n) % 2], "value": value} for n, value in enumerate(texts)]
 
 
-def talk(*said: str, image: Any = "a.png", **more: Any) -> dict[str, Any]:
-    return {"id": "12", "image": image, "conversations": turns(*said), **more}
+def talk(*texts: str, image: Any = "a.png", **more: Any) -> dict[str, Any]:
+    return {"id": "12", "image": image, "conversations": turns(*texts), **more}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def saved(root: Path, *records: Any, as_list: bool = False) -> Callable[..., Rec
     return build
 
 
-def said(data: Records) -> list[tuple[str, str | None]]:
+def texts(data: Records) -> list[tuple[str, str | None]]:
     return [(target.query, target.answer) for sample in data for target in sample.targets]
 
 
@@ -58,7 +58,7 @@ def said(data: Records) -> list[tuple[str, str | None]]:
 def test_both_forms(as_list: bool, root: Path) -> None:
     records = talk("<image>\nWhat is it?", "A net.", " Why?", " So. "), QA, QA | {"image": "b.png"}
     data = saved(root, *records, as_list=as_list)()
-    assert said(data) == [("What is it?", "A net."), ("Why?", "So.")] + [("What is it?", "net")] * 2
+    assert texts(data) == [("What is it?", "A net."), ("Why?", "So.")] + [("What is it?", "net")] * 2
     assert len(data) == 3  # a sample per record, though two are about one image
     one = "item" if as_list else "line"
     assert [target.id for target in data[0].targets] == [f"{one} 1 (id 12) turn 1", f"{one} 1 (id 12) turn 2"]
@@ -73,21 +73,21 @@ def test_both_forms(as_list: bool, root: Path) -> None:
 
 @pytest.mark.parametrize("place", ["<image>\n{}", "{}\n<image>", "<image>{}", "{}"])
 def test_the_placeholder_is_no_word(place: str, root: Path) -> None:
-    assert said(saved(root, talk(place.format("What is it?"), "A net."))()) == [("What is it?", "A net.")]
+    assert texts(saved(root, talk(place.format("What is it?"), "A net."))()) == [("What is it?", "A net.")]
 
 
 def test_what_is_said_before_the_first_question_is_left_out(root: Path) -> None:
     begun = talk() | {
         "conversations": [{"from": "system", "value": "Be kind."}, *turns("Hi!", "What?", "So.", first=1)]
     }
-    assert said(saved(root, begun)()) == [("What?", "So.")]
+    assert texts(saved(root, begun)()) == [("What?", "So.")]
 
 
 def test_what_is_asked_for(root: Path) -> None:
     build = saved(root, QA)
     brief = "What is it? Answer the question using a single word or phrase."
-    assert said(build(asked="brief")) == [(brief, "net")]
-    ((query, _),) = said(build(asked="brief-or-none"))
+    assert texts(build(asked="brief")) == [(brief, "net")]
+    ((query, _),) = texts(build(asked="brief-or-none"))
     assert query.startswith("What is it? When the provided information is insufficient, respond with 'Unanswerable'. ")
     with pytest.raises(ValueError, match="asked=long; choose from plain, brief, brief-or-none"):
         load_data(f"conversations:file={root / 'talk.json'},asked=long")
@@ -158,7 +158,7 @@ def test_a_bad_record_is_named(name: str, root: Path) -> None:
     assert "talk.json: line 2" in str(caught.value)
     assert "\n" not in str(caught.value)
     left = build(bad="skip")
-    assert said(left) == [("What is it?", "net")]
+    assert texts(left) == [("What is it?", "net")]
     assert len(left.faults) == 1
     assert left.faults[0].kind == ("image" if name == "lost image" else "annotation")
 

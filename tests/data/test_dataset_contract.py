@@ -154,10 +154,10 @@ def opened(spec: str) -> Dataset | str:
 
 
 def refused(spec: str) -> str:
-    said = opened(spec)
-    assert isinstance(said, str), f"{spec} was not refused"
-    assert "\n" not in said
-    return said
+    message = opened(spec)
+    assert isinstance(message, str), f"{spec} was not refused"
+    assert "\n" not in message
+    return message
 
 
 def same(one: Sample, other: Sample) -> bool:
@@ -232,9 +232,9 @@ def test_a_damaged_image_is_refused_or_left_out_by_name(spec: str) -> None:
     assert list(good.check()) == []
     image, others = good.entries[0].image, list(islice(good, 1, None))
     image.write_bytes(image.read_bytes()[:40])
-    said = refused(spec)
-    assert image.name in said
-    assert "bad=skip" in said
+    message = refused(spec)
+    assert image.name in message
+    assert "bad=skip" in message
     skipping = read(spec, bad="skip")
     assert [fault.kind for fault in skipping.check()] == ["image"]
     assert all(map(same, others, skipping))
@@ -250,10 +250,10 @@ def test_whoever_takes_samples_by_number_leaves_out_the_same(spec: str, option: 
     with pytest.raises(DataError, match=image.stem):
         usable(load_data(f"{spec}{option}"), 0)
     data = load_data(f"{spec},bad=skip{option}")
-    found = [usable(data, index) for index in range(len(data))]
-    samples = [sample for sample, _ in found if sample is not None]
-    assert found[0][0] is None
-    assert [fault.kind for _, faults in found for fault in faults] == ["image"]
+    results = [usable(data, index) for index in range(len(data))]
+    samples = [sample for sample, _ in results if sample is not None]
+    assert results[0][0] is None
+    assert [fault.kind for _, faults in results for fault in faults] == ["image"]
     assert len(samples) == len(others)
     assert all(map(same, samples, others))
     assert [fault.kind for fault in faults_of(data)] == ["image"]

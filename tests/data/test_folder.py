@@ -35,10 +35,10 @@ def root(tmp_path: Path, scenes: list[Sample]) -> Path:
 
 
 def build(root: Path) -> Callable[..., Records]:
-    def made(bad: Bad = "refuse", **options: Any) -> Records:
+    def read(bad: Bad = "refuse", **options: Any) -> Records:
         return folder_data(images=root / "images", masks=root / "masks", bad=bad, **options)
 
-    return made
+    return read
 
 
 def test_words_are_folders(root: Path, scenes: list[Sample]) -> None:
@@ -146,7 +146,7 @@ def test_files_out_of_place_are_named(root: Path) -> None:
     save_png(mask, root / "masks" / "the_cat" / "cut.png")
     (root / "images" / "Thumbs.db").write_bytes(b"")
     samples, faults = judged(build(root))
-    said = {fault.record: fault.message for fault in faults}
+    messages = {fault.record: fault.message for fault in faults}
     for record, message in {
         "0001.png": "lies in no folder named by its words",
         "the_cat/lost.png": "there is no image 'lost' for it",
@@ -155,8 +155,8 @@ def test_files_out_of_place_are_named(root: Path) -> None:
         "0000": "0000.jpg and 0000.png have the same stem",
         "cut": "cut short or damaged",
     }.items():
-        assert message in said.pop(record)
-    assert not said
+        assert message in messages.pop(record)
+    assert not messages
     assert [sample.id for sample in samples] == ["0001"]
 
 

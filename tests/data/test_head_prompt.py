@@ -1,4 +1,4 @@
-"""One contract: a head is asked as it was taught, wherever it is asked."""
+"""One contract: a head is asked in the words of its training, wherever it is used."""
 
 from __future__ import annotations
 
@@ -120,19 +120,19 @@ def taught(folder: Path) -> Segmenter:
 
 @pytest.fixture
 def heard(taught: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the MLLM is asked, word by word."""
+    """The questions that the MLLM reads, word by word."""
     return listen(taught, monkeypatch)
 
 
 def listen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    asked, read = list[str](), segmenter.reader.read
+    questions_read, read = list[str](), segmenter.reader.read
 
     def watched(image: Any, questions: Sequence[str]) -> Any:
-        asked.extend(questions)
+        questions_read.extend(questions)
         return read(image, questions)
 
     monkeypatch.setattr(segmenter.reader, "read", watched)
-    return asked
+    return questions_read
 
 
 ASKERS: dict[str, Callable[[Segmenter, np.ndarray, str], Any]] = {
@@ -153,13 +153,13 @@ def test_whoever_asks(asker: str, taught: Segmenter, heard: list[str], picture: 
 
 
 def test_what_comes_back_is_the_query_itself(taught: Segmenter, picture: np.ndarray) -> None:
-    found = taught.segment(picture, "the red cup", trust=True)
-    assert found.query == "the red cup"
-    assert found.unknown_words == ()
+    prediction = taught.segment(picture, "the red cup", trust=True)
+    assert prediction.query == "the red cup"
+    assert prediction.unknown_words == ()
 
 
 def test_evaluation(taught: Segmenter, heard: list[str]) -> None:
-    """By the kinds of the data; what stands in a template of its own is asked so, bare queries too."""
+    """By the kinds of the data; a query that the data put in a template is asked like that, bare queries too."""
     samples = list(load_data(TEST))
     run(taught, samples)
     targets = [target for sample in samples for target in sample.drawn().targets]
@@ -176,7 +176,7 @@ def test_classes(taught: Segmenter, heard: list[str], picture: np.ndarray) -> No
 
 
 def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> None:
-    """It is taken in the words in which the head is asked later, and kept under a name of its own."""
+    """It uses the words in which the head is asked later, and is stored under another name."""
     data = "world:n=2,seed=3,split=train,queries=2"
     course = prepare(small, f"{data},prompt=lens", tmp_path, exam=TEST)
     assert course.validation is not None
@@ -184,9 +184,9 @@ def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> 
     sample = load_data(TEST)[0].drawn()
     read = backbone.read(backbone.open(sample.image), [LENS.apply(t.query, t.kind) for t in sample.targets])
     lengths = read.question_mask[0].sum(-1).tolist()
-    asked = course.validation.example(0, tuple(range(course.validation.questions(0)))).questions  # type: ignore[attr-defined]
-    assert [len(one.rows) for one in asked] == lengths
-    assert all(torch.equal(one.rows, read.question[0, n, : lengths[n]]) for n, one in enumerate(asked))
+    questions = course.validation.example(0, tuple(range(course.validation.questions(0)))).questions  # type: ignore[attr-defined]
+    assert [len(one.rows) for one in questions] == lengths
+    assert all(torch.equal(one.rows, read.question[0, n, : lengths[n]]) for n, one in enumerate(questions))
     assert course.config.prompt == replace(LENS, system=TOLD)
     plain = prepare(replace(small, system={}), data, tmp_path / "plain", exam=TEST)
     assert plain.config.prompt is None
@@ -194,17 +194,19 @@ def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> 
     assert len(names) == 4
 
 
-def test_the_system_text_is_told_to_segment_and_not_in_the_chat(folder: Path, small: Recipe) -> None:
-    config, made = read_config(folder), Segmenter.from_pretrained(folder)
+def test_the_system_text_is_used_to_segment_and_not_in_the_chat(folder: Path, small: Recipe) -> None:
+    config, segmenter = read_config(folder), Segmenter.from_pretrained(folder)
     assert config.prompt == replace(LENS, system=TOLD)
     plain = load_backbone(str(small.backbone))
-    told = made.backbone
-    assert told.reading.text("x").count(TOLD) == 1
-    assert told.prompts.text("x") == plain.prompts.text("x") == plain.reading.text("x")
+    with_system = segmenter.backbone
+    assert with_system.reading.text("x").count(TOLD) == 1
+    assert with_system.prompts.text("x") == plain.prompts.text("x") == plain.reading.text("x")
     image = np.zeros((20, 30, 3), np.uint8)
-    assert torch.equal(told.chat_inputs(image, "what ?")["input_ids"], plain.chat_inputs(image, "what ?")["input_ids"])
-    assert told.open(image).prefix.shape[1] > plain.open(image).prefix.shape[1]
-    changed = {key for key, value in told.signature().items() if value != plain.signature()[key]}
+    assert torch.equal(
+        with_system.chat_inputs(image, "what ?")["input_ids"], plain.chat_inputs(image, "what ?")["input_ids"]
+    )
+    assert with_system.open(image).prefix.shape[1] > plain.open(image).prefix.shape[1]
+    changed = {key for key, value in with_system.signature().items() if value != plain.signature()[key]}
     assert changed == {"template"}  # so that cached features of the one are none of the other
 
 
@@ -216,12 +218,12 @@ def test_an_mllm_that_does_not_know_the_words_is_not_told(small: Recipe, tmp_pat
 
 def test_a_recipes_templates_hold_for_any_data(small: Recipe) -> None:
     """SELF1E's and LISA's published settings leave the request to the data's templates: bare queries get them too."""
-    asked = replace(small, prompt="lisa", negatives=0.0)
-    data, text = open_data("world:n=1,seed=3,split=train,queries=1", asked)
+    with_template = replace(small, prompt="lisa", negatives=0.0)
+    data, text = open_data("world:n=1,seed=3,split=train,queries=1", with_template)
     assert not isinstance(data, Mixed)
     assert text == "world:n=1,seed=3,split=train,queries=1,prompt=lisa"
     assert data[0].targets[0].prompted
-    assert open_data(f"{text[:-4]}none", asked)[1].endswith("prompt=none")
+    assert open_data(f"{text[:-4]}none", with_template)[1].endswith("prompt=none")
     for method in ("self1e", "lisa"):
         assert recipe("authors", method).prompt == "lisa"
         assert recipe("authors", method).method.request == "{}"
@@ -230,14 +232,14 @@ def test_a_recipes_templates_hold_for_any_data(small: Recipe) -> None:
 def test_a_head_without_a_prompt_is_asked_as_ever(
     segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The embedded ones are such."""
+    """The embedded heads have none."""
     assert segmenter.config.prompt is None
-    asked = listen(segmenter, monkeypatch)
-    said = [" The red cup. ", "where is it?", "the red cup"]
-    segmenter.segment(scene.image, said)
-    assert asked == said
+    questions = listen(segmenter, monkeypatch)
+    queries = [" The red cup. ", "where is it?", "the red cup"]
+    segmenter.segment(scene.image, queries)
+    assert questions == queries
     run(segmenter, [scene])
-    assert asked[3:] == [target.query for target in scene.drawn().targets]
+    assert questions[3:] == [target.query for target in scene.drawn().targets]
 
 
 # ---------------------------------------------------------------- every kind of MLLM
@@ -261,10 +263,12 @@ def test_the_system_text_stands_where_the_chat_template_puts_it(family: Path) ->
 
 def test_a_method_that_tunes_its_mllm_is_told_too(llava: Path) -> None:
     """In its copy, in what it is taught and in what it reads."""
-    told = load_backbone(llava).with_system_text(TOLD).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
+    with_system = (
+        load_backbone(llava).with_system_text(TOLD).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
+    )
     plain = load_backbone(llava).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))
     image = np.zeros((20, 30, 3), np.uint8)
-    more = len(told.answer_tokens.prompts.before()) - len(plain.answer_tokens.prompts.before())
+    more = len(with_system.answer_tokens.prompts.before()) - len(plain.answer_tokens.prompts.before())
     assert more >= len(TOLD.split())
-    assert told.open(image).vision.rows.shape[1] == plain.open(image).vision.rows.shape[1] + more
-    assert told.words("the red cup") == plain.words("the red cup")
+    assert with_system.open(image).vision.rows.shape[1] == plain.open(image).vision.rows.shape[1] + more
+    assert with_system.words("the red cup") == plain.words("the red cup")

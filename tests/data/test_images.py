@@ -183,8 +183,8 @@ def test_dark_pictures_of_eight_bits_stay_dark() -> None:
 def test_the_files_own_word_for_its_depth() -> None:
     """A dark picture of 12 bits is no bright one of 9: TIFF and PNG can say what they use."""
     dark = (np.asarray(Image.linear_gradient("L")).astype(np.uint16) << 1) + 1
-    told = encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})
-    assert load_image(told).max() == 511 >> 4
+    declared = encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})
+    assert load_image(declared).max() == 511 >> 4
     png = encoded(Image.fromarray(dark))
     assert load_image(png).max() == 255
     assert load_image(png[:33] + png_chunk(b"sBIT", bytes([12])) + png[33:]).max() == 511 >> 4

@@ -191,8 +191,8 @@ def test_ids_stay_whatever_is_left_out(root: Path) -> None:
     lines = GOOD | {"id": 7, "text": "x"}, GOOD | {"id": None, "text": "y"}, GOOD | {"id": "pair", "text": ["a", "b"]}
     for bad in ([], [GOOD | {"polygons": [[1, 2]], "id": "bad", "text": "z"}]):
         (sample,) = saved(root, GOOD | {"id": None}, *bad, *lines)(bad="skip")
-        found = [target.id for target in sample.targets]
-        assert found == ["line 1", "7", f"line {3 + len(bad)}", "pair/0", "pair/1"]
+        ids = [target.id for target in sample.targets]
+        assert ids == ["line 1", "7", f"line {3 + len(bad)}", "pair/0", "pair/1"]
 
 
 def test_the_same_words_in_several_lines_are_one_query(root: Path) -> None:

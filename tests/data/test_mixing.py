@@ -128,20 +128,20 @@ def test_what_is_missing_is_named_all_at_once(tmp_path: Path) -> None:
     (tmp_path / "refer_seg/refcoco/instances.json").touch()
     with pytest.raises(DataError) as caught:
         MIXTURES["lisa"](tmp_path)
-    told = str(caught.value)
-    assert "\n" not in told
-    assert "mapillary: mapillary/config_v2.0.json;" in told
-    assert "refcoco: refer_seg/refcoco/refs(unc).p, refer_seg/images/mscoco/images/train2014;" in told
-    assert "refcocog: refer_seg/refcocog/refs(umd).p" in told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "mapillary: mapillary/config_v2.0.json;" in message
+    assert "refcoco: refer_seg/refcoco/refs(unc).p, refer_seg/images/mscoco/images/train2014;" in message
+    assert "refcocog: refer_seg/refcocog/refs(umd).p" in message
     assert (
         "refclef: refer_seg/refclef/refs(unc).p, refer_seg/refclef/instances.json, refer_seg/images/saiapr_tc-12;"
-        in told
+        in message
     )
-    assert "reasonseg: reason_seg/ReasonSeg/train" in told
-    assert "ade20k" not in told
-    assert "llava" not in told
-    kept = MIXTURES["lisa"](tmp_path, ONLY_SEM_SEG, bad="skip").datasets
-    assert [data.name.split()[0] for data in kept] == ["ade20k", "cocostuff", "pascal_part", "paco"]
+    assert "reasonseg: reason_seg/ReasonSeg/train" in message
+    assert "ade20k" not in message
+    assert "llava" not in message
+    datasets = MIXTURES["lisa"](tmp_path, ONLY_SEM_SEG, bad="skip").datasets
+    assert [data.name.split()[0] for data in datasets] == ["ade20k", "cocostuff", "pascal_part", "paco"]
     with pytest.raises(DataError, match="no dataset of reason_seg, refer_seg; fetch one, or do without them"):
         MIXTURES["lisa"](tmp_path, bad="skip")
     with pytest.raises(DataError, match="no dataset of vqa"):
@@ -161,9 +161,9 @@ def test_lisa(tmp_path: Path) -> None:
     assert lisa.spoken
     name = f"conversations {tmp_path}/llava_dataset/llava_instruct_150k.json"
     assert shares(lisa)[name] == pytest.approx(3 / 16)
-    found = queries(lisa)
-    assert {target.query for target in found if target.spoken} == {"What is it?", "Is it grey?"}  # in no template
-    assert all("segment" in target.query for target in found if not target.spoken)
+    targets = queries(lisa)
+    assert {target.query for target in targets if target.spoken} == {"What is it?", "Is it grey?"}  # in no template
+    assert all("segment" in target.query for target in targets if not target.spoken)
     assert not any(target.spoken for target in queries(paper))
 
 
@@ -191,8 +191,8 @@ def test_mllmseg(tmp_path: Path) -> None:
     mixed = load_mixture(f"mllmseg:root={refer_seg(tmp_path)}")
     assert shares(mixed) == {f"{name} train": 1 / 4 for name in ("refclef", "refcoco", "refcoco+", "refcocog")}
     assert mixed.mixture.draw(0) == mixed.mixture.draw(0)
-    asked = Counter(len(mixed.sample(number).targets) for number in range(40))
-    assert set(asked) == {1, 5}  # RefCLEF's image has six phrases
+    counts = Counter(len(mixed.sample(number).targets) for number in range(40))
+    assert set(counts) == {1, 5}  # RefCLEF's image has six phrases
     assert {target.query for target in queries(mixed)} == {"a box", "a block"} | {
         f"block {n}" for n in range(6)
     }  # bare

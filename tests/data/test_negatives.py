@@ -61,9 +61,9 @@ def test_every_format_of_classes(name: str, scenes: list[Sample], tmp_path: Path
     assert absent(plain) == [[]] * 12
     assert set(vocabulary(plain)) == set(WORDS)
     data = load_data(f"{spec},negatives=2")
-    for one, asked in zip(scenes, absent(data), strict=True):
-        assert len(set(asked)) == 2
-        assert set(asked) < set(WORDS) - {one.targets[0].query}
+    for one, absent_words in zip(scenes, absent(data), strict=True):
+        assert len(set(absent_words)) == 2
+        assert set(absent_words) < set(WORDS) - {one.targets[0].query}
     for one, before in zip(data, plain, strict=True):  # what is there is asked for as before, and first
         assert [t.query for t in one.targets if t.present] == [t.query for t in before.targets]
         assert [t.present for t in one.targets] == [True, False, False]
@@ -75,70 +75,70 @@ def test_every_format_of_classes(name: str, scenes: list[Sample], tmp_path: Path
 def test_repeatable_by_number_and_not_by_order(scenes: list[Sample], tmp_path: Path) -> None:
     spec = write_coco(tmp_path, scenes)
     data = load_data(f"{spec},negatives=1")
-    asked = absent(data)
-    assert absent(data[n] for n in reversed(range(12)))[::-1] == asked
-    assert absent(load_data(f"{spec},negatives=1,limit=5")) == asked[:5]
-    assert absent(with_negatives(load_data(spec), 1.0)) == asked
+    absent_words = absent(data)
+    assert absent(data[n] for n in reversed(range(12)))[::-1] == absent_words
+    assert absent(load_data(f"{spec},negatives=1,limit=5")) == absent_words[:5]
+    assert absent(with_negatives(load_data(spec), 1.0)) == absent_words
     other = absent(with_negatives(load_data(spec), 1.0, seed=1))
-    assert other != asked
+    assert other != absent_words
     prompted = list(load_data(f"{spec},negatives=1,prompt=lens"))
-    assert all(words[0] in one.targets[1].query for words, one in zip(asked, prompted, strict=True))
-    assert len({words for (words,) in asked}) > 2  # not always the same class
+    assert all(words[0] in one.targets[1].query for words, one in zip(absent_words, prompted, strict=True))
+    assert len({words for (words,) in absent_words}) > 2  # not always the same class
     assert isinstance(data, Records)
     assert data.count(0) == 2
-    taken = data.take(0, lambda count: [count - 1])
-    assert taken is not None
-    assert absent([taken]) == asked[:1]
+    last = data.take(0, lambda count: [count - 1])
+    assert last is not None
+    assert absent([last]) == absent_words[:1]
 
 
 def test_a_share_of_all_queries(tmp_path: Path) -> None:
     spec = write_coco(tmp_path, [sample(n, WORDS[n % 6], WORDS[(n + 1) % 6]) for n in range(60)])
-    asked = absent(load_data(f"{spec},negatives=0.2"))
-    share = sum(map(len, asked)) / (120 + sum(map(len, asked)))
+    absent_words = absent(load_data(f"{spec},negatives=0.2"))
+    share = sum(map(len, absent_words)) / (120 + sum(map(len, absent_words)))
     assert share == pytest.approx(0.2, abs=0.05)  # measured 0.194 with the seed that is built in
 
 
 def test_what_an_image_may_hold_is_never_called_absent(scenes: list[Sample], tmp_path: Path) -> None:
     """A crowd, a bad record, a record of an unknown category or image, LVIS's own lists."""
-    made = coco_json(tmp_path, scenes)
-    number = {one["name"]: one["id"] for one in made["categories"]}
+    content = coco_json(tmp_path, scenes)
+    number = {one["name"]: one["id"] for one in content["categories"]}
 
     def annotation(image: Any, name: Any, **values: Any) -> dict[str, Any]:
-        return made["annotations"][0] | {"id": 100 + len(extra), "image_id": image, "category_id": name} | values
+        return content["annotations"][0] | {"id": 100 + len(extra), "image_id": image, "category_id": name} | values
 
     extra: list[dict[str, Any]] = []
     extra.append(annotation(1, number["car"], iscrowd=1))
     extra.append(annotation(2, number["tree"], segmentation=[]))
     extra.append(annotation(3, 99))
     extra.append(annotation(99, number["spoon"]))
-    made["images"][3] |= {"neg_category_ids": [number["tie"]], "not_exhaustive_category_ids": []}
-    made["images"][4] |= {"not_exhaustive_category_ids": [number["frisbee"]]}
-    made["annotations"] += extra
-    (tmp_path / "instances.json").write_text(json.dumps(made))
+    content["images"][3] |= {"neg_category_ids": [number["tie"]], "not_exhaustive_category_ids": []}
+    content["images"][4] |= {"not_exhaustive_category_ids": [number["frisbee"]]}
+    content["annotations"] += extra
+    (tmp_path / "instances.json").write_text(json.dumps(content))
     spec = f"coco:images={tmp_path / 'images'},annotations={tmp_path / 'instances.json'},bad=skip,negatives=9"
-    asked = {one.id: set(words) for one in load_data(spec) for words in absent([one])}
-    assert asked["1"] == {"tree", "tie", "frisbee"}  # no spoon anywhere: the picture of one is not known
-    assert asked["2"] == {"cat", "tie", "frisbee"}
-    assert asked["3"] == set()
-    assert asked["4"] == {"tie"}
-    assert asked["5"] == {"cat", "car", "tree"}
-    assert asked["6"] == {"cat", "car", "tree", "tie"}
+    absent_words = {one.id: set(words) for one in load_data(spec) for words in absent([one])}
+    assert absent_words["1"] == {"tree", "tie", "frisbee"}  # no spoon anywhere: the picture of one is not known
+    assert absent_words["2"] == {"cat", "tie", "frisbee"}
+    assert absent_words["3"] == set()
+    assert absent_words["4"] == {"tie"}
+    assert absent_words["5"] == {"cat", "car", "tree"}
+    assert absent_words["6"] == {"cat", "car", "tree", "tie"}
 
 
 def test_classes_without_an_annotation_are_not_chosen(scenes: list[Sample], tmp_path: Path) -> None:
-    """Nobody may have looked for them."""
-    made = coco_json(tmp_path, scenes)
-    made["categories"].append({"id": 50, "name": "zebra"})
-    (tmp_path / "instances.json").write_text(json.dumps(made))
+    """They may not have been searched for."""
+    content = coco_json(tmp_path, scenes)
+    content["categories"].append({"id": 50, "name": "zebra"})
+    (tmp_path / "instances.json").write_text(json.dumps(content))
     data = load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / 'instances.json'},negatives=9")
-    assert all("zebra" not in asked for asked in absent(data))
+    assert all("zebra" not in absent_words for absent_words in absent(data))
 
 
 def test_a_kind_of_what_is_shown_is_not_absent(tmp_path: Path) -> None:
-    made = coco_json(tmp_path, [sample(n, word) for n, word in enumerate(("gadget", "foo", "bar"))])
-    for one in made["categories"]:
+    content = coco_json(tmp_path, [sample(n, word) for n, word in enumerate(("gadget", "foo", "bar"))])
+    for one in content["categories"]:
         one["supercategory"] = "gadget" if one["name"] == "foo" else "things"
-    (tmp_path / "instances.json").write_text(json.dumps(made))
+    (tmp_path / "instances.json").write_text(json.dumps(content))
     data = load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / 'instances.json'},negatives=9")
     gadget, foo, bar = map(set, absent(data))
     assert (gadget, foo, bar) == ({"bar"}, {"bar"}, {"foo", "gadget"})
@@ -170,7 +170,7 @@ def test_names_that_may_mean_the_same() -> None:
 
 
 def test_phrases_are_no_classes(tmp_path: Path) -> None:
-    """What is said of one thing may be true of another: no closed set to choose from."""
+    """What describes one thing may be true of another: no closed set to choose from."""
     assert all(map(is_class_name, ("cat", "the traffic light", "stop sign", "Katze", "猫")))
     assert not any(map(is_class_name, ("the cat on the left", "the animal that sleeps", "", "largest thing")))
     scenes = [sample(0, "the cat"), sample(1, "the thing that sleeps")]
@@ -220,8 +220,8 @@ def test_label_maps(tmp_path: Path) -> None:
     a, b = absent(load_data(f"ade20k:root={tmp_path},negatives=3"))
     assert (len(a), b) == (3, [])
     write_cocostuff(tmp_path, a=stripes(0, 1))
-    (asked,) = absent(load_data(f"cocostuff:root={tmp_path},negatives=3"))
-    assert len(asked) == 3
+    (absent_words,) = absent(load_data(f"cocostuff:root={tmp_path},negatives=3"))
+    assert len(absent_words) == 3
 
 
 def test_parts_of_what_is_shown_are_not_absent(tmp_path: Path) -> None:
@@ -238,24 +238,24 @@ def test_parts_of_what_is_shown_are_not_absent(tmp_path: Path) -> None:
     assert list(map(set, absent(load_data(f"pascal_part:root={root},negatives=9")))) == [mice, dogs]
     assert absent(load_data(f"paco:root={write_paco(tmp_path, content)},negatives=9")) == [[], []]
     content["images"][0] |= {"neg_category_ids": [2], "not_exhaustive_category_ids": []}
-    asked = absent(load_data(f"paco:root={write_paco(tmp_path, content)},negatives=9"))
-    assert list(map(set, asked)) == [mice, set()]
+    absent_words = absent(load_data(f"paco:root={write_paco(tmp_path, content)},negatives=9"))
+    assert list(map(set, absent_words)) == [mice, set()]
 
 
 def test_for_training(scenes: list[Sample], tmp_path: Path) -> None:
-    """On by default, named in the text (which caches go by), off where it is said or where data is kept for tests."""
+    """On by default, named in the text (which identifies caches), off where stated or where data is kept for tests."""
     spec = write_coco(tmp_path, scenes)
 
-    def taken(text: str, *amount: float) -> tuple[Dataset, str]:
+    def for_training_of(text: str, *amount: float) -> tuple[Dataset, str]:
         return for_training(text, load_data(text), *amount)
 
-    data, text = taken(f"{spec},limit=6")
+    data, text = for_training_of(f"{spec},limit=6")
     assert text == f"{spec},limit=6,negatives={USUAL:g}"
     assert absent(data) == absent(load_data(text))
     for plain in (f"{spec},negatives=0", f"{spec},split=val", "world:n=2,split=train"):
-        assert taken(plain)[1] == plain
-    assert taken(spec, 0.0)[1] == spec
-    assert absent(taken(f"{spec},negatives=0")[0]) == [[]] * 12
+        assert for_training_of(plain)[1] == plain
+    assert for_training_of(spec, 0.0)[1] == spec
+    assert absent(for_training_of(f"{spec},negatives=0")[0]) == [[]] * 12
     with pytest.raises(ValueError, match="no list of two classes"):
         load_data("world:n=2,negatives=0.2")
     for wrong in ("-1", "1.5", "x"):
@@ -279,9 +279,9 @@ def test_real_photographs() -> None:
     held: dict[str, set[str]] = {}
     for one in content["annotations"]:
         held.setdefault(str(one["image_id"]), set()).add(names[one["category_id"]])
-    shown = asked = 0
+    present = negative = 0
     for one in data:
         words = {target.query for target in one.targets if not target.present}
         assert not any(related(a, b) for a in words for b in held[one.id])
-        shown, asked = shown + len(one.targets) - len(words), asked + len(words)
-    assert asked / (asked + shown) == pytest.approx(0.2, abs=0.03)
+        present, negative = present + len(one.targets) - len(words), negative + len(words)
+    assert negative / (negative + present) == pytest.approx(0.2, abs=0.03)

@@ -31,12 +31,12 @@ FORMATS: dict[str, Callable[[Path, list[Sample]], str]] = {
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     """Scenes with what they show, each query once, in the order of a folder's listing."""
-    found = []
+    scenes = []
     for sample in WorldData(n=3, seed=5, queries=6):
         targets = {one.query: Target(one.query, one.mask) for one in sample.targets if one.present}
-        found.append(Sample(sample.id, sample.image, tuple(sorted(targets.values(), key=_words))))
-    assert all(sample.targets for sample in found)
-    return found
+        scenes.append(Sample(sample.id, sample.image, tuple(sorted(targets.values(), key=_words))))
+    assert all(sample.targets for sample in scenes)
+    return scenes
 
 
 def _words(target: Target) -> str:
@@ -64,6 +64,6 @@ def test_a_segmenter_scores_the_same_on_all(segmenter: Segmenter, samples: list[
     for number, name in enumerate(("folder", "jsonl of masks", "coco of run lengths")):
         folder = tmp_path / str(number)
         folder.mkdir()
-        said = summarise(run(segmenter, load_data(f"{FORMATS[name](folder, samples)},split=test")))
-        assert said["with_target"] == wanted["with_target"]
-        assert said["images"] == len(samples)
+        summary = summarise(run(segmenter, load_data(f"{FORMATS[name](folder, samples)},split=test")))
+        assert summary["with_target"] == wanted["with_target"]
+        assert summary["images"] == len(samples)

@@ -55,19 +55,19 @@ def test_the_form_of_a_part_is_fixed_by_its_id_and_the_seed(tmp_path: Path) -> N
     many = [{"id": number, "image_id": 11, "category_id": 3, "segmentation": [SQUARE]} for number in range(2000)]
     write_paco(tmp_path, coco_json(images=[one], annotations=many))
 
-    def said(seed: int, **changes: Any) -> list[str]:
+    def queries_of(seed: int, **changes: Any) -> list[str]:
         entry = next(iter(PartsFile(tmp_path / JSON, tmp_path / "coco", seed).entries()))
         assert isinstance(entry, ImageRecord)
         assert isinstance(entry.queries, tuple)
         return [query.text for query in entry.queries]
 
-    queries = said(0)
-    assert queries == said(0)
-    assert queries != said(1)
+    queries = queries_of(0)
+    assert queries == queries_of(0)
+    assert queries != queries_of(1)
     assert set(queries) == {"dog leg", "the leg of the dog"}
     assert abs(queries.count("dog leg") - 1000) < 4 * np.sqrt(500)  # four standard deviations of a fair coin
     (tmp_path / JSON).write_text(json.dumps(coco_json(images=[one], annotations=many[::-1])))
-    assert said(0) == queries[::-1]  # whatever comes before it in the file
+    assert queries_of(0) == queries[::-1]  # whatever comes before it in the file
 
 
 def test_pascal_part(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_pascal_part(tmp_path: Path) -> None:
 
 def test_real_coco_annotations(tmp_path: Path) -> None:
     file = shared("coco/annotations/instances_train2017.json")
-    found = list(PartsFile(file, shared("coco/train2017"), seed=0).entries())
+    records = list(PartsFile(file, shared("coco/train2017"), seed=0).entries())
     content = json.loads(file.read_text())
-    entries = [one for one in found if isinstance(one, ImageRecord)]
-    assert len(entries) == len(found)
+    entries = [one for one in records if isinstance(one, ImageRecord)]
+    assert len(entries) == len(records)
     areas = {f"annotation {one['id']}": one["area"] for one in content["annotations"] if not one["iscrowd"]}
     ratios = list[float]()
     for entry in entries[:12]:

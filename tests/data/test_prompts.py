@@ -21,34 +21,34 @@ MASK = np.ones((2, 3), bool)
 KEYS = words(4000, "keys of a test")
 
 
-def said(preset: str, query: str, kind: str, why: bool = False) -> Counter[str]:
+def templates(preset: str, query: str, kind: str, why: bool = False) -> Counter[str]:
     return Counter(apply(preset, query, kind, key, why) for key in KEYS)
 
 
 def test_lisa() -> None:
-    assert set(said("lisa", "Red Cup", "phrase")) == {
+    assert set(templates("lisa", "Red Cup", "phrase")) == {
         "Can you segment the red cup in this image?",
         "Please segment the red cup in this image.",
         "What is red cup in this image? Please respond with segmentation mask.",
         "What is red cup in this image? Please output segmentation mask.",
     }
-    assert set(said("lisa", "Where would John sit?", "sentence")) == {
+    assert set(templates("lisa", "Where would John sit?", "sentence")) == {
         "Where would John sit? Please respond with segmentation mask.",
         "Where would John sit? Please output segmentation mask.",
     }
-    assert set(said("lisa", "Who is it?", "sentence", why=True)) == {
+    assert set(templates("lisa", "Who is it?", "sentence", why=True)) == {
         "Who is it? Please output segmentation mask and explain why.",
         "Who is it? Please output segmentation mask and explain the reason.",
         "Who is it? Please output segmentation mask and give some explanation.",
     }
 
 
-def test_lens_asks_for_no_mask_and_says_what_is_twice_as_often() -> None:
-    counts = said("lens", "dog", "class")
+def test_lens_names_no_mask_and_uses_what_is_twice_as_often() -> None:
+    counts = templates("lens", "dog", "class")
     what = counts.pop("What is dog in this image?")
     assert set(counts) == {"Can you segment the dog in this image?", "Please segment the dog in this image."}
     assert abs(what - 2000) < 4 * np.sqrt(1000)  # four standard deviations of a fair coin
-    assert set(said("lens", "Who is it?", "long", why=True)) == {"Who is it?"}
+    assert set(templates("lens", "Who is it?", "long", why=True)) == {"Who is it?"}
     assert not any("mask" in text for forms in (PROMPTS["lens"].short, PROMPTS["lens-eval"].short) for text in forms)
 
 
@@ -64,11 +64,11 @@ def test_lens_asks_for_no_mask_and_says_what_is_twice_as_often() -> None:
     ],
 )
 def test_evaluation_has_one_form(preset: str, kind: str, expected: str) -> None:
-    assert set(said(preset, "Red Cup", kind)) == {expected}
+    assert set(templates(preset, "Red Cup", kind)) == {expected}
 
 
 def test_templates_are_drawn_evenly() -> None:
-    counts = said("lisa", "dog", "class")
+    counts = templates("lisa", "dog", "class")
     deviation = np.sqrt(len(KEYS) * 1 / 4 * 3 / 4)
     assert max(abs(count - len(KEYS) / 4) for count in counts.values()) < 4 * deviation
 
@@ -98,8 +98,8 @@ def test_only_the_words_change() -> None:
 
 
 def test_the_template_depends_on_id_number_and_seed_alone() -> None:
-    def forms(made: Sample) -> list[str]:
-        return [target.query.replace(f"thing {n}", "X") for n, target in enumerate(made.targets)]
+    def forms(result: Sample) -> list[str]:
+        return [target.query.replace(f"thing {n}", "X") for n, target in enumerate(result.targets)]
 
     first = forms(prompted(sample(), "lens"))
     assert forms(prompted(sample(), "lens")) == first
@@ -110,11 +110,11 @@ def test_the_template_depends_on_id_number_and_seed_alone() -> None:
 
 
 def test_half_of_the_explained_targets_ask_for_the_explanation() -> None:
-    made = prompted(sample(count=4000), "lisa")
-    asked = [("expla" in target.query) for target in made.targets if target.answer]
-    assert abs(sum(asked) - 1000) < 4 * np.sqrt(500)
-    assert not any("expla" in target.query for target in made.targets if not target.answer)
-    assert [target.explained for target in made.targets] == [("expla" in target.query) for target in made.targets]
+    result = prompted(sample(count=4000), "lisa")
+    explained = [("expla" in target.query) for target in result.targets if target.answer]
+    assert abs(sum(explained) - 1000) < 4 * np.sqrt(500)
+    assert not any("expla" in target.query for target in result.targets if not target.answer)
+    assert [target.explained for target in result.targets] == [("expla" in target.query) for target in result.targets]
     assert not any(target.explained for target in prompted(sample(count=40), "lens").targets)  # it has no such form
 
 

@@ -156,15 +156,15 @@ def test_each_bad_file_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     (folder / "no image.json").write_text(json.dumps(GOOD))
     data = load(tmp_path, ",bad=skip")
     assert [sample.id for sample in data] == ["good"]
-    found = {fault.record: fault for fault in data.check()}
-    assert set(found) == {*BAD_FILES, "no json", "no image"}
+    faults = {fault.record: fault for fault in data.check()}
+    assert set(faults) == {*BAD_FILES, "no json", "no image"}
     for name, (_, message) in BAD_FILES.items():
-        assert message in found[name].message
-        assert found[name].file == str(folder / f"{name}.json")
-    assert "no json.json is missing" in found["no json"].message
-    assert "no image.jpg is missing" in found["no image"].message
-    assert all("\n" not in str(fault) for fault in found.values())
-    with pytest.raises(ValueError, match=f"{len(found)} bad records"):
+        assert message in faults[name].message
+        assert faults[name].file == str(folder / f"{name}.json")
+    assert "no json.json is missing" in faults["no json"].message
+    assert "no image.jpg is missing" in faults["no image"].message
+    assert all("\n" not in str(fault) for fault in faults.values())
+    with pytest.raises(ValueError, match=f"{len(faults)} bad records"):
         load(tmp_path)
 
 

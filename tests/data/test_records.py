@@ -51,9 +51,9 @@ def entry(picture: Path, *masks: MaskSource, id: str = "one", size: tuple[int, i
     return ImageRecord(id, picture, "file.json", queries, size)
 
 
-def records(*found: ImageRecord | RecordFault | Note) -> Callable[..., Records]:
+def records(*entries: ImageRecord | RecordFault | Note) -> Callable[..., Records]:
     def build(bad: Bad) -> Records:
-        return Records("own", found, trainable=True, bad=bad)
+        return Records("own", entries, trainable=True, bad=bad)
 
     return build
 
@@ -100,12 +100,12 @@ def test_polygons_held_compactly_are_the_same() -> None:
     for parts in ([[1, 1, 5, 1, 5, 5.5]], [[1, 1, 5, 1, 5, 5], [2, 2, 7, 2, 7, 4]]):
         np.testing.assert_array_equal(Polygons.of(parts).draw(SIZE).mask, Polygons(parts).draw(SIZE).mask)
     for parts in ([[1, 1, 5, 5]], [["a", 1, 5, 5, 3, 3]], [[[1, 1]]], [3], [], [[1, 2, 3, 10**400, 5, 6]]):
-        said = []
+        messages = []
         for polygons in (Polygons.of(parts), Polygons(parts)):
             with pytest.raises(ValueError, match="got") as caught:
                 polygons.draw(SIZE)
-            said.append(str(caught.value).replace(".0", ""))
-        assert said[0] == said[1]
+            messages.append(str(caught.value).replace(".0", ""))
+        assert messages[0] == messages[1]
 
 
 def test_polygons_may_leave_the_image_a_little() -> None:

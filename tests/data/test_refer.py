@@ -40,9 +40,9 @@ def load(root: Path, options: str = "", name: str = "refcoco") -> Records:
     return data
 
 
-def entries(found: Any) -> list[ImageRecord]:
-    assert not any(isinstance(one, RecordFault) for one in found)
-    return list(found)
+def entries(records: Any) -> list[ImageRecord]:
+    assert not any(isinstance(one, RecordFault) for one in records)
+    return list(records)
 
 
 # -------------------------------------------------------------------------------------- the published files
@@ -154,8 +154,8 @@ def test_json_instead_of_the_pickle(tmp_path: Path) -> None:
     [("train", [7, 9]), ("val", [8]), ("test", [10, 11]), ("testA", [10]), ("testB", [11]), ("testC", [11])],
 )
 def test_splits(tmp_path: Path, split: str, numbers: list[int]) -> None:
-    found = entries(list(read(save(tmp_path), "refcoco").entries(split)))
-    assert sorted({int(query.record.split()[1]) for one in found for query in one.queries}) == numbers  # type: ignore[union-attr]
+    records = entries(list(read(save(tmp_path), "refcoco").entries(split)))
+    assert sorted({int(query.record.split()[1]) for one in records for query in one.queries}) == numbers  # type: ignore[union-attr]
 
 
 def test_a_split_without_references(tmp_path: Path) -> None:
@@ -318,9 +318,9 @@ def test_each_bad_record_is_named_and_the_rest_goes_on(tmp_path: Path, what: str
     save(tmp_path, records=records, content=content)
     save_image(tmp_path / COCO / coco_name(104))
     data = load(tmp_path, ",bad=skip")
-    found = list(data.check())
+    faults = list(data.check())
     assert [sample.targets[-1].query for sample in data][-1] == "what is right"
-    (fault,) = [one for one in found if one.record == record]
+    (fault,) = [one for one in faults if one.record == record]
     assert message in fault.message
     assert Path(fault.file).is_file()
     assert "\n" not in str(fault)
@@ -352,8 +352,8 @@ def test_lists_nested_without_end(tmp_path: Path) -> None:
     for number, key in enumerate(("split", "ref_id", "image_id", "ann_id", "sentences"), 20):
         records.append({**ref(number, 102, 3, "val", sentence(number, "box")), key: bomb})
     for number, key in enumerate(("sent_id", "sent", "is_false_premise", "gt_sent"), 30):
-        said = {**sentence(number, "box", is_false_premise=True), key: bomb}
-        records.append(ref(number, 102, 3, "val", said))
+        sentence_record = {**sentence(number, "box", is_false_premise=True), key: bomb}
+        records.append(ref(number, 102, 3, "val", sentence_record))
     records.append(GOOD[1])
     data = load(save(tmp_path, records=records), ",bad=skip")
     assert [t.query for t in data[0].targets] == ["a block"]

@@ -33,9 +33,9 @@ SOURCES = tuple(
 )
 
 
-def within(found: int, share: float, draws: int = DRAWS, deviations: float = 4.5) -> bool:
+def within(count: int, share: float, draws: int = DRAWS, deviations: float = 4.5) -> bool:
     """Closer to its share than 4.5 standard deviations of a binomial: wrong once in 150,000 counts by chance."""
-    return abs(found - draws * share) < deviations * np.sqrt(draws * share * (1 - share)) + 1e-9
+    return abs(count - draws * share) < deviations * np.sqrt(draws * share * (1 - share)) + 1e-9
 
 
 # ---------------------------------------------------------------- chance
@@ -184,9 +184,9 @@ def test_the_order_of_runs_before_there_were_mixtures() -> None:
 
 def test_some_questions_of_every_image_others_in_each_epoch() -> None:
     epochs = Epochs(5, lambda image: 9, queries=2)
-    asked = {(draw.image, draw.questions) for draw in map(epochs.draw, range(50))}
-    assert all(len(set(questions)) == 2 for _, questions in asked)
-    assert len(asked) > 25
+    draws = {(draw.image, draw.questions) for draw in map(epochs.draw, range(50))}
+    assert all(len(set(questions)) == 2 for _, questions in draws)
+    assert len(draws) > 25
     for changes in ({"images": 0}, {"queries": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             Epochs(**{"images": 5, "count": len, **changes})

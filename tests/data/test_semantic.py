@@ -21,7 +21,7 @@ from seglens.data.semantic import LISTS, ade20k, cocostuff, mapillary, mapillary
 from shared import shared
 
 
-def asked(records: Records, index: int = 0) -> dict[str, np.ndarray]:
+def masks_of(records: Records, index: int = 0) -> dict[str, np.ndarray]:
     return {target.query: target.mask for target in records[index].targets}
 
 
@@ -84,14 +84,14 @@ def test_ade20k(tmp_path: Path, mode: str) -> None:
     assert [entry.id for entry in records.entries] == ["a", "b"]
     assert records.trainable
     assert len(records.classes) == 150
-    found = asked(records, 1)
-    assert list(found) == ["person", "flag"]  # 13 and 150; 0 is asked for by nobody
-    np.testing.assert_array_equal(found["person"], stripes(0, 1, 0).astype(bool))
-    np.testing.assert_array_equal(found["flag"], stripes(0, 0, 1).astype(bool))
+    masks = masks_of(records, 1)
+    assert list(masks) == ["person", "flag"]  # 13 and 150; 0 is asked for by nobody
+    np.testing.assert_array_equal(masks["person"], stripes(0, 1, 0).astype(bool))
+    np.testing.assert_array_equal(masks["flag"], stripes(0, 0, 1).astype(bool))
     for target in records[1].targets:
         assert target.kind == "class"
         np.testing.assert_array_equal(target.ignore, stripes(1, 0).astype(bool))
-    assert list(asked(records, 0)) == ["wall"]
+    assert list(masks_of(records, 0)) == ["wall"]
     np.testing.assert_array_equal(records[0].targets[0].ignore, stripes(0, 1).astype(bool))
 
 
@@ -101,7 +101,7 @@ def test_ade20k_by_its_own_table(tmp_path: Path) -> None:
     (tmp_path / "ade20k/objectInfo150.txt").write_text(table)
     records = ade20k(tmp_path)
     assert records.classes == ("wall", "bed", "sofa")
-    assert list(asked(records)) == ["wall", "bed", "sofa"]
+    assert list(masks_of(records)) == ["wall", "bed", "sofa"]
     (tmp_path / "ade20k/objectInfo150.txt").write_text(table.replace("3\t", "x\t"))
     with pytest.raises(DataError, match=r"objectInfo150.txt' is not ADE20K's table"):
         ade20k(tmp_path)

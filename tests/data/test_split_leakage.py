@@ -47,13 +47,13 @@ def test_report() -> None:
         Part("b train", True, frozenset("45")),
         Part("b test", False, frozenset("236")),
     ]
-    told = report(parts)
-    assert told["parts"][0] == {"name": "a train", "trainable": True, "images": 3}
-    assert told["overlaps"] == [
+    overlap = report(parts)
+    assert overlap["parts"][0] == {"name": "a train", "trainable": True, "images": 3}
+    assert overlap["overlaps"] == [
         {"train": "a train", "held_out": "b test", "images": 2, "of_train": 3},
         {"train": "b train", "held_out": "a val", "images": 1, "of_train": 2},
     ]
-    assert told["to_hold_out"] == 4
+    assert overlap["to_hold_out"] == 4
     assert to_hold_out(parts) == ["2", "3", "4", "6"]
     assert to_hold_out([]) == []
 
@@ -101,7 +101,7 @@ def test_a_list_that_is_none(tmp_path: Path, raw: Any) -> None:
 
 
 def test_the_published_files(seglens: Run) -> None:
-    told = json.loads(seglens("data", "overlap", "--root", shared("refcoco"), "--json")[1])
-    assert told["to_hold_out"] == 2  # the sample has no image in two splits of different kinds
-    assert told["overlaps"] == []
-    assert {one["name"] for one in told["parts"]} >= {"refcoco(unc) testA", "refcocog(umd) val"}
+    overlap = json.loads(seglens("data", "overlap", "--root", shared("refcoco"), "--json")[1])
+    assert overlap["to_hold_out"] == 2  # the sample has no image in two splits of different kinds
+    assert overlap["overlaps"] == []
+    assert {one["name"] for one in overlap["parts"]} >= {"refcoco(unc) testA", "refcocog(umd) val"}

@@ -57,8 +57,8 @@ def test_training_never_says_the_held_out_phrasings() -> None:
 
 
 def test_questions_beside_the_requests() -> None:
-    plain, asked = (WorldData(n=4, seed=6, split="train", vqa=vqa) for vqa in (0, 3))
-    for index, (one, other) in enumerate(zip(plain, asked, strict=True)):
+    plain, with_questions = (WorldData(n=4, seed=6, split="train", vqa=vqa) for vqa in (0, 3))
+    for index, (one, other) in enumerate(zip(plain, with_questions, strict=True)):
         requests, questions = other.targets[:-3], other.targets[-3:]
         assert one.id == other.id
         np.testing.assert_array_equal(one.image, other.image)
@@ -91,12 +91,12 @@ def test_requests_as_people_put_them() -> None:
 
 def test_the_world_of_before_there_were_questions() -> None:
     """Queries, masks and pixels of two scenes as they were then, by their hash."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for sample in WorldData(n=2, seed=4, queries=5):
-        found.update(sample.id.encode() + sample.image.tobytes())
+        digest.update(sample.id.encode() + sample.image.tobytes())
         for target in sample.targets:
-            found.update(f"{target.query}|{target.kind}".encode() + np.packbits(target.mask).tobytes())
-    assert found.hexdigest()[:16] == "def4047a4d9e6c54"
+            digest.update(f"{target.query}|{target.kind}".encode() + np.packbits(target.mask).tobytes())
+    assert digest.hexdigest()[:16] == "def4047a4d9e6c54"
 
 
 def test_only_its_own_scenes() -> None:

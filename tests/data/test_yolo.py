@@ -36,10 +36,10 @@ def root(tmp_path: Path, scenes: list[Sample]) -> Path:
 
 
 def build(root: Path) -> Callable[..., Records]:
-    def made(bad: Bad = "refuse", **options: Any) -> Records:
+    def read(bad: Bad = "refuse", **options: Any) -> Records:
         return yolo_data(data=root / "data.yaml", bad=bad, **options)
 
-    return made
+    return read
 
 
 def same(data: Records, scenes: list[Sample]) -> bool:
@@ -180,15 +180,15 @@ def test_other_damage_is_named(root: Path) -> None:
     Image.new("RGB", (60, 40)).save(images / "good.png")
     (labels / "good.txt").write_text(f"0 {SQUARE}\n")
     samples, faults = judged(build(root))
-    found = {(Path(fault.file).name, Path(fault.record).name): (fault.kind, fault.message) for fault in faults}
-    assert {key: kind for key, (kind, _) in found.items()} == {
+    faults_by_file = {(Path(fault.file).name, Path(fault.record).name): (fault.kind, fault.message) for fault in faults}
+    assert {key: kind for key, (kind, _) in faults_by_file.items()} == {
         ("train", "0000"): "duplicate id",
         ("0001.txt", "0001.png"): "annotation",
         ("ghost.txt", "ghost"): "image",
         ("thin.txt", "thin.png, cat"): "empty mask",
         ("cut.txt", "cut.png"): "image",
     }
-    assert "not UTF-8 (byte 6)" in found["0001.txt", "0001.png"][1]
+    assert "not UTF-8 (byte 6)" in faults_by_file["0001.txt", "0001.png"][1]
     assert [Path(sample.id).name for sample in samples] == ["good.png"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from jaxtyping import Bool, Int
 from pycocotools import mask as coco
 
-from exports.made import MASKS, blobs
+from exports.predictions import MASKS, blobs
 from seglens.exports.bridge import bridged, joined
 from seglens.exports.outline import regions_of
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
 def as_coco(polygons: list[Int[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    made = coco.frPyObjects([polygon.ravel().astype(float).tolist() for polygon in polygons], *size)
-    return coco.decode(coco.merge(made)).astype(bool)
+    encoded = coco.frPyObjects([polygon.ravel().astype(float).tolist() for polygon in polygons], *size)
+    return coco.decode(coco.merge(encoded)).astype(bool)
 
 
 def check(mask: Bool[np.ndarray, "h w"]) -> None:

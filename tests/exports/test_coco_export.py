@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from exports.made import MASKS, blobs, found, two_cups
+from exports.predictions import MASKS, blobs, prediction_of, two_cups
 from seglens.data import load_data
 from seglens.data.coco import coco_data
 from seglens.exports import AnnotatedImage, to_coco, write_results
@@ -29,10 +29,12 @@ FILES = {"coco": "coco.json", "coco-polygons": "coco_polygons.json"}
 def pages() -> list[AnnotatedImage]:
     """Two images: two cups and a blob, then only the blob."""
     empty = np.zeros((40, 60), bool)
-    first = [two_cups(), found("the blob", blobs(0, (40, 60)))]
+    first = [two_cups(), prediction_of("the blob", blobs(0, (40, 60)))]
     return [
         AnnotatedImage("a", first, "deep/a.png"),
-        AnnotatedImage("b", [found("each of the cups", empty), found("the blob", blobs(1, (40, 60)))], "b.png"),
+        AnnotatedImage(
+            "b", [prediction_of("each of the cups", empty), prediction_of("the blob", blobs(1, (40, 60)))], "b.png"
+        ),
     ]
 
 
@@ -60,13 +62,13 @@ def test_pycocotools_gives_the_same_pixels(form: str, tmp_path: Path) -> None:
         assert dataset.imgs[number] == {"id": number, "file_name": page.file, "width": 60, "height": 40}
         things = [(p.query, one) for p in page.predictions for one in p.things]
         annotations = dataset.imgToAnns[number]
-        for (query, one), said in zip(things, annotations, strict=True):
-            np.testing.assert_array_equal(dataset.annToMask(said), one.mask)
-            assert dataset.cats[said["category_id"]]["name"] == query
-            assert (said["area"], said["score"], said["iscrowd"]) == (one.mask.sum(), one.score, 0)
-            np.testing.assert_array_equal(said["bbox"], coco.toBbox(dataset.annToRLE(said)))
-    assert [said["id"] for said in dataset.dataset["annotations"]] == [1, 2, 3, 4]
-    assert {type(said["segmentation"]) for said in dataset.anns.values()} == {list if "poly" in form else dict}
+        for (query, one), record in zip(things, annotations, strict=True):
+            np.testing.assert_array_equal(dataset.annToMask(record), one.mask)
+            assert dataset.cats[record["category_id"]]["name"] == query
+            assert (record["area"], record["score"], record["iscrowd"]) == (one.mask.sum(), one.score, 0)
+            np.testing.assert_array_equal(record["bbox"], coco.toBbox(dataset.annToRLE(record)))
+    assert [record["id"] for record in dataset.dataset["annotations"]] == [1, 2, 3, 4]
+    assert {type(record["segmentation"]) for record in dataset.anns.values()} == {list if "poly" in form else dict}
 
 
 @settings(max_examples=30, deadline=None)
@@ -74,7 +76,7 @@ def test_pycocotools_gives_the_same_pixels(form: str, tmp_path: Path) -> None:
 def test_any_mask(mask: np.ndarray) -> None:
     for polygons in (False, True):
         dataset = COCO()
-        dataset.dataset = to_coco([AnnotatedImage("a", [found("cat", mask)])], polygons)
+        dataset.dataset = to_coco([AnnotatedImage("a", [prediction_of("cat", mask)])], polygons)
         with contextlib.redirect_stdout(io.StringIO()):
             dataset.createIndex()
         drawn = [dataset.annToMask(one) for one in dataset.anns.values()]
@@ -100,8 +102,8 @@ def test_the_first_pixel_alone_is_a_mask(tmp_path: Path) -> None:
     mask = np.zeros((40, 60), bool)
     mask[0, 0] = True
     (tmp_path / "images").mkdir()
-    Image.fromarray(found("dot", mask).image).save(tmp_path / "images" / "a.png")
-    write_results([AnnotatedImage("a", [found("dot", mask)], "a.png")], tmp_path, list(FILES))
+    Image.fromarray(prediction_of("dot", mask).image).save(tmp_path / "images" / "a.png")
+    write_results([AnnotatedImage("a", [prediction_of("dot", mask)], "a.png")], tmp_path, list(FILES))
     for file in FILES.values():
         (sample,) = load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / file}")
         np.testing.assert_array_equal(sample.targets[0].mask, mask)
@@ -125,8 +127,8 @@ def test_supervision_takes_it(tmp_path: Path, images: Path) -> None:
 
 def test_a_picture_that_is_in_no_file_is_written(tmp_path: Path) -> None:
     write_results([AnnotatedImage("Frame 7", [two_cups()])], tmp_path, ["coco", "labelstudio"])
-    said = json.loads((tmp_path / "coco.json").read_text())
-    assert said["images"][0]["file_name"] == "frame_7.png"
+    record = json.loads((tmp_path / "coco.json").read_text())
+    assert record["images"][0]["file_name"] == "frame_7.png"
     with Image.open(tmp_path / "images" / "frame_7.png") as image:
         np.testing.assert_array_equal(np.asarray(image), two_cups().image)
     assert len(load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / 'coco.json'}")) == 1

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exports.made import ORDINARY, blobs, found, spots, two_cups
+from exports.predictions import ORDINARY, blobs, prediction_of, spots, two_cups
 from seglens.exports import AnnotatedImage, to_fiftyone, write_results
 from seglens.exports.fiftyone import _shares
 from seglens.inference.prediction import Prediction
@@ -55,9 +55,9 @@ def predictions(size: tuple[int, int]) -> list[Prediction]:
     """A thing with a hole, one without, nothing, and shapes all over the picture."""
     shape = size[::-1]
     if size == SIZES[0]:
-        return [two_cups(), found("dog", np.zeros(shape, bool)), found("cat", blobs(2, shape))]
+        return [two_cups(), prediction_of("dog", np.zeros(shape, bool)), prediction_of("cat", blobs(2, shape))]
     masks = spots(3, size, 100)
-    return [found("spots", np.logical_or.reduce(masks), masks), found("dog", np.zeros(shape, bool))]
+    return [prediction_of("spots", np.logical_or.reduce(masks), masks), prediction_of("dog", np.zeros(shape, bool))]
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,12 @@ def test_its_labels_and_its_importer_give_the_same_pixels(size: tuple[int, int],
     """Its importer cuts COCO's boxes down to whole pixels by itself, which at some sizes moves a mask by one: there it
     is asked for the cut-out that it read."""
     folder = read / str(size[0])
-    said, confidence = json.loads((folder / "said.json").read_text())
+    labels, confidence = json.loads((folder / "said.json").read_text())
     things = [(p.query, one) for p in predictions(size) for one in p.things]
     for form in ("own", "coco", "coco_polygons"):
         whole = form == "own" or size == SIZES[0]
         masks = np.load(folder / f"{form}.npy") if whole else np.load(folder / f"{form}.npz").values()
-        for (query, one), (label, box), mask in zip(things, said[form], masks, strict=True):
+        for (query, one), (label, box), mask in zip(things, labels[form], masks, strict=True):
             x0, y0, x1, y1 = one.box
             assert label == query
             shares = [x0 / size[0], y0 / size[1], (x1 - x0) / size[0], (y1 - y0) / size[1]]

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from jaxtyping import Bool
 
-from exports.made import MASKS, found, two_cups
+from exports.predictions import MASKS, prediction_of, two_cups
 from seglens.exports import AnnotatedImage, to_geojson, write_results
 
 
@@ -37,7 +37,7 @@ def turn(ring: list[list[int]]) -> int:
 @settings(max_examples=40, deadline=None)
 @given(MASKS)
 def test_any_mask(mask: np.ndarray) -> None:
-    features = to_geojson(found("cat", mask))["features"]
+    features = to_geojson(prediction_of("cat", mask))["features"]
     assert len(features) == mask.any()
     drawn = np.zeros(mask.shape, bool)
     for feature in features:
@@ -56,9 +56,9 @@ def test_any_mask(mask: np.ndarray) -> None:
 
 def test_the_file(tmp_path: Path) -> None:
     write_results([AnnotatedImage("A", [two_cups()])], tmp_path, ["geojson"])
-    said = json.loads((tmp_path / "a.geojson").read_text())
-    assert said["type"] == "FeatureCollection"
-    ring, square = said["features"]
+    record = json.loads((tmp_path / "a.geojson").read_text())
+    assert record["type"] == "FeatureCollection"
+    ring, square = record["features"]
     assert (ring["type"], ring["id"], ring["geometry"]["type"]) == ("Feature", 1, "Polygon")
     assert ring["properties"] == {"query": "each of the cups", "score": 0.9, "area": 20 * 26 - 100}
     outer, hole = ring["geometry"]["coordinates"]

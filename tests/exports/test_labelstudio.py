@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from label_studio_converter import brush
 
-from exports.made import MASKS, blobs, found, two_cups
+from exports.predictions import MASKS, blobs, prediction_of, two_cups
 from seglens.exports import AnnotatedImage, to_label_studio, write_results
 from seglens.exports.labelstudio import brush_rle
 
@@ -42,7 +42,7 @@ def test_every_kind_of_length(length: int) -> None:
 
 
 def test_the_task(tmp_path: Path) -> None:
-    cat = found('a <cat> & "dog"', blobs(1, (40, 60)))
+    cat = prediction_of('a <cat> & "dog"', blobs(1, (40, 60)))
     write_results(
         [AnnotatedImage("A", [two_cups(), cat], "deep/ä b.jpg"), AnnotatedImage("b", [cat], "b.png")],
         tmp_path,
@@ -53,21 +53,24 @@ def test_the_task(tmp_path: Path) -> None:
         {"image": "/data/local-files/?d=deep/%C3%A4%20b.jpg"},
         {"image": "/data/local-files/?d=b.png"},
     ]
-    (said,) = tasks[0]["predictions"]
+    (prediction,) = tasks[0]["predictions"]
     masks = [one.mask for one in (*two_cups().instances, *cat.things)]
-    layers = brush.decode_from_annotation("tag", [_for_the_converter(one) for one in said["result"]])
+    layers = brush.decode_from_annotation("tag", [_for_the_converter(one) for one in prediction["result"]])
     for layer, mask in zip(layers.values(), masks, strict=True):
         np.testing.assert_array_equal(layer > 0, mask)
     assert [name.split("-")[1] for name in layers] == ["each of the cups"] * 2 + [cat.query]
-    for one in said["result"]:
+    for one in prediction["result"]:
         assert (one["type"], one["original_width"], one["original_height"]) == ("brushlabels", 60, 40)
         assert one["value"]["format"] == "rle"
-    assert [one["score"] for one in said["result"]] == [0.9, 0.8, 0.75]
-    assert len({one["id"] for one in said["result"]}) == 3
+    assert [one["score"] for one in prediction["result"]] == [0.9, 0.8, 0.75]
+    assert len({one["id"] for one in prediction["result"]}) == 3
     setup = ElementTree.parse(tmp_path / "labelstudio.xml").getroot()
     assert [label.get("value") for label in setup.iter("Label")] == ["each of the cups", cat.query]
     names = {tag.tag: dict(tag.attrib) for tag in setup}
-    assert names["BrushLabels"] == {"name": said["result"][0]["from_name"], "toName": said["result"][0]["to_name"]}
+    assert names["BrushLabels"] == {
+        "name": prediction["result"][0]["from_name"],
+        "toName": prediction["result"][0]["to_name"],
+    }
     assert names["Image"] == {"name": "image", "value": "$image"}
     assert to_label_studio(AnnotatedImage("b", [cat], "b.png")) == tasks[1]
 
@@ -78,6 +81,6 @@ def _for_the_converter(result: dict) -> dict:
 
 
 def test_nothing_found_is_a_task_without_masks() -> None:
-    nothing = to_label_studio(AnnotatedImage("a", [found("cat", np.zeros((3, 4), bool))]))
+    nothing = to_label_studio(AnnotatedImage("a", [prediction_of("cat", np.zeros((3, 4), bool))]))
     assert nothing["predictions"][0]["result"] == []
     assert nothing["data"] == {"image": "/data/local-files/?d=images/a.png"}

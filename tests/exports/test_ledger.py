@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exports.made import blobs, found, two_cups
+from exports.predictions import blobs, prediction_of, two_cups
 from forked import Started
 from seglens.data.maskfile import load_mask
 from seglens.exports import FORMATS, AnnotatedImage, Command, Export, Title, write_results
@@ -24,7 +24,7 @@ ALL = list(FORMATS)
 
 def page(name: str, seed: int = 0, stamp: str = "as it was") -> AnnotatedImage:
     return AnnotatedImage(
-        name, [two_cups(), found("blob", blobs(seed, (40, 60)))], f"{name}.png", f"/pictures/{name}.png", stamp
+        name, [two_cups(), prediction_of("blob", blobs(seed, (40, 60)))], f"{name}.png", f"/pictures/{name}.png", stamp
     )
 
 
@@ -36,14 +36,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def run(folder: Path, names: str, command: Command = CUPS, formats: list[str] = ALL, overwrite: bool = False) -> str:
     """The names of the pages that were not known."""
-    asked = ""
+    computed = ""
     with Export(folder, formats, command, overwrite=overwrite) as export:
         for seed, name in enumerate(names):
             one = page(name, seed)
             if export.known(one.key, one.stamp) is None:
                 export.add(one)
-                asked += name
-    return asked
+                computed += name
+    return computed
 
 
 def test_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_files_of_another_run_are_refused_at_once(form: str, tmp_path: Path) -> 
         write_results([page("b")], tmp_path, [form])
     assert files(tmp_path) == before
     with Export(tmp_path, [form], Command(["dog"], {}), overwrite=True) as export:
-        export.add(AnnotatedImage("c", [found("dog", blobs(1, (40, 60)))]))
+        export.add(AnnotatedImage("c", [prediction_of("dog", blobs(1, (40, 60)))]))
     assert files(tmp_path) != before
 
 
@@ -171,20 +171,22 @@ def test_one_query_of_several_again(tmp_path: Path) -> None:
     run(tmp_path, "a", formats=["mask"])
     with Export(tmp_path, ["mask"], Command(["blob"], CUPS.settings)) as export:
         (written,) = export.add(
-            AnnotatedImage("a", [found("blob", blobs(7, (40, 60)))], None, *(page("a").key, page("a").stamp))
+            AnnotatedImage("a", [prediction_of("blob", blobs(7, (40, 60)))], None, *(page("a").key, page("a").stamp))
         )
     np.testing.assert_array_equal(load_mask(written["mask"]), blobs(7, (40, 60)))
     run(tmp_path, "a", formats=["png"])
     export = Export(tmp_path, ["png"], Command(["blob"], CUPS.settings))
     with pytest.raises(FileExistsError, match=r"a_indexed.png' is there already, from another command .queries"):
-        export.add(AnnotatedImage("a", [found("blob", blobs(7, (40, 60)))], None, *(page("a").key, page("a").stamp)))
+        export.add(
+            AnnotatedImage("a", [prediction_of("blob", blobs(7, (40, 60)))], None, *(page("a").key, page("a").stamp))
+        )
 
 
 def test_names_belong_to_pictures(tmp_path: Path) -> None:
     """A name that another picture has is no reason to refuse, in this run or a later one."""
     for key in ("/one/x.png", "/two/x.png", "/one/x.png"):
         with Export(tmp_path, ["mask"], CUPS) as export:
-            export.add(AnnotatedImage("x", [found("blob", blobs(len(key), (40, 60)))], None, key))
+            export.add(AnnotatedImage("x", [prediction_of("blob", blobs(len(key), (40, 60)))], None, key))
     masks = sorted(path.name for path in tmp_path.glob("*_mask.png"))
     assert masks == ["x_2_blob_mask.png", "x_blob_mask.png"]
 
@@ -192,14 +194,15 @@ def test_names_belong_to_pictures(tmp_path: Path) -> None:
 def test_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
     """Two forms of a letter, and a letter that has no small form of its own."""
     write_results(
-        [AnnotatedImage(name, [found("cup", np.eye(3, dtype=bool))]) for name in ("ſtop", "stop", "ﬁ", "fi")], tmp_path
+        [AnnotatedImage(name, [prediction_of("cup", np.eye(3, dtype=bool))]) for name in ("ſtop", "stop", "ﬁ", "fi")],
+        tmp_path,
     )
     assert len(list(tmp_path.glob("*_mask.png"))) == 4
     assert len({path.name.casefold() for path in tmp_path.glob("*_mask.png")}) == 4
 
 
 def test_instances_share_no_file_with_other_queries(tmp_path: Path) -> None:
-    cups, first = two_cups(), found("each of the cups 1", blobs(1, (40, 60)))
+    cups, first = two_cups(), prediction_of("each of the cups 1", blobs(1, (40, 60)))
     with Export(tmp_path, ["mask"]) as export:
         _, files = export.add(AnnotatedImage("a", [cups, first]))
     np.testing.assert_array_equal(load_mask(files["mask"]), first.mask)

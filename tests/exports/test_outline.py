@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from jaxtyping import Bool, Int
 
-from exports.made import MASKS, blobs
+from exports.predictions import MASKS, blobs
 from seglens.exports.outline import Region, regions_of
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exports.made import found, two_cups
+from exports.predictions import prediction_of, two_cups
 from seglens.exports.page import LONGEST, AnnotatedImage, file_name, things_of
 
 EMPTY = np.zeros((4, 5), bool)
 
 
 def names(image: str, *queries: str) -> list[str]:
-    return AnnotatedImage(image, [found(query, EMPTY) for query in queries]).file_names()
+    return AnnotatedImage(image, [prediction_of(query, EMPTY) for query in queries]).file_names()
 
 
 def test_file_names_of_queries() -> None:
@@ -41,8 +41,8 @@ def test_a_name_keeps_its_letters_and_its_end() -> None:
 
 
 def test_things() -> None:
-    cups, cat = two_cups(), found("cat", ~EMPTY)
-    assert [(one.query, one.instance.score) for one in things_of([cups, found("dog", EMPTY), cat])] == [
+    cups, cat = two_cups(), prediction_of("cat", ~EMPTY)
+    assert [(one.query, one.instance.score) for one in things_of([cups, prediction_of("dog", EMPTY), cat])] == [
         ("each of the cups", 0.9),
         ("each of the cups", 0.8),
         ("cat", 0.75),

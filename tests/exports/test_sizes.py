@@ -13,7 +13,7 @@ import supervision
 from jaxtyping import Bool
 from pycocotools.coco import COCO
 
-from exports.made import ORDINARY, blobs, found, spots
+from exports.predictions import ORDINARY, blobs, prediction_of, spots
 from exports.test_geojson import polygons
 from exports.test_labelstudio import decoded
 from exports.test_outline import filled
@@ -33,7 +33,7 @@ pytestmark = [
 def predictions(size: tuple[int, int]) -> list[Prediction]:
     """Twenty things one by one, and a shape of many pieces with holes."""
     masks = spots(5, size, 20)
-    return [found("spots", np.logical_or.reduce(masks), masks), found("blobs", blobs(4, size[::-1]))]
+    return [prediction_of("spots", np.logical_or.reduce(masks), masks), prediction_of("blobs", blobs(4, size[::-1]))]
 
 
 def things(size: tuple[int, int]) -> list[Bool[np.ndarray, "h w"]]:
@@ -52,13 +52,13 @@ def test_exact_formats(folder: Path, size: tuple[int, int]) -> None:
     for name in ("coco.json", "coco_polygons.json"):
         with contextlib.redirect_stdout(io.StringIO()):
             dataset = COCO(str(folder / name))
-        for said, mask in zip(dataset.anns.values(), wanted, strict=True):
-            np.testing.assert_array_equal(dataset.annToMask(said), mask)
+        for record, mask in zip(dataset.anns.values(), wanted, strict=True):
+            np.testing.assert_array_equal(dataset.annToMask(record), mask)
     (task,) = json.loads((folder / "labelstudio.json").read_text())
-    for said, mask in zip(task["predictions"][0]["result"], wanted, strict=True):
-        np.testing.assert_array_equal(decoded(said["value"]["rle"], *mask.shape), mask)
-    for said, mask in zip(json.loads((folder / "a.geojson").read_text())["features"], wanted, strict=True):
-        rings = [np.array(ring[:-1]) for shape in polygons(said) for ring in shape]
+    for record, mask in zip(task["predictions"][0]["result"], wanted, strict=True):
+        np.testing.assert_array_equal(decoded(record["value"]["rle"], *mask.shape), mask)
+    for record, mask in zip(json.loads((folder / "a.geojson").read_text())["features"], wanted, strict=True):
+        rings = [np.array(ring[:-1]) for shape in polygons(record) for ring in shape]
         np.testing.assert_array_equal(filled(rings, mask.shape), mask)
     np.testing.assert_array_equal(load_labels(folder / "a_indexed.png") > 0, np.logical_or.reduce(wanted))
     for prediction in predictions(size):

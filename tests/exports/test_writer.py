@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exports.made import blobs, found, two_cups
+from exports.predictions import blobs, prediction_of, two_cups
 from seglens.data.maskfile import load_mask
 from seglens.exports import DEFAULT, FORMATS, AnnotatedImage, Export, write_results
 
@@ -31,7 +31,7 @@ def test_the_default_is_a_lossless_mask_and_an_overlay(tmp_path: Path) -> None:
 
 
 def test_all_formats_at_once_and_every_answer_has_its_file(tmp_path: Path) -> None:
-    queries = [two_cups(), found("cat", blobs(1, (40, 60)))]
+    queries = [two_cups(), prediction_of("cat", blobs(1, (40, 60)))]
     with Export(tmp_path, list(FORMATS)) as export:
         answers = [export.add(AnnotatedImage(name, queries)) for name in ("a", "b")]
     assert [list(files) for page in answers for files in page] == [list(FORMATS)] * 4
@@ -46,11 +46,11 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
     """Names that are the same, that differ in what a file name leaves out, or that meet where a query begins."""
     cup, left = np.zeros((2, 3, 4), bool)
     pages = [
-        AnnotatedImage("a/x", [found("cup", cup)]),
-        AnnotatedImage("a_x", [found("cup", cup)]),
-        AnnotatedImage("A-X", [found("cup", cup)]),
-        AnnotatedImage("b", [found("left cup", left)]),
-        AnnotatedImage("b_left", [found("cup", cup)]),
+        AnnotatedImage("a/x", [prediction_of("cup", cup)]),
+        AnnotatedImage("a_x", [prediction_of("cup", cup)]),
+        AnnotatedImage("A-X", [prediction_of("cup", cup)]),
+        AnnotatedImage("b", [prediction_of("left cup", left)]),
+        AnnotatedImage("b_left", [prediction_of("cup", cup)]),
     ]
     write_results(pages, tmp_path, ["mask", "png", "yolo"])
     assert len(list(tmp_path.glob("*_mask.png"))) == len(list(tmp_path.glob("*_indexed.png"))) == 5
@@ -66,8 +66,8 @@ def test_an_error_on_the_way_leaves_whole_files_of_what_is_done(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         write_results(stopping(), tmp_path, list(FORMATS))
     for name in ("coco.json", "coco_polygons.json", "labelstudio.json"):
-        said = json.loads((tmp_path / name).read_text())
-        assert len(said["images"] if "coco" in name else said) == 2
+        record = json.loads((tmp_path / name).read_text())
+        assert len(record["images"] if "coco" in name else record) == 2
     assert (tmp_path / "data.yaml").is_file()
     assert not list(tmp_path.glob("**/.*"))
 
@@ -100,7 +100,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         with Export(tmp_path / str(count), formats) as export:
             tracemalloc.start()
             for number in range(count):
-                export.add(AnnotatedImage(f"{number}", [found("cat", masks[number % 4])], f"{number}.png"))
+                export.add(AnnotatedImage(f"{number}", [prediction_of("cat", masks[number % 4])], f"{number}.png"))
             size, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         return size

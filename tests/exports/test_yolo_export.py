@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from PIL import Image
 
-from exports.made import MASKS, blobs, found, two_cups
+from exports.predictions import MASKS, blobs, prediction_of, two_cups
 from seglens.data import load_data
 from seglens.data.yolo import Shares, _object
 from seglens.exports import AnnotatedImage, to_yolo, write_results
@@ -22,9 +22,11 @@ from seglens.exports import AnnotatedImage, to_yolo, write_results
 def pages() -> list[AnnotatedImage]:
     nothing = np.zeros((40, 60), bool)
     return [
-        AnnotatedImage("a", [two_cups(), found("yes: 'the' blob", blobs(2, (40, 60)))]),
-        AnnotatedImage("b", [found("each of the cups", nothing), found("yes: 'the' blob", nothing)]),
-        AnnotatedImage("c", [found("each of the cups", nothing), found("yes: 'the' blob", blobs(3, (40, 60)))]),
+        AnnotatedImage("a", [two_cups(), prediction_of("yes: 'the' blob", blobs(2, (40, 60)))]),
+        AnnotatedImage("b", [prediction_of("each of the cups", nothing), prediction_of("yes: 'the' blob", nothing)]),
+        AnnotatedImage(
+            "c", [prediction_of("each of the cups", nothing), prediction_of("yes: 'the' blob", blobs(3, (40, 60)))]
+        ),
     ]
 
 
@@ -42,7 +44,7 @@ def test_our_own_reader_gives_the_same_pixels(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(MASKS)
 def test_any_mask(mask: np.ndarray) -> None:
-    lines = to_yolo(found("cat", mask), {"cat": 3}).splitlines()
+    lines = to_yolo(prediction_of("cat", mask), {"cat": 3}).splitlines()
     assert len(lines) == mask.any()
     for line in lines:
         number, shares = _object(line.split(), {3: "cat"})
@@ -53,7 +55,7 @@ def test_any_mask(mask: np.ndarray) -> None:
 def test_a_large_image_loses_nothing_to_decimals() -> None:
     mask = np.zeros((3, 90_001), bool)
     mask[1, 89_801:90_000:2] = True
-    line = to_yolo(found("cat", mask), {"cat": 0})
+    line = to_yolo(prediction_of("cat", mask), {"cat": 0})
     np.testing.assert_array_equal(Shares((_object(line.split(), {0: "cat"})[1],)).draw(mask.shape).mask, mask)
 
 
@@ -64,8 +66,8 @@ def test_it_is_as_ultralytics_documents_it(tmp_path: Path) -> None:
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     labels = [f"labels/{name}.txt" for name in "abc"]
     assert files == ["data.yaml", *(f"images/{name}.png" for name in "abc"), *labels]
-    said = yaml.safe_load((tmp_path / "data.yaml").read_text())
-    assert said == {"train": "images", "val": "images", "names": {0: "each of the cups", 1: "yes: 'the' blob"}}
+    content = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert content == {"train": "images", "val": "images", "names": {0: "each of the cups", 1: "yes: 'the' blob"}}
     lines = [(tmp_path / name).read_text().splitlines() for name in labels]
     assert [[line.split()[0] for line in some] for some in lines] == [["0", "0", "1"], [], ["1"]]
     for line in itertools.chain(*lines):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exports.made import two_cups
+from exports.predictions import two_cups
 from seglens.agent import Agent
 from seglens.core import mask_logits as drawing
 from seglens.exports import FORMATS, Command, Export

@@ -40,7 +40,7 @@ KIND_PLURALS = {
     "things from nature": "nature",
     "things from home": "home",
 }
-CLUES: dict[str, str] = {}  # everything that may be said of a concept
+CLUES: dict[str, str] = {}  # all clues, with their concepts
 for _concept in CONCEPTS:
     _joined = (f"{a} and {b}" for a, b in permutations(_concept.clues, 2))
     CLUES |= dict.fromkeys((*_concept.clues, *_joined, _concept.held_out), _concept.name)
@@ -68,42 +68,42 @@ class Seen:
 
 def clue_of(phrase: str, nouns: str) -> set[str]:
     """Every clue that "the thing that ...", "something that ...", "what ..." may stand for."""
-    found = []
+    clues = []
     if match := re.fullmatch(rf"(?:the (?:{nouns}) that|something that|what) (.+)", phrase):
-        found.append(match[1])
+        clues.append(match[1])
     elif match := re.fullmatch(rf"the (?:{nouns}) i could (.+)", phrase):
-        found.append(f"you {match[1]}")
+        clues.append(f"you {match[1]}")
     elif match := re.fullmatch(rf"the (?:{nouns}) (.+)", phrase):
-        found += [match[1], f"is {match[1]}"]
-    return set(found)
+        clues += [match[1], f"is {match[1]}"]
+    return set(clues)
 
 
 class Listener:
     """Understands phrases about one scene."""
 
     def __init__(self, scene: Scene):
-        self.seen = []
+        self.things = []
         for t in scene.things:
             rows, columns = np.nonzero(scene.ids == t.index)
             x, y = columns.mean() + 0.5, rows.mean() + 0.5
-            self.seen.append(Seen(t.index, t.name, t.group, t.colour, x, y, len(rows), dict(t.concept.parts)))
+            self.things.append(Seen(t.index, t.name, t.group, t.colour, x, y, len(rows), dict(t.concept.parts)))
 
     def named(self, noun: str) -> list[Seen]:
-        """All that a noun may mean: "thing" everything, "hat" also what a snowman wears."""
-        return [s for s in self.seen if noun in ("thing", s.name)]
+        """Everything that a noun may mean: "thing" all, "hat" also that of a snowman."""
+        return [s for s in self.things if noun in ("thing", s.name)]
 
     def showing(self, part: str) -> list[Seen]:
-        return [s for s in self.seen if part in s.parts or s.name in UNMASKED_PARTS.get(part, ())]
+        return [s for s in self.things if part in s.parts or s.name in UNMASKED_PARTS.get(part, ())]
 
     def readings(self, phrase: str) -> set[Reading]:
         """What the phrase may mean; empty when nothing fits."""
-        found: set[Reading] = set()
+        readings: set[Reading] = set()
         for pattern, read in self._grammar().items():
             if match := re.fullmatch(pattern, phrase):
-                found |= set(read(*match.groups()))
+                readings |= set(read(*match.groups()))
         for clue in clue_of(phrase, "thing|object|one"):
-            found |= {_whole(s) for s in self.seen if CLUES.get(clue) == s.name}
-        return {reading for reading in found if reading}
+            readings |= {_whole(s) for s in self.things if CLUES.get(clue) == s.name}
+        return {reading for reading in readings if reading}
 
     def _grammar(self) -> dict[str, Callable[..., list[Reading]]]:
         name, noun, part = "|".join(NAMES), "|".join([*NAMES, "thing"]), "|".join(PARTS)
@@ -113,7 +113,7 @@ class Listener:
             rf"the ({part})": lambda p: [frozenset({(s.index, p)}) for s in self.showing(p)],
             rf"the ({colour}) ({noun})": self._coloured,
             rf"the (big|larger|little|smaller) ({name})": self._of_two,
-            rf"the only ({'|'.join(KINDS)})": lambda k: [_whole(s) for s in self.seen if s.group == KINDS[k]],
+            rf"the only ({'|'.join(KINDS)})": lambda k: [_whole(s) for s in self.things if s.group == KINDS[k]],
             rf"the ({noun}) (left of|right of|above|below) the ({name})": self._related,
             rf"the (leftmost|rightmost|topmost|lowest|largest|smallest) ({noun})": self._extreme,
             rf"the ({noun}) (on the left|on the right|at the top|at the bottom)": self._of_two_placed,
@@ -174,7 +174,7 @@ class Listener:
         return {(row, column) for row in near[0] for column in near[1]}
 
     def _placed(self, row: str, column: str) -> list[Reading]:
-        return [_whole(s) for s in self.seen if (FIELDS[row], FIELDS[column]) in self.places(s)]
+        return [_whole(s) for s in self.things if (FIELDS[row], FIELDS[column]) in self.places(s)]
 
     def _owned(self, part: str, colour: str | None, name: str) -> list[Reading]:
         own = [s for s in self.named(name) if colour in (None, s.colour) and part in s.parts]
@@ -186,9 +186,9 @@ class Listener:
 
     def _part_clue(self, phrase: str) -> list[Reading]:
         clues = clue_of(phrase, "part|organ")
-        found = [reading for s in self.seen for reading in self._parts_with(clues, s)]
-        parts = {part for reading in found for _, part in reading}
-        return found + [frozenset({(s.index, p)}) for p in parts if p is not None for s in self.showing(p)]
+        readings = [reading for s in self.things for reading in self._parts_with(clues, s)]
+        parts = {part for reading in readings for _, part in reading}
+        return readings + [frozenset({(s.index, p)}) for p in parts if p is not None for s in self.showing(p)]
 
     @staticmethod
     def _parts_with(clues: set[str], s: Seen) -> list[Reading]:
@@ -197,9 +197,9 @@ class Listener:
     def many(self, what: str) -> list[Seen]:
         """All that "cats", "cat", "animals" or "things" means."""
         if what == "things":
-            return self.seen
+            return self.things
         if what in KIND_PLURALS:
-            return [s for s in self.seen if s.group == KIND_PLURALS[what]]
+            return [s for s in self.things if s.group == KIND_PLURALS[what]]
         return self.named(PLURAL.get(what, what))
 
     def _all(self, what: str) -> Reading:

@@ -17,7 +17,7 @@ from seglens.world.world import World
 WORLD = World("train", 15)
 
 
-def said(kind: str, scenes: int = 20, each: int = 20) -> list[str]:
+def sentences(kind: str, scenes: int = 20, each: int = 20) -> list[str]:
     people = [ChatPhrases(speaker(WORLD, index)) for index in range(scenes)]
     return [one.sentence(kind) for one in people for _ in range(each)]
 
@@ -36,11 +36,11 @@ def test_no_rule_is_missing_or_left_over() -> None:
 @pytest.mark.parametrize("kind", SHARES)
 def test_sentences_are_whole_and_known(kind: str) -> None:
     tokenizer = make_tokenizer(words=new_words())
-    sentences = said(kind)
-    assert not [one for one in sentences if re.search(r"[{}\[\]|]|  | [,.?!]$|^ ", one)]
-    assert len(set(sentences)) > 0.9 * len(sentences)
-    ids = tokenizer(sentences).input_ids
-    assert not [one for one, row in zip(sentences, ids, strict=True) if tokenizer.unk_token_id in row]
+    drawn = sentences(kind)
+    assert not [one for one in drawn if re.search(r"[{}\[\]|]|  | [,.?!]$|^ ", one)]
+    assert len(set(drawn)) > 0.9 * len(drawn)
+    ids = tokenizer(drawn).input_ids
+    assert not [one for one, row in zip(drawn, ids, strict=True) if tokenizer.unk_token_id in row]
 
 
 def test_the_same_scene_says_the_same() -> None:
@@ -49,10 +49,10 @@ def test_the_same_scene_says_the_same() -> None:
 
 
 def test_some_words_are_forgotten() -> None:
-    asked = [ChatPhrases(speaker(WORLD, index)).intent() for index in range(300)]
-    assert all(one.text.startswith(INTENT.format("")) for one in asked)
-    assert {one.answer for one in asked} == {*INTENT_OF.values()}
-    assert 0.1 < np.mean([UNKNOWN in one.text for one in asked]) < 0.45
+    instructions = [ChatPhrases(speaker(WORLD, index)).intent() for index in range(300)]
+    assert all(one.text.startswith(INTENT.format("")) for one in instructions)
+    assert {one.answer for one in instructions} == {*INTENT_OF.values()}
+    assert 0.1 < np.mean([UNKNOWN in one.text for one in instructions]) < 0.45
     assert make_tokenizer()(UNKNOWN, add_special_tokens=False).input_ids == [make_tokenizer().unk_token_id]
 
 
@@ -70,8 +70,8 @@ def test_the_package_knows_these_words(segmenter: Segmenter) -> None:
 
 def test_the_written_instructions_are_not_in_the_grammar() -> None:
     """Routers are measured on them. What everybody says ("are you sure?") is said by both; requests are not."""
-    taught = {re.sub(r"\W+", " ", one).strip() for kind in SHARES for one in said(kind, 100, 40)}
-    asked = [one for one in read_instructions() if one.part == "test"]
-    known = [one for one in asked if re.sub(r"\W+", " ", one.text.lower()).strip() in taught]
-    assert len(known) < 0.06 * len(asked), known  # measured: 15 of 360; 25 among 128,000 sentences
+    taught = {re.sub(r"\W+", " ", one).strip() for kind in SHARES for one in sentences(kind, 100, 40)}
+    instructions = [one for one in read_instructions() if one.part == "test"]
+    known = [one for one in instructions if re.sub(r"\W+", " ", one.text.lower()).strip() in taught]
+    assert len(known) < 0.06 * len(instructions), known  # measured: 15 of 360; 25 among 128,000 sentences
     assert len([one for one in known if one.route == "segmentation"]) <= 3, known

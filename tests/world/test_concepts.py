@@ -93,9 +93,9 @@ def test_every_colour_can_be_drawn_and_every_part_seen(concept: Concept) -> None
             assert np.array_equal(sprite.parts > 0, sprite.alpha > 127)
             rows, columns = np.nonzero(sprite.alpha)
             assert abs(max(np.ptp(rows), np.ptp(columns)) + 1 - size) <= 4  # outlines stand out a little
-            shown = np.bincount(sprite.parts.ravel(), minlength=BODY + 1 + len(concept.parts))
-            assert len(shown) == BODY + 1 + len(concept.parts)
-            assert (shown[BODY + 1 :] > 0).all()
+            pixels = np.bincount(sprite.parts.ravel(), minlength=BODY + 1 + len(concept.parts))
+            assert len(pixels) == BODY + 1 + len(concept.parts)
+            assert (pixels[BODY + 1 :] > 0).all()
 
 
 @each_concept

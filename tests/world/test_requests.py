@@ -21,9 +21,9 @@ QUERIES = 12
 
 
 @pytest.fixture(scope="module")
-def asked(drawn: Drawn) -> list[tuple[World, Scene, Query]]:
-    said = [(world, scene, speaker(world, index, scene).queries(QUERIES)) for world, index, scene in drawn]
-    return [(world, scene, query) for world, scene, queries in said for query in queries]
+def queries(drawn: Drawn) -> list[tuple[World, Scene, Query]]:
+    per_scene = [(world, scene, speaker(world, index, scene).queries(QUERIES)) for world, index, scene in drawn]
+    return [(world, scene, query) for world, scene, queries in per_scene for query in queries]
 
 
 def _phrase(text: str) -> str:
@@ -34,29 +34,29 @@ def _phrase(text: str) -> str:
     return next(match[1] for frame in frames if (match := re.fullmatch(frame, text)))
 
 
-def test_every_request_has_exactly_one_reading_and_it_is_the_target(asked: list) -> None:
-    for _, scene, query in asked:
+def test_every_request_has_exactly_one_reading_and_it_is_the_target(queries: list) -> None:
+    for _, scene, query in queries:
         meant = frozenset((t.index, part) for t, part in query.targets)
         readings = Listener(scene).readings(_phrase(query.text))
         assert readings == ({meant} if meant else set()), (query.text, [t.name for t in scene.things])
 
 
-def test_targets_can_be_seen(asked: list) -> None:
-    for _, scene, query in asked:
+def test_targets_can_be_seen(queries: list) -> None:
+    for _, scene, query in queries:
         assert bool(query.targets) == (query.kind != "absent")
         for thing, part in query.targets:
             area = scene.mask(thing, part).sum()
             assert area >= (1 if part is None else LEAST_PART)
 
 
-def test_all_kinds_occur_often(asked: list) -> None:
-    kinds = Counter(query.kind for _, _, query in asked)
+def test_all_kinds_occur_often(queries: list) -> None:
+    kinds = Counter(query.kind for _, _, query in queries)
     assert set(kinds) == set(QUERY_KINDS)
-    assert min(kinds.values()) > 0.02 * len(asked)
+    assert min(kinds.values()) > 0.02 * len(queries)
 
 
-def test_replies_tell_the_truth(asked: list) -> None:
-    for _, _, query in asked:
+def test_replies_tell_the_truth(queries: list) -> None:
+    for _, _, query in queries:
         if not query.targets:
             name = query.reply.removeprefix("there is no ")
             assert name == "such thing" or f"the {name}" in query.text
@@ -68,13 +68,13 @@ def test_replies_tell_the_truth(asked: list) -> None:
 
 
 def _held_out_forms() -> list[str]:
-    found = []
+    phrases = []
     for concept in CONCEPTS:
         words = concept.held_out
-        found.append(words.removeprefix("is ") if words.startswith("is ") else words)
+        phrases.append(words.removeprefix("is ") if words.startswith("is ") else words)
         if words.startswith("you "):
-            found.append(f"i could {words[4:]}")
-    return found
+            phrases.append(f"i could {words[4:]}")
+    return phrases
 
 
 def test_held_out_phrasings_are_said_in_test_only(drawn: Drawn) -> None:
@@ -82,8 +82,7 @@ def test_held_out_phrasings_are_said_in_test_only(drawn: Drawn) -> None:
     heard = {"train": 0, "test": 0}
     for world, index, scene in drawn:
         one = speaker(world, index, scene)
-        said = [*one.queries(QUERIES), *one.questions(QUERIES), *lesson(one, QUERIES)]
-        for sentence in said:
+        for sentence in (*one.queries(QUERIES), *one.questions(QUERIES), *lesson(one, QUERIES)):
             held_out = bool(forms.search(sentence.text))
             heard[world.split] += held_out
             if sentence.kind not in ("reply", "intent"):

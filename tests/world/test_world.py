@@ -27,11 +27,11 @@ def test_splits_and_seeds_share_no_scene() -> None:
 
 
 def test_held_out_colours_are_shown_in_test_only(drawn: Drawn) -> None:
-    shown = {"train": set(), "test": set()}
+    held_out = {"train": set(), "test": set()}
     for world, _, scene in drawn:
-        shown[world.split] |= {(t.name, t.colour) for t in scene.things} & HELD_OUT_COLOURS
-    assert not shown["train"]
-    assert len(shown["test"]) > len(HELD_OUT_COLOURS) / 2
+        held_out[world.split] |= {(t.name, t.colour) for t in scene.things} & HELD_OUT_COLOURS
+    assert not held_out["train"]
+    assert len(held_out["test"]) > len(HELD_OUT_COLOURS) / 2
 
 
 def test_boxes_areas_and_centres_are_exact(drawn: Drawn) -> None:

@@ -17,9 +17,9 @@ QUESTIONS = 15
 
 
 @pytest.fixture(scope="module")
-def asked(drawn: Drawn) -> list[tuple[Scene, Question]]:
-    said = [(scene, speaker(world, index, scene).questions(QUESTIONS)) for world, index, scene in drawn]
-    return [(scene, question) for scene, questions in said for question in questions]
+def questions(drawn: Drawn) -> list[tuple[Scene, Question]]:
+    per_scene = [(scene, speaker(world, index, scene).questions(QUESTIONS)) for world, index, scene in drawn]
+    return [(scene, question) for scene, questions in per_scene for question in questions]
 
 
 def _only(found: list[Seen]) -> Seen:
@@ -37,7 +37,7 @@ def _existence(one: Listener, text: str) -> str:
         return _yes(one.named(CLUES[match[1]]))
     what = re.sub("^an? ", "", what)
     if what in KINDS:
-        return _yes([s for s in one.seen if s.group == KINDS[what]])
+        return _yes([s for s in one.things if s.group == KINDS[what]])
     *colour, name = what.split()
     assert {name, *colour} <= NAMES | COLOURS
     return _yes([s for s in one.named(name) if colour in ([], [s.colour])])
@@ -56,7 +56,7 @@ def _colour(one: Listener, text: str) -> str:
 
 def _category(one: Listener, text: str) -> str:
     if match := re.fullmatch(r"which (.+) is in the picture\?", text):
-        return _only([s for s in one.seen if s.group == KINDS[match[1]]]).name
+        return _only([s for s in one.things if s.group == KINDS[match[1]]]).name
     name = re.fullmatch(r"what kind of thing is the (\w+)\?", text)[1]  # type: ignore[index]
     return one.named(name)[0].group
 
@@ -71,7 +71,7 @@ def _where(one: Listener, text: str) -> str:
 def _side(one: Listener, text: str) -> str:
     if match := re.fullmatch(r"what is (.+) the (\w+)\?", text):
         anchor = _only(one.named(match[2]))
-        return _only([s for s in one.seen if s is not anchor and one.lies(match[1], s, anchor) != "no"]).name
+        return _only([s for s in one.things if s is not anchor and one.lies(match[1], s, anchor) != "no"]).name
     match = re.fullmatch(
         r"is the (\w+) (left|above)(?: of)?(?: or (right of|below))? the (\w+)\?", text
     ) or re.fullmatch(r"is the (\w+) (right|below)(?: of)?() the (\w+)\?", text)
@@ -112,41 +112,41 @@ JUDGES = {
 }
 
 
-def test_every_answer_is_right(asked: list) -> None:
-    for scene, question in asked:
+def test_every_answer_is_right(questions: list) -> None:
+    for scene, question in questions:
         assert question.answer == JUDGES[question.kind](Listener(scene), question.text), question
 
 
-def test_all_kinds_occur_often_and_no_answer_always_wins(asked: list) -> None:
-    kinds = Counter(question.kind for _, question in asked)
+def test_all_kinds_occur_often_and_no_answer_always_wins(questions: list) -> None:
+    kinds = Counter(question.kind for _, question in questions)
     assert set(kinds) == set(VQA_KINDS) == set(JUDGES)
-    assert min(kinds.values()) > 0.03 * len(asked)
+    assert min(kinds.values()) > 0.03 * len(questions)
     for kind in ("existence", "reasoning existence"):
-        answers = Counter(question.answer for _, question in asked if question.kind == kind)
+        answers = Counter(question.answer for _, question in questions if question.kind == kind)
         assert 0.35 < answers["yes"] / kinds[kind] < 0.65
 
 
-def test_one_question_has_one_answer_in_a_scene(asked: list) -> None:
+def test_one_question_has_one_answer_in_a_scene(questions: list) -> None:
     answers: dict[tuple[int, str], str] = {}
-    for scene, question in asked:
+    for scene, question in questions:
         assert answers.setdefault((id(scene), question.text), question.answer) == question.answer
 
 
 def test_captions_list_everything_from_left_to_right(drawn: Drawn) -> None:
     for world, index, scene in drawn[::10]:
-        said = speaker(world, index, scene).caption().answer
-        order = sorted(Listener(scene).seen, key=lambda s: s.x)
-        assert [re.sub("^an? ", "", one) for one in said.split(", ")] == [f"{s.colour} {s.name}" for s in order]
+        caption = speaker(world, index, scene).caption().answer
+        order = sorted(Listener(scene).things, key=lambda s: s.x)
+        assert [re.sub("^an? ", "", one) for one in caption.split(", ")] == [f"{s.colour} {s.name}" for s in order]
 
 
 def test_intents_and_lessons(drawn: Drawn) -> None:
     kinds, routes = Counter(), Counter()
     for world, index, scene in drawn:
-        for said in lesson(speaker(world, index, scene), 12):
-            kinds[said.kind] += 1
-            if said.kind == "intent":
-                routes[said.answer] += 1
-                text = said.text.partition(": ")[2]
-                assert said.answer != "segmentation" or not text.startswith(("what ", "where "))
+        for question in lesson(speaker(world, index, scene), 12):
+            kinds[question.kind] += 1
+            if question.kind == "intent":
+                routes[question.answer] += 1
+                text = question.text.partition(": ")[2]
+                assert question.answer != "segmentation" or not text.startswith(("what ", "where "))
     assert set(kinds) == {*VQA_KINDS, "caption", "intent", "reply"}
     assert set(routes) == {"dialogue", "segmentation", "followup"}

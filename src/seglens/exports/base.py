@@ -1,4 +1,4 @@
-"""What a format of files is."""
+"""The interface of a format of files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from seglens.exports.page import AnnotatedImage, Leaf, Title, missing_place, picture
+from seglens.exports.page import AnnotatedImage, PageSummary, Title, missing_place, picture
 
 
-class Made(NamedTuple):
-    """A file by its path in the export's folder. `about` is, of one that is not among the format's `paths`, the query
-    that it is about."""
+class OutputFile(NamedTuple):
+    """A file by its path in the export's folder. `about` is its query, for a file that is not among the format's
+    `paths`."""
 
     path: str
     data: bytes
@@ -22,52 +22,51 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a page, each made when its turn comes (the pictures of a page with many queries are never in memory
-    together), and for every prediction the path of the file that holds its answer (which may be one that is written at
-    the end)."""
+    """Files of a page, made one by one (the pictures of a page with many queries are never in memory together), and for
+    every prediction the path of the file that holds its answer (which may be a file that is written at the end)."""
 
-    content: Iterable[Made]
+    content: Iterable[OutputFile]
     answers: list[str]
 
 
 class Format(ABC):
-    """Pages in, files out, one page at a time; no page is kept."""
+    """Pages in, files out, one page at a time; no page is stored."""
 
     whole: tuple[str, ...] = ()  # the paths of the files of the whole run
 
     @abstractmethod
     def paths(self, title: Title) -> Mapping[str, str | None]:
-        """The files that a page of this title has, whatever is found, each with the one query that it is about, None if
-        it is about all. Files for what is found may come beside them."""
+        """The files that a page of this title has, whatever the predictions, each with its query, or None if it is
+        about all. Further files for single things may be added."""
 
     @abstractmethod
     def page(self, page: AnnotatedImage) -> Files:
         """The files of this page."""
 
     def note(self, queries: Iterable[str]) -> None:  # noqa: B027 -- most formats number nothing
-        """What was asked so far, in its order, by this process and by those whose work goes on."""
+        """All queries so far, in their order, of this process and of those whose work it continues."""
 
-    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
-        """The files of the whole run, in pieces, of all pages that are written; these may be gone through again."""
+    def finish(self, summaries: Iterable[PageSummary]) -> dict[str, Iterable[bytes]]:
+        """The files of the whole run, in pieces, from all written pages; `summaries` may be iterated over again."""
         return {}
 
 
 class PerPage(Format):
     """A format whose files are about one image each."""
 
-    def __init__(self, named: Callable[[Title], Mapping[str, str | None]], made: Callable[[AnnotatedImage], Files]):
-        self.named, self.made = named, made
+    def __init__(self, paths: Callable[[Title], Mapping[str, str | None]], files: Callable[[AnnotatedImage], Files]):
+        self._paths, self._files = paths, files
 
     def paths(self, title: Title) -> Mapping[str, str | None]:
-        return self.named(title)
+        return self._paths(title)
 
     def page(self, page: AnnotatedImage) -> Files:
-        return self.made(page)
+        return self._files(page)
 
 
-def missing_picture(page: AnnotatedImage) -> Iterator[Made]:
+def missing_picture(page: AnnotatedImage) -> Iterator[OutputFile]:
     """The image at its `missing_place`."""
-    return (Made(place, picture(page.image)) for place in missing_place(page.title))
+    return (OutputFile(place, picture(page.image)) for place in missing_place(page.title))
 
 
 def array(records: Iterable[Any]) -> Iterator[bytes]:

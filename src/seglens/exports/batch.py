@@ -1,4 +1,4 @@
-"""Many pictures, one after the other: results are on disk as they come, and what goes wrong ends nothing."""
+"""Many pictures, one after the other: results are written at once, and an error does not end the batch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written: to go on would compute in vain
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written: further results would be lost
 
-SHOWN = 60  # letters of a query that a fault repeats
+SHOWN = 60  # letters of a query in a fault
 
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What came of one picture: answers with the files that hold them, and faults. `known`: an earlier run found it."""
+    """The results of one picture: answers with their files, and faults. `known`: they are from an earlier run."""
 
     shown: str
     answers: Sequence[Answer] = ()
@@ -63,7 +63,7 @@ class BatchRun:
         done = self.export.known(image.key, image.stamp)
         if done is not None:
             return ImageOutcome(image.shown, done.answers, done.files, known=True)
-        predictions, faults = self._asked(image)
+        predictions, faults = self._predictions(image)
         if not predictions:
             return ImageOutcome(image.shown, faults=faults)
         file = None if image.file is None else _inside(image.file, self.sources.root)
@@ -75,13 +75,13 @@ class BatchRun:
             return ImageOutcome(image.shown, faults=[*faults, _unwritten(image, error)])
         return ImageOutcome(image.shown, [one.answer() for one in predictions], files, faults)
 
-    def _asked(self, image: NamedImage) -> tuple[Sequence[Prediction], list[BadImage]]:
-        """All queries in one pass; where that fails, one by one, so that a bad query spoils no other."""
+    def _predictions(self, image: NamedImage) -> tuple[Sequence[Prediction], list[BadImage]]:
+        """All queries in one pass; where that fails, one by one, so that a bad query does not affect the others."""
         try:
             pixels = image.pixels
         except ValueError as error:
             return [], [BadImage(image.shown, str(error))]
-        segmenter = self.segmenter  # a model that cannot be loaded is no picture's fault
+        segmenter = self.segmenter  # a model that cannot be loaded is not a fault of the picture
         try:
             opened = segmenter.open(pixels)
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
@@ -102,13 +102,13 @@ class BatchRun:
 
 
 def _inside(path: Path, root: Path | None) -> str | None:
-    """The path from the folder that all have in common."""
+    """The path relative to the common folder."""
     return None if root is None else path.absolute().relative_to(root).as_posix()
 
 
 def _fault(image: NamedImage, error: Exception, query: str | None = None) -> BadImage:
-    asked = "" if query is None else f", {query[:SHOWN]!r}"
-    return BadImage(image.shown, f"{image.shown!r}{asked}: {error or 'it does not fit into memory'}", query)
+    about = "" if query is None else f", {query[:SHOWN]!r}"
+    return BadImage(image.shown, f"{image.shown!r}{about}: {error or 'it does not fit into memory'}", query)
 
 
 def _unwritten(image: NamedImage, error: OSError | ValueError) -> BadImage:

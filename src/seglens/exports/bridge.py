@@ -12,10 +12,10 @@ from seglens.exports.outline import Bridge, Region
 
 
 def bridged(region: Region) -> Int[np.ndarray, "n 2"]:
-    """One polygon that walks into every hole over its bridge and back over the same one.
+    """One polygon that enters every hole over its bridge and leaves it over the same one.
 
-    A bridge has no width: whoever fills by the even-odd rule, as COCO does, gets the region's pixels exactly. It lies
-    within the mask, so that whoever also draws the line of a polygon, as OpenCV does, adds no pixels along it."""
+    A bridge has no width: filling by the even-odd rule, as COCO does, gives the region's pixels exactly. It is within
+    the mask, so that drawing the line of the polygon too, as OpenCV does, adds no pixels along it."""
     leaving = defaultdict[int, list[Bridge]](list)
     for bridge in region.bridges:
         leaving[bridge.ring].append(bridge)
@@ -44,7 +44,7 @@ def _way(ring: Int[np.ndarray, "_ 2"], bridge: Bridge, walks: dict[int, np.ndarr
 def joined(regions: Sequence[Region]) -> Int[np.ndarray, "n 2"]:
     """One polygon for all regions: from each to the next over a line of no width, and back over the same ones.
 
-    Exact by the even-odd rule; who draws the line of a polygon too, draws these lines through the background."""
+    Exact by the even-odd rule; drawing the line of the polygon too adds these lines to the background."""
     walks = [bridged(region) for region in regions]
     there = [np.concatenate([walk, walk[:1]]) for walk in walks]
     back = [walk[:1] for walk in walks[-2::-1]] if len(walks) > 1 else []

@@ -9,7 +9,7 @@ from typing import Any
 from seglens.exports.base import Files, Format, array, missing_picture
 from seglens.exports.bridge import bridged
 from seglens.exports.outline import regions_of
-from seglens.exports.page import AnnotatedImage, Item, Leaf, Title, missing_place
+from seglens.exports.page import AnnotatedImage, ExportedInstance, PageSummary, Title, missing_place
 
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
 
@@ -18,16 +18,16 @@ def to_coco(pages: Iterable[AnnotatedImage], polygons: bool = False) -> dict[str
     """The dataset of the pages: a category per query, an annotation per thing.
 
     Masks are compressed run lengths, which are exact everywhere. With `polygons` they are lists of polygons, one per
-    piece. COCO's polygons have no holes, so that one with holes walks into each over a line of no width and back:
-    pycocotools makes the same pixels of it."""
-    leaves = [page.leaf() for page in pages]
-    numbers = _numbers(leaves)
-    annotations = list(_annotations(leaves, numbers, polygons))
-    return {"info": INFO, "images": list(_images(leaves)), "annotations": annotations, "categories": _named(numbers)}
+    piece. COCO's polygons have no holes, so a polygon with holes enters each over a line of no width and leaves it
+    again: pycocotools makes the same pixels of it."""
+    summaries = [page.summary() for page in pages]
+    numbers = _numbers(summaries)
+    annotations = list(_annotations(summaries, numbers, polygons))
+    return {"info": INFO, "images": list(_images(summaries)), "annotations": annotations, "categories": _named(numbers)}
 
 
 class CocoFile(Format):
-    """`coco.json` for the whole run, and `images/` with what is in no file."""
+    """`coco.json` for the whole run, and `images/` for pictures that are in no file."""
 
     def __init__(self, name: str, polygons: bool):
         self.whole, self.polygons = (name,), polygons
@@ -38,21 +38,21 @@ class CocoFile(Format):
     def page(self, page: AnnotatedImage) -> Files:
         return Files(missing_picture(page), [*self.whole] * len(page.predictions))
 
-    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
-        return {self.whole[0]: self._pieces(leaves)}
+    def finish(self, summaries: Iterable[PageSummary]) -> dict[str, Iterable[bytes]]:
+        return {self.whole[0]: self._pieces(summaries)}
 
-    def _pieces(self, leaves: Iterable[Leaf]) -> Iterator[bytes]:
-        numbers = _numbers(leaves)
+    def _pieces(self, summaries: Iterable[PageSummary]) -> Iterator[bytes]:
+        numbers = _numbers(summaries)
         yield b'{"info": ' + json.dumps(INFO).encode() + b',\n"images": '
-        yield from array(_images(leaves))
+        yield from array(_images(summaries))
         yield b',\n"annotations": '
-        yield from array(_annotations(leaves, numbers, self.polygons))
+        yield from array(_annotations(summaries, numbers, self.polygons))
         yield b',\n"categories": ' + json.dumps(_named(numbers)).encode() + b"}\n"
 
 
-def _numbers(leaves: Iterable[Leaf]) -> dict[str, int]:
-    """Categories by when a query was first asked."""
-    queries = dict.fromkeys(answer.query for leaf in leaves for answer in leaf.answers)
+def _numbers(summaries: Iterable[PageSummary]) -> dict[str, int]:
+    """Categories in the order in which queries first occur."""
+    queries = dict.fromkeys(answer.query for summary in summaries for answer in summary.answers)
     return {query: number for number, query in enumerate(queries, 1)}
 
 
@@ -60,26 +60,33 @@ def _named(numbers: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{"id": number, "name": query, "supercategory": ""} for query, number in numbers.items()]
 
 
-def _images(leaves: Iterable[Leaf]) -> Iterator[dict[str, Any]]:
-    for number, leaf in enumerate(leaves, 1):
-        yield {"id": number, "file_name": leaf.file or f"{leaf.name}.png", "width": leaf.width, "height": leaf.height}
+def _images(summaries: Iterable[PageSummary]) -> Iterator[dict[str, Any]]:
+    for number, summary in enumerate(summaries, 1):
+        yield {
+            "id": number,
+            "file_name": summary.file or f"{summary.name}.png",
+            "width": summary.width,
+            "height": summary.height,
+        }
 
 
-def _annotations(leaves: Iterable[Leaf], numbers: Mapping[str, int], polygons: bool) -> Iterator[dict[str, Any]]:
-    things = ((image, item) for image, leaf in enumerate(leaves, 1) for item in leaf.items)
+def _annotations(
+    summaries: Iterable[PageSummary], numbers: Mapping[str, int], polygons: bool
+) -> Iterator[dict[str, Any]]:
+    things = ((image, item) for image, summary in enumerate(summaries, 1) for item in summary.items)
     for number, (image, item) in enumerate(things, 1):
-        x0, y0, x1, y1 = item.told.box
+        x0, y0, x1, y1 = item.instance.box
         yield {
             "id": number,
             "image_id": image,
             "category_id": numbers[item.query],
-            "segmentation": _polygons(item) if polygons else item.told.segmentation.model_dump(mode="json"),
-            "area": item.told.area,
+            "segmentation": _polygons(item) if polygons else item.instance.segmentation.model_dump(mode="json"),
+            "area": item.instance.area,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "iscrowd": 0,
-            "score": item.told.score,
+            "score": item.instance.score,
         }
 
 
-def _polygons(item: Item) -> list[list[int]]:
+def _polygons(item: ExportedInstance) -> list[list[int]]:
     return [bridged(region).ravel().tolist() for region in regions_of(item.mask())]

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 def to_fiftyone(predictions: Prediction | Iterable[Prediction]) -> Detections:
     """The things of predictions for one image: `label` is the query, `bounding_box` is [x, y, width, height] in shares
-    of the image's sides, `mask` is cut to the box. FiftyOne lays each mask onto exactly the pixels that it came from.
+    of the image's sides, `mask` is cut to the box. FiftyOne places each mask on exactly the pixels that it came from.
 
     Raises ImportError without the extra `fiftyone`."""
     try:
         import fiftyone
     except ImportError as error:
         raise ImportError("FiftyOne is not installed; pip install 'seglens[fiftyone]'") from error
-    return fiftyone.Detections(detections=[fiftyone.Detection(**_said(one)) for one in things_of(predictions)])
+    return fiftyone.Detections(detections=[fiftyone.Detection(**_fields(one)) for one in things_of(predictions)])
 
 
-def _said(thing: ExportedObject) -> dict[str, Any]:
+def _fields(thing: ExportedObject) -> dict[str, Any]:
     mask = thing.instance.mask
     (x0, y0, x1, y1), (height, width) = thing.instance.box, mask.shape
     (x, w), (y, h) = _shares(x0, x1, width), _shares(y0, y1, height)
@@ -40,9 +40,9 @@ def _said(thing: ExportedObject) -> dict[str, Any]:
 def _shares(start: int, end: int, side: int) -> tuple[float, float]:
     """Start and length of a box in shares of a side.
 
-    FiftyOne cuts both ends, `start * side` and `(start + length) * side`, down to whole pixels and scales the mask to
-    what lies between. A quotient that was rounded down would lose a pixel there, so that it is taken up by the one or
-    two last bits that it needs."""
+    FiftyOne rounds both ends, `start * side` and `(start + length) * side`, down to whole pixels and scales the mask to
+    the pixels between. A quotient that was rounded down would lose a pixel there, so it is increased by the one or two
+    last bits that it needs."""
     first = _share(start, side)
     last = _share(end, side)
     length = last - first

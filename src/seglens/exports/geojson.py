@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946) with pixels for degrees: what viewers of large images, as QuPath, and GIS tools take."""
+"""GeoJSON (RFC 7946) in pixels, not degrees: for viewers of large images, as QuPath, and GIS tools."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from seglens.exports.base import Files, Made
+from seglens.exports.base import Files, OutputFile
 from seglens.exports.outline import Region, regions_of
 from seglens.exports.page import AnnotatedImage, ExportedObject, Title, things_of
 from seglens.inference.prediction import Prediction
 
 
 def to_geojson(predictions: Prediction | Iterable[Prediction]) -> dict[str, Any]:
-    """A FeatureCollection with one feature per thing: a Polygon with its holes, or a MultiPolygon where it lies in
+    """A FeatureCollection with one feature per thing: a Polygon with its holes, or a MultiPolygon where it has
     several pieces.
 
     Coordinates are (x, y) in pixels from the top left, on the edges of pixels. The right-hand rule holds for these
@@ -59,4 +59,4 @@ def geojson(page: AnnotatedImage) -> Files:
     """`NAME.geojson`."""
     text = json.dumps(to_geojson(page.predictions), ensure_ascii=False, allow_nan=False)
     (name,) = geojson_paths(page.title)
-    return Files([Made(name, text.encode("utf-8", "backslashreplace"))], [name] * len(page.predictions))
+    return Files([OutputFile(name, text.encode("utf-8", "backslashreplace"))], [name] * len(page.predictions))

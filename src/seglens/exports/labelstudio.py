@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from seglens.exports.base import Files, Format, array, missing_picture
-from seglens.exports.page import IMAGES, AnnotatedImage, Item, Leaf, Title, missing_place
+from seglens.exports.page import IMAGES, AnnotatedImage, ExportedInstance, PageSummary, Title, missing_place
 
 TASKS, LABELS = "labelstudio.json", "labelstudio.xml"
 FROM, TO = "tag", "image"  # names of the labels and of the image in the labelling setup
 SERVED = "/data/local-files/?d="  # where Label Studio serves the files under LOCAL_FILES_DOCUMENT_ROOT
 
-_CHANNELS = 4  # every pixel stands there as red, green, blue and alpha
+_CHANNELS = 4  # every pixel is red, green, blue and alpha
 _WORD = 8  # bits of a value
 _LENGTHS = np.array([3, 4, 8, 16])  # bits of the four kinds of run lengths
 
@@ -50,34 +50,34 @@ def brush_rle(mask: Bool[np.ndarray, "h w"]) -> list[int]:
 
 
 def _bits(numbers: Int[np.ndarray, " n"], widths: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, " m"]:
-    """Every number in as many bits as its width says, the highest first."""
+    """Every number in its width of bits, the highest first."""
     owner = np.repeat(np.arange(len(numbers)), widths)
     place = np.cumsum(widths)[owner] - 1 - np.arange(len(owner))
     return (numbers[owner] >> place & 1).astype(np.uint8)
 
 
 def to_label_studio(page: AnnotatedImage) -> dict[str, Any]:
-    """The task of an image with the things that were found as one prediction.
+    """The task of an image, with its things as one prediction.
 
-    The image's address is the one under which Label Studio serves local files; `AnnotatedImage.file` counts from the
-    folder that LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names."""
-    return _task(page.leaf())
+    The image's address is the one under which Label Studio serves local files; `AnnotatedImage.file` is relative to the
+    folder in LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
+    return _task(page.summary())
 
 
-def _task(leaf: Leaf) -> dict[str, Any]:
-    items = leaf.items
+def _task(summary: PageSummary) -> dict[str, Any]:
+    items = summary.items
     results = [_result(f"{number:04d}", item) for number, item in enumerate(items, 1)]
-    scores = [item.told.score for item in items]
+    scores = [item.instance.score for item in items]
     return {
-        "data": {TO: SERVED + quote(os.fsencode(leaf.file or f"{IMAGES}/{leaf.name}.png"))},
+        "data": {TO: SERVED + quote(os.fsencode(summary.file or f"{IMAGES}/{summary.name}.png"))},
         "predictions": [
             {"model_version": "seglens", "score": round(float(np.mean(scores or [0])), 4), "result": results}
         ],
     }
 
 
-def _result(number: str, item: Item) -> dict[str, Any]:
-    height, width = item.told.segmentation.size
+def _result(number: str, item: ExportedInstance) -> dict[str, Any]:
+    height, width = item.instance.segmentation.size
     return {
         "id": number,
         "type": "brushlabels",
@@ -86,14 +86,14 @@ def _result(number: str, item: Item) -> dict[str, Any]:
         "image_rotation": 0,
         "original_width": width,
         "original_height": height,
-        "score": item.told.score,
+        "score": item.instance.score,
         "value": {"format": "rle", "rle": brush_rle(item.mask()), "brushlabels": [item.query]},
     }
 
 
 class LabelStudioFile(Format):
     """`labelstudio.json`, the tasks of the whole run; `labelstudio.xml`, the labelling setup that they need; and
-    `images/` with what is in no file."""
+    `images/` for pictures that are in no file."""
 
     whole = (TASKS, LABELS)
 
@@ -103,9 +103,9 @@ class LabelStudioFile(Format):
     def page(self, page: AnnotatedImage) -> Files:
         return Files(missing_picture(page), [TASKS] * len(page.predictions))
 
-    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
-        queries = dict.fromkeys(answer.query for leaf in leaves for answer in leaf.answers)
+    def finish(self, summaries: Iterable[PageSummary]) -> dict[str, Iterable[bytes]]:
+        queries = dict.fromkeys(answer.query for summary in summaries for answer in summary.answers)
         labels = "".join(f"    <Label value={quoteattr(query)}/>\n" for query in queries)
         setup = f'<View>\n  <Image name="{TO}" value="${TO}"/>\n  <BrushLabels name="{FROM}" toName="{TO}">\n'
         closed = f"{setup}{labels}  </BrushLabels>\n</View>\n"
-        return {TASKS: array(map(_task, leaves)), LABELS: [closed.encode("utf-8", "xmlcharrefreplace")]}
+        return {TASKS: array(map(_task, summaries)), LABELS: [closed.encode("utf-8", "xmlcharrefreplace")]}

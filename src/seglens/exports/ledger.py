@@ -1,4 +1,4 @@
-"""What was written into a folder, by which command, and of which pictures: kept in the folder itself."""
+"""A ledger of what was written into a folder, by which command, from which pictures; it is in the folder itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from seglens.core.files import digest, file_digest
 from seglens.core.journal import Journal, JournalError
 from seglens.core.schema import Answer
-from seglens.exports.page import AnnotatedImage, Leaf, alike
+from seglens.exports.page import AnnotatedImage, PageSummary, alike
 
 HIDDEN = ".seglens"  # the folder of the ledger, in the folder of an export
 HEADER = {"seglens": "what was written into this folder", "version": 1}
@@ -21,26 +21,26 @@ HEADER = {"seglens": "what was written into this folder", "version": 1}
 
 @dataclass(frozen=True)
 class Command:
-    """What decides the answers about a picture: the queries and, by their names, all other settings; `root` is the
-    folder that `AnnotatedImage.file` counts from."""
+    """What determines the answers about a picture: the queries and, by their names, all other settings; `root` is the
+    folder that `AnnotatedImage.file` is relative to."""
 
     queries: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     root: str | None = None
 
     def covering(self) -> str:
-        """The same for commands whose pages belong into the same files of a whole run."""
+        """Equal for commands whose pages belong into the same files of a whole run."""
         return _digest(self.settings, self.queries, self.root)
 
     def about(self, key: str, query: str | None) -> str:
-        """The same for commands that write the same into a file about a picture, and one of its queries or all."""
+        """Equal for commands that write the same into a file about a picture, and one of its queries or all."""
         return _digest(self.settings, key, self.queries if query is None else [query])
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file as it was written: what decides its content (see `Command`), and the content itself; `stamp` is that of
-    the picture that it is about, `place` that of its row in the journal."""
+    """A file as it was written: what determines its content (see `Command`), and the content itself; `stamp` is that of
+    its picture, `place` that of its row in the journal."""
 
     recipe: str
     size: int
@@ -49,13 +49,13 @@ class WrittenFile:
     place: int = 0
 
     def is_still(self, path: Path) -> bool:
-        """Whether the file holds now what was written."""
+        """Whether the file still has the content that was written."""
         return path.is_file() and path.stat().st_size == self.size and file_digest(path) == self.digest
 
 
 @dataclass(frozen=True)
 class Done:
-    """A page that is written: its answers, and for each the files that hold it, by format. Files that somebody changed
+    """A page that is written: its answers, and for each the files that hold it, by format. Files that were changed
     since then are left as they are."""
 
     answers: list[Answer]
@@ -64,22 +64,23 @@ class Done:
 
 
 class Ledger:
-    """The ledger of a folder for one command. Without a command nothing is known from before, nor kept for later."""
+    """The ledger of a folder for one command. Without a command nothing is known from earlier runs, or stored for
+    later."""
 
     def __init__(self, folder: Path, command: Command | None, formats: tuple[str, ...]):
         self.folder, self.formats, self.command = folder, formats, command or Command(())
-        self.aside = None if command is None else folder / HIDDEN / "aside"  # of files that are being written
+        self.aside = None if command is None else folder / HIDDEN / "aside"  # where files are written first
         self.journal = Journal(HEADER, None if command is None else folder / HIDDEN / "journal.jsonl", folder)
         self.written: dict[str, WrittenFile] = {}
         self.claims: dict[str, str] = {}  # names of pages and paths of files, as `alike` has them: the picture's key
         self.names: dict[str, str] = {}  # of pages, by the key of their picture
-        self.queries: dict[str, None] = {}  # of this command's pages, in the order in which they were first asked
+        self.queries: dict[str, None] = {}  # of this command's pages, in the order of their first use
         self.pages: dict[str, int] = {}  # of this command, by key: the place of the last row
-        self.done: dict[str, int] = {}  # of them, those that need not be asked again
+        self.done: dict[str, int] = {}  # those of them that need not be computed again
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what was added, by this process or another."""
+        """Read what was added, by this process or another."""
         try:
             for place, row in self.journal.new_rows():
                 self._take_in(place, row)
@@ -90,8 +91,8 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """No other process writes into the folder meanwhile, and all that others wrote is known. What a killed one left
-        half-written is removed."""
+        """No other process writes into the folder meanwhile, and everything that others wrote is known. Files that a
+        killed process left half-written are removed."""
         with self.journal.locked() as alone:
             self.refresh()
             if alone and self.aside is not None:
@@ -101,15 +102,15 @@ class Ledger:
             yield
 
     def claim(self, key: str, name: str, paths: Sequence[str]) -> None:
-        """Names that no page of another picture gets."""
+        """Reserve names against pages of other pictures."""
         self.names[key] = name
         self.claims |= dict.fromkeys(map(alike, (name, *paths)), key)
 
     def page(
-        self, page: AnnotatedImage, said: list[dict[str, str]], files: Mapping[str, WrittenFile], complete: bool
+        self, page: AnnotatedImage, paths: list[dict[str, str]], files: Mapping[str, WrittenFile], complete: bool
     ) -> None:
-        """Note a page, before its files are moved to their places: whatever happens then, they are this command's."""
-        leaf = page.leaf()
+        """Record a page, before its files are moved to their places: whatever happens then, they are this command's."""
+        summary = page.summary()
         self.journal.add(
             {
                 "page": page.name,
@@ -117,9 +118,9 @@ class Ledger:
                 "stamp": page.stamp,
                 "file": page.file,
                 "complete": complete,
-                "size": [leaf.width, leaf.height],
-                "answers": [one.model_dump(mode="json") for one in leaf.answers],
-                "said": said,
+                "size": [summary.width, summary.height],
+                "answers": [one.model_dump(mode="json") for one in summary.answers],
+                "said": paths,
                 "files": _rows(files),
                 "formats": self.formats,
                 "command": asdict(self.command),
@@ -128,36 +129,36 @@ class Ledger:
         self.refresh()
 
     def whole(self, files: Mapping[str, WrittenFile]) -> None:
-        """Note files of the whole run, before they are moved to their places."""
+        """Record files of the whole run, before they are moved to their places."""
         self.journal.add({"files": _rows(files), "command": asdict(self.command)})
         self.refresh()
 
     def anew(self) -> None:
-        """Forget the pages of this command: it starts from nothing."""
+        """Forget the pages of this command: it starts again."""
         if self.pages:
             self.journal.add({"anew": self.command.covering()})
             self.refresh()
 
     def done_page(self, key: str, stamp: str) -> Done | None:
-        """The page of a picture in this state, if this command wrote it in all formats and its files lie there."""
+        """The page of a picture in this state, if this command wrote it in all formats and its files exist."""
         row = self.journal.at(self.done[key]) if key in self.done else None
         if row is None or row["stamp"] != stamp:
             return None
         sizes = {self.folder / path: size for path, (_, size, _) in row["files"].items()}
         if not all(path.is_file() for path in sizes):
             return None
-        said = [{kind: self.folder / path for kind, path in one.items()} for one in row["said"]]
-        return Done(_answers(row), said, [path for path, size in sizes.items() if path.stat().st_size != size])
+        paths = [{kind: self.folder / path for kind, path in one.items()} for one in row["said"]]
+        return Done(_answers(row), paths, [path for path, size in sizes.items() if path.stat().st_size != size])
 
-    def leaves(self) -> Iterator[Leaf]:
-        """All pages of this command that are written, in the order in which they were first."""
+    def summaries(self) -> Iterator[PageSummary]:
+        """All written pages of this command, in the order of their first writing."""
         for place in self.pages.values():
             row = self.journal.at(place)
             width, height = row["size"]
-            yield Leaf(row["page"], width, height, _answers(row), row["file"])
+            yield PageSummary(row["page"], width, height, _answers(row), row["file"])
 
     def author(self, path: str) -> str:
-        """Where a file comes from, in words: what differs from this command."""
+        """The origin of a file, in words: how it differs from this command."""
         known = self.written.get(path)
         if known is None:
             return "and not from this command"
@@ -197,16 +198,16 @@ def _digest(*values: Any) -> str:
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """In words, what two commands have not in common."""
+    """The differences of two commands, in words."""
     one, other = (
-        {**said["settings"], "queries": list(said["queries"]), "folder of the pictures": said["root"]}
-        for said in (theirs, ours)
+        {**command["settings"], "queries": list(command["queries"]), "folder of the pictures": command["root"]}
+        for command in (theirs, ours)
     )
     names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return "; ".join(f"{name}: {_told(one.get(name))} there, {_told(other.get(name))} here" for name in names)
+    return "; ".join(f"{name}: {_in_words(one.get(name))} there, {_in_words(other.get(name))} here" for name in names)
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(repr, value)) or "none"
     return "not given" if value is None else str(value)

@@ -30,7 +30,7 @@ class Bridge:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pixels of a mask that hang together by their sides: an outer ring, then its holes, each with its bridge."""
+    """Pixels of a mask that are connected by their sides: an outer ring, then its holes, each with its bridge."""
 
     rings: list[Int[np.ndarray, "_ 2"]] = field(default_factory=list)
     bridges: list[Bridge] = field(default_factory=list)
@@ -39,8 +39,7 @@ class Region:
 def regions_of(mask: Bool[np.ndarray, "h w"]) -> tuple[Region, ...]:
     """The regions of the mask, from left to right and top to bottom; none when it is empty.
 
-    Pixels that touch at a corner only do not hang together. Vectorised over pixels and corners; a loop runs over
-    rings."""
+    Pixels that touch only at a corner are not connected. Vectorised over pixels and corners; one loop over rings."""
     box = box_of(mask)
     if box is None:
         return ()
@@ -62,8 +61,8 @@ def regions_of(mask: Bool[np.ndarray, "h w"]) -> tuple[Region, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Traced:
-    """All rings, one behind the other, by where they reach furthest to the left; each starts there, with a vertical
-    edge: downwards it is a hole's, upwards an outer ring's."""
+    """All rings, one after the other, by their leftmost points; each starts there, with a vertical edge: downwards in a
+    hole, upwards in an outer ring."""
 
     points: Int[np.ndarray, "n 2"]
     firsts: Int[np.ndarray, " r"]  # where each ring starts in `points`
@@ -79,7 +78,7 @@ class _Traced:
         return bool(ring[1, 1] < ring[0, 1])
 
     def left_of(self, point: Int[np.ndarray, " 2"], mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int]:
-        """The ring that a hole's first point sees to its left, the point of it after which it does, and where (x)."""
+        """The next ring to the left of a hole's first point, the point of it after which that is, and where (x)."""
         right, y = point.tolist()
         gaps = np.flatnonzero(~mask[y, :right])
         x = int(gaps[-1]) + 1 if len(gaps) else 0
@@ -132,7 +131,7 @@ class _Corners:
         # Of two corners at a point, each bounds one of the two pixels.
         right[upper], right[upper + 1] = b[x[upper], y[upper]], a[x[upper], y[upper]]
         top = np.arange(0, len(x), 2)
-        start = np.where(d[x[top], y[top]], top + 1, top)  # upwards where the mask lies on the right
+        start = np.where(d[x[top], y[top]], top + 1, top)  # upwards where the mask is on the right
         return cls(x, y, upper, right, start)
 
     def following(self) -> Int[np.ndarray, " e"]:

@@ -1,4 +1,4 @@
-"""An image with what was found in it: what every format is made from."""
+"""An image with its predictions: the input of every format."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from seglens.inference.compressed_predictions import bare
 from seglens.inference.instance import Instance
 from seglens.inference.prediction import Prediction
 
-IMAGES = "images"  # the folder of pictures that are in no file
-LONGEST = 120  # bytes of a name; file systems take 255, and queries and endings come behind it
+IMAGES = "images"  # the folder for pictures that are in no file
+LONGEST = 120  # bytes of a name; file systems take 255, and queries and endings follow it
 
 
 @dataclass(frozen=True)
 class Title:
-    """What the files about an image are named by: known before anything is found in it.
+    """The names for the files about an image, known before its predictions.
 
-    `file` is where the image itself lies, from the folder that all images of a dataset have in common; None for a
-    picture that is in no file, as a frame of a video: formats that point at images then write it."""
+    `file` is the path of the image itself, from the common folder of all images of a dataset; None for a picture that
+    is in no file, as a frame of a video: formats that refer to images then write it."""
 
     name: str
     queries: tuple[str, ...]
@@ -47,7 +47,7 @@ class Title:
 class AnnotatedImage:
     """The predictions for one image, one per query; `name` and `file` as in `Title`.
 
-    `key` says which image it is, and `stamp` which state of it, for an export that goes on where another stopped."""
+    `key` identifies the image, and `stamp` its state, for an export that continues an earlier one."""
 
     name: str
     predictions: Sequence[Prediction]
@@ -71,15 +71,15 @@ class AnnotatedImage:
         """As those of its title."""
         return self.title.file_names()
 
-    def leaf(self) -> Leaf:
+    def summary(self) -> PageSummary:
         """The page without its pixels."""
         height, width = self.image.shape[:2]
-        return Leaf(self.name, width, height, [one.answer() for one in self.predictions], self.file)
+        return PageSummary(self.name, width, height, [one.answer() for one in self.predictions], self.file)
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """What is kept of a page for the files of a whole run."""
+class PageSummary:
+    """What the files of a whole run need of a page."""
 
     name: str
     width: int
@@ -88,20 +88,22 @@ class Leaf:
     file: str | None = None
 
     @property
-    def items(self) -> list[Item]:
-        """What other tools take as objects, in order; nothing for what was not found."""
-        return [Item(answer.query, one) for answer in self.answers for one in answer.instances or _whole(answer)]
+    def items(self) -> list[ExportedInstance]:
+        """The objects for other tools, in order; none where nothing was found."""
+        return [
+            ExportedInstance(answer.query, one) for answer in self.answers for one in answer.instances or _whole(answer)
+        ]
 
 
 @dataclass(frozen=True)
-class Item:
-    """A thing, as an answer tells it."""
+class ExportedInstance:
+    """One thing of an answer, with its query."""
 
     query: str
-    told: InstanceAnswer
+    instance: InstanceAnswer
 
     def mask(self) -> Bool[np.ndarray, "h w"]:
-        return decode_rle(self.told.segmentation.model_dump())
+        return decode_rle(self.instance.segmentation.model_dump())
 
 
 def _whole(answer: Answer) -> list[InstanceAnswer]:
@@ -113,30 +115,31 @@ def _whole(answer: Answer) -> list[InstanceAnswer]:
 
 @dataclass(frozen=True, eq=False)
 class ExportedObject:
-    """What other tools take as one object."""
+    """One object for other tools."""
 
     query: str
     instance: Instance
 
 
 def things_of(predictions: Prediction | Iterable[Prediction]) -> Iterator[ExportedObject]:
-    """The instances of every prediction, or else its mask, in order; nothing for what was not found."""
+    """The instances of every prediction, or else its mask, in order; none where nothing was found."""
     each = [predictions] if isinstance(predictions, Prediction) else predictions
     return (ExportedObject(one.query, instance) for one in each for instance in one.things)
 
 
 def file_name(text: str) -> str:
-    """Letters and digits of any script, and never a path. Too long, its end is kept: that is where numbers stand."""
+    """Letters and digits of any script, and never a path. Of a text that is too long the end stays, with its
+    numbers."""
     return letters(text).encode()[-LONGEST:].decode(errors="ignore").strip("_") or "image"
 
 
 def alike(name: str) -> str:
-    """The same for two names that a file system may take for one, which knows no case or one form of a letter."""
+    """Equal for two names that a file system may treat as one: it may ignore case, or the form of a letter."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def missing_place(title: Title) -> dict[str, None]:
-    """Where the image is written, under `images/`, for formats that point at it; nowhere if it lies in a file."""
+    """Where the image is written, under `images/`, for formats that refer to it; nowhere if it is in a file."""
     return {} if title.file else {f"{IMAGES}/{title.name}.png": None}
 
 

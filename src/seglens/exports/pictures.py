@@ -1,4 +1,4 @@
-"""One picture per query: the mask, lossless, and the overlay for the eye."""
+"""One picture per query: the mask, lossless, and the overlay to look at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from seglens.core.png_files import marked_png
-from seglens.exports.base import Files, Made
+from seglens.exports.base import Files, OutputFile
 from seglens.exports.page import AnnotatedImage, Title
 
 
@@ -18,16 +18,16 @@ def mask_paths(title: Title) -> dict[str, str]:
 
 
 def masks(page: AnnotatedImage) -> Files:
-    """`NAME_mask.png` of 0 and 255 per query; where it means several things, `NAME-1_mask.png` and so on beside it,
+    """`NAME_mask.png` of 0 and 255 per query; where it means several things, `NAME-1_mask.png` and so on with it,
     best first: no name of an image or a query has that hyphen."""
     return Files(_masks(page), list(mask_paths(page.title)))
 
 
-def _masks(page: AnnotatedImage) -> Iterator[Made]:
+def _masks(page: AnnotatedImage) -> Iterator[OutputFile]:
     for name, prediction in zip(page.file_names(), page.predictions, strict=True):
-        yield Made(f"{name}_mask.png", _black_and_white(prediction.mask), prediction.query)
+        yield OutputFile(f"{name}_mask.png", _black_and_white(prediction.mask), prediction.query)
         for number, one in enumerate(prediction.instances, 1):
-            yield Made(f"{name}-{number}_mask.png", _black_and_white(one.mask), prediction.query)
+            yield OutputFile(f"{name}-{number}_mask.png", _black_and_white(one.mask), prediction.query)
 
 
 def overlay_paths(title: Title) -> dict[str, str]:
@@ -38,7 +38,7 @@ def overlays(page: AnnotatedImage) -> Files:
     """`NAME_overlay.png` per query."""
     names = list(overlay_paths(page.title))
     shown = zip(names, page.predictions, strict=True)
-    return Files((Made(name, marked_png(prediction.overlay())) for name, prediction in shown), names)
+    return Files((OutputFile(name, marked_png(prediction.overlay())) for name, prediction in shown), names)
 
 
 def _black_and_white(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -1,4 +1,4 @@
-"""Pages to files in a folder, one page at a time; what was not written by the same run is never written over."""
+"""Pages to files in a folder, one page at a time; a file that is not of the same run is never overwritten."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from seglens.core.names import check_name
 from seglens.exports.base import Files
 from seglens.exports.formats import DEFAULT, FORMATS
 from seglens.exports.ledger import Command, Done, Ledger, WrittenFile
-from seglens.exports.page import AnnotatedImage, Leaf, Title, alike, file_name
+from seglens.exports.page import AnnotatedImage, PageSummary, Title, alike, file_name
 
 
 class Export:
     """A run of pages to a folder. Files of a page are written together, all or none; files of the whole run when the
-    `with` ends, also by an error or an interrupt: they then hold the pages that are done. No page is kept.
+    `with` ends, also by an error or an interrupt: they then hold the pages that are done. No page is stored.
 
-    A file that something else wrote is never written over, unless `overwrite` allows it, and a file of `sources` (the
-    pictures that the pages are about) not even then. With a `command` the folder keeps a ledger: the same command goes
-    on where an earlier run stopped, however that ended, and several processes may write to one folder.
+    A file by anything else is never overwritten, unless `overwrite` allows it, and a file of `sources` (the pictures of
+    the pages) not even then. With a `command` the folder has a ledger: the same command goes on where an earlier run
+    stopped, however that ended, and several processes may write to one folder.
 
-    Raises ValueError on a format that nobody knows, FileExistsError where a file of the whole run is not this
-    command's, OSError where the folder cannot be written."""
+    Raises ValueError on an unknown format, FileExistsError where a file of the whole run is not this command's, OSError
+    where the folder cannot be written."""
 
     def __init__(
         self,
@@ -43,21 +43,21 @@ class Export:
         self.formats = {name: FORMATS[name]() for name in formats}
         self.sources = {_identity(path) for path in sources} - {None}
         self.ledger = Ledger(self.folder, command, tuple(formats))
-        self.pages = 0  # that were added, or known
-        self.changed: list[Path] = []  # of known pages: files that somebody changed since they were written
+        self.pages = 0  # added, or known from earlier
+        self.changed: list[Path] = []  # files of known pages that were changed since they were written
         for format in self.formats.values():
             for path in format.whole:
                 self._check(path, self.ledger.command.covering())
 
     def plan(self, titles: Iterable[tuple[str, Title]]) -> None:
-        """Names for pages to come, by the keys of their pictures. Raises FileExistsError, before anything is computed,
-        when a file of theirs is there and is not this command's."""
+        """Names for later pages, by the keys of their pictures. Raises FileExistsError, before anything is computed,
+        when one of their files exists and is not this command's."""
         for key, title in titles:
             for path, query in self._paths(replace(title, name=self._name(title, key))).items():
                 self._check(path, self.ledger.command.about(key, query), None)
 
     def known(self, key: str, stamp: str) -> Done | None:
-        """What is written of a picture already: it need not be asked again, and counts as added."""
+        """The page of a picture that is already written: it need not be computed again, and counts as added."""
         done = None if self.overwrite else self.ledger.done_page(key, stamp)
         if done is not None:
             self.pages += 1
@@ -66,28 +66,28 @@ class Export:
 
     def add(self, page: AnnotatedImage, complete: bool = True) -> list[dict[str, Path]]:
         """Write a page. For each of its predictions: the file that holds its answer, by format. A page that is not
-        `complete` is asked again by the run that goes on.
+        `complete` is computed again by the next run of the command.
 
         Raises FileExistsError where a file is not this command's; nothing of the page is then written."""
         key = page.key or f"page {self.pages}"
         with self._writing():
             page = replace(page, name=self._name(page.title, key), key=key)
-            made = {name: format.page(page) for name, format in self.formats.items()}
-            said = [{name: files.answers[k] for name, files in made.items()} for k in range(len(page.predictions))]
+            outputs = {name: format.page(page) for name, format in self.formats.items()}
+            paths = [{name: files.answers[k] for name, files in outputs.items()} for k in range(len(page.predictions))]
             written = dict[str, WrittenFile]()
-            with prepared(self._checked(page, made.values(), written), self.ledger.aside) as place:
-                self.ledger.page(page, said, written, complete)
+            with prepared(self._checked(page, outputs.values(), written), self.ledger.aside) as place:
+                self.ledger.page(page, paths, written, complete)
                 place()
         self.pages += 1
-        return [{name: self.folder / path for name, path in one.items()} for one in said]
+        return [{name: self.folder / path for name, path in one.items()} for one in paths]
 
     def _checked(
-        self, page: AnnotatedImage, made: Iterable[Files], written: dict[str, WrittenFile]
+        self, page: AnnotatedImage, outputs: Iterable[Files], written: dict[str, WrittenFile]
     ) -> Iterator[tuple[Path, list[bytes]]]:
-        """The files of a page, one after the other; `written` takes up how each will be noted. Raises FileExistsError
-        where one must not be written."""
+        """The files of a page, one after the other, each added to `written`. Raises FileExistsError where one must not
+        be written."""
         queries = self._paths(page.title)
-        for path, data, about in (one for files in made for one in files.content):
+        for path, data, about in (one for files in outputs for one in files.content):
             if path not in written:  # several formats may have a file in common
                 recipe = self.ledger.command.about(page.key, queries.get(path, about))
                 self._check(path, recipe, page.stamp, data)
@@ -98,7 +98,7 @@ class Export:
         return {path: query for format in self.formats.values() for path, query in format.paths(title).items()}
 
     def _name(self, title: Title, key: str) -> str:
-        """A name whose files no other picture has: two folders may hold files of one name."""
+        """A name whose files belong to no other picture: two folders may hold files of one name."""
         base, number = file_name(title.name), 1
         name = self.ledger.names.get(key, base)
         while not self._is_free(replace(title, name=name), key):
@@ -112,9 +112,9 @@ class Export:
         return all(claims.get(alike(taken), key) == key for taken in (title.name, *self._paths(title)))
 
     def _check(self, path: str, recipe: str, stamp: str | None = "", data: bytes | None = None) -> None:
-        """Raises FileExistsError when there is something at `path` that this command must not write over. It may write
-        over what it wrote itself, by the same `recipe` and of the same picture (None: whatever its stamp is), and
-        over the same `data`."""
+        """Raises FileExistsError when there is something at `path` that this command must not overwrite. It may
+        overwrite what it wrote itself, by the same `recipe` and from the same picture (None: whatever its stamp is),
+        and a file of the same `data`."""
         where, known = self.folder / path, self.ledger.written.get(path)
         if not os.path.lexists(where):
             return
@@ -146,8 +146,8 @@ class Export:
 
     def _finish(self) -> None:
         with self._writing():
-            recipe, leaves = self.ledger.command.covering(), _Leaves(self.ledger)
-            parts = {path: _Counted(some) for f in self.formats.values() for path, some in f.finish(leaves).items()}
+            recipe, summaries = self.ledger.command.covering(), _WrittenPages(self.ledger)
+            parts = {path: _Counted(some) for f in self.formats.values() for path, some in f.finish(summaries).items()}
             for path in parts:
                 self._check(path, recipe)
             if parts:
@@ -157,18 +157,18 @@ class Export:
                     place()
 
 
-class _Leaves:
-    """The pages that are written, as often as they are asked for."""
+class _WrittenPages:
+    """The written pages; may be iterated over several times."""
 
     def __init__(self, ledger: Ledger):
         self.ledger = ledger
 
-    def __iter__(self) -> Iterator[Leaf]:
-        return self.ledger.leaves()
+    def __iter__(self) -> Iterator[PageSummary]:
+        return self.ledger.summaries()
 
 
 class _Counted:
-    """Pieces of a file, which is known when all of them were given."""
+    """Pieces of a file; its size and digest are known after the last one."""
 
     def __init__(self, parts: Iterable[bytes]):
         self.parts, self.size, self.digest = parts, 0, Digest()
@@ -184,12 +184,12 @@ class _Counted:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is none."""
+    """Equal for two names of one file; None where there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def write_results(

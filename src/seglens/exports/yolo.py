@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import yaml
 
-from seglens.exports.base import Files, Format, Made
+from seglens.exports.base import Files, Format, OutputFile
 from seglens.exports.bridge import joined
 from seglens.exports.outline import regions_of
-from seglens.exports.page import AnnotatedImage, Leaf, Title, picture, things_of
+from seglens.exports.page import AnnotatedImage, PageSummary, Title, picture, things_of
 from seglens.inference.prediction import Prediction
 
 YAML = "data.yaml"
@@ -22,10 +22,10 @@ YAML = "data.yaml"
 def to_yolo(predictions: Prediction | Iterable[Prediction], classes: Mapping[str, int]) -> str:
     """The lines of a label file: `class x1 y1 x2 y2 ...` in shares of the image's sides; `classes` numbers the queries.
 
-    A line is one object and one polygon, so that holes and pieces are walked to over lines of no width, as
-    ultralytics' own converter from COCO joins pieces. Exact by the even-odd rule on the edges of pixels. Who rounds to
-    pixel centres and draws the outline, as ultralytics and supervision do with OpenCV, takes in up to one pixel more on
-    the right and at the bottom, and along the lines between pieces."""
+    A line is one object and one polygon, so holes and pieces are joined by lines of no width, as ultralytics' own
+    converter from COCO does. Exact by the even-odd rule on the edges of pixels. Rounding to pixel centres and drawing
+    the outline, as ultralytics and supervision do with OpenCV, adds up to one pixel on the right and at the bottom, and
+    along the lines between pieces."""
     lines = []
     for thing in things_of(predictions):
         mask = thing.instance.mask
@@ -37,8 +37,8 @@ def to_yolo(predictions: Prediction | Iterable[Prediction], classes: Mapping[str
 class YoloFolder(Format):
     """`images/NAME.png`, `labels/NAME.txt` and `data.yaml`.
 
-    The images are written out, as a label is found by the place of its image: as PNG, upright, with the very pixels
-    that the masks were made on."""
+    The images are written too, as a label is found by the path of its image: as PNG, upright, with the same pixels that
+    the masks were made on."""
 
     whole = (YAML,)
 
@@ -51,14 +51,17 @@ class YoloFolder(Format):
     def page(self, page: AnnotatedImage) -> Files:
         self.note(page.title.queries)
         image, label = self.paths(page.title)
-        content = [Made(image, picture(page.image)), Made(label, to_yolo(page.predictions, self.classes).encode())]
+        content = [
+            OutputFile(image, picture(page.image)),
+            OutputFile(label, to_yolo(page.predictions, self.classes).encode()),
+        ]
         return Files(content, [label] * len(page.predictions))
 
     def note(self, queries: Iterable[str]) -> None:
         for query in queries:
             self.classes.setdefault(query, len(self.classes))
 
-    def finish(self, leaves: Iterable[Leaf]) -> dict[str, Iterable[bytes]]:
+    def finish(self, summaries: Iterable[PageSummary]) -> dict[str, Iterable[bytes]]:
         # No `path`: folders then count from data.yaml itself, where "." would be the folder that training starts in.
-        said = {"train": "images", "val": "images", "names": {number: name for name, number in self.classes.items()}}
-        return {YAML: [yaml.safe_dump(said, sort_keys=False, allow_unicode=True).encode()]}
+        content = {"train": "images", "val": "images", "names": {number: name for name, number in self.classes.items()}}
+        return {YAML: [yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()]}

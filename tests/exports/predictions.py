@@ -42,7 +42,9 @@ def spots(seed: int, size: tuple[int, int], count: int) -> list[Bool[np.ndarray,
     return masks
 
 
-def found(query: str, mask: np.ndarray, instances: Sequence[np.ndarray] = (), score: float = 0.75) -> Prediction:
+def prediction_of(
+    query: str, mask: np.ndarray, instances: Sequence[np.ndarray] = (), score: float = 0.75
+) -> Prediction:
     """A prediction with this mask; instances score 0.9, 0.8, ..."""
     height, width = mask.shape
     return Prediction(
@@ -67,4 +69,4 @@ def two_cups() -> Prediction:
     ring[5:25, 4:30] = True
     ring[10:20, 10:20] = False
     square[30:40, 50:60] = True
-    return found("each of the cups", ring | square, [ring, square])
+    return prediction_of("each of the cups", ring | square, [ring, square])
