@@ -1,4 +1,4 @@
-"""COCO's own masks, and every way in which an instances json can be wrong."""
+"""COCO's own masks, and every mistake that an instances json can have."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_picture_that_is_listed_twice_is_a_fault(content: Any, tmp_path: Path)
     assert [sample.id for sample in samples] == ["1", "2"]
 
 
-def test_nothing_but_crowds_says_why(content: Any, tmp_path: Path) -> None:
+def test_only_crowds_is_refused_with_the_reason(content: Any, tmp_path: Path) -> None:
     for one in content["annotations"]:
         one["iscrowd"] = 1
     with pytest.raises(DataError, match=r"4 notes: .*has a crowd .*used with crowd=include.*names them all") as caught:
@@ -401,7 +401,7 @@ def test_other_json_is_refused(content: str, tmp_path: Path) -> None:
         coco_data(images=tmp_path, annotations=tmp_path / "x.json")
 
 
-def test_what_cannot_be_opened(content: Any, tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_opened_is_refused_in_one_line(content: Any, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     with pytest.raises(DataError, match=r"no folder .*nowhere.*; images= names"):
         coco_data(images=tmp_path / "nowhere", annotations=file)

@@ -76,14 +76,14 @@ def test_the_placeholder_is_no_word(place: str, root: Path) -> None:
     assert texts(saved(root, talk(place.format("What is it?"), "A net."))()) == [("What is it?", "A net.")]
 
 
-def test_what_is_said_before_the_first_question_is_left_out(root: Path) -> None:
+def test_turns_before_the_first_question_are_left_out(root: Path) -> None:
     begun = talk() | {
         "conversations": [{"from": "system", "value": "Be kind."}, *turns("Hi!", "What?", "So.", first=1)]
     }
     assert texts(saved(root, begun)()) == [("What?", "So.")]
 
 
-def test_what_is_asked_for(root: Path) -> None:
+def test_the_words_of_asked_follow_each_question(root: Path) -> None:
     build = saved(root, QA)
     brief = "What is it? Answer the question using a single word or phrase."
     assert texts(build(asked="brief")) == [(brief, "net")]
@@ -190,7 +190,7 @@ def test_data_check_and_show(root: Path, seglens: Run) -> None:
 
 
 def test_real_photographs_of_coco(root: Path) -> None:
-    """COCO's captions, asked for as LLaVA does."""
+    """COCO's captions in the form of LLaVA."""
     folder = shared("coco/train2017")
     captions = json.loads(shared("coco/annotations/captions_train2017.json").read_text())
     names = {image["id"]: image["file_name"] for image in captions["images"]}
@@ -213,7 +213,7 @@ def test_real_photographs_of_coco(root: Path) -> None:
 def test_a_target_is_spoken_or_drawn() -> None:
     nothing, something = np.zeros((2, 3), bool), np.ones((2, 3), bool)
     drawn = Target("a cat", something, answer="since it is soft")  # ReasonSeg explains, and has a mask
-    absent = Target("a dog", nothing, answer="there is none")  # FP-RefCOCO says what is there instead
+    absent = Target("a dog", nothing, answer="there is none")  # FP-RefCOCO names what is there instead
     spoken = Target("what is it?", nothing, "vqa", answer="a cat", spoken=True)
     assert [target.spoken for target in (drawn, absent, spoken)] == [False, False, True]
     image = np.zeros((2, 3, 3), np.uint8)
@@ -229,7 +229,7 @@ def test_a_target_is_spoken_or_drawn() -> None:
             Target("what is it?", mask, answer=answer, spoken=True)
 
 
-def test_a_spoken_query_comes_in_no_template() -> None:
+def test_a_question_answered_in_words_gets_no_template() -> None:
     spoken = Target("What is it?", np.zeros((2, 3), bool), "vqa", answer="a cat", spoken=True)
     sample = Sample("s", np.zeros((2, 3, 3), np.uint8), (spoken,) * 8)
     assert all(prompted(sample, "lisa", seed).targets == sample.targets for seed in range(4))

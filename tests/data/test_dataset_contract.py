@@ -1,4 +1,4 @@
-"""What every dataset of the table promises, on a few images in its own format; no test here names a dataset."""
+"""The promises of every dataset of the table, on a few images in its own format; no test here names a dataset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from seglens.data.refer import FORMS
 
 @dataclass(frozen=True)
 class Kind:
-    """`write` makes files that may train, below a folder, and says how to load them; `text` is one of the files that
+    """`write` makes files that may train, below a folder, and returns how to load them; `text` is one of the files that
     hold words, if any; `held` is a split that is kept for tests."""
 
     write: Callable[[Path], str]
@@ -144,7 +144,7 @@ def read(spec: str, **options: str) -> Records:
 
 
 def opened(spec: str) -> Dataset | str:
-    """The dataset, or the one line that says why there is none."""
+    """The dataset, or the line of its refusal."""
     try:
         data = load_data(spec)
         list(data)
@@ -197,10 +197,10 @@ def test_samples(name: str, spec: str) -> None:
         data[len(data)]
 
 
-def test_only_what_is_said_to_be_for_training_may_train(name: str, spec: str, tmp_path: Path) -> None:
+def test_only_the_training_split_may_train(name: str, spec: str, tmp_path: Path) -> None:
     assert load_data(spec).trainable
     held = opened(f"{spec.removesuffix(',split=train')},split={KINDS[name].held}")
-    if isinstance(held, str):  # a split of its own, which these files do not have
+    if isinstance(held, str):  # a split that these files do not have
         assert str(tmp_path) in held
     else:
         assert not held.trainable
@@ -243,8 +243,8 @@ def test_a_damaged_image_is_refused_or_left_out_by_name(spec: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["", ",limit=9", ",prompt=none"])
-def test_whoever_takes_samples_by_number_leaves_out_the_same(spec: str, option: str) -> None:
-    """Processes that share an evaluation do, each its own part."""
+def test_samples_by_number_leave_out_the_same_as_iterating(spec: str, option: str) -> None:
+    """As processes do that share an evaluation."""
     image, others = read(spec).entries[0].image, list(islice(read(spec), 1, None))
     image.write_bytes(b"")
     with pytest.raises(DataError, match=image.stem):

@@ -80,7 +80,7 @@ def test_one_thing_in_a_flat_folder(root: Path, scenes: list[Sample]) -> None:
             np.testing.assert_array_equal(target.mask, one.targets[0].mask)
 
 
-def test_images_in_folders_of_their_own(root: Path) -> None:
+def test_images_in_subfolders(root: Path) -> None:
     for part in ("images", "masks/the_cat", "masks/the_thing_that_sleeps"):
         (root / part / "a").mkdir()
         for file in (root / part).glob("*.png"):
@@ -171,7 +171,7 @@ def test_a_flat_folder_with_folders_inside(root: Path) -> None:
         build(root)(texts="a cat")
 
 
-def test_what_cannot_be_opened(root: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_opened_is_refused_in_one_line(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder .*none.*images= names"):
         folder_data(images=tmp_path / "none", masks=root / "masks")
     with pytest.raises(DataError, match=r"no folder .*none.*masks= names"):

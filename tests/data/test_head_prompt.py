@@ -71,7 +71,7 @@ def test_requests_and_questions_are(query: str) -> None:
     assert is_sentence(query)
 
 
-def test_the_kind_that_data_tells_goes_before_the_words() -> None:
+def test_the_kind_of_the_data_counts_before_the_words() -> None:
     assert LENS.apply("the red cup") == "What is the red cup in this image?"
     assert LENS.apply("the red cup", "sentence") == " the red cup"
     assert LENS.apply("Which of these holds water?") == " Which of these holds water?"
@@ -107,7 +107,7 @@ def small(llava: Path, sam: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def folder(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head that was trained in LENS's templates behind a system text."""
+    """A head that was trained in LENS's templates after a system text."""
     out = tmp_path_factory.mktemp("asked")
     prepare(small, "world:n=2,seed=3,split=train,queries=2,prompt=lens", out, exam=TEST).run(out, quiet=True)
     return out / "head"
@@ -119,7 +119,7 @@ def taught(folder: Path) -> Segmenter:
 
 
 @pytest.fixture
-def heard(taught: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def questions_read(taught: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The questions that the MLLM reads, word by word."""
     return listen(taught, monkeypatch)
 
@@ -146,33 +146,35 @@ ASKERS: dict[str, Callable[[Segmenter, np.ndarray, str], Any]] = {
 
 
 @pytest.mark.parametrize("asker", ASKERS)
-def test_whoever_asks(asker: str, taught: Segmenter, heard: list[str], picture: np.ndarray) -> None:
+def test_every_caller_uses_the_prompt(
+    asker: str, taught: Segmenter, questions_read: list[str], picture: np.ndarray
+) -> None:
     ASKERS[asker](taught, picture, "the red cup")
     ASKERS[asker](taught, picture, "please segment the red cup")
-    assert heard == ["What is the red cup in this image?", " please segment the red cup"]
+    assert questions_read == ["What is the red cup in this image?", " please segment the red cup"]
 
 
-def test_what_comes_back_is_the_query_itself(taught: Segmenter, picture: np.ndarray) -> None:
+def test_a_prediction_names_the_query_without_its_template(taught: Segmenter, picture: np.ndarray) -> None:
     prediction = taught.segment(picture, "the red cup", trust=True)
     assert prediction.query == "the red cup"
     assert prediction.unknown_words == ()
 
 
-def test_evaluation(taught: Segmenter, heard: list[str]) -> None:
+def test_evaluation(taught: Segmenter, questions_read: list[str]) -> None:
     """By the kinds of the data; a query that the data put in a template is asked like that, bare queries too."""
     samples = list(load_data(TEST))
     run(taught, samples)
     targets = [target for sample in samples for target in sample.drawn().targets]
-    assert heard == [LENS.apply(target.query, target.kind) for target in targets]
+    assert questions_read == [LENS.apply(target.query, target.kind) for target in targets]
     for preset, template in (("none", "{}"), ("lens-eval", "What is {} in this image?")):
-        heard.clear()
+        questions_read.clear()
         run(taught, load_data(f"{TEST},prompt={preset}"))
-        assert heard == [template.format(target.query) for target in targets]
+        assert questions_read == [template.format(target.query) for target in targets]
 
 
-def test_classes(taught: Segmenter, heard: list[str], picture: np.ndarray) -> None:
+def test_classes(taught: Segmenter, questions_read: list[str], picture: np.ndarray) -> None:
     strongest_class(taught.open(picture), ["cup", "what"])
-    assert heard == ["What is cup in this image?", "What is what in this image?"]
+    assert questions_read == ["What is cup in this image?", "What is what in this image?"]
 
 
 def test_the_exam_of_a_training(small: Recipe, folder: Path, tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_the_system_text_is_used_to_segment_and_not_in_the_chat(folder: Path, sm
     assert changed == {"template"}  # so that cached features of the one are none of the other
 
 
-def test_an_mllm_that_does_not_know_the_words_is_not_told(small: Recipe, tmp_path: Path) -> None:
+def test_an_mllm_that_does_not_know_the_words_gets_no_system_text(small: Recipe, tmp_path: Path) -> None:
     strange = replace(small, system={"llava": "A chat between a curious user and an artificial intelligence."})
     course = prepare(strange, "world:n=1,seed=3,split=train,queries=1", tmp_path)
     assert course.config.prompt is None
@@ -229,7 +231,7 @@ def test_a_recipes_templates_hold_for_any_data(small: Recipe) -> None:
         assert recipe("authors", method).method.request == "{}"
 
 
-def test_a_head_without_a_prompt_is_asked_as_ever(
+def test_a_head_without_a_prompt_gets_bare_queries(
     segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedded heads have none."""
@@ -245,7 +247,7 @@ def test_a_head_without_a_prompt_is_asked_as_ever(
 # ---------------------------------------------------------------- every kind of MLLM
 
 
-def test_the_system_text_stands_where_the_chat_template_puts_it(family: Path) -> None:
+def test_the_system_text_is_where_the_chat_template_puts_it(family: Path) -> None:
     """Token for token as the model's own processor puts the two messages together."""
     backbone = load_backbone(family, **KINDS[family.name].options).with_system_text(TOLD)
     talk = [
@@ -261,7 +263,7 @@ def test_the_system_text_stands_where_the_chat_template_puts_it(family: Path) ->
     assert backbone.reading.after("the red cup") == inputs[last:]
 
 
-def test_a_method_that_tunes_its_mllm_is_told_too(llava: Path) -> None:
+def test_a_method_that_tunes_its_mllm_gets_the_system_text_too(llava: Path) -> None:
     """In its copy, in what it is taught and in what it reads."""
     with_system = (
         load_backbone(llava).with_system_text(TOLD).adapt(Tuning(("[SEG]",), rank=0), AnswerTemplates(("[SEG]",)))

@@ -173,14 +173,14 @@ def test_gray_of_fewer_bits_than_its_file_is_no_black_picture(bits: int, kind: s
 
 
 def test_dark_pictures_of_eight_bits_stay_dark() -> None:
-    """They were scaled by 257, or by 256, and every sample tells."""
+    """They were scaled by 257, or by 256, which every sample shows."""
     dark = np.asarray(Image.linear_gradient("L")).astype(np.uint16) // 12
     for scale in (257, 256):
         assert np.array_equal(load_image(Image.fromarray(dark * scale))[..., 0], dark)
     assert load_image(Image.fromarray(dark)).max() == 21  # 8 bits in a file of 16
 
 
-def test_the_files_own_word_for_its_depth() -> None:
+def test_the_depth_that_a_file_declares_is_used() -> None:
     """A dark picture of 12 bits is no bright one of 9: TIFF and PNG can say what they use."""
     dark = (np.asarray(Image.linear_gradient("L")).astype(np.uint16) << 1) + 1
     declared = encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})
@@ -188,11 +188,11 @@ def test_the_files_own_word_for_its_depth() -> None:
     png = encoded(Image.fromarray(dark))
     assert load_image(png).max() == 255
     assert load_image(png[:33] + png_chunk(b"sBIT", bytes([12])) + png[33:]).max() == 511 >> 4
-    for wrong in (255, 511):  # it holds larger ones; or this is its largest sample, which tells no depth
+    for wrong in (255, 511):  # it holds larger ones; or this is its largest sample, which does not declare a depth
         assert load_image(encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: wrong})).max() == 255
 
 
-def test_a_narrow_range_is_seen_as_a_picture() -> None:
+def test_a_narrow_range_is_stretched() -> None:
     """A thermal image: hundredths of a kelvin around one temperature; and one dead pixel beside 12 bits."""
     gray = np.asarray(Image.linear_gradient("L")).astype(np.uint16)
     warm = load_image(Image.fromarray(29315 + 8 * gray))[..., 0]
@@ -351,7 +351,7 @@ def test_truncated(kind: str) -> None:
     refused(data[: len(data) // 2])
 
 
-def test_truncated_jpeg_says_so(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_is_refused_as_such(tmp_path: Path) -> None:
     path = tmp_path / "half.jpg"
     path.write_bytes(encoded(Image.effect_noise((64, 64), 90), "JPEG")[:1500])
     message = refused(path)
@@ -407,7 +407,7 @@ def test_bomb_is_refused_by_its_header(width: int, height: int) -> None:
     assert str(MAX_PIXELS) in refused(png_header(width, height))
 
 
-def test_our_own_limit_holds_when_pillows_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_pixels_holds_without_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert "100000 x 100000" in refused(png_header(100_000, 100_000))
 
@@ -446,8 +446,8 @@ def test_real_photographs() -> None:
         assert pixels.std() > 10
 
 
-def test_what_telephones_save_needs_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pillow-heif announces itself to Pillow when it is asked to; without it, neither format nor ending is there."""
+def test_heif_needs_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pillow-heif registers itself with Pillow on request; without it, neither format nor ending is known."""
     assert "HEIF" not in formats()
     assert not suffixes() & {".heic", ".pfm", ".pdf", ".eps"}
     plugin = ModuleType("pillow_heif")

@@ -106,7 +106,7 @@ def test_options(root: Path) -> None:
     assert [load_data(f"{text},split={split}").trainable for split in ("train", "val", "test")] == [True, False, False]
 
 
-# A bad line, the kind of its fault, and what is said of it. It stands on line 2, between two good ones.
+# A bad line, the kind of its fault, and the message. It is line 2, between two good ones.
 LINES: dict[str, tuple[Any, str, str]] = {
     "no json": ('{"image": "a.png", ', "annotation", "is not JSON"),
     "no object": ("3", "annotation", "is int; it needs an object"),
@@ -175,7 +175,7 @@ def test_a_line_that_is_not_utf8(root: Path) -> None:
 
 
 def test_a_size_that_does_not_fit(root: Path) -> None:
-    """It is a fault of its line alone: the other lines about the image are used, and their own faults told."""
+    """It is a fault of its line alone: the other lines about the image are used, and their faults reported."""
     wrong = GOOD | {"height": 30, "width": 20}
     bad = {"image": "a.png", "text": "y", "polygons": [[1, 2]]}
     samples, faults = judged(saved(root, wrong | {"id": "x", "text": "x"}, GOOD, bad, wrong | {"text": "z"}))
@@ -267,7 +267,7 @@ def test_another_kind_of_file_is_one_fault(root: Path) -> None:
     assert len(samples) == 1
 
 
-def test_what_cannot_be_opened(root: Path) -> None:
+def test_a_dataset_that_cannot_be_opened_is_refused_in_one_line(root: Path) -> None:
     with pytest.raises(DataError, match=r"no file '.*none\.jsonl'; file= names a JSONL"):
         jsonl_data(file=root / "none.jsonl")
     build = saved(root, GOOD)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def shared(relative: str) -> Path:
-    """A file of the real material beside the repository, or a skip that says what is missing."""
+    """A file of the real data outside the repository, or a skip that names what is missing."""
     path = ROOT.parent / "shared" / "data" / relative
     if not path.exists():
         pytest.skip(f"real material is not here: {path}")
@@ -87,7 +87,7 @@ def test_rle_of_another_size_is_refused() -> None:
         {"size": [4, 4], "counts": None},
         {"size": [4, 4], "counts": ""},
         {"size": [4, 4], "counts": []},
-        {"size": [4, 4], "counts": "P"},  # says that more follows
+        {"size": [4, 4], "counts": "P"},  # promises a further byte
         {"size": [4, 4], "counts": "é"},
         {"size": [4, 4], "counts": "\x00\x01"},
         {"size": [4, 4], "counts": "o" * 20},
@@ -188,6 +188,6 @@ def test_json_holds_any_text_and_no_nan(tmp_path: Path) -> None:
         ({"size": [1, 1], "counts": "@\u00e9"}, "counts hold a character outside COCO's 64"),
     ],
 )
-def test_what_is_missing_is_said(rle: dict[str, Any], message: str) -> None:
+def test_a_missing_part_of_an_rle_is_named(rle: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"invalid RLE \({message}\); it needs COCO's"):
         decode_rle(rle)

@@ -1,4 +1,4 @@
-"""The published mixtures: which datasets, where they lie, in which shares, and what is asked about them."""
+"""The published mixtures: which datasets, where they are, in which shares, and with which queries."""
 
 from __future__ import annotations
 

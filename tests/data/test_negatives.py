@@ -64,7 +64,7 @@ def test_every_format_of_classes(name: str, scenes: list[Sample], tmp_path: Path
     for one, absent_words in zip(scenes, absent(data), strict=True):
         assert len(set(absent_words)) == 2
         assert set(absent_words) < set(WORDS) - {one.targets[0].query}
-    for one, before in zip(data, plain, strict=True):  # what is there is asked for as before, and first
+    for one, before in zip(data, plain, strict=True):  # queries for what is there stay, and come first
         assert [t.query for t in one.targets if t.present] == [t.query for t in before.targets]
         assert [t.present for t in one.targets] == [True, False, False]
         assert len({t.id for t in one.targets}) == 3
@@ -98,7 +98,7 @@ def test_a_share_of_all_queries(tmp_path: Path) -> None:
     assert share == pytest.approx(0.2, abs=0.05)  # measured 0.194 with the seed that is built in
 
 
-def test_what_an_image_may_hold_is_never_called_absent(scenes: list[Sample], tmp_path: Path) -> None:
+def test_a_class_that_an_image_may_show_is_never_absent(scenes: list[Sample], tmp_path: Path) -> None:
     """A crowd, a bad record, a record of an unknown category or image, LVIS's own lists."""
     content = coco_json(tmp_path, scenes)
     number = {one["name"]: one["id"] for one in content["categories"]}
@@ -134,7 +134,7 @@ def test_classes_without_an_annotation_are_not_chosen(scenes: list[Sample], tmp_
     assert all("zebra" not in absent_words for absent_words in absent(data))
 
 
-def test_a_kind_of_what_is_shown_is_not_absent(tmp_path: Path) -> None:
+def test_a_kind_of_a_shown_class_is_not_absent(tmp_path: Path) -> None:
     content = coco_json(tmp_path, [sample(n, word) for n, word in enumerate(("gadget", "foo", "bar"))])
     for one in content["categories"]:
         one["supercategory"] = "gadget" if one["name"] == "foo" else "things"
@@ -224,8 +224,8 @@ def test_label_maps(tmp_path: Path) -> None:
     assert len(absent_words) == 3
 
 
-def test_parts_of_what_is_shown_are_not_absent(tmp_path: Path) -> None:
-    """A thing has parts that nobody outlined; PACO looked for a few classes in each image, and says for which."""
+def test_parts_of_shown_things_are_not_absent(tmp_path: Path) -> None:
+    """A thing has parts without outlines; PACO's authors searched for a few classes in each image, which it lists."""
     content = paco_json(images=paco_json()["images"][:2])
     root = write_pascal_part(tmp_path)
     (root / "vlpart/pascal_part/train.json").write_text(json.dumps(content))
@@ -271,7 +271,7 @@ def test_a_check_counts_them(scenes: list[Sample], tmp_path: Path) -> None:
 
 
 def test_real_photographs() -> None:
-    """No class is asked for that the annotation has, in any form, and the share is as it was asked for."""
+    """No class of the annotation is asked for as absent, in any form, and the share is the one in the options."""
     file, images = shared("coco/annotations/instances_train2017.json"), shared("coco/train2017")
     data = load_data(f"coco:images={images},annotations={file},negatives=0.2")
     content = json.loads(Path(file).read_text())

@@ -36,7 +36,7 @@ def mat(path: Path, pixels: np.ndarray) -> None:
 
 
 def test_context_of_mmsegmentation(tmp_path: Path) -> None:
-    """0 is what is none of the 59; the list says which maps are of the split."""
+    """0 is none of the 59; the list names the maps of the split."""
     folder, listed = "SegmentationClassContext", "ImageSets/SegmentationContext/val.txt"
     places = [place for _, place in NUMBERS.values()]
     write_pascal(tmp_path, 2010, folder, listed, **{"2008_000002": stripes(*places), "2008_000003": stripes(0, 1)})

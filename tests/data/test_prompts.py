@@ -73,7 +73,7 @@ def test_templates_are_drawn_evenly() -> None:
     assert max(abs(count - len(KEYS) / 4) for count in counts.values()) < 4 * deviation
 
 
-def test_a_query_may_hold_anything_but_nothing() -> None:
+def test_any_query_but_an_empty_one_gets_a_template() -> None:
     assert apply("lens-eval", " a {query} {0} %s ", "phrase", 0) == "What is a {query} {0} %s in this image?"
     with pytest.raises(ValueError, match="empty query"):
         apply("lens", " ", "phrase", 0)

@@ -61,7 +61,7 @@ def test_the_real_image_as_opencv_paints_it() -> None:
     assert differ == (0 if version < (4, 11) else 5)  # measured with 4.8, 4.10; 4.11, 4.12, 4.13
 
 
-def test_small_shapes_lie_on_top(tmp_path: Path) -> None:
+def test_small_shapes_are_on_top(tmp_path: Path) -> None:
     (sample,) = load(save_reason(tmp_path))
     (target,) = sample.targets  # the official evaluation asks the first sentence only
     assert (target.query, target.kind) == ("the thing that opens the tin", "long")
@@ -72,7 +72,7 @@ def test_small_shapes_lie_on_top(tmp_path: Path) -> None:
     np.testing.assert_array_equal(target.ignore, ignored)
 
 
-def test_of_two_equal_shapes_the_earlier_lies_on_top() -> None:
+def test_of_two_equal_shapes_the_earlier_is_on_top() -> None:
     square = np.array([[2, 2], [9, 2], [9, 9], [2, 9]])
     target_first = Shapes(((False, square), (True, square))).draw((20, 20))
     assert target_first.mask.sum() == 64

@@ -1,4 +1,4 @@
-"""Bad records are named, counted, and left out only when that was asked for."""
+"""Bad records are named, counted, and left out only with bad=skip."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_polygons_may_leave_the_image_a_little() -> None:
     assert Polygons([[0, 0, 10, 0, 10, 8]]).draw(SIZE).mask.any()  # two pixels beyond a small image
 
 
-def test_left_out_targets_are_counted_however_they_are_asked_for(picture: Path) -> None:
+def test_faults_of_left_out_targets_are_counted_once(picture: Path) -> None:
     build = records(entry(picture, Given(NOTHING), Given(half())), entry(picture, Given(NOTHING), id="bad"))
     ways: dict[str, Callable[[Records], object]] = {
         "index": lambda data: data[0],

@@ -111,7 +111,7 @@ def test_the_first_sentence_of_the_first_reference(tmp_path: Path) -> None:
     assert [t.query for t in one.targets] == ["first"]
 
 
-def test_an_object_s_own_box(tmp_path: Path) -> None:
+def test_the_box_of_an_object(tmp_path: Path) -> None:
     """As COCO writes it, where it is written so and the reference points at one object."""
     content = changed(instances(), ("annotations", 0, "bbox"), [10, 5, 10.5, 10])
     content = changed(content, ("annotations", 1, "bbox"), [1, 2, "x", 4])
@@ -202,7 +202,7 @@ def test_grefcoco(tmp_path: Path) -> None:
     assert data[1].targets[0].mask.sum() == 60
 
 
-def test_a_reference_without_sentences_asks_nothing(tmp_path: Path) -> None:
+def test_a_reference_without_sentences_gives_no_query(tmp_path: Path) -> None:
     """gRefCOCO was published with such references; its authors' reader goes by sentences and so passes them over."""
     silent = [ref(5, 101, [1], "val"), ref(6, 103, [99], "val")]  # of the second, not even the annotation is there
     save(tmp_path, "grefcoco", "grefs(unc).json", [*general_refs(), *silent])

@@ -59,7 +59,7 @@ def test_gray_of_few_bits_is_not_stretched(tmp_path: Path, bits: int, raw: str) 
     np.testing.assert_array_equal(load_labels(path), [expected])
 
 
-def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_is_no_label_map_is_refused(tmp_path: Path) -> None:
     photograph(tmp_path / "colours.png")
     with pytest.raises(ImageError, match="mode RGB; a label map is a PNG or TIFF of one channel"):
         load_labels(tmp_path / "colours.png")
@@ -85,7 +85,7 @@ def test_ade20k(tmp_path: Path, mode: str) -> None:
     assert records.trainable
     assert len(records.classes) == 150
     masks = masks_of(records, 1)
-    assert list(masks) == ["person", "flag"]  # 13 and 150; 0 is asked for by nobody
+    assert list(masks) == ["person", "flag"]  # 13 and 150; there is no query for 0
     np.testing.assert_array_equal(masks["person"], stripes(0, 1, 0).astype(bool))
     np.testing.assert_array_equal(masks["flag"], stripes(0, 0, 1).astype(bool))
     for target in records[1].targets:

@@ -113,7 +113,7 @@ def test_a_comma_in_a_path(samples: list[Sample], tmp_path: Path) -> None:
         assert len(load_data(text + more)) == 1
 
 
-def test_a_tilde_is_the_users_own_folder(
+def test_a_tilde_is_the_users_home_folder(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

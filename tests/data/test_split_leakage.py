@@ -81,7 +81,7 @@ def test_the_command(family: Path, seglens: Run) -> None:
     assert "holds none of refcoco" in err
 
 
-def test_training_without_what_is_tested_on(family: Path) -> None:
+def test_training_leaves_out_images_of_test_sets(family: Path) -> None:
     save_keys(family / "held.txt", ["coco/101"])
     with pytest.raises(ValueError, match="no usable image"):
         load_data(f"refcoco:root={family},split=train,exclude={family / 'held.txt'}")

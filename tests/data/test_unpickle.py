@@ -83,7 +83,7 @@ def test_the_published_files(file: str) -> None:
 
 
 class Calls:
-    """What a pickle that runs code is made from."""
+    """An object whose pickle runs code."""
 
     def __init__(self, *reduced: Any):
         self.reduced = reduced

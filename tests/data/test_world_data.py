@@ -36,7 +36,7 @@ def test_splits_and_seeds_differ() -> None:
         assert not np.array_equal(other.image, first.image)
 
 
-def test_targets_are_what_the_scene_knows() -> None:
+def test_targets_are_those_of_the_scene() -> None:
     data = WorldData(n=8, seed=6, queries=6)
     kinds: Counter[str] = Counter()
     for index, sample in enumerate(data):
@@ -52,7 +52,7 @@ def test_targets_are_what_the_scene_knows() -> None:
     assert kinds["absent"] > 0
 
 
-def test_training_never_says_the_held_out_phrasings() -> None:
+def test_training_never_uses_the_held_out_phrasings() -> None:
     assert not any("held out" in t.kind for sample in WorldData(n=20, seed=1, split="train") for t in sample.targets)
 
 
@@ -74,7 +74,7 @@ def test_questions_beside_the_requests() -> None:
 
 
 def test_requests_as_people_put_them() -> None:
-    """Other words around the same targets; each still says what it is about."""
+    """Other words around the same targets; each still names its target."""
     plain, half, every = (WorldData(n=6, seed=6, split="train", people=people) for people in (0.0, 0.5, 1.0))
     tokenizer = make_tokenizer(words=new_words())
     changed = list[bool]()
@@ -99,7 +99,7 @@ def test_the_world_of_before_there_were_questions() -> None:
     assert digest.hexdigest()[:16] == "def4047a4d9e6c54"
 
 
-def test_only_its_own_scenes() -> None:
+def test_an_index_outside_is_refused() -> None:
     for index in (3, -1):
         with pytest.raises(IndexError, match="this world has 3"):
             WorldData(n=3)[index]

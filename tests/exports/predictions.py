@@ -1,4 +1,4 @@
-"""Masks of every shape, and predictions made by hand."""
+"""Masks of every shape, and predictions with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def blobs(seed: int, size: tuple[int, int] = (60, 90)) -> Bool[np.ndarray, "h w"
     return smooth > smooth.std() * 0.3
 
 
-ORDINARY = ((640, 480), (500, 375), (1920, 1080))  # width and height of pictures as people have them
+ORDINARY = ((640, 480), (500, 375), (1920, 1080))  # width and height of ordinary pictures
 
 
 def spots(seed: int, size: tuple[int, int], count: int) -> list[Bool[np.ndarray, "h w"]]:

@@ -1,4 +1,4 @@
-"""Polygons without holes: pycocotools makes the very pixels of them."""
+"""Polygons without holes: pycocotools makes exactly the same pixels of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_masks_as_models_draw_them(seed: int) -> None:
     check(blobs(seed))
 
 
-def test_many_holes_on_one_edge_and_holes_behind_holes() -> None:
+def test_many_holes_on_one_edge_and_holes_next_to_holes() -> None:
     mask = np.ones((25, 40), bool)
     mask[2::3, 3::4] = False
     (region,) = regions_of(mask)
@@ -48,7 +48,7 @@ def test_many_holes_on_one_edge_and_holes_behind_holes() -> None:
     check(mask)
 
 
-def test_a_bridge_lies_in_the_mask() -> None:
+def test_a_bridge_is_within_the_mask() -> None:
     for seed in range(8):
         mask = blobs(seed, (40, 60))
         for region in regions_of(mask):
@@ -61,7 +61,7 @@ def test_a_bridge_lies_in_the_mask() -> None:
                 assert min(start[1], end[1]) <= y < max(start[1], end[1])
 
 
-def test_who_draws_the_line_too_adds_its_right_and_lower_border() -> None:
+def test_drawing_the_line_too_adds_the_right_and_lower_border() -> None:
     """OpenCV rounds to pixel centres and draws the outline, as ultralytics and supervision use it."""
     for seed in range(4):
         mask = blobs(seed)

@@ -85,7 +85,7 @@ def test_any_mask(mask: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("form", FILES)
-def test_our_own_reader_takes_it(form: str, tmp_path: Path, images: Path) -> None:
+def test_our_own_reader_reads_it(form: str, tmp_path: Path, images: Path) -> None:
     write_results(pages(), tmp_path, [form])
     data = load_data(f"coco:images={images},annotations={tmp_path / FILES[form]}")
     wanted = [{p.query: p.mask for p in page.predictions if p.found} for page in pages()]
@@ -134,6 +134,6 @@ def test_a_picture_that_is_in_no_file_is_written(tmp_path: Path) -> None:
     assert len(load_data(f"coco:images={tmp_path / 'images'},annotations={tmp_path / 'coco.json'}")) == 1
 
 
-def test_the_file_is_what_the_function_says(tmp_path: Path) -> None:
+def test_the_file_equals_the_result_of_the_function(tmp_path: Path) -> None:
     write_results(iter(pages()), tmp_path, ["coco"])
     assert json.loads((tmp_path / "coco.json").read_text()) == to_coco(pages())

@@ -1,7 +1,7 @@
 """Predictions as FiftyOne's own labels, and our COCO files through its importer.
 
 In a process of its own, as importing FiftyOne warns of what its dependencies will drop. Its database is not needed for
-labels and samples; nothing here speaks to one."""
+labels and samples; nothing here connects to one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def predictions(size: tuple[int, int]) -> list[Prediction]:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What FiftyOne makes of our labels and of our files."""
+    """Our labels and our files as FiftyOne reads them."""
     folder = tmp_path_factory.mktemp("read")
     for size in SIZES:
         write_results(
@@ -84,8 +84,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_its_labels_and_its_importer_give_the_same_pixels(size: tuple[int, int], read: Path) -> None:
-    """Its importer cuts COCO's boxes down to whole pixels by itself, which at some sizes moves a mask by one: there it
-    is asked for the cut-out that it read."""
+    """Its importer rounds COCO's boxes down to whole pixels, which at some sizes moves a mask by one: there the cut-out
+    that it read is compared."""
     folder = read / str(size[0])
     labels, confidence = json.loads((folder / "said.json").read_text())
     things = [(p.query, one) for p in predictions(size) for one in p.things]

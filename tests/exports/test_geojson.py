@@ -21,7 +21,7 @@ def polygons(feature: dict[str, Any]) -> list[list[list[list[int]]]]:
 
 
 def inside(ring: list[list[int]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Pixels whose centres lie in the ring, by the winding number of its edges around them."""
+    """Pixels whose centres are in the ring, by the winding number of its edges around them."""
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     winding = np.zeros(size, int)
     for (x0, y0), (_, y1) in pairwise(ring):

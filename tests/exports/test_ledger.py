@@ -1,4 +1,4 @@
-"""Nothing is written over, and the same command goes on where an earlier run stopped, however that ended."""
+"""Nothing is overwritten, and the same command goes on where an earlier run stopped, however that ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def page(name: str, seed: int = 0, stamp: str = "as it was") -> AnnotatedImage:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All that is there but the ledger."""
+    """Everything in the folder but the ledger."""
     paths = (path for path in folder.rglob("*") if path.is_file() and HIDDEN not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -47,7 +47,7 @@ def run(folder: Path, names: str, command: Command = CUPS, formats: list[str] = 
 
 
 def test_the_same_command_goes_on(tmp_path: Path) -> None:
-    """With what is missing only; and what it leaves is what one run would have left."""
+    """Only missing pages are computed; the result is that of one run."""
     assert run(tmp_path / "parts", "ab") == "ab"
     assert run(tmp_path / "parts", "abcd") == "cd"
     assert run(tmp_path / "parts", "abcd") == ""
@@ -66,7 +66,7 @@ def test_a_known_page_has_its_answers(tmp_path: Path) -> None:
     assert done.answers == [one.answer() for one in page("a").predictions]
 
 
-def test_what_makes_a_page_unknown(tmp_path: Path) -> None:
+def test_changes_that_make_a_page_unknown(tmp_path: Path) -> None:
     """Other queries, settings or formats, another state of the picture, a file that is gone, a page that lacks one."""
     run(tmp_path, "a", formats=["mask"])
     one = page("a")
@@ -123,7 +123,7 @@ def test_files_made_by_hand_are_refused_before_anything_is_computed(tmp_path: Pa
     Export(tmp_path, ["yolo"], CUPS, overwrite=True).plan([("/pictures/a.png", title)])
 
 
-def test_the_pictures_themselves_are_never_written_over(tmp_path: Path) -> None:
+def test_the_pictures_themselves_are_never_overwritten(tmp_path: Path) -> None:
     """Not even with `overwrite`, and not by another name of the same file."""
     picture = tmp_path / "out" / "images" / "a.png"
     picture.parent.mkdir(parents=True)
@@ -140,8 +140,8 @@ def test_the_pictures_themselves_are_never_written_over(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == {"images/a.png": b"a photograph"}
 
 
-def test_what_somebody_changed_is_left_as_it_is(tmp_path: Path) -> None:
-    """It is told; and when the page must be written again because a file is gone, it is refused."""
+def test_a_file_that_was_changed_is_left_as_it_is(tmp_path: Path) -> None:
+    """It is reported; and when the page must be written again because a file is gone, it is refused."""
     run(tmp_path, "ab", formats=["mask", "overlay"])
     mended = tmp_path / "a_blob_mask.png"
     mended.write_bytes(b"mended by hand")
@@ -192,7 +192,7 @@ def test_names_belong_to_pictures(tmp_path: Path) -> None:
 
 
 def test_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
-    """Two forms of a letter, and a letter that has no small form of its own."""
+    """Two forms of a letter, and a letter without a lower-case form."""
     write_results(
         [AnnotatedImage(name, [prediction_of("cup", np.eye(3, dtype=bool))]) for name in ("ſtop", "stop", "ﬁ", "fi")],
         tmp_path,
@@ -210,7 +210,7 @@ def test_instances_share_no_file_with_other_queries(tmp_path: Path) -> None:
 
 
 def test_a_kill_between_the_ledger_and_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page is written again over what was already moved; nothing half-written stays."""
+    """The page is written again over files that were already moved; nothing half-written stays."""
     run(tmp_path / "whole", "ab")
     moved, replace = [0], os.replace
 
@@ -264,7 +264,7 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     assert [one["id"] for one in images] == list(range(1, 17))
 
 
-def test_a_ledger_that_is_damaged_is_told(tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_reported(tmp_path: Path) -> None:
     run(tmp_path, "a")
     journal = tmp_path / HIDDEN / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'"stamp"', b'"st'))
@@ -272,7 +272,7 @@ def test_a_ledger_that_is_damaged_is_told(tmp_path: Path) -> None:
         Export(tmp_path, ["mask"], CUPS)
 
 
-def test_without_a_command_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_a_command_there_is_no_ledger(tmp_path: Path) -> None:
     for _ in range(2):  # the same once more
         write_results([page("a")], tmp_path, ["mask", "geojson", "png"])
     assert not list(tmp_path.rglob(".*"))

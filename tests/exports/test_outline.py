@@ -27,7 +27,7 @@ def filled(rings: list[Int[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[n
 
 
 def pieces(mask: Bool[np.ndarray, "h w"]) -> list[Bool[np.ndarray, "h w"]]:
-    """Its parts that hang together by their sides, by spreading from pixel to pixel."""
+    """Its parts that are connected by their sides, by spreading from pixel to pixel."""
     left, parts = mask.copy(), []
     while left.any():
         part = np.zeros_like(mask)
@@ -87,7 +87,7 @@ def drawn(*rows: str) -> Bool[np.ndarray, "h w"]:
     ],
     ids=["empty", "pixel", "hole", "corner", "hole at the border", "two holes", "island"],
 )
-def test_rings_of_what_can_be_drawn_by_hand(mask: np.ndarray, rings: list[int]) -> None:
+def test_rings_of_small_masks(mask: np.ndarray, rings: list[int]) -> None:
     assert sorted(len(region.rings) for region in check(mask)) == sorted(rings)
 
 

@@ -1,4 +1,4 @@
-"""Names of files, and what counts as a thing."""
+"""Names of files, and the things of predictions."""
 
 from __future__ import annotations
 

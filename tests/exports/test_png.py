@@ -46,13 +46,13 @@ def test_values_are_things_and_colours_are_vocs(tmp_path: Path) -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 4).flatmap(lambda n: arrays(bool, (n, 6, 7))))
-def test_where_things_overlap_the_smaller_is_seen(masks: np.ndarray) -> None:
+def test_where_things_overlap_the_smaller_is_visible(masks: np.ndarray) -> None:
     image = to_png([prediction_of(str(number), mask) for number, mask in enumerate(masks)])
     visible = [mask for mask in masks if mask.any()]
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    with Image.open(buffer) as image:
-        values = np.asarray(image)
+    with Image.open(buffer) as stored:
+        values = np.asarray(stored)
     for y, x in np.ndindex(6, 7):
         here = [k for k, mask in enumerate(visible, 1) if mask[y, x]]
         areas = {k: int(visible[k - 1].sum()) for k in here}

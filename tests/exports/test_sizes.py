@@ -1,4 +1,4 @@
-"""Every format at the sizes that pictures have: what a reader gets back is what was found."""
+"""Every format at ordinary sizes of pictures: a reader gets the same masks back."""
 
 from __future__ import annotations
 

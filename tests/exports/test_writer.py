@@ -1,4 +1,4 @@
-"""Pages to files: whole ones, in flat memory, under names of their own."""
+"""Pages to files: whole ones, in constant memory, under different names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_all_formats_at_once_and_every_answer_has_its_file(tmp_path: Path) -> No
 
 
 def test_no_page_writes_over_another(tmp_path: Path) -> None:
-    """Names that are the same, that differ in what a file name leaves out, or that meet where a query begins."""
+    """Names that are equal, that differ only in what a file name leaves out, or that collide with a query."""
     cup, left = np.zeros((2, 3, 4), bool)
     pages = [
         AnnotatedImage("a/x", [prediction_of("cup", cup)]),
@@ -57,7 +57,7 @@ def test_no_page_writes_over_another(tmp_path: Path) -> None:
     assert len(list((tmp_path / "labels").iterdir())) == 5
 
 
-def test_an_error_on_the_way_leaves_whole_files_of_what_is_done(tmp_path: Path) -> None:
+def test_an_error_leaves_whole_files_of_the_finished_pages(tmp_path: Path) -> None:
     def stopping() -> Iterator[AnnotatedImage]:
         yield AnnotatedImage("a", [two_cups()])
         yield AnnotatedImage("b", [two_cups()])
@@ -92,7 +92,8 @@ def test_names_of_formats(tmp_path: Path) -> None:
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Many images hold no more than a few, but for their names: what waits for the end waits on disk."""
+    """Many images need no more memory than a few, except for names: what is written at the end is on disk until
+    then."""
     masks = [blobs(seed, (100, 150)) for seed in range(4)]
     formats = ["coco", "labelstudio"]
 

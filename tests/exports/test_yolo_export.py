@@ -1,4 +1,4 @@
-"""YOLO folders in our own reader, in supervision, and by the letter of ultralytics' documentation."""
+"""YOLO folders in our own reader, in supervision, and by the rules of ultralytics' documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a phrase about a scene without knowing how it was made: every reading of it, from masks, names and clues.
+"""Reads a phrase about a scene without knowing its source: every meaning of it, from masks, names and clues.
 
 It shares with the package the catalogue and the two thresholds of clarity, and nothing else.
 """
@@ -96,7 +96,7 @@ class Listener:
         return [s for s in self.things if part in s.parts or s.name in UNMASKED_PARTS.get(part, ())]
 
     def readings(self, phrase: str) -> set[Reading]:
-        """What the phrase may mean; empty when nothing fits."""
+        """All meanings of the phrase; empty when nothing fits."""
         readings: set[Reading] = set()
         for pattern, read in self._grammar().items():
             if match := re.fullmatch(pattern, phrase):
@@ -142,7 +142,7 @@ class Listener:
         return [_whole(sorted(own, key=lambda s: s.at(axis))[last])]
 
     def _extreme(self, word: str, noun: str) -> list[Reading]:
-        """The winner, and every rival that is not clearly behind it."""
+        """The first, and every other one that is not clearly less."""
         sign = -1 if word in ("rightmost", "lowest", "largest") else 1
         if word in ("largest", "smallest"):
             size = lambda s: sign * np.log(s.area)  # noqa: E731
@@ -169,7 +169,7 @@ class Listener:
         return [_whole(s) for a in anchors for s in self.named(noun) if s is not a and self.lies(side, s, a) != "no"]
 
     def places(self, s: Seen) -> set[tuple[int, int]]:
-        """The fields, row and column, in which a thing may be said to lie."""
+        """The fields, row and column, in which a thing may be."""
         near = [{int((c + d) * 3 // SIZE) for d in (-MARGIN / 2, 0, MARGIN / 2)} & {0, 1, 2} for c in (s.y, s.x)]
         return {(row, column) for row in near[0] for column in near[1]}
 
@@ -195,7 +195,7 @@ class Listener:
         return [frozenset({(s.index, part)}) for part, known in s.parts.items() if clues & set(known)]
 
     def many(self, what: str) -> list[Seen]:
-        """All that "cats", "cat", "animals" or "things" means."""
+        """Everything that "cats", "cat", "animals" or "things" means."""
         if what == "things":
             return self.things
         if what in KIND_PLURALS:

@@ -1,4 +1,4 @@
-"""What people may say: a grammar without loose ends, in words that the embedded model knows."""
+"""The grammar of people's sentences has no unused rule, and uses words that the embedded model knows."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_sentences_are_whole_and_known(kind: str) -> None:
     assert not [one for one, row in zip(drawn, ids, strict=True) if tokenizer.unk_token_id in row]
 
 
-def test_the_same_scene_says_the_same() -> None:
+def test_the_same_scene_gives_the_same_sentences() -> None:
     one, other = (ChatPhrases(speaker(WORLD, 3)) for _ in range(2))
     assert [one.intent() for _ in range(20)] == [other.intent() for _ in range(20)]
 
 
-def test_some_words_are_forgotten() -> None:
+def test_some_words_are_unknown() -> None:
     instructions = [ChatPhrases(speaker(WORLD, index)).intent() for index in range(300)]
     assert all(one.text.startswith(INTENT.format("")) for one in instructions)
     assert {one.answer for one in instructions} == {*INTENT_OF.values()}
@@ -56,7 +56,7 @@ def test_some_words_are_forgotten() -> None:
     assert make_tokenizer()(UNKNOWN, add_special_tokens=False).input_ids == [make_tokenizer().unk_token_id]
 
 
-def test_new_words_come_behind_the_old_and_stand_for_themselves() -> None:
+def test_new_words_follow_the_old_ones_and_are_one_token_each() -> None:
     old, new = make_tokenizer().get_vocab(), make_tokenizer(words=new_words()).get_vocab()
     assert {word: number for word, number in new.items() if number < len(old)} == old
     assert sorted(new, key=new.__getitem__)[len(old) :] == new_words()
@@ -69,7 +69,7 @@ def test_the_package_knows_these_words(segmenter: Segmenter) -> None:
 
 
 def test_the_written_instructions_are_not_in_the_grammar() -> None:
-    """Routers are measured on them. What everybody says ("are you sure?") is said by both; requests are not."""
+    """Routers are measured on them. Common sentences ("are you sure?") are in both; requests are not."""
     taught = {re.sub(r"\W+", " ", one).strip() for kind in SHARES for one in sentences(kind, 100, 40)}
     instructions = [one for one in read_instructions() if one.part == "test"]
     known = [one for one in instructions if re.sub(r"\W+", " ", one.text.lower()).strip() in taught]

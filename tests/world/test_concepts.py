@@ -1,4 +1,4 @@
-"""The catalogue of concepts, and what every one of them looks like."""
+"""The table of concepts, and their drawings."""
 
 from __future__ import annotations
 

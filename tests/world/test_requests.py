@@ -27,7 +27,7 @@ def queries(drawn: Drawn) -> list[tuple[World, Scene, Query]]:
 
 
 def _phrase(text: str) -> str:
-    """What is asked for, without the words of the request."""
+    """The target, without the words of the request."""
     frames = sorted((re.escape(frame).replace(r"\{\}", "(.+)") for frame in REQUESTS), key=len, reverse=True)
     if text.startswith("what "):
         return text.removesuffix("?")
@@ -55,7 +55,7 @@ def test_all_kinds_occur_often(queries: list) -> None:
     assert min(kinds.values()) > 0.02 * len(queries)
 
 
-def test_replies_tell_the_truth(queries: list) -> None:
+def test_replies_are_true(queries: list) -> None:
     for _, _, query in queries:
         if not query.targets:
             name = query.reply.removeprefix("there is no ")
@@ -77,7 +77,7 @@ def _held_out_forms() -> list[str]:
     return phrases
 
 
-def test_held_out_phrasings_are_said_in_test_only(drawn: Drawn) -> None:
+def test_held_out_phrasings_are_used_in_test_only(drawn: Drawn) -> None:
     forms = re.compile(rf"\b({'|'.join(map(re.escape, _held_out_forms()))})\b")
     heard = {"train": 0, "test": 0}
     for world, index, scene in drawn:

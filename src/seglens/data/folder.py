@@ -37,7 +37,7 @@ def folder_data(
 
     Images may lie in subfolders; the masks repeat them (images/a/1.jpg, masks/the_cat/a/1.png). Words that cannot name
     a folder, such as those with / or :, need JSONL. Folders of the same words (the_cat, The cat) are one
-    query, the union of their masks, and a note says so.
+    query, the union of their masks, with a note.
 
     A mask file that is all black is refused, as most are mistakes; with `black=absent` it means that the image does not
     show what its words name. An image without any mask is a note. Only `split=train` may train.

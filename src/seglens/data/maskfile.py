@@ -52,9 +52,9 @@ def load_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     top = values.max()
     mask: np.ndarray = values == top if top else np.zeros(values.shape, bool)
     if (top and int(top) not in OBJECT) or not (mask | (values == 0)).all():
-        found = shortened(np.unique(values)[: SHOWN + 1].tolist(), SHOWN, ", ", "...")
+        values_shown = shortened(np.unique(values)[: SHOWN + 1].tolist(), SHOWN, ", ", "...")
         raise ValueError(
-            f"{path} holds the values {found}; a mask needs two, 0 and 255 "
+            f"{path} holds the values {values_shown}; a mask needs two, 0 and 255 "
             "(or 0 and 1): write one lossless file per object, and no threshold is guessed"
         )
     return mask

@@ -152,17 +152,19 @@ class Polygons:
 
 
 def _check_polygon(part: Any) -> None:
-    shown = str(part.tolist() if isinstance(part, array) else part)[:60]
+    beginning = str(part.tolist() if isinstance(part, array) else part)[:60]
     try:
         numbers = np.asarray(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"got a polygon that is not a list of numbers: {shown}") from None
+        raise ValueError(f"got a polygon that is not a list of numbers: {beginning}") from None
     if numbers.ndim != 1:
-        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {shown}")
+        raise ValueError(f"got a polygon that is not one flat list of x0, y0, x1, y1, ...: {beginning}")
     if len(numbers) % 2 or len(numbers) < 6:
-        raise ValueError(f"got a polygon of {numbers.size} numbers, {shown}; it needs x and y of at least three points")
+        raise ValueError(
+            f"got a polygon of {numbers.size} numbers, {beginning}; it needs x and y of at least three points"
+        )
     if not (np.isfinite(numbers).all() and np.abs(numbers).max() < 1e6):
-        raise ValueError(f"got a polygon with a coordinate that is no pixel: {shown}")
+        raise ValueError(f"got a polygon with a coordinate that is no pixel: {beginning}")
 
 
 def _check_inside(parts: Sequence[Any], size: tuple[int, int], scaled: bool) -> None:

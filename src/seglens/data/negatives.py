@@ -52,9 +52,9 @@ class Negatives:
         held = entry.holds(queries) if callable(entry.holds) else entry.holds
         if held is None or not queries:
             return []
-        shown = {query.text for query in queries} | held
+        present = {query.text for query in queries} | held
         names = self.names if entry.absent is None else [name for name in self.names if name in entry.absent]
-        return [name for name in names if not any(related(name, one) for one in shown)]
+        return [name for name in names if not any(related(name, one) for one in present)]
 
     def _count(self, queries: int, coin: float) -> int:
         if self.amount >= 1:

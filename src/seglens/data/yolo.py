@@ -58,8 +58,8 @@ def yolo_data(
         if isinstance(one, ImageRecord) and not callable(one.queries)
         for query in one.queries
     }
-    shown = tuple(name for name in dict.fromkeys(words.values()) if name in texts)
-    return Records(f"yolo {data or images}", entries, trainable=split == "train", bad=bad, vocabulary=shown)
+    names_in_use = tuple(name for name in dict.fromkeys(words.values()) if name in texts)
+    return Records(f"yolo {data or images}", entries, trainable=split == "train", bad=bad, vocabulary=names_in_use)
 
 
 def _same_names(names: dict[int, str], file: str) -> Iterator[Note]:

@@ -37,8 +37,8 @@ def overlay_paths(title: Title) -> dict[str, str]:
 def overlays(page: AnnotatedImage) -> Files:
     """`NAME_overlay.png` per query."""
     names = list(overlay_paths(page.title))
-    shown = zip(names, page.predictions, strict=True)
-    return Files((OutputFile(name, marked_png(prediction.overlay())) for name, prediction in shown), names)
+    named = zip(names, page.predictions, strict=True)
+    return Files((OutputFile(name, marked_png(prediction.overlay())) for name, prediction in named), names)
 
 
 def _black_and_white(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -114,8 +114,8 @@ class ChatPhrases:
         return sentence
 
     def _concept(self) -> Concept:
-        shown = [thing.concept for thing in self._one.things]
-        return self._rng.choice(shown if self._rng.random() < 0.6 else CONCEPTS)
+        in_scene = [thing.concept for thing in self._one.things]
+        return self._rng.choice(in_scene if self._rng.random() < 0.6 else CONCEPTS)
 
     def _a_thing(self) -> str:
         concept = self._concept()
