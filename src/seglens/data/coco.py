@@ -20,10 +20,10 @@ from seglens.data.coco_fields import (
     name_of,
     own_id,
     read_tables,
-    size_of,
 )
 from seglens.data.faults import Note, RecordFault
 from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
+from seglens.data.json_records import size_of
 from seglens.data.masks import NamedSource, draw_each
 from seglens.data.reading import Split, located, need_folder
 from seglens.data.records import Bad, Records, UnusableQueries

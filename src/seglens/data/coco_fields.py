@@ -49,15 +49,6 @@ def file_name(record: dict[str, Any]) -> str:
     return value
 
 
-def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = record.get("height"), record.get("width")
-    if height is None and width is None:
-        return None
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        raise ValueError(f"has height {height!r} and width {width!r}; it needs two whole numbers of pixels")
-    return height, width
-
-
 def mask_of(record: dict[str, Any]) -> MaskSource:
     value = record.get("segmentation")
     if isinstance(value, dict):

@@ -78,3 +78,13 @@ def _value(line: bytes, need: str) -> Any:
         raise ValueError(f"is not JSON ({error.msg}, column {error.colno}); one whole object per line") from None
     except RecursionError:
         raise ValueError(f"is nested too deeply; it needs an object with {need}") from None
+
+
+def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
+    """The (height, width) that a record states; None where it states neither. Raises ValueError on anything else."""
+    height, width = record.get("height"), record.get("width")
+    if height is None and width is None:
+        return None
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise ValueError(f"has height {height!r} and width {width!r}; it needs two whole numbers of pixels")
+    return height, width

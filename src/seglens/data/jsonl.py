@@ -11,7 +11,7 @@ from typing import Any
 
 from seglens.data.faults import DataError, Note, RecordFault
 from seglens.data.image_record import DecodedMask, ImageRecord, MaskSource, QueryRecord
-from seglens.data.json_records import objects
+from seglens.data.json_records import objects, size_of
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing, Polygons, RunLengthDict
 from seglens.data.reading import Split, located, need_folder
@@ -144,7 +144,7 @@ class _Gathered:
         if value.get("id") is not None and self.ids.setdefault(str(value["id"]), record) != record:
             message = f"has the id {value['id']!r} of {self.ids[str(value['id'])]}; ids are given once"
             raise _LineError(message, "duplicate id")
-        pairs, size, kind_and_answer = _pairs(value, self.file.parent), _size(value), _kind_and_answer(value)
+        pairs, size, kind_and_answer = _pairs(value, self.file.parent), size_of(value), _kind_and_answer(value)
         own = record if value.get("id") is None else str(value["id"])
         queries = [
             QueryRecord(
@@ -247,12 +247,3 @@ def _kind_and_answer(value: dict[str, Any]) -> tuple[str, str | None]:
     if not isinstance(kind, str) or not isinstance(answer, str | None):
         raise ValueError(f"has kind {kind!r} and answer {answer!r}; both need text")
     return kind, answer
-
-
-def _size(value: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = value.get("height"), value.get("width")
-    if height is None and width is None:
-        return None
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        raise ValueError(f"has height {height!r} and width {width!r}; it needs two whole numbers of pixels")
-    return height, width

@@ -6,7 +6,8 @@ Everything is templated from what the scene knows to be true; `requests` and `qu
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from seglens.world.concepts import CONCEPTS, GROUPS, PART_NAMES
 from seglens.world.draw import PALETTE
@@ -26,6 +27,7 @@ __all__ = [
     "vocabulary",
 ]
 
+T = TypeVar("T")
 INTENT = "which intent is this, dialogue, segmentation or followup: {}"
 FOLLOW_UPS = (
     "what colour is it?",
@@ -72,28 +74,25 @@ class Speaker:
         return phrase
 
     def queries(self, count: int) -> list[Query]:
-        """`count` requests; kinds are drawn first, so that common kinds do not crowd out rare ones."""
-        kinds, weights = list(QUERY_WEIGHTS), list(QUERY_WEIGHTS.values())
-        queries: list[Query] = []
-        while len(queries) < count:
-            query = self.query(self.rng.choices(kinds, weights)[0])
-            if query is not None:
-                queries.append(query)
-        return queries
+        """`count` requests."""
+        return self._several(count, QUERY_WEIGHTS, self.query)
 
     def question(self, kind: str) -> Question | None:
         """A question of this kind with its answer, or None when the scene offers none."""
         return self._questions.make(kind)
 
     def questions(self, count: int) -> list[Question]:
-        """`count` questions with their answers, kinds drawn first."""
-        kinds, weights = list(VQA_WEIGHTS), list(VQA_WEIGHTS.values())
-        questions: list[Question] = []
-        while len(questions) < count:
-            question = self.question(self.rng.choices(kinds, weights)[0])
-            if question is not None:
-                questions.append(question)
-        return questions
+        """`count` questions with their answers."""
+        return self._several(count, VQA_WEIGHTS, self.question)
+
+    def _several(self, count: int, weights: Mapping[str, float], make: Callable[[str], T | None]) -> list[T]:
+        """`count` sentences; kinds are drawn first, so that common kinds do not crowd out rare ones."""
+        sentences: list[T] = []
+        while len(sentences) < count:
+            sentence = make(self.rng.choices(list(weights), list(weights.values()))[0])
+            if sentence is not None:
+                sentences.append(sentence)
+        return sentences
 
     # What follows is only for training the language model.
 
