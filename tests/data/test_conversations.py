@@ -127,7 +127,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "lost image": (talk("What?", "So.", image="c.png"), "there is no file"),
     "no answer": (talk("What?"), "has 1 turns; it needs a question of human and an answer of gpt"),
     "a question too many": (talk("What?", "So.", "And?"), "has 3 turns"),
-    "nothing said": (talk(), "has 0 turns"),
+    "no turns": (talk(), "has 0 turns"),
     "two questions": (
         talk() | {"conversations": turns("What?") * 2},
         "has a turn from 'human'; human and gpt must alternate",

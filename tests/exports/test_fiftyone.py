@@ -34,19 +34,19 @@ for size in SIZES:
     sample = fiftyone.Sample(filepath="a.png", found=to_fiftyone(predictions(size)))
     labels = {"own": fiftyone.Sample.from_json(sample.to_json()).found.detections}
     for form in ("coco", "coco_polygons"):
-        said = json.loads((folder / f"{form}.json").read_text())
-        names = {one["id"]: one["name"] for one in said["categories"]}
+        content = json.loads((folder / f"{form}.json").read_text())
+        names = {one["id"]: one["name"] for one in content["categories"]}
         labels[form] = [
             COCOObject.from_anno_dict(one).to_detection(size, classes_map=names, load_segmentation=True)
-            for one in said["annotations"]
+            for one in content["annotations"]
         ]
     for form, some in labels.items():
         if form == "own" or size == SIZES[0]:
             np.save(folder / f"{form}.npy", [one.to_segmentation(frame_size=size).mask > 0 for one in some])
         else:  # what it made of the polygons and run lengths, before it lays them onto the picture
             np.savez(folder / f"{form}.npz", *[one.mask for one in some])
-    said = {form: [[one.label, one.bounding_box] for one in some] for form, some in labels.items()}
-    (folder / "said.json").write_text(json.dumps([said, [one.confidence for one in labels["own"]]]))
+    boxes = {form: [[one.label, one.bounding_box] for one in some] for form, some in labels.items()}
+    (folder / "labels.json").write_text(json.dumps([boxes, [one.confidence for one in labels["own"]]]))
 """
 SIZES = ((60, 40), *ORDINARY)
 
@@ -87,7 +87,7 @@ def test_its_labels_and_its_importer_give_the_same_pixels(size: tuple[int, int],
     """Its importer rounds COCO's boxes down to whole pixels, which at some sizes moves a mask by one: there the cut-out
     that it read is compared."""
     folder = read / str(size[0])
-    labels, confidence = json.loads((folder / "said.json").read_text())
+    labels, confidence = json.loads((folder / "labels.json").read_text())
     things = [(p.query, one) for p in predictions(size) for one in p.things]
     for form in ("own", "coco", "coco_polygons"):
         whole = form == "own" or size == SIZES[0]

@@ -97,8 +97,8 @@ def test_files_of_another_run_are_refused_at_once(form: str, tmp_path: Path) -> 
         "model: one there, two here": Command(CUPS.queries, {"model": "two"}, CUPS.root),
         "folder of the pictures: /pictures there, /more here": Command(CUPS.queries, CUPS.settings, "/more"),
     }
-    for says, command in others.items():
-        with pytest.raises(FileExistsError, match=f"from another command .{says}.; choose another place"):
+    for difference, command in others.items():
+        with pytest.raises(FileExistsError, match=f"from another command .{difference}.; choose another place"):
             Export(tmp_path, [form], command)
     with pytest.raises(FileExistsError, match="is there already, and not from this command"):
         write_results([page("b")], tmp_path, [form])

@@ -153,7 +153,7 @@ class Listener:
         best = min(size(s) for s in self.named(noun))
         return [_whole(s) for s in self.named(noun) if size(s) <= best + slack]
 
-    def lies(self, side: str, s: Seen, anchor: Seen) -> str:
+    def is_on_side(self, side: str, s: Seen, anchor: Seen) -> str:
         """Is `s` on this side of the anchor: "yes", "no" or "maybe"?"""
         axis, sign = int(side in ("above", "below")), 1 if side in ("right of", "below") else -1
         along = sign * (s.at(axis) - anchor.at(axis))
@@ -166,7 +166,9 @@ class Listener:
 
     def _related(self, noun: str, side: str, name: str) -> list[Reading]:
         anchors = self.named(name)
-        return [_whole(s) for a in anchors for s in self.named(noun) if s is not a and self.lies(side, s, a) != "no"]
+        return [
+            _whole(s) for a in anchors for s in self.named(noun) if s is not a and self.is_on_side(side, s, a) != "no"
+        ]
 
     def places(self, s: Seen) -> set[tuple[int, int]]:
         """The fields, row and column, in which a thing may be."""

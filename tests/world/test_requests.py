@@ -79,16 +79,16 @@ def _held_out_forms() -> list[str]:
 
 def test_held_out_phrasings_are_used_in_test_only(drawn: Drawn) -> None:
     forms = re.compile(rf"\b({'|'.join(map(re.escape, _held_out_forms()))})\b")
-    heard = {"train": 0, "test": 0}
+    counts = {"train": 0, "test": 0}
     for world, index, scene in drawn:
         one = speaker(world, index, scene)
         for sentence in (*one.queries(QUERIES), *one.questions(QUERIES), *lesson(one, QUERIES)):
             held_out = bool(forms.search(sentence.text))
-            heard[world.split] += held_out
+            counts[world.split] += held_out
             if sentence.kind not in ("reply", "intent"):
                 assert sentence.held_out == held_out, sentence
-    assert heard["train"] == 0
-    assert heard["test"] > 100
+    assert counts["train"] == 0
+    assert counts["test"] > 100
 
 
 @pytest.mark.slow

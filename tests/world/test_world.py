@@ -37,7 +37,7 @@ def test_held_out_colours_are_shown_in_test_only(drawn: Drawn) -> None:
 def test_boxes_areas_and_centres_are_exact(drawn: Drawn) -> None:
     for _, _, scene in drawn:
         assert scene.image.shape == (SIZE, SIZE, 3)
-        assert set(np.unique(scene.ids)) - {0} == {t.index for t in scene.things}  # disjoint, and nobody is missing
+        assert set(np.unique(scene.ids)) - {0} == {t.index for t in scene.things}  # disjoint, and none is missing
         for t in scene.things:
             mask = scene.mask(t)
             rows, columns = np.nonzero(mask)

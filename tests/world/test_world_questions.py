@@ -71,7 +71,7 @@ def _where(one: Listener, text: str) -> str:
 def _side(one: Listener, text: str) -> str:
     if match := re.fullmatch(r"what is (.+) the (\w+)\?", text):
         anchor = _only(one.named(match[2]))
-        return _only([s for s in one.things if s is not anchor and one.lies(match[1], s, anchor) != "no"]).name
+        return _only([s for s in one.things if s is not anchor and one.is_on_side(match[1], s, anchor) != "no"]).name
     match = re.fullmatch(
         r"is the (\w+) (left|above)(?: of)?(?: or (right of|below))? the (\w+)\?", text
     ) or re.fullmatch(r"is the (\w+) (right|below)(?: of)?() the (\w+)\?", text)
