@@ -85,7 +85,7 @@ class Speaker:
         """`count` questions with their answers."""
         return self._several(count, VQA_WEIGHTS, self.question)
 
-    def _several(self, count: int, weights: Mapping[str, float], make: Callable[[str], T | None]) -> list[T]:
+    def _several(self, count: int, weights: Mapping[str, float | int], make: Callable[[str], T | None]) -> list[T]:
         """`count` sentences; kinds are drawn first, so that common kinds do not crowd out rare ones."""
         sentences: list[T] = []
         while len(sentences) < count:
