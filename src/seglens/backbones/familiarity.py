@@ -63,11 +63,11 @@ class Familiarity:
         """Patches along a side; one state more than a square is that of the class token."""
         return int(tower[0].shape[1] ** 0.5)
 
-    def score(self, states: Float[Tensor, "b f d"], shown: Bool[Tensor, "b f"]) -> Float[Tensor, " b"]:
+    def score(self, states: Float[Tensor, "b f d"], visible: Bool[Tensor, "b f"]) -> Float[Tensor, " b"]:
         """The higher, the more familiar; of the patches that show the picture."""
         state = {name: tensor.to(states.device, torch.float32) for name, tensor in self.state().items()}
         rows = ((states.float() - state["mean"]) / state["spread"]).clamp(-MOST, MOST)
-        return read(rows, shown, state["look"], state["least"], state["weight"])
+        return read(rows, visible, state["look"], state["least"], state["weight"])
 
 
 def patches(tower: Sequence[Float[Tensor, "1 n v"]], layers: Sequence[int]) -> Float[Tensor, "1 f d"]:
@@ -78,13 +78,13 @@ def patches(tower: Sequence[Float[Tensor, "1 n v"]], layers: Sequence[int]) -> F
 
 def read(
     rows: Float[Tensor, "b f d"],
-    shown: Bool[Tensor, "b f"],
+    visible: Bool[Tensor, "b f"],
     look: Float[Tensor, "k d"],
     least: Float[Tensor, " k"],
     weight: Float[Tensor, " 2*k"],
 ) -> Float[Tensor, " b"]:
     """The score of normalised states: `weight` times mean and standard deviation of max(0, rows · look - least)."""
-    share = shown / shown.sum(1, keepdim=True).clamp(min=1)
+    share = visible / visible.sum(1, keepdim=True).clamp(min=1)
     matches = torch.relu(rows @ look.T - least)
     mean = (matches * share[..., None]).sum(1)
     variance = ((matches - mean[:, None]).square() * share[..., None]).sum(1)
@@ -94,6 +94,6 @@ def read(
 def content(frame: Frame, side: int) -> Bool[Tensor, " f"]:
     """Which patches of the canvas show the picture, and not its padding."""
     height, width = frame.content(side)
-    shown = torch.zeros(side, side, dtype=torch.bool)
-    shown[:height, :width] = True
-    return shown.flatten()
+    visible = torch.zeros(side, side, dtype=torch.bool)
+    visible[:height, :width] = True
+    return visible.flatten()
