@@ -264,7 +264,7 @@ def onevision_tokenizer() -> Qwen2Tokenizer:
     return letters(image_token="<image>", video_token="<video>")
 
 
-def onevision() -> PreTrainedModel:
+def onevision(rule: str = "anyres_max_9") -> PreTrainedModel:
     tokenizer = onevision_tokenizer()
     vision = SiglipVisionConfig(
         hidden_size=32,
@@ -283,6 +283,7 @@ def onevision() -> PreTrainedModel:
             image_token_index=tokenizer.image_token_id,
             video_token_index=tokenizer.video_token_id,
             image_grid_pinpoints=PINPOINTS,
+            vision_aspect_ratio=rule,
         )
     )
 
@@ -290,7 +291,7 @@ def onevision() -> PreTrainedModel:
 PINPOINTS = [[40, 40], [40, 80], [80, 40], [80, 80]]
 
 
-def onevision_processor() -> LlavaOnevisionProcessor:
+def onevision_processor(rule: str = "anyres_max_9") -> LlavaOnevisionProcessor:
     images = LlavaOnevisionImageProcessorPil(size={"height": 40, "width": 40}, image_grid_pinpoints=PINPOINTS)
     return without_videos(LlavaOnevisionProcessor)(
         images,
@@ -298,6 +299,7 @@ def onevision_processor() -> LlavaOnevisionProcessor:
         VideoProcessorMixin(),
         num_image_tokens=25,
         vision_feature_select_strategy="full",
+        vision_aspect_ratio=rule,
         chat_template=CHATML.replace("IMAGE", "<image>\n"),
     )
 
@@ -496,6 +498,12 @@ TUNED = {"internvl-bare-tiles": Kind(internvl, internvl_processor, bare_tiles, {
 SHAPED = {  # in tiles small enough that the pictures of tests have several
     "internvl-by-shape": Kind(
         lambda: internvl(32), lambda: internvl_processor(32, 6), options={"canvas": Laid(tiles=6)}
-    )
+    ),
+    "llava-next-by-shape": Kind(llava_next, llava_next_processor, options={"canvas": Laid(tiles=4)}),
+    "llava-onevision-by-shape": Kind(
+        lambda: onevision("anyres_max_2"),
+        lambda: onevision_processor("anyres_max_2"),
+        options={"canvas": Laid(tiles=4)},
+    ),
 }
 EVERY = {**KINDS, **FROZEN, **TILED, **TUNED, **SHAPED}

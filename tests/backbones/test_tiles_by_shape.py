@@ -13,9 +13,10 @@ import torch
 from bare import Bare, error
 from einops import rearrange
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from features.cache.made_up import made_for, same
-from seglens.backbones import Backbone, load_backbone
+from seglens.backbones import FAMILIES, Backbone, load_backbone
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.tuning_types import AnswerTemplates, Tuning
 from seglens.core.types import Sample, Target
@@ -250,3 +251,96 @@ def test_tiles_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) -> N
         load_backbone(tmp_path, canvas=Canvas(tiles=4))
     with pytest.raises(ValueError, match=r"^got tiles=4, .* with an image_size of 2 x 2 tiles for every picture"):
         load_backbone(folder, image_size=64, canvas=Canvas(tiles=4))
+
+
+# ------------------------------------------------------------------ LLaVA-NeXT and OneVision: the padding is left out
+
+# height, width: the grids of NeXT (4 x 4 cells a tile) and of OneVision (5 x 5; scaled to the cells of about 2 tiles)
+ANY = {
+    (48, 64): ((4, 6), (6, 7)),
+    (64, 40): ((6, 4), (8, 5)),
+    (40, 160): ((2, 8), (3, 10)),
+    (160, 40): ((8, 2), (10, 3)),
+    (100, 100): ((8, 8), (7, 7)),
+    (30, 30): ((4, 4), (5, 5)),
+}
+
+
+@pytest.fixture(scope="module", params=["llava-next-by-shape", "llava-onevision-by-shape"])
+def unpadded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Backbone, Bare]:
+    folder = tmp_path_factory.mktemp("any") / request.param
+    SHAPED[folder.name].save(folder)
+    return load_backbone(folder, **{**EVERY[folder.name].options, **EXACT}), Bare.load(folder, **EXACT)
+
+
+@pytest.mark.parametrize("size", ANY)
+@torch.no_grad()
+def test_unpadded_tokens_and_states_are_those_of_the_chat(
+    unpadded: tuple[Backbone, Bare], size: tuple[int, int]
+) -> None:
+    """The resolution, the base image, the newlines, the unpadding and the scaling are the family's own."""
+    (backbone, bare), image = unpadded, picture(*size)
+    readout = backbone.read(backbone.open(image), QUESTIONS)
+    height, width = readout.grid
+    assert readout.grid == ANY[size][backbone.family == "llava_onevision"]
+    for q, question in enumerate(QUESTIONS):
+        inputs = bare.inputs(image, question)
+        assert torch.equal(backbone.mllm.parts(image), inputs["pixel_values"][0])
+        there = bare.model(**inputs, output_hidden_states=True).hidden_states[backbone.layer][0]
+        start = readout.prefix.shape[1]
+        assert error(readout.prefix[0], there[:start]) < TOLERANCE
+        assert error(readout.question[0, q, : len(there) - start], there[start:]) < TOLERANCE
+        assert backbone.read_tokens(question, Frame(*size)) == len(there)
+        tokens = (inputs["input_ids"][0] == bare.model.config.image_token_id).nonzero()[:, 0]
+        base = backbone.tiling.cells**2
+        assert len(tokens) == base + height * (width + 1)
+        places = [base + row * (width + 1) + column for row in range(height) for column in range(width)]
+        assert readout.image_tokens.tolist() == [int(tokens[0]) + place for place in places]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 40), (40, 160), (160, 40), (100, 100)])
+@torch.no_grad()
+def test_a_bright_spot_is_in_its_unpadded_cell(unpadded: tuple[Backbone, Bare], size: tuple[int, int]) -> None:
+    """To a cell: the grid begins and ends up to half a cell beside the picture, where the family cuts between cells."""
+    backbone, _ = unpadded
+    dark, frame = np.full((*size, 3), 40, np.uint8), backbone.mllm.frame(picture(*size))
+    still = tokens(backbone, dark)
+    for down, along in ((0.13, 0.9), (0.8, 0.2), (0.2, 0.8), (0.5, 0.5)):
+        y, x = round(down * size[0]), round(along * size[1])
+        bright = dark.copy()
+        bright[max(0, y - 3) : y + 3, max(0, x - 3) : x + 3] = 255
+        changed = (tokens(backbone, bright) - still).norm(dim=-1)
+        (row, column), (height, width) = divmod(int(changed.argmax()), changed.shape[1]), changed.shape
+        spot = frame.to_canvas(torch.tensor([[float(x), float(y)]]))[0] * torch.tensor([width, height])
+        assert abs(column + 0.5 - spot[0]) <= 1
+        assert abs(row + 0.5 - spot[1]) <= 1
+
+
+def test_fewer_tiles_than_the_config_names(unpadded: tuple[Backbone, Bare]) -> None:
+    backbone, _ = unpadded
+    two = load_backbone(backbone.name, canvas=Canvas(tiles=2))
+    fewer = 2 if backbone.family == "llava_next" else 1  # of two, OneVision's second would show padding alone
+    assert (backbone.mllm.tiling_of(Frame(100, 100)).tiles, two.mllm.tiling_of(Frame(100, 100)).tiles) == (4, fewer)
+    assert two.open(picture(100, 100)).prefix.shape[1] < backbone.open(picture(100, 100)).prefix.shape[1]
+    if backbone.family == "llava_next":  # no arrangement of one tile, and an even number of rows to unpad
+        with pytest.raises(ValueError, match=r"^tiles=1 cannot be had: a 'llava_next' model has 2 to 4; give more$"):
+            load_backbone(backbone.name, canvas=Canvas(tiles=1))
+        with pytest.raises(ValueError, match=r"^a picture of 2 x 900 .* too narrow to be shown in tiles"):
+            backbone.open(picture(2, 900))
+    with pytest.raises(ValueError, match="in tiles is read by LENS only"):
+        backbone.adapt(Tuning(("[SEG]",)), AnswerTemplates(("[SEG]",), "{}", ("[SEG].",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "tiles", "size", "grid", "tokens"),
+    [
+        ("InternVL3-8B-hf", 12, (800, 1600), (32, 64), 9 * 256),
+        ("InternVL3-8B-hf", 12, (480, 640), (48, 64), 13 * 256),
+        ("InternVL3-8B-hf", 4, (480, 640), (16, 16), 256),
+        ("llava-onevision-qwen2-7b-ov-hf", 36, (480, 640), (40, 54), 729 + 40 * 55),
+    ],
+)
+def test_public_models(name: str, tiles: int, size: tuple[int, int], grid: tuple[int, int], tokens: int) -> None:
+    config = AutoConfig.from_pretrained(Path(__file__).parent / "configs" / f"{name}.json")
+    tiling = FAMILIES[config.model_type].tiler.arrange(config, *size, tiles)
+    assert (tiling.grid, tiling.tokens, len(tiling.places)) == (grid, tokens, grid[0] * grid[1])

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from seglens.backbones.tiles import Tiler, Tiling
+from seglens.backbones.tile_rules import Tiler
+from seglens.backbones.tiles import Tiling
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 

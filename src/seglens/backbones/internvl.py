@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from seglens.backbones.llava_like import LlavaLike, image_features, without_class_token
-from seglens.backbones.tiles import ClosestShape, Tiler, Tiling, tiles_across
+from seglens.backbones.tile_rules import ClosestShape, Tiler
+from seglens.backbones.tiles import Tiling, tiles_across
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
 TILES = (2, 3)  # along a side: it was made for up to 12 tiles

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from seglens.backbones.llava_like import LlavaLike, image_features, patchwise, tower_patches
+from seglens.backbones.llava_like import LlavaLike, patchwise, tower_patches
+from seglens.backbones.tile_rules import AnyResolution, Tiler
 from seglens.backbones.tiles import Tiling, tiles_across
 from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 
@@ -18,7 +18,10 @@ from seglens.backbones.vision_layout import Layout, Patches, VisionOutput
 @final
 class LlavaOnevision(LlavaLike):
     """A `LlavaOnevision-` or `LlavaNextForConditionalGeneration`, shown the base image only, as the authors of LENS do
-    with the former, or the base image and a square of tiles, as its own chat shows a square picture."""
+    with the former, or the base image and tiles: a square of them for every picture, as its own chat shows a square
+    one, or arranged by its shape."""
+
+    tiler: ClassVar[Tiler | None] = AnyResolution()
 
     @staticmethod
     def layout_of(config: PreTrainedConfig, image_size: int | None) -> Layout:
@@ -32,14 +35,12 @@ class LlavaOnevision(LlavaLike):
         return processor.image_token
 
     def encode(self, parts: Float[Tensor, "k 3 s s"], tiling: Tiling) -> VisionOutput:
-        if tiling.across > 1:
-            side = self.layout.image_size
-            sizes = torch.tensor([[side, side]], device=parts.device)
-            tiled = image_features(self.model, parts[None], image_sizes=sizes)
-            return VisionOutput(tiled.pooler_output[0][None], tower=tuple(states[:1] for states in tiled.hidden_states))
-        # transformers' own get_image_features knows no image without tiles
+        # transformers' own get_image_features knows no image without tiles, nor some of the config's resolutions
         patches = tower_patches(self.model, parts)
-        return VisionOutput(self.project(patches.rows), tower=patches.tower)
+        rows = self.project(patches.rows)
+        if tiling.newlines:
+            rows = tiling.packed(rows, self.model.model.image_newline)[None]
+        return VisionOutput(rows, tower=tuple(states[:1] for states in patches.tower))
 
     def patches(self, pixels: Float[Tensor, "b 3 s s"]) -> Patches:
         return tower_patches(self.model, pixels)

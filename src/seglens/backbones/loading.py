@@ -13,7 +13,7 @@ from seglens.backbones.mllm import MLLM
 from seglens.backbones.model_spec import Blueprint
 from seglens.backbones.processors import load_processor
 from seglens.backbones.read_layer import Depth
-from seglens.backbones.tiles import check_tiler
+from seglens.backbones.tile_rules import check_tiler
 from seglens.core.geometry import LETTERBOX, Canvas
 from seglens.model_files.strict_loading import HUB, checked_options, load_strict
 

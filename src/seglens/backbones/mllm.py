@@ -140,7 +140,7 @@ class MLLM:
         tiler, tiles = self.family.tiler, self.canvas.tiles
         if tiler is None or tiles is None:
             return self.tiling.cut(self.pixels(image)[None])[0]
-        return tiler.cut(self.processor, image, tiles).to(self.device, self.model.dtype)
+        return tiler.cut(self.model.config, self.processor, image, tiles).to(self.device, self.model.dtype)
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> VisionOutput:
         """The image tokens of an image."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
-from PIL import Image
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,8 @@ class Tiling:
     newlines: bool = False
     overview: bool = True
     down: int | None = None
+    unpadded: tuple[int, int] | None = None  # rows and columns of cells left of all, in the middle (LLaVA)
+    shrunk: tuple[int, int] | None = None  # to which these are scaled, where they are more than the family takes
 
     @property
     def rows(self) -> int:
@@ -45,17 +43,20 @@ class Tiling:
     @property
     def parts(self) -> int:
         """How many pictures of a tile's size the vision tower sees of a canvas."""
-        return self.tiles + (self.tiles > 1 and self.overview)
+        return self.tiles + (self.overview and (self.tiles > 1 or self.newlines))
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of cells."""
-        return self.rows * self.cells, self.across * self.cells
+        return self.shrunk or self.unpadded or (self.rows * self.cells, self.across * self.cells)
 
     @property
     def tokens(self) -> int:
         """How many tokens stand for the image."""
-        return self.parts * self.cells**2 + self.newlines * self.grid[0]
+        if not self.newlines:
+            return self.parts * self.cells**2
+        height, width = self.grid
+        return self.overview * self.cells**2 + height * (width + 1)
 
     @property
     def places(self) -> Int[Tensor, " i"]:
@@ -91,6 +92,18 @@ class Tiling:
         side = round(rows.shape[1] ** 0.5)
         return rearrange(rows, "(b y x) (r c) v -> b (y r x c) v", y=self.rows, x=self.across, r=side)
 
+    def packed(self, rows: Float[Tensor, "k i d"], newline: Float[Tensor, " d"]) -> Float[Tensor, "n d"]:
+        """The rows of all parts as they stand for an image with newlines: those of the overview, then the others row by
+        row over the canvas, without its padding (transformers' `pack_image_features`)."""
+        plane = rearrange(self.plane(rows[1:])[0], "(h w) d -> d h w", h=self.rows * self.cells)
+        if self.unpadded is not None:
+            top, left = ((whole - kept) // 2 for whole, kept in zip(plane.shape[1:], self.unpadded, strict=True))
+            plane = plane[:, top : plane.shape[1] - top, left : plane.shape[2] - left]
+        if self.shrunk is not None:
+            plane = F.interpolate(plane[None], self.shrunk, mode="bilinear")[0]
+        ends = newline.to(plane)[:, None, None].expand(-1, plane.shape[1], 1)
+        return torch.cat([rows[0], rearrange(torch.cat([plane, ends], 2), "d h w -> (h w) d")])
+
 
 def tiles_across(config: PreTrainedConfig, own: int, asked: int | None, known: Sequence[int]) -> int:
     """How many tiles of `own` pixels lie along a canvas of `asked` pixels; by default it is one tile.
@@ -104,56 +117,3 @@ def tiles_across(config: PreTrainedConfig, own: int, asked: int | None, known: S
         f"image_size={asked} cannot be had: a {config.model_type!r} model sees its images at {own} pixels{larger}; "
         f"{'choose one of them, or ' if known else ''}leave image_size out"
     )
-
-
-# ---------------------------------------------------------------- tiles arranged by a picture's shape
-
-
-@runtime_checkable
-class Tiler(Protocol):
-    """How a family arranges the tiles of a picture by its shape, in chat and in reading alike."""
-
-    newlines: ClassVar[bool]  # of its `Tiling`
-
-    def arrange(self, config: PreTrainedConfig, height: int, width: int, most: int) -> Tiling:
-        """Of a picture of this size, in at most so many tiles besides the overview."""
-
-    def cut(self, processor: Any, image: UInt8[np.ndarray, "h w 3"], most: int) -> Float[Tensor, "k 3 s s"]:
-        """The parts of a picture, by the family's own image processor."""
-
-
-@dataclass(frozen=True)
-class ClosestShape:
-    """InternVL's rule: of all arrangements of up to `most` tiles that whose shape is closest to the picture's, which is
-    scaled to fill it; of equal shapes a larger one only for a picture of more than half its area. A thumbnail follows
-    the tiles where there are several."""
-
-    newlines: ClassVar[bool] = False
-
-    def arrange(self, config: PreTrainedConfig, height: int, width: int, most: int) -> Tiling:
-        vision = config.vision_config
-        cells = int(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
-        columns, rows = get_optimal_tiled_canvas((height, width), tuple(vision.image_size), 1, most)
-        return Tiling(cells, columns, down=rows)
-
-    def cut(self, processor: Any, image: UInt8[np.ndarray, "h w 3"], most: int) -> Float[Tensor, "k 3 s s"]:
-        images = processor.image_processor
-        made = images(
-            Image.fromarray(image), crop_to_patches=True, min_patches=1, max_patches=most, return_tensors="pt"
-        )
-        return made["pixel_values"]
-
-
-def check_tiler(config: PreTrainedConfig, tiler: Tiler | None, across: int, tiles: int | None) -> None:
-    """Raises ValueError where pictures cannot be shown in tiles arranged by their shape."""
-    if tiles is None:
-        return
-    if tiler is None:
-        raise ValueError(
-            f"tiles={tiles} cannot be had: a {config.model_type!r} model sees its pictures in one piece; leave it out"
-        )
-    if across > 1:
-        raise ValueError(
-            f"got tiles={tiles}, arranged by a picture's shape, with an image_size of {across} x {across} tiles for "
-            "every picture; leave one of them out"
-        )
