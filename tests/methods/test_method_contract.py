@@ -341,16 +341,21 @@ def test_questions_in_words_teach_no_mask(system: System) -> None:
     assert {name for name, term in terms.items() if term != 0} == {"text"}
 
 
-@pytest.mark.parametrize("name", [name for name in METHOD_CASES if name not in TRAINED])
-def test_a_method_with_nothing_to_train_is_refused_by_training(
-    name: str, load: Load, decoder: MaskDecoder, tmp_path: Path
-) -> None:
-    recipe = Recipe(
+def one_step(name: str, load: Load, decoder: MaskDecoder) -> Recipe:
+    """The shortest training of a method."""
+    return Recipe(
         method_settings(name, METHOD_CASES[name]),
         TrainConfig(steps=1, images=1, trackers=()),
         backbone=load("llava-1.5").name,
         decoder=decoder.name,
     )
+
+
+@pytest.mark.parametrize("name", [name for name in METHOD_CASES if name not in TRAINED])
+def test_a_method_with_nothing_to_train_is_refused_by_training(
+    name: str, load: Load, decoder: MaskDecoder, tmp_path: Path
+) -> None:
+    recipe = one_step(name, load, decoder)
     with pytest.raises(ValueError, match=f"^{name} has nothing to train"):
         prepare(recipe, "world:n=2,split=train", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -499,12 +504,7 @@ def test_chat_is_untouched(system: System) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "lens"])
 def test_a_method_that_tunes_refuses_a_cache(name: str, load: Load, decoder: MaskDecoder, tmp_path: Path) -> None:
-    recipe = Recipe(
-        method_settings(name, METHOD_CASES[name]),
-        TrainConfig(steps=1, images=1, trackers=()),
-        backbone=load("llava-1.5").name,
-        decoder=decoder.name,
-    )
+    recipe = one_step(name, load, decoder)
     with pytest.raises(ValueError, match=f"^{name} trains an adapter .* leave out --cache"):
         prepare(recipe, "world:n=2,split=train", tmp_path / "out", cache=tmp_path / "cache")
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
@@ -119,6 +119,21 @@ class BackboneSource(Protocol):
     def adapt(
         self, tuning: Tuning, templates: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
     ) -> Any: ...
+
+
+NUMBERS: dict[str, Callable[[Any], bool]] = {
+    "a whole number above 0": lambda value: isinstance(value, int) and value > 0,
+    "a number above 0": lambda value: isinstance(value, int | float) and value > 0,
+    "a number from 0 to 1": lambda value: isinstance(value, int | float) and 0 <= value <= 1,
+}
+
+
+def check_numbers(config: Any, name: str, kind: str, *settings: str) -> None:
+    """Raises ValueError when a setting is not of that kind of `NUMBERS`."""
+    for setting in settings:
+        value = getattr(config, setting)
+        if not NUMBERS[kind](value):
+            raise ValueError(f"{name} got {setting}={value!r}; it must be {kind}")
 
 
 def check_choices(config: Any, name: str) -> None:

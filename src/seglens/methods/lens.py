@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
-from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, mean_over
+from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, check_numbers, mean_over
 from seglens.methods.descriptor import Descriptor
 from seglens.methods.keypoints import guarded_newton_step, newton_step, suppress
 from seglens.methods.losses import bce, mask_terms
@@ -41,37 +41,33 @@ class LensConfig:
     aggregate: Literal["mean", "last"] = "last"  # A_c from all question tokens (Eq. 1: mean), or the last (authors)
     map_scale: Literal["raw", "peak"] = "raw"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
     map_size: int | None = None  # side at which L_attn compares; None is the grid itself, authors use 128
-    # what a cell of `map_size` is compared with: the share of it that is mask, rounded; or the mask's own first pixel,
-    # where it is mask to the last bit (authors: `geometry.floor_targets`)
+    # the target of a cell of `map_size`: the share of it that is mask, rounded; or 1 only where its first pixel is
+    # entirely mask (authors: `geometry.floor_targets`)
     map_target: Literal["share", "floor"] = "share"
     coordinates: Literal["centre", "corner"] = "centre"  # cell i lies at (i + 1/2) / W, or at i / (W - 1) (authors)
-    newton: Literal["guarded", "paper", "none"] = "guarded"  # sub-pixel step (S1.2): with guards, to the letter, none
+    newton: Literal["guarded", "paper", "none"] = "guarded"  # sub-pixel step (S1.2): with guards, as written, none
     descriptor_width: int | None = None  # of the MLP after cross-attention; None is the MLLM's own
     encoder_width: int = 2048  # of the MLP after self-attention
     train_mask_decoder: bool = True
     local_descriptions: bool = True  # d_i; False is an ablation
     global_description: bool = True  # f_s; False is an ablation
-    cls_std: float = 0.02  # of the numbers that [CLS] starts with; 1 for the authors
+    cls_std: float = 0.02  # deviation of the numbers that [CLS] starts with; authors: 1
     drop: float = 0.5  # probability of a sample using only the global description in training (S1.4)
     dice_weight: float = 2.0
     bce_weight: float = 4.0
     attention_weight: float = 16.0  # 1 in Eq. 7; more of it puts more keypoints on the target at no cost in gIoU
-    presence_weight: float = 0.5  # ours: the paper has no notion of an absent target; 0 leaves it out
+    presence_weight: float = 0.5  # not in the paper, where every target is present; 0 leaves it out
 
     def __post_init__(self) -> None:
         check_choices(self, "LENS")
-        for name in ("keypoints", "radius", "neighbourhood", "encoder_width"):
-            if not (isinstance(getattr(self, name), int | float) and getattr(self, name) > 0):
-                raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number above 0")
-        for name in ("threshold", "drop", "cls_std"):
-            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
-                raise ValueError(f"LENS got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
+        check_numbers(self, "LENS", "a number above 0", "keypoints", "radius", "neighbourhood", "encoder_width")
+        check_numbers(self, "LENS", "a number from 0 to 1", "threshold", "drop", "cls_std")
         if self.map_target == "floor" and self.map_size is None:
             raise ValueError("LENS got map_target='floor' without a map_size; give the side too, 128 for the authors")
 
     @property
     def floors(self) -> int | None:
-        """The side at which L_attn needs its targets from the masks themselves; None: what it needs is there anyway."""
+        """The side at which L_attn needs targets from the masks themselves; None: it needs no further ones."""
         return self.map_size if self.map_target == "floor" else None
 
 
@@ -242,8 +238,8 @@ class Lens(PromptingMethod):
     ) -> Float[Tensor, " n"]:
         """Eq. 5:  L_attn = -1/(h w) Σ_ij [M_ij log A_c^1_ij + (1 - M_ij) log(1 - A_c^1_ij)].
 
-        M are the `cells`, the share of each that is mask. map_scale, map_size and map_target are the authors' options
-        for both sides."""
+        M are the `cells`: the share of each that is mask, where the paper has 0 or 1. map_scale, map_size and
+        map_target are the authors' options for both sides."""
         if self.config.map_scale == "peak":
             # a soft-max row cannot reach 1 over a region; the detached peak, scaled to 0.99, keeps the peak's gradient
             a_c = 0.99 * a_c / a_c.detach().flatten(1).amax(-1).clamp(min=1e-12)[:, None, None]
@@ -263,7 +259,10 @@ class Lens(PromptingMethod):
     def _segmentation_loss(
         self, logits: Float[Tensor, "n s s"], masks: Float[Tensor, "n s s"]
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Eq. 6:  L_seg = λ_dice L_dice + λ_bce L_bce, its two terms by name, with LISA's dice."""
+        """Eq. 6:  L_seg = λ_dice L_dice + λ_bce L_bce, its two terms by name, with LISA's dice.
+
+        Both compare on the decoder's canvas, padding included, with the share of each cell that is mask; the paper
+        does not state where."""
         terms = mask_terms(logits, masks)
         return {"dice": self.config.dice_weight * terms["dice"], "bce": self.config.bce_weight * terms["bce"]}
 
@@ -286,7 +285,8 @@ class Lens(PromptingMethod):
         return means
 
     def random_inputs(self, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-        """S1.4: which samples of a training batch use their keypoints."""
+        """S1.4: which samples of a training batch use their keypoints: all but a share p = `drop`. The others leave
+        the keypoints out of SAM's prompts, after the self-attention, as in the released code."""
         if not (self.config.global_description and self.config.local_descriptions):
             return {"local": torch.ones(shape, dtype=torch.bool)}
         return {"local": torch.rand(shape, generator=generator) >= self.config.drop}
@@ -300,10 +300,10 @@ def _last(mask: Bool[Tensor, "b q t"]) -> Bool[Tensor, "b q t"]:
 def _without_void(
     points: Float[Tensor, "b q m 2"], keep: Bool[Tensor, "b q m"]
 ) -> tuple[Float[Tensor, "b q k 2"], Bool[Tensor, "b q k"]]:
-    """Without the places that hold a keypoint of no question: of m = 16 a map has some two. One at least is left."""
-    held = keep.flatten(0, 1).any(0)
-    held[0] = True
-    return points[:, :, held], keep[:, :, held]
+    """Without the places that no question uses: with m = 16 a map uses about two. At least one place is left."""
+    used = keep.flatten(0, 1).any(0)
+    used[0] = True
+    return points[:, :, used], keep[:, :, used]
 
 
 def build_lens(config: LensConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lens:

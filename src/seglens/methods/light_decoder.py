@@ -16,6 +16,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seglens.methods.base import check_numbers
 from seglens.methods.dysample import DySample
 
 EMPTY = -0.5  # logit of a pixel whose channels are all 0, where the last filter starts positive
@@ -40,6 +41,9 @@ class DecoderConfig:
     semantic: bool = True  # step B
 
     def _check_decoder(self) -> None:
+        counts = ("width", "heads", "feed_forward", "subpixels", "groups")
+        check_numbers(self, "MLLMSeg", "a whole number above 0", *counts)
+        check_numbers(self, "MLLMSeg", "a number from 0 to 1", "decoder_dropout")
         for name in ("heads", "groups"):
             if self.width % getattr(self, name):
                 raise ValueError(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, HeadMaps, Keypoints, MethodOutput, Prompt, Totals, Truth
-from seglens.methods.base import BackboneSource, HeadAttention, PromptDecoder, PromptingMethod
+from seglens.methods.base import BackboneSource, HeadAttention, PromptDecoder, PromptingMethod, check_numbers
 from seglens.methods.keypoints import guarded_newton_step, suppress
 
 TINY = 1e-12
@@ -41,12 +41,8 @@ class LocalizationConfig:
     overlap: float = 0.15  # ... and up to this share of it inside the masks joined before
 
     def __post_init__(self) -> None:
-        for name in ("chosen", "clicks", "radius"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"localization got {name}={getattr(self, name)!r}; it must be a number above 0")
-        for name in ("threshold", "join", "overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"localization got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
+        check_numbers(self, "localization", "a number above 0", "chosen", "clicks", "radius")
+        check_numbers(self, "localization", "a number from 0 to 1", "threshold", "join", "overlap")
         if self.mass is not None and not 0 < self.mass < 1:
             raise ValueError(f"localization got mass={self.mass!r}; it must be a share between 0 and 1, or None")
         if any(min(pair) < 0 for pair in self.heads) or len(set(self.heads)) < len(self.heads):

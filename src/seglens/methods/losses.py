@@ -32,12 +32,13 @@ def dice(
 
 
 def bce(probability: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"]) -> Float[Tensor, " n"]:
-    """Binary cross-entropy in nats of maps that are already probabilities, mean over each map: LENS Eq. 5.
+    """Binary cross-entropy in nats of maps that are already probabilities, mean over each map (Eq. 5 of LENS):
+    -1/(h w) Σ_ij [M_ij log p_ij + (1 - M_ij) log(1 - p_ij)].
 
     Finite, and with finite gradients, for every probability from 0 to 1.
     """
-    # Attention is often far below 1e-6 where it should rise, and a floor there would take its gradient away: this one
-    # only keeps log and 1 / p finite in the map's own precision.
+    # Attention is often far below 1e-6 where it should rise, and a floor there would remove its gradient: this one only
+    # keeps log and 1 / p finite in the map's own precision.
     floor = max(1e-12, torch.finfo(probability.dtype).tiny)
     log_p, log_q = probability.clamp(min=floor).log(), (1 - probability).clamp(min=floor).log()
     return reduce(-(target * log_p + (1 - target) * log_q), "n ... -> n", "mean")
@@ -75,5 +76,5 @@ def smooth_dice(
 
 
 def mask_terms(logits: Float[Tensor, " n *size"], target: Float[Tensor, " n *size"]) -> dict[str, Float[Tensor, " n"]]:
-    """The two terms that every method's mask loss weighs, by name, one value per mask."""
+    """The two terms of a mask loss, by name, one value per mask."""
     return {"bce": bce_with_logits(logits, target), "dice": dice(logits, target)}

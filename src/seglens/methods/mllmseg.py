@@ -19,15 +19,13 @@ from torch import Tensor
 
 from seglens.core.tuning_types import AnswerTemplates, TrainingFormat, TunedReadout, Tuning
 from seglens.core.types import Embedding, MethodOutput, Totals, Truth
-from seglens.methods.base import BackboneSource, check_choices, mean_over
+from seglens.methods.base import BackboneSource, check_choices, check_numbers, mean_over
 from seglens.methods.light_decoder import DecoderConfig, LightDecoder
 from seglens.methods.losses import focal, smooth_dice
 from seglens.methods.preset import TILE, Preset, TrainingNumbers
 from seglens.methods.tuned import Absent, TextMean, TunedMethod, TunedReader, check_words, tuning_of
 
 SEG, REJ = "[SEG]", "[REJ]"
-COUNTS = ("width", "heads", "feed_forward", "subpixels", "groups", "conversation")
-SHARES = ("dropout", "decoder_dropout", "focal_alpha")
 
 
 @dataclass(frozen=True)
@@ -66,17 +64,13 @@ class MLLMSegConfig(DecoderConfig):
         check_choices(self, "MLLMSeg")
         for name in ("targets", "answers", "taught_requests", "taught_openings", "taught_items", "jpeg"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON makes lists of them
-        for name in COUNTS:
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
-                raise ValueError(f"MLLMSeg got {name}={getattr(self, name)!r}; it must be a whole number above 0")
-        for name in SHARES:
-            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
-                raise ValueError(f"MLLMSeg got {name}={getattr(self, name)!r}; it must be a number from 0 to 1")
         self._check_decoder()
+        check_numbers(self, "MLLMSeg", "a whole number above 0", "conversation")
+        check_numbers(self, "MLLMSeg", "a number from 0 to 1", "dropout", "focal_alpha")
         self._check_words()
-        self._check_practice()
+        self._check_training_format()
 
-    def _check_practice(self) -> None:
+    def _check_training_format(self) -> None:
         forms = (self.taught_requests, self.taught_openings, self.taught_items)
         if not any(forms):
             if self.conversation > 1 or self.jpeg:
@@ -106,7 +100,7 @@ class MLLMSegConfig(DecoderConfig):
         if self.refusal is not None and self.refusal.partition(REJ)[0] != self.answers[0].partition(SEG)[0]:
             raise ValueError(
                 f"MLLMSeg got refusal={self.refusal!r} and answers[0]={self.answers[0]!r}; they must begin alike, "
-                f"because behind that beginning {SEG} or {REJ} is chosen"
+                f"because after that beginning {SEG} or {REJ} is chosen"
             )
 
     def training_format(self) -> TrainingFormat | None:
