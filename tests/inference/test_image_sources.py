@@ -12,7 +12,7 @@ from PIL import Image
 from inference.test_video import write_video
 from seglens.core.png_files import marked_png
 from seglens.data.image_decoding import ImageError
-from seglens.inference.image_files import told
+from seglens.inference.image_files import left_out_text
 from seglens.inference.image_sources import BadImage, NamedImage, Sources, one_image
 
 
@@ -142,7 +142,7 @@ def test_results_are_no_sources(root: Path) -> None:
 def test_what_is_left_out_is_counted(root: Path) -> None:
     for name in ("a.HEIC", "b.heic", "c.mp4", "LICENSE"):
         Path("in", name).touch()
-    assert told(Sources.of(["in"]).left_out) == (
+    assert left_out_text(Sources.of(["in"]).left_out) == (
         "2 .heic (pip install pillow-heif to read them), 1 .mp4 (videos: name them, or use a glob), 1 .txt, "
         "1 without an ending"
     )

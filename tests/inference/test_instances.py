@@ -11,7 +11,7 @@ import torch
 from seglens.core.geometry import Frame
 from seglens.core.types import Sample
 from seglens.inference.instance import Instance
-from seglens.inference.instances import Splitter, asked
+from seglens.inference.instances import Splitter, instance_query
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
@@ -32,7 +32,7 @@ from seglens.world.world import World
     ],
 )
 def test_words_that_ask_for_each(query: str, words: str) -> None:
-    found = asked(query)
+    found = instance_query(query)
     assert (found.words, found.each) == (words, True)
 
 
@@ -51,12 +51,12 @@ def test_words_that_ask_for_each(query: str, words: str) -> None:
     ],
 )
 def test_words_that_do_not(query: str) -> None:
-    found = asked(query)
+    found = instance_query(query)
     assert (found.words, found.each) == (query, False)
 
 
 def test_a_dash_of_backtracking_costs_nothing() -> None:
-    assert not asked("eac " * 20_000).each
+    assert not instance_query("eac " * 20_000).each
 
 
 # ---------------------------------------------------------------- masks

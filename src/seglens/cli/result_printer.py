@@ -36,7 +36,7 @@ class ResultPrinter:
 
     def end(self, batch: BatchRun) -> None:
         """Raises typer.Exit when something went wrong."""
-        from seglens.inference.image_files import told
+        from seglens.inference.image_files import left_out_text
 
         if self.known:
             print_stderr(
@@ -45,7 +45,7 @@ class ResultPrinter:
         for path in batch.export.changed:
             print_stderr(f"seglens: {str(path)!r} was changed after it was written; it is left as it is")
         if self.left_out:
-            print_stderr(f"seglens: left out: {told(self.left_out)}")
+            print_stderr(f"seglens: left out: {left_out_text(self.left_out)}")
         bad = {fault.shown for fault in self.faults}
         report_faults(
             [fault.says for fault in self.faults], f"of {self.images} images could not be segmented", len(bad)

@@ -1,4 +1,4 @@
-"""What a caller gives in Python, checked where it comes in: what is of another type is told in a sentence."""
+"""Checks of arguments in Python: a value of another type is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from seglens.inference.refinement import CorrectionError
 
 def queries_of(query: Any) -> list[str]:
     """One query, or a list of them, as a list. Raises QuestionError for anything else."""
-    said = [query] if isinstance(query, str) else query
-    if not isinstance(said, list | tuple):
+    queries = [query] if isinstance(query, str) else query
+    if not isinstance(queries, list | tuple):
         raise QuestionError(f"got {_kind(query)} for a query; need a string, or a list of strings")
-    wrong = [one for one in said if not isinstance(one, str)]
+    wrong = [one for one in queries if not isinstance(one, str)]
     if wrong:
         raise QuestionError(f"got {_kind(wrong[0])} in the list of queries; need strings")
-    return list(said)
+    return list(queries)
 
 
 def question_of(question: Any) -> str:

@@ -1,4 +1,4 @@
-"""Predictions of many queries about one image, kept in little memory: one of them at a time is at the image's size."""
+"""Predictions of many queries about one image in little memory: one at a time has the image's size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seglens.inference.prediction import Prediction
 
 @dataclass(frozen=True)
 class Bits:
-    """A mask as its bits, compressed: some kilobytes for what takes megabytes, and never more than an eighth."""
+    """A mask as compressed bits: some kilobytes instead of megabytes, and never more than an eighth."""
 
     shape: tuple[int, int]
     data: bytes
@@ -50,7 +50,7 @@ class _Part:
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """A prediction in little memory. `bare` is all of it but its masks, which are empty there."""
+    """A prediction in little memory. `bare` is the prediction with empty masks."""
 
     bare: Prediction
     mask: Bits
@@ -59,22 +59,22 @@ class Folded:
     @classmethod
     def of(cls, one: Prediction) -> Folded:
         parts = tuple(_Part.of(thing) for thing in one.instances)
-        nothing = np.broadcast_to(np.zeros((), bool), one.mask.shape)  # one byte
-        return cls(replace(one, mask=nothing, instances=()), Bits.of(one.mask), parts)
+        empty = np.broadcast_to(np.zeros((), bool), one.mask.shape)  # one byte
+        return cls(replace(one, mask=empty, instances=()), Bits.of(one.mask), parts)
 
     def prediction(self) -> Prediction:
-        """As it was."""
+        """The prediction as it was."""
         return replace(self.bare, mask=self.mask.mask(), instances=tuple(part.instance() for part in self.parts))
 
 
 class CompressedPredictions(Sequence[Prediction]):
-    """Predictions as they were given, whose masks are made anew whenever one of them is asked for.
+    """A sequence of predictions whose masks are decompressed at each access.
 
-    32 masks of 64 megapixels take 2 GB; kept so, they take some megabytes, and each one the 64 MB of its pixels for as
-    long as it is looked at."""
+    32 masks of 64 megapixels take 2 GB; compressed they take some megabytes, and one that is used the 64 MB of its
+    pixels."""
 
     def __init__(self, predictions: Iterable[Prediction | Folded]):
-        """Takes one after the other, so that none needs to stay: give it an iterator."""
+        """Compresses one after the other: with an iterator, only one is in memory at the image's size."""
         self._folded = tuple(one if isinstance(one, Folded) else Folded.of(one) for one in predictions)
 
     def __len__(self) -> int:
@@ -94,10 +94,10 @@ class CompressedPredictions(Sequence[Prediction]):
 
     @property
     def bare(self) -> tuple[Prediction, ...]:
-        """All of each but its masks, which are empty there: for what can be told without them."""
+        """The predictions with empty masks: for code that does not need the masks."""
         return tuple(one.bare for one in self._folded)
 
 
 def bare(predictions: Sequence[Prediction]) -> Sequence[Prediction]:
-    """What can be told without masks, without making them."""
+    """The predictions without decompressing their masks, which may be empty."""
     return predictions.bare if isinstance(predictions, CompressedPredictions) else predictions

@@ -66,7 +66,7 @@ class Parts:
         return cls(mllm, sam, floors)
 
     def with_system_text(self, system: str | None) -> Parts:
-        """The same, with an MLLM that is told a system text (`Backbone.with_system_text`)."""
+        """The same, with an MLLM that gets a system text (`Backbone.with_system_text`)."""
         return replace(self, backbone=self.backbone.with_system_text(system))
 
     @property
@@ -102,7 +102,7 @@ class Parts:
         return extract(sample.drawn(), self.backbone, self.sam(), questions, self.floors)
 
     def live(self, data: Dataset, name: str) -> LiveExamples:
-        """The examples of a dataset, computed when they are asked for."""
+        """The examples of a dataset, computed at each access."""
 
         def read(sample: Sample, questions: Sequence[int], number: int) -> Features:
             return self.read(sample, questions)
@@ -117,7 +117,7 @@ class Parts:
         dtype: Stored = "auto",
         tick: Callable[[int], None] = lambda images: None,
     ) -> Cache:
-        """A dataset, read once and kept in `folder`: what is missing there is computed, by all processes of a launch
+        """A dataset, read once and stored in `folder`: what is missing there is computed, by all processes of a launch
         together. Raises CacheError when the folder holds something else."""
         manifest = Manifest(self.key, name, len(data), data.trainable, dtype)
         build(data, self.read, folder, manifest, Ranks.here(), tick)
@@ -143,7 +143,7 @@ def place_backbone(
     if load_in is not None:
         loading["quantization_config"] = few_bits(load_in, device, loading["dtype"])
     if loading.get("quantization_config") is not None:
-        loading.setdefault("device_map", {"": device})  # packed weights are made where they stay: they cannot move
+        loading.setdefault("device_map", {"": device})  # packed weights are created on their device: they cannot move
     mllm = load_backbone(origin.resolve(), revision=origin.revision, **loading)
     if "device_map" not in loading:
         mllm.module.to(device)

@@ -1,4 +1,4 @@
-"""What words on a command line name: files, folders of images, globs."""
+"""The files that words on a command line name: files, folders of images, globs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NEEDS_A_PLUGIN = frozenset((".heic", ".heif", ".hif"))
 
 @dataclass(frozen=True)
 class Found:
-    """Files in a stable order, and how many were met and left out, by their ending or what they are. `searched` where
-    they were looked for, in a folder or by a glob; `base` is the folder that their names count from."""
+    """Files in a stable order, and the number of those left out, by their ending or kind. `searched`: they were
+    searched for, in a folder or by a glob; `base` is the folder from which their names count."""
 
     base: Path
     paths: tuple[Path, ...]
@@ -29,15 +29,15 @@ class Found:
 
 
 def find(word: str) -> Found:
-    """The files that a word names: a file, whatever it ends in; all images under a folder; what a glob matches (`**`
-    for folders of any depth). Of folders and globs, hidden files are left alone, and pictures that SegLens made.
+    """The files that a word names: a file with any ending; all images under a folder; what a glob matches (`**`
+    for folders of any depth). In folders and globs, hidden files and pictures made by SegLens are left out.
 
-    Raises ImageError on a folder or a glob that holds nothing of use. A name that is not there is a file all the
-    same: who reads it is told."""
+    Raises ImageError on a folder or a glob that holds nothing of use. A name that does not exist counts as a file:
+    reading it raises the error."""
     path = Path(os.path.expanduser(word))
     if path.is_dir():
         return _folder(path)
-    if path.exists() or not glob.has_magic(word):  # brackets may stand in the name of a file
+    if path.exists() or not glob.has_magic(word):  # a file's name may hold brackets
         return Found(path.parent, (path,))
     return _glob(os.path.expanduser(word))
 
@@ -61,17 +61,17 @@ def _glob(pattern: str) -> Found:
     files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
     found = _sorted_out(base, files, suffixes() | VIDEOS)
     if not found.paths:
-        met = f"matches {len(files)} files, no image or video among them" if files else "matches nothing"
+        matched = f"matches {len(files)} files, no image or video among them" if files else "matches nothing"
         raise ImageError(
-            f"{pattern!r} {met}{_instead(found)}; check the path, and quote it so that the shell leaves it alone"
+            f"{pattern!r} {matched}{_instead(found)}; check the path, and quote it so that the shell leaves it alone"
         )
     return found
 
 
 def _sorted_out(base: Path, paths: list[Path], taken: frozenset[str]) -> Found:
-    """Without what SegLens made. Its copies of pictures are left out beside others; where there are no others, they are
-    what is meant."""
-    kept, copies, left_out = list[Path](), list[Path](), Counter[str]()
+    """Without pictures made by SegLens. Its copies of pictures are left out where there are other pictures; where there
+    are no others, they are used."""
+    others, copies, left_out = list[Path](), list[Path](), Counter[str]()
     for path in paths:
         ending = path.suffix.lower()
         if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
@@ -82,15 +82,15 @@ def _sorted_out(base: Path, paths: list[Path], taken: frozenset[str]) -> Found:
         elif mark == "result":
             left_out[OURS] += 1
         else:
-            (copies if mark else kept).append(path)
-    if not kept:
+            (copies if mark else others).append(path)
+    if not others:
         return Found(base, tuple(copies), left_out, searched=True)
     left_out[OURS] += len(copies)
-    return Found(base, tuple(kept), +left_out, searched=True)
+    return Found(base, tuple(others), +left_out, searched=True)
 
 
-def told(left_out: Counter[str]) -> str:
-    """In words, as in "2 .txt, 1 .heic (...)"; empty where nothing was."""
+def left_out_text(left_out: Counter[str]) -> str:
+    """In words, as in "2 .txt, 1 .heic (...)"; empty where nothing was left out."""
     return ", ".join(f"{count} {what}{_why(what)}" for what, count in sorted(left_out.items()))
 
 
@@ -101,4 +101,4 @@ def _why(what: str) -> str:
 
 
 def _instead(found: Found) -> str:
-    return f", but {told(found.left_out)}" if found.left_out else f"; need {', '.join(sorted(suffixes()))}"
+    return f", but {left_out_text(found.left_out)}" if found.left_out else f"; need {', '.join(sorted(suffixes()))}"

@@ -22,16 +22,16 @@ from seglens.inference.image_files import find
 from seglens.inference.video import VIDEOS, count_frames, frames
 
 STDIN = "-"
-LARGEST = 2**30  # bytes that are read of standard input: an image of the most pixels, stored without packing, has less
+LARGEST = 2**30  # bytes read from standard input: the largest image allowed, stored uncompressed, has fewer
 
 
 @dataclass(frozen=True, eq=False)
 class NamedImage:
-    """An image, which is decoded when its `pixels` are asked for.
+    """An image, which is decoded when its `pixels` are read.
 
-    `name` is its path in the folder that all have in common, without its ending, or VIDEO_000123; `shown` is what a
-    user is told; `key` says which image it is, and `stamp` which state of it. `file` is None for what lies in no file
-    of its own, as a frame of a video."""
+    `name` is its path in the folder that all share, without its ending, or VIDEO_000123; `shown` is its name for
+    users; `key` identifies the image, and `stamp` its state. `file` is None for an image that is no file, such as a
+    frame of a video."""
 
     name: str
     shown: str
@@ -48,7 +48,8 @@ class NamedImage:
 
 @dataclass(frozen=True)
 class BadImage:
-    """What could not be used, and a line that names it and says why; with a query, what could not be asked of it."""
+    """An image that could not be used, and a line with its name and the reason; with a query, only that query
+    failed."""
 
     shown: str
     says: str
@@ -61,12 +62,12 @@ class PictureSource(ABC):
     @property
     @abstractmethod
     def shown(self) -> str:
-        """What a user is told."""
+        """Its name for users."""
 
     @property
     @abstractmethod
     def count(self) -> int | None:
-        """How many images there will be; None when nothing says so."""
+        """How many images there will be; None when that is unknown."""
 
     @abstractmethod
     def images(self, root: Path | None) -> Iterator[NamedImage]:
@@ -101,7 +102,7 @@ class ImageFile(PictureSource):
 
 @dataclass(frozen=True)
 class Video(PictureSource):
-    """The first frame of a video, and every so manieth after it."""
+    """The first frame of a video, and every `every`-th after it."""
 
     path: Path
     every: int
@@ -119,7 +120,7 @@ class Video(PictureSource):
         key, stamped = os.path.abspath(self.path), _stamp(self.path)
         for number, pixels in frames(self.path, self.every):
             name, shown = f"{self.path.stem}_{number:06d}", f"{self.path} frame {number}"
-            yield NamedImage(name, shown, f"{key} frame {number}", stamped, partial(_given, pixels))
+            yield NamedImage(name, shown, f"{key} frame {number}", stamped, partial(_same, pixels))
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,17 @@ class Piped(PictureSource):
 
 @dataclass(frozen=True)
 class Sources:
-    """What was named, in a stable order: as it was named; by path where a folder or a glob was named. Nothing is
-    decoded before it is asked for. `left_out` counts the files of folders and globs that are no images."""
+    """The named images, in a stable order: as they were named; by path within a folder or a glob. Each is decoded when
+    it is read. `left_out` counts the files of folders and globs that are no images."""
 
     each: tuple[PictureSource, ...]
-    alone: bool = False  # one image, named by itself
+    alone: bool = False  # a single image
     left_out: Counter[str] = field(default_factory=Counter)
-    bases: tuple[Path, ...] = ()  # folders that were named, or hold the files that were
+    bases: tuple[Path, ...] = ()  # folders that were named, or that hold the named files
 
     @classmethod
     def of(cls, words: Sequence[str], every: int = 1) -> Sources:
-        """What the words name: image files, videos, "-" for an image on standard input, and what `find` knows.
+        """The images that words name: image files, videos, "-" for an image on standard input, and what `find` accepts.
 
         Raises ValueError on a folder or a glob that holds nothing of use."""
         if every < 1:
@@ -166,7 +167,7 @@ class Sources:
 
     @cached_property
     def root(self) -> Path | None:
-        """The folder that all have in common, whatever lies in it; None when there are images that lie in no file."""
+        """The folder that all share; None when some images are no files."""
         if not all(isinstance(one, ImageFile) for one in self.each):
             return None
         with suppress(ValueError):  # on two drives
@@ -175,12 +176,12 @@ class Sources:
 
     @property
     def paths(self) -> list[Path]:
-        """Of all files that are named."""
+        """The paths of all named files."""
         return [one.path for one in self.each if isinstance(one, ImageFile | Video)]
 
     @property
     def total(self) -> int | None:
-        """How many images there will be; None when a video does not say."""
+        """How many images there will be; None when that of a video is unknown."""
         counts = [one.count for one in self.each]
         return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -204,13 +205,13 @@ def _source(path: Path, every: int) -> PictureSource:
 
 
 def _stamp(path: Path) -> str:
-    """Empty where there is nothing to read: who decodes it is told."""
+    """Empty for a file that cannot be read: decoding it raises the error."""
     with suppress(OSError, ValueError):
         return stamp(path) if path.is_file() else ""
     return ""
 
 
-def _given(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _same(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return pixels
 
 

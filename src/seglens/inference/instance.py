@@ -18,8 +18,8 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 class Instance:
-    """One of several things that a query means. Kept as the part of its mask within its box: a picture full of things
-    costs about as much as one mask."""
+    """One of several things that a query means. It stores the part of its mask within its box: a picture full of
+    things costs about as much as one mask."""
 
     __slots__ = ("box", "cut", "score", "size")
 
@@ -42,13 +42,13 @@ class Instance:
         self.score = score  # mean foreground probability over the mask, in [0, 1]
 
     def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
-        """From a pickle or a copy: what was cut out of the mask is read-only as in the first one."""
+        """From a pickle or a copy: the part of the mask is read-only as in the first one."""
         for name, value in state[1].items():
             setattr(self, name, read_only(value) if name == "cut" else value)
 
     @property
     def mask(self) -> Bool[np.ndarray, "h w"]:
-        """At the image's size, made anew whenever it is asked for."""
+        """At the image's size, computed at each access."""
         x0, y0, x1, y1 = self.box
         whole = np.zeros(self.size, bool)
         whole[y0:y1, x0:x1] = self.cut

@@ -1,4 +1,4 @@
-"""Several things that one query means, each with a mask of its own: which words ask for them, and the split.
+"""Several things that one query means, with a mask each: the words that ask for them, and the split of the mask.
 
 The grammar, in English: "each" as the first determiner ("each cup", "segment each of the cups"; not "the cups beside
 each other", nor "a man with a cup in each hand"), or a closing "separately", "individually" or "one by one".
@@ -22,11 +22,11 @@ from seglens.decoders import MaskDecoder
 from seglens.inference.instance import Instance
 from seglens.inference.prediction import Prediction
 
-LEAST = 0.2  # of the largest thing's area: a smaller region is a crumb
-ON_MASK = 0.3  # a drawing with less of itself on the mask is of something else
-SAME = 0.5  # IoU: two drawings of one thing
-MOST = 32  # points, and so things
-LEAST_DEPTH, APART = 0.2, 2.0  # of a point: as a share of the deepest; from a deeper one, in units of that one's depth
+LEAST = 0.2  # of the largest thing's area: smaller regions are left out
+ON_MASK = 0.3  # a decoder mask with a smaller share on the mask shows something else
+SAME = 0.5  # IoU above which two decoder masks show one thing
+MOST = 32  # points, and therefore things
+LEAST_DEPTH, APART = 0.2, 2.0  # depth of a point relative to the deepest; distance from a deeper one, in its depths
 _DETERMINER = r"\b(?:the|a|an|this|that|these|those|all|every|both|my|your|his|her|its|our|their)\b"
 _EACH = re.compile(rf"^(?P<before>(?:(?!{_DETERMINER}).)*?)\beach\b(?! other\b)(?P<of>(?: one)? of\b)?", re.I | re.S)
 _APART = re.compile(r"[\s,]*\b(?:separately|individually|one by one)\b(?P<end>[\s.!?]*)$", re.I)
@@ -40,23 +40,23 @@ class InstanceQuery:
     each: bool
 
 
-def asked(query: str) -> InstanceQuery:
+def instance_query(query: str) -> InstanceQuery:
     """ "each of the cups" asks for "all the cups", one by one; "every cup separately" for "every cup", one by one."""
     words = _APART.sub(r"\g<end>", query)
-    found = _EACH.match(words)
-    if found and found["of"]:
-        words = f"{found['before']}all{words[found.end() :]}"
-    return InstanceQuery(words, each=found is not None or words != query)
+    match = _EACH.match(words)
+    if match and match["of"]:
+        words = f"{match['before']}all{words[match.end() :]}"
+    return InstanceQuery(words, each=match is not None or words != query)
 
 
 @dataclass(frozen=True)
 class Splitter:
     """Splits the mask of one open image into things.
 
-    With a promptable decoder, the deepest points of the mask are clicks on it, all in one pass. What it draws at a
-    point is a thing when enough of it lies on the mask; of two drawings of one thing the deeper point's is kept. A
-    thing is whole: it may reach beyond the mask, where the words saw a piece of it. What no thing explains (parts of
-    things, above all), and everything without such a decoder, is split into its connected regions."""
+    With a promptable decoder, the deepest points of the mask are clicks, all in one pass. The decoder's mask at a point
+    is a thing when enough of it is on the mask; of two masks of one thing, that of the deeper point is used. A thing is
+    complete: it may extend beyond the mask where the query's mask shows only a part. The rest of the mask (mostly parts
+    of things), and the whole mask without such a decoder, is split into connected regions."""
 
     frame: Frame
     decoder: MaskDecoder | None
@@ -75,7 +75,7 @@ class Splitter:
         return tuple(sorted(_things(number, prediction), key=lambda one: -one.score))
 
     def _whole(self, prediction: Prediction) -> Int[np.ndarray, "h w"]:
-        """The numbers of things as the decoder draws them, 1 and on, none over another; 0 where there is none."""
+        """The numbers of things as the decoder draws them, from 1, without overlap; 0 where there is none."""
         number = np.zeros(prediction.mask.shape, np.int32)
         if self.decoder is None or self.embedding is None:
             return number
@@ -87,8 +87,8 @@ class Splitter:
         prompts = [Prompt(point[None], torch.ones(1, dtype=torch.long)) for point in centres]
         drawn = self.decoder.answer(self.embedding, prompts)
         height, width = mask.shape
-        kept = _distinct((drawn[:, :height, :width] > 0).cpu().numpy(), mask)
-        for rows, logits in Drawing(self.frame, drawn[kept]).bands() if kept else ():
+        distinct = _distinct((drawn[:, :height, :width] > 0).cpu().numpy(), mask)
+        for rows, logits in Drawing(self.frame, drawn[distinct]).bands() if distinct else ():
             high, which = logits.max(0)
             number[rows] = torch.where(high > 0, which + 1, 0).cpu().numpy()
         return number
@@ -102,7 +102,7 @@ class Splitter:
 
 
 def _counted(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
-    """Pixels of each number, 0 too."""
+    """Pixels of each number, including 0."""
     total = np.zeros(int(number.max()) + 1, np.int64)
     for rows in bands(*number.shape):
         total += np.bincount(number[rows].ravel(), minlength=len(total))
@@ -110,7 +110,8 @@ def _counted(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
 
 
 def _boxes(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "n 4"]:
-    """x0, y0, x1, y1 of the pixels of each number (x1, y1 exclusive); void for one that has none, and for 0."""
+    """x0, y0, x1, y1 of the pixels of each number (x1, y1 exclusive); without meaning for a number
+    without pixels, and for 0."""
     count, (height, width) = int(number.max()) + 1, number.shape
     x0, y0, x1, y1 = (np.full(count, start) for start in (width, height, 0, 0))
     for rows in bands(height, width):
@@ -125,20 +126,20 @@ def _boxes(number: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "n 4"]:
 
 
 def _things(number: Int[np.ndarray, "h w"], prediction: Prediction) -> Iterator[Instance]:
-    """The pixels of each number but 0, and how certain they are."""
+    """An instance for each number but 0; its score is the mean probability of its pixels."""
     areas, boxes = _counted(number), _boxes(number)
-    certain = np.zeros(len(areas))
+    sums = np.zeros(len(areas))
     for rows, logits in prediction.logit_bands():
-        chance = torch.tensor(logits).sigmoid().numpy()
-        certain += np.bincount(number[rows].ravel(), chance.ravel(), len(areas))
+        probability = torch.tensor(logits).sigmoid().numpy()
+        sums += np.bincount(number[rows].ravel(), probability.ravel(), len(areas))
     for k in (np.flatnonzero(areas[1:]) + 1).tolist():
         x0, y0, x1, y1 = boxes[k].tolist()
         cut = number[y0:y1, x0:x1] == k
-        yield Instance(cut, float(certain[k] / areas[k]), (x0, y0), (number.shape[0], number.shape[1]))
+        yield Instance(cut, float(sums[k] / areas[k]), (x0, y0), (number.shape[0], number.shape[1]))
 
 
 def _deepest(mask: Bool[np.ndarray, "y x"]) -> list[tuple[int, int]]:
-    """Cells (x, y) in the middle of the mask's lobes, the deepest first."""
+    """Cells (x, y) in the middle of the parts of the mask, the deepest first."""
     left = depth(mask).astype(float)
     least, seeds = max(LEAST_DEPTH * left.max(), 1.5), list[tuple[int, int]]()
     y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
@@ -152,13 +153,13 @@ def _deepest(mask: Bool[np.ndarray, "y x"]) -> list[tuple[int, int]]:
 
 
 def _distinct(drawn: Bool[np.ndarray, "n y x"], mask: Bool[np.ndarray, "y x"]) -> list[int]:
-    """Which drawings are of things that the mask means, without a second one of the same thing."""
+    """The indices of decoder masks that show things of the mask, one for each thing."""
     areas = drawn.sum((1, 2))
     both = np.einsum("nyx,kyx->nk", drawn.astype(np.int64), drawn.astype(np.int64))
     overlap = both / np.maximum(areas[:, None] + areas - both, 1)
     meant = (drawn & mask).sum((1, 2)) >= ON_MASK * np.maximum(areas, 1)
-    kept: list[int] = []
+    distinct: list[int] = []
     for k in np.flatnonzero(meant):
-        if (overlap[k, kept] < SAME).all():
-            kept.append(int(k))
-    return kept
+        if (overlap[k, distinct] < SAME).all():
+            distinct.append(int(k))
+    return distinct

@@ -1,4 +1,4 @@
-"""A picture with a line of words beneath, as notebooks show it."""
+"""A picture with a line of words below it, for notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image that the models have read: asked as often as you like, and its answers corrected."""
+"""An image that the models have read: for any number of queries, and corrections of their masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seglens.core.types import Embedding, MethodOutput
 from seglens.data.head_prompt import HeadPrompt
 from seglens.decoders import MaskDecoder
 from seglens.inference.argument_checks import corrections_of, queries_of
-from seglens.inference.instances import Splitter, asked
+from seglens.inference.instances import Splitter, instance_query
 from seglens.inference.lap_clock import LapClock
 from seglens.inference.prediction import Prediction, on_mask
 from seglens.inference.reasons import EMPTIED, notice, refusal
@@ -46,7 +46,7 @@ class System(Protocol):
 
 
 class OpenedImage:
-    """An image that the MLLM and SAM have seen. Ask it as often as you like, from any thread."""
+    """An image that the MLLM and SAM have read. It answers any number of queries, from any thread."""
 
     def __init__(self, segmenter: System, image: np.ndarray):
         clock = LapClock(segmenter.backbone.device)
@@ -54,7 +54,7 @@ class OpenedImage:
         self.seen: EncodedImage = segmenter.reader.open(image)
         decoder = segmenter.decoder
         self.embedding: Embedding | None = None if decoder is None else decoder.encode(image, self.seen.frame)
-        self.kept: Any = None  # what the method keeps of the image; filled by the first question
+        self.precomputed: Any = None  # what the method computes of the image; set by the first query
         self.image.flags.writeable = False  # predictions share it
         clock.lap("open")
         self.opening = clock.laps["open"]
@@ -71,13 +71,13 @@ class OpenedImage:
         `each` asks for several things with a mask each, in `Prediction.instances`; by default the words decide
         (`seglens.inference.instances`: "each of the cups", "every cup separately"). `trust` shows the mask in spite of
         an unfamiliar picture or unknown words, which are reasons for none otherwise."""
-        made = list(self.predictions(query, each, trust))
-        return made[0] if isinstance(query, str) else made
+        predictions = list(self.predictions(query, each, trust))
+        return predictions[0] if isinstance(query, str) else predictions
 
     def predictions(self, query: str | Queries, each: bool | None = None, trust: bool = False) -> Iterator[Prediction]:
-        """What `segment` finds, one query after the other: the MLLM reads all of them in one pass, and masks of the
-        image's size are made when it is their turn. A large picture with many queries so takes the memory of one mask,
-        if each prediction is let go before the next is asked for."""
+        """What `segment` finds, one query after the other: the MLLM reads all of them in one pass, and each mask of
+        the image's size is computed in turn. A large picture with many queries so takes the memory of one mask, if
+        each prediction is released before the next."""
         queries = queries_of(query)
         yield from self._found(queries, [None] * len(queries), each, trust)
 
@@ -89,11 +89,11 @@ class OpenedImage:
     def _found(
         self, queries: Sequence[str], kinds: Sequence[str | None], each: bool | None = None, trust: bool = False
     ) -> Iterator[Prediction]:
-        """Each query put as the head's config says, by its kind or, where that is None, by its words."""
+        """Each query in the template of the head's config, by its kind or, where that is None, by its words."""
         if not queries:
             return
         clock = LapClock(self.segmenter.backbone.device, open=self.opening)
-        meant = [asked(q) for q in queries]
+        meant = [instance_query(q) for q in queries]
         put = [self.segmenter.head_prompt.apply(m.words, kind) for m, kind in zip(meant, kinds, strict=True)]
         output = self._output(put, clock)
         masks = Drawing(self.seen.frame, output.mask_logits[0]).masks(self.segmenter.mask_threshold)
@@ -102,11 +102,12 @@ class OpenedImage:
             with torch.inference_mode():
                 drawn = next(masks)
                 clock.lap("upsample")
-                made = self._prediction(q, k, output, drawn, clock.laps, self._unknown(m.words), trust)
+                prediction = self._prediction(q, k, output, drawn, clock.laps, self._unknown(m.words), trust)
                 del drawn  # what is refused shows another mask
-                made = self._divided(made) if (m.each if each is None else each) else made
-            yield made
-            del made
+                if m.each if each is None else each:
+                    prediction = self._divided(prediction)
+            yield prediction
+            del prediction
 
     @torch.inference_mode()
     def _output(self, words: Sequence[str], clock: LapClock) -> MethodOutput:
@@ -114,15 +115,15 @@ class OpenedImage:
         read = self.segmenter.reader.read(self.seen, words)
         clock.lap("read")
         method = self.segmenter.method
-        if self.kept is None:
-            self.kept = method.precompute(read)
-        output = method.decode(read, self.embedding, self.kept)
+        if self.precomputed is None:
+            self.precomputed = method.precompute(read)
+        output = method.decode(read, self.embedding, self.precomputed)
         clock.lap("head")
         return output
 
     @property
     def familiar(self) -> bool | None:
-        """Whether the picture is of the kind that the MLLM was made for; None: it carries no statistic of that."""
+        """Whether the picture is of the kind that the MLLM was made for; None: the MLLM has no statistic of that."""
         return self.seen.familiar
 
     def notice(self, question: str) -> str | None:
@@ -137,7 +138,7 @@ class OpenedImage:
         """The same query with its mask corrected by clicks and a box, through the mask decoder's own prompts.
 
         They add to those of earlier refinements (a new box takes the place of the old one). A positive click ends
-        inside the mask and a negative one outside. Nothing is asked of the MLLM: this takes milliseconds.
+        inside the mask and a negative one outside. The MLLM is not run: this takes milliseconds.
 
         Raises ValueError when the method has no promptable mask decoder, when the prediction is of another image, and
         when a click or the box lies outside the image."""
@@ -218,8 +219,8 @@ class OpenedImage:
         unknown: tuple[str, ...],
         trust: bool,
     ) -> Prediction:
-        said = None if self.segmenter.config.presence == "untrained" else output.presence_logits
-        presence = None if said is None else float(said[0, k].sigmoid())
+        logits = None if self.segmenter.config.presence == "untrained" else output.presence_logits
+        presence = None if logits is None else float(logits[0, k].sigmoid())
         believed = presence is None or presence >= self.segmenter.presence_threshold
         mask, score = drawn
         reason = refusal(

@@ -1,4 +1,4 @@
-"""What a user gets back: the mask and everything that explains it, for eyes and for programs."""
+"""What a user gets back: the mask and everything that explains it, for people and for programs."""
 
 from __future__ import annotations
 
@@ -41,10 +41,9 @@ ARRAYS = (
 class Prediction:
     """The answer to one query about one image, in the image's own pixels.
 
-    `mask` is empty when nothing is shown (`found` is false), and `reason` says why; `mask_logits` still tell what was
-    drawn.
-    `keypoints` are (x, y) in pixels; `keypoint_labels` says of each whether it lies on the target. `timing` holds
-    milliseconds: `open` is shared by all questions about an image, the rest by those asked together."""
+    `mask` is empty when nothing is shown (`found` is false), and `reason` gives the reason; `mask_logits` still hold
+    what was drawn. `keypoints` are (x, y) in pixels; `keypoint_labels`: whether each is on the target. `timing` holds
+    milliseconds: `open` is shared by all queries about an image, the rest by the queries of one call."""
 
     query: str
     image: UInt8[np.ndarray, "h w 3"]
@@ -60,7 +59,7 @@ class Prediction:
     unknown_words: tuple[str, ...] = ()  # of the query: words that the model's tokenizer does not know
     familiar: bool | None = None  # is the picture of the kind the model was made for? None: the model cannot say
     instances: tuple[Instance, ...] = ()  # one mask each, best first; empty unless they were asked for
-    corrections: Corrections = field(default_factory=Corrections)  # what the user has shown so far
+    corrections: Corrections = field(default_factory=Corrections)  # clicks and box so far
     canvas_logits: Float[np.ndarray, "s s"] | None = None  # what was drawn, on the square canvas
     lay: Lay = "letterbox"  # how the image lies on the canvas
     moves: Moves | None = None  # what clicks added to it, finer than the canvas
@@ -68,11 +67,11 @@ class Prediction:
     timing: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Nobody writes into what was found, where others would not see it: arrays are read-only views."""
+        """Arrays become read-only views: a change would not reach the other fields."""
         for name in ARRAYS:
-            given = getattr(self, name)
-            if isinstance(given, np.ndarray) and given.flags.writeable:
-                object.__setattr__(self, name, read_only(given))
+            array = getattr(self, name)
+            if isinstance(array, np.ndarray) and array.flags.writeable:
+                object.__setattr__(self, name, read_only(array))
 
     def __setstate__(self, fields: dict[str, Any]) -> None:
         """From a pickle or a copy: its arrays are read-only like those of the first one."""
@@ -110,15 +109,15 @@ class Prediction:
 
     @property
     def mask_logits(self) -> Float[np.ndarray, "h w"]:
-        """Logits of what was drawn, found or not: made anew whenever they are asked for, four bytes a pixel.
+        """Logits of what was drawn, found or not: computed at each access, four bytes a pixel.
 
         Raises ValueError for a prediction made by hand without them."""
         if self.logits is not None:
             return self.logits
-        made = np.empty(self.image.shape[:2], np.float32)
+        whole = np.empty(self.image.shape[:2], np.float32)
         for rows, logits in self.logit_bands():
-            made[rows] = logits
-        return read_only(made)
+            whole[rows] = logits
+        return read_only(whole)
 
     def logit_bands(self) -> Iterator[tuple[slice, Float[np.ndarray, "r w"]]]:
         """`mask_logits` from the top to the bottom, some rows at a time. Raises as they do."""
@@ -137,14 +136,14 @@ class Prediction:
 
     def drawn(self, threshold: float) -> Bool[np.ndarray, "h w"]:
         """Pixels whose logit is above a threshold, found or not. Raises as `mask_logits` do."""
-        made = np.empty(self.image.shape[:2], bool)
+        mask = np.empty(self.image.shape[:2], bool)
         for rows, logits in self.logit_bands():
-            made[rows] = logits > threshold
-        return made
+            mask[rows] = logits > threshold
+        return mask
 
     @property
     def things(self) -> tuple[Instance, ...]:
-        """What other tools take as objects: the instances, or else the mask itself; nothing when nothing was found."""
+        """The objects for other tools: the instances, or else the mask itself; none when nothing was found."""
         if self.instances or self.score is None or not self.mask.any():
             return self.instances
         return (Instance(self.mask, self.score),)

@@ -1,4 +1,4 @@
-"""Why an answer shows nothing, in one sentence, and what to do next; and what to know about an answer in words."""
+"""Why an answer has no mask, in one sentence with what to do next; and notices about answers in words."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def refusal(
 
 
 def notice(familiar: bool | None, unknown_words: Sequence[str]) -> str | None:
-    """What to know about an answer in words, which is the MLLM's own and stays as it is; None when there is nothing."""
-    said = []
+    """A warning about an answer in words, which is the MLLM's and is not changed; None when there is none."""
+    sentences = []
     if familiar is False:
-        said.append(
+        sentences.append(
             "The picture is not of the kind that this model was made for (SegLens's own drawn scenes), so that its "
             "answer may mean nothing; for photographs use another multimodal LLM (docs/photographs.md)."
         )
     if unknown_words:
-        said.append(f"{unknown(unknown_words)} to this model, which answered as if other words had been said.")
-    return " ".join(said) or None
+        sentences.append(f"{unknown(unknown_words)} to this model, which answered as if other words had been said.")
+    return " ".join(sentences) or None
 
 
 def unknown(words: Sequence[str]) -> str:

@@ -17,15 +17,15 @@ from seglens.core.schema import Box, Click, Corrections
 from seglens.core.types import Embedding, Prompt
 from seglens.decoders import MaskDecoder
 
-CENTRAL = 0.7  # a change in which the click lies less deep than this, of the deepest cell, is not what it meant
-LEAST_REGION, MOST_REGIONS = 0.02, 8  # of the mask's area: smaller regions are crumbs; a prompt has only so many clicks
-MARGIN = 1.0  # logits by which a click's own pixel lies on its side of the threshold
-FADE = 3.0  # cells of the canvas around a click that its own pixel may move
-MOST_PROMPTS = 20  # clicks that the decoder is shown: as many as interactive segmentation is measured with
+CENTRAL = 0.7  # depth of the click in a change, relative to its deepest cell, below which the click means another
+LEAST_REGION, MOST_REGIONS = 0.02, 8  # regions of the mask that are used: least share of its area, greatest number
+MARGIN = 1.0  # logits between a click's pixel and the threshold
+FADE = 3.0  # cells of the canvas around a click that its pixel may change
+MOST_PROMPTS = 20  # clicks given to the decoder: the number with which interactive segmentation is measured
 
 
 class CorrectionError(ValueError):
-    """A click or a box that cannot be used, told in words."""
+    """A click or a box that cannot be used."""
 
 
 def check_corrections(corrections: Corrections, frame: Frame) -> None:
@@ -39,27 +39,27 @@ def check_corrections(corrections: Corrections, frame: Frame) -> None:
     box = corrections.box
     if box is not None:
         if not (box.x0 < box.x1 and box.y0 < box.y1):
-            raise CorrectionError(f"box {_said(box)} is empty; it needs x0 < x1 and y0 < y1")
+            raise CorrectionError(f"box {_numbers(box)} is empty; it needs x0 < x1 and y0 < y1")
         if box.x0 < 0 or box.y0 < 0 or box.x1 > frame.width or box.y1 > frame.height:
-            raise CorrectionError(f"box {_said(box)} reaches outside {size}; draw it inside")
+            raise CorrectionError(f"box {_numbers(box)} reaches outside {size}; draw it inside")
 
 
 @dataclass(frozen=True)
 class Refiner:
     """Corrects the mask of one open image, click by click, with the decoder's own prompts.
 
-    A click says that something is wrong, not how far. Nearer to the outline than the decoder resolves, it means the
-    outline, which `obey` moves. Further away, four readings of it are drawn in one pass:
+    A click marks a wrong place, not how large it is. Nearer to the outline than the decoder resolves, it means the
+    outline, which `obey` moves. Further away, four interpretations are drawn in one pass:
 
     * the thing under the click, joined to the mask or taken out of it;
-    * the thing that all clicks and the middle of each region of the mask show;
-    * the thing in the mask's box that all clicks show;
-    * the previous mask as a mask prompt, with all clicks: a SAM that was taught mask prompts knows it best.
+    * the thing at all clicks and at the middle of each region of the mask;
+    * the thing at all clicks in the mask's box;
+    * the previous mask as a mask prompt, with all clicks: best for a SAM that was trained with mask prompts.
 
-    A user clicks in the middle of what is wrong. So of each reading the change is looked at in whose middle the click
-    should lie; the reading where it lies most so wins, and where it lies so in none, the disc around the click that
-    reaches to the outline, or to the border of the image, is corrected. That is all that clicks after the first
-    `MOST_PROMPTS` do: no decoder learnt from more, and each would cost as much as all of them."""
+    A user clicks in the middle of what is wrong. So the interpretation is used in whose change the click is most
+    central; where it is central in none, the disc around the click that reaches to the outline, or to the border of the
+    image, is corrected. Clicks after the first `MOST_PROMPTS` do only this: no decoder was trained with more, and each
+    would cost as much as all of them."""
 
     decoder: MaskDecoder
     embedding: Embedding
@@ -67,7 +67,7 @@ class Refiner:
     threshold: float  # logits of the mask; the decoder's own threshold is 0
 
     def box(self, drawn: Corrections) -> Float[Tensor, "s s"]:
-        """Mask logits on the canvas of what the box and the clicks show, whatever was there before."""
+        """Mask logits on the canvas from the box and the clicks, without the previous mask."""
         assert drawn.box is not None
         return self._drawn([self._prompt(drawn.clicks, self._corners(drawn.box))])[0]
 
@@ -88,7 +88,7 @@ class Refiner:
         chosen = self._most_central(mask, drawn.clicks, readings)
         if chosen is not None:
             return chosen
-        # without an outline to reach for, the click shows the thing itself
+        # without an outline to move, the click marks the thing itself
         return self._flipped(before, at, int(depth(same)[at])) if mask.any() else readings[0]
 
     def _readings(
@@ -111,13 +111,13 @@ class Refiner:
         self, mask: Bool[np.ndarray, "h w"], clicks: Sequence[Click], readings: Float[Tensor, "n s s"]
     ) -> Float[Tensor, "s s"] | None:
         cells = [self._cell(c) for c in clicks]
-        found = []
+        ranks = []
         for logits in readings:
             drawn = self._mask(logits)
             overruled = sum(drawn[at] != bool(c.label) for at, c in zip(cells, clicks, strict=True))
-            found.append((overruled, -_centrality(drawn ^ mask, cells[-1])))
-        fit = [k for k, (_, central) in enumerate(found) if -central >= CENTRAL]
-        best = min(fit, key=found.__getitem__, default=-1)
+            ranks.append((overruled, -_centrality(drawn ^ mask, cells[-1])))
+        central_ones = [k for k, (_, central) in enumerate(ranks) if -central >= CENTRAL]
+        best = min(central_ones, key=ranks.__getitem__, default=-1)
         return None if best < 0 else readings[best]
 
     def _flipped(self, before: Float[Tensor, "s s"], at: tuple[int, int], reach: int) -> Float[Tensor, "s s"]:
@@ -179,7 +179,7 @@ class Refiner:
 
 
 def _centrality(change: Bool[np.ndarray, "h w"], at: tuple[int, int]) -> float:
-    """How deep a cell lies in its region of a change, of the deepest there; 0 outside the change."""
+    """Depth of a cell in its region of a change, relative to the deepest there; 0 outside the change."""
     if not change[at]:
         return 0.0
     labels = label_regions(change)
@@ -188,22 +188,22 @@ def _centrality(change: Bool[np.ndarray, "h w"], at: tuple[int, int]) -> float:
 
 
 def obey(drawing: Drawing, clicks: Sequence[Click], threshold: float, reach: float) -> Drawing:
-    """One drawing with every click's own pixel on its side of the threshold.
+    """One drawing with every click's pixel on the right side of the threshold.
 
-    A decoder may overrule a click. The clicks that it contradicts then move the logits, the least that they must: as a
-    Gaussian process whose mean are the logits and whose covariance fades with the distance, to nothing at `FADE` times
-    `reach` (in pixels), is conditioned on them all. A pixel clicked twice keeps the later label."""
-    said = {(int(c.y), int(c.x)): c.label for c in clicks}
-    at = np.array(list(said), np.int64).reshape(-1, 2)
-    wanted = np.where(np.array(list(said.values())) == 1, threshold + MARGIN, threshold - MARGIN)
-    found = drawing.at(at)[0].astype(float)
-    wanted = np.where((wanted > threshold) == (found > threshold), found, wanted)
-    if not (wanted != found).any():
+    A decoder may contradict a click. Such clicks then change the logits as little as needed: a Gaussian process with
+    the logits as mean and a covariance that fades with the distance, to zero at `FADE` times `reach` (in pixels), is
+    conditioned on all clicks. A pixel clicked twice has the later label."""
+    labels = {(int(c.y), int(c.x)): c.label for c in clicks}
+    at = np.array(list(labels), np.int64).reshape(-1, 2)
+    wanted = np.where(np.array(list(labels.values())) == 1, threshold + MARGIN, threshold - MARGIN)
+    current = drawing.at(at)[0].astype(float)
+    wanted = np.where((wanted > threshold) == (current > threshold), current, wanted)
+    if not (wanted != current).any():
         return drawing
     apart = (at[:, None] - at[None]).astype(float)
     between = Moves.fading(torch.from_numpy(np.hypot(apart[..., 0], apart[..., 1])), FADE * reach).numpy()
-    return replace(drawing, moves=Moves(at, np.linalg.solve(between, wanted - found), FADE * reach))
+    return replace(drawing, moves=Moves(at, np.linalg.solve(between, wanted - current), FADE * reach))
 
 
-def _said(box: Box) -> str:
+def _numbers(box: Box) -> str:
     return f"({box.x0:g}, {box.y0:g}, {box.x1:g}, {box.y1:g})"

@@ -40,9 +40,9 @@ ImageSource = str | Path | Image.Image | np.ndarray | bytes
 
 
 class Segmenter:
-    """An MLLM that stays as it is, a trained method and, if the method needs it, SAM or SAM 2 behind one `segment()`.
+    """An MLLM that is not changed, a trained method and, if the method needs it, SAM or SAM 2, with one `segment()`.
 
-    A method that tunes (MLLMSeg, SELF1E, LISA, UFO) reads through its own adapter, which chat never meets."""
+    A method that tunes (MLLMSeg, SELF1E, LISA, UFO) reads through its own adapter, which the chat does not use."""
 
     def __init__(
         self,
@@ -129,14 +129,14 @@ class Segmenter:
         presence_threshold: float | None = None,
         **loading: Unpack[LoadingOptions],
     ) -> Segmenter:
-        """An MLLM and a SAM or SAM 2 with nothing trained between them: the MLLM's own attention says where to look
+        """An MLLM and a SAM or SAM 2 with nothing trained between them: the MLLM's own attention gives the place
         (`seglens.methods.localization`).
 
         `backbone` and `decoder` are folders, hub ids or the package's own ("embedded/mllm", "embedded/sam"), and
         `revision` is the MLLM's. `heads` is a file of `seglens probe --heads`; by default the attention heads that the
         package knows of this MLLM, else those that look right for each query by themselves ("choose" takes these in any
         case), which cannot tell what is not there. The rest as in `from_pretrained`; `segmentation_only` leaves out the
-        layers behind the last head. Raises ValueError when a part cannot be had, or the heads are another MLLM's."""
+        layers after the last head. Raises ValueError when a part cannot be had, or the heads are another MLLM's."""
         check_options(loading, cls.from_parts)
         options: dict[str, Any] = {"dtype": dtype, "load_in": load_in, **loading}
         origins = Origin.of(str(backbone), revision), Origin.of(str(decoder))
@@ -214,7 +214,7 @@ class Segmenter:
             return push_folder(head, read_config(head), name, private, token)
 
     def open(self, image: ImageSource) -> OpenedImage:
-        """See an image once; every question about it then costs only its own words."""
+        """Read an image once; each query about it then costs only its own words."""
         safe_point()
         return OpenedImage(self, load_image(image))
 
@@ -240,7 +240,7 @@ class Segmenter:
         if not isinstance(image, list | tuple):
             return self.open(image).segment(query, each, trust)
         if not isinstance(query, str | list | tuple):
-            queries_of(query)  # says what is wrong with it
+            queries_of(query)  # raises the error
         queries = [query] * len(image) if isinstance(query, str) else list(query)
         if len(queries) != len(image):
             raise ValueError(
@@ -254,15 +254,15 @@ class Segmenter:
         return self.decoder is not None
 
     def ask(self, image: ImageSource, question: str, max_new_tokens: int = 128) -> str:
-        """The untouched MLLM's answer. Warns of what `notice` says."""
+        """The untouched MLLM's answer. Warns with the text of `notice`, if any."""
         pixels = load_image(image)
-        told = self.notice(pixels, question_of(question))
-        if told is not None:
-            warnings.warn(told, stacklevel=2)
+        warning = self.notice(pixels, question_of(question))
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
         return self.backbone.generate(pixels, question, max_new_tokens)
 
     def notice(self, image: ImageSource, question: str) -> str | None:
-        """What to know about the MLLM's answer: an unfamiliar picture, unknown words; None when there is nothing."""
+        """A warning about the MLLM's answer: an unfamiliar picture, unknown words; None when there is none."""
         return notice(self.backbone.familiar(load_image(image)), self.backbone.prompts.unknown(question))
 
 

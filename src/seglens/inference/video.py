@@ -20,7 +20,7 @@ SAFE = {"format_whitelist": "mov,matroska,webm,avi,mpeg,mpegts,asf,flv", "protoc
 def frames(path: Path, every: int = 1) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
     """The number and the RGB pixels of the first frame and of every `every`-th after it, upright.
 
-    Raises ImageError that names the file and, once one was decoded, the frame behind which it breaks; ImportError
+    Raises ImageError that names the file and, once one was decoded, the frame after which it breaks; ImportError
     without the extra `video`."""
     number = -1
     try:
@@ -38,7 +38,7 @@ def frames(path: Path, every: int = 1) -> Iterator[tuple[int, UInt8[np.ndarray, 
 
 
 def count_frames(path: Path) -> int | None:
-    """How many frames the header promises; None when it does not say, or cannot be read."""
+    """The number of frames in the header; None when it has none, or cannot be read."""
     try:
         with _opened(path) as (_, stream):
             return stream.frames or None
@@ -50,7 +50,7 @@ def count_frames(path: Path) -> int | None:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first stream of pictures."""
     try:
-        file = path.open("rb")  # a file, because FFmpeg takes a name for an address of any protocol
+        file = path.open("rb")  # an open file, because FFmpeg would read a name as an address of any protocol
     except OSError as error:
         raise ImageError(f"{str(path)!r} cannot be read ({error.strerror}); check the path and its rights") from error
     with file, _av().open(file, options=SAFE) as container:

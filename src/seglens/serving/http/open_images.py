@@ -131,4 +131,4 @@ class ImageStore:
 def bytes_of(opened: OpenedImage, conversation_image: ConversationImage | None = None) -> int:
     """Memory of an open image's pixels, of what the MLLM and the mask decoder computed from them, and of what the
     method and the router store; what they share is counted once."""
-    return bytes_held(opened.image, opened.seen, opened.embedding, opened.kept, conversation_image)
+    return bytes_held(opened.image, opened.seen, opened.embedding, opened.precomputed, conversation_image)

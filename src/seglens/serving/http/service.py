@@ -15,7 +15,7 @@ import numpy as np
 
 from seglens.core.interruption import GivenUpError, interruptible
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
-from seglens.inference.instances import asked
+from seglens.inference.instances import instance_query
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
@@ -104,7 +104,7 @@ class Service:
         height, width = opened.image.shape[:2]
         batch = max(1, self.settings.batch_pixels // (height * width))
         run, key = partial(self._segment, opened, each, trust), (id(opened), each, trust)
-        long = each if each is not None else any(asked(query).each for query in queries)
+        long = each if each is not None else any(instance_query(query).each for query in queries)
         end, predictions = self._end(), list[Folded]()
         for start in range(0, len(queries), batch):
             part = list(queries[start : start + batch])
