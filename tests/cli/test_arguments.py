@@ -65,12 +65,12 @@ def test_sources_then_queries(words: list[str], sources: int | None) -> None:
         (["x.png", " "], "got an empty query"),
     ],
 )
-def test_what_cannot_be_told_apart_is_refused(words: list[str], says: str) -> None:
+def test_ambiguous_arguments_are_refused(words: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         split_arguments(words)
 
 
-def test_queries_given_as_such() -> None:
+def test_queries_given_as_options() -> None:
     """All other words are then sources; nothing is guessed."""
     queries = ["the", "duck", "photos", "y.png"]
     assert split_arguments(["x.png", "photos"], queries) == (["x.png", "photos"], queries)
@@ -87,10 +87,10 @@ def test_a_command_of_one_text() -> None:
 
 
 @pytest.mark.parametrize("word", ["a.jpg", "deep/B.PNG", "pictures/", "clip.mp4", "in/*.webp", "x.JFIF", "phot*", "-"])
-def test_words_that_are_sources(word: str) -> None:
+def test_arguments_that_are_sources(word: str) -> None:
     assert is_source(word)
 
 
 @pytest.mark.parametrize("word", ["dog", "the left/right shoe", "the cup. the red one", "no. 7", "zzz*", "", "x" * 999])
-def test_words_that_are_queries(word: str) -> None:
+def test_arguments_that_are_queries(word: str) -> None:
     assert not is_source(word)

@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_samples_tell_the_truth(world: Path) -> None:
+def test_the_description_of_the_samples_is_true(world: Path) -> None:
     lines = [json.loads(line) for line in (world / "scenes.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines] == ["0000.png", "0001.png", "0002.png"]
     for index, line in enumerate(lines):
@@ -89,7 +89,7 @@ def test_segment_prints_json_and_writes_lossless_masks(world: Path, tmp_path: Pa
         assert overlay.size == (256, 256)
 
 
-def test_scenes_are_added_to_and_never_written_over(seglens: Run, tmp_path: Path) -> None:
+def test_scenes_are_added_and_never_overwritten(seglens: Run, tmp_path: Path) -> None:
     def sample(*words: object) -> tuple[int, str, str]:
         return seglens("world", "sample", "--out", tmp_path, *words)
 
@@ -176,7 +176,7 @@ def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
     one_line(seglens(*command, "--data", "world:n=2"), "kept for tests", "add split=train")
 
 
-def test_a_head_that_cannot_judge_presence_says_none(seglens: Run, world: Path, tmp_path: Path) -> None:
+def test_a_head_without_presence_prints_no_presence(seglens: Run, world: Path, tmp_path: Path) -> None:
     code, _, _ = seglens(
         "train",
         "--backbone",
@@ -364,7 +364,7 @@ def test_a_folder_that_cannot_be_written(seglens: Run, world: Path, tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
+def test_at_least_one_job_is_needed(seglens: Run, tmp_path: Path) -> None:
     for command in ("build", "ablate", "table"):
         for jobs in (0, -1):
             code, out, err = seglens("embedded", command, "--jobs", jobs, "--out", tmp_path)
@@ -373,7 +373,7 @@ def test_no_jobs_do_no_work(seglens: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_during_the_work_is_one_line(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: BaseException) -> tuple[int, str, str]:
         def failing(*_: object) -> None:
             raise error
@@ -402,7 +402,7 @@ def test_a_failure_on_the_way_is_one_line(seglens: Run, tmp_path: Path, monkeypa
         fail(RuntimeError("shapes differ"))
 
 
-def test_a_reader_that_goes_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     """As in `seglens ... | head`: nothing on standard error, which the shell shows."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     reading, writing = os.pipe()
@@ -415,7 +415,7 @@ def test_a_reader_that_goes_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-def test_without_memory_it_is_one_line_too(tmp_path: Path) -> None:
+def test_missing_memory_is_one_line(tmp_path: Path) -> None:
     """What is missing may already be missed while packages are imported, and by theirs when the process ends."""
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
     words = f"ulimit -v 700000 && exec {SEGLENS} segment a.png cat"
@@ -424,7 +424,7 @@ def test_without_memory_it_is_one_line_too(tmp_path: Path) -> None:
     one_line((done.returncode, done.stdout, done.stderr), "there is not enough memory")
 
 
-def test_the_console_script_says_one_line_too(tmp_path: Path) -> None:
+def test_an_error_of_the_console_script_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     done = subprocessed("segment", "text.png", "cat", cwd=tmp_path)
     one_line((done.returncode, done.stdout, done.stderr), "'text.png' is not an image")

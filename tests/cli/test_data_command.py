@@ -115,7 +115,7 @@ def test_nothing_but_bad_records(seglens: Run, tmp_path: Path, scenes: list[Samp
     assert "3 bad records" in err
 
 
-def test_nothing_usable_says_why(seglens: Run, tmp_path: Path) -> None:
+def test_data_without_a_usable_record_is_reported_with_the_reasons(seglens: Run, tmp_path: Path) -> None:
     """No record is bad, and nothing can be used: the notes tell, and other commands quote them."""
     for folder in ("im", "y/images", "y/labels", "f/images", "f/masks/cat"):
         (tmp_path / folder).mkdir(parents=True)

@@ -124,7 +124,7 @@ def test_no_presence_is_refused_at_a_threshold_of_zero(segmenter: Segmenter) -> 
         (("--device", "gpu7"), "'gpu7' cannot be used here"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(
+def test_an_impossible_option_is_one_line(
     options: tuple[object, ...], said: str, seglens: Run, scene: Sample, tmp_path: Path
 ) -> None:
     Image.fromarray(scene.image).save(tmp_path / "a.png")
@@ -145,7 +145,7 @@ def test_in_few_bits(kind: str, scene: Sample) -> None:
     assert (mask & whole).sum() / (mask | whole).sum() > 0.9
 
 
-def test_few_bits_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_bits_where_they_are_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
     bnb = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'seglens[quant]'")
     monkeypatch.setattr(bnb, "supported_torch_devices", {"cuda"})
     with pytest.raises(ValueError, match=r"no 4bit layers for 'cpu', only for cuda; give another --device"):

@@ -84,7 +84,7 @@ def corners(image: np.ndarray) -> list[Click]:
 # ---------------------------------------------------------------- what a click does
 
 
-def test_three_clicks_mend_what_the_words_got_wrong(segmenter: Segmenter) -> None:
+def test_three_clicks_correct_a_wrong_mask(segmenter: Segmenter) -> None:
     """Measured on 55 such queries of 30 scenes: mean IoU .638, and after one, two and three clicks .652, .730, .730;
     on 74 of 30 others: .698, .716, .748, .790."""
     before, after = [], []
@@ -104,7 +104,7 @@ def test_three_clicks_mend_what_the_words_got_wrong(segmenter: Segmenter) -> Non
     assert np.mean(after) > np.mean(before) + 0.05
 
 
-def test_a_click_on_another_thing_takes_it_in_and_out(segmenter: Segmenter) -> None:
+def test_a_click_on_another_thing_adds_and_removes_it(segmenter: Segmenter) -> None:
     sample = WorldData(n=1, seed=5, queries=3)[0]
     opened = segmenter.open(sample.image)
     target = next(t for t in sample.targets if t.present)
@@ -138,7 +138,7 @@ def test_clicks_add_up(opened: OpenedImage, asked: Prediction) -> None:
     assert set(apart.timing) == {"open", "refine", "upsample"}
 
 
-def test_a_click_that_says_nothing_new_changes_nothing(opened: OpenedImage, asked: Prediction) -> None:
+def test_a_click_without_new_information_changes_nothing(opened: OpenedImage, asked: Prediction) -> None:
     again = opened.refine(asked, [on(asked.mask)])
     np.testing.assert_array_equal(again.mask, asked.mask)
     assert again.score == pytest.approx(asked.score, abs=1e-6)
@@ -153,7 +153,7 @@ def test_a_click_that_says_nothing_new_changes_nothing(opened: OpenedImage, aske
         unique_by=lambda c: (int(c.x), int(c.y)),
     )
 )
-def test_every_click_is_heard(opened: OpenedImage, asked: Prediction, clicks: list[Click]) -> None:
+def test_every_click_has_an_effect(opened: OpenedImage, asked: Prediction, clicks: list[Click]) -> None:
     said = opened.refine(asked, clicks)
     assert heard(said)
     assert np.isfinite(said.mask_logits).all()
@@ -183,7 +183,7 @@ def flat(height: int, width: int, logit: float = -5.0) -> Drawing:
     return Drawing(Frame(height, width), torch.full((1, 16, 16), logit))
 
 
-def test_obedience_is_local_and_exact() -> None:
+def test_the_effect_of_a_click_is_local_and_exact() -> None:
     drawing = flat(40, 60)
     clicks = (Click(x=10.5, y=20.5), Click(x=11.5, y=20.5, label=0), Click(x=50, y=5, label=0))
     obeyed = whole(obey(drawing, clicks, threshold=0.0, reach=2.0))
@@ -203,7 +203,7 @@ def test_obedience_is_local_and_exact() -> None:
     st.integers(0, 2**32 - 1),
     st.sampled_from([2, 20, 100]),
 )
-def test_crowds_of_clicks_are_obeyed(size: tuple[int, int], reach: float, seed: int, many: int) -> None:
+def test_many_clicks_all_have_an_effect(size: tuple[int, int], reach: float, seed: int, many: int) -> None:
     """Neighbouring pixels on different sides too, at whatever distance a move fades."""
     rng = np.random.default_rng(seed)
     drawing = Drawing(Frame(*size), torch.from_numpy(rng.normal(0, 5, (1, 16, 16)).astype(np.float32)))
@@ -297,7 +297,7 @@ def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray, lay: An
         ([], Box(x0=5, y0=float("-inf"), x1=30, y1=9), "reaches outside"),
     ],
 )
-def test_what_lies_outside_is_told(
+def test_clicks_outside_the_image_are_reported(
     opened: OpenedImage, asked: Prediction, clicks: list[Click], box: Box | None, words: str
 ) -> None:
     with pytest.raises(CorrectionError, match=words) as caught:
@@ -316,7 +316,9 @@ def test_a_prediction_of_another_image_is_refused(
     assert opened.refine(copied, [Click(x=1, y=1, label=0)]).image is not opened.image
 
 
-def test_a_method_without_sam_says_what_to_do(segmenter: Segmenter, opened: OpenedImage, asked: Prediction) -> None:
+def test_a_method_without_sam_refuses_with_a_remedy(
+    segmenter: Segmenter, opened: OpenedImage, asked: Prediction
+) -> None:
     blind = Segmenter(segmenter.backbone, None, segmenter.method, replace(segmenter.config, method="mllmseg"))
     assert segmenter.can_refine
     assert not blind.can_refine
@@ -360,7 +362,7 @@ def test_the_command(seglens: Run, scene: Sample, tmp_path: Path) -> None:
         ([], "neither clicks nor a box"),
     ],
 )
-def test_the_command_says_what_is_wrong(
+def test_the_command_reports_wrong_options(
     seglens: Run, scene: Sample, tmp_path: Path, words: list[str], told: str
 ) -> None:
     path = tmp_path / "scene.png"

@@ -173,7 +173,9 @@ def test_standard_input(seglens: Run, folder: Path, query: str, monkeypatch: pyt
     assert names == ["stdin.png"]
 
 
-def test_a_head_that_cannot_refuse_says_so(seglens: Run, tmp_path: Path, scene: Sample, segmenter: Segmenter) -> None:
+def test_a_head_that_cannot_refuse_prints_a_note(
+    seglens: Run, tmp_path: Path, scene: Sample, segmenter: Segmenter
+) -> None:
     picture, head = tmp_path / "a.png", tmp_path / "head"
     Image.fromarray(scene.image).save(picture)
     config = replace(segmenter.config, presence="untrained")
@@ -185,7 +187,7 @@ def test_a_head_that_cannot_refuse_says_so(seglens: Run, tmp_path: Path, scene: 
     assert "absent targets" not in seglens(*ask, "embedded", "--overwrite")[2]
 
 
-def test_words_that_could_be_either_are_refused(seglens: Run, folder: Path) -> None:
+def test_arguments_that_could_be_either_are_refused(seglens: Run, folder: Path) -> None:
     code, out, err = seglens("segment", "in/a.png", "the", "duck")
     assert (code, out) == (2, "")
     assert "look like one without its quotes; for one query write 'the duck'" in err
@@ -273,7 +275,7 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, qu
     assert [path.name for path in out.glob(".*")] == [".seglens"]
 
 
-def test_a_killed_run_goes_on(seglens: Run, folder: Path, query: str) -> None:
+def test_a_killed_run_continues(seglens: Run, folder: Path, query: str) -> None:
     """SIGKILL, then the same command: only what is missing is computed, all lines are printed, and every file is as one
     run leaves it."""
     for number in range(8):
@@ -306,7 +308,7 @@ def _files(folder: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_nothing_is_written_over(seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_overwritten(seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures themselves, labels made by hand, another run's results: refused before the model is loaded."""
     loaded = list[object]()
     monkeypatch.setattr(sys.modules["seglens.cli.segment"], "load_segmenter", lambda *_, **__: loaded.append(1))
@@ -328,7 +330,7 @@ def test_nothing_is_written_over(seglens: Run, folder: Path, query: str, monkeyp
     assert loaded == []
 
 
-def test_one_bad_query_or_export_ends_nothing(
+def test_one_bad_query_or_export_does_not_end_the_run(
     seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A query that is too long is a fault of its own, as is a file that cannot be written."""

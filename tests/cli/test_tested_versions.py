@@ -60,7 +60,7 @@ def test_packages_are_told_apart_by_version_not_by_build(tmp_path: Path) -> None
     assert not Package("torch", "2.13.0+cpu", "2.13.0").moved
 
 
-def test_the_doctor_names_what_moved_and_what_to_install(
+def test_doctor_names_changed_packages_and_what_to_install(
     seglens: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tested = tmp_path / "tested.txt"
@@ -81,7 +81,7 @@ def test_the_doctor_names_what_moved_and_what_to_install(
     assert f"     what to do: the tests ran with {told}" in out
 
 
-def test_with_the_tested_versions_the_files_are_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_tested_versions_the_remedy_is_to_install_seglens_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seglens.cli.tested_versions.moved_packages", lambda: [])
     assert "install SegLens again" in remedy()
 
@@ -99,7 +99,7 @@ def test_the_newest_packages_are_tried_after_the_tested_ones() -> None:
     assert "-c constraints.txt" not in recipe, "only torch stays at the tested version"
 
 
-def test_what_moved_is_told_before_all_else_and_when_something_fails(
+def test_changed_packages_are_reported_first_and_when_something_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("latest.commands", lambda folder: {"demo": [sys.executable, "-c", "raise SystemExit(3)"]})

@@ -69,7 +69,7 @@ def test_base64_bare_named_folded_or_without_padding_is_the_same_image(text: str
         base64.b64encode(b"no image at all").decode(),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_short_line(text: str) -> None:
+def test_data_that_is_no_image_is_refused_in_one_short_line(text: str) -> None:
     with pytest.raises(ImageError, match="; need ") as caught:
         decode_data_uri(text, Limits())
     assert "\n" not in str(caught.value)
@@ -94,13 +94,13 @@ def test_each_limit_is_exact() -> None:
         Limits(pixels=0)
 
 
-def test_too_much_base64_is_refused_unread() -> None:
+def test_too_much_base64_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(ImageTooLargeError, match="need at most 1000"):
         decode_data_uri("!" * 2000, Limits(image_bytes=1000))  # no base64 at all, and it is not decoded
 
 
 @pytest.mark.parametrize("side", [9_000, 30_000, 100_000])
-def test_a_bomb_is_told_by_its_header(side: int) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     with pytest.raises(ImageTooLargeError, match="need at most"):
         decode_bytes(bomb(side), Limits())
 

@@ -64,7 +64,7 @@ def test_jobs_of_one_key_gather_while_the_model_works(model: Model, batcher: Bat
     assert model.batches == [[0], [1, 2, 3, 6], [9], [4, 5]]  # at most four; who waits longest goes first
 
 
-def test_a_fault_is_its_owners(model: Model, batcher: Batcher) -> None:
+def test_a_fault_fails_only_its_own_job(model: Model, batcher: Batcher) -> None:
     begun(model, batcher)
     futures = [batcher.submit(model.job(*items)) for items in ((1,), (-1,), (2,))]
     model.may.set()
@@ -75,7 +75,7 @@ def test_a_fault_is_its_owners(model: Model, batcher: Batcher) -> None:
     assert model.batches[-1] == [1, 2]  # the good ones ran together again
 
 
-def test_what_fails_together_for_no_items_fault_runs_alone(batcher: Batcher) -> None:
+def test_a_batch_that_fails_without_a_faulty_item_runs_job_by_job(batcher: Batcher) -> None:
     held, may = Event(), Event()
 
     def narrow(items: Sequence[int]) -> list[int]:
@@ -102,7 +102,7 @@ def test_a_full_queue_refuses(model: Model, batcher: Batcher) -> None:
     assert [future.result(10) for future in futures] == [[2, 2, 2, 2]] * 2
 
 
-def test_what_nobody_waits_for_is_not_begun(model: Model, batcher: Batcher) -> None:
+def test_a_job_that_was_given_up_is_not_begun(model: Model, batcher: Batcher) -> None:
     begun(model, batcher)
     left, stays = batcher.submit(model.job(1)), batcher.submit(model.job(2))
     assert left.cancel()
@@ -111,7 +111,7 @@ def test_what_nobody_waits_for_is_not_begun(model: Model, batcher: Batcher) -> N
     assert model.batches == [[0], [2]]
 
 
-def test_the_end_finishes_what_was_accepted(model: Model, batcher: Batcher) -> None:
+def test_closing_finishes_the_accepted_jobs(model: Model, batcher: Batcher) -> None:
     begun(model, batcher)
     futures = [batcher.submit(model.job(n, key=None)) for n in range(3)]
     assert not batcher.close(0.01)  # not in this time

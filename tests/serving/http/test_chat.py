@@ -30,7 +30,7 @@ def test_a_mask_comes_in_the_extension(
     assert answer.usage is not None
 
 
-def test_the_mllm_finds_the_way_by_itself(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
+def test_the_mllm_chooses_the_route(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
     routes = []
     for words in ("segment the red cup.", "how many things are there?"):
         message = client.chat.completions.create(model="embedded", messages=[said(words, data_uri)]).choices[0].message
@@ -43,7 +43,7 @@ def test_the_mllm_finds_the_way_by_itself(client: openai.OpenAI, data_uri: str, 
     assert routes == ["segmentation", "dialogue"]
 
 
-def test_the_masks_of_earlier_turns_are_found_again(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
+def test_the_masks_of_earlier_turns_are_computed_again(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
     talk = [said(scene.targets[2].query, data_uri)]
     first = client.chat.completions.create(
         model="embedded", messages=talk, extra_body={"seglens": {"route": "segmentation"}}
@@ -61,7 +61,7 @@ def test_the_masks_of_earlier_turns_are_found_again(client: openai.OpenAI, data_
     assert ours(lonely.choices[0].message).route.intent != "followup"
 
 
-def test_a_stream_says_the_same(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
+def test_a_stream_gives_the_same_answer(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
     asked = {"model": "embedded", "messages": [said(scene.targets[2].query, data_uri)], "user": "somebody"}
     whole = client.chat.completions.create(**asked)
     chunks = list(client.chat.completions.create(**asked, stream=True))
@@ -73,7 +73,7 @@ def test_a_stream_says_the_same(client: openai.OpenAI, data_uri: str, scene: Sam
     assert len({c.id for c in chunks}) == 1
 
 
-def test_an_open_image_is_talked_about_by_its_id(
+def test_a_chat_can_name_an_open_image_by_its_id(
     client: openai.OpenAI, server: Served, png: bytes, data_uri: str
 ) -> None:
     name = server.client.post("/v1/images", files={"file": png}).json()["id"]

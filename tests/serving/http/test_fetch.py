@@ -104,13 +104,13 @@ def test_an_image_is_fetched_under_the_hosts_own_name(site: Site, authority: Aut
     assert not {"cookie", "authorization", "referer"} & set(asked.headers)
 
 
-def test_a_name_in_other_letters_is_called_in_ascii(site: Site, authority: Authority) -> None:
+def test_an_international_host_name_is_resolved_in_ascii(site: Site, authority: Authority) -> None:
     names = Names(**{"xn--bcher-kva_test": [[PUBLIC]]})
     assert (get(fetcher(site, authority, names), f"https://bücher.test:{site.port}/a.png") == PIXELS).all()
     assert site.asked[0].sni == "xn--bcher-kva.test"
 
 
-def test_an_allowed_address_may_be_given_as_such(site: Site, authority: Authority) -> None:
+def test_an_allowed_address_may_be_given_as_a_number(site: Site, authority: Authority) -> None:
     assert (get(fetcher(site, authority), f"https://{PUBLIC}:{site.port}/a.png") == PIXELS).all()
 
 
@@ -153,7 +153,7 @@ def real() -> Fetcher:
 
 
 @pytest.mark.parametrize("text", NEAR.split())
-def test_what_is_near_is_never_called_by_number(real: Fetcher, text: str) -> None:
+def test_addresses_that_are_not_public_are_never_fetched(real: Fetcher, text: str) -> None:
     assert not is_public(ip_address(text))
     host = f"[{text}]" if ":" in text else text
     with pytest.raises(FetchError, match="does not lead to the public internet"):
@@ -161,12 +161,12 @@ def test_what_is_near_is_never_called_by_number(real: Fetcher, text: str) -> Non
 
 
 @pytest.mark.parametrize("text", FAR.split())
-def test_what_is_far_may_be(text: str) -> None:
+def test_public_addresses_may_be_fetched(text: str) -> None:
     assert is_public(ip_address(text))
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost."])
-def test_a_name_of_this_machine_is_not_called(real: Fetcher, host: str) -> None:
+def test_names_of_this_machine_are_not_fetched(real: Fetcher, host: str) -> None:
     with pytest.raises(FetchError, match="does not lead to the public internet"):
         get(real, f"https://{host}/a.png")
 
@@ -213,7 +213,7 @@ def test_odd_addresses_are_refused_in_one_short_line(authority: Authority, url: 
 
 
 @pytest.mark.parametrize("answers", [[SECRET], [PUBLIC, SECRET], ["::ffff:127.0.0.1"], ["fe80::1%eth0"], []])
-def test_a_name_with_one_bad_address_is_not_called_at_all(
+def test_a_host_with_one_forbidden_address_is_not_fetched_at_all(
     site: Site, secret: Site, authority: Authority, answers: list[str]
 ) -> None:
     by = fetcher(site, authority, Names(images_test=[answers]))
@@ -223,7 +223,7 @@ def test_a_name_with_one_bad_address_is_not_called_at_all(
     assert site.calls == secret.calls == 0
 
 
-def test_a_name_that_changes_its_mind_is_called_where_it_was_checked(
+def test_a_host_whose_address_changes_is_fetched_at_the_address_that_was_checked(
     site: Site, secret: Site, authority: Authority
 ) -> None:
     """DNS rebinding: the first look-up is innocent, every later one leads behind us."""
@@ -236,7 +236,7 @@ def test_a_name_that_changes_its_mind_is_called_where_it_was_checked(
     assert (site.calls, secret.calls) == (2, 0)
 
 
-def test_who_cannot_prove_the_name_is_not_believed(site: Site, authority: Authority) -> None:
+def test_a_host_without_a_valid_certificate_is_refused(site: Site, authority: Authority) -> None:
     names = Names(elsewhere_test=[[PUBLIC]], images_test=[[PUBLIC]])
     with pytest.raises(FetchError, match=r"CERTIFICATE_VERIFY_FAILED|certificate"):
         get(fetcher(site, authority, names), f"https://elsewhere.test:{site.port}/a.png")
@@ -306,18 +306,18 @@ CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
         drip(HEAD + b"\r\n", bytes(0x10000), 0),  # no length at all: until the connection ends
     ],
 )
-def test_too_many_bytes_are_not_read_to_their_end(site: Site, authority: Authority, answer) -> None:
+def test_reading_stops_after_too_many_bytes(site: Site, authority: Authority, answer) -> None:
     site.routes["/a.png"] = answer
     with pytest.raises(ImageTooLargeError, match="more than 1000000 bytes"):
         get(fetcher(site, authority, limits=Limits(image_bytes=10**6)), f"https://images.test:{site.port}/a.png")
 
 
-def test_exactly_the_limit_is_taken(site: Site, authority: Authority) -> None:
+def test_exactly_the_limit_is_accepted(site: Site, authority: Authority) -> None:
     by = fetcher(site, authority, limits=Limits(image_bytes=len(PNG)))
     assert (get(by, f"https://images.test:{site.port}/a.png") == PIXELS).all()
 
 
-def test_compressed_data_is_refused_unread(site: Site, authority: Authority) -> None:
+def test_compressed_data_is_refused_without_reading_it(site: Site, authority: Authority) -> None:
     site.routes["/a.png"] = reply(gzip.compress(bytes(10**7)), Content_Encoding="gzip")
     with pytest.raises(FetchError, match="compressed data"):
         get(fetcher(site, authority), f"https://images.test:{site.port}/a.png")
@@ -332,7 +332,7 @@ def test_compressed_data_is_refused_unread(site: Site, authority: Authority) -> 
         (drip(b"", b"", 60), RESTLESS, "sent nothing for 1 s"),
     ],
 )
-def test_slow_servers_are_left(site: Site, authority: Authority, answer, times: FetchLimits, said: str) -> None:
+def test_slow_servers_are_given_up(site: Site, authority: Authority, answer, times: FetchLimits, said: str) -> None:
     site.routes["/a.png"] = answer
     with pytest.raises(FetchError, match=said):
         get(fetcher(site, authority, times=times), f"https://images.test:{site.port}/a.png")

@@ -167,7 +167,7 @@ def waiting(began: threading.Event) -> Callable[[list[int]], list[int]]:
     return run
 
 
-def test_a_batch_ends_when_nobody_waits_for_any_of_it() -> None:
+def test_a_batch_ends_when_all_of_its_jobs_are_given_up() -> None:
     batcher, held, began = Batcher(max_waiting=8, max_batch=4, metrics=Metrics()), threading.Event(), threading.Event()
     batcher.start()
     first = batcher.submit(Job([0], lambda items: [held.wait(10)] and items))

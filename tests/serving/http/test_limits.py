@@ -21,7 +21,7 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, error["code"]
 
 
-def test_bodies_are_counted_whatever_they_promise(serve: Serve) -> None:
+def test_bodies_are_counted_whatever_their_headers_state(serve: Serve) -> None:
     small = serve(body_bytes=20_000, image_bytes=10_000)
     fits = small.client.post("/v1/images", files={"file": b"x" * 9_000})
     assert code(fits) == (400, "invalid_image")
@@ -34,7 +34,7 @@ def test_bodies_are_counted_whatever_they_promise(serve: Serve) -> None:
     assert code(small.client.post("/v1/images", files={"file": b"x" * 25_000})) == (413, "request_too_large")
 
 
-def test_pixels_are_told_by_the_header(serve: Serve) -> None:
+def test_pixels_are_counted_by_the_header(serve: Serve) -> None:
     small = serve(pixels=40 * 50)
     assert small.client.post("/v1/images", files={"file": noise(40, 50)}).status_code == 201
     assert code(small.client.post("/v1/images", files={"file": noise(41, 50)})) == (413, "image_too_large")
@@ -77,7 +77,9 @@ def test_a_silent_connection_is_closed(serve: Serve, said: bytes) -> None:
         assert time.monotonic() - started < 8
 
 
-def test_time_is_up(serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_over_its_time_is_given_up(
+    serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hurried = serve(request_seconds=0.2)
     held = threading.Event()
     open_image = segmenter.open
@@ -92,7 +94,7 @@ def test_time_is_up(serve: Serve, segmenter: Segmenter, monkeypatch: pytest.Monk
     assert hurried.client.get("/healthz").status_code == 200
 
 
-def test_too_many_requests_are_told_to_come_again(
+def test_too_many_requests_get_503_with_retry_after(
     serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow = serve(connections=1)
@@ -117,7 +119,7 @@ def test_too_many_requests_are_told_to_come_again(
     first.join()
 
 
-def test_a_key_opens_everything_but_the_health(serve: Serve, tmp_path: object) -> None:
+def test_everything_but_the_health_check_needs_the_key(serve: Serve, tmp_path: object) -> None:
     keyed = serve(api_key="right")
     for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}, {"authorization": "right"}):
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
@@ -135,7 +137,7 @@ def test_request_ids(server: Served, given: str, kept: bool) -> None:
     assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
 
 
-def test_a_client_that_leaves_is_not_computed_for(
+def test_work_for_a_client_that_disconnected_is_not_begun(
     serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = serve()
@@ -182,7 +184,7 @@ def test_images_of_two_clients_never_mix(server: Served, segmenter: Segmenter) -
     assert not wrong
 
 
-def test_settings_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_wrong_settings_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("SEGLENS_QUERIES", "5")
     assert Settings().queries == 5
     with pytest.raises(ValueError, match="greater than or equal to 1"):

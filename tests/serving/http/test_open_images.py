@@ -46,7 +46,7 @@ def test_bytes_are_those_of_pixels_memory_and_maps(segmenter: Segmenter, scene: 
     assert bytes_of(large) - before == (512**2 - 256**2) * 3
 
 
-def test_an_image_expires_when_nobody_asks(opened: OpenedImage, clock: Clock) -> None:
+def test_an_image_expires_when_it_is_not_used(opened: OpenedImage, clock: Clock) -> None:
     images = ImageStore(10**9, TTL, Metrics(), clock)
     name = images.put(opened).id
     clock.now = 99
@@ -61,7 +61,7 @@ def test_an_image_expires_when_nobody_asks(opened: OpenedImage, clock: Clock) ->
     assert gone.value.status_code == 404
 
 
-def test_the_longest_unused_makes_room(opened: OpenedImage, size: int, clock: Clock) -> None:
+def test_the_longest_unused_image_makes_room(opened: OpenedImage, size: int, clock: Clock) -> None:
     images = ImageStore(3 * size, TTL, Metrics(), clock)
     first, second, third = (images.put(opened).id for _ in range(3))
     with images.use(first):
@@ -72,7 +72,7 @@ def test_the_longest_unused_makes_room(opened: OpenedImage, size: int, clock: Cl
     assert [images.describe(name).id for name in (first, third, fourth)] == [first, third, fourth]
 
 
-def test_an_image_under_a_request_stays(opened: OpenedImage, size: int, clock: Clock) -> None:
+def test_an_image_that_a_request_uses_stays(opened: OpenedImage, size: int, clock: Clock) -> None:
     images = ImageStore(2 * size, TTL, Metrics(), clock)
     name, other = images.put(opened).id, images.put(opened).id
     with images.use(name), images.use(other):
@@ -99,7 +99,7 @@ def test_a_dropped_image_is_still_answered_and_counted(opened: OpenedImage, size
     assert metrics.registry.get_sample_value("seglens_images_bytes") == 0
 
 
-def test_what_can_never_fit_is_refused(opened: OpenedImage, size: int, clock: Clock) -> None:
+def test_an_image_larger_than_the_memory_for_images_is_refused(opened: OpenedImage, size: int, clock: Clock) -> None:
     with pytest.raises(ApiError, match="make it smaller") as refused:
         ImageStore(size - 1, TTL, Metrics(), clock).put(opened)
     assert refused.value.status_code == 413

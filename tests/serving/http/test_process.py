@@ -63,7 +63,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
         running.kill()
 
 
-def test_told_to_stop_it_finishes_what_it_accepted(process: Process, png: bytes) -> None:
+def test_a_stopped_server_finishes_accepted_requests(process: Process, png: bytes) -> None:
     with process.client() as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         name = client.post("/v1/images", files={"file": png}).json()["id"]
@@ -146,7 +146,7 @@ def test_settings_of_the_model_reach_it(seglens: Run, monkeypatch: pytest.Monkey
     assert len(loaded) == 1
 
 
-def test_an_address_that_is_taken_is_told(seglens: Run) -> None:
+def test_an_address_in_use_is_reported(seglens: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, _, err = seglens("serve", "--port", port)

@@ -97,7 +97,7 @@ def test_addresses_are_fetched_only_where_that_is_allowed(server: Served, serve:
     assert allowed.client.post("/v1/segment", json=asked).status_code == 400
 
 
-def test_expired_images_give_their_memory_back_unasked(serve: Serve, png: bytes) -> None:
+def test_the_memory_of_expired_images_is_freed_without_a_request(serve: Serve, png: bytes) -> None:
     short = serve(image_ttl=0.3)
     held = "seglens_images_bytes 0.0"
     assert short.client.post("/v1/images", files={"file": png}).status_code == 201
@@ -107,7 +107,7 @@ def test_expired_images_give_their_memory_back_unasked(serve: Serve, png: bytes)
     assert 'seglens_images_dropped_total{reason="expired"} 1.0' in short.client.get("/metrics").text
 
 
-def test_an_error_of_ours_shows_nothing_of_us(
+def test_an_internal_error_reveals_nothing(
     serve: Serve, png: bytes, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(image: object) -> object:

@@ -54,7 +54,7 @@ def hands() -> Iterator[ThreadPoolExecutor]:
 # ---------------------------------------------------------------- turns
 
 
-def test_work_gives_way_when_its_time_is_over_and_somebody_waits(hands: ThreadPoolExecutor) -> None:
+def test_work_pauses_when_its_time_is_over_and_other_work_waits(hands: ThreadPoolExecutor) -> None:
     clock, order, worked = Clock(), list[str](), list[float]()
     turns, began, go = Turns(5.0, clock, worked.append), threading.Event(), threading.Event()
 
@@ -90,7 +90,7 @@ def test_work_gives_way_when_its_time_is_over_and_somebody_waits(hands: ThreadPo
     assert sum(worked) == pytest.approx(5.0 + 3.0 + 3.0)
 
 
-def test_every_check_is_heard_one_within_another() -> None:
+def test_nested_checks_are_all_called() -> None:
     heard = list[str]()
     with interruptible(lambda: heard.append("outer")):
         with interruptible(lambda: heard.append("inner")):
@@ -100,7 +100,7 @@ def test_every_check_is_heard_one_within_another() -> None:
     assert heard == ["outer", "inner", "outer"]
 
 
-def test_what_breaks_leaves_the_model_to_the_others() -> None:
+def test_work_that_fails_releases_the_model() -> None:
     turns = Turns()
     with pytest.raises(ValueError, match="broken"), turns.turn():
         raise ValueError("broken")
@@ -145,7 +145,7 @@ def test_a_short_job_is_answered_before_a_long_one_ends(batcher: Batcher) -> Non
     assert long.result(WAIT) == [2]
 
 
-def test_many_long_jobs_leave_room_for_a_short_one(batcher: Batcher) -> None:
+def test_a_short_job_runs_beside_many_long_ones(batcher: Batcher) -> None:
     works = [Long() for _ in range(MAX_LONG + 2)]
     long = [batcher.submit(Job([k], work, long=True)) for k, work in enumerate(works)]
     until(lambda: sum(work.began.is_set() for work in works) == MAX_LONG)

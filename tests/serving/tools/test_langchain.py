@@ -74,13 +74,13 @@ def test_a_second_question_finds_the_image_open(pair: list[BaseTool], path: Path
     assert told.artifact.image == first.answer.image
 
 
-def test_asking_is_the_untouched_model(segmenter: Segmenter, path: Path, scene: Sample) -> None:
+def test_answers_are_those_of_the_unchanged_model(segmenter: Segmenter, path: Path, scene: Sample) -> None:
     question = "what is in the picture?"
     message = ask_tool(segmenter).invoke(call("ask", image=str(path), question=question))
     assert message.content == segmenter.ask(scene.image, question)
 
 
-def test_of_a_known_image_the_model_only_asks(segmenter: Segmenter, scene: Sample) -> None:
+def test_for_a_given_image_the_model_gives_only_queries(segmenter: Segmenter, scene: Sample) -> None:
     segment, ask = tools(segmenter, image=scene.image)
     assert set(segment.args) == {"queries", "each", "trust"}
     assert set(ask.args) == {"question"}
@@ -89,7 +89,7 @@ def test_of_a_known_image_the_model_only_asks(segmenter: Segmenter, scene: Sampl
     assert "instances" in sight.words()
 
 
-def test_the_schema_is_one_that_models_are_told(pair: list[BaseTool]) -> None:
+def test_the_schema_describes_every_argument_to_the_model(pair: list[BaseTool]) -> None:
     told = convert_to_openai_tool(pair[0])["function"]
     assert told["name"] == "segment"
     assert "pixel-exact" in told["description"]
@@ -117,15 +117,13 @@ def test_the_schema_is_one_that_models_are_told(pair: list[BaseTool]) -> None:
         ({}, "image is missing; queries is missing"),
     ],
 )
-def test_what_is_wrong_comes_back_to_the_model_in_words(
-    pair: list[BaseTool], args: dict[str, object], said: str
-) -> None:
+def test_errors_are_returned_to_the_model_as_text(pair: list[BaseTool], args: dict[str, object], said: str) -> None:
     message = pair[0].invoke(call("segment", **args))
     assert message.status == "error"
     assert said in message.content
 
 
-def test_a_wrong_question_comes_back_in_words(pair: list[BaseTool]) -> None:
+def test_a_wrong_question_is_returned_as_text(pair: list[BaseTool]) -> None:
     for args, said in (
         ({"image": "x"}, "question is missing"),
         ({"image": "x", "question": ""}, "at least 1 character"),
@@ -143,7 +141,7 @@ def test_an_answer_to_a_wrong_call_is_short(pair: list[BaseTool]) -> None:
     assert len(message.content) < 2000
 
 
-def test_or_is_raised_as_langchains_own_exception(segmenter: Segmenter) -> None:
+def test_errors_can_be_raised_as_langchains_own_exception(segmenter: Segmenter) -> None:
     tool = segment_tool(segmenter)
     tool.handle_tool_error = False
     with pytest.raises(ToolException, match="does not exist; need an image file"):

@@ -209,7 +209,7 @@ def test_an_open_image_is_asked_by_its_id(talk: Talk, text: str) -> None:
     assert again["answers"][0]["milliseconds"]["open"] == first["answers"][0]["milliseconds"]["open"]
 
 
-def test_several_things_get_masks_of_their_own(talk: Talk, text: str, opened: OpenedImage) -> None:
+def test_each_of_several_things_gets_its_own_mask(talk: Talk, text: str, opened: OpenedImage) -> None:
     result = talk.call("segment", image=text, queries=["each of the cups"], overlay=False)
     (answer,) = Segmented.model_validate(result.structured_content).answers
     expected = opened.segment("each of the cups").instances
@@ -234,7 +234,9 @@ def test_refine_takes_clicks_and_a_box(talk: Talk, text: str, opened: OpenedImag
     assert "outside the image" in _refused(outside)
 
 
-def test_ask_and_describe_are_the_untouched_model(talk: Talk, text: str, scene: Sample, segmenter: Segmenter) -> None:
+def test_ask_and_describe_are_answers_of_the_unchanged_model(
+    talk: Talk, text: str, scene: Sample, segmenter: Segmenter
+) -> None:
     question = "what is in the picture?"
     told = TextAnswer.model_validate(talk.call("ask", image=text, question=question).structured_content)
     assert told.text == segmenter.ask(scene.image, question)
@@ -274,7 +276,7 @@ def test_ask_and_describe_are_the_untouched_model(talk: Talk, text: str, scene: 
         ("paint", {"image": "OPEN"}, "Unknown tool"),
     ],
 )
-def test_what_is_wrong_is_said_in_words_and_the_server_goes_on(
+def test_errors_are_text_and_the_server_goes_on(
     talk: Talk, text: str, name: str, args: dict[str, object], said: str
 ) -> None:
     if args.get("image") == "OPEN":
@@ -316,7 +318,7 @@ def test_over_http_no_path_is_ever_read(http: Talk, text: str, tmp_path: Path) -
         assert "exist" not in said  # which would tell a stranger what is there
 
 
-def test_over_http_addresses_are_called_when_allowed_and_public(http: Talk) -> None:
+def test_over_http_addresses_are_fetched_if_allowed_and_public(http: Talk) -> None:
     """Allowed on this server's command line; what is public is `tests/serving/http/test_fetch.py`'s."""
     assert "public internet" in _refused(http.call("segment", image="https://127.0.0.1/a.png", queries=["cup"]))
     assert "begins with https://" in _refused(http.call("segment", image="http://127.0.0.1/a.png", queries=["cup"]))
@@ -332,14 +334,14 @@ def test_over_http_addresses_are_called_when_allowed_and_public(http: Talk) -> N
         ({"Origin": "http://localhost:3000"}, 200),
     ],
 )
-def test_a_page_that_points_its_name_here_is_refused(address: str, headers: dict[str, str], status: int) -> None:
+def test_a_web_page_whose_name_resolves_here_is_refused(address: str, headers: dict[str, str], status: int) -> None:
     about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
     taken = {"Accept": "application/json, text/event-stream", **headers}
     assert httpx.post(address, json=hello, headers=taken).status_code == status
 
 
-def test_a_giant_body_is_refused_unread(address: str) -> None:
+def test_a_giant_body_is_refused_without_reading_it(address: str) -> None:
     taken = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
     assert httpx.post(address, content=b"[" * (LIMITS.image_bytes * 2), headers=taken).status_code == 413
 
@@ -365,7 +367,7 @@ def test_many_calls_at_once_each_get_their_own_answer(talk: Talk, text: str, ope
         assert answer.segmentation == opened.segment(query).answer().segmentation
 
 
-def test_calls_that_are_given_up_leave_the_server_whole(talk: Talk, text: str) -> None:
+def test_the_server_works_after_calls_that_were_given_up(talk: Talk, text: str) -> None:
     async def impatient(client: Client) -> None:
         for seconds in (0.001, 0.02, 0.1):
             with anyio.move_on_after(seconds):
@@ -382,7 +384,7 @@ def service(segmenter: Segmenter) -> ToolService:
     return ToolService(segmenter, ImageReader(LIMITS))
 
 
-def test_too_many_waiting_calls_are_told_to_come_back(portal: BlockingPortal, service: ToolService, text: str) -> None:
+def test_too_many_waiting_calls_are_refused(portal: BlockingPortal, service: ToolService, text: str) -> None:
     async def crowd() -> list[CallToolResult]:
         async with Client(build_server(Tools(service, max_waiting=1))) as client:
             args = {"image": text, "question": "what do you see?"}
@@ -431,7 +433,7 @@ def test_nothing_but_the_protocol_was_on_standard_output(stdio: Talk, strays: li
         (["--model", "no-such-folder-here"], "no-such-folder-here"),
     ],
 )
-def test_wrong_words_are_one_line(seglens: Run, words: list[str], said: str) -> None:
+def test_wrong_options_are_one_line(seglens: Run, words: list[str], said: str) -> None:
     code, out, err = seglens("mcp", *words)
     assert (code, out) == (2, "")
     assert said in err

@@ -101,7 +101,7 @@ def test_the_largest_image_fits_too(sight: Make) -> None:
     assert 100_000 < size(result) < MEGABYTE  # and the room is used
 
 
-def test_what_fits_is_given_whole(sight: Make) -> None:
+def test_an_answer_that_fits_is_complete(sight: Make) -> None:
     masks = [disc(480, 640)] * 32
     result = _result(sight(noise(480, 640), masks), overlay=True)
     answers = Segmented.model_validate(result.structured_content).answers
@@ -160,7 +160,7 @@ def test_nothing_found_is_no_picture(opened: OpenedImage) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(3000, 4000), (5, 60_000), (60_000, 5), (1, 1)])
-def test_a_picture_is_for_eyes(height: int, width: int) -> None:
+def test_a_picture_is_small_enough_to_send(height: int, width: int) -> None:
     mask = np.zeros((height, width), bool)
     mask[height // 2, width // 2] = True
     picture = drawn(np.zeros((height, width, 3), np.uint8), [mask], [1])

@@ -25,7 +25,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: str(one.index))
-def test_suggestions_do_what_they_say(segmenter: Segmenter, example: Example) -> None:
+def test_suggestions_give_the_results_they_describe(segmenter: Segmenter, example: Example) -> None:
     scene = World("test", SEED).scene(example.index)
     talk = Agent(segmenter).start(example.image)
     for words in example.suggestions:

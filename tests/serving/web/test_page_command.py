@@ -10,7 +10,9 @@ import pytest
 from command import Run
 
 
-def test_without_gradio_the_line_to_type_is_told(seglens: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gradio_the_error_names_the_command_that_installs_it(
+    seglens: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.startswith("seglens.serving.web")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -19,7 +21,7 @@ def test_without_gradio_the_line_to_type_is_told(seglens: Run, monkeypatch: pyte
     assert err == "seglens: the page needs gradio; run: pip install 'seglens[page]'\n"
 
 
-def test_a_taken_port_is_told_in_one_line(seglens: Run) -> None:
+def test_a_port_in_use_is_one_line(seglens: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

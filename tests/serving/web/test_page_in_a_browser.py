@@ -111,7 +111,7 @@ def test_keys_alone_are_enough(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_whoever_uses_the_keyboard_sees_where_they_are(visitor: Visitor, theme: str) -> None:
+def test_the_keyboard_focus_is_visible_on_every_control(visitor: Visitor, theme: str) -> None:
     visitor.show_in(theme)
     visitor.choose(CAT)
     visitor.say("segment the cat.")
@@ -173,7 +173,7 @@ def test_layers_are_switched_on_and_off(visitor: Visitor) -> None:
         visitor.until(lambda css=css: visitor.shown(css))
 
 
-def test_several_things_have_colours_and_scores_of_their_own(visitor: Visitor, tmp_path: Path) -> None:
+def test_each_of_several_things_has_its_own_colour_and_score(visitor: Visitor, tmp_path: Path) -> None:
     visitor.choose(SNOWMEN)
     visitor.after(lambda: visitor.one("#tries button:first-child").click())
     assert visitor.talk()[0] == "segment each of the snowmen."
@@ -188,7 +188,7 @@ def test_several_things_have_colours_and_scores_of_their_own(visitor: Visitor, t
     assert len(COCO(visitor.download("coco.json", tmp_path)).anns) == 4
 
 
-def test_undo_brings_back_the_mask_that_was(visitor: Visitor, tmp_path: Path) -> None:
+def test_undo_restores_the_previous_mask(visitor: Visitor, tmp_path: Path) -> None:
     visitor.choose(CAT)
     visitor.say("segment the cat.")
     before = mask_of(visitor, tmp_path / "before")
@@ -212,7 +212,7 @@ def test_undo_brings_back_the_mask_that_was(visitor: Visitor, tmp_path: Path) ->
     assert not visitor.one("#stage .undo").is_enabled()
 
 
-def test_undo_brings_back_the_picture_before(visitor: Visitor, tmp_path: Path) -> None:
+def test_undo_restores_the_previous_picture(visitor: Visitor, tmp_path: Path) -> None:
     visitor.choose(CAT)
     visitor.say("segment the cat.")
     cat = mask_of(visitor, tmp_path / "before")
@@ -223,7 +223,7 @@ def test_undo_brings_back_the_picture_before(visitor: Visitor, tmp_path: Path) -
     assert visitor.say("where is it?").startswith("Follow-up (")
 
 
-def test_every_query_stays_as_a_layer_of_its_own(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
+def test_every_query_keeps_its_own_layer(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
     visitor.choose(CAT)
     for words in ("segment the cat.", "segment the cup.", "segment the elephant."):
         visitor.say(words)
@@ -249,7 +249,7 @@ def test_every_query_stays_as_a_layer_of_its_own(visitor: Visitor, cats: OpenedI
     assert visitor.chosen() == "Segment the cat"
 
 
-def test_layers_are_chosen_switched_off_and_taken_off(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
+def test_layers_are_chosen_switched_off_and_removed(visitor: Visitor, cats: OpenedImage, tmp_path: Path) -> None:
     visitor.choose(CAT)
     visitor.say("segment the cat.")
     visitor.say("segment the cup.")
@@ -272,7 +272,7 @@ def test_layers_are_chosen_switched_off_and_taken_off(visitor: Visitor, cats: Op
     assert list(visitor.legend()) == ["segment the cat.", "segment the cup."]
 
 
-def test_a_reload_keeps_picture_and_talk(visit: Callable[[], Visitor], tmp_path: Path) -> None:
+def test_a_reload_keeps_picture_and_chat(visit: Callable[[], Visitor], tmp_path: Path) -> None:
     visitor = visit()
     visitor.choose(CAT)
     visitor.say("segment the cat.")
@@ -301,7 +301,7 @@ def test_a_reload_keeps_what_is_being_answered(visitor: Visitor) -> None:
     assert visitor.source("mask")
 
 
-def test_after_a_restart_of_the_server_it_is_told_what_is_gone(visitor: Visitor) -> None:
+def test_after_a_restart_of_the_server_the_page_states_what_is_lost(visitor: Visitor) -> None:
     visitor.driver.execute_script("sessionStorage.setItem('seglens', 'a key of the server before')")
     visitor.driver.refresh()
     visitor.until(lambda: visitor.talk())
@@ -329,7 +329,7 @@ def test_on_a_phone_the_answer_is_on_the_screen(visitor: Visitor, height: int) -
     assert visitor.seen_whole("#words textarea"), "wherever the page stands"
 
 
-def test_a_picture_that_comes_while_another_is_worked_on_waits_its_turn(visitor: Visitor, tmp_path: Path) -> None:
+def test_a_picture_that_is_sent_while_another_is_computed_waits(visitor: Visitor, tmp_path: Path) -> None:
     files = []
     for number in (CAT, SNOWMEN):
         files.append(tmp_path / f"{number}.png")
@@ -387,7 +387,7 @@ def test_a_word_that_the_model_does_not_know(visitor: Visitor) -> None:
     assert visitor.source("mask")
 
 
-def test_a_photograph_is_told_at_the_picture(visitor: Visitor, segmenter: Segmenter) -> None:
+def test_a_photograph_gets_a_warning_at_the_picture(visitor: Visitor, segmenter: Segmenter) -> None:
     photograph = min(shared("coco/train2017").glob("*.jpg"))
     if segmenter.open(photograph).familiar is None:
         pytest.skip("the embedded model carries no statistic of the pictures that it knows")
@@ -405,7 +405,7 @@ def test_a_photograph_is_told_at_the_picture(visitor: Visitor, segmenter: Segmen
     assert not visitor.all("#stage .strange")
 
 
-def test_whatever_goes_wrong_is_told_and_the_page_goes_on(visitor: Visitor, tmp_path: Path) -> None:
+def test_errors_are_reported_and_the_page_stays_usable(visitor: Visitor, tmp_path: Path) -> None:
     assert "choose or upload one first" in visitor.say("segment the cat.")
     file = tmp_path / "no picture.png"
     file.write_bytes(b"these are words")
@@ -426,7 +426,7 @@ def test_a_file_that_is_too_large_is_refused(visitor: Visitor, tmp_path: Path) -
     assert visitor.source("picture") is None
 
 
-def test_words_are_text_whatever_they_hold(visitor: Visitor, tmp_path: Path) -> None:
+def test_messages_are_shown_as_text_whatever_they_contain(visitor: Visitor, tmp_path: Path) -> None:
     words = '<img src=x onerror="document.title=1"> **杯** 🍎 ../../x {{value}} ${1}'
     visitor.choose(CAT)
     visitor.choose_option("route", "segmentation")
@@ -441,7 +441,7 @@ def test_words_are_text_whatever_they_hold(visitor: Visitor, tmp_path: Path) -> 
     assert visitor.driver.title == "SegLens"
 
 
-def test_nothing_comes_from_beyond_this_machine(visitor: Visitor) -> None:
+def test_nothing_is_loaded_from_other_machines(visitor: Visitor) -> None:
     visitor.requests()
     visitor.driver.refresh()
     visitor.until(lambda: visitor.all("#examples button"))
@@ -451,7 +451,7 @@ def test_nothing_comes_from_beyond_this_machine(visitor: Visitor) -> None:
     assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
 
 
-def test_every_picture_and_control_has_words(visitor: Visitor) -> None:
+def test_every_picture_and_control_has_a_text(visitor: Visitor) -> None:
     visitor.driver.get_log("browser")  # of the tests before: a page that is left complains
     visitor.choose(CAT)
     visitor.say("segment the cat.")

@@ -61,14 +61,14 @@ def test_a_mask_is_filled_and_outlined_and_the_rest_is_clear() -> None:
     assert colour_of(len(COLOURS)) == colour_of(0)
 
 
-def test_a_large_mask_is_shown_small_and_taken_away_whole(found: Prediction) -> None:
+def test_a_large_mask_is_shown_small_and_downloaded_whole(found: Prediction) -> None:
     side = 64
     assert mask_layer([found.mask], side).size == heat_layer(found, side).size == (side, side)
     (mask, _) = downloads([found])
     assert Image.open(io.BytesIO(decoded(mask.address))).size == found.mask.shape[::-1]
 
 
-def test_the_heat_is_clear_where_nobody_looked(found: Prediction) -> None:
+def test_the_heat_map_is_transparent_where_there_is_no_attention(found: Prediction) -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 0.3
     alpha = np.array(heat_layer(replace(found, heat_map=heat), 1280))[..., 3]
@@ -77,7 +77,7 @@ def test_the_heat_is_clear_where_nobody_looked(found: Prediction) -> None:
     assert heat_layer(replace(found, heat_map=None), 1280) is None
 
 
-def test_marks_lie_where_the_user_put_them(found: Prediction) -> None:
+def test_marks_are_where_the_user_clicked(found: Prediction) -> None:
     shown = Corrections(clicks=(Click(x=10, y=20), Click(x=30, y=40, label=0)), box=Box(x0=1, y0=2, x1=11, y1=22))
     view = seen(replace(found, corrections=shown))
     assert [mark.label for mark in view.clicks] == [1, 0]
@@ -89,7 +89,7 @@ def test_marks_lie_where_the_user_put_them(found: Prediction) -> None:
     assert len(view.keypoints) == len(found.keypoints)
 
 
-def test_the_legend_has_the_words_of_every_query_and_what_was_found(found: Prediction) -> None:
+def test_the_legend_lists_every_query_with_its_result(found: Prediction) -> None:
     one = Instance(found.mask, 0.5)
     several = replace(found, query="each of them", instances=(one, one, one))
     empty = replace(
@@ -110,7 +110,7 @@ def test_the_legend_has_the_words_of_every_query_and_what_was_found(found: Predi
     assert downloads([empty]) == downloads([]) == []
 
 
-def test_the_same_words_replace_and_too_many_push_out_the_oldest(found: Prediction) -> None:
+def test_the_same_query_replaces_its_finding_and_the_oldest_makes_room(found: Prediction) -> None:
     findings: Findings = ()
     for query in ("The cat.", "the cup", "the  Cat"):
         findings, new, gone = put(findings, replace(found, query=query), 2)
@@ -123,7 +123,7 @@ def test_the_same_words_replace_and_too_many_push_out_the_oldest(found: Predicti
     assert [one.prediction is refined for one in changed(findings, new.id, refined)] == [False, True]
 
 
-def test_names_of_files_hold_nothing_that_was_typed(found: Prediction) -> None:
+def test_file_names_contain_no_text_of_the_visitor(found: Prediction) -> None:
     evil = replace(found, query='../../etc/<b>"\ud800杯', instances=(Instance(found.mask, 0.5),) * 2)
     files = downloads([evil])
     assert [file.name for file in files] == ["mask.png", "instances.png", "coco.json"]

@@ -63,7 +63,7 @@ def test_a_visit_is_kept_for_its_time(agent: Agent) -> None:
     assert visits.find(key) is None
 
 
-def test_of_too_many_the_one_who_was_away_longest_goes(agent: Agent) -> None:
+def test_the_longest_unused_visit_makes_room_for_a_new_one(agent: Agent) -> None:
     visits = Visits(replace(LIMITS, visits=2))
     first, second = (visits.add(Visit(agent, LIMITS)) for _ in range(2))
     assert first != second
@@ -72,7 +72,7 @@ def test_of_too_many_the_one_who_was_away_longest_goes(agent: Agent) -> None:
     assert [visits.find(key) is not None for key in (first, second, third)] == [True, False, True]
 
 
-def test_memory_is_bounded_first_by_what_can_be_made_again(agent: Agent) -> None:
+def test_memory_is_first_freed_of_what_can_be_computed_again(agent: Agent) -> None:
     away, here, third = (with_cat(agent) for _ in range(3))
     mask, whole = away.state.findings[0].prediction.mask, away.bytes
     third.release()
@@ -96,7 +96,7 @@ def test_memory_is_bounded_first_by_what_can_be_made_again(agent: Agent) -> None
     assert [visits.find(key) for key in keys] == [None, here], "then the one who was away goes"
 
 
-def test_steps_are_bounded_and_go_back_one_by_one(agent: Agent) -> None:
+def test_the_number_of_steps_is_limited_and_they_are_undone_one_by_one(agent: Agent) -> None:
     visit = with_cat(agent, replace(LIMITS, steps=2))
     for _ in range(3):
         visit.correct(Gesture(start=(110, 210), end=(110, 210)), "add")
@@ -108,7 +108,7 @@ def test_steps_are_bounded_and_go_back_one_by_one(agent: Agent) -> None:
         visit.undo()
 
 
-def test_too_many_queries_push_out_the_oldest_and_it_is_told(agent: Agent) -> None:
+def test_too_many_queries_remove_the_oldest_and_the_chat_states_it(agent: Agent) -> None:
     visit = with_cat(agent, replace(LIMITS, findings=1))
     visit.answer(Message("segment the cup."))
     assert [one.prediction.query for one in visit.state.findings] == ["segment the cup."]
@@ -117,7 +117,7 @@ def test_too_many_queries_push_out_the_oldest_and_it_is_told(agent: Agent) -> No
     assert [one.prediction.query for one in visit.state.findings] == [CAT]
 
 
-def test_without_a_picture_it_is_told_what_to_do(agent: Agent) -> None:
+def test_without_a_picture_the_error_states_what_to_do(agent: Agent) -> None:
     visit = Visit(agent, LIMITS)
     for deed in (
         lambda: visit.answer(Message("segment the cup.")),
@@ -127,7 +127,7 @@ def test_without_a_picture_it_is_told_what_to_do(agent: Agent) -> None:
             deed()
 
 
-def test_a_forgotten_visitor_is_told(page: PageHandlers, told: list[str]) -> None:
+def test_a_visitor_whose_visit_was_removed_is_informed(page: PageHandlers, told: list[str]) -> None:
     click = Mock(spec=gr.EventData, start=(1, 1), end=(1, 1))
     shown = page.correct("add", "the key of someone who was forgotten", click)
     assert "the page was not used for a long time" in shown[page.widgets.chat][0]["content"]

@@ -1,4 +1,4 @@
-"""What the server receives and answers, as JSON, beside what all surfaces share (`seglens.core.schema`)."""
+"""The server's requests and answers as JSON; what all interfaces share is in `seglens.core.schema`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pydantic import Field
 
 from seglens.core.schema import Answer, Box, Click, Intent, RequestModel, RouteTaken, Segmented, WireModel
 
-# One white pixel: an example that can be sent as it stands.
+# One white pixel: an example that can be sent as it is.
 _PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 )
 
-TRUST: bool = Field(default=False, description="Show the mask in spite of an unfamiliar picture or unknown words.")
+TRUST: bool = Field(
+    default=False, description="Return the mask although the picture or a word is unfamiliar to the model."
+)
 
 
 class ImageRequest(RequestModel):
@@ -25,13 +27,13 @@ class ImageRequest(RequestModel):
 
 
 class ImageAnswer(WireModel):
-    """An open image: ask about it by its `id` until it expires. Every use puts the end off."""
+    """An open image: use its `id` until it expires. Every use extends its time."""
 
     id: str
     width: int
     height: int
-    bytes: int = Field(description="What it takes of the server's memory.")
-    expires_in: float = Field(description="Seconds until it is dropped if nobody asks about it.")
+    bytes: int = Field(description="Memory that it takes on the server.")
+    expires_in: float = Field(description="Seconds until it is dropped if it is not used.")
 
 
 class SegmentRequest(RequestModel):
@@ -41,20 +43,23 @@ class SegmentRequest(RequestModel):
         min_length=1, description="The id of an open image, or the image itself as in `/v1/images`.", examples=[_PIXEL]
     )
     queries: list[str] = Field(min_length=1, description="What to segment, in words.", examples=[["the red cup"]])
-    each: bool | None = Field(None, description="A mask for each thing that is meant; null: the words decide.")
+    each: bool | None = Field(None, description="A mask for each of several things; null: if the words ask for it.")
     trust: bool = TRUST
-    heat_map: bool = Field(False, description="Say also where the MLLM looked.")
-    also: list[Literal["png", "geojson"]] = Field([], description="The masks in other forms, beside run lengths.")
+    heat_map: bool = Field(False, description="Also return the attention map of the MLLM.")
+    also: list[Literal["png", "geojson"]] = Field(
+        [], description="Other formats for the masks, in addition to run lengths."
+    )
 
 
 class SegmentAnswer(Segmented):
-    """One answer per query, and where the MLLM looked."""
+    """One answer per query, and the attention maps."""
 
     heat_maps: list[list[list[float]] | None] | None = Field(
-        None, description="Rows of the attention map over the square canvas, per query; null: not asked for, or none."
+        None, description="Rows of the attention map over the square canvas, per query; null: not requested, or none."
     )
     png: str | None = Field(
-        None, description="All masks in one lossless, indexed PNG, in base64: index k is the k-th thing, 0 the ground."
+        None,
+        description="All masks in one lossless, indexed PNG, in base64: index k is the k-th thing, 0 the background.",
     )
     geojson: dict[str, Any] | None = Field(
         None, description="A FeatureCollection of polygons with holes, in pixels, each with its query and score."
@@ -62,7 +67,7 @@ class SegmentAnswer(Segmented):
 
 
 class RefineRequest(RequestModel):
-    """A query whose mask is corrected. Nothing is remembered: send all clicks so far."""
+    """A query whose mask is corrected. The server stores no clicks: send all of them each time."""
 
     image: str = Field(
         min_length=1, description="The id of an open image, or the image itself as in `/v1/images`.", examples=[_PIXEL]
@@ -74,35 +79,35 @@ class RefineRequest(RequestModel):
 
 
 class TalkRequest(RequestModel):
-    """What a chat may ask of us beyond OpenAI's fields."""
+    """Fields of a chat request in addition to OpenAI's."""
 
-    route: Intent | None = Field(default=None, description="Take this way; null: the MLLM decides.")
+    route: Intent | None = Field(default=None, description="The route of the answer; null: the MLLM decides.")
     trust: bool = TRUST
-    heat_map: bool = Field(default=False, description="Say also where the MLLM looked.")
+    heat_map: bool = Field(default=False, description="Also return the attention map of the MLLM.")
 
 
 class TalkAnswer(WireModel):
-    """What a chat says of us beyond OpenAI's fields."""
+    """Fields of a chat answer in addition to OpenAI's."""
 
     route: RouteTaken
-    notice: str | None = Field(
-        description="What to know about words of the MLLM: an unfamiliar picture, unknown words."
+    notice: str | None = Field(description="A warning about an answer in words: an unfamiliar picture, unknown words.")
+    answers: list[Answer] = Field(description="The masks in each image of the message; empty for an answer in words.")
+    images: list[int] = Field(
+        description="For each answer, the number of the message's image that it is about, from 0."
     )
-    answers: list[Answer] = Field(
-        description="What was segmented, in each image of the message; empty where words are the answer."
-    )
-    images: list[int] = Field(description="Of each answer, which of the message's images it is about, from 0.")
     heat_maps: list[list[list[float]] | None] | None = None
-    ignored: list[str] = Field(description="What was sent and changes no answer.")
+    ignored: list[str] = Field(description="Names of the parts of the request that have no effect on the answer.")
 
 
 class Fault(WireModel):
-    """What went wrong: what came, what is needed, what to do."""
+    """An error: what was sent, what is needed, what to do."""
 
     message: str
-    type: str = Field(description="Whose fault it is: 'invalid_request_error' the asker's, 'server_error' ours.")
-    param: str | None = Field(description="The field at fault.")
-    code: str = Field(description="The same for the same fault, for programs.")
+    type: str = Field(
+        description="'invalid_request_error' for an error of the request, 'server_error' for one of the server."
+    )
+    param: str | None = Field(description="The field with the error.")
+    code: str = Field(description="The kind of the error, for programs.")
     request_id: str
 
 

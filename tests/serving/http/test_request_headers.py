@@ -1,4 +1,4 @@
-"""What a request says of itself: its content type, its address, the page that it comes from; and the API's own page."""
+"""The headers of a request: its content type, its address, the web page that it comes from; and the API's own page."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ POSTS = ("/v1/segment", "/v1/refine", "/v1/chat/completions")
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/xml"])
-def test_json_must_say_that_it_is_json(server: Served, path: str, kind: str) -> None:
-    """As `curl -d` does not: the body would be read as bytes, and the error speak of those."""
+def test_json_needs_its_content_type(server: Served, path: str, kind: str) -> None:
+    """`curl -d` sends another type: the body would be read as bytes, and the error would be about bytes."""
     answer = server.client.post(path, content=json.dumps({"image": "a"}), headers={"content-type": kind})
     assert answer.status_code == 415
     assert "-H 'content-type: application/json'" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", [*POSTS, "/v1/images"])
-def test_what_stands_in_the_address_is_not_passed_over(server: Served, data_uri: str, path: str) -> None:
+def test_parameters_in_the_address_are_refused(server: Served, data_uri: str, path: str) -> None:
     answer = server.client.post(path, params={"each": "true"}, json={"image": data_uri, "queries": ["a cup"]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "each")
     assert "in the body" in answer.json()["error"]["message"]
@@ -34,13 +34,13 @@ def test_what_stands_in_the_address_is_not_passed_over(server: Served, data_uri:
 
 @pytest.mark.parametrize("path", ["/v1/segment", "/v1/refine", "/v1/images", "/v1/chat/completions"])
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"a"', b"[" * 50_000, b"\xff", b'{"image": NaN}'])
-def test_what_is_no_request_is_told_in_words(server: Served, path: str, body: bytes) -> None:
+def test_an_invalid_body_gets_an_error_in_words(server: Served, path: str, body: bytes) -> None:
     answer = server.client.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_an_address_that_is_none_says_which_there_are(server: Served) -> None:
+def test_an_unknown_address_gets_an_error_that_names_the_known_ones(server: Served) -> None:
     for method, path in (("POST", "/chat/completions"), ("POST", "/v1/responses"), ("GET", "/"), ("GET", "/docs")):
         error = server.client.request(method, path).json()["error"]
         assert error["code"] == "not_found"
@@ -59,17 +59,17 @@ def preflight(served: Served, origin: str) -> Any:
     return served.client.options("/v1/segment", headers=asked)
 
 
-def test_no_other_page_may_ask_unless_it_is_named(server: Served) -> None:
+def test_no_other_web_page_may_send_requests_unless_it_is_named(server: Served) -> None:
     assert preflight(server, PAGE).status_code == 405
     answer = server.client.get("/v1/models", headers={"origin": PAGE})
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize(("origins", "named"), [(f"https://a.org, {PAGE}/", PAGE), ("*", "*")])
-def test_a_named_page_may_ask_and_read_refusals(serve: Serve, origins: str, named: str) -> None:
+def test_a_named_web_page_may_send_requests_and_read_errors(serve: Serve, origins: str, named: str) -> None:
     keyed = serve(cors_origins=origins, api_key="right")
     allowed = preflight(keyed, PAGE)
-    assert allowed.status_code == 200  # without the key: a browser asks before it sends one
+    assert allowed.status_code == 200  # without the key: a browser sends this request before the one with the key
     assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
     for path, status in (("/v1/models", 401), ("/healthz", 200), ("/nowhere", 401)):
         answer = keyed.client.get(path, headers={"origin": PAGE})
@@ -82,7 +82,7 @@ def test_a_named_page_may_ask_and_read_refusals(serve: Serve, origins: str, name
 @pytest.mark.parametrize(
     "wrong", ["page.example", "https://a.org/path", "https://*.a.org", "null", "https://a.org https://b.org"]
 )
-def test_what_is_no_origin_is_told_before_the_start(segmenter: Segmenter, wrong: str) -> None:
+def test_an_invalid_origin_is_reported_before_the_start(segmenter: Segmenter, wrong: str) -> None:
     with pytest.raises(ValueError, match="need '\\*', or scheme and host"):
         create_app(segmenter, Settings(cors_origins=wrong))
 
@@ -90,7 +90,7 @@ def test_what_is_no_origin_is_told_before_the_start(segmenter: Segmenter, wrong:
 # ---------------------------------------------------------------- the page about the API
 
 
-def test_the_page_about_the_api_is_there_when_asked_for(serve: Serve) -> None:
+def test_the_page_about_the_api_is_served_if_switched_on(serve: Serve) -> None:
     keyed = serve(docs=True, api_key="right")
     page = keyed.client.get("/docs")  # a browser that opens a page sends no key
     assert page.status_code == 200

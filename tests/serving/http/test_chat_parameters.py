@@ -39,7 +39,7 @@ from http_server import Serve, Served, ours, said
         {"prompt_cache_key": "a"},
     ],
 )
-def test_what_asks_for_what_is_done_anyway_is_taken(
+def test_parameters_that_ask_for_what_is_done_anyway_are_accepted(
     client: openai.OpenAI, data_uri: str, neutral: dict[str, Any]
 ) -> None:
     answer = client.chat.completions.create(
@@ -79,7 +79,7 @@ def test_what_asks_for_what_is_done_anyway_is_taken(
         {"guided_json": "{}"},
     ],
 )
-def test_what_is_not_done_is_refused_by_name(server: Served, data_uri: str, wanted: dict[str, Any]) -> None:
+def test_unsupported_parameters_are_refused_by_name(server: Served, data_uri: str, wanted: dict[str, Any]) -> None:
     asked = {"model": "embedded", "messages": [said("how many things are there?", data_uri)], **wanted}
     answer = server.client.post("/v1/chat/completions", json=asked)
     error, (name,) = answer.json()["error"], wanted
@@ -89,7 +89,7 @@ def test_what_is_not_done_is_refused_by_name(server: Served, data_uri: str, want
     assert "leave it out" in error["message"]
 
 
-def test_a_talk_with_tools_in_its_past_goes_on(client: openai.OpenAI, data_uri: str) -> None:
+def test_a_chat_with_earlier_tool_calls_is_accepted(client: openai.OpenAI, data_uri: str) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "count", "arguments": "{}"}}
     messages: list[Any] = [
         {"role": "system", "content": "Be brief.", "name": "s"},
@@ -107,7 +107,7 @@ def test_a_talk_with_tools_in_its_past_goes_on(client: openai.OpenAI, data_uri: 
     assert {*ours(answer).ignored} == unread | {"messages.tool_calls", "messages.tool_call_id"}
 
 
-def test_an_image_comes_as_a_plain_string_too(client: openai.OpenAI, server: Served, data_uri: str) -> None:
+def test_an_image_may_be_a_plain_string(client: openai.OpenAI, server: Served, data_uri: str) -> None:
     words = "how many things are there?"
     plain = {"role": "user", "content": [{"type": "text", "text": words}, {"type": "image_url", "image_url": data_uri}]}
     right = client.chat.completions.create(model="embedded", messages=[said(words, data_uri)]).choices[0].message
@@ -152,7 +152,7 @@ def test_heads_and_slashes(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "body", ['{"\\ud800": 1}', '{"image": "\\ud800", "queries": ["\\udfff"]}', '{"model": "\\ud800"}']
 )
-def test_half_a_character_is_refused_in_words(server: Served, path: str, body: str) -> None:
+def test_a_lone_surrogate_is_refused_with_a_message(server: Served, path: str, body: str) -> None:
     """JSON can spell it, and no answer can."""
     answer = server.client.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)

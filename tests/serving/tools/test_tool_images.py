@@ -1,4 +1,4 @@
-"""Images that agents name: which texts are taken, and which images stay open."""
+"""Images that agents name: which texts are read, and which images stay open."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_local_client_names_a_file_as_it_likes(tmp_path: Path, monkeypatch: py
             REMOTE.read(text)
 
 
-def test_data_is_data_for_everybody() -> None:
+def test_data_is_read_for_every_client() -> None:
     jpeg = base64.b64encode(b"\xff\xd8\xff" + bytes(90)).decode()
     assert jpeg.startswith("/9j/")  # which looks like a path
     for reader in (LOCAL, REMOTE):
@@ -41,7 +41,7 @@ def test_data_is_data_for_everybody() -> None:
 
 
 @pytest.mark.parametrize("text", ["no/such.png", "x" * 5000, "\x00", "~nobody-here/a.png", "file:///no/such.png"])
-def test_what_is_not_there_is_told(text: str) -> None:
+def test_a_missing_file_is_reported(text: str) -> None:
     with pytest.raises(ImageError, match="; need"):
         LOCAL.read(text)
 
@@ -78,6 +78,6 @@ def test_pixels_in_another_shape_are_another_image(segmenter: Segmenter) -> None
     assert images._id(PIXELS) != images._id(PIXELS.reshape(7, 9, 3))
 
 
-def test_room_for_no_image_is_refused(segmenter: Segmenter) -> None:
+def test_a_store_for_no_image_is_refused(segmenter: Segmenter) -> None:
     with pytest.raises(ValueError, match="need at least 1"):
         OpenImages(segmenter, max_images=0)
