@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from readings import SOME, WIDTH, B, Q, Silent, reading, taught
+from readouts import SOME, WIDTH, B, FakeReader, Q, readout, taught
 from torch import Tensor
 
 from seglens.core.geometry import Frame
@@ -27,7 +27,7 @@ def embedding(decoder: MaskDecoder) -> Embedding:
 
 def make(decoder: MaskDecoder, **settings: Any) -> Lisa:
     torch.manual_seed(0)
-    return Lisa(LisaConfig(**settings), Silent(), decoder)
+    return Lisa(LisaConfig(**settings), FakeReader(), decoder)
 
 
 # ------------------------------------------------------------------ configuration
@@ -75,7 +75,7 @@ def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], message:
 
 @torch.no_grad()
 def test_the_projected_state_is_the_only_prompt(decoder: MaskDecoder, embedding: Embedding) -> None:
-    lisa, read = make(decoder), reading()
+    lisa, read = make(decoder), readout()
     first, _, second = lisa.project
     prompts = torch.relu(read.segment @ first.weight.T + first.bias) @ second.weight.T + second.bias
     out = lisa.decode(read, embedding)

@@ -86,10 +86,10 @@ def decode(read: HeadMaps, decoder: Discs, **settings: Any) -> MethodOutput:
 
 
 LEFT, RIGHT = (0.25, 0.3, 0.15), (0.75, 0.6, 0.15)
-TOLD = {"heads": ((2, 1), (3, 0), (3, 2)), "mass": 0.4}
+NAMED_HEADS = {"heads": ((2, 1), (3, 0), (3, 2)), "mass": 0.4}
 
 
-@pytest.mark.parametrize("settings", [TOLD, {}])
+@pytest.mark.parametrize("settings", [NAMED_HEADS, {}])
 def test_the_mask_covers_what_the_heads_attend_to(settings: dict[str, Any]) -> None:
     """Whether the heads are named, or chosen by their attention on the image and its low entropy."""
     decoder = Discs(LEFT, RIGHT)
@@ -105,9 +105,9 @@ def test_the_mask_covers_what_the_heads_attend_to(settings: dict[str, Any]) -> N
 def test_things_with_equal_attention_are_joined() -> None:
     decoder = Discs(LEFT, RIGHT, (0.25, 0.8, 0.1))
     both = 0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2]) + 0.02 * spot(0.25, 0.8)
-    drawn = decode(maps(both), decoder, **TOLD).mask_logits[0, 0] > 0
+    drawn = decode(maps(both), decoder, **NAMED_HEADS).mask_logits[0, 0] > 0
     assert torch.equal(drawn, (decoder.at(*LEFT[:2]) + decoder.at(*RIGHT[:2])) > 0)
-    alone = decode(maps(both), decoder, **TOLD, join=1.0).mask_logits[0, 0] > 0
+    alone = decode(maps(both), decoder, **NAMED_HEADS, join=1.0).mask_logits[0, 0] > 0
     assert torch.equal(alone, decoder.at(*LEFT[:2]) > 0)
 
 
@@ -115,7 +115,7 @@ def test_presence_follows_the_odds_of_the_mass() -> None:
     shown = decode(
         maps(spot(0.3, 0.3, strength=0.9), spot(0.3, 0.3, strength=0.4), spot(0.3, 0.3, strength=0.1)),
         Discs(LEFT),
-        **TOLD,
+        **NAMED_HEADS,
     ).presence_logits
     assert shown is not None
     likely = shown[0].sigmoid()
@@ -129,7 +129,7 @@ def test_padding_is_never_clicked() -> None:
     inside = torch.ones(1, GRID, GRID, dtype=torch.bool)
     inside[:, 7:] = False
     read = maps(0.3 * spot(*LEFT[:2]) + 0.6 * spot(0.6, 0.9), inside=inside)
-    output = decode(read, Discs(LEFT, (0.6, 0.9, 0.1)), **TOLD)
+    output = decode(read, Discs(LEFT, (0.6, 0.9, 0.1)), **NAMED_HEADS)
     assert output.keypoints is not None
     assert output.heat_map is not None
     assert (output.keypoints.points[output.keypoints.keep][:, 1] < 7.5 / GRID).all()
@@ -139,14 +139,14 @@ def test_padding_is_never_clicked() -> None:
 
 def test_clicks_are_decoded_in_small_batches() -> None:
     decoder = Discs(LEFT)
-    output = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **TOLD)
+    output = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **NAMED_HEADS)
     assert output.keypoints is not None
     assert sum(decoder.asked) == output.keypoints.keep.sum() >= 40
     assert max(decoder.asked) <= 16
 
 
 def test_a_map_of_zeros_gives_an_empty_mask() -> None:
-    output = decode(maps(torch.zeros(GRID, GRID)), Discs(LEFT), **TOLD)
+    output = decode(maps(torch.zeros(GRID, GRID)), Discs(LEFT), **NAMED_HEADS)
     assert not (output.mask_logits > 0).any()
     assert output.mask_logits.isfinite().all()
 

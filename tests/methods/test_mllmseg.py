@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from readings import Silent
+from readouts import FakeReader
 from torch import Tensor, nn
 
 from seglens.core.tuning_types import TunedReadout
@@ -25,16 +25,16 @@ WORDS, D, V = 30, 20, 16
 TOLERANCE = 1e-5  # of the largest value; measured: 4.2e-7
 
 
-def reader(width: int = D, patch_width: int = V, grid: tuple[int, int] = (3, 3), shuffle: int = 2) -> Silent:
-    return Silent(width=width, patch_width=patch_width, grid=grid, shuffle=shuffle)
+def reader(width: int = D, patch_width: int = V, grid: tuple[int, int] = (3, 3), shuffle: int = 2) -> FakeReader:
+    return FakeReader(width=width, patch_width=patch_width, grid=grid, shuffle=shuffle)
 
 
-def make(config: MLLMSegConfig = TINY, mllm: Silent | None = None, seed: int = 0) -> MLLMSeg:
+def make(config: MLLMSegConfig = TINY, mllm: FakeReader | None = None, seed: int = 0) -> MLLMSeg:
     torch.manual_seed(seed)
     return MLLMSeg(config, mllm or reader()).eval()
 
 
-def reading(b: int = 2, q: int = 3, mllm: Silent | None = None, r: int = 1, seed: int = 0) -> TunedReadout:
+def readout(b: int = 2, q: int = 3, mllm: FakeReader | None = None, r: int = 1, seed: int = 0) -> TunedReadout:
     """Random states; new words last, as an adapter adds them."""
     mllm, dice = mllm or reader(), torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=dice)  # noqa: E731
@@ -91,7 +91,7 @@ def test_an_upright_filter_draws_where_channels_are_active() -> None:
 
 @torch.no_grad()
 def test_outputs_have_their_documented_shapes() -> None:
-    method, read = make(), reading()
+    method, read = make(), readout()
     out = method.decode(read, None)
     assert method.mask_side == 3 * 2 * 4
     assert out.mask_logits.shape == (2, 3, 24, 24)
@@ -175,14 +175,14 @@ def by_hand(method: MLLMSeg, read: TunedReadout) -> Tensor:
 
 @torch.no_grad()
 def test_the_whole_decoder_equals_a_plain_computation() -> None:
-    method, read = make(replace(TINY, norm="batch")), reading()
+    method, read = make(replace(TINY, norm="batch")), readout()
     assert error(method.decode(read, None).mask_logits, by_hand(method, read)) < TOLERANCE
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", [1, 3])
 def test_precomputed_features_give_the_same_masks(r: int) -> None:
-    method, read = make(), reading(r=r)
+    method, read = make(), readout(r=r)
     precomputed, fresh = method.precompute(read), method.decode(read, None)
     assert precomputed.shape == (2, r, 36, 16)
     for _ in range(2):  # and it may be used again
@@ -195,7 +195,7 @@ def test_precomputed_features_give_the_same_masks(r: int) -> None:
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("r", [1, 3])
 def test_questions_are_independent_of_each_other(norm: Any, r: int) -> None:
-    method, read = make(replace(TINY, norm=norm)), reading(r=r)
+    method, read = make(replace(TINY, norm=norm)), readout(r=r)
     together = method.decode(read, None).mask_logits
     for b in range(2):
         for q in range(3):
@@ -230,7 +230,7 @@ def test_a_source_that_is_off_is_left_out(off: str) -> None:
     )
     less.load_state_dict({name: state[name] for name in less.state_dict()})
     method.decoder.fuse.join.weight.chunk(3, 1)[("detail", "raw", "semantic").index(off)].zero_()
-    read = reading()
+    read = readout()
     assert error(less.decode(read, None).mask_logits, method.decode(read, None).mask_logits) < TOLERANCE
 
 
@@ -238,7 +238,7 @@ def test_a_source_that_is_off_is_left_out(off: str) -> None:
 def test_one_source_is_enough() -> None:
     for name in SWITCHES:
         method = make(replace(TINY, **{other: other == name for other in SWITCHES}))  # type: ignore[arg-type]
-        read = reading()
+        read = readout()
         moved = replace(read, image=read.image + 1)
         changed = not torch.equal(method.decode(read, None).mask_logits, method.decode(moved, None).mask_logits)
         assert changed == (name != "raw")
@@ -248,7 +248,7 @@ def test_one_source_is_enough() -> None:
 @torch.no_grad()
 def test_without_pixel_shuffle_nothing_is_up_sampled() -> None:
     mllm = reader(grid=(4, 4), shuffle=1)
-    method, read = make(mllm=mllm), reading(mllm=mllm)
+    method, read = make(mllm=mllm), readout(mllm=mllm)
     assert not any(name.startswith("decoder.fuse.upsample") for name in method.state_dict())
     assert method.decode(read, None).mask_logits.shape == (2, 3, 16, 16)
 
@@ -259,13 +259,13 @@ def test_patches_of_another_width_are_projected() -> None:
     mllm = reader(patch_width=10)
     method = make(mllm=mllm)
     assert method.decoder.fuse.patches.weight.shape == (16, 10)
-    assert method.decode(reading(mllm=mllm), None).mask_logits.shape == (2, 3, 24, 24)
+    assert method.decode(readout(mllm=mllm), None).mask_logits.shape == (2, 3, 24, 24)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", [1, 3])
 def test_image_states_one_token_early(r: int) -> None:
-    method, early, read = make(), make(replace(TINY, shift_image_tokens=True)), reading(r=r)
+    method, early, read = make(), make(replace(TINY, shift_image_tokens=True)), readout(r=r)
     assert read.before is not None
     image = torch.zeros_like(read.image)
     image[:, :, 0], image[:, :, 1:] = read.before[:, None], read.image[:, :, :-1]
@@ -286,7 +286,7 @@ def chosen(**logits: float) -> Tensor:
 
 @torch.no_grad()
 def test_presence_is_the_margin_over_reject() -> None:
-    read = reading(1, 1)
+    read = readout(1, 1)
     for config, choice, expected in (
         (TINY, chosen(seg=2.0, rej=1.0), 1.0),
         (TINY, chosen(seg=1.0, rej=2.5), -1.5),
@@ -303,7 +303,7 @@ def test_presence_is_the_margin_over_reject() -> None:
 
 @torch.no_grad()
 def test_presence_is_whether_reject_is_the_likeliest_word() -> None:
-    read = reading(4, 50, seed=3)
+    read = readout(4, 50, seed=3)
     presence = make().decode(read, None).presence_logits
     assert presence is not None
     refused = read.choice.argmax(-1) == WORDS + 1
@@ -387,7 +387,7 @@ def test_two_sigmoids_in_the_focal_term() -> None:
 @pytest.mark.parametrize("config", [TINY, replace(TINY, norm="batch"), replace(TINY, semantic=False)])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_gradients_reach_what_is_trained(config: MLLMSegConfig, autocast: bool) -> None:
-    method, read = make(config).train(), reading()
+    method, read = make(config).train(), readout()
     states = {name: getattr(read, name).requires_grad_() for name in ("patches", "image", "segment")}
     present = torch.tensor([[True, True, False], [True, False, True]])
     masks = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
@@ -407,7 +407,7 @@ def test_gradients_reach_what_is_trained(config: MLLMSegConfig, autocast: bool) 
 
 @torch.no_grad()
 def test_half_precision_is_bounded() -> None:
-    method, read = make(), reading()
+    method, read = make(), readout()
     exact = method.decode(read, None).mask_logits
     halves = {name: getattr(read, name).bfloat16() for name in ("patches", "image", "segment", "choice", "before")}
     with torch.autocast("cpu", torch.bfloat16):
@@ -421,7 +421,7 @@ def test_half_precision_is_bounded() -> None:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_overfits_three_masks(norm: Any) -> None:
-    method, read = make(replace(TINY, norm=norm)), reading(1)
+    method, read = make(replace(TINY, norm=norm)), readout(1)
     masks = torch.zeros(1, 3, 24, 24)
     masks[0, 0, 2:11, 3:9] = masks[0, 1, 10:21, 12:22] = masks[0, 2, 5:8, 14:23] = 1
     labels = truth(masks, torch.ones(1, 3, dtype=torch.bool))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from readings import Silent
+from readouts import FakeReader
 from torch import Tensor, nn
 
 from seglens.backbones import load_backbone
@@ -41,10 +41,10 @@ SINGLE = 2e-6  # in single precision; measured: 2.2e-7
 
 def make(config: Self1eConfig = TINY, width: int = 6, seed: int = 0) -> Self1e:
     torch.manual_seed(seed)
-    return Self1e(config, Silent(width=width)).eval()
+    return Self1e(config, FakeReader(width=width)).eval()
 
 
-def reading(
+def readout(
     b: int = 2,
     q: int = 3,
     r: int = 3,
@@ -161,7 +161,7 @@ def test_every_row_of_the_ablations_follows_its_equations(
     """Tables 5 and 6, with the authors' third MLP and without, on towers that are finer than the tokens and that are
     not, with image states that a question changes and that none changes."""
     config = replace(TINY, features=features, amplifiers=amplifiers, combine=combine, coarse_token=coarse)
-    model, read = make(config).double(), reading(r=r, shuffle=shuffle, dtype=torch.float64)
+    model, read = make(config).double(), readout(r=r, shuffle=shuffle, dtype=torch.float64)
     out = model.decode(read)
     assert out.mask_logits.dtype == torch.float64
     for i, q in itertools.product(range(2), range(3)):
@@ -188,7 +188,7 @@ def test_every_row_of_the_ablations_follows_its_equations(
     ],
 )
 def test_the_resolution_of_a_mask(settings: dict[str, Any], shuffle: int, side: int) -> None:
-    model, read = make(replace(TINY, **settings)), reading(grid=(2, 2), shuffle=shuffle)
+    model, read = make(replace(TINY, **settings)), readout(grid=(2, 2), shuffle=shuffle)
     image = model._amplify("image", read.image.reshape(2, 3, 2, 2, 6))
     assert max(part.shape[2:4] for part in model._parts(model.precompute(read), image)) == (side, side)
 
@@ -197,7 +197,7 @@ def test_the_resolution_of_a_mask(settings: dict[str, Any], shuffle: int, side: 
 def test_a_cell_of_the_tower_lies_where_the_canvas_has_it() -> None:
     """Patch (5, 2) of 8 x 8, the only one that answers, is drawn around ((2 + 1/2) / 8, (5 + 1/2) / 8)."""
     config = replace(TINY, features="refilled", amplifiers="none", combine=False, mask_side=64)
-    read = reading(b=1, q=1, r=1, grid=(4, 4))
+    read = readout(b=1, q=1, r=1, grid=(4, 4))
     refilled = torch.zeros(1, 64, 6)
     refilled[0, 5 * 8 + 2] = read.segment[0, 0, 0]
     logits = make(config).decode(replace(read, refilled=refilled)).mask_logits[0, 0].clamp(min=0)
@@ -214,7 +214,7 @@ def test_a_cell_of_the_tower_lies_where_the_canvas_has_it() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("r", [1, 3])
 def test_questions_are_independent_of_each_other(name: str, r: int) -> None:
-    model, read = make(replace(PRESETS[name].config, mask_side=24)), reading(r=r)
+    model, read = make(replace(PRESETS[name].config, mask_side=24)), readout(r=r)
     together = model.decode(read)
     for i, q in itertools.product(range(2), range(3)):
         one, question = slice(i, i + 1), slice(q, q + 1)
@@ -235,7 +235,7 @@ def test_questions_are_independent_of_each_other(name: str, r: int) -> None:
 @pytest.mark.parametrize(("features", "amplifiers"), ALL)
 def test_precomputed_features_serve_every_question(features: Any, amplifiers: Any) -> None:
     model = make(replace(TINY, features=features, amplifiers=amplifiers))
-    read, other = reading(seed=1), reading(seed=1)
+    read, other = readout(seed=1), readout(seed=1)
     fresh = model.decode(read)
     precomputed = model.precompute(
         replace(other, image=other.image * 0, segment=other.segment * 0)
@@ -250,9 +250,9 @@ def test_precomputed_features_serve_every_question(features: Any, amplifiers: An
 def test_half_precision_is_bounded() -> None:
     """An MLLM in bf16 hands out bf16 states; weights, Eq. 1 and logits stay in single precision. Under autocast the
     MLPs are in half precision, Eq. 1 is not."""
-    model, read = make(width=32), reading(d=32)
+    model, read = make(width=32), readout(d=32)
     whole = model.decode(read).mask_logits
-    half = model.decode(reading(d=32, dtype=torch.bfloat16)).mask_logits
+    half = model.decode(readout(d=32, dtype=torch.bfloat16)).mask_logits
     with torch.autocast("cpu", torch.bfloat16):
         cast = model.decode(read).mask_logits
     assert half.dtype == cast.dtype == torch.float32
@@ -283,7 +283,7 @@ def test_half_precision_is_bounded() -> None:
 def test_gradients_reach_every_parameter(features: Any, amplifiers: Any, expected: set[str], coarse: float) -> None:
     model = make(replace(TINY, features=features, amplifiers=amplifiers, coarse_weight=coarse)).train()
     assert set(model.amplifiers) == expected
-    read = reading()
+    read = readout()
     states = {
         name: getattr(read, name).clone().requires_grad_()
         for name in ("given", "refilled", "image", "segment", "text_loss")
@@ -309,7 +309,7 @@ def test_the_state_holds_exactly_the_trained_weights() -> None:
     assert names == {"adapter", "amplifiers", "combine"}
     assert {name.split(".")[0] for name in make(replace(TINY, combine=False)).state_dict()} == {"adapter", "amplifiers"}
     copy = make(seed=1)
-    read = reading()
+    read = readout()
     assert not torch.equal(copy.decode(read).mask_logits, make().decode(read).mask_logits)
     copy.load_state_dict(make().state_dict())
     assert torch.equal(copy.decode(read).mask_logits, make().decode(read).mask_logits)
@@ -326,7 +326,7 @@ def test_the_number_of_extra_parameters_is_the_published_one(width: int, million
 
 def test_losses_fall_in_training() -> None:
     """Two questions about one image, whose states differ, and two masks."""
-    model, read = make(replace(TINY, coarse_weight=0.5), width=16).train(), reading(1, 2, 2, (4, 4), d=16)
+    model, read = make(replace(TINY, coarse_weight=0.5), width=16).train(), readout(1, 2, 2, (4, 4), d=16)
     masks = torch.zeros(1, 2, 24, 24)
     masks[0, 0, 3:15, 2:10], masks[0, 1, 12:21, 9:21] = 1, 1
     yes = torch.ones(1, 2, dtype=torch.bool)
@@ -399,7 +399,7 @@ def truth(seed: int = 0) -> Truth:
 def test_losses_equal_a_plain_computation(absent: Any) -> None:
     config = replace(TINY, absent=absent, bce_weight=3.0, dice_weight=0.25, text_weight=0.5, coarse_weight=0.1)
     model = make(config)
-    out, wanted = model.decode(reading()), truth()
+    out, wanted = model.decode(readout()), truth()
     terms = model.losses(out, wanted)
     taught = [(0, 0), (1, 0), (1, 1)] + ([(0, 1)] if absent == "empty" else [])
     expected = dict.fromkeys(("bce", "dice", "coarse_bce", "coarse_dice"), 0.0)
@@ -417,7 +417,7 @@ def test_losses_equal_a_plain_computation(absent: Any) -> None:
 
 @torch.no_grad()
 def test_a_step_in_two_passes_has_the_loss_of_one() -> None:
-    model, out, wanted = make(), make().decode(reading()), truth()
+    model, out, wanted = make(), make().decode(readout()), truth()
     whole, totals = model.losses(out, wanted), wanted.totals()
     parts = []
     for i in range(2):
@@ -435,7 +435,7 @@ def test_a_step_in_two_passes_has_the_loss_of_one() -> None:
 def test_the_authors_divide_masks_by_all_answers() -> None:
     """Four masks (an absent target's is empty) and five answers, of which one is in words."""
     model, wanted = make(replace(PRESETS["authors"].config, mask_side=24)), truth()
-    out = model.decode(reading())
+    out = model.decode(readout())
     ours = make(replace(model.config, mask_mean="masks")).losses(out, wanted)
     for name, value in model.losses(out, wanted).items():
         assert value.item() == pytest.approx(ours[name].item() * (1 if name == "text" else 4 / 5), rel=1e-5)
@@ -445,7 +445,7 @@ def test_a_batch_without_masks_teaches_only_words() -> None:
     model, wanted = make(), truth()
     none = torch.zeros_like(wanted.valid)
     spoken = replace(wanted, present=none, valid=none, spoken=~none)
-    out = model.decode(reading())
+    out = model.decode(readout())
     terms = model.losses(out, spoken)
     assert {name for name, value in terms.items() if value.item() != 0} == {"text"}
     sum(terms.values()).backward()
@@ -455,7 +455,7 @@ def test_a_batch_without_masks_teaches_only_words() -> None:
 
 def test_no_text_loss_outside_training() -> None:
     model = make(replace(TINY, coarse_weight=0.0))
-    out = model.decode(replace(reading(), text_loss=None))
+    out = model.decode(replace(readout(), text_loss=None))
     assert out.coarse_logits is None
     assert set(model.losses(out, truth())) == {"bce", "dice"}
 
@@ -489,9 +489,9 @@ def test_a_method_gets_the_adapter_of_its_config() -> None:
 
         def adapt(
             self, tuning: Tuning, templates: AnswerTemplates, attention: str = "causal", refill: str = "none"
-        ) -> Silent:
+        ) -> FakeReader:
             calls.append((tuning, templates, attention, refill))
-            return Silent(width=6)
+            return FakeReader(width=6)
 
         def head_reader(self, layers: int | None = None) -> HeadAttention:
             raise AssertionError("a tuned method reads no heads")
@@ -557,13 +557,13 @@ def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], match: s
 
 def test_a_readout_without_refilled_patches_is_refused() -> None:
     with pytest.raises(ValueError, match="refill='replicate'"):
-        make().decode(replace(reading(), refilled=None))
+        make().decode(replace(readout(), refilled=None))
 
 
 def test_logits_are_resized_as_the_library_does() -> None:
     """The last step alone: bilinear, centres at i + 1/2."""
     model = make(replace(TINY, features="image", amplifiers="none", combine=False, mask_side=7))
-    read = reading(grid=(3, 3), dtype=torch.float64)
+    read = readout(grid=(3, 3), dtype=torch.float64)
     raw = torch.einsum("bqid,bqkd->bqi", read.image, read.segment).reshape(2, 3, 3, 3) / 6**0.5
     expected = F.interpolate(raw, (7, 7), mode="bilinear", align_corners=False)
     assert error(model.decode(read).mask_logits, expected) < EXACT
@@ -573,7 +573,7 @@ def test_logits_are_resized_as_the_library_does() -> None:
 @pytest.mark.parametrize("name", ["authors", "authors-8b"])
 def test_the_authors_stretch_a_mask_once(name: str) -> None:
     """From the cells of the fused map (twice the tower's patches a side) to the image; compared at mask_side."""
-    model, read, wanted = make(replace(PRESETS[name].config, mask_side=24)), reading(grid=(3, 3)), truth()
+    model, read, wanted = make(replace(PRESETS[name].config, mask_side=24)), readout(grid=(3, 3)), truth()
     over = replace(model.config, upsampling="twice")
     twice = make(over)
     once, stopped = model.decode(read), twice.decode(read)
@@ -591,6 +591,6 @@ def test_the_authors_coarse_mask_teaches_the_third_mlp(name: str) -> None:
     """Theirs uses F'_SEG after the third MLP, so that its loss alone reaches that MLP; ours does not."""
     for config, reached in ((PRESETS[name].config, True), (PRESETS["default"].config, False)):
         model = make(replace(config, mask_side=24)).train()
-        model.decode(reading()).coarse_logits.square().sum().backward()
+        model.decode(readout()).coarse_logits.square().sum().backward()
         grads = [weight.grad for weight in model.combine.parameters()]
         assert all(grad is not None and grad.abs().max() > 0 for grad in grads) == reached

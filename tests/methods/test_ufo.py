@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from readings import GRID, SOME, WIDTH, B, Q, Silent, reading, taught, truth
+from readouts import GRID, SOME, WIDTH, B, FakeReader, Q, readout, taught, truth
 from torch import Tensor
 
 from seglens.core.types import MethodOutput
@@ -17,7 +17,7 @@ from seglens.methods.ufo import PRESETS, Ufo, UfoConfig
 
 
 def make(**settings: Any) -> Ufo:
-    return Ufo(UfoConfig(**settings), Silent())
+    return Ufo(UfoConfig(**settings), FakeReader())
 
 
 # ------------------------------------------------------------------ configuration
@@ -56,7 +56,7 @@ def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], message:
 @pytest.mark.parametrize("each", [False, True], ids=["one image", "an image per question"])
 def test_tokens_are_the_sub_pixels_of_cells(each: bool) -> None:
     """By loops: token n of a cell lies at row n / 4, column n % 4 of it."""
-    read = reading(16, each)
+    read = readout(16, each)
     ufo = make(mask_side=4 * GRID[0])  # as fine as the maps: nothing is interpolated
     out = ufo.decode(read, None)
     assert out.mask_logits.shape == (B, Q, 12, 12)
@@ -68,13 +68,13 @@ def test_tokens_are_the_sub_pixels_of_cells(each: bool) -> None:
 
 
 def test_masks_are_up_sampled_bilinearly() -> None:
-    read = reading(16)
+    read = readout(16)
     exact, out = make(mask_side=12).decode(read, None).mask_logits, make(mask_side=40).decode(read, None).mask_logits
     assert torch.equal(out, F.interpolate(exact, (40, 40), mode="bilinear", align_corners=False))
 
 
 def test_maps_are_computed_in_single_precision_under_autocast() -> None:
-    read, ufo = reading(16), make(mask_side=40)
+    read, ufo = readout(16), make(mask_side=40)
     with torch.autocast("cpu", torch.bfloat16):
         half = ufo.decode(read, None).mask_logits
     assert torch.equal(half, ufo.decode(read, None).mask_logits)

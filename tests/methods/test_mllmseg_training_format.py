@@ -1,4 +1,4 @@
-"""How MLLMSeg is taught: in its authors' words, which are not those of their evaluation.
+"""The form of MLLMSeg's training: its authors' words, which are not those of their evaluation.
 
 Strings and rules are facts of jcwang0602/MLLMSeg at a28db02: `mllmseg/constants.py` (SHORT_QUESTION_LIST_MODE4,
 ANSWER_LIST_MODE4_*), `mllmseg/dataset_sub_refer_seg.py` (how they are put together) and, for JPEG, `build_transform` of
@@ -30,20 +30,20 @@ from seglens.training.tuned_examples import ExampleMaker, TunedExample, through_
 from tiny import KINDS
 
 TINY = replace(PRESETS["authors"].config, width=16, heads=2, feed_forward=16, subpixels=2, rank=2)
-ASKED = {  # of "the red Cup." and "left dog": in one question, in lower case, without the full stop
+REQUESTS = {  # of "the red Cup." and "left dog": in one question, in lower case, without the full stop
     "Can you segment the red cup, left dog in this image?",
     "Please segment the red cup, left dog in this image.",
     "What are the red cup, left dog in this image? Please respond with segmentation masks.",
     "What are the red cup, left dog in this image? Please output segmentation masks.",
 }
-SAID = {  # an item for each, as it was written
+ANSWERS = {  # an item for each query, as written in the data
     "The segmentation results are the red Cup [SEG], left dog [SEG].",
     "Sure, they are the red Cup:[SEG], left dog:[SEG].",
     "Sure, the mask of the red Cup is [SEG], the mask of left dog is [SEG].",
     "Sure, the segmentation of the red Cup is [SEG], the segmentation of left dog is [SEG].",
     "Sure, the referred the red Cup is [SEG], the referred left dog is [SEG].",
 }
-REFUSED = {  # where the dog is not there
+REFUSALS = {  # where the dog is absent
     "The segmentation results are the red Cup [SEG], left dog [REJ].",
     "Sure, they are the red Cup:[SEG], left dog:[REJ].",
     "Sure, the mask of the red Cup is [SEG], the mask of left dog is [REJ].",
@@ -82,7 +82,7 @@ def spelt(backbone: Backbone, ids: Any) -> str:
     return "".join(names[token] if token in names else decode([token]) for token in ids)
 
 
-@pytest.mark.parametrize(("absent", "expected"), [((), SAID), ((1,), REFUSED)])
+@pytest.mark.parametrize(("absent", "expected"), [((), ANSWERS), ((1,), REFUSALS)])
 def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], expected: set[str]) -> None:
     """Over many lessons all questions and all answers occur, and none besides."""
     examples, pictured = maker(backbone), sample("the red Cup.", "left dog", absent=absent)
@@ -94,7 +94,7 @@ def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], 
         questions.add(question)
         answers.add(answer)
         pairs.add((question, answer))
-    after = {spelt(backbone, backbone.prompts.after(text)): text for text in ASKED}
+    after = {spelt(backbone, backbone.prompts.after(text)): text for text in REQUESTS}
     assert questions == {*after}
     end = spelt(backbone, examples.mllm.answer_tokens._end)  # type: ignore[attr-defined]
     assert answers == {text + end for text in expected}

@@ -16,7 +16,7 @@ B, Q, WIDTH, GRID = 2, 3, 24, (3, 3)
 
 
 @dataclass
-class Silent:
+class FakeReader:
     """An MLLM of which only the widths are used."""
 
     adapter: nn.Module = field(default_factory=lambda: nn.Linear(2, 2))
@@ -34,7 +34,7 @@ class Silent:
     def conversation(self, request: str, opening: str, items: Any) -> Any: ...
 
 
-def reading(tokens: int = 1, each: bool = False, seed: int = 0) -> TunedReadout:
+def readout(tokens: int = 1, each: bool = False, seed: int = 0) -> TunedReadout:
     """Of `tokens` per answer; the image's rows are the questions' own if `each`."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
