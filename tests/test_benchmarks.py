@@ -259,7 +259,7 @@ def test_the_crowd_notices(run: Run) -> None:
     assert not errand.right(said[0], [0, 0]).right
 
 
-def test_a_ratio_says_whether_its_aim_is_reached(run: Run) -> None:
+def test_a_ratio_reports_whether_its_aim_is_reached(run: Run) -> None:
     ratio = importlib.import_module("measure").Ratio
     assert [ratio("a", value, 8).reached for value in (7.9, 8.0)] == [False, True]
     assert [ratio("a", value, 0.6, most=True).reached for value in (0.6, 0.61)] == [True, False]
@@ -289,7 +289,7 @@ def test_a_trial_of_faults() -> None:
     assert all(count["tried"] > 0 for count in counts.values())
 
 
-def test_a_fault_that_does_not_hold_is_told(
+def test_a_fault_that_is_not_handled_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     faults, trials = (importlib.import_module(name) for name in ("faults", "trials"))

@@ -99,7 +99,7 @@ def test_the_tested_versions_are_installed_with_extras_that_exist(path: Path) ->
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_nobody_runs_as_root_and_the_command_exists(path: Path, seglens: Run) -> None:
+def test_the_image_does_not_run_as_root_and_the_command_exists(path: Path, seglens: Run) -> None:
     last = stages(path)[-1]
     users = [n for n, step in enumerate(last) if step.name == "USER"]
     doctor = next(n for n, step in enumerate(last) if step.said == "seglens doctor")

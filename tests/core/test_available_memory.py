@@ -24,7 +24,7 @@ from seglens.model_files import strict_loading as pretrained
 MB = 10**6
 
 
-def test_what_is_there_and_what_is_needed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_gives_the_memory_that_is_left_and_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "address_space", lambda: None)
     monkeypatch.setattr(room, "free_memory", lambda: 200 * MB)
     check_room(200 * MB - SPARE, "the weights in a")

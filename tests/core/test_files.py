@@ -20,7 +20,7 @@ from seglens.core.files import (
 )
 
 
-def test_a_full_disk_is_told_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write fails without a name; of several files none is left, nor a hidden one."""
     real, synced = os.fsync, list[int]()
 
@@ -85,14 +85,14 @@ def test_new_files_are_written_over_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes() == b"three"
 
 
-def test_a_folder_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     check_folder(tmp_path / "deep" / "folder")
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file"):
         check_folder(tmp_path / "file" / "deep")
 
 
-def test_a_stamp_tells_a_beginning_an_end_and_a_length(tmp_path: Path) -> None:
+def test_a_stamp_depends_on_beginning_end_and_length(tmp_path: Path) -> None:
     def of(data: bytes) -> str:
         (tmp_path / "a").write_bytes(data)
         return stamp(tmp_path / "a")

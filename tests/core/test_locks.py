@@ -39,7 +39,7 @@ def somebody(file: Path, launch: str = "") -> Iterator[multiprocessing.process.B
     process.join()
 
 
-def test_the_second_is_told_who_has_it(tmp_path: Path) -> None:
+def test_the_error_of_the_second_run_names_the_first(tmp_path: Path) -> None:
     file = tmp_path / "run" / LOCK
     with somebody(file) as other:
         with pytest.raises(InUseError) as caught, held(file):

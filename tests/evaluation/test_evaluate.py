@@ -156,7 +156,7 @@ def test_what_was_drawn_is_drawn_at_the_segmenter_s_threshold(
     assert not any(r.drawn_intersection or r.found for r in run(segmenter, WorldData(n=1, seed=3, queries=3)))
 
 
-def test_presence_that_nobody_judged_is_null() -> None:
+def test_presence_that_no_head_judges_is_null() -> None:
     target = Target("a", box(0, 0, 10, 10))
     one = replace(said(target.mask), presence=None)
     record = record_of(Sample("0", one.image, (target,)), target, one, 0.0)
@@ -286,7 +286,7 @@ def images(folder: Path) -> Iterator[ImageRecord | RecordFault]:
         )
 
 
-def test_what_cannot_be_read_is_told(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_samples_that_cannot_be_read_are_reported(segmenter: Segmenter, tmp_path: Path) -> None:
     data = Records("photos", images(tmp_path), trainable=False, bad="skip")
     made = run_shared(segmenter, data, Ranks())
     assert made is not None
@@ -315,7 +315,9 @@ def test_a_damaged_picture_ends_nothing(segmenter: Segmenter, tmp_path: Path) ->
         run_shared(segmenter, Records("photos", entries[1:2], trainable=False), Ranks())
 
 
-def test_what_is_kept_is_not_asked_again(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_answers_are_not_computed_a_second_time(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped after any sample, then gone on with: the same records, and each sample is asked once."""
     data = WorldData(n=4, seed=3, queries=2)
     whole = run_shared(segmenter, data, Ranks(), masks=True)

@@ -103,7 +103,7 @@ def test_an_unknown_word_is_no_target(opened: OpenedImage, scene: Sample) -> Non
     assert trusted.mask.any()
 
 
-def test_the_world_says_nothing_that_its_models_do_not_know() -> None:
+def test_the_models_know_all_words_of_the_drawn_world() -> None:
     for model, people in (("mllm", True), ("internvl", False)):
         known = vocabulary(model)
         for index in range(30):
@@ -213,7 +213,7 @@ def file(tmp_path: Path, odd: np.ndarray) -> Path:
     return tmp_path / "odd.png"
 
 
-def test_the_command_line_says_why(seglens: Run, file: Path, tmp_path: Path) -> None:
+def test_the_command_line_prints_the_reason(seglens: Run, file: Path, tmp_path: Path) -> None:
     _, told, _ = seglens("segment", file, "the horse", "--out", tmp_path / "out")
     assert told.startswith("the horse: not found. The picture is not of the kind")
     assert "score" not in told
@@ -232,7 +232,7 @@ def test_python_warns_of_an_answer_in_words(segmenter: Segmenter, odd: np.ndarra
     segmenter.ask(scene.image, "what is in the picture?")  # warnings are errors here
 
 
-def test_a_talk_says_it_beside_the_answer(segmenter: Segmenter, odd: np.ndarray) -> None:
+def test_a_chat_gives_the_notice_beside_the_answer(segmenter: Segmenter, odd: np.ndarray) -> None:
     talk = Agent(segmenter).start(odd)
     words = talk.say("what is the xyzzy?", route="dialogue")
     assert words.text == segmenter.backbone.generate(odd, "what is the xyzzy?")
@@ -254,7 +254,7 @@ def test_other_people_s_agents_read_it(segmenter: Segmenter, odd: np.ndarray) ->
     assert "not of the kind" not in service.segment(sight.answer.image, ["the horse"], trust=True).words()
 
 
-def test_a_scene_in_a_jpeg_is_still_one(segmenter: Segmenter, scene: Sample) -> None:
+def test_a_scene_in_a_jpeg_is_familiar(segmenter: Segmenter, scene: Sample) -> None:
     buffer = io.BytesIO()
     Image.fromarray(scene.image).save(buffer, "JPEG", quality=75)
     query = next(target.query for target in scene.targets if target.present)

@@ -72,20 +72,20 @@ def drawn(prediction: Prediction, mask: np.ndarray) -> Prediction:
 
 
 @pytest.fixture(scope="module")
-def said(segmenter: Segmenter) -> Prediction:
+def prediction(segmenter: Segmenter) -> Prediction:
     return segmenter.segment(np.zeros((60, 90, 3), np.uint8), "the cup")
 
 
-def test_without_a_decoder_regions_are_things(said: Prediction) -> None:
+def test_without_a_decoder_regions_are_things(prediction: Prediction) -> None:
     splitter = Splitter(Frame(60, 90), None, None)
     mask = blobs((20, 15), (40, 45), (20, 75))
     mask[0, 0] = True  # a crumb
-    found = splitter.split(drawn(said, mask))
+    found = splitter.split(drawn(prediction, mask))
     assert len(found) == 3
     assert np.array_equal(np.any([one.mask for one in found], 0), mask & (np.arange(90) > 0))
     assert all(one.score == pytest.approx(float(torch.tensor(4.0).sigmoid())) for one in found)
-    assert splitter.split(drawn(said, np.zeros_like(mask))) == ()
-    assert len(splitter.split(drawn(said, np.ones_like(mask)))) == 1
+    assert splitter.split(drawn(prediction, np.zeros_like(mask))) == ()
+    assert len(splitter.split(drawn(prediction, np.ones_like(mask)))) == 1
 
 
 def test_the_words_decide_and_the_caller_overrules(opened: OpenedImage, scene: Sample) -> None:
@@ -123,7 +123,7 @@ def matched(found: tuple[Instance, ...], truth: list[np.ndarray]) -> list[float]
     return best
 
 
-def test_things_of_the_world_are_told_apart(segmenter: Segmenter) -> None:
+def test_things_of_the_drawn_world_are_separated(segmenter: Segmenter) -> None:
     """Measured on 81 plural queries of 60 scenes, whose masks have a mean IoU of .76: the number is right for 57 %, and
     paired things have a mean IoU of .86; all that is missing or too much counted as 0, .71 (connected regions alone:
     51 %, .83, .64)."""
@@ -135,9 +135,9 @@ def test_things_of_the_world_are_told_apart(segmenter: Segmenter) -> None:
         if query is None:
             continue
         truth = [scene.mask(thing) for thing, _ in query.targets]
-        said = segmenter.open(scene.image).segment(query.text, each=True)
-        right.append(len(said.instances) == len(truth))
-        overlaps += matched(said.instances, truth) if said.instances else []
+        prediction = segmenter.open(scene.image).segment(query.text, each=True)
+        right.append(len(prediction.instances) == len(truth))
+        overlaps += matched(prediction.instances, truth) if prediction.instances else []
     assert len(right) >= 15
     assert np.mean(right) >= 0.4
     assert np.mean(overlaps) >= 0.8

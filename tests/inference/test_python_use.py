@@ -28,26 +28,26 @@ from seglens.inference.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
-def said(opened: OpenedImage, scene: Sample) -> Prediction:
+def prediction(opened: OpenedImage, scene: Sample) -> Prediction:
     return next(p for p in opened.segment([t.query for t in scene.targets], each=True) if p.found)
 
 
 # ---------------------------------------------------------------- what is shown
 
 
-def test_a_prediction_is_told_in_a_line(said: Prediction) -> None:
-    line = repr(said)
+def test_a_prediction_is_described_in_one_line(prediction: Prediction) -> None:
+    line = repr(prediction)
     assert len(line) < 200
     assert "\n" not in line
-    assert line.startswith(f"Prediction({said.query!r}: score {said.score:.2f}")
-    assert f"{int(said.mask.sum())} of 256 x 256 pixels" in line
-    assert "not found" in repr(replace(said, found=False, score=None, mask=np.zeros_like(said.mask)))
+    assert line.startswith(f"Prediction({prediction.query!r}: score {prediction.score:.2f}")
+    assert f"{int(prediction.mask.sum())} of 256 x 256 pixels" in line
+    assert "not found" in repr(replace(prediction, found=False, score=None, mask=np.zeros_like(prediction.mask)))
 
 
-def test_notebooks_show_the_overlay(said: Prediction) -> None:
-    picture = np.asarray(Image.open(io.BytesIO(said._repr_png_())))
-    np.testing.assert_array_equal(picture, np.asarray(said.overlay(heat=False)))
-    evil = replace(said, query="<script>alert(1)</script>")._repr_html_()
+def test_notebooks_show_the_overlay(prediction: Prediction) -> None:
+    picture = np.asarray(Image.open(io.BytesIO(prediction._repr_png_())))
+    np.testing.assert_array_equal(picture, np.asarray(prediction.overlay(heat=False)))
+    evil = replace(prediction, query="<script>alert(1)</script>")._repr_html_()
     assert "<script>" not in evil
     assert "&lt;script&gt;" in evil
     held = re.search(r'src="data:image/png;base64,([^"]+)"', evil)
@@ -57,49 +57,49 @@ def test_notebooks_show_the_overlay(said: Prediction) -> None:
     assert wide.size == (SIDE, SIDE // 3) or wide.size == (SIDE, SIDE // 3 + 1)
 
 
-def test_it_is_plotted(said: Prediction, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prediction_is_plotted_with_matplotlib(prediction: Prediction, monkeypatch: pytest.MonkeyPatch) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    axes = said.plot()
-    np.testing.assert_array_equal(axes.images[0].get_array(), np.asarray(said.overlay()))
-    assert said.query in axes.get_title()
+    axes = prediction.plot()
+    np.testing.assert_array_equal(axes.images[0].get_array(), np.asarray(prediction.overlay()))
+    assert prediction.query in axes.get_title()
     _, mine = pyplot.subplots()
-    assert said.plot(mine, heat=False) is mine
+    assert prediction.plot(mine, heat=False) is mine
     pyplot.close("all")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot")
     with pytest.raises(ImportError, match=r"pip install 'seglens\[plot\]'"):
-        said.plot()
+        prediction.plot()
 
 
 # ---------------------------------------------------------------- what is kept
 
 
-def test_what_was_found_cannot_be_written_over(said: Prediction) -> None:
-    arrays = {name: getattr(said, name) for name in ARRAYS if getattr(said, name) is not None}
+def test_arrays_of_a_prediction_are_read_only(prediction: Prediction) -> None:
+    arrays = {name: getattr(prediction, name) for name in ARRAYS if getattr(prediction, name) is not None}
     assert {"image", "mask", "heat_map", "keypoints", "canvas_logits"} <= arrays.keys()
-    arrays |= {"mask_logits": said.mask_logits, "instance": said.instances[0].mask}
+    arrays |= {"mask_logits": prediction.mask_logits, "instance": prediction.instances[0].mask}
     for array in arrays.values():
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
 
-def test_a_copy_cannot_be_written_over_either(said: Prediction) -> None:
-    for other in (pickle.loads(pickle.dumps(said)), copy.deepcopy(said)):
-        test_what_was_found_cannot_be_written_over(other)
-        np.testing.assert_array_equal(other.instances[0].mask, said.instances[0].mask)
+def test_arrays_of_a_copy_are_read_only(prediction: Prediction) -> None:
+    for other in (pickle.loads(pickle.dumps(prediction)), copy.deepcopy(prediction)):
+        test_arrays_of_a_prediction_are_read_only(other)
+        np.testing.assert_array_equal(other.instances[0].mask, prediction.instances[0].mask)
         with pytest.raises(ValueError, match="read-only"):
             other.instances[0].cut[0] = 0
 
 
-def test_a_callers_own_arrays_stay_theirs(segmenter: Segmenter, said: Prediction) -> None:
+def test_arrays_of_the_caller_stay_writable(segmenter: Segmenter, prediction: Prediction) -> None:
     image = np.full((40, 50, 3), 200, np.uint8)
     found = segmenter.segment(image, "the cup")
     image[:] = 0
     assert found.image.min() == 200
     mask = np.zeros((256, 256), bool)
-    made = replace(said, mask=mask)
+    made = replace(prediction, mask=mask)
     mask[0, 0] = True  # still writable
     assert not made.mask.flags.writeable
 
@@ -111,7 +111,7 @@ def segmented(segmenter: Segmenter, image: np.ndarray, query: str) -> Prediction
     return segmenter.segment(image, query)
 
 
-def test_a_segmenter_goes_to_a_new_process(scene: Sample) -> None:
+def test_a_segmenter_can_be_sent_to_another_process(scene: Sample) -> None:
     mine = Segmenter.from_pretrained(device="cpu", mask_threshold=0.5, presence_threshold=0.2)
     mine.mask_threshold = 0.25
     query = scene.targets[0].query
@@ -134,7 +134,7 @@ def test_a_folder_is_found_from_anywhere(segmenter: Segmenter, tmp_path: Path, m
     assert not again.backbone.can_chat
 
 
-def test_one_without_a_name_says_so(segmenter: Segmenter) -> None:
+def test_a_segmenter_from_parts_cannot_be_pickled(segmenter: Segmenter) -> None:
     made = Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, segmenter.config)
     with pytest.raises(pickle.PicklingError, match=r"save_pretrained\(\) it, and use Segmenter.from_pretrained"):
         pickle.dumps(made)
@@ -152,8 +152,8 @@ def test_the_package_lists_its_names() -> None:
 @pytest.mark.slow
 def test_one_bar_at_most_while_loading() -> None:
     code = "from seglens import Segmenter; Segmenter.from_pretrained(device='cpu')"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    bars = [line for line in re.split(r"[\r\n]", said.stdout + said.stderr) if "100%" in line]
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    bars = [line for line in re.split(r"[\r\n]", run.stdout + run.stderr) if "100%" in line]
     assert len(bars) <= 1
 
 
@@ -243,7 +243,7 @@ NEEDED = {
 KINDS = {"ImageError", "QuestionError", "CorrectionError", "CheckpointError", "ValueError"}
 
 
-def test_wrong_types_are_told_in_a_sentence() -> None:
+def test_wrong_types_are_refused_in_one_sentence() -> None:
     ran = subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True, text=True)
     told = json.loads(ran.stdout)
     assert {name: len(some) for name, some in told.items()} == {name: len(some) for name, some in NEEDED.items()}

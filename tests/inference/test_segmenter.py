@@ -75,13 +75,13 @@ def test_many_queries_answer_as_single_ones(opened: OpenedImage) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 57), (57, 1), (480, 640), (200, 3000)])
 def test_the_mask_has_the_image_s_own_size(segmenter: Segmenter, height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    said = segmenter.segment(image, "the red apple")
-    assert said.mask.shape == said.mask_logits.shape == (height, width)
-    assert said.overlay().size == (width, height)
-    assert np.isfinite(said.mask_logits).all()
-    assert said.presence is not None
-    assert 0 <= said.presence <= 1
-    assert said.score is None or 0 <= said.score <= 1
+    prediction = segmenter.segment(image, "the red apple")
+    assert prediction.mask.shape == prediction.mask_logits.shape == (height, width)
+    assert prediction.overlay().size == (width, height)
+    assert np.isfinite(prediction.mask_logits).all()
+    assert prediction.presence is not None
+    assert 0 <= prediction.presence <= 1
+    assert prediction.score is None or 0 <= prediction.score <= 1
 
 
 def test_every_kind_of_source_is_the_same_image(segmenter: Segmenter, scene: Sample, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_without_the_layers_that_talk_it_segments_the_same(opened: OpenedImage, 
         cut.ask(scene.image, "what is it?")
 
 
-def test_timing_says_where_the_milliseconds_went(opened: OpenedImage) -> None:
+def test_timing_has_the_milliseconds_of_each_lap(opened: OpenedImage) -> None:
     first, second = opened.segment(QUERIES[:2])
     assert set(first.timing) == {"open", "read", "head", "upsample"}
     assert all(milliseconds > 0 for milliseconds in first.timing.values())
@@ -179,12 +179,12 @@ def test_a_lap_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_keypoints_are_ordered_and_labelled(opened: OpenedImage) -> None:
-    said = opened.segment(QUERIES[0])
-    assert (np.diff(said.keypoint_scores) <= 0).all()
-    assert len(said.keypoints) == len(said.keypoint_scores) == len(said.keypoint_labels)
-    for (x, y), inside in zip(said.keypoints, said.keypoint_labels, strict=True):
-        on_image = 0 <= x < said.mask.shape[1] and 0 <= y < said.mask.shape[0]
-        assert inside == (on_image and said.mask[int(y), int(x)])
+    prediction = opened.segment(QUERIES[0])
+    assert (np.diff(prediction.keypoint_scores) <= 0).all()
+    assert len(prediction.keypoints) == len(prediction.keypoint_scores) == len(prediction.keypoint_labels)
+    for (x, y), inside in zip(prediction.keypoints, prediction.keypoint_labels, strict=True):
+        on_image = 0 <= x < prediction.mask.shape[1] and 0 <= y < prediction.mask.shape[0]
+        assert inside == (on_image and prediction.mask[int(y), int(x)])
 
 
 def test_absence_empties_the_mask_and_keeps_what_was_drawn(segmenter: Segmenter, scene: Sample) -> None:
@@ -209,9 +209,9 @@ def test_a_head_without_a_presence_layer_finds_what_it_draws(
 ) -> None:
     monkeypatch.setitem(segmenter.method._modules, "presence", None)
     monkeypatch.setattr(segmenter, "presence_threshold", 1.1)  # nothing to compare with it
-    said = segmenter.segment(scene.image, QUERIES[0])
-    assert said.presence is None
-    assert said.found == said.mask.any() == (said.mask_logits > 0).any()
+    prediction = segmenter.segment(scene.image, QUERIES[0])
+    assert prediction.presence is None
+    assert prediction.found == prediction.mask.any() == (prediction.mask_logits > 0).any()
 
 
 def test_a_head_trained_without_absent_targets_refuses_nothing_by_presence(
@@ -219,9 +219,9 @@ def test_a_head_trained_without_absent_targets_refuses_nothing_by_presence(
 ) -> None:
     monkeypatch.setattr(segmenter, "config", replace(segmenter.config, presence="untrained"))
     monkeypatch.setattr(segmenter, "presence_threshold", 1.1)
-    said = segmenter.segment(scene.image, QUERIES[0])
-    assert said.presence is None
-    assert said.found == said.mask.any() == (said.mask_logits > 0).any()
+    prediction = segmenter.segment(scene.image, QUERIES[0])
+    assert prediction.presence is None
+    assert prediction.found == prediction.mask.any() == (prediction.mask_logits > 0).any()
 
 
 def test_the_mask_threshold_is_a_choice(opened: OpenedImage, scene: Sample) -> None:
@@ -239,11 +239,11 @@ def test_threads_may_share_an_opened_image(
     monkeypatch.setattr(segmenter.method, "config", replace(segmenter.method.config, threshold=0.97))
     asked = [QUERIES, QUERIES[:1], QUERIES[1:], [*QUERIES, "the small thing", "everything"]]
     alone = [segmenter.open(scene.image).segment(queries) for queries in asked]
-    shared, said = segmenter.open(scene.image), dict[int, list]()
+    shared, answers = segmenter.open(scene.image), dict[int, list]()
 
     def ask(number: int) -> None:
         for _ in range(6):
-            said[number] = shared.segment(asked[number])
+            answers[number] = shared.segment(asked[number])
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
     for thread in threads:
@@ -251,7 +251,7 @@ def test_threads_may_share_an_opened_image(
     for thread in threads:
         thread.join()
     for number, expected in enumerate(alone):
-        for right, mine in zip(expected, said[number], strict=True):
+        for right, mine in zip(expected, answers[number], strict=True):
             np.testing.assert_allclose(mine.mask_logits, right.mask_logits, **CLOSE)
 
 
@@ -268,14 +268,14 @@ def test_a_query_that_cannot_be_read_is_one_line(opened: OpenedImage, query: str
 @given(query=st.text(max_size=80))
 def test_any_unicode_is_answered_or_refused(opened: OpenedImage, query: str) -> None:
     try:
-        said: Prediction | str = opened.segment(query)
+        answer: Prediction | str = opened.segment(query)
     except QuestionError as error:
-        said = str(error)
-    if isinstance(said, str):
-        assert "\n" not in said
+        answer = str(error)
+    if isinstance(answer, str):
+        assert "\n" not in answer
     else:
-        assert said.mask.shape == opened.image.shape[:2]
-        assert np.isfinite(said.mask_logits).all()
+        assert answer.mask.shape == opened.image.shape[:2]
+        assert np.isfinite(answer.mask_logits).all()
 
 
 def test_chat_is_the_bare_model_to_the_last_bit(segmenter: Segmenter, scene: Sample, plain: Path) -> None:

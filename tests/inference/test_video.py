@@ -40,7 +40,7 @@ def test_frames_in_order(tmp_path: Path, ending: str) -> None:
     assert count_frames(path) in (7, None)
 
 
-def test_a_header_says_how_many(tmp_path: Path) -> None:
+def test_frames_are_counted_from_the_header(tmp_path: Path) -> None:
     assert count_frames(write_video(tmp_path / "a.mp4")) == 7
     assert count_frames(tmp_path / "none.mp4") is None
 

@@ -213,7 +213,7 @@ def test_heads_chosen_for_each_query_give_no_presence() -> None:
     assert chosen.config.presence == "untrained"
 
 
-def test_a_pickled_segmenter_is_loaded_again(untrained: Segmenter) -> None:
+def test_a_pickled_segmenter_is_loaded_from_its_parts(untrained: Segmenter) -> None:
     again = pickle.loads(pickle.dumps(untrained))
     sample = WorldData(n=1, seed=31)[0]
     query = sample.targets[0].query

@@ -92,7 +92,7 @@ def test_who_answers_for_people(seglens: Run) -> None:
     assert "world-vqa: 1 answers of embedded/self1e through its adapter, pictures as they came\n" in printed
 
 
-def test_what_of_a_picture_was_shown_is_told(seglens: Run, llava: Path, tmp_path: Path) -> None:
+def test_the_report_states_how_pictures_were_shown(seglens: Run, llava: Path, tmp_path: Path) -> None:
     """LLaVA-1.5's processor crops: padded or as they came are two scores, and answers of both never share a file."""
     out = tmp_path / "answers.jsonl"
     asked = ("bench", "pope", "--root", shared("general/pope/mini"), "--backbone", llava, "--limit", 1, "--out", out)
@@ -117,7 +117,7 @@ def test_published_outputs_for_people(seglens: Run) -> None:
     assert ["overall", "0.36"] in rows
 
 
-def test_a_submission_instead_of_a_score(seglens: Run, tmp_path: Path) -> None:
+def test_secret_answers_give_a_submission_and_no_score(seglens: Run, tmp_path: Path) -> None:
     root = shared("general/mmbench")
     answers = tmp_path / "answers.json"
     answers.write_text(json.dumps({question.id: "A" for question in BENCHMARKS["mmbench"].read(str(root))}))
@@ -167,7 +167,7 @@ def test_results_of_another_tool_and_a_submission(seglens: Run, tmp_path: Path, 
         (("world-vqa", "--root", "n=1", "--backbone", "no/such/model"), "no/such/model"),
     ],
 )
-def test_one_line_says_what_is_wrong(
+def test_a_fault_is_reported_in_one_line(
     seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], complaint: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

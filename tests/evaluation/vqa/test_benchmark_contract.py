@@ -76,7 +76,7 @@ def test_right_answers_score_higher_than_none(name: str, questions: list[Benchma
         assert json.loads(json.dumps(scores, allow_nan=False)) == scores
 
 
-def test_questions_can_be_told_apart_and_found(questions: list[BenchmarkQuestion]) -> None:
+def test_questions_have_distinct_ids_and_locations(questions: list[BenchmarkQuestion]) -> None:
     assert len({question.id for question in questions}) == len(questions) > 0
     assert all(question.where for question in questions)
     few = take(questions, 1)
