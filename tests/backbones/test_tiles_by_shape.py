@@ -327,7 +327,7 @@ def test_fewer_tiles_than_the_config_names(unpadded: tuple[Backbone, Bare]) -> N
             load_backbone(backbone.name, canvas=Canvas(tiles=1))
         with pytest.raises(ValueError, match=r"^a picture of 2 x 900 .* too narrow to be shown in tiles"):
             backbone.open(picture(2, 900))
-    with pytest.raises(ValueError, match="in tiles is read by LENS only"):
+    with pytest.raises(ValueError, match=r"in tiles is read by LENS only: .*; choose one, or leave tiles out$"):
         backbone.adapt(Tuning(("[SEG]",)), AnswerTemplates(("[SEG]",), "{}", ("[SEG].",)))
 
 

@@ -191,11 +191,11 @@ def _check(mllm: MLLM) -> None:
             "this backbone was loaded with segmentation_only=True, without the layers that answer; "
             "load it again without"
         )
-    tiler = mllm.family.tiler
-    if mllm.tiling.newlines or (mllm.canvas.tiles and tiler is not None and tiler.newlines):
+    tiler, option = mllm.family.tiler, "image_size" if mllm.canvas.tiles is None else "tiles"
+    if mllm.tiling.newlines or (option == "tiles" and tiler is not None and tiler.newlines):
         raise ValueError(
             f"a {mllm.model.config.model_type!r} model in tiles is read by LENS only: methods that tune their MLLM "
-            "take the tiles of an InternVL; choose one, or leave image_size or tiles out"
+            f"take the tiles of an InternVL; choose one, or leave {option} out"
         )
     if any(parameter.is_meta for parameter in mllm.model.parameters()):
         raise ValueError("layers that were left on disk cannot be tuned; give every layer a device in device_map")
