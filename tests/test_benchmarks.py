@@ -120,7 +120,7 @@ def test_all_layers_say_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_pat
     cache = parts.cached(data, "world", tmp_path / "cache")
     whole, cached = training.WholeModel(parts, data, cache)(), training.Turns(cache)()
     for one, other in zip(whole, cached, strict=True):
-        assert [a.rows.shape for a in one.asked] == [a.rows.shape for a in other.asked]
+        assert [a.rows.shape for a in one.questions] == [a.rows.shape for a in other.questions]
         torch.testing.assert_close(one.embedding.coarse, other.embedding.coarse)
         before = size.cells**2
         torch.testing.assert_close(one.prefix[:-before], other.prefix[:-before])  # words before the image
