@@ -1,4 +1,4 @@
-"""`train_run` under FSDP on the CPU. accelerate picks FSDP for GPUs only, so it is told here; the shards, gathered and
+"""`train_run` under FSDP on the CPU. accelerate chooses FSDP for GPUs only, so it is set here; the shards, gathered and
 scattered over gloo, are torch's own."""
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def sharded(device: torch.device, trackers: tuple, out: Path) -> Any:
     from accelerate import FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType
 
-    made = accelerator_for(device, trackers, out)
-    made.state.distributed_type = DistributedType.FSDP
-    made.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
-    return made
+    accelerator = accelerator_for(device, trackers, out)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    return accelerator
 
 
 def train_sharded(llava: str, sam: str, out: str, **settings: object) -> Lens:
-    training.accelerator_for = sharded  # in a process of its own
+    training.accelerator_for = sharded  # in a separate process
     return train(llava, sam, out, **settings)

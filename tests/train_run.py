@@ -1,4 +1,4 @@
-"""One training run from files alone: what a killed process, the one that goes on and every process of many call."""
+"""One training run from files alone: for a killed process, for the one that goes on, and for each of many."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def train(llava: str, sam: str, out: str, **settings: object) -> Lens:
     parts = load_backbone(llava, attn_implementation="eager"), load_decoder(sam)
     head = fresh(*parts)
     config = replace(LONG, **settings)
-    validation = Parts(*parts).live(WorldData(n=3, seed=9, queries=2), "exam")
+    validation = Parts(*parts).live(WorldData(n=3, seed=9, queries=2), "validation")
     fit(head, examples(*parts), config, head_config(*parts), Path(out), validation=validation, quiet=True)
     return head
 
 
 def run(files: tuple[str, str], out: Path, processes: int = 1, how: Run = train, **settings: object) -> Started:
-    """The same run in processes of its own."""
+    """The same run in separate processes."""
     return Started(_run, how, files, str(out), settings, processes=processes)
 
 
@@ -71,7 +71,7 @@ def killed(started: Started, out: Path, least: int = 1, files: str = "step_*") -
         time.sleep(random.uniform(0, 0.15))
     finally:
         started.kill()
-    assert set(started.wait()) == {-signal.SIGKILL}, f"it was to die on its way: {started.said}"
+    assert set(started.wait()) == {-signal.SIGKILL}, f"it was to be killed before its end: {started.said}"
     return max((int(p.name.split("_")[1]) for p in out.glob("step_*")), default=0)
 
 

@@ -13,7 +13,7 @@ import torch
 from bare import Bare, error
 from torch import Tensor
 
-from features.cache.made_up import made_for, same
+from features.cache.made_up import manifest_for, same
 from seglens.backbones import AttentionReader, Backbone, draw_blueprint, load_backbone
 from seglens.backbones.tiles import Tiling
 from seglens.checkpoints.origin import embedded_folder
@@ -153,8 +153,8 @@ def test_features_are_cached(backbone: Backbone, decoder: MaskDecoder, tmp_path:
         samples.append(
             Sample(f"{height}", image, tuple(Target(q, random.random((height, width)) < 0.4) for q in QUESTIONS))
         )
-    build(samples, lambda sample: extract(sample, backbone, decoder), tmp_path, made_for(samples))
-    cache, live = Cache(tmp_path, made_for(samples)), [extract(sample, backbone, decoder) for sample in samples]
+    build(samples, lambda sample: extract(sample, backbone, decoder), tmp_path, manifest_for(samples))
+    cache, live = Cache(tmp_path, manifest_for(samples)), [extract(sample, backbone, decoder) for sample in samples]
     cached = [cache.example(n, (0, 1)) for n in range(2)]
     assert all(same(one, other) for one, other in zip(cached, live, strict=True))
     batch = Features.batch(cached)

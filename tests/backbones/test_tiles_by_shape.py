@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from features.cache.made_up import made_for, same
+from features.cache.made_up import manifest_for, same
 from seglens.backbones import FAMILIES, Backbone, load_backbone
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.tuning_types import AnswerTemplates, Tuning
@@ -190,8 +190,8 @@ def samples() -> Shapes:
 def test_features_are_cached_as_they_are_read(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
     """Bit by bit, of pictures of different grids in one cache; a batch holds those of one grid."""
     data = samples()
-    build(data, lambda sample: extract(sample, backbone, decoder), tmp_path, made_for(data))
-    cache, live = Cache(tmp_path, made_for(data)), [extract(sample, backbone, decoder) for sample in data]
+    build(data, lambda sample: extract(sample, backbone, decoder), tmp_path, manifest_for(data))
+    cache, live = Cache(tmp_path, manifest_for(data)), [extract(sample, backbone, decoder) for sample in data]
     stored = [cache.example(n, (0, 1)) for n in range(len(data))]
     assert all(same(one, other) for one, other in zip(stored, live, strict=True))
     side = backbone.tiling.cells

@@ -1,4 +1,4 @@
-"""`seglens train`: what it says before, while and after it trains."""
+"""`seglens train`: its messages before, during and after the training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def damaged(folder: Path) -> str:
     for n in range(1, 9):
         Image.fromarray(np.full((20, 30, 3), 20 * n, np.uint8)).save(folder / f"{n}.png")
         images.append({"id": n, "file_name": f"{n}.png", "height": 20, "width": 30})
-    shown = [(n, 1, triangle) for n in range(1, 9)]
+    good = [(n, 1, triangle) for n in range(1, 9)]
     bad = [
         (1, 2, [[2, 2]]),
         (1, 3, [[2, 2]]),
@@ -44,7 +44,7 @@ def damaged(folder: Path) -> str:
         (3, 3, {"size": [10, 30], "counts": [300]}),
         (4, 77, triangle),
     ]
-    for image, category, segmentation in shown + bad:
+    for image, category, segmentation in good + bad:
         annotations.append(
             {
                 "id": len(annotations) + 1,
@@ -58,8 +58,8 @@ def damaged(folder: Path) -> str:
     (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:40])
     (folder / "6.png").unlink()
     categories = [{"id": n, "name": name} for n, name in enumerate(("box", "cup", "lid"), 1)]
-    made = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "a.json").write_text(json.dumps(made))
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "a.json").write_text(json.dumps(content))
     return f"coco:images={folder},annotations={folder / 'a.json'},bad=skip"
 
 
@@ -86,8 +86,8 @@ def test_it_says_how_the_heads_did(train: Train, tmp_path: Path) -> None:
         assert (code, out.strip()) == (0, str(run / "head"))
         for name in ("head", "best"):
             scores = json.loads((run / f"{name}.json").read_text())
-            told = f"{run / name}: gIoU {scores['gIoU']:.4f}, cIoU {scores['cIoU']:.4f} on {exam} after step 2"
-            assert told in err
+            line = f"{run / name}: gIoU {scores['gIoU']:.4f}, cIoU {scores['cIoU']:.4f} on {exam} after step 2"
+            assert line in err
         assert re.search(r"losses, smoothed: dice \d+\.\d{4}, bce \d", err)
         assert err.endswith(f"for tables: seglens eval --data {exam} --model {run / 'head'}\n")
     code, _, err = train(tmp_path / "other", *data)
@@ -96,8 +96,8 @@ def test_it_says_how_the_heads_did(train: Train, tmp_path: Path) -> None:
 
 def test_a_warm_up_that_is_longer_than_the_run_is_told(train: Train, tmp_path: Path) -> None:
     data = ("--data", "world:n=2,split=train,queries=2")
-    said = "warning: the warm-up of 100 steps is as long as the run of 2 or longer"
-    assert train(tmp_path / "a", *data)[2].count(said) == 1
+    warning = "warning: the warm-up of 100 steps is as long as the run of 2 or longer"
+    assert train(tmp_path / "a", *data)[2].count(warning) == 1
     assert "warm-up" not in train(tmp_path / "b", *data, "--set", "warmup=1")[2]
     assert TrainConfig().doubts() == TrainConfig(steps=101, warmup=100).doubts() == []
     assert "give --set warmup=5, or more steps" in TrainConfig(steps=50, warmup=50).doubts()[0]

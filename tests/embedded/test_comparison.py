@@ -102,9 +102,9 @@ def test_a_table_of_two_methods(
     assert err.endswith("6 of 6: self1e, seed 1, 0 s\n")
     assert (tmp_path / "table.md").read_text() == out
     assert "±" in out
-    asked = json.loads((tmp_path / "table.json").read_text())["rows"]["lens"]["reports"][0]["exam"]
-    assert f"| gIoU (n = {asked['with_target']['n']}) |" in out
-    kind, row = next((kind, row) for kind, row in asked["by_kind"].items() if row)
+    exam = json.loads((tmp_path / "table.json").read_text())["rows"]["lens"]["reports"][0]["exam"]
+    assert f"| gIoU (n = {exam['with_target']['n']}) |" in out
+    kind, row = next((kind, row) for kind, row in exam["by_kind"].items() if row)
     assert f"| {kind} (n = {row['n']}) |" in out
     assert "| self1e (not trained: vision tower's adapter, projector and vocabulary) | 2 |" in out
     assert not list(tmp_path.rglob("run"))

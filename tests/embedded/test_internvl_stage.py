@@ -63,10 +63,10 @@ def pair(scenes: list[Scene]) -> tuple[LlavaForConditionalGeneration, InternVLFo
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    made = tmp_path_factory.mktemp("weights") / "internvl"
-    save_packed(internvl(), made)
-    make_internvl_processor().save_pretrained(made)
-    return made
+    folder = tmp_path_factory.mktemp("weights") / "internvl"
+    save_packed(internvl(), folder)
+    make_internvl_processor().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +91,12 @@ def test_a_folder_loads_as_any_internvl(backbone: Backbone) -> None:
 
 def test_the_processor_shows_the_canvas(backbone: Backbone) -> None:
     image = WORLD.scene(0).image
-    shown = backbone.chat_inputs(image, QUESTION)["pixel_values"]
-    assert shown.shape == (1, 3, 256, 256)
+    processed = backbone.chat_inputs(image, QUESTION)["pixel_values"]
+    assert processed.shape == (1, 3, 256, 256)
     own = backbone.pixels(image)
     trained = pixels([WORLD.scene(0)], INTERNVL.side)
-    assert (shown[0] - own).abs().max() < 1e-6  # measured: 1.2e-7
-    assert torch.equal(shown, trained)
+    assert (processed[0] - own).abs().max() < 1e-6  # measured: 1.2e-7
+    assert torch.equal(processed, trained)
 
 
 @pytest.mark.parametrize("size", [(64, 512), (700, 300)])
@@ -115,8 +115,8 @@ def test_the_conversation(backbone: Backbone) -> None:
     assert text == f"USER: <IMG_CONTEXT>\n{QUESTION} ASSISTANT:"
     ids = backbone.chat_inputs(WORLD.scene(0).image, QUESTION)["input_ids"][0]
     words = backbone.processor.tokenizer.convert_ids_to_tokens(ids.tolist())
-    asked = ["what", "colour", "is", "the", "cat", "?", "assistant", ":"]
-    assert words == ["<s>", "user", ":", "<img>", *["<IMG_CONTEXT>"] * 64, "</img>", *asked]
+    question = ["what", "colour", "is", "the", "cat", "?", "assistant", ":"]
+    assert words == ["<s>", "user", ":", "<img>", *["<IMG_CONTEXT>"] * 64, "</img>", *question]
     assert backbone.prompts.before() == ids[:4].tolist()
     assert backbone.prompts.after(QUESTION) == ids[68:].tolist()
 
@@ -191,11 +191,11 @@ def test_embeddings_keep_what_the_norm_made_of_them(
 ) -> None:
     """The class token exactly; a patch in the direction that CLIP's norm would give it."""
     old, new = (model.model.vision_tower for model in pair)
-    seen = pixels(scenes, INTERNVL.side)
+    images = pixels(scenes, INTERNVL.side)
     with torch.no_grad():
-        found = new.embeddings(seen)
+        found = new.embeddings(images)
         kernel = old.embeddings.patch_embedding.weight
-        patches = rearrange(nn.functional.conv2d(seen, kernel, stride=PATCH), "b c h w -> b (h w) c")
+        patches = rearrange(nn.functional.conv2d(images, kernel, stride=PATCH), "b c h w -> b (h w) c")
         grid = rearrange(old.embeddings.position_embedding.weight[1:], "(h w) c -> 1 c h w", h=12)
         grid = nn.functional.interpolate(grid, size=(16, 16), mode="bicubic")
         expected = old.pre_layrnorm(patches + rearrange(grid, "1 c h w -> 1 (h w) c"))
@@ -308,7 +308,7 @@ def test_joint_training_lowers_the_loss_and_resumes_exactly(
     assert all(torch.equal(p, whole[name]) for name, p in learner.model.named_parameters())
 
 
-# ---------------------------------------------------------------- the weights that the package carries
+# ---------------------------------------------------------------- the weights in the package
 
 
 @pytest.fixture(scope="module")
@@ -325,13 +325,13 @@ def test_the_embedded_one_answers(embedded: Backbone) -> None:
     assert scores["accuracy"] > 0.85  # measured: .957
 
 
-def test_patches_of_the_embedded_one_tell_what_they_show(embedded: Backbone) -> None:
-    """A line through single patches, fitted on some scenes, tells in others which of them show a thing."""
+def test_patches_of_the_embedded_one_hold_what_they_show(embedded: Backbone) -> None:
+    """A line through single patches, fitted on some scenes, shows for others which of them show a thing."""
     world = World("test", 12)
-    shown = [world.scene(i) for i in range(60)]
+    scenes = [world.scene(i) for i in range(60)]
     with torch.no_grad():
-        rows = patch_features(embedded.module.model.vision_tower, pixels(shown, INTERNVL.side)).float()
-    thing = (symbols(shown, 16).concept > 0).flatten(1).float()
+        rows = patch_features(embedded.module.model.vision_tower, pixels(scenes, INTERNVL.side)).float()
+    thing = (symbols(scenes, 16).concept > 0).flatten(1).float()
     rows = torch.cat([rows, torch.ones(*rows.shape[:2], 1)], -1)
     fit = torch.linalg.lstsq(rows[:40].flatten(0, 1), thing[:40].flatten()[:, None]).solution
     right = ((rows[40:] @ fit)[..., 0] > 0.5) == (thing[40:] > 0)

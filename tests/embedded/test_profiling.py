@@ -25,7 +25,7 @@ def test_time_and_the_peak_of_memory() -> None:
     assert done == 1000
     assert 0.05 <= cost.seconds < 60
     if sys.platform != "linux":
-        pytest.skip("only Linux tells the peak")
+        pytest.skip("only Linux reports the peak")
     assert cost.peak is not None
     assert 95 * MB < cost.peak < 130 * MB
     _, less = measured(lambda: None, torch.device("cpu"))

@@ -129,5 +129,5 @@ def test_the_rate_warms_up_holds_and_falls() -> None:
 
 
 def test_steps_share_no_scene() -> None:
-    seen = [index for step in range(5) for index in scene_numbers(step, 3)]
-    assert seen == list(range(15))
+    indices = [index for step in range(5) for index in scene_numbers(step, 3)]
+    assert indices == list(range(15))

@@ -1,4 +1,4 @@
-"""The symbol grid says what the masks show."""
+"""The symbol grid agrees with the masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GRID = 16  # 16 px a cell: every pixel belongs to one cell
 
 def test_symbols_agree_with_the_masks(drawn: list[tuple[World, int, Scene]]) -> None:
     scenes = [scene for _, _, scene in drawn[::10]]
-    shown = symbols(scenes, GRID)
+    grid = symbols(scenes, GRID)
     filled = 0
     for b, scene in enumerate(scenes):
         cover = np.stack([scene.mask(t).reshape(GRID, 16, GRID, 16).mean((1, 3)) for t in scene.things])
@@ -22,15 +22,15 @@ def test_symbols_agree_with_the_masks(drawn: list[tuple[World, int, Scene]]) -> 
             # every second pixel is sampled: leave the cells out that the sampling may tip over
             first, *rest = np.sort(cover[:, y, x])[::-1]
             if first < 0.15:
-                assert shown.concept[b, y, x] == shown.colour[b, y, x] == shown.part[b, y, x] == 0
-                assert not shown.geometry[b, y, x].any()
+                assert grid.concept[b, y, x] == grid.colour[b, y, x] == grid.part[b, y, x] == 0
+                assert not grid.geometry[b, y, x].any()
             elif first > 0.35 and first - rest[0] > 0.1:
                 filled += 1
                 thing = scene.things[int(cover[:, y, x].argmax())]
-                assert shown.concept[b, y, x] == CONCEPT_INDEX[thing.name]
-                assert shown.colour[b, y, x] == COLOUR_INDEX[thing.colour]
+                assert grid.concept[b, y, x] == CONCEPT_INDEX[thing.name]
+                assert grid.colour[b, y, x] == COLOUR_INDEX[thing.colour]
                 here = np.array([x + 0.5, y + 0.5]) / GRID
-                offset, size = shown.geometry[b, y, x].double().numpy().reshape(2, 2)
+                offset, size = grid.geometry[b, y, x].double().numpy().reshape(2, 2)
                 np.testing.assert_allclose(here + offset, np.array(thing.centre) / SIZE, atol=1e-6)
                 x0, y0, x1, y1 = thing.box
                 np.testing.assert_allclose(size, np.array([x1 - x0, y1 - y0]) / SIZE, atol=1e-6)
@@ -39,17 +39,17 @@ def test_symbols_agree_with_the_masks(drawn: list[tuple[World, int, Scene]]) -> 
 
 def test_part_symbols_lie_on_their_parts(drawn: list[tuple[World, int, Scene]]) -> None:
     scenes = [scene for _, _, scene in drawn[::10]]
-    shown = symbols(scenes, GRID)
-    assert int((shown.part > 0).sum()) > 300
-    for b, y, x in (shown.part > 0).nonzero().tolist():
-        part = PART_NAMES[int(shown.part[b, y, x]) - 1]
-        assert PART_INDEX[part] == shown.part[b, y, x]
+    grid = symbols(scenes, GRID)
+    assert int((grid.part > 0).sum()) > 300
+    for b, y, x in (grid.part > 0).nonzero().tolist():
+        part = PART_NAMES[int(grid.part[b, y, x]) - 1]
+        assert PART_INDEX[part] == grid.part[b, y, x]
         cell = np.s_[16 * y : 16 * (y + 1), 16 * x : 16 * (x + 1)]
-        owners = [t for t in scenes[b].things if CONCEPT_INDEX[t.name] == shown.concept[b, y, x] and part in t.parts]
+        owners = [t for t in scenes[b].things if CONCEPT_INDEX[t.name] == grid.concept[b, y, x] and part in t.parts]
         assert any(scenes[b].mask(t, part)[cell].mean() > 0.05 for t in owners)
 
 
-def test_a_batch_is_its_scenes(drawn: list[tuple[World, int, Scene]]) -> None:
+def test_a_batch_holds_the_symbols_of_its_scenes(drawn: list[tuple[World, int, Scene]]) -> None:
     scenes = [scene for _, _, scene in drawn[:3]]
     together = symbols(scenes, 12)
     for b, scene in enumerate(scenes):

@@ -1,4 +1,4 @@
-"""Features are what the frozen parts say, whatever they are asked together with."""
+"""Features are the outputs of the frozen parts, whatever else is in their batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def both(training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder) -
     return [extract(training_scenes[4], backbone, decoder), extract(training_scenes[1], backbone, decoder, [2, 0])]
 
 
-def test_features_are_what_is_read(
+def test_features_are_the_readout_of_the_backbone(
     both: list[Features], training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder
 ) -> None:
     batch = collate(both)
@@ -65,7 +65,7 @@ def test_void_questions_are_marked(both: list[Features]) -> None:
     assert truth.totals().present == sum(a.present for f in both for a in f.questions)
 
 
-def test_what_is_half_becomes_whole(both: list[Features]) -> None:
+def test_half_precision_becomes_fp32_in_a_batch(both: list[Features]) -> None:
     def halved(f: Features) -> Features:
         questions = tuple(type(a)(a.rows.bfloat16(), a.positions, a.mask, a.cells, a.present) for a in f.questions)
         return Features(f.prefix.bfloat16(), f.prefix_positions, f.image_tokens, f.grid, f.embedding, questions)
@@ -89,18 +89,18 @@ def test_images_of_two_layouts_do_not_mix(both: list[Features]) -> None:
 
 
 class Counted:
-    """A dataset that says how often it was asked."""
+    """A dataset that notes which samples were read."""
 
     trainable = True
 
     def __init__(self, inner: WorldData):
-        self.inner, self.asked = inner, list[int]()
+        self.inner, self.indices = inner, list[int]()
 
     def __len__(self) -> int:
         return len(self.inner)
 
     def __getitem__(self, index: int) -> Sample:
-        self.asked.append(index)
+        self.indices.append(index)
         return self.inner[index]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -114,13 +114,15 @@ def test_live_decodes_an_image_once(training_scenes: WorldData, backbone: Backbo
     assert len(live) == 6
     assert live.questions(2) == 4
     found = live.example(2, (1, 3))
-    assert data.asked == [2]
+    assert data.indices == [2]
     expected = extract(training_scenes[2], backbone, decoder, (1, 3))
     assert torch.equal(found.prefix, expected.prefix)
     assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.questions, expected.questions, strict=True))
 
 
-def test_a_source_is_told_from_another(training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder) -> None:
+def test_sources_of_other_data_have_another_fingerprint(
+    training_scenes: WorldData, backbone: Backbone, decoder: MaskDecoder
+) -> None:
     parts = Parts(backbone, decoder)
     mine = parts.live(training_scenes, "world:n=6").fingerprint()
     assert Parts(backbone, decoder).live(training_scenes, "world:n=6").fingerprint() == mine
@@ -137,17 +139,17 @@ def test_any_image_size_fits_one_batch(backbone: Backbone, decoder: MaskDecoder)
     torch.testing.assert_close(covered, torch.tensor([8 / 60, 8 / 60, 1.0]), rtol=0, atol=2 / 255)
 
 
-def test_a_source_is_told_from_one_of_other_weights(
+def test_sources_of_other_weights_have_another_fingerprint(
     training_scenes: WorldData, llava: Path, sam: Path, tmp_path: Path
 ) -> None:
     """Of the same name and shape: a live training that goes on with them would not be the same training."""
     folder = shutil.copytree(llava, tmp_path / "mllm")
 
-    def made() -> str:
+    def fingerprint() -> str:
         return Parts.load(Origin.of(str(folder)), Origin.of(str(sam))).live(training_scenes, "world").fingerprint()
 
-    before = made()
-    assert made() == before
+    before = fingerprint()
+    assert fingerprint() == before
     file = folder / "model.safetensors"
     save_file({k: v + 0.01 for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
-    assert made() != before
+    assert fingerprint() != before

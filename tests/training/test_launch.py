@@ -29,7 +29,7 @@ def files(llava: Path, sam: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_shards_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
+def test_a_sharded_run_trains_like_a_whole_one(files: tuple[str, str], tmp_path: Path) -> None:
     """FSDP 2 on two processes, killed on its way: it goes on as it was, and as one process without shards."""
     one, two, mixed = (tmp_path / name for name in ("one", "two", "mixed"))
     whole = train(*files, str(one), **HOW, **GROUPS).state_dict()
@@ -51,11 +51,11 @@ def test_fsdp_1_is_refused(tmp_path: Path) -> None:
     from accelerate import FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType
 
-    made = accelerator_for(torch.device("cpu"), (), tmp_path)
-    made.state.distributed_type = DistributedType.FSDP
-    made.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+    accelerator = accelerator_for(torch.device("cpu"), (), tmp_path)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
     with pytest.raises(ValueError, match="asks for FSDP version 1; give fsdp_version: 2"):
-        arrange(made, 1, 1, None)
+        arrange(accelerator, 1, 1, None)
 
 
 def command(files: tuple[str, str], out: Path, *more: str) -> list[str]:
@@ -100,22 +100,22 @@ def test_the_command_on_two_processes(
     for out in (one, whole):
         app(command(files, out), standalone_mode=False)
     assert capsys.readouterr().out == f"{one / 'head'}\n{whole / 'head'}\n"
-    assert finished(Started(forked.command, *command(files, two), processes=2)) == f"{two / 'head'}\n"  # told once
+    assert finished(Started(forked.command, *command(files, two), processes=2)) == f"{two / 'head'}\n"  # printed once
     # measured: 3.0e-5 of a step of the optimiser
     assert apart(head_of(whole), head_of(one)) < 1e-3
     assert apart(head_of(whole), head_of(two)) < 1e-3
-    kept = {path.name: path.read_bytes() for path in cache.iterdir()}
-    assert kept == {path.name: path.read_bytes() for path in (whole / "features").glob("*/*")}
+    contents = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert contents == {path.name: path.read_bytes() for path in (whole / "features").glob("*/*")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shards", [True, False])
-def test_an_error_is_told_once(files: tuple[str, str], tmp_path: Path, shards: bool) -> None:
+def test_an_error_is_printed_once(files: tuple[str, str], tmp_path: Path, shards: bool) -> None:
     """One that every process meets, and one that only the first does while the others wait for it. accelerate itself
-    would go on with whole copies on a CPU, and say nothing."""
+    would go on with whole copies on a CPU, and report nothing."""
     (tmp_path / "train.json").write_text("{}")
     environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if shards else {}
-    told = "asks for FSDP, and accelerate shards on GPUs, not on 'cpu'" if shards else "a run with other settings"
+    message = "asks for FSDP, and accelerate shards on GPUs, not on 'cpu'" if shards else "a run with other settings"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seglens"]
     done = subprocess.run(
         [*launch, *command(files, tmp_path, "--live")],
@@ -127,7 +127,7 @@ def test_an_error_is_told_once(files: tuple[str, str], tmp_path: Path, shards: b
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith(("seglens:", "[rank"))]
     assert len(lines) == 1, done.stderr
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 @pytest.mark.slow
@@ -136,9 +136,9 @@ def test_curves_on_wandb(files: tuple[str, str], tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs pip install 'seglens[wandb]'")
     words = command(files, tmp_path, "--set", "trackers=tensorboard+wandb", "--set", "log_every=1", "--live")
     finished(Started(forked.command, *words, WANDB_MODE="offline"))
-    (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    content = kept.read_bytes()
-    assert (tmp_path / "wandb.id").read_text() in kept.name
+    (run,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    content = run.read_bytes()
+    assert (tmp_path / "wandb.id").read_text() in run.name
     for name in (b"attention", b"presence", b"training/lr", b"method/drop", b"fingerprint"):
         assert name in content
     assert list(tmp_path.glob("curves/events*"))

@@ -1,4 +1,4 @@
-"""From names to a training: what is cached teaches the same as what is read anew."""
+"""From names to a training: training from a cache and live are the same."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHORT = Recipe(SMALL, replace(LONG, steps=4, save_every=4))
 
 
 @pytest.fixture(scope="module")
-def made(llava: Path, sam: Path) -> Recipe:
+def tiny_recipe(llava: Path, sam: Path) -> Recipe:
     return replace(SHORT, backbone=str(llava), decoder=str(sam))
 
 
@@ -47,14 +47,16 @@ def trained(run: TrainingRun, out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "head" / "head.safetensors")
 
 
-def test_cached_and_live_teach_the_same(made: Recipe, tmp_path: Path) -> None:
+def test_training_from_a_cache_and_live_give_the_same_weights(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Bit for bit: the same losses at every step lead to the same weights."""
-    live = trained(prepare(made, DATA, tmp_path / "live", live=True), tmp_path / "live")
-    kept = trained(prepare(made, DATA, tmp_path / "kept"), tmp_path / "kept")
+    live = trained(prepare(tiny_recipe, DATA, tmp_path / "live", live=True), tmp_path / "live")
+    cached = trained(prepare(tiny_recipe, DATA, tmp_path / "kept"), tmp_path / "kept")
     assert (tmp_path / "kept" / "features").is_dir()
     assert not (tmp_path / "live" / "features").exists()
-    assert all(torch.equal(live[name], kept[name]) for name in live)
-    again = trained(prepare(made, DATA, tmp_path / "more", cache=tmp_path / "kept" / "features"), tmp_path / "more")
+    assert all(torch.equal(live[name], cached[name]) for name in live)
+    again = trained(
+        prepare(tiny_recipe, DATA, tmp_path / "more", cache=tmp_path / "kept" / "features"), tmp_path / "more"
+    )
     assert all(torch.equal(live[name], again[name]) for name in live)
 
 
@@ -76,12 +78,19 @@ def write_lisa(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["paper", "authors"])
-def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -> None:
-    """A preset as published, but for the sizes of its models and of its steps: read anew, and from caches."""
+def test_published_mixtures_can_be_trained_on(name: str, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """A preset as published, except for the sizes of its models and of its steps: live, and from caches."""
     published = recipe(name)
     training = replace(published.training, steps=3, images=8, micro=2, warmup=1, save_every=3, mixed_precision="no")
     small = replace(published.method, descriptor_width=16, encoder_width=16)
-    tiny = replace(published, method=small, training=training, backbone=made.backbone, decoder=made.decoder, layer=None)
+    tiny = replace(
+        published,
+        method=small,
+        training=training,
+        backbone=tiny_recipe.backbone,
+        decoder=tiny_recipe.decoder,
+        layer=None,
+    )
     data = f"lisa:root={write_lisa(tmp_path / 'data')}"
     live = prepare(tiny, data, tmp_path / "live")
     assert isinstance(live.stream, MixtureStream)
@@ -102,12 +111,12 @@ def test_the_published_mixtures_train(name: str, made: Recipe, tmp_path: Path) -
             prepare(replace(tiny, training=replace(training, lr=1.0)), data, out, cache=tmp_path / "cache").run(out)
 
 
-def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: Path) -> None:
+def test_some_questions_have_the_features_that_they_have_among_all(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Live reads the questions that were drawn, a cache has read all: only the order of sums differs."""
-    assert made.backbone
-    assert made.decoder
-    parts = Parts.load(Origin.of(made.backbone), Origin.of(made.decoder))
-    data, _ = open_data(DATA, made)
+    assert tiny_recipe.backbone
+    assert tiny_recipe.decoder
+    parts = Parts.load(Origin.of(tiny_recipe.backbone), Origin.of(tiny_recipe.decoder))
+    data, _ = open_data(DATA, tiny_recipe)
     assert not isinstance(data, Mixed)
     cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
     found = [collate([source.example(1, (2, 0))]).inputs.question for source in (cache, live)]
@@ -115,10 +124,12 @@ def test_some_questions_are_the_same_as_all_to_rounding(made: Recipe, tmp_path: 
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
 
-def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+def test_losses_of_a_question_do_not_depend_on_the_rest_of_the_batch(
+    tiny_recipe: Recipe, llava: Path, sam: Path, tmp_path: Path
+) -> None:
     """Void questions of a mixed batch change nothing for the others."""
     parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
-    data, _ = open_data(DATA, made)
+    data, _ = open_data(DATA, tiny_recipe)
     assert not isinstance(data, Mixed)
     live, head = parts.live(data, DATA), fresh(parts.backbone, parts.decoder).eval()
     one, two = live.example(0, (0,)), live.example(1, (0, 1, 2))
@@ -133,9 +144,11 @@ def test_losses_do_not_depend_on_who_else_is_asked(made: Recipe, llava: Path, sa
     assert {k: float(v) for k, v in head.losses(beside, padded).items()} == {k: float(v) for k, v in terms.items()}
 
 
-def test_a_cache_of_other_data_or_weights_is_refused(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+def test_a_cache_of_other_data_or_weights_is_refused(
+    tiny_recipe: Recipe, llava: Path, sam: Path, tmp_path: Path
+) -> None:
     mine = {part: shutil.copytree(folder, tmp_path / part) for part, folder in (("backbone", llava), ("decoder", sam))}
-    named = replace(made, **{part: str(folder) for part, folder in mine.items()})
+    named = replace(tiny_recipe, **{part: str(folder) for part, folder in mine.items()})
     prepare(named, DATA, tmp_path / "out")
     for part, folder in mine.items():
         file = folder / "model.safetensors"
@@ -149,14 +162,14 @@ def test_a_cache_of_other_data_or_weights_is_refused(made: Recipe, llava: Path, 
     assert isinstance(run.stream.sampler, Epochs)
 
 
-def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp_path: Path) -> None:
-    """And a head that was taught on another canvas is asked on it."""
+def test_a_cache_of_another_canvas_or_other_targets_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """And a head that was trained on another canvas is used on it."""
     kept = tmp_path / "default" / "features"
-    prepare(made, DATA, tmp_path / "default")
-    squashed = replace(made, canvas=TILE)
+    prepare(tiny_recipe, DATA, tmp_path / "default")
+    squashed = replace(tiny_recipe, canvas=TILE)
     with pytest.raises(CacheError, match=r'backbone\.frame is "pad-mean", wanted "squash-mean-processor"'):
         prepare(squashed, DATA, tmp_path / "out", cache=kept)
-    floored = replace(made, method=replace(SMALL, map_size=16, map_target="floor"))
+    floored = replace(tiny_recipe, method=replace(SMALL, map_size=16, map_target="floor"))
     with pytest.raises(CacheError, match=r"truth\.floors is nothing, wanted 16"):
         prepare(floored, DATA, tmp_path / "out", cache=kept)
     run = prepare(squashed, DATA, tmp_path / "squashed")
@@ -167,22 +180,22 @@ def test_a_cache_of_another_canvas_or_other_targets_is_refused(made: Recipe, tmp
     ).seen.frame == (Frame(20, 60, "squash"))
 
 
-def test_floored_targets_reach_the_loss(made: Recipe, tmp_path: Path) -> None:
-    floored = replace(made, method=replace(SMALL, map_scale="peak", map_size=16, map_target="floor"))
+def test_floored_targets_reach_the_loss(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    floored = replace(tiny_recipe, method=replace(SMALL, map_scale="peak", map_size=16, map_target="floor"))
     run = prepare(floored, DATA, tmp_path)
-    data, _ = open_data(DATA, made)
+    data, _ = open_data(DATA, tiny_recipe)
     for source in (run.stream.sources[0], prepare(floored, DATA, tmp_path / "live", live=True).stream.sources[0]):
         questions = source.example(1, (0, 2)).questions
         masks = np.stack([data[1].targets[q].mask for q in (0, 2)])
         assert torch.equal(torch.stack([one.cells for one in questions]), floor_targets(masks, Frame(256, 256), 16))
     assert run.run(tmp_path, quiet=True)["attention"] > 0
-    short = collate([prepare(made, DATA, tmp_path / "short").stream.sources[0].example(1, (0, 2))])
+    short = collate([prepare(tiny_recipe, DATA, tmp_path / "short").stream.sources[0].example(1, (0, 2))])
     with pytest.raises(ValueError, match=r"needs targets of 16 x 16 cells .*floors=16"):
         run.head.losses(run.head(short.inputs, short.embedding), short.truth)
 
 
-def test_the_head_says_how_it_was_made(made: Recipe, tmp_path: Path) -> None:
-    run = prepare(made, DATA, tmp_path, exam="world:n=1,seed=2,queries=2")
+def test_the_head_records_its_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    run = prepare(tiny_recipe, DATA, tmp_path, exam="world:n=1,seed=2,queries=2")
     run.run(tmp_path, quiet=True)
     written = json.loads((tmp_path / "head" / "config.json").read_text())
     assert written["trained"]["data"] == DATA
@@ -191,9 +204,9 @@ def test_the_head_says_how_it_was_made(made: Recipe, tmp_path: Path) -> None:
     assert (tmp_path / "best" / "head.safetensors").is_file()
 
 
-def test_what_cannot_train(made: Recipe, tmp_path: Path) -> None:
-    def refused(said: str, recipe: Recipe = made, data: str = DATA) -> None:
-        with pytest.raises(ValueError, match=said) as caught:
+def test_wrong_inputs_are_refused_before_anything_is_written(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    def refused(message: str, recipe: Recipe = tiny_recipe, data: str = DATA) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
             prepare(recipe, data, tmp_path / "run")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
@@ -204,15 +217,15 @@ def test_what_cannot_train(made: Recipe, tmp_path: Path) -> None:
     refused("there is no dataset 'wrld'; .*did you mean 'world'", data="wrld:n=2")
 
 
-def test_a_step_that_cannot_be_cut_is_told_before_a_model_is_loaded(
-    made: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_cannot_be_divided_is_refused_before_a_model_is_loaded(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="a step of 3 images cannot be cut into passes of 1 on 2 devices"):
-        prepare(replace(made, decoder="/no/such/decoder"), DATA, tmp_path)
+        prepare(replace(tiny_recipe, decoder="/no/such/decoder"), DATA, tmp_path)
 
 
-def test_recipes() -> None:
+def test_a_published_step_can_be_divided_over_its_devices() -> None:
     paper, authors = recipe("paper"), recipe("authors")
     assert paper.training.passes(8) == (10, 2)
     assert authors.training.passes(8) == (4, 8)
@@ -221,7 +234,7 @@ def test_recipes() -> None:
         recipe("papers")
 
 
-PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and configs/default.yaml of LENS's own code
+PUBLISHED = {  # LENS's text where it gives one, else LISA's train_ds.py; and configs/default.yaml of LENS's own code
     "backbone": ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
     "decoder": ("facebook/sam-vit-huge", "facebook/sam-vit-huge"),
     "layer": (14, 14),
@@ -257,8 +270,8 @@ PUBLISHED = {  # LENS's text where it says so, else LISA's train_ds.py; and conf
 @pytest.mark.parametrize("setting", PUBLISHED)
 def test_presets_have_the_published_numbers(setting: str) -> None:
     for name, expected in zip(("paper", "authors"), PUBLISHED[setting], strict=True):
-        made = recipe(name)
-        assert ({**vars(made), **vars(made.training), **vars(made.method)})[setting] == expected, name
+        preset = recipe(name)
+        assert ({**vars(preset), **vars(preset.training), **vars(preset.method)})[setting] == expected, name
 
 
 def test_stages_and_optimisers_are_the_authors() -> None:
@@ -270,10 +283,12 @@ def test_stages_and_optimisers_are_the_authors() -> None:
     assert (ufo.betas, ufo.weight_decay, ufo.decay, ufo.language_lr) == ((0.9, 0.999), 0.01, "all", None)
 
 
-def test_a_rate_of_the_language_model_is_its_own(made: Recipe, tmp_path: Path) -> None:
+def test_the_language_model_can_have_another_rate(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """The first step of Adam is as long as the rate, whatever the gradient."""
-    training = replace(made.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None)
-    run = prepare(replace(made, method=LISA, training=training), DATA, tmp_path)
+    training = replace(
+        tiny_recipe.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None
+    )
+    run = prepare(replace(tiny_recipe, method=LISA, training=training), DATA, tmp_path)
     before = {name: tensor.clone() for name, tensor in run.head.state_dict().items()}
     run.run(tmp_path, quiet=True)
     moved = {name: float((after - before[name]).abs().max()) for name, after in run.head.state_dict().items()}
@@ -283,17 +298,17 @@ def test_a_rate_of_the_language_model_is_its_own(made: Recipe, tmp_path: Path) -
     head = read_config(tmp_path / "head")
     assert head.trained is not None
     assert head.trained["training"]["language_lr"] == 1e-4
-    frozen = replace(made, training=training)
+    frozen = replace(tiny_recipe, training=training)
     with pytest.raises(ValueError, match="trains nothing inside the language model; leave it out"):
         prepare(frozen, DATA, tmp_path / "lens").run(tmp_path / "lens", quiet=True)
 
 
-def test_settings() -> None:
-    said = ("lr=1e-3", "micro=none", "newton=none", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
-    made = adjusted(RECIPES["lens"]["paper"], said)
-    assert (made.training.lr, made.training.micro, made.training.betas) == (1e-3, None, (0.8, 0.9))
-    assert (made.method.newton, made.method.map_size, made.method.aggregate) == ("none", 64, "mean")
-    assert made.training.clip is None
+def test_settings_are_typed_and_checked() -> None:
+    settings = ("lr=1e-3", "micro=none", "newton=none", "map_size=64", "aggregate=mean", "betas=0.8+0.9", "clip=none")
+    preset = adjusted(RECIPES["lens"]["paper"], settings)
+    assert (preset.training.lr, preset.training.micro, preset.training.betas) == (1e-3, None, (0.8, 0.9))
+    assert (preset.method.newton, preset.method.map_size, preset.method.aggregate) == ("none", 64, "mean")
+    assert preset.training.clip is None
     for text, expected in (
         ("learning=1", "no setting 'learning'"),
         ("stepz=1", "did you mean 'steps'"),
@@ -308,29 +323,29 @@ def test_settings() -> None:
             adjusted(RECIPES["lens"]["paper"], [text])
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_missing_device_is_refused() -> None:
     with pytest.raises(ValueError, match="device 'tpu9' cannot be used here"):
         usable_device("tpu9")
 
 
-def test_a_cache_built_by_hand_is_used(made: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
+def test_a_cache_built_by_hand_is_used(tiny_recipe: Recipe, llava: Path, sam: Path, tmp_path: Path) -> None:
     """Of any precision; of other data it is refused, and nothing is written into it."""
     parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
-    data, _ = open_data(DATA, made)
+    data, _ = open_data(DATA, tiny_recipe)
     assert not isinstance(data, Mixed)
     parts.cached(data, DATA, tmp_path / "mine", "int8")
     before = sorted(p.name for p in (tmp_path / "mine").iterdir())
-    run = prepare(made, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
+    run = prepare(tiny_recipe, DATA, tmp_path / "out", exam="world:n=1,seed=2,queries=2", cache=tmp_path / "mine")
     assert isinstance(run.stream, SampledStream)
     assert isinstance(run.stream.sources[0], Cache)
     assert run.stream.sources[0].manifest.dtype == "int8"
     with pytest.raises(CacheError, match=r"data is .*, wanted .*n=2"):
-        prepare(made, DATA.replace("n=3", "n=2"), tmp_path / "other", cache=tmp_path / "mine")
+        prepare(tiny_recipe, DATA.replace("n=3", "n=2"), tmp_path / "other", cache=tmp_path / "mine")
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == before
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_path: Path, live: bool) -> None:
+def test_bad_samples_are_left_out_of_a_training_on_request(tiny_recipe: Recipe, tmp_path: Path, live: bool) -> None:
     pictures = [Image.fromarray(np.full((20, 30, 3), 40 * n, np.uint8)) for n in range(4)]
     lines = []
     for n, picture in enumerate(pictures):
@@ -340,19 +355,19 @@ def test_bad_samples_are_left_out_of_a_training_on_request(made: Recipe, tmp_pat
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])  # cut short
     spec = f"jsonl:file={tmp_path / 'data.jsonl'}"
     with pytest.raises(ValueError, match=r"2\.png.*leave them out with bad=skip"):
-        prepare(made, spec, tmp_path / "refused", live=live).run(tmp_path / "refused", quiet=True)
-    run = prepare(made, f"{spec},bad=skip", tmp_path / "run", live=live)
+        prepare(tiny_recipe, spec, tmp_path / "refused", live=live).run(tmp_path / "refused", quiet=True)
+    run = prepare(tiny_recipe, f"{spec},bad=skip", tmp_path / "run", live=live)
     assert set(run.run(tmp_path / "run", quiet=True)) == {"dice", "bce", "attention", "presence"}
     assert len(run.left_out()) in ((0, 1) if live else (1,))
     assert all("2.png" in one for one in run.left_out())
     written = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
     assert written["trained"]["left_out"] == (0 if live else 1)  # what is read live is found out later
-    shown = [len(run.stream.example(number).questions) for number in range(8)]
-    assert shown == [1] * 8
+    counts = [len(run.stream.example(number).questions) for number in range(8)]
+    assert counts == [1] * 8
 
 
-def test_classes_that_an_image_does_not_show_are_asked_for(made: Recipe, tmp_path: Path) -> None:
-    """By default, in what is cached too: the head then learns to refuse; without any, it says that it did not."""
+def test_classes_that_an_image_does_not_show_are_asked_for(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """By default, in what is cached too: the head then learns to refuse; its config states where it did not."""
     masks = np.zeros((2, 40, 60), bool)
     masks[0, 5:15, 3:12] = masks[1, 20:30, 30:50] = True
     scenes = [
@@ -360,19 +375,24 @@ def test_classes_that_an_image_does_not_show_are_asked_for(made: Recipe, tmp_pat
         for n in range(4)
     ]
     data = write_coco(tmp_path, scenes)
-    run = prepare(replace(made, negatives=0.5), data, tmp_path / "run")
+    run = prepare(replace(tiny_recipe, negatives=0.5), data, tmp_path / "run")
     assert run.config.presence == "trained"
     assert run.config.trained is not None
     assert run.config.trained["data"] == f"{data},negatives=0.5"
     (notice,) = run.notices()
     assert "negatives=0.5" in notice
-    present = {asked.present for number in range(4) for asked in run.stream.example(number).questions}  # type: ignore[attr-defined]
+    present = {question.present for number in range(4) for question in run.stream.example(number).questions}  # type: ignore[attr-defined]
     assert present == {True, False}
-    without = prepare(made, f"{data},negatives=0", tmp_path / "without")
+    without = prepare(tiny_recipe, f"{data},negatives=0", tmp_path / "without")
     assert without.config.presence == "untrained"
     assert "a mask for every query (presence: untrained" in without.notices()[0]
     with pytest.raises(CacheError, match="negatives=0"):
-        prepare(made, f"{data},negatives=0", tmp_path / "other", cache=next((tmp_path / "run" / "features").iterdir()))
+        prepare(
+            tiny_recipe,
+            f"{data},negatives=0",
+            tmp_path / "other",
+            cache=next((tmp_path / "run" / "features").iterdir()),
+        )
     without.run(tmp_path / "without", quiet=True)
     assert read_config(tmp_path / "without" / "head").presence == "untrained"
 
@@ -393,22 +413,25 @@ LISA = LisaConfig(rank=2)
 
 
 @pytest.mark.parametrize("method", [SMALL, LISA], ids=["frozen", "tuned"])
-def test_a_training_starts_from_a_trained_head(made: Recipe, tmp_path: Path, method: object) -> None:
-    """All of its weights, the adapter's too; written down, and told apart from a run that goes on."""
-    first = replace(made, method=method)
+def test_a_training_starts_from_a_trained_head(tiny_recipe: Recipe, tmp_path: Path, method: object) -> None:
+    """All of its weights, the adapter's too; recorded, and distinguished from a run that goes on."""
+    first = replace(tiny_recipe, method=method)
     trained(prepare(first, DATA, tmp_path / "one"), tmp_path / "one")
     head = tmp_path / "one" / "head"
-    second = replace(first, training=replace(made.training, seed=9, steps=6, save_every=3))
+    second = replace(first, training=replace(tiny_recipe.training, seed=9, steps=6, save_every=3))
     run = prepare(second, DATA, tmp_path / "two", init=head)
     assert run.notices()[0] == f"starting from the weights of {head}"
     otherwise = replace(second, method=replace(method, **{"drop" if method is SMALL else "dropout": 0.25}))  # type: ignore[type-var]
-    told = prepare(otherwise, DATA, tmp_path / "told", init=head).notices()[0]
-    assert told == f"starting from the weights of {head}, trained with " + (
+    notice = prepare(otherwise, DATA, tmp_path / "otherwise", init=head).notices()[0]
+    assert notice == f"starting from the weights of {head}, trained with " + (
         f"drop={SMALL.drop}" if method is SMALL else "dropout=0.05"
     )
-    given, fresh_one = load_file(head / "head.safetensors"), prepare(second, DATA, tmp_path / "none").head.state_dict()
-    assert all(torch.equal(tensor.cpu(), given[name]) for name, tensor in run.head.state_dict().items())
-    assert any(not torch.equal(tensor.cpu(), given[name]) for name, tensor in fresh_one.items())
+    initial, fresh_one = (
+        load_file(head / "head.safetensors"),
+        prepare(second, DATA, tmp_path / "none").head.state_dict(),
+    )
+    assert all(torch.equal(tensor.cpu(), initial[name]) for name, tensor in run.head.state_dict().items())
+    assert any(not torch.equal(tensor.cpu(), initial[name]) for name, tensor in fresh_one.items())
     run.run(tmp_path / "two", quiet=True)
     note = {"head": str(head), "weights": weights_sum(head)}
     assert read_config(tmp_path / "two" / "head").trained["init"] == note  # type: ignore[index]
@@ -420,21 +443,21 @@ def test_a_training_starts_from_a_trained_head(made: Recipe, tmp_path: Path, met
         prepare(second, DATA, tmp_path / "two").run(tmp_path / "two", quiet=True)
 
 
-def test_a_head_that_cannot_be_started_from(made: Recipe, tmp_path: Path, llava: Path) -> None:
-    trained(prepare(made, DATA, tmp_path / "one"), tmp_path / "one")
+def test_a_head_of_another_method_or_shape_is_no_start(tiny_recipe: Recipe, tmp_path: Path, llava: Path) -> None:
+    trained(prepare(tiny_recipe, DATA, tmp_path / "one"), tmp_path / "one")
     head = tmp_path / "one" / "head"
 
-    def refused(said: str, recipe: Recipe, init: Path | str = head) -> None:
-        with pytest.raises(ValueError, match=said) as caught:
+    def refused(message: str, recipe: Recipe, init: Path | str = head) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
             prepare(recipe, DATA, tmp_path / "two", init=init)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "two").exists()
 
-    refused("is a head of lens, and lisa is trained here; give a head of lisa", replace(made, method=LISA))
-    other = replace(made, backbone=str(shutil.copytree(llava, tmp_path / "other")))
+    refused("is a head of lens, and lisa is trained here; give a head of lisa", replace(tiny_recipe, method=LISA))
+    other = replace(tiny_recipe, backbone=str(shutil.copytree(llava, tmp_path / "other")))
     refused(rf"is a head for the MLLM {llava}, and {tmp_path / 'other'} is given here; train on the same one", other)
-    wider = replace(made, method=replace(SMALL, descriptor_width=32, threshold=0.5))
+    wider = replace(tiny_recipe, method=replace(SMALL, descriptor_width=32, threshold=0.5))
     refused(r"has another shape \(.*settings that it was trained with: .*descriptor_width=16", wider)
-    refused("reads the MLLM at layer 4, and layer 2 is given here; give --layer 4", replace(made, layer=2))
+    refused("reads the MLLM at layer 4, and layer 2 is given here; give --layer 4", replace(tiny_recipe, layer=2))
     with pytest.raises(CheckpointError, match=f"{tmp_path} holds no config.json"):
-        prepare(made, DATA, tmp_path / "two", init=tmp_path)
+        prepare(tiny_recipe, DATA, tmp_path / "two", init=tmp_path)

@@ -66,7 +66,9 @@ def test_the_loss_falls(segmenter: Segmenter, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_undisturbed(straight: tuple[Lens, Path], files: tuple[str, str], tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(
+    straight: tuple[Lens, Path], files: tuple[str, str], tmp_path: Path
+) -> None:
     reached = killed(run(files, tmp_path), tmp_path)
     assert 3 <= reached < LONG.steps
     resumed = train(*files, str(tmp_path))
@@ -75,7 +77,7 @@ def test_killed_and_resumed_is_undisturbed(straight: tuple[Lens, Path], files: t
 
 
 def test_a_resumed_run_keeps_its_groups(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
-    """What decays and what does not, and each group's rate: what goes on is what was never disturbed."""
+    """What decays and what does not, and each group's rate: a resumed run equals an undisturbed one."""
     parts, config = (backbone, decoder), replace(SHORT, weight_decay=5.0, decay="weights")
 
     def trained(out: Path, **how: object) -> dict[str, torch.Tensor]:
@@ -96,7 +98,7 @@ def test_a_resumed_run_keeps_its_groups(backbone: Backbone, decoder: MaskDecoder
 
 
 @pytest.mark.slow
-def test_two_devices_and_one_go_the_same_way(files: tuple[str, str], tmp_path: Path) -> None:
+def test_two_devices_train_like_one(files: tuple[str, str], tmp_path: Path) -> None:
     """Also when one goes on where two were killed, and when a step is cut into passes."""
     how = {"steps": 12, "images": 4, "micro": 1, "save_every": 1, "mixed_precision": "no"}
     one = train(*files, str(tmp_path / "one"), **how).state_dict()
@@ -156,7 +158,7 @@ class Interrupted:
         return self.stream.fingerprint()
 
 
-def test_a_loss_that_is_no_number_stops_the_run(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
     parts = backbone, decoder
 
     def poison(features: Features) -> Features:
@@ -171,8 +173,8 @@ def test_a_loss_that_is_no_number_stops_the_run(backbone: Backbone, decoder: Mas
     assert not (tmp_path / "head").exists()
 
 
-def test_weights_that_are_no_numbers_are_not_saved(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
-    """Here in a part that the loss does not see: a checkpoint of it would be taken for a good one."""
+def test_weights_that_are_not_finite_are_not_saved(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+    """Here in a part that the loss does not see: a checkpoint of it would seem good."""
     parts = backbone, decoder
     head = fresh(*parts)
     name, weight = next((n, p) for n, p in head.named_parameters() if "iou_prediction_head" in n)
@@ -182,7 +184,9 @@ def test_weights_that_are_no_numbers_are_not_saved(backbone: Backbone, decoder: 
     assert not list(tmp_path.glob("*step_*/*.json"))
 
 
-def test_told_to_end_it_saves_and_goes_on_later(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+def test_a_signal_to_end_saves_a_checkpoint_and_the_run_goes_on_later(
+    backbone: Backbone, decoder: MaskDecoder, tmp_path: Path
+) -> None:
     """SIGTERM, as schedulers send it: a checkpoint out of turn, and the curves go on smoothly too."""
     parts = backbone, decoder
     config = replace(SHORT, steps=8, save_every=8)
@@ -228,8 +232,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(backbone: Backbone, decoder: M
 
 
 @pytest.mark.parametrize("at", range(0, 450, 30))
-def test_a_changed_byte_of_a_checkpoint_s_note_is_told_of_the_note(straight: tuple[Lens, Path], at: int) -> None:
-    """Not of a file whose checksum the note no longer tells."""
+def test_a_changed_byte_of_a_note_is_reported_for_the_note(straight: tuple[Lens, Path], at: int) -> None:
+    """Not for a file whose checksum in the note has changed."""
     note = straight[1] / "step_30" / NOTE
     whole = note.read_bytes()
     assert len(whole) > 450
@@ -260,12 +264,12 @@ def test_a_damaged_checkpoint_is_named(
     assert "\n" not in str(caught.value)
     assert not (out / "head").exists()
     if file == "model.safetensors":
-        shutil.rmtree(damaged.parent)  # as it says
+        shutil.rmtree(damaged.parent)  # as the error suggests
         again = train(*files, str(out))
         assert all(torch.equal(a, b) for a, b in zip(again.parameters(), straight[0].parameters(), strict=True))
 
 
-def test_a_step_that_cannot_be_cut() -> None:
+def test_a_step_that_cannot_be_divided_is_refused() -> None:
     assert TrainConfig(images=160, micro=2).passes(8) == (10, 2)
     assert TrainConfig(images=8).passes(4) == (1, 2)
     with pytest.raises(ValueError, match="multiple of 6"):
@@ -283,10 +287,10 @@ def test_heads_load_by_themselves(straight: tuple[Lens, Path]) -> None:
     last = Segmenter.from_pretrained(straight[1] / "head")
     assert all(torch.equal(a, b) for a, b in zip(last.method.parameters(), straight[0].parameters(), strict=True))
     best = Segmenter.from_pretrained(straight[1] / "best")
-    said = json.loads((straight[1] / "best.json").read_text())
+    scores = json.loads((straight[1] / "best.json").read_text())
     assert best.config.trained is not None
-    assert best.config.trained["validation"]["gIoU"] == said["gIoU"]
-    assert 0 <= said["gIoU"] <= 1
+    assert best.config.trained["validation"]["gIoU"] == scores["gIoU"]
+    assert 0 <= scores["gIoU"] <= 1
 
 
 def test_two_checkpoints_are_kept(straight: tuple[Lens, Path]) -> None:
@@ -313,10 +317,10 @@ def test_weights_and_optimiser_are_fp32(straight: tuple[Lens, Path]) -> None:
     assert {p.dtype for p in straight[0].parameters()} == {torch.float32}
 
 
-def test_what_is_trained_runs_in_its_own_precision(
+def test_a_trained_head_runs_in_fp32_afterwards(
     straight: tuple[Lens, Path], backbone: Backbone, decoder: MaskDecoder
 ) -> None:
-    """Training wraps the head in bf16 autocast; whoever goes on with it must not stay inside."""
+    """Training wraps the head in bf16 autocast; later use must not stay inside."""
     loaded = fresh(backbone, decoder).eval()
     loaded.load_state_dict(straight[0].state_dict())
     batch = collate([extract(DATA[i], backbone, decoder) for i in (0, 1)])
@@ -349,19 +353,19 @@ def test_only_the_head_changes(backbone: Backbone, decoder: MaskDecoder, tmp_pat
 
 def test_another_run_s_folder_is_refused(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
     parts = backbone, decoder
-    made, taught = head_config(*parts), examples(*parts)
-    fit(fresh(*parts), taught, SHORT, made, tmp_path, quiet=True)
-    for head, data, config, said in (
-        (fresh(*parts), taught, replace(SHORT, lr=2e-3), "training"),
-        (fresh(*parts, replace(SMALL, aggregate="mean")), taught, SHORT, "method"),
+    config_of_head, stream = head_config(*parts), examples(*parts)
+    fit(fresh(*parts), stream, SHORT, config_of_head, tmp_path, quiet=True)
+    for head, data, config, differing in (
+        (fresh(*parts), stream, replace(SHORT, lr=2e-3), "training"),
+        (fresh(*parts, replace(SMALL, aggregate="mean")), stream, SHORT, "method"),
         (fresh(*parts), examples(*parts, name="other"), SHORT, "data"),
     ):
-        with pytest.raises(ValueError, match=rf"other settings \({said} in"):
-            fit(head, data, config, made, tmp_path, quiet=True)
+        with pytest.raises(ValueError, match=rf"other settings \({differing} in"):
+            fit(head, data, config, config_of_head, tmp_path, quiet=True)
 
 
-def test_a_folder_in_which_another_trains(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
-    """The second run is told, and has touched nothing."""
+def test_a_folder_in_use_is_refused(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+    """The second run is refused, and has changed nothing."""
     parts = backbone, decoder
     with held(tmp_path / LOCK):
         with pytest.raises(InUseError, match=f"process {os.getpid()} .*give another folder"):
@@ -394,13 +398,13 @@ def test_the_rate_rises_and_falls() -> None:
         {"keep": 0},
     ],
 )
-def test_settings_that_cannot_be(setting: dict) -> None:
+def test_impossible_settings_are_refused(setting: dict) -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         TrainConfig(**setting)
 
 
 @pytest.mark.parametrize("missing", ["accelerate", "torch.utils.tensorboard", "wandb"])
-def test_without_the_extra_it_says_what_to_install(
+def test_a_missing_extra_is_named_with_the_command_to_install_it(
     backbone: Backbone, decoder: MaskDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)

@@ -38,8 +38,10 @@ class Pictures:
         random = np.random.default_rng([self.seed, index])
         height, width = random.integers(5, 20, 2)
         image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        asked = (f"what is № {number} of {index}?" for number in range(1 + index % 4))
-        return Sample(str(index), image, tuple(Target(text, random.random((height, width)) < 0.3) for text in asked))
+        questions = (f"what is № {number} of {index}?" for number in range(1 + index % 4))
+        return Sample(
+            str(index), image, tuple(Target(text, random.random((height, width)) < 0.3) for text in questions)
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def extract(sample: Sample, three_axes: bool = False) -> Features:
     """A bf16 backbone that sees 4 x 4 tokens after 5 of text, and a fp32 decoder with finer maps, on random numbers."""
     generator = torch.Generator().manual_seed(zlib.crc32(sample.image.tobytes()))
 
-    def said(*shape: int) -> torch.Tensor:
+    def values(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
     def area(side: int) -> torch.Tensor:
@@ -71,12 +73,12 @@ def extract(sample: Sample, three_axes: bool = False) -> Features:
         positions = torch.arange(begin, end)
         return positions[:, None].expand(-1, 3) if three_axes else positions
 
-    asked = tuple(
-        QuestionFeatures(said(3 + number, 16).bfloat16(), place(21, 24 + number), area(25), area(4), target.present)
+    questions = tuple(
+        QuestionFeatures(values(3 + number, 16).bfloat16(), place(21, 24 + number), area(25), area(4), target.present)
         for number, target in enumerate(sample.targets)
     )
-    embedding = Embedding(said(1, 8, 6, 6), (said(1, 4, 12, 12), said(1, 2, 24, 24)))
-    return Features(said(21, 16).bfloat16(), place(0, 21), torch.arange(5, 21), (4, 4), embedding, asked)
+    embedding = Embedding(values(1, 8, 6, 6), (values(1, 4, 12, 12), values(1, 2, 24, 24)))
+    return Features(values(21, 16).bfloat16(), place(0, 21), torch.arange(5, 21), (4, 4), embedding, questions)
 
 
 def slowly(sample: Sample) -> Features:
@@ -84,7 +86,7 @@ def slowly(sample: Sample) -> Features:
     return extract(sample)
 
 
-def made_for(samples: Pictures, **options: object) -> Manifest:
+def manifest_for(samples: Pictures, **options: object) -> Manifest:
     return Manifest(KEY, "pictures:n=10", len(samples), **{"per_shard": 3, **options})  # type: ignore[arg-type]
 
 

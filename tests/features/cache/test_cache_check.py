@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import Forgiving, Pictures, extract, files, made_for
+from made_up import Forgiving, Pictures, extract, files, manifest_for
 
 from seglens.core.types import Sample
 from seglens.features.cache import CacheError, Estimate, build, check, estimate
@@ -19,7 +19,7 @@ SAMPLES = Pictures()
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    build(SAMPLES, extract, tmp_path / "cache", made_for(SAMPLES))
+    build(SAMPLES, extract, tmp_path / "cache", manifest_for(SAMPLES))
     return tmp_path / "cache"
 
 
@@ -39,7 +39,7 @@ class Edited:
         return found
 
 
-def test_nothing_wrong(folder: Path) -> None:
+def test_an_intact_cache_has_no_fault(folder: Path) -> None:
     assert list(check(folder)) == []
     assert list(check(folder, SAMPLES)) == []
 
@@ -62,7 +62,7 @@ def test_a_line_for_every_fault(folder: Path) -> None:
         assert re.search(pattern, fault), fault
 
 
-def test_what_is_stale_is_named(folder: Path) -> None:
+def test_a_stale_sample_is_named(folder: Path) -> None:
     one, two, three = SAMPLES[2], SAMPLES[3], SAMPLES[8]
     targets = tuple(replace(target, mask=~target.mask) for target in two.targets)
     reworded = (replace(three.targets[0], query="another"), *three.targets[1:])
@@ -72,8 +72,8 @@ def test_what_is_stale_is_named(folder: Path) -> None:
         _5=ValueError("5.jpg is gone"),
         _8=replace(three, id="eight", targets=reworded),
     )
-    said = [fault.split("sample ")[1] for fault in check(folder, now)]
-    assert said == [
+    faults = [fault.split("sample ")[1] for fault in check(folder, now)]
+    assert faults == [
         "'2' is stale: its pixels changed since; build the cache anew",
         "'3' is stale: its masks changed since; build the cache anew",
         "'5' can no longer be read: 5.jpg is gone",
@@ -82,7 +82,7 @@ def test_what_is_stale_is_named(folder: Path) -> None:
     assert list(check(folder, Pictures(11))) == [f"{folder} was made of 10 samples, and the data has 11; build it anew"]
 
 
-def test_what_no_quick_checksum_finds(folder: Path) -> None:
+def test_a_change_that_keeps_the_quick_checksums_is_found(folder: Path) -> None:
     """Four bytes chosen so that the CRC stays: an intent, which SHA-256 is for."""
     path = folder / "shard-00000.safetensors"
     begin = json.loads((folder / "shard-00000.json").read_text())["body"]["groups"][1][0]
@@ -99,19 +99,19 @@ def test_what_no_quick_checksum_finds(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
 def test_an_estimate_is_close_and_writes_nothing(tmp_path: Path, dtype: str) -> None:
     samples = Pictures(80)
-    manifest = made_for(samples, dtype=dtype, per_shard=16)
-    said = estimate(samples, extract, tmp_path / "cache", manifest)
+    manifest = manifest_for(samples, dtype=dtype, per_shard=16)
+    estimated = estimate(samples, extract, tmp_path / "cache", manifest)
     assert files(tmp_path) == {}
     build(samples, extract, tmp_path / "cache", manifest)
     true = sum(len(data) for data in files(tmp_path / "cache").values())
-    assert said.bytes == pytest.approx(true, rel=0.06)  # 3 and 4 % off, as 6 images are not 80
-    assert (said.images, said.stored) == (80, 0)
-    assert 80 <= said.questions <= 320
-    assert said.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert estimated.bytes == pytest.approx(true, rel=0.06)  # 3 and 4 % off, as 6 images are not 80
+    assert (estimated.images, estimated.stored) == (80, 0)
+    assert 80 <= estimated.questions <= 320
+    assert estimated.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     assert estimate(samples, extract, tmp_path / "cache", manifest).stored == pytest.approx(true, abs=2000)
 
 
-def test_no_room(tmp_path: Path) -> None:
+def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
     words = r"no room for the cache: 10 images, about 30 questions, about 2.00 TB \(200.00 GB per image, 5.00 KB of it"
     words += r" there\); the disk has 999 bytes free"
     with pytest.raises(CacheError, match=words):
@@ -119,21 +119,21 @@ def test_no_room(tmp_path: Path) -> None:
     Estimate(10, 30, 2000, 999, 1500).refuse(tmp_path)
 
 
-def test_an_estimate_of_nothing(tmp_path: Path) -> None:
+def test_no_estimate_without_a_readable_sample(tmp_path: Path) -> None:
     samples = Pictures(4, broken=(0, 1, 2, 3))
     with pytest.raises(CacheError, match="sample 0 of pictures:n=10 cannot be read"):
-        estimate(samples, extract, tmp_path, made_for(samples))
+        estimate(samples, extract, tmp_path, manifest_for(samples))
     with pytest.raises(CacheError, match="none of the 4 samples tried"):
-        estimate(Forgiving(4, broken=(0, 1, 2, 3)), extract, tmp_path, made_for(samples))
+        estimate(Forgiving(4, broken=(0, 1, 2, 3)), extract, tmp_path, manifest_for(samples))
 
 
 def test_an_estimate_that_read_everything_is_exact(tmp_path: Path) -> None:
     """Also in what is left out: the second has two questions, and is broken."""
     few = Forgiving(4, broken=(1,))
-    said = estimate(few, extract, tmp_path, made_for(few))
-    assert said.questions == 1 + 3 + 4
-    assert str(said).startswith("4 images, 8 questions, about ")
-    many = estimate(Pictures(80), extract, tmp_path, made_for(Pictures(80)))
+    estimated = estimate(few, extract, tmp_path, manifest_for(few))
+    assert estimated.questions == 1 + 3 + 4
+    assert str(estimated).startswith("4 images, 8 questions, about ")
+    many = estimate(Pictures(80), extract, tmp_path, manifest_for(Pictures(80)))
     assert str(many).startswith(f"80 images, about {many.questions} questions, about ")
 
 

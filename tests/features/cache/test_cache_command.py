@@ -1,4 +1,4 @@
-"""`seglens cache` on tiny models: what is stored is what the frozen parts say, whoever writes it."""
+"""`seglens cache` on tiny models: it stores the outputs of the frozen parts, whatever process writes it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def parts(llava: Path, sam: Path) -> tuple[object, ...]:
     return "--data", DATA, "--backbone", llava, "--decoder", sam
 
 
-def test_what_is_stored_is_what_is_said(
+def test_a_cache_holds_the_readout_of_the_frozen_parts(
     seglens: Run, parts: tuple[object, ...], llava: Path, decoder: MaskDecoder, tmp_path: Path
 ) -> None:
     """Bit for bit, from the tensors that the backbone and the decoder give for the same sample."""
-    code, said, error = seglens("build", *parts, "--out", tmp_path, "--shard", 2)
-    assert (code, said) == (0, f"{tmp_path}: wrote 3 shards, kept 0; 3 of 3 are there\n"), error
+    code, out_text, error = seglens("build", *parts, "--out", tmp_path, "--shard", 2)
+    assert (code, out_text) == (0, f"{tmp_path}: wrote 3 shards, kept 0; 3 of 3 are there\n"), error
     assert "5 images, 15 questions" in error
     cache, backbone = Cache.open(tmp_path, data=DATA), load_backbone(llava, segmentation_only=True)
     assert cache.trainable
@@ -52,11 +52,11 @@ def test_what_is_stored_is_what_is_said(
         assert torch.equal(found.image_tokens, readout.image_tokens)
         assert found.grid == readout.grid
         assert torch.equal(found.embedding.coarse, decoder.encode(sample.image, opened.frame).coarse)
-        for number, (asked, target) in enumerate(zip(found.questions, sample.targets, strict=True)):
+        for number, (question, target) in enumerate(zip(found.questions, sample.targets, strict=True)):
             real = readout.question_mask[0, number]
-            assert torch.equal(asked.rows, readout.question[0, number][real])
-            assert torch.equal(asked.positions, readout.question_positions[0, number][real])
-            assert asked.present == target.present
+            assert torch.equal(question.rows, readout.question[0, number][real])
+            assert torch.equal(question.positions, readout.question_positions[0, number][real])
+            assert question.present == target.present
 
 
 def test_resume_and_check(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
@@ -67,18 +67,18 @@ def test_resume_and_check(seglens: Run, parts: tuple[object, ...], tmp_path: Pat
         f"{out}: 5 samples in 3 shards, every byte as it was written\n",
     )
     (out / "shard-00001.json").unlink()
-    code, said, _ = seglens("check", out)
+    code, out_text, _ = seglens("check", out)
     assert code == 1
-    assert "shard-00001.json is missing; run `seglens cache build --data world:n=5" in said
-    assert json.loads(seglens("check", out, "--json")[1])["faults"] == [said.strip()]
-    code, said, _ = seglens("build", *parts, "--out", out, "--shard", 2, "--json")
-    made = json.loads(said)
-    assert (made["written"], made["kept"], made["complete"]) == ([1], [0, 2], 3)
-    code, said, _ = seglens("check", out, "--data", "world:n=5,seed=4,split=train,queries=3")
-    assert (code, said.count("was made of other data"), said.count("\n")) == (1, 1, 1)
+    assert "shard-00001.json is missing; run `seglens cache build --data world:n=5" in out_text
+    assert json.loads(seglens("check", out, "--json")[1])["faults"] == [out_text.strip()]
+    code, out_text, _ = seglens("build", *parts, "--out", out, "--shard", 2, "--json")
+    report = json.loads(out_text)
+    assert (report["written"], report["kept"], report["complete"]) == ([1], [0, 2], 3)
+    code, out_text, _ = seglens("check", out, "--data", "world:n=5,seed=4,split=train,queries=3")
+    assert (code, out_text.count("was made of other data"), out_text.count("\n")) == (1, 1, 1)
 
 
-def test_the_same_command_elsewhere_means_the_same_cache(
+def test_the_same_models_in_another_folder_have_the_same_cache(
     seglens: Run, parts: tuple[object, ...], llava: Path, tmp_path: Path
 ) -> None:
     """A model is its files, not its folder; and other files make another model."""
@@ -95,8 +95,8 @@ def test_the_same_command_elsewhere_means_the_same_cache(
     assert (code, error.count("key.backbone.layer is 4, wanted 5")) == (2, 1)
 
 
-def test_a_cache_for_a_preset(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
-    """Read as the preset's training will read, and resumed by a command that says so."""
+def test_a_cache_is_read_as_the_preset_reads(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
+    """Read as the preset's training will read, and resumed by a command with the preset."""
     out = tmp_path / "cache"
     assert seglens("build", *parts, "--out", out, "--preset", "authors", "--set", "padding=mean")[0] == 0
     cache = Cache.open(out, data=DATA)
@@ -111,16 +111,16 @@ def test_a_cache_for_a_preset(seglens: Run, parts: tuple[object, ...], tmp_path:
     assert "no setting 'lie'" in seglens("build", *parts, "--out", out, "--set", "lie=squash")[2]
 
 
-def test_an_estimate(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
-    code, said, _ = seglens("estimate", *parts, "--out", tmp_path / "cache", "--json")
-    weight = json.loads(said)
-    assert (code, weight["images"], weight["questions"], weight["stored"]) == (0, 5, 15, 0)
+def test_an_estimate_is_printed_and_writes_nothing(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
+    code, out_text, _ = seglens("estimate", *parts, "--out", tmp_path / "cache", "--json")
+    estimated = json.loads(out_text)
+    assert (code, estimated["images"], estimated["questions"], estimated["stored"]) == (0, 5, 15, 0)
     assert "5 images, 15 questions" in seglens("estimate", *parts)[1]
-    assert json.loads(seglens("estimate", *parts, "--dtype", "int8", "--json")[1])["bytes"] < weight["bytes"]
+    assert json.loads(seglens("estimate", *parts, "--dtype", "int8", "--json")[1])["bytes"] < estimated["bytes"]
     assert files(tmp_path) == {}
 
 
-def test_no_room(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_disk_without_room_is_refused(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)], capture_output=True)
@@ -137,7 +137,7 @@ def test_no_room(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> Non
 
 
 def test_what_is_left_out_is_counted_and_named(seglens: Run, parts: tuple[object, ...], tmp_path: Path) -> None:
-    """The data's own option decides, and the built cache tells it again."""
+    """The data's own option decides, and the finished cache reports it again."""
     lines = []
     for n in range(6):
         Image.fromarray(np.full((20, 30, 3), 40 * n, np.uint8)).save(tmp_path / f"{n}.png")
@@ -150,12 +150,12 @@ def test_what_is_left_out_is_counted_and_named(seglens: Run, parts: tuple[object
     assert seglens("build", *parts, "--data", spec, "--out", out)[0] == 2
     assert not out.exists()
     for _ in range(2):
-        code, said, error = seglens("build", *parts, "--data", f"{spec},bad=skip", "--out", out, "--json")
+        code, out_text, error = seglens("build", *parts, "--data", f"{spec},bad=skip", "--out", out, "--json")
         assert code == 0, error
-        told = json.loads(said)["left_out"]
-        assert len(told) == 4
-        assert f"left out: 4 bad records: {told[0]}; {told[1]}; {told[2]}; and 1 more\n" in error
-        assert [sum(f"{n}.png" in one for one in told) for n in (0, 2, 4)] == [1, 1, 1], told
+        left_out = json.loads(out_text)["left_out"]
+        assert len(left_out) == 4
+        assert f"left out: 4 bad records: {left_out[0]}; {left_out[1]}; {left_out[2]}; and 1 more\n" in error
+        assert [sum(f"{n}.png" in one for one in left_out) for n in (0, 2, 4)] == [1, 1, 1], left_out
     assert seglens("build", *parts, "--data", spec, "--out", out, "--bad", "skip")[0] == 2
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up import Pictures, extract, files, made_for
+from made_up import Pictures, extract, files, manifest_for
 
 from seglens.features.cache import build
 from seglens.features.cache.ray import build_with_ray
@@ -26,19 +26,19 @@ def test_the_same_bytes_although_an_actor_dies(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     shards = tuple(range(14))
-    assert (tmp_path / "said").read_text().splitlines() == [
+    assert (tmp_path / "report").read_text().splitlines() == [
         f"Built(written={shards}, kept=(), skipped=()) 40",
         f"Built(written=(), kept={shards}, skipped=())",
         "sample 3 of pictures:n=10 cannot be read: data/3.jpg is cut short; mend it, or where the data can, leave it "
         "out with bad=skip",
     ]
     assert (tmp_path / "grave").exists()  # it did die
-    build(SAMPLES, extract, tmp_path / "alone", made_for(SAMPLES))
+    build(SAMPLES, extract, tmp_path / "alone", manifest_for(SAMPLES))
     assert files(tmp_path / "cache") == files(tmp_path / "alone")
 
 
-def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_names_the_command_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'seglens\[ray\]'"):
-        build_with_ray(lambda: (SAMPLES, extract), SAMPLES, tmp_path, made_for(SAMPLES), actors=2)
+        build_with_ray(lambda: (SAMPLES, extract), SAMPLES, tmp_path, manifest_for(SAMPLES), actors=2)
     assert files(tmp_path) == {}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up import KEY, Pictures, extract, files, made_for, same
+from made_up import KEY, Pictures, extract, files, manifest_for, same
 from safetensors import safe_open
 
 from seglens.features.cache import Cache, CacheError, Manifest, build
@@ -33,7 +33,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks a
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Ten images in four shards."""
-    build(SAMPLES, extract, tmp_path / "cache", made_for(SAMPLES))
+    build(SAMPLES, extract, tmp_path / "cache", manifest_for(SAMPLES))
     return tmp_path / "cache"
 
 
@@ -42,7 +42,7 @@ def everything(cache: Cache, images: Iterable[int] | None = None) -> list[Featur
     return [cache.example(image, tuple(range(cache.questions(image)))) for image in images]
 
 
-def test_bit_for_bit(folder: Path) -> None:
+def test_features_come_back_bit_for_bit(folder: Path) -> None:
     cache = Cache.open(folder, KEY, "pictures:n=10")
     assert isinstance(cache, ExampleSource)
     assert len(cache) == 10
@@ -53,7 +53,7 @@ def test_bit_for_bit(folder: Path) -> None:
 
 
 def test_positions_of_several_axes(tmp_path: Path) -> None:
-    build(SAMPLES, lambda sample: extract(sample, three_axes=True), tmp_path, made_for(SAMPLES))
+    build(SAMPLES, lambda sample: extract(sample, three_axes=True), tmp_path, manifest_for(SAMPLES))
     for image, found in enumerate(everything(Cache.open(tmp_path))):
         assert same(found, extract(SAMPLES[image], three_axes=True))
 
@@ -73,7 +73,7 @@ def test_layouts_that_differ_are_kept_apart(tmp_path: Path) -> None:
             )
         return features
 
-    build(SAMPLES, of_two_sizes, tmp_path, made_for(SAMPLES))
+    build(SAMPLES, of_two_sizes, tmp_path, manifest_for(SAMPLES))
     for image, found in enumerate(everything(Cache.open(tmp_path))):
         assert same(found, of_two_sizes(SAMPLES[image]))
     note = json.loads((tmp_path / "shard-00000.json").read_text())["body"]
@@ -121,7 +121,7 @@ def test_memory_is_that_of_the_map_alone(tmp_path: Path) -> None:
         return replace(extract(sample), prefix=torch.ones(21, 1_000_000, dtype=torch.bfloat16))  # type: ignore[arg-type]
 
     samples = Pictures(4)
-    build(samples, large, tmp_path, made_for(samples, per_shard=1))
+    build(samples, large, tmp_path, manifest_for(samples, per_shard=1))
     done = subprocess.run([sys.executable, "-c", READ_IN_LITTLE, tmp_path], capture_output=True, text=True)
     assert done.stdout.strip() == str(4 * 42_000_000), done.stderr
     assert "memory" in done.stderr.splitlines()[-1]  # the limit is one
@@ -130,7 +130,7 @@ def test_memory_is_that_of_the_map_alone(tmp_path: Path) -> None:
 @LINUX
 def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     samples = Pictures(MAPPED + 70)
-    build(samples, extract, tmp_path, made_for(samples, per_shard=1))
+    build(samples, extract, tmp_path, manifest_for(samples, per_shard=1))
     cache = Cache.open(tmp_path)
     used = len(list(Path("/proc/self/fd").iterdir()))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -146,7 +146,7 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
 
 
 @LINUX
-def test_files_are_let_go_with_the_last_tensor(folder: Path) -> None:
+def test_files_are_closed_with_the_last_tensor(folder: Path) -> None:
     def mapped() -> bool:  # this very file: a failed test's traceback may hold another
         return str(folder / "shard-00000.safetensors") in Path("/proc/self/maps").read_text()
 
@@ -168,11 +168,11 @@ def test_a_worker_process_gets_its_own(folder: Path) -> None:
     assert all(map(same, everything(copy), everything(cache)))
 
 
-def test_fingerprint(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_is_that_of_the_content(folder: Path, tmp_path: Path) -> None:
     cache = Cache.open(folder)
     folder.rename(tmp_path / "elsewhere")
     assert Cache.open(tmp_path / "elsewhere").fingerprint() == cache.fingerprint()
-    others = [(Pictures(seed=1), made_for(SAMPLES)), (SAMPLES, replace(made_for(SAMPLES), data="others"))]
+    others = [(Pictures(seed=1), manifest_for(SAMPLES)), (SAMPLES, replace(manifest_for(SAMPLES), data="others"))]
     for number, (samples, manifest) in enumerate(others):
         build(samples, extract, tmp_path / str(number), manifest)
         assert Cache.open(tmp_path / str(number)).fingerprint() != cache.fingerprint()
@@ -198,7 +198,7 @@ def test_a_flipped_bit_anywhere_is_refused_by_name(folder: Path, name: str) -> N
     assert len(everything(Cache.open(folder))) == 10
 
 
-def test_a_refusal_says_which_sample(folder: Path) -> None:
+def test_an_error_names_the_sample(folder: Path) -> None:
     cache = Cache.open(folder)
     file = cache._shard(1)
     path = folder / "shard-00001.safetensors"
@@ -212,7 +212,7 @@ def test_a_refusal_says_which_sample(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda f: cut(f / "shard-00001.safetensors", 5), r"shard-00001.safetensors has \d+ bytes, not the \d+"),
         (lambda f: cut(f / "shard-00001.json", 5), r"shard-00001.json is damaged, cut short or was edited"),
@@ -230,9 +230,9 @@ def test_a_refusal_says_which_sample(folder: Path) -> None:
         (lambda f: (f / "shard-00000.json").write_text("[" * 9999), "shard-00000.json is damaged"),
     ],
 )
-def test_what_else_is_refused(folder: Path, spoil: Callable[[Path], object], says: str) -> None:
+def test_damaged_and_foreign_files_are_refused(folder: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(folder)
-    with pytest.raises(CacheError, match=says) as caught:
+    with pytest.raises(CacheError, match=message) as caught:
         everything(Cache.open(folder))
     assert "\n" not in str(caught.value)
 
@@ -252,7 +252,7 @@ def resealed(path: Path, **entries: object) -> None:
 
 
 def test_a_shard_of_another_build_is_refused(folder: Path, tmp_path: Path) -> None:
-    build(SAMPLES, extract, tmp_path / "other", replace(made_for(SAMPLES), key={"backbone": {"layer": 15}}))
+    build(SAMPLES, extract, tmp_path / "other", replace(manifest_for(SAMPLES), key={"backbone": {"layer": 15}}))
     for name in ("shard-00001.json", "shard-00001.safetensors"):
         (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
     with pytest.raises(CacheError, match=r"shard-00001.json belongs to another cache"):
@@ -261,8 +261,8 @@ def test_a_shard_of_another_build_is_refused(folder: Path, tmp_path: Path) -> No
 
 def test_another_key_is_refused_with_both_values(folder: Path) -> None:
     wanted = {**KEY, "backbone": {**KEY["backbone"], "layer": 16, "template": "chat"}}
-    says = r"backbone.layer is 14, wanted 16; backbone.template is nothing, wanted \"chat\""
-    with pytest.raises(CacheError, match=says):
+    message = r"backbone.layer is 14, wanted 16; backbone.template is nothing, wanted \"chat\""
+    with pytest.raises(CacheError, match=message):
         Cache.open(folder, wanted)
     with pytest.raises(CacheError, match=r"data is \"pictures:n=10\", wanted \"refcoco:split=val\""):
         Cache.open(folder, KEY, "refcoco:split=val")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import Pictures, extract, made_for
+from made_up import Pictures, extract, manifest_for
 
 from seglens.features.cache import Cache, build
 from seglens.features.cache.tensors import dequantise, quantise
@@ -19,7 +19,7 @@ SAMPLES = Pictures(4)
 
 def stored(folder: Path, dtype: str) -> Features:
     """The last image, back from a cache of that type."""
-    build(SAMPLES, extract, folder / dtype, made_for(SAMPLES, dtype=dtype))
+    build(SAMPLES, extract, folder / dtype, manifest_for(SAMPLES, dtype=dtype))
     return Cache.open(folder / dtype).example(3, (0, 1, 2, 3))
 
 
@@ -83,6 +83,6 @@ def test_int8_is_half_of_bf16(tmp_path: Path) -> None:
 
     sizes = {}
     for dtype in ("bf16", "int8"):
-        build(SAMPLES, wide, tmp_path / dtype, made_for(SAMPLES, dtype=dtype))
+        build(SAMPLES, wide, tmp_path / dtype, manifest_for(SAMPLES, dtype=dtype))
         sizes[dtype] = sum(path.stat().st_size for path in (tmp_path / dtype).glob("*.safetensors"))
     assert 0.5 < sizes["int8"] / sizes["bf16"] < 0.52

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_up import KEY, Forgiving, Pictures, extract, files, made_for, slowly
+from made_up import KEY, Forgiving, Pictures, extract, files, manifest_for, slowly
 
 from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, InUseError, held
@@ -35,13 +35,13 @@ FORK = multiprocessing.get_context("fork")  # a real process with its own death,
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Forty images in fourteen shards, by one process in one go."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = build(SAMPLES, extract, folder, made_for(SAMPLES))
+    done = build(SAMPLES, extract, folder, manifest_for(SAMPLES))
     assert done == Built(tuple(range(14)), (), ())
     return files(folder)
 
 
 def in_a_process(folder: Path, rank: int = 0, world: int = 1) -> multiprocessing.process.BaseProcess:
-    work = (SAMPLES, slowly, folder, made_for(SAMPLES), Ranks(rank, world))
+    work = (SAMPLES, slowly, folder, manifest_for(SAMPLES), Ranks(rank, world))
     process = FORK.Process(target=build, args=work)
     process.start()
     return process
@@ -88,23 +88,23 @@ def named(lock: Path, process: int | None) -> bool:
     return lock.exists() and f'"pid": {process},' in lock.read_text()
 
 
-def test_another_launch_at_the_same_cache(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    """It is told while something is missing; to a cache that is complete any number may come."""
+def test_another_launch_is_refused_until_the_cache_is_complete(undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """It is refused while something is missing; any number of launches may use a complete cache."""
     process = in_a_process(tmp_path)
     while process.is_alive() and not named(tmp_path / LOCK, process.pid):
         pass
     with pytest.raises(InUseError, match=f"process {process.pid} .*wait for its end"):
-        build(SAMPLES, slowly, tmp_path, made_for(SAMPLES))
+        build(SAMPLES, slowly, tmp_path, manifest_for(SAMPLES))
     process.join()
     assert process.exitcode == 0
     assert files(tmp_path) == undisturbed
     with held(tmp_path / LOCK):
-        assert build(SAMPLES, extract, tmp_path, made_for(SAMPLES)).written == ()
+        assert build(SAMPLES, extract, tmp_path, manifest_for(SAMPLES)).written == ()
 
 
-def test_what_is_there_is_kept_and_what_is_damaged_is_written_again(tmp_path: Path) -> None:
+def test_intact_shards_are_kept_and_damaged_ones_written_again(tmp_path: Path) -> None:
     samples = Pictures()
-    build(samples, extract, tmp_path, made_for(samples))
+    build(samples, extract, tmp_path, manifest_for(samples))
     whole = files(tmp_path)
     (tmp_path / "shard-00000.json").unlink()
     (tmp_path / "shard-00001.safetensors").write_bytes(whole["shard-00001.safetensors"][:-1] + b"?")
@@ -115,7 +115,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_is_written_again(tmp_path: Pa
         asked.append(sample.id)
         return extract(sample)
 
-    done = build(samples, counted, tmp_path, made_for(samples))
+    done = build(samples, counted, tmp_path, manifest_for(samples))
     assert done == Built((0, 1, 3), (2,), ())
     assert asked == ["0", "1", "2", "3", "4", "5", "9"]
     assert files(tmp_path) == whole
@@ -123,14 +123,14 @@ def test_what_is_there_is_kept_and_what_is_damaged_is_written_again(tmp_path: Pa
 
 def test_a_lost_manifest_is_written_again_and_the_shards_are_kept(tmp_path: Path) -> None:
     samples = Pictures()
-    build(samples, extract, tmp_path, made_for(samples))
+    build(samples, extract, tmp_path, manifest_for(samples))
     (tmp_path / "manifest.json").unlink()
-    again = build(samples, extract, tmp_path, replace(made_for(samples), command="another way to say it"))
+    again = build(samples, extract, tmp_path, replace(manifest_for(samples), command="another command"))
     assert again == Built((), (0, 1, 2, 3), ())
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"dtype": "int8"}, r'dtype is "auto", wanted "int8"'),
         ({"per_shard": 4}, "per_shard is 3, wanted 4"),
@@ -139,34 +139,34 @@ def test_a_lost_manifest_is_written_again_and_the_shards_are_kept(tmp_path: Path
         ({"key": {**KEY, "decoder": {}}}, r"key.decoder.mean is \[0.5, 0.5\], wanted nothing; key.decoder.name"),
     ],
 )
-def test_another_cache_in_the_folder_is_left_alone(tmp_path: Path, changed: dict, says: str) -> None:
+def test_another_cache_in_the_folder_is_left_alone(tmp_path: Path, changed: dict, message: str) -> None:
     samples = Pictures()
-    build(samples, extract, tmp_path, made_for(samples))
+    build(samples, extract, tmp_path, manifest_for(samples))
     before = files(tmp_path)
-    with pytest.raises(CacheError, match=rf"holds another cache .*{says}.*give another folder"):
-        build(samples, extract, tmp_path, replace(made_for(samples), **changed))
+    with pytest.raises(CacheError, match=rf"holds another cache .*{message}.*give another folder"):
+        build(samples, extract, tmp_path, replace(manifest_for(samples), **changed))
     assert files(tmp_path) == before
 
 
 def test_bad_samples_are_refused_or_left_out_with_their_reason(tmp_path: Path) -> None:
     samples = Pictures(10, broken=(4, 9))
     with pytest.raises(CacheError, match=r"sample 4 of pictures:n=10 cannot be read: data/4.jpg is cut short; mend it"):
-        build(samples, extract, tmp_path, made_for(samples))
+        build(samples, extract, tmp_path, manifest_for(samples))
     lenient = Forgiving(10, broken=(4, 9))
-    done = build(lenient, extract, tmp_path, made_for(lenient))
+    done = build(lenient, extract, tmp_path, manifest_for(lenient))
     assert done.kept == (0,)
     whys = {index: str(RecordFault("data.json", str(index), f"data/{index}.jpg is cut short")) for index in (4, 9)}
     assert {one.index: one.why for one in done.skipped} == whys
-    assert build(lenient, extract, tmp_path, made_for(lenient)).skipped == done.skipped
+    assert build(lenient, extract, tmp_path, manifest_for(lenient)).skipped == done.skipped
     cache = Cache.open(tmp_path)
     assert tuple(cache.skipped) == done.skipped
-    told = [RecordFault("data.json", "4", "data/4.jpg is cut short"), RecordFault("data.json", "11", "has no file")]
-    assert left_out(told, cache.skipped) == [str(told[1]), *whys.values()]  # each once
+    faults = [RecordFault("data.json", "4", "data/4.jpg is cut short"), RecordFault("data.json", "11", "has no file")]
+    assert left_out(faults, cache.skipped) == [str(faults[1]), *whys.values()]  # each once
     assert [cache.index(image) for image in range(len(cache))] == [0, 1, 2, 3, 5, 6, 7, 8]
     assert torch.equal(cache.example(4, ()).prefix, extract(samples[5]).prefix)
 
 
-def test_a_question_that_cannot_be_asked_and_none_at_all(tmp_path: Path) -> None:
+def test_a_sample_without_a_usable_question_is_left_out(tmp_path: Path) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
 
     class Two:
@@ -205,46 +205,46 @@ def test_a_question_that_cannot_be_asked_and_none_at_all(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("samples", [Pictures(), Forgiving()])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_a_number_is_never_stored(tmp_path: Path, value: float, samples: Pictures) -> None:
+def test_values_that_are_not_finite_are_never_stored(tmp_path: Path, value: float, samples: Pictures) -> None:
     def overflowing(sample: Sample) -> Features:
         features = extract(sample)
         if sample.id == "5":
             features.embedding.fine[0][0, 0, 3, 3] = value
         return features
 
-    says = (
+    message = (
         r"sample 5 \('5'\) of pictures:n=10: fine.0 holds 1 values that are NaN or infinite, of 576; check the weights"
     )
-    with pytest.raises(CacheError, match=says):
-        build(samples, overflowing, tmp_path, made_for(samples))
+    with pytest.raises(CacheError, match=message):
+        build(samples, overflowing, tmp_path, manifest_for(samples))
     assert set(files(tmp_path)) == {"manifest.json", "shard-00000.json", "shard-00000.safetensors"}
 
 
-def test_what_only_half_precision_makes_infinite(tmp_path: Path) -> None:
+def test_values_that_overflow_in_half_precision_are_refused(tmp_path: Path) -> None:
     def loud(sample: Sample) -> Features:
         return replace(extract(sample), embedding=Embedding(torch.full((1, 2, 3, 3), 7e4)))
 
     with pytest.raises(CacheError, match=r"coarse holds 18 values .* fp16 cannot hold them: store with --dtype auto"):
-        build(Pictures(), loud, tmp_path / "fp16", made_for(Pictures(), dtype="fp16"))
-    build(Pictures(), loud, tmp_path / "auto", made_for(Pictures()))
+        build(Pictures(), loud, tmp_path / "fp16", manifest_for(Pictures(), dtype="fp16"))
+    build(Pictures(), loud, tmp_path / "auto", manifest_for(Pictures()))
     assert len(Cache.open(tmp_path / "auto")) == 10
 
 
-def test_an_error_of_ours_is_not_taken_for_bad_data(tmp_path: Path) -> None:
+def test_an_error_of_the_code_is_not_taken_for_bad_data(tmp_path: Path) -> None:
     def wrong(sample: Sample) -> Features:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="do not fit"):
-        build(Forgiving(), wrong, tmp_path, made_for(Pictures()))
+        build(Forgiving(), wrong, tmp_path, manifest_for(Pictures()))
 
 
-def test_settings_that_make_no_cache(tmp_path: Path) -> None:
+def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="shard=0"):
-        made_for(SAMPLES, per_shard=0)
+        manifest_for(SAMPLES, per_shard=0)
     with pytest.raises(CacheError, match="dtype='fp8'; choose from auto, bf16, fp16, int8"):
-        made_for(SAMPLES, dtype="fp8")
+        manifest_for(SAMPLES, dtype="fp8")
     with pytest.raises(CacheError, match="manifest is for 40 samples, and pictures:n=10 has 10"):
-        build(Pictures(), extract, tmp_path, made_for(SAMPLES))
+        build(Pictures(), extract, tmp_path, manifest_for(SAMPLES))
 
 
 # ---------------------------------------------------------------- files that are whole or not there
@@ -267,12 +267,12 @@ def test_a_full_disk(little_room: Path, undisturbed: dict[str, bytes]) -> None:
     """What is finished stays, nothing is half written, and with room the build goes on."""
     folder = little_room / "cache"
     with pytest.raises(CacheError, match=r"shard-\d+.* cannot be written: No space left on device .* make room"):
-        build(SAMPLES, extract, folder, made_for(SAMPLES))
+        build(SAMPLES, extract, folder, manifest_for(SAMPLES))
     left = files(folder)
     assert {name: data for name, data in undisturbed.items() if name in left} == left
     assert len(left) >= 3
     subprocess.run(["mount", "-o", "remount,size=8m", little_room], check=True)
-    done = build(SAMPLES, extract, folder, made_for(SAMPLES))
+    done = build(SAMPLES, extract, folder, manifest_for(SAMPLES))
     assert done.kept
     assert files(folder) == undisturbed
 
@@ -293,7 +293,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
 
 
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+def test_other_errors_are_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="its own") as caught, writing(tmp_path / "file"):
         raise OSError(errno.EIO, "its own")
     assert not isinstance(caught.value, CacheError)
@@ -302,7 +302,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
 
 
-def test_only_the_dead_are_swept_away(tmp_path: Path) -> None:
+def test_only_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".shard-00000.json.0123.partial").write_bytes(b"of somebody killed")
     (tmp_path / ".other").write_bytes(b"not ours")
     with writing(tmp_path / "file") as stream:
@@ -315,8 +315,8 @@ def test_only_the_dead_are_swept_away(tmp_path: Path) -> None:
     assert files(tmp_path) == {"file": b"of somebody at work", ".other": b"not ours"}
 
 
-def test_a_reader_meanwhile_sees_no_part(tmp_path: Path) -> None:
-    """While a build runs, opening says which shards are missing, and never anything else."""
+def test_a_reader_never_opens_an_unfinished_cache(tmp_path: Path) -> None:
+    """While a build runs, opening names the missing shards, and nothing else ever fails."""
     process = in_a_process(tmp_path)
     seen = list[str]()
     while process.is_alive():
@@ -326,5 +326,5 @@ def test_a_reader_meanwhile_sees_no_part(tmp_path: Path) -> None:
             seen.append(str(error))
         time.sleep(0.001)
     assert seen
-    assert all(re.search(r"lacks \d+ of 14 shards|there is no manifest", said) for said in seen)
+    assert all(re.search(r"lacks \d+ of 14 shards|there is no manifest", message) for message in seen)
     assert len(Cache.open(tmp_path)) == 40

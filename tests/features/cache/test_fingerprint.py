@@ -1,4 +1,4 @@
-"""What a cache was made of, and how what differs is told."""
+"""The inputs of a cache, and the names of those that differ."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def model(folder: Path) -> Path:
 
 def test_a_folder_is_what_is_in_it(tmp_path: Path) -> None:
     here, there = model(tmp_path / "here"), model(tmp_path / "there")
-    made = identity({**SIGNATURE, "name": str(here)}, str(here))
-    assert made.keys() == {"type", "dtype", "files"}
-    assert made == identity({**SIGNATURE, "name": str(there)}, str(there))
+    part = identity({**SIGNATURE, "name": str(here)}, str(here))
+    assert part.keys() == {"type", "dtype", "files"}
+    assert part == identity({**SIGNATURE, "name": str(there)}, str(there))
     (there / "README.md").write_text("other words")
-    assert made == identity(SIGNATURE, str(there))
+    assert part == identity(SIGNATURE, str(there))
 
 
 @pytest.mark.parametrize("name", ["model.int8.safetensors", "preprocessor_config.json", "chat_template.jinja"])
@@ -50,7 +50,7 @@ def test_a_hub_id_is_its_name_and_commit() -> None:
     assert identity(pinned, "org/sam", "c0ffee")["revision"] == "v1"
 
 
-def test_differences_are_told_by_name_and_value() -> None:
+def test_differences_are_listed_by_name_and_value() -> None:
     found = {"a": {"b": 1, "c": (1, 2)}, "d": "x" * 90, "e": None}
     assert differing(found, {"a": {"b": 1, "c": [1, 2]}, "d": "x" * 90, "e": None}) == []
     assert differing(found, {"a": {"b": 2, "c": [1, 2]}, "d": "y", "f": 0.5}) == [

@@ -1,4 +1,4 @@
-"""Builds on a local Ray of two actors, for `test_cache_ray.py`: python with_ray.py FOLDER. Writes FOLDER/said.
+"""Builds on a local Ray of two actors, for `test_cache_ray.py`: python with_ray.py FOLDER. Writes FOLDER/report.
 
 A program of its own, because Ray warns, prints, and stays in the process."""
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from made_up import Pictures, extract, made_for
+from made_up import Pictures, extract, manifest_for
 
 from seglens.core.types import Sample
 from seglens.features.cache import CacheError
@@ -38,13 +38,13 @@ def main(folder: Path) -> None:
     def load() -> tuple[Samples, Extract]:
         return samples, extract
 
-    built = build_with_ray(load, samples, folder / "cache", made_for(samples), actors=2, tick=ticks.append)
-    again = build_with_ray(load, samples, folder / "cache", made_for(samples), actors=2)
+    built = build_with_ray(load, samples, folder / "cache", manifest_for(samples), actors=2, tick=ticks.append)
+    again = build_with_ray(load, samples, folder / "cache", manifest_for(samples), actors=2)
     try:
         broken = Pictures(4, broken=(3,))
-        build_with_ray(lambda: (broken, extract), broken, folder / "broken", made_for(broken), actors=1)
+        build_with_ray(lambda: (broken, extract), broken, folder / "broken", manifest_for(broken), actors=1)
     except CacheError as error:
-        (folder / "said").write_text(f"{built} {sum(ticks)}\n{again}\n{error}\n")
+        (folder / "report").write_text(f"{built} {sum(ticks)}\n{again}\n{error}\n")
 
 
 if __name__ == "__main__":
