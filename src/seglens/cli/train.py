@@ -69,7 +69,7 @@ def train(
                 print_left_out(all_bad)
         except Terminated as ended:
             if first:
-                print_stderr(f"seglens: told to stop after step {ended.step}; the same command goes on from there")
+                print_stderr(f"seglens: a signal ended it after step {ended.step}; the same command goes on from there")
             raise
     if first:
         _report(out, recipe.training.steps, terms, len(run.left_out()), exam)

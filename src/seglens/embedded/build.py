@@ -1,4 +1,4 @@
-"""The recipe as a command: twelve stages, each resumable, from nothing to the weights that the package carries.
+"""The recipe as a command: twelve stages, each resumable, from nothing to the weights in the package.
 
 vision ----+--> alignment --> joint --+--> internvl -----+--> mllmseg, self1e
 language --+                          +--> chat --+      +--> lisa
@@ -188,7 +188,7 @@ def run_stage(stage: str, out: Path, weights: Path) -> None:
 
 
 def build(out: Path, weights: Path, stages: Sequence[str] = tuple(NEEDS), jobs: int = 2) -> None:
-    """Run the stages, up to `jobs` side by side, each in its own process with its share of the cores."""
+    """Run the stages, up to `jobs` side by side, each in a separate process with its share of the cores."""
     for stage in stages:
         if stage not in NEEDS:
             raise ValueError(f"there is no stage {stage!r}; choose from {', '.join(NEEDS)}")

@@ -64,7 +64,7 @@ class Plan:
     """The budget of every row, and the data that it is tested on."""
 
     steps: int = 200
-    images: int = 4  # of a step; none is seen twice
+    images: int = 4  # of a step; none is used twice
     queries: int = 3  # of an image, for masks
     talk: int = 1  # questions about an image that are answered in words; a method on a frozen MLLM does not use them
     scenes: int = 60  # of the exam

@@ -115,14 +115,14 @@ def _phantoms(
     """Makes normalised patch states that have the covariance of drawn ones, around the mean of a drawn picture."""
     spread = torch.linalg.cholesky(normal(rows)[shown].T.cov() + 1e-3 * torch.eye(rows.shape[-1]))
 
-    def made(patches: int) -> Tensor:
+    def draw(patches: int) -> Tensor:
         chosen = torch.randint(len(rows), (PHANTOMS,), generator=generator)
         share = shown[chosen, :, None] / shown[chosen].sum(1)[:, None, None]
         mean = (normal(rows[chosen]) * share).sum(1, keepdim=True) * torch.rand(PHANTOMS, 1, 1, generator=generator)
         noise = torch.randn(PHANTOMS, patches, rows.shape[-1], generator=generator) @ spread.T
         return (mean + noise * (0.5 + 0.5 * torch.rand(PHANTOMS, 1, 1, generator=generator))).clamp(-MOST, MOST)
 
-    return made
+    return draw
 
 
 def _learn(

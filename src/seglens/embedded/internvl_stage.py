@@ -33,10 +33,10 @@ from seglens.embedded.models import (
     text_config,
 )
 
-INTERNVL = VisionSize(patches=16, tokens=8, image="<IMG_CONTEXT>", before="<img>", behind="</img>")
+INTERNVL = VisionSize(patches=16, tokens=8, image="<IMG_CONTEXT>", before="<img>", after="</img>")
 INTERNVL_TOKENS = {
     "start_image_token": INTERNVL.before,
-    "end_image_token": INTERNVL.behind,
+    "end_image_token": INTERNVL.after,
     "context_image_token": INTERNVL.image,
     "video_token": "<video>",
 }

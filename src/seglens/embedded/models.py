@@ -58,7 +58,7 @@ class VisionSize:
     tokens: int
     image: str
     before: str = ""
-    behind: str = ""
+    after: str = ""
 
     @property
     def side(self) -> int:

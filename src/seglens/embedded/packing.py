@@ -39,8 +39,8 @@ def pack(
     encode = lambda texts: tokenizer(texts, add_special_tokens=False).input_ids  # noqa: E731
     requests, answers = encode([f"{q.text} ASSISTANT:" for q in flat]), encode([q.answer for q in flat])
     image = tokenizer.convert_tokens_to_ids(vision_size.image)
-    before, behind = encode([f"<s>USER:{vision_size.before}", vision_size.behind])
-    prefix = [*before, *[image] * vision_size.tokens**2, *behind]
+    before, after = encode([f"<s>USER:{vision_size.before}", vision_size.after])
+    prefix = [*before, *[image] * vision_size.tokens**2, *after]
     rows, at = [], 0
     for one in questions:
         rows.append(

@@ -1,5 +1,5 @@
-"""What the papers say of themselves: on real photographs and with models of billions of weights, so that their numbers
-stand beside the embedded model's and are not compared with them."""
+"""The numbers that the papers report: on real photographs and with models of billions of weights, so that they are
+printed beside those of the embedded models and not compared with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELF1E: dict[str, str] = {
     "without the coarse mask's loss": "in the authors' code alone",
 }
 
-# all expressions about an image are asked in one conversation, with the right answers to those before in view
+# all expressions about an image are in one conversation, which contains the right answers to the earlier ones
 TOGETHER = "one conversation per image"
 # Headlines of the papers' own tables. cIoU on RefCOCO val/testA/testB, RefCOCO+ val/testA/testB, RefCOCOg val/test
 REFERRING: dict[str, tuple[str, str, str]] = {

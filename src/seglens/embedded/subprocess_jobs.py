@@ -44,7 +44,7 @@ def side_by_side(
     needs: Mapping[str, Collection[str]] | None = None,
     finished: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> None:
-    """Run modules with their arguments, up to `jobs` at a time, each in a process of its own with the number of threads
+    """Run modules with their arguments, up to `jobs` at a time, each in a separate process that gets the number of threads
     as its last argument. A unit waits for those of `work` that it `needs`. `finished` is called with the name of each
     that is done and its seconds.
 
@@ -60,7 +60,7 @@ def side_by_side(
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
                 running[name] = subprocess.Popen([sys.executable, "-m", *work[name], threads]), time.monotonic()
-            for name, (process, begun) in list(running.items()):
+            for name, (process, start) in list(running.items()):
                 try:
                     code = process.wait(POLL)
                 except subprocess.TimeoutExpired:
@@ -71,7 +71,7 @@ def side_by_side(
                         f"{name!r} failed with exit code {code}; its output is above, and the same command resumes"
                     )
                 order.done(name)
-                finished(name, time.monotonic() - begun)
+                finished(name, time.monotonic() - start)
     finally:
         for process, _ in running.values():
             process.terminate()

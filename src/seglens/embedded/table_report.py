@@ -185,25 +185,25 @@ class Standings:
     def _counts(self, names: Sequence[str]) -> dict[str, int]:
         """The count of queries or questions of each number of a report: the same for all rows, which have one exam."""
         reports = [report for name in names for report in self.finished[name].reports.values()]
-        found = dict[str, int]()
+        counts = dict[str, int]()
         for exam in (report["exam"] for report in reports):
             kinds = {**exam["by_kind"], "small": exam["by_size"]["small"]}
-            found |= {f"gIoU {kind}": row["n"] for kind, row in kinds.items() if row and "n" in row}
+            counts |= {f"gIoU {kind}": row["n"] for kind, row in kinds.items() if row and "n" in row}
             whole, presence = exam["with_target"] or {}, exam["presence"]
-            found |= dict.fromkeys(("gIoU", "cIoU", "present kept"), whole["n"]) if "n" in whole else {}
-            found |= {"absent refused": presence["absent"]} if presence.get("absent") else {}
+            counts |= dict.fromkeys(("gIoU", "cIoU", "present kept"), whole["n"]) if "n" in whole else {}
+            counts |= {"absent refused": presence["absent"]} if presence.get("absent") else {}
         for side in ("off", "on"):
-            said = [report[side]["questions"] for report in reports if report.get(side)]
-            found |= {f"VQA {side}": said[0]} if said else {}
-        return found
+            questions = [report[side]["questions"] for report in reports if report.get(side)]
+            counts |= {f"VQA {side}": questions[0]} if questions else {}
+        return counts
 
     def _rows(
         self, names: Sequence[str], columns: Mapping[str, str], more: Mapping[str, Mapping[str, str]] | None = None
     ) -> str:
         more = more or {}
         counts = self._counts(names)
-        asked = [f"{title} (n = {counts[key]})" if key in counts else title for key, title in columns.items()]
-        lines = [["row", "seeds", *asked, *more]]
+        titles = [f"{title} (n = {counts[key]})" if key in counts else title for key, title in columns.items()]
+        lines = [["row", "seeds", *titles, *more]]
         for name in names:
             means = self.finished[name].means()
             cells = [means[key].shown(DIGITS.get(key, 3)) if key in means else NONE for key in columns]

@@ -1,1 +1,1 @@
-"""What frozen models say of an image, computed once: for training, live or from a cache."""
+"""The outputs of frozen models for an image, computed once: for training, live or from a cache."""

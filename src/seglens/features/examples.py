@@ -61,7 +61,7 @@ class ExampleSource(Protocol):
 
     def example(self, image: int, questions: Sequence[int], number: int = 0) -> Example:
         """Some of the questions about an image. `number` is that of the example in the training: for what is random
-        and drawn anew each time that an image is used. Frozen features do not depend on it."""
+        and drawn again each time that an image is used. Frozen features do not depend on it."""
 
     def fingerprint(self) -> str:
         """A hash of everything that decides the examples."""

@@ -25,7 +25,7 @@ WHOLE = "whole"
 
 
 class RunError(ValueError):
-    """A run that cannot go on or be kept: what is in the way, and what to do."""
+    """A run that cannot go on or be saved: the reason, and what to do."""
 
 
 @dataclass(frozen=True)

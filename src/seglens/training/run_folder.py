@@ -36,8 +36,8 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         return write_json(path, settings)
-    theirs = json.loads(path.read_text())
-    differing = [key for key in settings if theirs.get(key) != settings[key]]
+    written = json.loads(path.read_text())
+    differing = [key for key in settings if written.get(key) != settings[key]]
     if differing:
         raise RunError(
             f"{path.parent} holds a run with other settings ({', '.join(differing)} in {path.name}); "
@@ -83,7 +83,7 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
             whole = self.checkpoints()
             raise RunError(
-                f"{final} could not be written ({' '.join(str(error).split())}); make room or mend it, and the same "
+                f"{final} could not be written ({' '.join(str(error).split())}); make room or repair it, and the same "
                 f"command goes on from {whole[-1].name if whole else 'the start'}"
             ) from error
         if accelerator.is_main_process:

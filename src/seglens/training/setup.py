@@ -28,7 +28,7 @@ from seglens.training.training_data import any_absent, bad_records, open_data, t
 from seglens.training.tuned_examples import ExampleMaker
 
 UNTRAINED = (
-    "no target of this data is absent, so that the head cannot learn to say that something is not there: it will show "
+    "no target of this data is absent, so that the head cannot learn that something is not there: it will show "
     "a mask for every query (presence: untrained in its config). Data with a list of classes takes negatives=0.2; "
     "other data needs absent targets of its own"
 )
@@ -56,7 +56,7 @@ class TrainingRun:
 
     def notices(self) -> list[str]:
         """What a person should know before it begins: its start, and whether the data holds queries for things that
-        are not there, which teach a head to refuse."""
+        are not there, from which a head learns to refuse."""
         start = [] if self.start is None else [self.start]
         if self.config.presence == "untrained":
             return [*start, UNTRAINED]

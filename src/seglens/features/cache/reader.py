@@ -113,7 +113,7 @@ class Cache:
         return unpack(file.tensors(len(place.layouts) + at), arrangement.spoken, layout, questions)
 
     def fingerprint(self) -> str:
-        """A hash of all that was stored: the same wherever the cache lies and however many processes wrote it."""
+        """A hash of all that was stored: the same for every copy, however many processes wrote it."""
         return self._fingerprint
 
     def __reduce__(self) -> tuple[Any, ...]:

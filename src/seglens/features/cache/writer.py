@@ -129,7 +129,7 @@ def read(
             raise ValueError(f"{sample.id!r} has no question")
         sample = sample.drawn()
         if not sample.targets:
-            return None, why or f"sample {index} is asked about in words alone"
+            return None, why or f"sample {index} has only questions that are answered in words"
         features = extract(sample)
     except ValueError as error:
         message = " ".join(str(error).split())
