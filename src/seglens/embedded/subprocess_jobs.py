@@ -44,9 +44,9 @@ def side_by_side(
     needs: Mapping[str, Collection[str]] | None = None,
     finished: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> None:
-    """Run modules with their arguments, up to `jobs` at a time, each in a separate process whose last argument is a number
-    of threads. A unit waits for those of `work` that it `needs`. `finished` is called with the name of each
-    that is done and its seconds.
+    """Run modules with their arguments, up to `jobs` at a time, each in a separate process; its last argument is a
+    number of threads. A unit waits for those of `work` that it `needs`. `finished` is called with the name of each that
+    is done and its seconds.
 
     Raises StageError when one fails, and ends those that still run; ValueError when units wait for one another."""
     order = TopologicalSorter({name: set((needs or {}).get(name, ())) & work.keys() for name in work})
