@@ -154,15 +154,15 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
         )
         os.close(theirs)
-        self.seen, self.waited = "", 0  # up to where it was waited for
+        self.screen, self.waited = "", 0  # up to where it was waited for
 
     def wait_for(self, text: str, seconds: float = 300) -> None:
         until = time.monotonic() + seconds
-        while text not in self.seen[self.waited :]:
-            assert time.monotonic() < until, self.seen
+        while text not in self.screen[self.waited :]:
+            assert time.monotonic() < until, self.screen
             if select.select([self.end], [], [], 0.5)[0]:
-                self.seen += os.read(self.end, 4096).decode()
-        self.waited = self.seen.index(text, self.waited) + len(text)
+                self.screen += os.read(self.end, 4096).decode()
+        self.waited = self.screen.index(text, self.waited) + len(text)
 
     def type(self, text: str) -> None:
         os.write(self.end, text.encode())
@@ -175,7 +175,7 @@ class Terminal:
             self.type("\x03")
             with contextlib.suppress(TimeoutExpired):
                 return self.process.wait(seconds)
-        raise AssertionError(f"still running after {presses} times Ctrl-C: {self.seen}")
+        raise AssertionError(f"still running after {presses} times Ctrl-C: {self.screen}")
 
 
 @pytest.fixture
@@ -194,6 +194,6 @@ def test_chat_works_at_a_terminal(terminal: Terminal) -> None:
     terminal.type("how many things are thare\x7f\x7f\x7fere?\n")  # corrected while typing
     terminal.wait_for("dialogue")
     terminal.wait_for("> ")
-    assert "4" in terminal.seen.splitlines()[-2]
+    assert "4" in terminal.screen.splitlines()[-2]
     assert terminal.interrupt() == 0
-    assert "Traceback" not in terminal.seen
+    assert "Traceback" not in terminal.screen

@@ -39,10 +39,10 @@ class Discs:
     width, mask_side = 4, SIDE
 
     def __init__(self, *discs: tuple[float, float, float]):  # x, y, radius on the canvas
-        self.discs, self.asked = discs, list[int]()
+        self.discs, self.batch_sizes = discs, list[int]()
 
     def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Tensor:
-        self.asked.append(len(prompts))
+        self.batch_sizes.append(len(prompts))
         return torch.stack([20 * (self.at(*prompt.points[0].tolist()) - 0.5) for prompt in prompts])
 
     def at(self, x: float, y: float) -> Tensor:
@@ -141,8 +141,8 @@ def test_clicks_are_decoded_in_small_batches() -> None:
     decoder = Discs(LEFT)
     output = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **NAMED_HEADS)
     assert output.keypoints is not None
-    assert sum(decoder.asked) == output.keypoints.keep.sum() >= 40
-    assert max(decoder.asked) <= 16
+    assert sum(decoder.batch_sizes) == output.keypoints.keep.sum() >= 40
+    assert max(decoder.batch_sizes) <= 16
 
 
 def test_a_map_of_zeros_gives_an_empty_mask() -> None:
