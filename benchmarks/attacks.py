@@ -37,7 +37,7 @@ class Kind:
 
 
 def bomb(side: int = 60_000) -> bytes:
-    """A PNG of a few kilobytes that says it has `side` x `side` pixels, and packs a part of them."""
+    """A PNG of a few kilobytes whose header gives `side` x `side` pixels, with data for a part of them."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -62,20 +62,20 @@ async def gone_within(target: Target, sent: bytes, share: float) -> Reply:
 async def drip(target: Target, at_once: bytes, slowly: bytes, every: float = 0.25, longest: float = 120.0) -> Reply:
     """A beginning, then a byte now and then, until the server has had enough. Raises TimeoutError when it never has."""
     reader, writer = await asyncio.open_connection(target.server.host, target.server.port)
-    heard = asyncio.ensure_future(answer(reader))
+    reply = asyncio.ensure_future(answer(reader))
     try:
         writer.write(at_once)
         async with asyncio.timeout(longest):
             for k in itertools.count():
-                if heard.done():
-                    return heard.result()
+                if reply.done():
+                    return reply.result()
                 writer.write(slowly[k % len(slowly) :][:1])
-                await asyncio.wait({heard}, timeout=every)
+                await asyncio.wait({reply}, timeout=every)
         raise AssertionError("a count has no end")
     except OSError:
         return NOTHING
     finally:
-        heard.cancel()
+        reply.cancel()
         writer.close()
 
 

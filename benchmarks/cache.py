@@ -2,7 +2,7 @@
 
 Features of made-up numbers in the shapes of LLaVA-1.5-7B with SAM, eight questions to an image, written to a temporary
 folder. The same files are read from begin to end with nothing done to the bytes, and through the cache, every byte
-checked; from the disk (the kernel is told to forget them first) and from its memory. Medians over five rounds.
+checked; from the disk (the kernel drops them from its cache first) and from its memory. Medians over five rounds.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from attacks import BOMB, Target, drip, gone_within
 from errands import SAME, Errand, errands
 from hostile import attack_and_ask
 from mcp import Client
-from served import PATIENCE, Server
+from served import STARTUP_SECONDS, Server
 from trials import Trial
 from wire import NOTHING, Reply, exchange, request
 
@@ -53,7 +53,7 @@ def at_the_server(clients: int, hostile: int) -> Iterator[Trial]:
 
 
 def _flat(kind: str, memory: Sequence[float]) -> Trial:
-    """MB, looked at all along."""
+    """MB, the largest of samples during the run."""
     third = max(1, len(memory) // 3)
     early, late = statistics.median(memory[third : 2 * third] or memory), statistics.median(memory[-third:])
     return Trial(kind, f"{early:.0f} MB, then {late:.0f} MB", late < FLAT * early, f"{late / early:.2f} times as much")
@@ -66,11 +66,11 @@ def _flat(kind: str, memory: Sequence[float]) -> Trial:
 def _mcp() -> Iterator[Server]:
     """`seglens mcp` over HTTP with the embedded default, on a free port."""
     words = [sys.executable, "-m", "seglens", "mcp", "--http", "127.0.0.1:0"]
-    told = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(seglens.__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(seglens.__file__).parents[1])}
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=told)
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
         try:
-            until = monotonic() + PATIENCE
+            until = monotonic() + STARTUP_SECONDS
             while not (found := re.search(r"MCP at http://127\.0\.0\.1:(\d+)", _read(log))):
                 if process.poll() is not None or monotonic() > until:
                     raise RuntimeError(f"the MCP server did not come up: {_read(log)}")
@@ -108,7 +108,7 @@ def _call(name: str, **given: object) -> bytes:
     return _rpc("tools/call", name=name, arguments=given)
 
 
-# A call in a session of its own is refused before its arguments are looked at: `TOOLS` are sent by real clients.
+# A call in a session of its own is refused before its arguments are read: `TOOLS` are sent by real clients.
 RAW: Mapping[str, Hostile] = {
     "no JSON": lambda t: t.send(_raw(b'{"jsonrpc": ')),
     "JSON nested deeply": lambda t: t.send(_raw(b"[" * 100_000)),

@@ -127,7 +127,7 @@ class GoodClient:
         return self.chance.sample(range(len(self.errand.queries)), self.chance.randint(1, 4))
 
     async def of_open(self, what: str, build: Callable[[], bytes]) -> Reply:
-        """About the open image; one that had to make room is opened again, as the server says."""
+        """About the open image; one that was closed for others is opened again, as the server's error asks."""
         for _ in range(TRIES):
             if not self.image:
                 opened = await self.sent("open", lambda: upload(IMAGES, self.errand.png))
@@ -218,7 +218,7 @@ def attack_and_ask(
         return tally, perf_counter() - began
 
 
-def told(tally: Tally, seconds: float) -> list[str]:
+def lines_of(tally: Tally, seconds: float) -> list[str]:
     """The report in lines."""
     said = sorted(tally.seconds)
     early, late = tally.memory_then(0.2, 0.4), tally.memory_then(0.8, 1.0)
@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({**vars(tally), "time": seconds}))
     else:
         print(f"{asked.clients} clients, {asked.requests} requests; {machine('cpu', asked.threads)}")
-        print("\n".join(told(tally, seconds)))
+        print("\n".join(lines_of(tally, seconds)))
     if not tally.fine:
         raise SystemExit(1)
 

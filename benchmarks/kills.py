@@ -53,7 +53,7 @@ def kills(folder: Path, name: str, number: int, chance: random.Random) -> Iterat
 
 
 def two_at_once(folder: Path, name: str, number: int) -> Iterator[Trial]:
-    """The second is told who is there; the first ends as if it were alone."""
+    """The error of the second run names the first, which ends as if it were alone."""
     words, kept = WORK[name]
     right, _ = unbroken(folder, name)
     for k in range(number):
@@ -62,7 +62,7 @@ def two_at_once(folder: Path, name: str, number: int) -> Iterator[Trial]:
         while first.alive() and not (out / LOCK).exists():
             sleep(0.002)
         second = command(*words(out.name), folder=folder)
-        told = second.refused and f"process {first.pid} " in second.said
+        named = second.refused and f"process {first.pid} " in second.said
         first.wait()
-        fine = told and first.code == 0 and kept(out) == right
+        fine = named and first.code == 0 and kept(out) == right
         yield Trial(f"two runs of {name} in one folder", f"pair {k}", fine, second.last)

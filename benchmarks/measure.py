@@ -20,7 +20,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Ratio:
-    """A measured ratio and the aim it is held against; without one it is only told."""
+    """A measured ratio and the aim to compare it with; without an aim it is only reported."""
 
     name: str
     value: float

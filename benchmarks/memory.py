@@ -71,7 +71,7 @@ class AllPrompts:
 
 
 def optimiser(module: nn.Module, fused: bool) -> torch.optim.AdamW:
-    """As `fit` has it: on a GPU PyTorch updates all weights together unless it is told to fuse."""
+    """As `fit` has it: on a GPU PyTorch updates all weights together unless the update is fused."""
     config, how = TrainConfig(), {"fused": True} if fused else {"foreach": True}
     trained = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **how)
@@ -200,7 +200,7 @@ class Peak:
 
 
 class Account(TorchDispatchMode):
-    """Bytes of all tensors that are alive at a time, those that `hold` is told of and all that are made while it lasts.
+    """Bytes of all tensors that are alive at a time, those passed to `hold` and all that are created inside it.
 
     (PyTorch's own MemTracker refuses modules with frozen parameters.)"""
 

@@ -71,8 +71,8 @@ def lost(exact: Tensor, other: Tensor) -> tuple[float, float, float]:
     return 100 * float((exact[:, 0] - other[:, 0]).mean()), low, high
 
 
-def taught(parts: Parts, source: Cache, steps: int, out: Path, seed: int = 0) -> Lens:
-    """A fresh head after so many steps on a cache."""
+def trained(parts: Parts, source: Cache, steps: int, out: Path, seed: int = 0) -> Lens:
+    """A new head after `steps` steps on a cache."""
     torch.manual_seed(seed)
     config = lens_config()
     head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
@@ -101,11 +101,11 @@ def compare(size: str, device: str, threads: int, folder: Path) -> Report:
     bf16, int8 = (kept(lessons, "lessons", dtype) for dtype in ("bf16", "int8"))
     runs = {"bf16": (bf16, 0), "int8": (int8, 0), "bf16, another seed": (bf16, 1)}
     heads = {
-        name: scores(taught(parts, source, length.steps, folder / f"run-{name}", seed), asked["auto"])
+        name: scores(trained(parts, source, length.steps, folder / f"run-{name}", seed), asked["auto"])
         for name, (source, seed) in runs.items()
     }
-    rows |= {f"a head taught {length.steps} steps, {name}": found for name, found in heads.items()}
-    told = {name: 100 * float(found[:, 0].mean()) for name, found in rows.items()}
+    rows |= {f"a head trained {length.steps} steps, {name}": found for name, found in heads.items()}
+    averages = {name: 100 * float(found[:, 0].mean()) for name, found in rows.items()}
     pairs = {
         "points of gIoU lost by int8 against bf16, the package's head": lost(seen["bf16"], seen["int8"]),
         "points of gIoU lost by learning from int8 instead of bf16": lost(heads["bf16"], heads["int8"]),
@@ -120,7 +120,7 @@ def compare(size: str, device: str, threads: int, folder: Path) -> Report:
     notes.append(f"{len(seen['bf16'])} queries with a target on {length.exam} scenes; {length.lessons} to learn from")
     notes.append(f"size of the int8 cache as a share of the bf16 one: {stored['int8'] / stored['bf16']:.3f}")
     where = machine(device, threads)
-    return Report("masks from features in 8 bits", size, "gIoU, %", told, ratios, notes, where)
+    return Report("masks from features in 8 bits", size, "gIoU, %", averages, ratios, notes, where)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ import psutil
 
 import seglens
 
-PATIENCE = 300.0  # seconds for a server to come up: many processes may share the machine
+STARTUP_SECONDS = 300.0  # seconds for a server to come up: many processes may share the machine
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def serving(threads: int = 2, **settings: object) -> Iterator[Server]:
 
 
 def _port(process: subprocess.Popen, log: IO[str]) -> int:
-    until = monotonic() + PATIENCE
+    until = monotonic() + STARTUP_SECONDS
     while monotonic() < until and process.poll() is None:
         if found := re.search(r"serving \S+ on http://127\.0\.0\.1:(\d+)", _tail(log)):
             return int(found[1])

@@ -61,10 +61,10 @@ def full_disks(folder: Path, number: int, chance: random.Random) -> Iterator[Tri
 
 
 def _judged(name: str, what: str, out: Path, right: Path, short: object) -> Trial:
-    told = short.refused and any(reason in short.said for reason in REASONS)  # type: ignore[attr-defined]
+    explained = short.refused and any(reason in short.said for reason in REASONS)  # type: ignore[attr-defined]
     left = contents(out) if out.exists() else {}
     torn = (pieces(out) if out.exists() else []) or not _same(left, contents(right))
-    fine = (told or short.code == 0) and not torn  # type: ignore[attr-defined]
+    fine = (explained or short.code == 0) and not torn  # type: ignore[attr-defined]
     return Trial(f"full disk during {name}", what, fine, f"{short.last} {torn or ''}")  # type: ignore[attr-defined]
 
 

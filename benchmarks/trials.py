@@ -65,7 +65,7 @@ class Running:
             sleep(0.002)
 
     def wait(self) -> Running:
-        """Until its end; a command that has none is killed, and its code says so."""
+        """Run a command to its end; one that does not end is killed, as its code shows."""
         until = monotonic() + LONGEST
         while self.alive():
             if monotonic() > until:

@@ -37,7 +37,7 @@ NOTHING = Reply(0)
 def request(
     method: str, path: str, body: bytes = b"", kind: str = "application/json", length: int | None = None
 ) -> bytes:
-    """A request's bytes. `length` is what its header says; the truth by default."""
+    """A request's bytes. `length` is that of its header, by default the true one."""
     said = len(body) if length is None else length
     head = f"{method} {path} HTTP/1.1\r\nHost: seglens\r\nConnection: close\r\n"
     if body or length is not None:
@@ -98,7 +98,7 @@ async def answer(reader: asyncio.StreamReader) -> Reply:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status = int(head.split()[1])
         lengths = [line.split(":")[1] for line in head.lower().splitlines() if line.startswith("content-length:")]
-        if status == 204:  # it has no body, and says no length
+        if status == 204:  # it has no body, and no length
             return Reply(status)
         body = await (reader.readexactly(int(lengths[0])) if lengths else reader.read())
     except (asyncio.IncompleteReadError, OSError):
