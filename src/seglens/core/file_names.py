@@ -24,5 +24,5 @@ def letters(text: str) -> str:
 
 
 def cut(name: str, longest: int) -> str:
-    """The beginning of a name in so many bytes."""
+    """The beginning of a name, at most `longest` bytes."""
     return name.encode()[:longest].decode(errors="ignore").strip("_")

@@ -69,7 +69,7 @@ class Corrections(WireModel):
 
 
 class Keypoint(WireModel):
-    """Where the MLLM looked."""
+    """A place that the MLLM attended to."""
 
     x: float
     y: float
