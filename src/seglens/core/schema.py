@@ -41,7 +41,7 @@ class RunLengths(WireModel):
 
 
 class Click(RequestModel):
-    """A point that the user says something of."""
+    """A point that the user marks."""
 
     x: float
     y: float
@@ -144,7 +144,7 @@ class Segmented(WireModel):
 
 
 class TextAnswer(WireModel):
-    """What the MLLM says of one image, which stays open."""
+    """The MLLM's answer about one image, which stays open."""
 
     image: str = Field(description="Id of the image while it is open: give it in place of the image to ask again.")
     width: int
@@ -165,7 +165,7 @@ class RouteTaken(WireModel):
 
 
 class ReplyAnswer(WireModel):
-    """What an agent says to one instruction."""
+    """The answer of an agent to one instruction."""
 
     text: str
     notice: str | None = Field(
