@@ -47,7 +47,7 @@ def served(segmenter: Segmenter, **settings: object) -> Iterator[Served]:
         running.stop()
 
 
-def said(text: str, *images: str) -> Any:
+def user_message(text: str, *images: str) -> Any:
     """A user's message to a chat."""
     shown = [{"type": "image_url", "image_url": {"url": image}} for image in images]
     return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}

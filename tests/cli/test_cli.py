@@ -53,15 +53,15 @@ def test_the_description_of_the_samples_is_true(world: Path) -> None:
             np.testing.assert_array_equal(np.asarray(image), scene.image)
         size = (line["height"], line["width"])
         masks = {}
-        for told, thing in zip(line["things"], scene.things, strict=True):
-            mask = masks[told["id"]] = decode_rle(told["segmentation"], size)
-            np.testing.assert_array_equal(mask, scene.ids == told["id"])
-            assert (told["name"], told["group"], told["colour"]) == (thing.name, thing.group, thing.colour)
-            assert told["area"] == mask.sum()
+        for entry, thing in zip(line["things"], scene.things, strict=True):
+            mask = masks[entry["id"]] = decode_rle(entry["segmentation"], size)
+            np.testing.assert_array_equal(mask, scene.ids == entry["id"])
+            assert (entry["name"], entry["group"], entry["colour"]) == (thing.name, thing.group, thing.colour)
+            assert entry["area"] == mask.sum()
             rows, columns = np.nonzero(mask)
-            x, y, w, h = told["bbox"]
+            x, y, w, h = entry["bbox"]
             assert (x, y, x + w, y + h) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            for part in told["parts"].values():
+            for part in entry["parts"].values():
                 assert (decode_rle(part, size) <= mask).all()
         parts = {(t["id"], part): decode_rle(rle, size) for t in line["things"] for part, rle in t["parts"].items()}
         for query in line["queries"]:
@@ -78,14 +78,14 @@ def test_the_description_of_the_samples_is_true(world: Path) -> None:
 def test_segment_prints_json_and_writes_lossless_masks(world: Path, tmp_path: Path) -> None:
     done = subprocessed("segment", world / "0000.png", "the largest thing", "--json", "--out", "masks", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    said = json.loads(done.stdout)
-    mask = load_mask(tmp_path / said["files"]["mask"])
-    np.testing.assert_array_equal(decode_rle(said["segmentation"]), mask)
+    output = json.loads(done.stdout)
+    mask = load_mask(tmp_path / output["files"]["mask"])
+    np.testing.assert_array_equal(decode_rle(output["segmentation"]), mask)
     assert mask.shape == (256, 256)
-    assert said["found"] == mask.any()
-    assert said["area"] == mask.sum()
-    assert set(said["milliseconds"]) == {"open", "read", "head", "upsample"}
-    with Image.open(tmp_path / said["files"]["overlay"]) as overlay:
+    assert output["found"] == mask.any()
+    assert output["area"] == mask.sum()
+    assert set(output["milliseconds"]) == {"open", "read", "head", "upsample"}
+    with Image.open(tmp_path / output["files"]["overlay"]) as overlay:
         assert overlay.size == (256, 256)
 
 
@@ -109,10 +109,10 @@ def test_scenes_are_added_and_never_overwritten(seglens: Run, tmp_path: Path) ->
 def test_segment_several_queries(seglens: Run, world: Path, tmp_path: Path) -> None:
     queries = ("the cat", "the cat!", "the leftmost thing")
     code, out, err = seglens("segment", world / "0001.png", *queries, "--json", "--out", tmp_path)
-    said = [json.loads(line) for line in out.splitlines()]
+    output = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
-    assert [one["query"] for one in said] == list(queries)
-    assert len({path for one in said for path in one["files"].values()}) == 6  # none overwrites another
+    assert [one["query"] for one in output] == list(queries)
+    assert len({path for one in output for path in one["files"].values()}) == 6  # none overwrites another
     code, out, _ = seglens("segment", world / "0001.png", *queries, "--out", tmp_path)
     assert code == 0
     assert [line.split(":")[0] for line in out.splitlines()] == list(queries)
@@ -121,9 +121,9 @@ def test_segment_several_queries(seglens: Run, world: Path, tmp_path: Path) -> N
 def test_ask(seglens: Run, world: Path) -> None:
     code, out, err = seglens("ask", world / "0000.png", "how many things are there?")
     assert (code, err, out.count("\n")) == (0, "", 1)
-    code, said, _ = seglens("ask", world / "0000.png", "how many things are there?", "--json")
+    code, output, _ = seglens("ask", world / "0000.png", "how many things are there?", "--json")
     assert code == 0
-    assert json.loads(said)["answer"] == out.strip()
+    assert json.loads(output)["answer"] == out.strip()
 
 
 def test_eval(seglens: Run, tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
     code, out, _ = seglens(*command)
     assert (code, out.strip()) == (0, str(tmp_path / "head"))
     assert json.loads((tmp_path / "head" / "config.json").read_text())["trained"]["training"]["steps"] == 2
-    asked = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
-    code, out, err = seglens(*asked)
+    arguments = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
+    code, out, err = seglens(*arguments)
     assert (code, err) == (0, "")
     assert out.startswith("cat: ")
     assert "(presence " in out
@@ -176,7 +176,7 @@ def test_train_then_segment(seglens: Run, world: Path, tmp_path: Path) -> None:
     one_line(seglens(*command, "--data", "world:n=2"), "kept for tests", "add split=train")
 
 
-def test_a_head_without_presence_prints_no_presence(seglens: Run, world: Path, tmp_path: Path) -> None:
+def test_the_output_of_a_head_without_presence_omits_it(seglens: Run, world: Path, tmp_path: Path) -> None:
     code, _, _ = seglens(
         "train",
         "--backbone",
@@ -192,11 +192,11 @@ def test_a_head_without_presence_prints_no_presence(seglens: Run, world: Path, t
         *small(steps=1, images=1),
     )
     assert code == 0
-    asked = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
-    code, out, _ = seglens(*asked)
+    arguments = ("segment", world / "0000.png", "cat", "--model", tmp_path / "head", "--out", tmp_path / "o")
+    code, out, _ = seglens(*arguments)
     assert code == 0
     assert "presence" not in out
-    code, out, _ = seglens(*asked, "--json")
+    code, out, _ = seglens(*arguments, "--json")
     assert json.loads(out)["presence"] is None
 
 
@@ -228,9 +228,9 @@ def test_a_hub_id_is_remembered_with_its_commit(plain: Path, tmp_path: Path) -> 
 
     done = train("a" * 40)
     assert done.returncode == 0, done.stderr
-    made = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
-    assert made["backbone"] == {"name": "org/mllm", "revision": "a" * 40}
-    assert made["decoder"] == {"name": "org/sam", "revision": "a" * 40}
+    written = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
+    assert written["backbone"] == {"name": "org/mllm", "revision": "a" * 40}
+    assert written["decoder"] == {"name": "org/sam", "revision": "a" * 40}
     other = train("b" * 40)
     one_line((other.returncode, other.stdout, other.stderr), "backbone.revision is", "decoder.revision is")
 
@@ -253,10 +253,10 @@ def test_demo(seglens: Run, tmp_path: Path) -> None:
     code, out, err = seglens("demo", "--out", tmp_path)
     assert (code, err) == (0, "")
     assert str(tmp_path) in out
-    made = sorted(p.name for p in tmp_path.glob("*.png"))
-    assert {"demo.png", "scene.png"} <= set(made)
+    written = sorted(p.name for p in tmp_path.glob("*.png"))
+    assert {"demo.png", "scene.png"} <= set(written)
     for kind in ("name", "part", "reasoning", "absent"):
-        assert sum(name.startswith(f"{kind}_") for name in made) == 2
+        assert sum(name.startswith(f"{kind}_") for name in written) == 2
 
 
 @pytest.mark.parametrize(
@@ -304,10 +304,10 @@ def _bomb() -> bytes:
     """A PNG whose header promises 20,000 x 20,000 pixels."""
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    said = [
+    output = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(said)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(output)
 
 
 def test_a_bad_image(seglens: Run, world: Path, tmp_path: Path) -> None:

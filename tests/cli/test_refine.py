@@ -52,7 +52,7 @@ def next_click(mask: np.ndarray, target: np.ndarray) -> Click | None:
     return Click(x=float(x) + 0.5, y=float(y) + 0.5, label=1 if target[y, x] else 0)
 
 
-def heard(prediction: Prediction) -> bool:
+def obeys(prediction: Prediction) -> bool:
     """Whether every click lies on its side of the outline."""
     return all(prediction.mask[int(c.y), int(c.x)] == bool(c.label) for c in prediction.corrections.clicks)
 
@@ -70,7 +70,7 @@ def on(mask: np.ndarray) -> Click:
 
 
 @pytest.fixture(scope="module")
-def asked(opened: OpenedImage, scene: Sample) -> Prediction:
+def segmented(opened: OpenedImage, scene: Sample) -> Prediction:
     """Of something that is there."""
     return next(p for p in opened.segment([t.query for t in scene.targets]) if p.found)
 
@@ -91,15 +91,15 @@ def test_three_clicks_correct_a_wrong_mask(segmenter: Segmenter) -> None:
     for sample in WorldData(n=12, seed=21, queries=5):
         opened = segmenter.open(sample.image)
         for target in sample.targets:
-            said = opened.segment(target.query) if target.present else None
-            if said is None or next_click(said.mask, target.mask) is None:
+            refined = opened.segment(target.query) if target.present else None
+            if refined is None or next_click(refined.mask, target.mask) is None:
                 continue
-            before.append(iou(said.mask, target.mask))
+            before.append(iou(refined.mask, target.mask))
             for _ in range(3):
-                click = next_click(said.mask, target.mask)
-                said = said if click is None else opened.refine(said, [click])
-                assert heard(said)
-            after.append(iou(said.mask, target.mask))
+                click = next_click(refined.mask, target.mask)
+                refined = refined if click is None else opened.refine(refined, [click])
+                assert obeys(refined)
+            after.append(iou(refined.mask, target.mask))
     assert len(before) >= 10
     assert np.mean(after) > np.mean(before) + 0.05
 
@@ -117,31 +117,31 @@ def test_a_click_on_another_thing_adds_and_removes_it(segmenter: Segmenter) -> N
     assert (gone.mask & target.mask).sum() < 0.2 * target.mask.sum()
 
 
-def test_a_box_shows_the_target(opened: OpenedImage, scene: Sample, asked: Prediction) -> None:
+def test_a_box_shows_the_target(opened: OpenedImage, scene: Sample, segmented: Prediction) -> None:
     target = next(t for t in scene.targets if t.present)
-    boxed = opened.refine(asked, box=around(target.mask))
+    boxed = opened.refine(segmented, box=around(target.mask))
     assert iou(boxed.mask, target.mask) > 0.6
     assert boxed.corrections.box == around(target.mask)
     assert boxed.found
 
 
-def test_clicks_add_up(opened: OpenedImage, asked: Prediction) -> None:
-    first, second = on(~asked.mask), on(asked.mask).model_copy(update={"label": 0})
-    together = opened.refine(asked, [first, second])
-    apart = opened.refine(opened.refine(asked, [first]), [second])
+def test_clicks_add_up(opened: OpenedImage, segmented: Prediction) -> None:
+    first, second = on(~segmented.mask), on(segmented.mask).model_copy(update={"label": 0})
+    together = opened.refine(segmented, [first, second])
+    apart = opened.refine(opened.refine(segmented, [first]), [second])
     np.testing.assert_array_equal(together.mask, apart.mask)
     assert apart.corrections.clicks == (first, second)
-    assert heard(apart)
-    assert apart.query == asked.query
-    np.testing.assert_array_equal(apart.heat_map, asked.heat_map)
-    assert asked.corrections.clicks == ()
+    assert obeys(apart)
+    assert apart.query == segmented.query
+    np.testing.assert_array_equal(apart.heat_map, segmented.heat_map)
+    assert segmented.corrections.clicks == ()
     assert set(apart.timing) == {"open", "refine", "upsample"}
 
 
-def test_a_click_without_new_information_changes_nothing(opened: OpenedImage, asked: Prediction) -> None:
-    again = opened.refine(asked, [on(asked.mask)])
-    np.testing.assert_array_equal(again.mask, asked.mask)
-    assert again.score == pytest.approx(asked.score, abs=1e-6)
+def test_a_click_without_new_information_changes_nothing(opened: OpenedImage, segmented: Prediction) -> None:
+    again = opened.refine(segmented, [on(segmented.mask)])
+    np.testing.assert_array_equal(again.mask, segmented.mask)
+    assert again.score == pytest.approx(segmented.score, abs=1e-6)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -153,22 +153,22 @@ def test_a_click_without_new_information_changes_nothing(opened: OpenedImage, as
         unique_by=lambda c: (int(c.x), int(c.y)),
     )
 )
-def test_every_click_has_an_effect(opened: OpenedImage, asked: Prediction, clicks: list[Click]) -> None:
-    said = opened.refine(asked, clicks)
-    assert heard(said)
-    assert np.isfinite(said.mask_logits).all()
-    assert said.score is None or 0 <= said.score <= 1
+def test_every_click_has_an_effect(opened: OpenedImage, segmented: Prediction, clicks: list[Click]) -> None:
+    refined = opened.refine(segmented, clicks)
+    assert obeys(refined)
+    assert np.isfinite(refined.mask_logits).all()
+    assert refined.score is None or 0 <= refined.score <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 57), (57, 1), (480, 640), (40, 1200)])
 def test_any_aspect_ratio(segmenter: Segmenter, height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     opened = segmenter.open(image)
-    said = opened.segment("the red apple")
+    refined = opened.segment("the red apple")
     clicks = corners(image) if min(height, width) > 1 else corners(image)[:1]
-    refined = opened.refine(said, clicks, Box(x0=0, y0=0, x1=width, y1=height))
+    refined = opened.refine(refined, clicks, Box(x0=0, y0=0, x1=width, y1=height))
     assert refined.mask.shape == (height, width)
-    assert heard(refined)
+    assert obeys(refined)
 
 
 # ---------------------------------------------------------------- obedience
@@ -232,7 +232,7 @@ def test_what_a_click_moves_does_not_grow_with_the_others(monkeypatch: pytest.Mo
 
 
 def test_the_decoder_is_not_asked_for_every_click_of_a_crowd(
-    opened: OpenedImage, asked: Prediction, monkeypatch: pytest.MonkeyPatch
+    opened: OpenedImage, segmented: Prediction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     at = rng.permutation(256 * 256)[:100]
@@ -246,11 +246,11 @@ def test_the_decoder_is_not_asked_for_every_click_of_a_crowd(
         return answer(self, embedding, prompts)
 
     monkeypatch.setattr(kind, "answer", watched)
-    together = opened.refine(asked, clicks)
-    assert heard(together)
+    together = opened.refine(segmented, clicks)
+    assert obeys(together)
     assert len(shown) <= 4 * MOST_PROMPTS
     assert max(shown) <= MOST_PROMPTS + MOST_REGIONS
-    apart = opened.refine(opened.refine(asked, clicks[:70]), clicks[70:])
+    apart = opened.refine(opened.refine(segmented, clicks[:70]), clicks[70:])
     np.testing.assert_array_equal(together.mask, apart.mask)
 
 
@@ -274,10 +274,10 @@ def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray, lay: An
     drawn_by.backbone = Backbone(replace(drawn_by.backbone.mllm, canvas=Canvas(lay=lay)))
     drawn_by.reader = drawn_by.backbone
     opened = drawn_by.open(picture)
-    said = opened.refine(opened.segment("a thing"), corners(picture))
-    assert heard(said)
-    boxed = opened.refine(said, [Click(x=45, y=25)], Box(x0=10, y0=5, x1=80, y1=45))
-    assert heard(boxed)
+    refined = opened.refine(opened.segment("a thing"), corners(picture))
+    assert obeys(refined)
+    boxed = opened.refine(refined, [Click(x=45, y=25)], Box(x0=10, y0=5, x1=80, y1=45))
+    assert obeys(boxed)
     assert len(boxed.corrections.clicks) == 5
 
 
@@ -298,33 +298,33 @@ def test_every_decoder_refines(drawn_by: Segmenter, picture: np.ndarray, lay: An
     ],
 )
 def test_clicks_outside_the_image_are_reported(
-    opened: OpenedImage, asked: Prediction, clicks: list[Click], box: Box | None, words: str
+    opened: OpenedImage, segmented: Prediction, clicks: list[Click], box: Box | None, words: str
 ) -> None:
     with pytest.raises(CorrectionError, match=words) as caught:
-        opened.refine(asked, clicks, box)
+        opened.refine(segmented, clicks, box)
     assert "\n" not in str(caught.value)
 
 
 def test_a_prediction_of_another_image_is_refused(
-    segmenter: Segmenter, opened: OpenedImage, asked: Prediction, picture: np.ndarray
+    segmenter: Segmenter, opened: OpenedImage, segmented: Prediction, picture: np.ndarray
 ) -> None:
     with pytest.raises(ValueError, match="another image"):
-        segmenter.open(picture).refine(asked, [Click(x=1, y=1)])
+        segmenter.open(picture).refine(segmented, [Click(x=1, y=1)])
     with pytest.raises(ValueError, match="not made by segment"):
-        opened.refine(replace(asked, canvas_logits=None), [Click(x=1, y=1)])
-    copied = replace(asked, image=asked.image.copy())
+        opened.refine(replace(segmented, canvas_logits=None), [Click(x=1, y=1)])
+    copied = replace(segmented, image=segmented.image.copy())
     assert opened.refine(copied, [Click(x=1, y=1, label=0)]).image is not opened.image
 
 
 def test_a_method_without_sam_refuses_with_a_remedy(
-    segmenter: Segmenter, opened: OpenedImage, asked: Prediction
+    segmenter: Segmenter, opened: OpenedImage, segmented: Prediction
 ) -> None:
     blind = Segmenter(segmenter.backbone, None, segmenter.method, replace(segmenter.config, method="mllmseg"))
     assert segmenter.can_refine
     assert not blind.can_refine
     without = OpenedImage(blind, opened.image)
     with pytest.raises(ValueError, match=r"mllmseg draws its masks without SAM.*load a method"):
-        without.refine(asked, [Click(x=1, y=1)])
+        without.refine(segmented, [Click(x=1, y=1)])
 
 
 # ---------------------------------------------------------------- the command line
@@ -336,10 +336,10 @@ def test_the_command(seglens: Run, scene: Sample, tmp_path: Path) -> None:
     query = next(t.query for t in scene.targets if t.present)
     words = ["refine", path, query, "--click", "20,30", "--click", "200.5,30,0", "--out", tmp_path / "out"]
     code, out, _ = seglens(*words, "--json")
-    said = json.loads(out)
-    mask = decode_rle(said["segmentation"])
+    refined = json.loads(out)
+    mask = decode_rle(refined["segmentation"])
     assert (code, mask[30, 20], mask[30, 200]) == (0, True, False)
-    assert Path(said["files"]["mask"]).is_file()
+    assert Path(refined["files"]["mask"]).is_file()
     Line.model_validate_json(out)
     other = (*words[:3], "--box", "10,10,200,220", "--out", tmp_path / "out")
     code, out, error = seglens(*other)

@@ -69,16 +69,16 @@ def test_a_folder(seglens: Run, folder: Path, query: str) -> None:
 def test_json_lines(seglens: Run, folder: Path, query: str) -> None:
     """A line for every query of every image, and one for a bad image; also when a folder holds one image only."""
     code, out, _ = seglens("segment", "in", query, "each thing", "--json", "--format", "mask,png", "--format", "coco")
-    said = [json.loads(line) for line in out.splitlines()]
+    records = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert [one["image"] for one in said] == ["in/a.png", "in/a.png", "in/bad.png", "in/deep/a.png", "in/deep/a.png"]
-    assert "'in/bad.png' is not an image" in said[2]["error"]
-    for one in said[:2] + said[3:]:
+    assert [one["image"] for one in records] == ["in/a.png", "in/a.png", "in/bad.png", "in/deep/a.png", "in/deep/a.png"]
+    assert "'in/bad.png' is not an image" in records[2]["error"]
+    for one in records[:2] + records[3:]:
         assert list(one["files"]) == ["mask", "png", "coco"]
         np.testing.assert_array_equal(load_mask(one["files"]["mask"]), decode_rle(one["segmentation"]))
     for line in out.splitlines():
         assert isinstance(Line.model_validate_json(line).root, FaultLine if "error" in line else AnswerLine)
-    assert load_labels(said[0]["files"]["png"]).max() == len(said[1]["instances"]) + said[0]["found"]
+    assert load_labels(records[0]["files"]["png"]).max() == len(records[1]["instances"]) + records[0]["found"]
     code, out, _ = seglens("segment", "in/deep", query, "--json", "--out", "deep")
     assert (code, len(out.splitlines())) == (0, 1)
 
@@ -101,8 +101,8 @@ def test_one_image_has_the_same_lines(seglens: Run, folder: Path, query: str) ->
 def test_what_is_written_can_be_read_as_data(seglens: Run, folder: Path, query: str) -> None:
     code, out, _ = seglens("segment", "in/**/a.png", query, "--json", "--format", "coco,coco-polygons,yolo,mask")
     assert code == 0
-    said = [json.loads(line) for line in out.splitlines()]
-    masks = [decode_rle(one["segmentation"]) for one in said if one["found"]]
+    records = [json.loads(line) for line in out.splitlines()]
+    masks = [decode_rle(one["segmentation"]) for one in records if one["found"]]
     assert masks
     for data in (
         "coco:images=in,annotations=out/coco.json",
@@ -119,12 +119,12 @@ def test_what_is_written_can_be_read_as_data(seglens: Run, folder: Path, query: 
 
 def test_instances(seglens: Run, folder: Path) -> None:
     code, out, _ = seglens("segment", "in/a.png", "the thing", "--each", "--json")
-    said = json.loads(out)
+    records = json.loads(out)
     assert code == 0
-    for number, one in enumerate(said["instances"], 1):
-        file = Path(said["files"]["mask"].replace("_mask.png", f"-{number}_mask.png"))
+    for number, one in enumerate(records["instances"], 1):
+        file = Path(records["files"]["mask"].replace("_mask.png", f"-{number}_mask.png"))
         np.testing.assert_array_equal(load_mask(file), decode_rle(one["segmentation"]))
-    assert said["instances"]
+    assert records["instances"]
     code, out, _ = seglens("segment", "in/a.png", "each thing", "--no-each", "--json")
     assert (code, json.loads(out)["instances"]) == (0, [])
 
@@ -140,13 +140,13 @@ def test_several_files_as_a_shell_writes_them(seglens: Run, folder: Path, query:
 
 def test_a_video(seglens: Run, folder: Path) -> None:
     write_video(Path("clip.mp4"))
-    asked = ("segment", "clip.mp4", "the white corner", "--every", "3", "--json", "--format", "coco,mask")
-    code, out, err = seglens(*asked)
-    said = [json.loads(line) for line in out.splitlines()]
+    arguments = ("segment", "clip.mp4", "the white corner", "--every", "3", "--json", "--format", "coco,mask")
+    code, out, err = seglens(*arguments)
+    records = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert "segmenting: 3 of 3" in err
-    assert [one["image"] for one in said] == [f"clip.mp4 frame {number}" for number in (0, 3, 6)]
-    assert Path(said[1]["files"]["mask"]).name == "clip_000003_the_white_corner_mask.png"
+    assert [one["image"] for one in records] == [f"clip.mp4 frame {number}" for number in (0, 3, 6)]
+    assert Path(records[1]["files"]["mask"]).name == "clip_000003_the_white_corner_mask.png"
     names = [one["file_name"] for one in json.loads(Path("out/coco.json").read_text())["images"]]
     assert names == [f"clip_{number:06d}.png" for number in (0, 3, 6)]
     assert all(Path("out/images", name).is_file() for name in names)
@@ -155,12 +155,12 @@ def test_a_video(seglens: Run, folder: Path) -> None:
 def test_results_are_no_sources(seglens: Run, folder: Path, query: str) -> None:
     """Neither below the folder nor beside the pictures."""
     for out in ("in/out", "in", "in/other"):
-        code, said, err = seglens("segment", "in", query, "--out", out)
-        assert (code, len(said.splitlines())) == (1, 2)
+        code, records, err = seglens("segment", "in", query, "--out", out)
+        assert (code, len(records.splitlines())) == (1, 2)
     assert "seglens: left out: 8 made by SegLens" in err
     code, _, err = seglens("segment", "in", query, "--out", "in/all", "--format", "yolo")
-    code, said, err = seglens("segment", "in", query, "--out", "in/all", "--format", "yolo")
-    assert (code, len(said.splitlines())) == (1, 2)
+    code, records, err = seglens("segment", "in", query, "--out", "in/all", "--format", "yolo")
+    assert (code, len(records.splitlines())) == (1, 2)
     assert "14 made by SegLens" in err  # the copies of pictures too
 
 
@@ -233,9 +233,9 @@ def test_an_image_that_the_model_cannot_open_is_listed(
 
 
 def test_the_help_names_every_format() -> None:
-    said = command.__annotations__["formats"]
-    assert all(name in said for name in FORMATS)
-    assert f"{', '.join(DEFAULT)} (these two by default)" in said
+    records = command.__annotations__["formats"]
+    assert all(name in records for name in FORMATS)
+    assert f"{', '.join(DEFAULT)} (these two by default)" in records
 
 
 @pytest.mark.slow
@@ -244,10 +244,10 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, qu
     Image.fromarray(scene.image).save(tmp_path / "000.png")
     for number in range(1, 300):
         (tmp_path / f"{number:03d}.png").symlink_to(tmp_path / "000.png")
-    asked = [SEGLENS, "segment", "*.png", query, "--json", "--format", "mask,coco,geojson"]
+    arguments = [SEGLENS, "segment", "*.png", query, "--json", "--format", "mask,coco,geojson"]
     terminal, end = pty.openpty()
     with subprocess.Popen(
-        asked,
+        arguments,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=end,
@@ -280,9 +280,12 @@ def test_a_killed_run_continues(seglens: Run, folder: Path, query: str) -> None:
     run leaves it."""
     for number in range(8):
         Path("in", f"{number}.png").write_bytes(Path("in/a.png").read_bytes())
-    asked = ["segment", "in/*.png", query, "--json", "--format", "mask,coco,yolo,labelstudio"]
+    arguments = ["segment", "in/*.png", query, "--json", "--format", "mask,coco,yolo,labelstudio"]
     with subprocess.Popen(
-        [SEGLENS, *asked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [SEGLENS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as running:
         assert running.stdout is not None
         first = [json.loads(running.stdout.readline()) for _ in range(3)]
@@ -290,14 +293,14 @@ def test_a_killed_run_continues(seglens: Run, folder: Path, query: str) -> None:
         running.communicate(timeout=60)
     assert running.returncode == -signal.SIGKILL
     assert not Path("out/coco.json").exists()
-    code, out, err = seglens(*asked)
-    said = [json.loads(line) for line in out.splitlines()]
+    code, out, err = seglens(*arguments)
+    records = [json.loads(line) for line in out.splitlines()]
     assert code == 1  # in/bad.png
-    assert said[:3] == first
-    assert [one["image"] for one in said] == [f"in/{name}.png" for name in (*range(8), "a", "bad")]
+    assert records[:3] == first
+    assert [one["image"] for one in records] == [f"in/{name}.png" for name in (*range(8), "a", "bad")]
     done = int(re.search(r"seglens: (\d) of 10 images were done before", err)[1])  # type: ignore[index]
     assert 3 <= done < 9
-    seglens(*asked, "--out", "whole")
+    seglens(*arguments, "--out", "whole")
     assert _files("out") == _files("whole")
     assert len(json.loads(Path("out/coco.json").read_text())["images"]) == 9
 
@@ -337,15 +340,15 @@ def test_one_bad_query_or_export_does_not_end_the_run(
     Path("in/bad.png").unlink()
     Path("out/deep_a_the_thing_overlay.png").mkdir(parents=True)
     code, out, err = seglens("segment", "in", "the thing", "cat " * 5000, "--json")
-    said = [Line.model_validate_json(line).root for line in out.splitlines()]
+    records = [Line.model_validate_json(line).root for line in out.splitlines()]
     assert code == 2
     assert "deep_a_the_thing_overlay.png' is there already" in err
     Path("out/deep_a_the_thing_overlay.png").rmdir()
     code, out, err = seglens("segment", "in", "the thing", "cat " * 5000, "--json")
-    said = [Line.model_validate_json(line).root for line in out.splitlines()]
+    records = [Line.model_validate_json(line).root for line in out.splitlines()]
     assert code == 1
-    assert [type(one) for one in said] == [AnswerLine, FaultLine] * 2
-    assert [one.query for one in said] == ["the thing", "cat " * 5000] * 2
+    assert [type(one) for one in records] == [AnswerLine, FaultLine] * 2
+    assert [one.query for one in records] == ["the thing", "cat " * 5000] * 2
     assert "seglens: 2 of 2 images could not be segmented:" in err
 
     def broken(page: object) -> None:
@@ -353,7 +356,7 @@ def test_one_bad_query_or_export_does_not_end_the_run(
             raise OSError(errno.EIO, "Input/output error", "out/x.png")
         return whole(page)
 
-    whole = FORMATS["geojson"]().made  # type: ignore[attr-defined]
+    whole = FORMATS["geojson"]()._files  # type: ignore[attr-defined]
     monkeypatch.setattr("seglens.exports.formats.geojson", broken)
     code, out, err = seglens("segment", "in", "the thing", "--format", "geojson", "--out", "other")
     assert (code, len(out.splitlines())) == (1, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import openai
 import pytest
 
-from http_server import Serve, Served, ours, said
+from http_server import Serve, Served, ours, user_message
 from seglens.core.types import Sample
 from seglens.data.masks import decode_rle
 from seglens.inference.opened_image import OpenedImage
@@ -19,7 +19,7 @@ def test_a_mask_comes_in_the_extension(
 ) -> None:
     query = scene.targets[2].query
     answer = client.chat.completions.create(
-        model="embedded", messages=[said(query, data_uri)], extra_body={"seglens": {"route": "segmentation"}}
+        model="embedded", messages=[user_message(query, data_uri)], extra_body={"seglens": {"route": "segmentation"}}
     )
     message = answer.choices[0].message
     talk, right = ours(message), opened.segment(query)
@@ -33,7 +33,11 @@ def test_a_mask_comes_in_the_extension(
 def test_the_mllm_chooses_the_route(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
     routes = []
     for words in ("segment the red cup.", "how many things are there?"):
-        message = client.chat.completions.create(model="embedded", messages=[said(words, data_uri)]).choices[0].message
+        message = (
+            client.chat.completions.create(model="embedded", messages=[user_message(words, data_uri)])
+            .choices[0]
+            .message
+        )
         talk = ours(message)
         routes.append(talk.route.intent)
         assert message.content
@@ -44,11 +48,11 @@ def test_the_mllm_chooses_the_route(client: openai.OpenAI, data_uri: str, scene:
 
 
 def test_the_masks_of_earlier_turns_are_computed_again(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
-    talk = [said(scene.targets[2].query, data_uri)]
+    talk = [user_message(scene.targets[2].query, data_uri)]
     first = client.chat.completions.create(
         model="embedded", messages=talk, extra_body={"seglens": {"route": "segmentation"}}
     )
-    talk += [first.choices[0].message, said("what did you segment?")]  # the client sends the extension back
+    talk += [first.choices[0].message, user_message("what did you segment?")]  # the client sends the extension back
     force = {"seglens": {"route": "followup"}}
     second = client.chat.completions.create(model="embedded", messages=talk, extra_body=force)
     assert ours(second.choices[0].message).route.intent == "followup"
@@ -56,15 +60,19 @@ def test_the_masks_of_earlier_turns_are_computed_again(client: openai.OpenAI, da
     again = client.chat.completions.create(model="embedded", messages=talk, extra_body=force)
     assert again.choices[0].message.content == second.choices[0].message.content
     lonely = client.chat.completions.create(
-        model="embedded", messages=[said("what did you segment?", data_uri)], extra_body=force
+        model="embedded", messages=[user_message("what did you segment?", data_uri)], extra_body=force
     )
     assert ours(lonely.choices[0].message).route.intent != "followup"
 
 
 def test_a_stream_gives_the_same_answer(client: openai.OpenAI, data_uri: str, scene: Sample) -> None:
-    asked = {"model": "embedded", "messages": [said(scene.targets[2].query, data_uri)], "user": "somebody"}
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True))
+    request_body = {
+        "model": "embedded",
+        "messages": [user_message(scene.targets[2].query, data_uri)],
+        "user": "somebody",
+    }
+    whole = client.chat.completions.create(**request_body)
+    chunks = list(client.chat.completions.create(**request_body, stream=True))
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["stop"]
     last, talk = ours(chunks[-1].choices[0].delta), ours(whole.choices[0].message)
@@ -78,7 +86,9 @@ def test_a_chat_can_name_an_open_image_by_its_id(
 ) -> None:
     name = server.client.post("/v1/images", files={"file": png}).json()["id"]
     answers = [
-        client.chat.completions.create(model="embedded", messages=[said("describe the picture.", image)], max_tokens=4)
+        client.chat.completions.create(
+            model="embedded", messages=[user_message("describe the picture.", image)], max_tokens=4
+        )
         for image in (name, data_uri)
     ]
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
@@ -92,10 +102,10 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("messages", "kind", "code"),
     [
-        ([said("hello", "/etc/passwd")], openai.BadRequestError, "invalid_image"),
-        ([said("hello", "file:///etc/passwd")], openai.BadRequestError, "invalid_image"),
-        ([said("hello", "https://example.com/a.png")], openai.BadRequestError, "invalid_image"),
-        ([said("hello", "img_unknown")], openai.NotFoundError, "image_not_found"),
+        ([user_message("hello", "/etc/passwd")], openai.BadRequestError, "invalid_image"),
+        ([user_message("hello", "file:///etc/passwd")], openai.BadRequestError, "invalid_image"),
+        ([user_message("hello", "https://example.com/a.png")], openai.BadRequestError, "invalid_image"),
+        ([user_message("hello", "img_unknown")], openai.NotFoundError, "image_not_found"),
         ([{"role": "assistant", "content": "hello"}], openai.BadRequestError, "invalid_messages"),
         ([{"role": "tool", "content": "hello", "tool_call_id": "c"}], openai.BadRequestError, "invalid_messages"),
         ([{"role": "critic", "content": "hello"}], openai.UnprocessableEntityError, "invalid_request"),
@@ -112,9 +122,9 @@ def test_errors_are_those_of_the_client(client: openai.OpenAI, messages: Any, ki
 
 def test_another_model_and_other_refusals(client: openai.OpenAI, data_uri: str, serve: Serve) -> None:
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
-        client.chat.completions.create(model="gpt-4", messages=[said("hello", data_uri)])
+        client.chat.completions.create(model="gpt-4", messages=[user_message("hello", data_uri)])
     with pytest.raises(openai.BadRequestError, match="empty question"):
-        client.chat.completions.create(model="embedded", messages=[said(" ", data_uri)])
+        client.chat.completions.create(model="embedded", messages=[user_message(" ", data_uri)])
     keyed = serve(api_key="a-key")
     wrong = openai.OpenAI(base_url=f"{keyed.address}/v1", api_key="another", max_retries=0)
     with wrong, pytest.raises(openai.AuthenticationError, match="asks for a key"):
@@ -124,8 +134,10 @@ def test_another_model_and_other_refusals(client: openai.OpenAI, data_uri: str, 
 
 
 def test_heat_maps_are_told_when_asked_for(client: openai.OpenAI, data_uri: str, opened: OpenedImage) -> None:
-    asked = {"seglens": {"route": "segmentation", "heat_map": True}}
-    answer = client.chat.completions.create(model="embedded", messages=[said("the cup", data_uri)], extra_body=asked)
+    request_body = {"seglens": {"route": "segmentation", "heat_map": True}}
+    answer = client.chat.completions.create(
+        model="embedded", messages=[user_message("the cup", data_uri)], extra_body=request_body
+    )
     maps = ours(answer.choices[0].message).heat_maps
     assert maps is not None
     np.testing.assert_allclose(np.array(maps[0]), opened.segment("the cup").heat_map, atol=1e-4)

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from http_server import Serve, Served, ours, said
+from http_server import Serve, Served, ours, user_message
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_parameters_that_ask_for_what_is_done_anyway_are_accepted(
     client: openai.OpenAI, data_uri: str, neutral: dict[str, Any]
 ) -> None:
     answer = client.chat.completions.create(
-        model="embedded", messages=[said("how many things are there?", data_uri)], extra_body=neutral
+        model="embedded", messages=[user_message("how many things are there?", data_uri)], extra_body=neutral
     )
     assert answer.choices[0].message.content
     hints = [name for name in neutral if name in ("seed", "user", "prompt_cache_key")]
@@ -80,7 +80,7 @@ def test_parameters_that_ask_for_what_is_done_anyway_are_accepted(
     ],
 )
 def test_unsupported_parameters_are_refused_by_name(server: Served, data_uri: str, wanted: dict[str, Any]) -> None:
-    asked = {"model": "embedded", "messages": [said("how many things are there?", data_uri)], **wanted}
+    asked = {"model": "embedded", "messages": [user_message("how many things are there?", data_uri)], **wanted}
     answer = server.client.post("/v1/chat/completions", json=asked)
     error, (name,) = answer.json()["error"], wanted
     assert answer.status_code == 400
@@ -93,15 +93,17 @@ def test_a_chat_with_earlier_tool_calls_is_accepted(client: openai.OpenAI, data_
     call = {"id": "c1", "type": "function", "function": {"name": "count", "arguments": "{}"}}
     messages: list[Any] = [
         {"role": "system", "content": "Be brief.", "name": "s"},
-        said("how many things are there?", data_uri),
+        user_message("how many things are there?", data_uri),
         {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None},
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "4"}]},
         {"role": "function", "name": "count", "content": None},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}, {"type": "text", "text": "4"}]},
-        said("what colour is the umbrella?"),
+        user_message("what colour is the umbrella?"),
     ]
     answer = client.chat.completions.create(model="embedded", messages=messages).choices[0].message
-    alone = client.chat.completions.create(model="embedded", messages=[said("what colour is the umbrella?", data_uri)])
+    alone = client.chat.completions.create(
+        model="embedded", messages=[user_message("what colour is the umbrella?", data_uri)]
+    )
     assert answer.content == alone.choices[0].message.content
     unread = {f"messages.{name}" for name in ("system", "user", "assistant", "tool", "function", "name")}
     assert {*ours(answer).ignored} == unread | {"messages.tool_calls", "messages.tool_call_id"}
@@ -110,7 +112,9 @@ def test_a_chat_with_earlier_tool_calls_is_accepted(client: openai.OpenAI, data_
 def test_an_image_may_be_a_plain_string(client: openai.OpenAI, server: Served, data_uri: str) -> None:
     words = "how many things are there?"
     plain = {"role": "user", "content": [{"type": "text", "text": words}, {"type": "image_url", "image_url": data_uri}]}
-    right = client.chat.completions.create(model="embedded", messages=[said(words, data_uri)]).choices[0].message
+    right = (
+        client.chat.completions.create(model="embedded", messages=[user_message(words, data_uri)]).choices[0].message
+    )
     asked = {"model": "embedded", "messages": [plain]}
     answer = server.client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]
     assert answer["content"] == right.content

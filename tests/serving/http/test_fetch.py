@@ -172,7 +172,7 @@ def test_names_of_this_machine_are_not_fetched(real: Fetcher, host: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("http://images.test/a.png", "begins with https://"),
         ("ftp://images.test/a.png", "begins with https://"),
@@ -202,10 +202,10 @@ def test_names_of_this_machine_are_not_fetched(real: Fetcher, host: str) -> None
         ("https://images.test/" + "a" * 5000, "need an address of at most 4096"),
     ],
 )
-def test_odd_addresses_are_refused_in_one_short_line(authority: Authority, url: str, said: str) -> None:
+def test_odd_addresses_are_refused_in_one_short_line(authority: Authority, url: str, message: str) -> None:
     names = Names(images_test=[["8.8.8.8"]])
     trust = authority.trust()
-    with pytest.raises(FetchError, match=said) as caught:
+    with pytest.raises(FetchError, match=message) as caught:
         get(Fetcher(LIMITS, resolve=names, trust=trust), url)
     assert "\n" not in str(caught.value)
     assert "pass" not in str(caught.value).replace("password", "").replace("etc/passwd", "")
@@ -267,7 +267,7 @@ def test_three_redirects_are_followed_and_a_fourth_is_not(site: Site, authority:
 
 
 @pytest.mark.parametrize(
-    ("to", "said"),
+    ("to", "message"),
     [
         ("https://secret.test:{port}/", "does not lead to the public internet"),
         ("https://127.0.0.2:{port}/", "does not lead to the public internet"),
@@ -282,10 +282,10 @@ def test_three_redirects_are_followed_and_a_fourth_is_not(site: Site, authority:
     ],
 )
 def test_a_redirect_is_checked_as_strictly_as_the_first_address(
-    site: Site, secret: Site, authority: Authority, to: str, said: str
+    site: Site, secret: Site, authority: Authority, to: str, message: str
 ) -> None:
     site.routes["/old"] = redirect(to.format(port=site.port))
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=message):
         get(fetcher(site, authority), f"https://images.test:{site.port}/old")
     assert (site.calls, secret.calls) == (1, 0)
 
@@ -324,7 +324,7 @@ def test_compressed_data_is_refused_without_reading_it(site: Site, authority: Au
 
 
 @pytest.mark.parametrize(
-    ("answer", "times", "said"),
+    ("answer", "times", "message"),
     [
         (drip(HEAD + b"Content-Length: 100000\r\n\r\n", b"x", 0.05), SHORT, "took longer than 1 s"),
         (drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.05), SHORT, "took longer than 1 s"),
@@ -332,14 +332,14 @@ def test_compressed_data_is_refused_without_reading_it(site: Site, authority: Au
         (drip(b"", b"", 60), RESTLESS, "sent nothing for 1 s"),
     ],
 )
-def test_slow_servers_are_given_up(site: Site, authority: Authority, answer, times: FetchLimits, said: str) -> None:
+def test_slow_servers_are_given_up(site: Site, authority: Authority, answer, times: FetchLimits, message: str) -> None:
     site.routes["/a.png"] = answer
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=message):
         get(fetcher(site, authority, times=times), f"https://images.test:{site.port}/a.png")
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (reply(b"<html>", "text/html"), "is no image but 'text/html'"),
         (reply(b'{"key": 1}', "application/json"), "is no image but 'application/json'"),
@@ -358,9 +358,9 @@ def test_slow_servers_are_given_up(site: Site, authority: Authority, answer, tim
         (drip(b"", b"", 0, 0), "cannot be fetched"),
     ],
 )
-def test_what_is_no_image_is_refused(site: Site, authority: Authority, answer, said: str) -> None:
+def test_what_is_no_image_is_refused(site: Site, authority: Authority, answer, message: str) -> None:
     site.routes["/a.png"] = answer
-    with pytest.raises(ImageError, match=said) as caught:
+    with pytest.raises(ImageError, match=message) as caught:
         get(fetcher(site, authority), f"https://images.test:{site.port}/a.png")
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,7 @@ import numpy as np
 import openai
 import pytest
 
-from http_server import Serve, Served, as_uri, ours, said
+from http_server import Serve, Served, as_uri, ours, user_message
 from seglens.backbones import Backbone, GenerationOptions
 from seglens.core.interruption import GivenUpError
 from seglens.core.types import Sample
@@ -26,7 +26,7 @@ from seglens.inference.segmenter import Segmenter
 WORDS = "what is in the picture?"
 
 
-def asked(*messages: Any, **more: Any) -> dict[str, Any]:
+def request_body(*messages: Any, **more: Any) -> dict[str, Any]:
     return {"model": "embedded", "messages": [*messages], **more}
 
 
@@ -63,7 +63,7 @@ class Held:
 
 
 def test_words_come_before_the_model_is_done(client: openai.OpenAI, data_uri: str, held: Held) -> None:
-    stream = client.chat.completions.create(**asked(said(WORDS, data_uri)), stream=True)
+    stream = client.chat.completions.create(**request_body(user_message(WORDS, data_uri)), stream=True)
     first, second = next(stream), next(stream)
     assert first.choices[0].delta.role == "assistant"
     assert second.choices[0].delta.content
@@ -75,9 +75,9 @@ def test_words_come_before_the_model_is_done(client: openai.OpenAI, data_uri: st
 
 @pytest.mark.parametrize("words", [WORDS, "segment the umbrella."])
 def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI, data_uri: str, words: str) -> None:
-    whole = client.chat.completions.create(**asked(said(words, data_uri)))
+    whole = client.chat.completions.create(**request_body(user_message(words, data_uri)))
     with client.chat.completions.stream(
-        **asked(said(words, data_uri)), stream_options={"include_usage": True}
+        **request_body(user_message(words, data_uri)), stream_options={"include_usage": True}
     ) as stream:
         for _ in stream:
             pass
@@ -88,14 +88,14 @@ def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI, data_ur
 
     async def again() -> str:
         async with openai.AsyncOpenAI(base_url=client.base_url, api_key="unused", max_retries=0) as other:
-            stream = await other.chat.completions.create(**asked(said(words, data_uri)), stream=True)
+            stream = await other.chat.completions.create(**request_body(user_message(words, data_uri)), stream=True)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     assert asyncio.run(again()) == whole.choices[0].message.content
 
 
 def test_the_events_are_those_of_openai(server: Served, data_uri: str) -> None:
-    body = asked(said(WORDS, data_uri), stream=True, stream_options={"include_usage": True})
+    body = request_body(user_message(WORDS, data_uri), stream=True, stream_options={"include_usage": True})
     answer = server.client.post("/v1/chat/completions", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     *chunks, usage, done = events(answer.text)
@@ -106,7 +106,7 @@ def test_the_events_are_those_of_openai(server: Served, data_uri: str) -> None:
     assert len({chunk["id"] for chunk in (*chunks, usage)}) == 1
     assert sum("content" in chunk["choices"][0]["delta"] for chunk in chunks) > 4  # word by word
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-    without = server.client.post("/v1/chat/completions", json=asked(said(WORDS, data_uri), stream=True))
+    without = server.client.post("/v1/chat/completions", json=request_body(user_message(WORDS, data_uri), stream=True))
     assert "usage" not in without.text
 
 
@@ -117,34 +117,34 @@ def test_what_an_answer_took_is_counted(
     def took(**more: Any) -> tuple[int, int]:
         if stream:
             *_, last = client.chat.completions.create(
-                **asked(**more), stream=True, stream_options={"include_usage": True}
+                **request_body(**more), stream=True, stream_options={"include_usage": True}
             )
         else:
-            last = client.chat.completions.create(**asked(**more))
+            last = client.chat.completions.create(**request_body(**more))
         return last.usage.prompt_tokens, last.usage.completion_tokens
 
-    def asked(*messages: Any, **more: Any) -> dict[str, Any]:
+    def request_body(*messages: Any, **more: Any) -> dict[str, Any]:
         return {"model": "embedded", **more}
 
     processor, image = segmenter.backbone.processor, 12 * 12
     words = len(processor.tokenizer(segmenter.backbone.prompts.text("hello").replace("<image>", "")).input_ids)
-    assert took(messages=[said("hello", data_uri)], max_tokens=3) == (words + image, 3)
-    assert took(messages=[said("hello")], max_completion_tokens=2)[0] in (words, words - 1)
-    assert took(messages=[said("hello", data_uri, data_uri)], max_tokens=3)[0] >= words + 2 * image
-    read, written = took(messages=[said("segment the umbrella.", data_uri)])
+    assert took(messages=[user_message("hello", data_uri)], max_tokens=3) == (words + image, 3)
+    assert took(messages=[user_message("hello")], max_completion_tokens=2)[0] in (words, words - 1)
+    assert took(messages=[user_message("hello", data_uri, data_uri)], max_tokens=3)[0] >= words + 2 * image
+    read, written = took(messages=[user_message("segment the umbrella.", data_uri)])
     assert read > image
     assert written > 0
 
 
 def test_an_answer_ends_before_a_text(client: openai.OpenAI, data_uri: str) -> None:
-    whole = client.chat.completions.create(**asked(said(WORDS, data_uri))).choices[0].message.content
+    whole = client.chat.completions.create(**request_body(user_message(WORDS, data_uri))).choices[0].message.content
     assert whole
     stop = whole.split()[3]
     for stops in (stop, ["never", stop]):
-        cut = client.chat.completions.create(**asked(said(WORDS, data_uri)), stop=stops)
+        cut = client.chat.completions.create(**request_body(user_message(WORDS, data_uri)), stop=stops)
         assert cut.choices[0].message.content == whole[: whole.find(stop)]
         assert cut.choices[0].finish_reason == "stop"
-        stream = client.chat.completions.create(**asked(said(WORDS, data_uri)), stop=stops, stream=True)
+        stream = client.chat.completions.create(**request_body(user_message(WORDS, data_uri)), stop=stops, stream=True)
         assert "".join(c.choices[0].delta.content or "" for c in stream) == cut.choices[0].message.content
 
 
@@ -156,8 +156,8 @@ def test_an_answer_ends_before_a_text(client: openai.OpenAI, data_uri: str) -> N
     [
         ({"stream": True, "model": "another"}, 404, "model"),
         ({"stream": True, "temperature": 0.5}, 400, "temperature"),
-        ({"stream": True, "messages": [said(" ")]}, 400, None),
-        ({"stream": True, "messages": [said("hello", "img_none")]}, 404, "image"),
+        ({"stream": True, "messages": [user_message(" ")]}, 400, None),
+        ({"stream": True, "messages": [user_message("hello", "img_none")]}, 404, "image"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, 422, "stream_options.include_obfuscation"),
         ({"stop": ["a"] * 5}, 422, None),
@@ -167,7 +167,9 @@ def test_an_answer_ends_before_a_text(client: openai.OpenAI, data_uri: str) -> N
 def test_what_is_refused_before_a_word_has_a_status(
     server: Served, data_uri: str, change: dict[str, Any], status: int, param: str | None
 ) -> None:
-    answer = server.client.post("/v1/chat/completions", json={**asked(said("hello", data_uri)), **change})
+    answer = server.client.post(
+        "/v1/chat/completions", json={**request_body(user_message("hello", data_uri)), **change}
+    )
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
     assert param is None or answer.json()["error"]["param"] == param
@@ -185,21 +187,21 @@ def test_what_breaks_behind_the_first_word_is_an_event(
         raise RuntimeError("a secret of the inside")
 
     monkeypatch.setattr(Backbone, "generate_text", broken)
-    answer = server.client.post("/v1/chat/completions", json=asked(said(WORDS, data_uri), stream=True))
+    answer = server.client.post("/v1/chat/completions", json=request_body(user_message(WORDS, data_uri), stream=True))
     assert answer.status_code == 200
     error = events(answer.text)[-1]["error"]
     assert (error["code"], error["request_id"]) == ("internal_error", answer.headers["x-request-id"])
     assert "secret" not in answer.text
     assert "a secret of the inside" in caplog.text
     with pytest.raises(openai.APIError, match="error of the server"):
-        list(client.chat.completions.create(**asked(said(WORDS, data_uri)), stream=True))
+        list(client.chat.completions.create(**request_body(user_message(WORDS, data_uri)), stream=True))
     monkeypatch.undo()
-    assert client.chat.completions.create(**asked(said(WORDS, data_uri))).choices[0].message.content
+    assert client.chat.completions.create(**request_body(user_message(WORDS, data_uri))).choices[0].message.content
 
 
 def test_an_answer_that_takes_too_long_is_told_so(serve: Serve, data_uri: str, held: Held) -> None:
     hurried = serve(request_seconds=0.5)
-    answer = hurried.client.post("/v1/chat/completions", json=asked(said(WORDS, data_uri), stream=True))
+    answer = hurried.client.post("/v1/chat/completions", json=request_body(user_message(WORDS, data_uri), stream=True))
     held.go.set()
     assert events(answer.text)[-1]["error"]["code"] == "timeout"
     assert hurried.client.get("/healthz").status_code == 200
@@ -208,7 +210,7 @@ def test_an_answer_that_takes_too_long_is_told_so(serve: Serve, data_uri: str, h
 def test_a_client_that_leaves_is_not_spoken_to(serve: Serve, data_uri: str, held: Held) -> None:
     one = serve()
     with httpx.Client(base_url=one.address, trust_env=False) as leaving:
-        body = asked(said(WORDS, data_uri), stream=True)
+        body = request_body(user_message(WORDS, data_uri), stream=True)
         with leaving.stream("POST", "/v1/chat/completions", json=body) as answer:
             next(answer.iter_lines())
     _until(lambda: "seglens_requests_under_way 1.0" in one.client.get("/metrics").text)  # who looks
@@ -216,7 +218,7 @@ def test_a_client_that_leaves_is_not_spoken_to(serve: Serve, data_uri: str, held
     _until(lambda: held.ended)
     assert isinstance(held.ended[0], GivenUpError)
     assert not held.spoken
-    asks = asked(said(WORDS, data_uri), stream=True)
+    asks = request_body(user_message(WORDS, data_uri), stream=True)
     assert events(one.client.post("/v1/chat/completions", json=asks).text)[-1] == "[DONE]"
 
 
@@ -230,28 +232,34 @@ def _until(true: Any) -> None:
 def test_a_client_that_does_not_read_holds_up_nobody(serve: Serve, data_uri: str) -> None:
     one = serve()
     name = one.client.post("/v1/images", json={"image": data_uri}).json()["id"]
-    body = json.dumps(asked(said(WORDS, name), stream=True)).encode()
+    body = json.dumps(request_body(user_message(WORDS, name), stream=True)).encode()
     host, port = one.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as line:
         line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         line.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
         for _ in range(3):
-            assert one.client.post("/v1/chat/completions", json=asked(said(WORDS, name))).status_code == 200
+            assert (
+                one.client.post("/v1/chat/completions", json=request_body(user_message(WORDS, name))).status_code == 200
+            )
 
 
 # ---------------------------------------------------------------- no image, and several
 
 
 def test_words_alone_are_answered_in_words(client: openai.OpenAI, segmenter: Segmenter, data_uri: str) -> None:
-    answer = client.chat.completions.create(**asked(said(WORDS)))
+    answer = client.chat.completions.create(**request_body(user_message(WORDS)))
     spoken = segmenter.backbone.generate_text([], WORDS, GenerationOptions(256))
     message = answer.choices[0].message
     assert (message.content or "").startswith(spoken.text)
     assert (ours(message).route.intent, ours(message).route.scores, ours(message).answers) == ("dialogue", {}, [])
-    later = client.chat.completions.create(**asked(said(WORDS), said("segment the umbrella.", data_uri)))
+    later = client.chat.completions.create(
+        **request_body(user_message(WORDS), user_message("segment the umbrella.", data_uri))
+    )
     assert ours(later.choices[0].message).route.intent == "segmentation"
     with pytest.raises(openai.BadRequestError, match="no image; send one"):
-        client.chat.completions.create(**asked(said(WORDS)), extra_body={"seglens": {"route": "segmentation"}})
+        client.chat.completions.create(
+            **request_body(user_message(WORDS)), extra_body={"seglens": {"route": "segmentation"}}
+        )
 
 
 def test_several_images_are_each_segmented(
@@ -260,7 +268,11 @@ def test_several_images_are_each_segmented(
     grey = np.full_like(scene.image, 128)
     force = {"extra_body": {"seglens": {"route": "segmentation"}}}
     query = scene.targets[2].query
-    answer = client.chat.completions.create(**asked(said(query, as_uri(grey), data_uri)), **force).choices[0].message
+    answer = (
+        client.chat.completions.create(**request_body(user_message(query, as_uri(grey), data_uri)), **force)
+        .choices[0]
+        .message
+    )
     talk = ours(answer)
     assert talk.images == [0, 1]
     right = [segmenter.open(image).segment(query) for image in (grey, scene.image)]
@@ -269,7 +281,9 @@ def test_several_images_are_each_segmented(
         assert (decode_rle(one.segmentation.model_dump()) == expected.mask).mean() > 0.999
     assert [one.found for one in talk.answers] == [False, True]
     assert re.fullmatch("Image 1: .+\nImage 2: Sure, .+", answer.content or "")
-    again = client.chat.completions.create(**asked(said(query, as_uri(grey), data_uri), said(query)), **force)
+    again = client.chat.completions.create(
+        **request_body(user_message(query, as_uri(grey), data_uri), user_message(query)), **force
+    )
     assert ours(again.choices[0].message).images == [0, 1]  # the words behind are about both
 
 
@@ -278,7 +292,7 @@ def test_several_images_are_all_seen_in_talk(
 ) -> None:
     flipped = scene.image[:, ::-1].copy()
     force = {"extra_body": {"seglens": {"route": "dialogue"}}}
-    answer = client.chat.completions.create(**asked(said(WORDS, data_uri, as_uri(flipped))), **force)
+    answer = client.chat.completions.create(**request_body(user_message(WORDS, data_uri, as_uri(flipped))), **force)
     spoken = segmenter.backbone.generate_text([scene.image, flipped], WORDS, GenerationOptions(256))
     assert (answer.choices[0].message.content or "").startswith(spoken.text)
     assert answer.usage is not None

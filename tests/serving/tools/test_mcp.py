@@ -118,14 +118,16 @@ def _announced(process: subprocess.Popen[bytes], log: Path) -> str:
 
 @pytest.fixture(scope="module")
 def stdio(portal: BlockingPortal, errors: Path, strays: list[Exception]) -> Iterator[Talk]:
-    async def heard(message: object) -> None:
+    async def on_message(message: object) -> None:
         if isinstance(message, Exception):
             strays.append(message)
 
     with ExitStack() as stack:
         log = stack.enter_context(errors.open("w"))
         server = StdioServerParameters(command=COMMAND[0], args=COMMAND[1:], env=ENVIRONMENT)
-        yield stack.enter_context(_connected(portal, Client(stdio_client(server, errlog=log), message_handler=heard)))
+        yield stack.enter_context(
+            _connected(portal, Client(stdio_client(server, errlog=log), message_handler=on_message))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +153,10 @@ def _said(result: CallToolResult) -> str:
 def _refused(result: CallToolResult) -> str:
     assert result.is_error
     assert result.structured_content is None
-    said = _said(result)
-    assert len(said) < 600
-    assert "Traceback" not in said
-    return said
+    message = _said(result)
+    assert len(message) < 600
+    assert "Traceback" not in message
+    return message
 
 
 # ---------------------------------------------------------------- the tools, over both transports
@@ -238,19 +240,19 @@ def test_ask_and_describe_are_answers_of_the_unchanged_model(
     talk: Talk, text: str, scene: Sample, segmenter: Segmenter
 ) -> None:
     question = "what is in the picture?"
-    told = TextAnswer.model_validate(talk.call("ask", image=text, question=question).structured_content)
-    assert told.text == segmenter.ask(scene.image, question)
-    described = talk.call("describe_image", image=told.image)
-    assert TextAnswer.model_validate(described.structured_content).text == told.text
+    answer = TextAnswer.model_validate(talk.call("ask", image=text, question=question).structured_content)
+    assert answer.text == segmenter.ask(scene.image, question)
+    described = talk.call("describe_image", image=answer.image)
+    assert TextAnswer.model_validate(described.structured_content).text == answer.text
     assert "256 x 256 pixels" in _said(described)
-    assert told.image in _said(described)
+    assert answer.image in _said(described)
 
 
 # ---------------------------------------------------------------- what is wrong, over both transports
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "said"),
+    ("name", "args", "message"),
     [
         ("segment", {"image": "data:image/png;base64,AAAA", "queries": ["cup"]}, "is not an image"),
         ("segment", {"image": "data:text/plain,cup", "queries": ["cup"]}, "need base64"),
@@ -277,11 +279,11 @@ def test_ask_and_describe_are_answers_of_the_unchanged_model(
     ],
 )
 def test_errors_are_text_and_the_server_goes_on(
-    talk: Talk, text: str, name: str, args: dict[str, object], said: str
+    talk: Talk, text: str, name: str, args: dict[str, object], message: str
 ) -> None:
     if args.get("image") == "OPEN":
         args = {**args, "image": text}
-    assert said in _refused(talk.call(name, **args))
+    assert message in _refused(talk.call(name, **args))
     assert not talk.call("segment", image=text, queries=["cup"], overlay=False).is_error
 
 
@@ -313,9 +315,9 @@ def test_over_http_no_path_is_ever_read(http: Talk, text: str, tmp_path: Path) -
     path = tmp_path / "picture"  # a real image, under a name in base64's own letters
     path.write_bytes(base64.b64decode(text))
     for named in (str(path), path.as_uri(), "/etc/passwd", "~/.ssh/id_rsa", "../../etc/hosts"):
-        said = _refused(http.call("segment", image=named, queries=["cup"]))
-        assert "need" in said
-        assert "exist" not in said  # which would tell a stranger what is there
+        message = _refused(http.call("segment", image=named, queries=["cup"]))
+        assert "need" in message
+        assert "exist" not in message  # which would tell a stranger what is there
 
 
 def test_over_http_addresses_are_fetched_if_allowed_and_public(http: Talk) -> None:
@@ -393,7 +395,7 @@ def test_too_many_waiting_calls_are_refused(portal: BlockingPortal, service: Too
     results = portal.call(crowd)
     refused = [_refused(result) for result in results if result.is_error]
     assert len(refused) == 3  # one at work, one waiting
-    assert all("1 calls are waiting already" in said for said in refused)
+    assert all("1 calls are waiting already" in message for message in refused)
 
 
 def test_a_call_that_is_given_up_while_it_waits_never_starts(
@@ -424,7 +426,7 @@ def test_nothing_but_the_protocol_was_on_standard_output(stdio: Talk, strays: li
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--http", "nonsense"], "need HOST:PORT"),
         (["--http", "127.0.0.1:99999"], "need HOST:PORT"),
@@ -433,8 +435,8 @@ def test_nothing_but_the_protocol_was_on_standard_output(stdio: Talk, strays: li
         (["--model", "no-such-folder-here"], "no-such-folder-here"),
     ],
 )
-def test_wrong_options_are_one_line(seglens: Run, words: list[str], said: str) -> None:
+def test_wrong_options_are_one_line(seglens: Run, words: list[str], message: str) -> None:
     code, out, err = seglens("mcp", *words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
