@@ -27,6 +27,9 @@ PRIVATE = {  # names with an underscore
 }
 DOCUMENTED = {"_replace", "_asdict", "_fields"}  # of named tuples
 INSIDE = {  # modules that no documentation names, and what must be in them
+    "transformers.image_processing_utils": ("select_best_resolution",),
+    "transformers.models.got_ocr2.image_processing_pil_got_ocr2": ("get_optimal_tiled_canvas",),
+    "transformers.models.llava_next.modeling_llava_next": ("unpad_image",),
     "transformers.video_processing_utils": ("VideoProcessorMixin",),
     "transformers.vision_utils": ("get_vision_window_index",),
     "uvicorn.protocols.http.h11_impl": ("H11Protocol",),
