@@ -1,4 +1,4 @@
-"""What a config says of a model: the sizes that are known of public ones, and that a real model has."""
+"""What a config states of a model: the sizes that are known of public ones, and that a real model has."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_a_drawing_is_the_model(kind: str, tmp_path: Path, decoder: MaskDecoder)
     KINDS[kind].save(tmp_path)
     config = shutil.copy(tmp_path / "config.json", tmp_path / "alone.json")
     options = KINDS[kind].options
-    drawn = draw_blueprint(config, **options)
+    blueprint = draw_blueprint(config, **options)
     for short in (False, True):
         loaded = load_backbone(tmp_path, segmentation_only=short, **options)
-        assert drawn.parameters(short) == sum(p.numel() for p in loaded.module.parameters())
-    assert (drawn.depth.layer, drawn.depth.whole) == (loaded.layer, loaded.depth)
-    assert (drawn.layout.image_size, drawn.layout.grid) == (loaded.image_size, loaded.grid)
+        assert blueprint.parameters(short) == sum(p.numel() for p in loaded.module.parameters())
+    assert (blueprint.depth.layer, blueprint.depth.whole) == (loaded.layer, loaded.depth)
+    assert (blueprint.layout.image_size, blueprint.layout.grid) == (loaded.image_size, loaded.grid)
     ours = build_lens(LensConfig(train_mask_decoder=False), loaded, decoder)
     sam = work_out(config, **options).head_parameters - sum(p.numel() for p in ours.parameters())
     # the tiny SAM's prompts are narrower than SAM's: the projection's last layer and [CLS] are all that differs
@@ -85,10 +85,10 @@ def test_a_folder_with_just_a_config(tmp_path: Path, seglens: Run) -> None:
     folder.mkdir()
     shutil.copy(CONFIGS / "Qwen2.5-VL-7B-Instruct.json", folder / "config.json")
     code, out, err = seglens("doctor", "--mllm", folder, "--image-size", 448, "--layer", 9, "--json")
-    said = json.loads(out)
+    printed = json.loads(out)
     assert (code, err) == (0, "")
-    assert (said["name"], said["grid"], said["layer"]) == ("some-model", [16, 16], 9)
-    assert said == json.loads(json.dumps(work_out(folder, image_size=448, layer=9).to_dict()))
+    assert (printed["name"], printed["grid"], printed["layer"]) == ("some-model", [16, 16], 9)
+    assert printed == json.loads(json.dumps(work_out(folder, image_size=448, layer=9).to_dict()))
 
 
 def test_the_table(public: dict[str, Costs], seglens: Run) -> None:
@@ -104,11 +104,11 @@ def test_the_table(public: dict[str, Costs], seglens: Run) -> None:
 
 
 def test_what_cannot_be_drawn(tmp_path: Path, seglens: Run) -> None:
-    def refused(said: str, *arguments: object) -> None:
+    def refused(message: str, *arguments: object) -> None:
         code, out, err = seglens("doctor", "--mllm", *arguments)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
-        assert said in err
+        assert message in err
 
     qwen = CONFIGS / "Qwen3-VL-4B-Instruct.json"
     refused("no whole number of cells of 32 pixels; try 320", qwen, "--image-size", 336)
@@ -119,8 +119,8 @@ def test_what_cannot_be_drawn(tmp_path: Path, seglens: Run) -> None:
 
 
 def test_nothing_is_allocated() -> None:
-    drawn = draw_blueprint(CONFIGS / "llava-1.5-13b-hf.json")
-    assert {p.device for p in drawn.module.parameters()} == {torch.device("meta")}
+    blueprint = draw_blueprint(CONFIGS / "llava-1.5-13b-hf.json")
+    assert {p.device for p in blueprint.module.parameters()} == {torch.device("meta")}
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:

@@ -48,14 +48,14 @@ def box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 NOTHING = box(0, 0, 0, 0)
 
 
-def said(drawn: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -> Prediction:
+def prediction_of(full_mask: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -> Prediction:
     """A prediction that drew `drawn`, and shows it if `found`."""
-    mask, keypoints = drawn if found else NOTHING, np.array(points, np.float32).reshape(-1, 2)
+    mask, keypoints = full_mask if found else NOTHING, np.array(points, np.float32).reshape(-1, 2)
     return Prediction(
         query="q",
         image=np.zeros((SIDE, SIDE, 3), np.uint8),
         mask=mask,
-        logits=np.where(drawn, 1, -1).astype(np.float32),
+        logits=np.where(full_mask, 1, -1).astype(np.float32),
         score=0.9,
         presence=0.8 if found else 0.1,
         found=found,
@@ -69,83 +69,85 @@ def said(drawn: np.ndarray, found: bool = True, points: tuple = ((5.0, 5.0),)) -
 def report(*pairs: tuple[Target, Prediction]) -> dict[str, Any]:
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     records = [record_of(Sample(str(n), image, (t,)), t, p, 0.0) for n, (t, p) in enumerate(pairs)]
-    made = summarise(records)
-    json.dumps([made, as_json(records)], allow_nan=False)  # whatever the data, the report is JSON
-    return made
+    numbers = summarise(records)
+    json.dumps([numbers, as_json(records)], allow_nan=False)  # whatever the data, the report is JSON
+    return numbers
 
 
 def test_overlap_is_counted_in_pixels() -> None:
     target = Target("a", box(0, 0, 10, 10), "name")
-    made = report((target, said(box(0, 0, 10, 5))), (target, said(box(0, 0, 10, 10))))
-    assert made["with_target"]["gIoU"] == pytest.approx(0.75)
-    assert made["with_target"]["cIoU"] == pytest.approx(150 / 200)
-    assert made["with_target"]["P@0.5"] == 1.0
-    low, high = made["with_target"]["gIoU_95"]
+    numbers = report((target, prediction_of(box(0, 0, 10, 5))), (target, prediction_of(box(0, 0, 10, 10))))
+    assert numbers["with_target"]["gIoU"] == pytest.approx(0.75)
+    assert numbers["with_target"]["cIoU"] == pytest.approx(150 / 200)
+    assert numbers["with_target"]["P@0.5"] == 1.0
+    low, high = numbers["with_target"]["gIoU_95"]
     assert 0.5 <= low <= 0.75 <= high <= 1.0
-    assert (made["queries"], made["images"]) == (2, 2)
+    assert (numbers["queries"], numbers["images"]) == (2, 2)
 
 
 def test_a_present_target_that_is_refused_counts_as_a_miss() -> None:
     target = Target("a", box(0, 0, 10, 10))
-    made = report((target, said(box(0, 0, 10, 10), found=False)))
-    assert made["with_target"]["gIoU"] == 0
-    assert made["with_target"]["cIoU"] == 0
-    assert made["drawn_gIoU"] == 1.0
-    assert made["presence"] == {
+    numbers = report((target, prediction_of(box(0, 0, 10, 10), found=False)))
+    assert numbers["with_target"]["gIoU"] == 0
+    assert numbers["with_target"]["cIoU"] == 0
+    assert numbers["drawn_gIoU"] == 1.0
+    assert numbers["presence"] == {
         "absent": 0,
         "absent_refused": None,
         "present_kept": 0.0,
         "refusal_precision": 0.0,
     }
     sample = Sample("0", np.zeros((SIDE, SIDE, 3), np.uint8), (target,))
-    record = record_of(sample, target, said(NOTHING, found=False), 0.0)
+    record = record_of(sample, target, prediction_of(NOTHING, found=False), 0.0)
     assert (record.intersection, record.union, record.predicted, record.actual) == (0, 100, 0, 100)
 
 
 def test_absent_targets_are_judged_apart() -> None:
     absent = Target("unicorn", NOTHING, "absent")
     present = Target("a", box(0, 0, 10, 10), "name")
-    made = report(
-        (absent, said(box(0, 0, 5, 5), found=False)),
-        (absent, said(box(0, 0, 5, 5))),
-        (present, said(box(0, 0, 10, 10))),
+    numbers = report(
+        (absent, prediction_of(box(0, 0, 5, 5), found=False)),
+        (absent, prediction_of(box(0, 0, 5, 5))),
+        (present, prediction_of(box(0, 0, 10, 10))),
     )
-    assert made["with_target"]["n"] == 1
-    assert list(made["by_kind"]) == ["name"]
-    assert made["presence"] == {
+    assert numbers["with_target"]["n"] == 1
+    assert list(numbers["by_kind"]) == ["name"]
+    assert numbers["presence"] == {
         "absent": 2,
         "absent_refused": 0.5,
         "present_kept": 1.0,
         "refusal_precision": 1.0,
     }
-    alone = report((absent, said(NOTHING, found=False)))
+    alone = report((absent, prediction_of(NOTHING, found=False)))
     assert alone["with_target"] is None
     assert alone["keypoints"] == {"strongest_inside": None, "inside": None, "per_query": None}
 
 
 def test_by_kind_and_by_size() -> None:
     small, medium, large = box(0, 0, 2, 2), box(0, 0, 4, 4), box(0, 0, SIDE, SIDE)
-    made = report(
-        (Target("a", small, "name"), said(small)),
-        (Target("b", medium, "reasoning"), said(NOTHING)),
-        (Target("c", large, "reasoning (held out)"), said(large)),
+    numbers = report(
+        (Target("a", small, "name"), prediction_of(small)),
+        (Target("b", medium, "reasoning"), prediction_of(NOTHING)),
+        (Target("c", large, "reasoning (held out)"), prediction_of(large)),
     )
-    assert {size: row["n"] for size, row in made["by_size"].items()} == {"small": 1, "medium": 1, "large": 1}
-    assert made["by_size"]["large"]["gIoU"] == 1.0  # a target as large as the image is a target
-    assert {kind: row["gIoU"] for kind, row in made["by_kind"].items()} == {
+    assert {size: row["n"] for size, row in numbers["by_size"].items()} == {"small": 1, "medium": 1, "large": 1}
+    assert numbers["by_size"]["large"]["gIoU"] == 1.0  # a target as large as the image is a target
+    assert {kind: row["gIoU"] for kind, row in numbers["by_kind"].items()} == {
         "name": 1.0,
         "reasoning": 0.0,
         "reasoning (held out)": 1.0,
     }
-    assert made["reasoning_all"]["gIoU"] == 0.5
+    assert numbers["reasoning_all"]["gIoU"] == 0.5
 
 
 def test_keypoints_inside_the_target() -> None:
     target = Target("a", box(0, 0, 10, 10))
     points = ((5.0, 5.0), (15.0, 15.0), (5.0, 25.0))  # on it, off it, in the canvas's padding
-    made = report((target, said(target.mask, points=points)), (target, said(target.mask, points=points[1:])))
-    assert made["keypoints"] == {"strongest_inside": 0.5, "inside": 0.2, "per_query": 2.5}
-    without = report((target, said(target.mask, points=())))
+    numbers = report(
+        (target, prediction_of(target.mask, points=points)), (target, prediction_of(target.mask, points=points[1:]))
+    )
+    assert numbers["keypoints"] == {"strongest_inside": 0.5, "inside": 0.2, "per_query": 2.5}
+    without = report((target, prediction_of(target.mask, points=())))
     assert without["keypoints"] == {"strongest_inside": None, "inside": None, "per_query": 0.0}
 
 
@@ -158,16 +160,16 @@ def test_what_was_drawn_is_drawn_at_the_segmenter_s_threshold(
 
 def test_presence_that_no_head_judges_is_null() -> None:
     target = Target("a", box(0, 0, 10, 10))
-    one = replace(said(target.mask), presence=None)
+    one = replace(prediction_of(target.mask), presence=None)
     record = record_of(Sample("0", one.image, (target,)), target, one, 0.0)
     assert json.loads(json.dumps(as_json([record]), allow_nan=False))[0]["presence"] is None
     assert summarise([record])["presence"]["present_kept"] == 1.0
 
 
 def test_no_data_is_no_crash() -> None:
-    made = summarise([])
-    assert made["with_target"] is None
-    json.dumps(made, allow_nan=False)
+    numbers = summarise([])
+    assert numbers["with_target"] is None
+    json.dumps(numbers, allow_nan=False)
 
 
 def test_a_segmenter_is_asked_every_query(segmenter: Segmenter) -> None:
@@ -185,7 +187,9 @@ DATA = WorldData(n=6, seed=3, queries=3)
 
 def test_ignored_pixels_count_nowhere() -> None:
     target = Target("a", box(0, 0, 10, 10), ignore=box(0, 5, SIDE, SIDE))
-    record = record_of(Sample("0", said(NOTHING).image, (target,)), target, said(box(0, 0, 10, 20)), 0.0, masks=True)
+    record = record_of(
+        Sample("0", prediction_of(NOTHING).image, (target,)), target, prediction_of(box(0, 0, 10, 20)), 0.0, masks=True
+    )
     assert (record.intersection, record.union, record.predicted, record.actual) == (50, 50, 50, 50)
     assert (record.drawn_intersection, record.drawn_union) == (50, 50)
     assert record.masks is not None
@@ -288,29 +292,31 @@ def images(folder: Path) -> Iterator[ImageRecord | RecordFault]:
 
 def test_samples_that_cannot_be_read_are_reported(segmenter: Segmenter, tmp_path: Path) -> None:
     data = Records("photos", images(tmp_path), trainable=False, bad="skip")
-    made = run_shared(segmenter, data, Ranks())
-    assert made is not None
-    assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
-    assert [fault.record for fault in made.faults] == ["5", "gone"]
-    assert made.damaged == []
+    outcome = run_shared(segmenter, data, Ranks())
+    assert outcome is not None
+    assert [r.id for r in outcome.records] == ["here/1", "here/2", "again/3"]
+    assert [fault.record for fault in outcome.faults] == ["5", "gone"]
+    assert outcome.damaged == []
 
 
 def test_a_damaged_picture_ends_nothing(segmenter: Segmenter, tmp_path: Path) -> None:
-    """It is told apart from what the data leaves out; where there is nothing else, it is an error."""
+    """It is counted apart from what the data leaves out; where there is nothing else, it is an error."""
     entries = [entry for entry in images(tmp_path) if isinstance(entry, ImageRecord)]
-    ticks, told = list[int](), list[str]()
-    made = run_shared(
+    ticks, queries = list[int](), list[str]()
+    outcome = run_shared(
         segmenter,
         Records("photos", entries, trainable=False),
         Ranks(),
         lambda: ticks.append(1),
-        on_records=lambda records: told.extend(record.query for record in records),
+        on_records=lambda records: queries.extend(record.query for record in records),
     )
-    assert made is not None
-    assert [r.id for r in made.records] == ["here/1", "here/2", "again/3"]
-    assert [str(fault) for fault in made.damaged] == [str(fault) for fault in made.damaged if "gone.png" in str(fault)]
-    assert (len(made.damaged), made.faults, len(ticks)) == (1, [], 3)
-    assert told == ["cat", "dog", "cat"]
+    assert outcome is not None
+    assert [r.id for r in outcome.records] == ["here/1", "here/2", "again/3"]
+    assert [str(fault) for fault in outcome.damaged] == [
+        str(fault) for fault in outcome.damaged if "gone.png" in str(fault)
+    ]
+    assert (len(outcome.damaged), outcome.faults, len(ticks)) == (1, [], 3)
+    assert queries == ["cat", "dog", "cat"]
     with pytest.raises(DataError, match="gone"):
         run_shared(segmenter, Records("photos", entries[1:2], trainable=False), Ranks())
 
@@ -334,9 +340,9 @@ def test_stored_answers_are_not_computed_a_second_time(
     path = tmp_path / "p.jsonl"
     with pytest.raises(KeyboardInterrupt):
         run_shared(segmenter, data, Ranks(), masks=True, journal=AnswerJournal(path, settings, Ranks()))
-    kept = AnswerJournal(path, settings, Ranks())
-    assert sorted(kept.rows) == [0, 1]
-    assert run_shared(segmenter, data, Ranks(), masks=True, journal=kept) == whole
+    stored = AnswerJournal(path, settings, Ranks())
+    assert sorted(stored.rows) == [0, 1]
+    assert run_shared(segmenter, data, Ranks(), masks=True, journal=stored) == whole
     assert len(opened) == 5
     with pytest.raises(JournalError, match=r"p.jsonl.part is the journal of something else: .*; give another name"):
         AnswerJournal(path, {"model": "two"}, Ranks())
@@ -351,34 +357,34 @@ def test_processes_go_on_with_what_others_kept(segmenter: Segmenter, tmp_path: P
     for rank in range(2):
         AnswerJournal(path, {}, Ranks(rank, 2)).add(rank, SampleRow([]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl.part", "p.jsonl.part1"]
-    made = run_shared(segmenter, data, Ranks(), journal=AnswerJournal(path, {}, Ranks()))
-    assert made is not None
-    assert {record.image for record in made.records} == {data[2].id, data[3].id}
+    outcome = run_shared(segmenter, data, Ranks(), journal=AnswerJournal(path, {}, Ranks()))
+    assert outcome is not None
+    assert {record.image for record in outcome.records} == {data[2].id, data[3].id}
 
 
 def test_a_killed_evaluation_goes_on(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL, then the same command: the same files to the last byte, and nothing beside them."""
     monkeypatch.chdir(tmp_path)
-    asked = ["eval", "--data", "world:n=12,seed=3,queries=2", "--protocol", "lisa", "--json"]
-    one = Started(command, *asked, "--records", "r.jsonl", "--predictions", "p.jsonl")
+    arguments = ["eval", "--data", "world:n=12,seed=3,queries=2", "--protocol", "lisa", "--json"]
+    one = Started(command, *arguments, "--records", "r.jsonl", "--predictions", "p.jsonl")
     while one.running and not (Path("p.jsonl").exists() and Path("p.jsonl").read_bytes().count(b"\n") > 3):
         time.sleep(0.01)
     one.kill()
     assert one.wait() == [-signal.SIGKILL]
     assert Path("p.jsonl").read_bytes().count(b"\n") > 3  # written as they came
-    code, out, err = seglens(*asked, "--predictions", "other.jsonl")
+    code, out, err = seglens(*arguments, "--predictions", "other.jsonl")
     whole = json.loads(out)
-    code, out, err = seglens(*asked, "--predictions", "p.jsonl", "--records", "r.jsonl", "--mask-threshold", "0.6")
+    code, out, err = seglens(*arguments, "--predictions", "p.jsonl", "--records", "r.jsonl", "--mask-threshold", "0.6")
     assert (code, out) == (2, "")
     assert "p.jsonl.part is the journal of something else" in err
-    code, out, err = seglens(*asked, "--records", "r.jsonl", "--predictions", "p.jsonl")
+    code, out, err = seglens(*arguments, "--records", "r.jsonl", "--predictions", "p.jsonl")
     assert (code, json.loads(out)) == (0, whole)
     assert Path("p.jsonl").read_bytes() == Path("other.jsonl").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.jsonl", "p.jsonl", "r.jsonl"]
-    code, out, err = seglens(*asked, "--predictions", "p.jsonl")
+    code, out, err = seglens(*arguments, "--predictions", "p.jsonl")
     assert (code, out) == (2, "")
     assert "'p.jsonl' is there already; choose another place" in err
-    assert seglens(*asked, "--predictions", "p.jsonl", "--overwrite")[0] == 0
+    assert seglens(*arguments, "--predictions", "p.jsonl", "--overwrite")[0] == 0
 
 
 def test_a_damaged_picture_and_the_command(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +394,7 @@ def test_a_damaged_picture_and_the_command(seglens: Run, tmp_path: Path, monkeyp
     Path("world/0001.png").write_bytes(Path("world/0001.png").read_bytes()[:3000])
     Path("classes.txt").write_text("the largest thing\nthe sky\n")
     for protocol, more in {"lisa": (), "miou": ("--classes", "classes.txt")}.items():
-        asked = (
+        arguments = (
             "eval",
             "--data",
             "coco:images=world,annotations=out/coco.json",
@@ -397,7 +403,7 @@ def test_a_damaged_picture_and_the_command(seglens: Run, tmp_path: Path, monkeyp
             "--json",
             *more,
         )
-        code, out, err = seglens(*asked, "--records", f"{protocol}.jsonl")
+        code, out, err = seglens(*arguments, "--records", f"{protocol}.jsonl")
         report = json.loads(out)
         assert code == 1
         assert report["skipped"] == 1
@@ -444,6 +450,6 @@ def test_a_closed_vocabulary_brings_its_class_names(tmp_path: Path, seglens: Run
     own = json.loads(seglens("eval", "--data", data, "--protocol", "miou", "--json")[1])
     assert (own["classes"], own["classes_that_occur"]) == (150, 1)
     (tmp_path / "classes.txt").write_text("sky\nperson\n")
-    asked = ("eval", "--data", data, "--protocol", "miou", "--classes", tmp_path / "classes.txt", "--json")
-    code, out, err = seglens(*asked)
+    arguments = ("eval", "--data", data, "--protocol", "miou", "--classes", tmp_path / "classes.txt", "--json")
+    code, out, err = seglens(*arguments)
     assert (code, json.loads(out)["classes"]) == (0, 2), err

@@ -95,8 +95,8 @@ def curve(*pointing: float, error: float = 0.0, readable: range = range(1, 5)) -
 
 
 def test_the_best_layer_that_can_be_read() -> None:
-    found = curve(0.9, 0.2, 0.3, 0.5, 0.4, 0.8)
-    assert (found.best.layer, found.chosen.layer) == (3, 3)
+    pointing = curve(0.9, 0.2, 0.3, 0.5, 0.4, 0.8)
+    assert (pointing.best.layer, pointing.chosen.layer) == (3, 3)
 
 
 def test_of_equals_the_earliest() -> None:
@@ -118,8 +118,8 @@ def test_the_standard_error_is_over_images() -> None:
 # ---------------------------------------------------------------- models
 
 
-def test_a_model_that_looks_at_the_target(backbone: Backbone) -> None:
-    """Where every layer's peak is, is told by the maps themselves: a target put there is hit, one elsewhere is not."""
+def test_a_model_that_attends_to_the_target(backbone: Backbone) -> None:
+    """The maps themselves give every layer's peak: a target put there is hit, one elsewhere is not."""
     image = np.random.default_rng(3).integers(0, 256, (84, 84, 3), dtype=np.uint8)
     maps, cell = AttentionReader(backbone).maps(image, ["the cat"]), 84 // backbone.grid[0]
     peaks = maps[:, 0].flatten(1).argmax(1)
@@ -131,19 +131,19 @@ def test_a_model_that_looks_at_the_target(backbone: Backbone) -> None:
         return Target("the cat", mask)
 
     for layer, peak in enumerate(peaks.tolist()):
-        found = probe(backbone, [Sample(str(n), image, (on_cell(peak),)) for n in range(2)])
-        assert [s.pointing for s in found.scores] == (peaks == peak).double().tolist()
+        measured = probe(backbone, [Sample(str(n), image, (on_cell(peak),)) for n in range(2)])
+        assert [s.pointing for s in measured.scores] == (peaks == peak).double().tolist()
         share = (maps[layer, 0].max() / maps[layer, 0].sum()).item()
-        assert found.scores[layer].lift == pytest.approx(share * len(maps[layer, 0].flatten()), rel=1e-4)
-        assert found.chance == pytest.approx(1 / maps[layer, 0].numel())
+        assert measured.scores[layer].lift == pytest.approx(share * len(maps[layer, 0].flatten()), rel=1e-4)
+        assert measured.chance == pytest.approx(1 / maps[layer, 0].numel())
 
 
 def test_every_family(family: Path) -> None:
-    made = load_backbone(family, **KINDS[family.name].options)
-    found = probe(made, WorldData(n=3, seed=2, queries=3))
-    assert [s.layer for s in found.scores] == list(range(made.depth))
-    assert found.chosen.layer in found.readable == made.readable
-    json.dumps(found.to_dict(), allow_nan=False)
+    backbone = load_backbone(family, **KINDS[family.name].options)
+    measured = probe(backbone, WorldData(n=3, seed=2, queries=3))
+    assert [s.layer for s in measured.scores] == list(range(backbone.depth))
+    assert measured.chosen.layer in measured.readable == backbone.readable
+    json.dumps(measured.to_dict(), allow_nan=False)
 
 
 @pytest.fixture(scope="module")
@@ -153,25 +153,25 @@ def embedded() -> Backbone:
 
 def test_the_embedded_model_is_read_where_it_points_best(embedded: Backbone) -> None:
     """On 60 scenes: .027, .212, .665, .619, .554, .431, with a standard error of .037."""
-    found = probe(embedded, WorldData(n=20, seed=1))
-    assert found.best.layer in (2, 3)
-    assert found.chosen.layer == 2
-    assert found.scores[2].pointing > 0.5
-    assert found.scores[0].pointing < 0.1 < found.scores[1].pointing < 0.4
-    assert all(s.interval[0] <= s.pointing <= s.interval[1] for s in found.scores)
-    assert all(s.lift_interval[0] <= s.lift <= s.lift_interval[1] for s in found.scores)
-    assert found.chance < 0.1 < 0.9 < found.ceiling <= 1
+    measured = probe(embedded, WorldData(n=20, seed=1))
+    assert measured.best.layer in (2, 3)
+    assert measured.chosen.layer == 2
+    assert measured.scores[2].pointing > 0.5
+    assert measured.scores[0].pointing < 0.1 < measured.scores[1].pointing < 0.4
+    assert all(s.interval[0] <= s.pointing <= s.interval[1] for s in measured.scores)
+    assert all(s.lift_interval[0] <= s.lift <= s.lift_interval[1] for s in measured.scores)
+    assert measured.chance < 0.1 < 0.9 < measured.ceiling <= 1
 
 
 def test_only_queries_with_a_target_count(embedded: Backbone) -> None:
     data = WorldData(n=6, seed=1)
     present = [replace(s, targets=tuple(t for t in s.targets if t.present)) for s in data]
     assert sum(map(len, (s.targets for s in present))) < sum(map(len, (s.targets for s in data)))
-    seen: list[None] = []
-    found = probe(embedded, data, tick=lambda: seen.append(None))
-    assert found.queries == sum(len(s.targets) for s in present)
-    assert len(seen) == 6
-    assert found == probe(embedded, present)
+    ticks: list[None] = []
+    measured = probe(embedded, data, tick=lambda: ticks.append(None))
+    assert measured.queries == sum(len(s.targets) for s in present)
+    assert len(ticks) == 6
+    assert measured == probe(embedded, present)
     assert probe(embedded, data, limit=3) == probe(embedded, WorldData(n=3, seed=1))
 
 
@@ -192,8 +192,8 @@ def test_data_that_cannot_be_probed(backbone: Backbone) -> None:
 
 
 def test_the_command_writes_config_and_curve(seglens: Run, llava: Path, tmp_path: Path) -> None:
-    asked = ("probe", "--backbone", llava, "--data", "world:n=5,seed=2", "--limit", 3)
-    code, out, _ = seglens(*asked, "--out", tmp_path / "new")
+    arguments = ("probe", "--backbone", llava, "--data", "world:n=5,seed=2", "--limit", 3)
+    code, out, _ = seglens(*arguments, "--out", tmp_path / "new")
     assert code == 0
     report: dict[str, Any] = json.loads((tmp_path / "new" / "probe.json").read_text())
     assert report["backbone"] == {"name": str(llava.resolve()), "revision": None}
@@ -210,46 +210,54 @@ def test_the_command_writes_config_and_curve(seglens: Run, llava: Path, tmp_path
     use = shlex.split(lines[-1])
     assert use[:2] == ["seglens", "train"]
     assert use[use.index("--probe") + 1] == str(tmp_path / "new" / "probe.json")
-    code, out, err = seglens(*asked, "--json", "--out", tmp_path / "mine.json")
-    said = json.loads(out)
+    code, out, err = seglens(*arguments, "--json", "--out", tmp_path / "mine.json")
+    printed = json.loads(out)
     assert (code, err) == (0, "")
-    assert said.pop("files") == {"config": str(tmp_path / "mine.json"), "curve": str(tmp_path / "mine.png")}
-    assert said == json.loads((tmp_path / "mine.json").read_text())
-    assert {**said, "use": report["use"]} == report
+    assert printed.pop("files") == {"config": str(tmp_path / "mine.json"), "curve": str(tmp_path / "mine.png")}
+    assert printed == json.loads((tmp_path / "mine.json").read_text())
+    assert {**printed, "use": report["use"]} == report
 
 
-def test_a_training_goes_by_what_was_probed(seglens: Run, llava: Path, sam: Path, tmp_path: Path) -> None:
-    found = {"backbone": {"name": str(llava.resolve()), "revision": None}, "layer": 2, "image_size": 84}
-    (tmp_path / "probe.json").write_text(json.dumps(found))
+def test_a_training_uses_the_probed_layer(seglens: Run, llava: Path, sam: Path, tmp_path: Path) -> None:
+    probed = {"backbone": {"name": str(llava.resolve()), "revision": None}, "layer": 2, "image_size": 84}
+    (tmp_path / "probe.json").write_text(json.dumps(probed))
     settings = ("--set", "steps=1", "--set", "images=1", "--set", "descriptor_width=16", "--set", "encoder_width=16")
-    asked = ("train", "--probe", tmp_path / "probe.json", "--decoder", sam, "--data", "world:n=1,split=train,queries=1")
-    assert seglens(*asked, *settings, "--out", tmp_path / "run")[0] == 0
-    made = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
-    assert (made["backbone"]["name"], made["layer"], made["image_size"]) == (str(llava.resolve()), 2, 84)
-    code, _, err = seglens(*asked, *settings, "--out", tmp_path / "other", "--backbone", "org/another")
+    arguments = (
+        "train",
+        "--probe",
+        tmp_path / "probe.json",
+        "--decoder",
+        sam,
+        "--data",
+        "world:n=1,split=train,queries=1",
+    )
+    assert seglens(*arguments, *settings, "--out", tmp_path / "run")[0] == 0
+    config = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
+    assert (config["backbone"]["name"], config["layer"], config["image_size"]) == (str(llava.resolve()), 2, 84)
+    code, _, err = seglens(*arguments, *settings, "--out", tmp_path / "other", "--backbone", "org/another")
     assert code == 2
     assert "is a probe of" in err
     (tmp_path / "probe.json").write_text("{}")
-    code, _, err = seglens(*asked, *settings, "--out", tmp_path / "other")
+    code, _, err = seglens(*arguments, *settings, "--out", tmp_path / "other")
     assert code == 2
     assert "is no file of `seglens probe`" in err
 
 
 def test_the_canvas_is_passed_on(seglens: Run, tmp_path: Path) -> None:
     KINDS["qwen2.5-vl"].save(tmp_path)
-    asked = ("probe", "--backbone", tmp_path, "--data", "world:n=2,seed=2", "--image-size", 40)
-    code, out, _ = seglens(*asked)
+    arguments = ("probe", "--backbone", tmp_path, "--data", "world:n=2,seed=2", "--image-size", 40)
+    code, out, _ = seglens(*arguments)
     assert code == 0
     assert "--image-size 40" in out.splitlines()[-1]
     assert [p for p in tmp_path.iterdir() if p.name.startswith("probe")] == []  # nothing is written unasked
 
 
 def test_errors_are_one_line(seglens: Run, llava: Path, tmp_path: Path) -> None:
-    def refused(said: str, *arguments: object) -> None:
+    def refused(message: str, *arguments: object) -> None:
         code, out, err = seglens("probe", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert err.startswith("seglens: ")
-        assert said in err
+        assert message in err
 
     refused("did you mean 'world'", "--backbone", llava, "--data", "wurld")
     refused("limit of 1 images", "--backbone", llava, "--data", "world:n=2", "--limit", 1)

@@ -31,16 +31,16 @@ CLASSES = ("cat", "dog", "umbrella", "bus", "tree")
 def test_the_highest_logit_of_all_classes_does_not_depend_on_the_batch(
     opened: OpenedImage, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    logits = np.stack([said.mask_logits for said in opened.segment(list(CLASSES))])
+    logits = np.stack([prediction.mask_logits for prediction in opened.segment(list(CLASSES))])
     monkeypatch.setattr("seglens.evaluation.open_vocabulary.CLASSES_AT_ONCE", at_once)
     label = strongest_class(opened, CLASSES)
     chosen = np.take_along_axis(logits, label.numpy()[None], 0)[0]
-    assert np.allclose(chosen, logits.max(0), atol=1e-4)  # other company, other rounding: 2e-5 measured at most
+    assert np.allclose(chosen, logits.max(0), atol=1e-4)  # another batch, another rounding: 2e-5 measured at most
 
 
 @pytest.fixture(scope="module")
 def silent(segmenter: Segmenter) -> Segmenter:
-    """The embedded model without its word on whether a target is there."""
+    """The embedded model without its presence head."""
     method = copy.deepcopy(segmenter.method)
     method.presence = None
     return Segmenter(segmenter.backbone, segmenter.decoder, method, segmenter.config)
@@ -49,28 +49,28 @@ def silent(segmenter: Segmenter) -> Segmenter:
 def test_one_question_per_class_and_the_highest_logit_of_each_pixel(
     segmenter: Segmenter, silent: Segmenter, scene: Sample
 ) -> None:
-    """Section 4.2.4 of SELF1E, one class and one pixel at a time; a method's word on what is there changes nothing,
-    nor is there need of one. A pixel that no class of the list holds counts nowhere."""
+    """Section 4.2.4 of SELF1E, one class and one pixel at a time; a method's presence changes nothing,
+    and is not needed. A pixel that no class of the list holds counts nowhere."""
     left, right = halves(scene)
     left[:, :6] = right[:, -5:] = False  # background
     data = Listed([labelled(scene, Target("dog", left), Target("bus", right))])
-    said = [silent.segment(scene.image, name) for name in CLASSES]
-    assert all(one.presence is None for one in said)
-    logits = [one.mask_logits for one in said]  # made anew whenever they are asked for
+    predictions = [silent.segment(scene.image, name) for name in CLASSES]
+    assert all(one.presence is None for one in predictions)
+    logits = [one.mask_logits for one in predictions]  # made anew whenever they are asked for
     assert all(one.shape == scene.image.shape[:2] for one in logits)
     counts = [[0, 0, 0] for _ in CLASSES]
     for y, x in np.ndindex(*left.shape):
         if left[y, x] or right[y, x]:
-            heard = [float(one[y, x]) for one in logits]
-            predicted, actual = heard.index(max(heard)), 1 if left[y, x] else 3
+            values = [float(one[y, x]) for one in logits]
+            predicted, actual = values.index(max(values)), 1 if left[y, x] else 3
             for number, count in enumerate(counts):
                 count[0] += predicted == number == actual
                 count[1] += number in (predicted, actual)
                 count[2] += number == actual
     for model in (silent, segmenter):
-        found = run_open_vocabulary(model, data, CLASSES, Ranks())
-        assert found is not None
-        difference = (found.table.counts[0] - torch.tensor(counts)).abs().max().item()
+        outcome = run_open_vocabulary(model, data, CLASSES, Ranks())
+        assert outcome is not None
+        difference = (outcome.table.counts[0] - torch.tensor(counts)).abs().max().item()
         assert difference <= 2  # pixels whose two highest tie up to rounding; measured: 0
 
 
@@ -79,24 +79,24 @@ def test_classes_are_asked_for_in_the_templates_of_the_data(
     segmenter: Segmenter, scene: Sample, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SELF1E's appendix 9.2: "What is ... in this image? Please output segmentation mask."; the truth stays by name."""
-    asked: list[str] = []
+    texts: list[str] = []
     read = segmenter.backbone.read
 
-    def listen(image: OpenImage, questions: Sequence[str]) -> Readout:
-        asked.extend(questions)
+    def recorded(image: OpenImage, questions: Sequence[str]) -> Readout:
+        texts.extend(questions)
         return read(image, questions)
 
-    monkeypatch.setattr(segmenter.backbone, "read", listen)
+    monkeypatch.setattr(segmenter.backbone, "read", recorded)
     left, right = halves(scene)
     data = Listed([labelled(scene, Target("Dog.", left), Target("bus", right))])
-    found = run_open_vocabulary(segmenter, Prompted(data, preset), CLASSES, Ranks())
-    assert found is not None
-    table = found.table
-    assert found.faults == found.damaged == []
+    outcome = run_open_vocabulary(segmenter, Prompted(data, preset), CLASSES, Ranks())
+    assert outcome is not None
+    table = outcome.table
+    assert outcome.faults == outcome.damaged == []
     assert table.classes == CLASSES
     assert table.counts[0, :, 2].tolist() == [0, left.sum(), 0, right.sum(), 0]
     form = " What is {} in this image? Please output segmentation mask." if preset == "lisa-eval" else "{}"
-    assert asked == [form.format(name) for name in CLASSES]
+    assert texts == [form.format(name) for name in CLASSES]
 
 
 def labelled(sample: Sample, *targets: Target) -> Sample:
@@ -114,15 +114,15 @@ def test_pixels_are_counted_by_class(segmenter: Segmenter, opened: OpenedImage, 
     ignore = np.zeros_like(left)
     ignore[:9] = True
     data = [labelled(scene, Target("Cat.", left, ignore=ignore), Target("bus", right))]
-    found = run_open_vocabulary(segmenter, Listed(data), CLASSES, Ranks())
-    assert found is not None
-    table = found.table
-    assert found.faults == found.damaged == []
+    outcome = run_open_vocabulary(segmenter, Listed(data), CLASSES, Ranks())
+    assert outcome is not None
+    table = outcome.table
+    assert outcome.faults == outcome.damaged == []
     label = strongest_class(opened, CLASSES).numpy()
     label[ignore] = -1
     for number, truth in {0: left & ~ignore, 3: right & ~ignore, 1: np.zeros_like(left)}.items():
-        said = label == number
-        expected = [(said & truth).sum(), (said | truth).sum(), truth.sum()]
+        predicted = label == number
+        expected = [(predicted & truth).sum(), (predicted | truth).sum(), truth.sum()]
         assert table.counts[0, number].tolist() == expected
 
 

@@ -20,7 +20,7 @@ def outcome(
 
 HIT, MISS = outcome(9, 10, 9), outcome(0, 5, 5, image="j")
 REFUSED = outcome(0, 0, 10, refused=True, image="k")  # a target that the method denies
-RIGHTLY = outcome(0, 0, 0, refused=True, image="l")  # no target, and the method says so
+RIGHTLY = outcome(0, 0, 0, refused=True, image="l")  # no target, and the method finds none
 WRONGLY = outcome(0, 8, 0, image="m")  # no target, and a mask
 ALL = [HIT, MISS, REFUSED, RIGHTLY, WRONGLY]
 
@@ -47,9 +47,9 @@ def test_a_refusal_overrules_the_mask() -> None:
     assert PROTOCOLS["gres"]([drew])["gIoU"] == 0
     assert PROTOCOLS["gres"]([drew, HIT])["cIoU"] == pytest.approx(9 / 20)
     assert PROTOCOLS["gres"]([drew])["P@0.5"] == 0
-    assert PROTOCOLS["lisa"]([drew])["gIoU"] == pytest.approx(0.9, abs=1e-5)  # LISA looks at masks alone
+    assert PROTOCOLS["lisa"]([drew])["gIoU"] == pytest.approx(0.9, abs=1e-5)  # LISA counts masks alone
     assert PROTOCOLS["lisa"]([drew])["T_acc"] == 0
-    silent = outcome(0, 0, 0, refused=False)  # says that there is a target, and draws nothing
+    silent = outcome(0, 0, 0, refused=False)  # finds a target, and draws nothing
     assert PROTOCOLS["gres"]([silent])["gIoU"] == 0
     assert PROTOCOLS["lisa"]([silent])["gIoU"] == 1
 
@@ -65,8 +65,8 @@ def test_fp_refcoco() -> None:
 
 def test_rec_counts_boxes_above_one_half() -> None:
     """Two of three targets: exactly one half is a miss, as in MLLMSeg's test script; no target is none to find."""
-    found = [replace(HIT, boxes=boxes, image=name) for boxes, name in ((0.81, "i"), (0.5, "j"), (0.51, "k"))]
-    report = PROTOCOLS["rec"]([*found, RIGHTLY])
+    outcomes = [replace(HIT, boxes=boxes, image=name) for boxes, name in ((0.81, "i"), (0.5, "j"), (0.51, "k"))]
+    report = PROTOCOLS["rec"]([*outcomes, RIGHTLY])
     assert report["box_P@0.5"] == 2 / 3
     assert report["box_P@0.5_95"][0] < 2 / 3 < report["box_P@0.5_95"][1]
     assert report["cIoU"] == pytest.approx(0.9)

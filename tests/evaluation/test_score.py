@@ -29,9 +29,9 @@ def mask(*lines: str) -> np.ndarray:
     return np.array([[character == "#" for character in line] for line in lines])
 
 
-def uncompressed(drawn: np.ndarray) -> Row:
-    edges = np.flatnonzero(np.diff(drawn.T.ravel(), prepend=False, append=not drawn[-1, -1]))
-    return {"size": list(drawn.shape), "counts": np.diff(edges, prepend=0).tolist()}
+def uncompressed(pixels: np.ndarray) -> Row:
+    edges = np.flatnonzero(np.diff(pixels.T.ravel(), prepend=False, append=not pixels[-1, -1]))
+    return {"size": list(pixels.shape), "counts": np.diff(edges, prepend=0).tolist()}
 
 
 def row(name: Any, prediction: np.ndarray, target: np.ndarray, **more: Any) -> Row:
@@ -54,12 +54,12 @@ HALF, FULL, NONE = mask("##..", "...."), mask("####", "...."), mask("....", "...
 @given(st.integers(0, 2**31 - 1), st.floats(0, 1), st.integers(1, 7), st.integers(1, 7))
 def test_runs_are_counted_as_pixels(seed: int, density: float, height: int, width: int) -> None:
     dice = np.random.default_rng(seed)
-    drawn = [dice.random((height, width)) < density * dice.integers(0, 2) for _ in range(3)]
-    p, t, i = drawn
-    runs = [read_rle(encode_rle(one))[1] for one in drawn]
+    masks = [dice.random((height, width)) < density * dice.integers(0, 2) for _ in range(3)]
+    p, t, i = masks
+    runs = [read_rle(encode_rle(one))[1] for one in masks]
     p, t = p & ~i, t & ~i
     assert run_counts(*runs) == ((p & t).sum(), (p | t).sum(), p.sum(), t.sum())
-    assert run_extent(runs[0], height) == extent(drawn[0])
+    assert run_extent(runs[0], height) == extent(masks[0])
 
 
 def test_boxes_of_predictions(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_the_published_loops_give_the_same(
     assert report["gIoU"] == pytest.approx(mean, abs=1e-9)
     assert report["cIoU"] == pytest.approx(cumulative, abs=1e-9)
 
-    refused = [bool(x) if x < 2 else None for x in dice.integers(0, 3, n)]  # None: as the mask says
+    refused = [bool(x) if x < 2 else None for x in dice.integers(0, 3, n)]  # None: as the mask is
     rows = [row(k, prediction[k], target[k], no_target=refused[k]) for k in range(n)]
     report = score(read_predictions(write(path, rows)), "gres")
-    said = [not prediction[k].any() if refused[k] is None else refused[k] for k in range(n)]
-    expected = published.rela(list(prediction), list(target), said)
+    no_target = [not prediction[k].any() if refused[k] is None else refused[k] for k in range(n)]
+    expected = published.rela(list(prediction), list(target), no_target)
     for name, value in expected.items():
         assert report[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
 

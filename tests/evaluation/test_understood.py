@@ -89,12 +89,12 @@ def test_other_families_know_every_word_of_theirs(family: Path) -> None:
 
 def test_an_unknown_word_is_no_target(opened: OpenedImage, scene: Sample) -> None:
     query = next(target.query for target in scene.targets if target.present)
-    said, known = opened.segment([f"{query} xyzzy", query])
-    assert not said.found
-    assert not said.mask.any()
-    assert said.score is None
-    assert said.unknown_words == ("xyzzy",)
-    assert "'xyzzy'" in (said.reason or "")
+    unknown, known = opened.segment([f"{query} xyzzy", query])
+    assert not unknown.found
+    assert not unknown.mask.any()
+    assert unknown.score is None
+    assert unknown.unknown_words == ("xyzzy",)
+    assert "'xyzzy'" in (unknown.reason or "")
     assert known.found
     assert (known.reason, known.unknown_words) == (None, ())
     trusted = opened.segment(f"{query} xyzzy", trust=True)
@@ -108,9 +108,9 @@ def test_the_models_know_all_words_of_the_drawn_world() -> None:
         known = vocabulary(model)
         for index in range(30):
             world = World("test", 4)
-            asked = speaker(world, index, world.scene(index))
+            questions = speaker(world, index, world.scene(index))
             for kind in ("name", "attribute", "part", "absent"):
-                query = asked.query(kind)
+                query = questions.query(kind)
                 assert query is None or known.unknown(query.text) == (), (model, people)
 
 
@@ -132,9 +132,9 @@ def test_drawn_scenes_are_familiar(segmenter: Segmenter) -> None:
 
 def test_so_are_they_resized_compressed_padded_cut_or_mirrored(segmenter: Segmenter) -> None:
     rng = np.random.default_rng(0)
-    made = [variants(image, rng) for image in scenes(15, 32)]
-    assert share(segmenter, [one for each in made for name, one in each.items() if name != "grey"]) <= 0.02
-    assert share(segmenter, [each["grey"] for each in made]) <= 0.2
+    changed = [variants(image, rng) for image in scenes(15, 32)]
+    assert share(segmenter, [one for each in changed for name, one in each.items() if name != "grey"]) <= 0.02
+    assert share(segmenter, [each["grey"] for each in changed]) <= 0.2
 
 
 def test_photographs_are_not(segmenter: Segmenter) -> None:
@@ -148,7 +148,7 @@ def test_nor_is_what_no_world_shows(segmenter: Segmenter) -> None:
 
 
 @pytest.mark.parametrize("head", ["embedded/mllmseg", "embedded/lisa"])
-def test_heads_that_tune_their_mllm_say_the_same(head: str, scene: Sample, odd: np.ndarray) -> None:
+def test_heads_that_tune_their_mllm_give_the_same(head: str, scene: Sample, odd: np.ndarray) -> None:
     segmenter = Segmenter.from_pretrained(head)
     for image in (scene.image, odd):
         assert segmenter.open(image).familiar == segmenter.backbone.familiar(image) == (image is scene.image)
@@ -171,27 +171,27 @@ def test_a_damaged_statistic_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_unfamiliar_picture_shows_no_mask_unless_it_is_trusted(unfamiliar: OpenedImage) -> None:
-    said = unfamiliar.segment("the horse", each=True)
-    assert not said.found
-    assert not said.mask.any()
-    assert said.things == said.instances == ()
-    assert said.familiar is False
-    assert said.score is None
-    assert "photographs" in (said.reason or "")
-    answer = json.loads(json.dumps(said.to_dict(), allow_nan=False))
+    refused = unfamiliar.segment("the horse", each=True)
+    assert not refused.found
+    assert not refused.mask.any()
+    assert refused.things == refused.instances == ()
+    assert refused.familiar is False
+    assert refused.score is None
+    assert "photographs" in (refused.reason or "")
+    answer = json.loads(json.dumps(refused.to_dict(), allow_nan=False))
     assert (answer["found"], answer["familiar"], answer["score"], answer["box"]) == (False, False, None, None)
     trusted = unfamiliar.segment("the horse", trust=True)
     assert trusted.familiar is False
     assert trusted.found == bool(trusted.mask.any()) == (trusted.score is not None) == (trusted.reason is None)
 
 
-def test_a_click_is_the_user_s_own_word(unfamiliar: OpenedImage) -> None:
-    said = unfamiliar.refine(unfamiliar.segment("the xyzzy"), [Click(x=80, y=60)])
-    assert said.mask[60, 80]
-    assert said.found
-    assert said.reason is None
-    assert said.score is not None
-    assert (said.familiar, said.unknown_words) == (False, ("xyzzy",))
+def test_a_click_is_drawn_on_any_picture(unfamiliar: OpenedImage) -> None:
+    refined = unfamiliar.refine(unfamiliar.segment("the xyzzy"), [Click(x=80, y=60)])
+    assert refined.mask[60, 80]
+    assert refined.found
+    assert refined.reason is None
+    assert refined.score is not None
+    assert (refined.familiar, refined.unknown_words) == (False, ("xyzzy",))
 
 
 def test_an_evaluation_counts_what_a_user_gets(segmenter: Segmenter, odd: np.ndarray, scene: Sample) -> None:
@@ -199,9 +199,9 @@ def test_an_evaluation_counts_what_a_user_gets(segmenter: Segmenter, odd: np.nda
     mask[:40, :40] = True
     records = run(segmenter, [Sample("odd", odd, (Target("the cup", mask), Target("the xyzzy", mask))), scene])
     assert not any(record.found or record.predicted for record in records[:2])
-    told = understood(records)
-    assert (told["images"], told["unfamiliar"]) == (2, 0.5)
-    assert told["queries_with_unknown_words"] == round(1 / len(records), 4)
+    numbers = understood(records)
+    assert (numbers["images"], numbers["unfamiliar"]) == (2, 0.5)
+    assert numbers["queries_with_unknown_words"] == round(1 / len(records), 4)
 
 
 # ---------------------------------------------------------------- surfaces
@@ -214,21 +214,21 @@ def file(tmp_path: Path, odd: np.ndarray) -> Path:
 
 
 def test_the_command_line_prints_the_reason(seglens: Run, file: Path, tmp_path: Path) -> None:
-    _, told, _ = seglens("segment", file, "the horse", "--out", tmp_path / "out")
-    assert told.startswith("the horse: not found. The picture is not of the kind")
-    assert "score" not in told
-    assert "presence" not in told
+    _, printed, _ = seglens("segment", file, "the horse", "--out", tmp_path / "out")
+    assert printed.startswith("the horse: not found. The picture is not of the kind")
+    assert "score" not in printed
+    assert "presence" not in printed
     _, trusted, _ = seglens("segment", file, "the horse", "--trust", "--out", tmp_path / "trusted")
     assert "not of the kind" not in trusted
-    _, asked, _ = seglens("ask", file, "what is the xyzzy?", "--json")
-    assert "photographs" in json.loads(asked)["notice"]
-    assert "'xyzzy'" in json.loads(asked)["notice"]
+    _, answer, _ = seglens("ask", file, "what is the xyzzy?", "--json")
+    assert "photographs" in json.loads(answer)["notice"]
+    assert "'xyzzy'" in json.loads(answer)["notice"]
 
 
 def test_python_warns_of_an_answer_in_words(segmenter: Segmenter, odd: np.ndarray, scene: Sample) -> None:
     with pytest.warns(UserWarning, match="photographs"):
-        said = segmenter.ask(odd, "what is in the picture?")
-    assert said == segmenter.backbone.generate(odd, "what is in the picture?")
+        answer = segmenter.ask(odd, "what is in the picture?")
+    assert answer == segmenter.backbone.generate(odd, "what is in the picture?")
     segmenter.ask(scene.image, "what is in the picture?")  # warnings are errors here
 
 
@@ -240,9 +240,9 @@ def test_a_chat_gives_the_notice_beside_the_answer(segmenter: Segmenter, odd: np
     assert "'xyzzy'" in (words.answer().notice or "")
     refused = talk.say("segment the cup.", route="segmentation")
     assert refused.text == refused.predictions[0].reason
-    shown = talk.say("segment the cup.", route="segmentation", trust=True)
-    assert shown.predictions[0].familiar is False
-    assert "photographs" not in shown.text
+    reply = talk.say("segment the cup.", route="segmentation", trust=True)
+    assert reply.predictions[0].familiar is False
+    assert "photographs" not in reply.text
 
 
 def test_other_people_s_agents_read_it(segmenter: Segmenter, odd: np.ndarray) -> None:

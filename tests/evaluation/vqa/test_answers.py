@@ -23,7 +23,7 @@ COLOURS = {"A": "red", "B": "blue", "C": "green", "D": "dark blue"}
 
 
 @pytest.mark.parametrize(
-    ("said", "label"),
+    ("answer", "label"),
     [
         ("Yes", "yes"),
         ("no.", "no"),
@@ -38,12 +38,12 @@ COLOURS = {"A": "red", "B": "blue", "C": "green", "D": "dark blue"}
         ("maybe", "other"),
     ],
 )
-def test_mme_reads_the_first_four_characters(said: str, label: str) -> None:
-    assert mme_label(said) == label
+def test_mme_reads_the_first_four_characters(answer: str, label: str) -> None:
+    assert mme_label(answer) == label
 
 
 @pytest.mark.parametrize(
-    ("said", "label"),
+    ("answer", "label"),
     [
         ("No", "no"),
         ("no, it is", "no"),
@@ -56,12 +56,12 @@ def test_mme_reads_the_first_four_characters(said: str, label: str) -> None:
         ("there are\nno dogs", "yes"),
     ],
 )
-def test_pope_reads_the_words_of_the_first_sentence(said: str, label: str) -> None:
-    assert pope_label(said) == label
+def test_pope_reads_the_words_of_the_first_sentence(answer: str, label: str) -> None:
+    assert pope_label(answer) == label
 
 
 @pytest.mark.parametrize(
-    ("said", "letter"),
+    ("answer", "letter"),
     [
         ("B", "B"),
         ("(B)", "B"),
@@ -81,12 +81,12 @@ def test_pope_reads_the_words_of_the_first_sentence(said: str, label: str) -> No
         ("I see a green thing that is far too long an answer", None),
     ],
 )
-def test_a_letter_by_exact_matching(said: str, letter: str | None) -> None:
-    assert infer_letter(said, COLOURS) == letter
+def test_a_letter_by_exact_matching(answer: str, letter: str | None) -> None:
+    assert infer_letter(answer, COLOURS) == letter
 
 
 @pytest.mark.parametrize(
-    ("said", "hit"),
+    ("answer", "hit"),
     [
         ("B", True),
         ("b: blue", True),
@@ -100,12 +100,12 @@ def test_a_letter_by_exact_matching(said: str, letter: str | None) -> None:
         ("\n B", True),
     ],
 )
-def test_mmstar_wants_the_letter_first(said: str, hit: bool) -> None:
-    assert mmstar_hit(said, "B") is hit
+def test_mmstar_wants_the_letter_first(answer: str, hit: bool) -> None:
+    assert mmstar_hit(answer, "B") is hit
 
 
 @pytest.mark.parametrize(
-    ("said", "letter"),
+    ("answer", "letter"),
     [
         ("B", "B"),
         ("(A) or rather (C)", "C"),
@@ -117,20 +117,20 @@ def test_mmstar_wants_the_letter_first(said: str, hit: bool) -> None:
         ("it may be red, no, it is green", "C"),
     ],
 )
-def test_mmmu_takes_the_last_of_what_it_finds(said: str, letter: str) -> None:
-    assert mmmu_letter(said, COLOURS, random.Random(0)) == letter
+def test_mmmu_takes_the_last_of_what_it_finds(answer: str, letter: str) -> None:
+    assert mmmu_letter(answer, COLOURS, random.Random(0)) == letter
 
 
-@pytest.mark.parametrize("said", ["", "green", "B: blue", "b"])
-def test_mmmu_draws_a_letter_where_it_finds_none(said: str) -> None:
-    """Python's own generator with that seed says which."""
+@pytest.mark.parametrize("answer", ["", "green", "B: blue", "b"])
+def test_mmmu_draws_a_letter_where_it_finds_none(answer: str) -> None:
+    """Python's own generator with that seed gives which."""
     expected, rng = random.Random(42), random.Random(42)
     for _ in range(5):
-        assert mmmu_letter(said, COLOURS, rng) == expected.choice(list(COLOURS))
+        assert mmmu_letter(answer, COLOURS, rng) == expected.choice(list(COLOURS))
 
 
 @pytest.mark.parametrize(
-    ("said", "phrases"),
+    ("answer", "phrases"),
     [
         ("The answer is 1,234.567.", {1234.57, 1234.0, 234.57}),
         ("x = 5", {5.0}),
@@ -141,12 +141,12 @@ def test_mmmu_draws_a_letter_where_it_finds_none(said: str) -> None:
         ("It is in the end = 3 m", {"3 m", 3.0}),
     ],
 )
-def test_mmmu_phrases_of_an_open_answer(said: str, phrases: set[str | float]) -> None:
-    assert mmmu_phrases(said) == phrases
+def test_mmmu_phrases_of_an_open_answer(answer: str, phrases: set[str | float]) -> None:
+    assert mmmu_phrases(answer) == phrases
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "hit"),
+    ("answer", "right", "hit"),
     [
         ("The result is 24.32 g", "24.32", True),
         ("24.316", "24.32", True),
@@ -164,8 +164,8 @@ def test_mmmu_phrases_of_an_open_answer(said: str, phrases: set[str | float]) ->
         ("", "3", False),
     ],
 )
-def test_mmmu_open_answers(said: str, right: str | tuple[str, ...], hit: bool) -> None:
-    assert mmmu_hit(said, right) is hit
+def test_mmmu_open_answers(answer: str, right: str | tuple[str, ...], hit: bool) -> None:
+    assert mmmu_hit(answer, right) is hit
 
 
 def test_the_prompt_of_a_choice() -> None:

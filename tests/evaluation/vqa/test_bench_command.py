@@ -38,17 +38,17 @@ def test_the_embedded_model_answers_mme(seglens: Run, tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_ends_nothing(seglens: Run, tmp_path: Path) -> None:
-    """It is listed with the questions about it, the others are scored, and a run on the mended data asks only those."""
+    """It is listed with the questions about it, the others are scored, and a run on the mended data asks only these."""
     root, out = tmp_path / "mme", tmp_path / "answers.jsonl"
     shutil.copytree(shared("general/mme/mini"), root)
-    asked = ("bench", "mme", "--root", root, "--out", out, "--json")
+    options = ("bench", "mme", "--root", root, "--out", out, "--json")
     first, second = sorted(path for path in root.rglob("*") if path.suffix in (".jpg", ".png"))[:2]
     held = first.read_bytes()
     first.chmod(0o644)
     second.chmod(0o644)
     first.write_bytes(held[: len(held) // 2])
     second.rename(second.with_suffix(".gone"))
-    code, printed, err = seglens(*asked)
+    code, printed, err = seglens(*options)
     report = json.loads(printed)
     assert (code, report["asked"]) == (1, 10)
     assert len(report["faults"]) == 4
@@ -58,7 +58,7 @@ def test_a_damaged_picture_ends_nothing(seglens: Run, tmp_path: Path) -> None:
     first.write_bytes(held)
     second.with_suffix(".gone").rename(second)
     before = out.read_bytes()
-    code, printed, _ = seglens(*asked)
+    code, printed, _ = seglens(*options)
     assert (code, json.loads(printed)["asked"]) == (0, 14)
     assert out.read_bytes().startswith(before)
 
@@ -84,7 +84,7 @@ def test_the_world_for_people(seglens: Run) -> None:
 
 
 def test_who_answers_for_people(seglens: Run) -> None:
-    """An adapter that answers is not the untouched model, and the score says so."""
+    """An adapter that answers is not the untouched model, and the score states it."""
     code, printed, _ = seglens(
         "bench", "world-vqa", "--root", "n=1,seed=1", "--limit", 1, "--model", "embedded/self1e", "--adapter"
     )
@@ -95,16 +95,16 @@ def test_who_answers_for_people(seglens: Run) -> None:
 def test_the_report_states_how_pictures_were_shown(seglens: Run, llava: Path, tmp_path: Path) -> None:
     """LLaVA-1.5's processor crops: padded or as they came are two scores, and answers of both never share a file."""
     out = tmp_path / "answers.jsonl"
-    asked = ("bench", "pope", "--root", shared("general/pope/mini"), "--backbone", llava, "--limit", 1, "--out", out)
+    options = ("bench", "pope", "--root", shared("general/pope/mini"), "--backbone", llava, "--limit", 1, "--out", out)
     few = ("--max-new-tokens", 2)
-    code, printed, _ = seglens(*asked, *few, "--json")
+    code, printed, _ = seglens(*options, *few, "--json")
     assert (code, json.loads(printed)["pictures"]) == (0, "padded to squares")
-    code, _, err = seglens(*asked, *few, "--as-is")
+    code, _, err = seglens(*options, *few, "--as-is")
     assert code == 2
     assert "answers.jsonl holds the answers of" in err
     assert "pictures=padded to squares" in err
     out.unlink()
-    code, printed, _ = seglens(*asked, *few, "--as-is")
+    code, printed, _ = seglens(*options, *few, "--as-is")
     assert code == 0
     assert ", pictures as they came" in printed
 
@@ -132,10 +132,10 @@ def test_secret_answers_give_a_submission_and_no_score(seglens: Run, tmp_path: P
 
 
 def test_results_of_another_tool_and_a_submission(seglens: Run, tmp_path: Path, encoded: str) -> None:
-    """A list as VQA's own code takes it is scored, and one is written for the split whose answers nobody has."""
+    """A list as VQA's own code takes it is scored, and one is written for the split whose answers are not published."""
     root, results = vqa_files.vqav2(tmp_path, encoded), tmp_path / "results.json"
-    said = {262148000: "down", 262148001: "no", 393225000: "2"}
-    results.write_text(json.dumps([{"question_id": name, "answer": text} for name, text in said.items()]))
+    answers = {262148000: "down", 262148001: "no", 393225000: "2"}
+    results.write_text(json.dumps([{"question_id": name, "answer": text} for name, text in answers.items()]))
     code, printed, _ = seglens("bench", "vqav2", "--root", root, "--answers", results, "--json")
     assert code == 0
     assert json.loads(printed)["scores"]["accuracy"] == pytest.approx((0.6 + 0 + 1) / 3)
@@ -172,28 +172,30 @@ def test_a_fault_is_reported_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    code, printed, said = seglens("bench", *arguments)
-    assert (code, printed, said.count("\n")) == (2, "", 1)
-    assert complaint in said
+    code, printed, message = seglens("bench", *arguments)
+    assert (code, printed, message.count("\n")) == (2, "", 1)
+    assert complaint in message
 
 
 def test_images_are_looked_for_before_the_model_is_loaded(seglens: Run) -> None:
     """The popular questions without their five hundred images: refused for the first, not for the model."""
     root = shared("general/pope/coco_pope_popular.json")
-    code, _, said = seglens("bench", "pope", "--root", root, "--model", "no-such-model")
+    code, _, message = seglens("bench", "pope", "--root", root, "--model", "no-such-model")
     assert code == 2
-    assert "coco_pope_popular.json:1: the image" in said
-    assert "no-such-model" not in said
+    assert "coco_pope_popular.json:1: the image" in message
+    assert "no-such-model" not in message
 
 
 def test_another_benchmark_s_table_is_refused(seglens: Run) -> None:
-    code, _, said = seglens("bench", "mmstar", "--root", shared("general/mmbench"))
+    code, _, message = seglens("bench", "mmstar", "--root", shared("general/mmbench"))
     assert code == 2
-    assert "is no table of MMStar: it has no column l2_category" in said
+    assert "is no table of MMStar: it has no column l2_category" in message
 
 
 def test_an_answer_given_twice_is_refused(seglens: Run, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"0": "A", "0": "B"}')
-    code, _, said = seglens("bench", "mmbench", "--root", shared("general/mmbench"), "--answers", tmp_path / "a.json")
+    code, _, message = seglens(
+        "bench", "mmbench", "--root", shared("general/mmbench"), "--answers", tmp_path / "a.json"
+    )
     assert code == 2
-    assert f"{tmp_path / 'a.json'}: '0' is there twice; keep one" in said
+    assert f"{tmp_path / 'a.json'}: '0' is there twice; keep one" in message

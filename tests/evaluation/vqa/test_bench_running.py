@@ -67,10 +67,10 @@ def test_a_kill_at_any_byte_leaves_nothing_wrong(questions: list[BenchmarkQuesti
         path.write_bytes(held[:cut])
         model = Counter()
         again = run(model, few, 8, path, SETTINGS)
-        kept = max(sum(end <= cut for end in ends) - 1, 0)
-        assert model.calls == len(few) - kept
+        stored = max(sum(end <= cut for end in ends) - 1, 0)
+        assert model.calls == len(few) - stored
         assert list(again) == list(answers)
-        for question in few[:kept]:
+        for question in few[:stored]:
             assert again[question.id] == answers[question.id]
         assert read_answers(path, few) == again
 
@@ -80,17 +80,19 @@ def test_another_runs_file_is_left_alone(questions: list[BenchmarkQuestion], tmp
     run(Counter(), questions[:2], 8, path, SETTINGS)
     held = path.read_bytes()
 
-    def refused(complaint: str, asked: list[BenchmarkQuestion] = questions, tokens: int = 8, **other: str) -> None:
+    def refused(
+        complaint: str, run_questions: list[BenchmarkQuestion] = questions, tokens: int = 8, **other: str
+    ) -> None:
         before, model = path.read_bytes(), Counter()
         with pytest.raises(BenchmarkError, match=complaint):
-            run(model, asked, tokens, path, {**SETTINGS, **other})
+            run(model, run_questions, tokens, path, {**SETTINGS, **other})
         assert path.read_bytes() == before
         assert model.calls == 0
 
     refused(r"a.jsonl holds the answers of .*model=counter.*; this run is .*model=other", model="other")
     refused(r"max_new_tokens=8; this run is .*max_new_tokens=9: choose another --out", tokens=9)
     other = [BenchmarkQuestion(questions[0].id, "In other words?", "f:1", "yes", questions[0].images)]
-    refused(r"a.jsonl:2: 'count/.*' was another question there", asked=other)
+    refused(r"a.jsonl:2: 'count/.*' was another question there", run_questions=other)
     lines = held.splitlines(keepends=True)
     path.write_bytes(lines[0] + b"{broken\n" + lines[1])
     refused(r"a.jsonl:2: not JSON")

@@ -1,4 +1,4 @@
-"""A head changes nothing of what the MLLM says: the same words, and so the same scores, as from transformers alone."""
+"""A head changes nothing of the MLLM's text: the same words, and so the same scores, as from transformers alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def questions() -> list[tuple[str, BenchmarkQuestion]]:
 
 @pytest.fixture(scope="module")
 def bare(plain: Path, questions: list[tuple[str, BenchmarkQuestion]]) -> dict[str, str]:
-    """What plain transformers says: its own class, its own processor, its own `generate`."""
+    """What plain transformers answers: its own class, its own processor, its own `generate`."""
     name = plain / "mllm"
     model = LlavaForConditionalGeneration.from_pretrained(name, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(name, backend="pil")
-    said = {}
+    answers = {}
     for _, question in questions:
         content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -39,18 +39,18 @@ def bare(plain: Path, questions: list[tuple[str, BenchmarkQuestion]]) -> dict[st
         with torch.no_grad():
             tokens = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
         answer = processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        said[question.id] = answer.strip()
-    return said
+        answers[question.id] = answer.strip()
+    return answers
 
 
-# what `ask` says beside the answer: the pictures and words are of benchmarks, not of the drawn world
+# what `ask` warns of beside the answer: the pictures and words are of benchmarks, not of the drawn world
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The (picture|words?) :UserWarning")
 def test_the_head_leaves_every_answer_as_it_was(
     segmenter: Segmenter, questions: list[tuple[str, BenchmarkQuestion]], bare: dict[str, str]
 ) -> None:
     """14 questions of MME, 24 of POPE, 4 scenes; a mask is made between two answers, as in use."""
-    assert len(set(bare.values())) > 5  # a model that always says the same would prove nothing
+    assert len(set(bare.values())) > 5  # a model that always gives the same answer would prove nothing
     for number, (_, question) in enumerate(questions):
         image = question.picture()
         if number % 10 == 0:

@@ -11,7 +11,7 @@ MIXED = ["yes"] * 3 + ["no"] * 7
 
 
 @pytest.mark.parametrize(
-    ("said", "people", "vqa", "vizwiz", "evalai"),
+    ("answer", "people", "vqa", "vizwiz", "evalai"),
     [
         ("Yes.", ["yes"] * 10, 1.0, 1.0, 1.0),
         ("Yes", MIXED, 0.9, 0.9, 0.9),  # not 1: each of the three has only two others
@@ -36,14 +36,16 @@ MIXED = ["yes"] * 3 + ["no"] * 7
         ("joe's, a bar", ["joe's bar"] * 3 + ["bar"] * 7, 0.9, 0.9, 0.9),
     ],
 )
-def test_an_answer_counts_as_officially(said: str, people: list[str], vqa: float, vizwiz: float, evalai: float) -> None:
-    assert consensus.vqa_accuracy(said, people) == pytest.approx(vqa)
-    assert consensus.vizwiz_accuracy(said, people) == pytest.approx(vizwiz)
-    assert consensus.evalai_accuracy(said, people) == pytest.approx(evalai)
+def test_an_answer_counts_as_officially(
+    answer: str, people: list[str], vqa: float, vizwiz: float, evalai: float
+) -> None:
+    assert consensus.vqa_accuracy(answer, people) == pytest.approx(vqa)
+    assert consensus.vizwiz_accuracy(answer, people) == pytest.approx(vizwiz)
+    assert consensus.evalai_accuracy(answer, people) == pytest.approx(evalai)
 
 
 @pytest.mark.parametrize(
-    ("said", "vqa", "evalai"),
+    ("answer", "vqa", "evalai"),
     [
         ("Hello, World!", "hello world", "hello world"),
         ("a/b", "b", "b"),
@@ -61,9 +63,9 @@ def test_an_answer_counts_as_officially(said: str, people: list[str], vqa: float
         ("...." * 10, "........", "........"),  # 32 periods at most are taken away
     ],
 )
-def test_the_form_that_is_compared(said: str, vqa: str, evalai: str) -> None:
-    assert consensus.vqa_form(said) == vqa
-    assert consensus.evalai_form(said) == evalai
+def test_the_form_that_is_compared(answer: str, vqa: str, evalai: str) -> None:
+    assert consensus.vqa_form(answer) == vqa
+    assert consensus.evalai_form(answer) == evalai
 
 
 def test_the_contractions_are_theirs() -> None:

@@ -24,7 +24,7 @@ def mini(tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared("general/mme/mini"), tmp_path / "mini"))
 
 
-def said(questions: list[BenchmarkQuestion], answer: str) -> dict[str, str]:
+def same_answer(questions: list[BenchmarkQuestion], answer: str) -> dict[str, str]:
     return {question.id: answer for question in questions}
 
 
@@ -43,13 +43,13 @@ def test_the_release_is_read_whole(questions: list[BenchmarkQuestion]) -> None:
 
 
 def test_scores_that_are_known(questions: list[BenchmarkQuestion]) -> None:
-    """Every image has one yes and one no: who always says yes has half of the questions and no image."""
+    """Every image has one yes and one no: a model that always answers yes has half of the questions and no image."""
     full = mme.score(questions, right(questions))
     assert (full["perception"], full["cognition"], full["total"], full["other"]) == (2000, 800, 2800, 0)
     for answer in ("yes", "No, never"):
-        always = mme.score(questions, said(questions, answer))
+        always = mme.score(questions, same_answer(questions, answer))
         assert (always["perception"], always["cognition"], always["total"]) == (500, 200, 700)
-    silent = mme.score(questions, said(questions, "perhaps"))
+    silent = mme.score(questions, same_answer(questions, "perhaps"))
     assert (silent["total"], silent["other"]) == (0, QUESTIONS)
 
 

@@ -122,7 +122,7 @@ def test_the_hubs_parquet_is_read(tmp_path: Path, encoded: str) -> None:
 def test_draws_are_the_official_generators() -> None:
     """Seed 42, subjects in the official order whatever the file's, one draw per answer without a letter."""
     choices = dict(zip("ABCD", "wxyz", strict=True))
-    made = [
+    questions = [
         BenchmarkQuestion(
             f"validation_{subject}_{k}", "?", "f", "A", choices=choices, category=subject, kind=mmmu.CHOICE
         )
@@ -131,11 +131,11 @@ def test_draws_are_the_official_generators() -> None:
     ]
     rng = random.Random(42)
     expected = {s: [rng.choice("ABCD") == "A" for _ in range(20)] for s in ("Accounting", "Art", "Math", "Sociology")}
-    scores = mmmu.score(made, {question.id: "no idea" for question in made})
+    scores = mmmu.score(questions, {question.id: "no idea" for question in questions})
     assert scores["drawn"] == 80
     assert scores["by_category"] == {subject: sum(hits) / 20 for subject, hits in expected.items()}
     assert 0 < scores["overall"] < 1
-    assert scores == mmmu.score(made, {question.id: "no idea" for question in made})
+    assert scores == mmmu.score(questions, {question.id: "no idea" for question in questions})
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_by_hand_over_two_settings(tmp_path: Path) -> None:
         (tmp_path / f"coco_pope_{setting}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = pope.read(str(tmp_path))
     assert [q.id for q in questions] == [*(f"popular/{k}" for k in range(5)), "random/0", "random/1"]
-    said = ["Yes", "There is no such thing", "yes, it is", "Yes it is. Not sure.", "not there", "sure", "No"]
-    scores = pope.score(questions, {question.id: text for question, text in zip(questions, said, strict=True)})
+    answers = ["Yes", "There is no such thing", "yes, it is", "Yes it is. Not sure.", "not there", "sure", "No"]
+    scores = pope.score(questions, {question.id: text for question, text in zip(questions, answers, strict=True)})
     assert scores["by_category"]["popular"] == pytest.approx(
         {"accuracy": 3 / 5, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes": 3 / 5}
     )

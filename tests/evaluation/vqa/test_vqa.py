@@ -18,7 +18,7 @@ SHORT = "Answer the question using a single word or phrase."
 Read = Callable[[str], list[BenchmarkQuestion]]
 
 
-def shown(questions: list[BenchmarkQuestion]) -> list[str]:
+def picture_names(questions: list[BenchmarkQuestion]) -> list[str]:
     """The names of the pictures, each of them decoded."""
     assert all(question.picture().shape == (20, 30, 3) for question in questions)
     return [str(question.images[0].path.name) for question in questions]  # type: ignore[attr-defined]
@@ -26,13 +26,13 @@ def shown(questions: list[BenchmarkQuestion]) -> list[str]:
 
 @pytest.mark.parametrize(("write", "read"), [(vqa_files.vqav2, vqa.read_vqav2), (vqa_files.okvqa, vqa.read_okvqa)])
 def test_vqa_is_read_and_scored(tmp_path: Path, encoded: str, write: Callable[[Path, str], Path], read: Read) -> None:
-    """down: 2 of 10 say it, so .6; yes: all; 2: one says "two", which VQA's code leaves, nine say 2, so all."""
+    """down: 2 of 10 gave it, so .6; yes: all; 2: one wrote "two", which VQA's code leaves, nine wrote 2, so all."""
     questions = read(str(write(tmp_path, encoded)))
     assert [q.id for q in questions] == ["262148000", "262148001", "393225000"]
     assert questions[0].prompt == f"Where is he looking? {SHORT}"
-    assert shown(questions)[::2] == ["COCO_val2014_000000262148.jpg", "COCO_val2014_000000393225.jpg"]
-    said = dict(zip([q.id for q in questions], ["Down.", "Yes", "two"], strict=True))
-    scores = vqa.score(questions, said)
+    assert picture_names(questions)[::2] == ["COCO_val2014_000000262148.jpg", "COCO_val2014_000000393225.jpg"]
+    answers = dict(zip([q.id for q in questions], ["Down.", "Yes", "two"], strict=True))
+    scores = vqa.score(questions, answers)
     assert scores["accuracy"] == scores["evalai"] == pytest.approx((0.6 + 1 + 1) / 3)
     assert scores["by_category"] == pytest.approx({"number": 1, "other": 0.6, "yes/no": 1})
 
@@ -40,7 +40,7 @@ def test_vqa_is_read_and_scored(tmp_path: Path, encoded: str, write: Callable[[P
 def test_a_test_split_goes_to_the_server(tmp_path: Path, encoded: str) -> None:
     root = vqa_files.vqav2(tmp_path, encoded)
     questions = vqa.read_vqav2(str(root / "v2_OpenEnded_mscoco_test-dev2015_questions.json"))
-    assert shown(questions) == ["COCO_test2015_000000262148.jpg"] * 2
+    assert picture_names(questions) == ["COCO_test2015_000000262148.jpg"] * 2
     with pytest.raises(BenchmarkError, match=r"question 262148000: the right answer is not public"):
         vqa.score(questions, {"262148000": "a", "262148001": "b"})
     out = tmp_path / "vqa_OpenEnded_mscoco_test-dev2015_seglens_results.json"
@@ -57,9 +57,9 @@ def test_a_test_split_goes_to_the_server(tmp_path: Path, encoded: str) -> None:
 
 
 def test_textvqa_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
-    """Both sides lose capitals, so all ten say "don't walk"; the first is one of ten, which counts .3."""
+    """Both sides lose capitals, so all ten are "don't walk"; the first is one of ten, which counts .3."""
     questions = textvqa.read(str(vqa_files.textvqa(tmp_path, encoded)))
-    assert shown(questions) == ["0054c91397f2fe05.jpg", "005635e119b9f32f.jpg"]
+    assert picture_names(questions) == ["0054c91397f2fe05.jpg", "005635e119b9f32f.jpg"]
     assert questions[1].prompt == f"what does the light read? {SHORT}"
     scores = textvqa.score(questions, {"34602": "Nous les gosses", "34603": "Dont walk."})
     assert scores == {"questions": 2, "accuracy": pytest.approx((0.3 + 1) / 2)}
@@ -68,9 +68,11 @@ def test_textvqa_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
 
 
 def test_vizwiz_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
-    """The model's "Coca-Cola" becomes "coca cola", which eight say; EvalAI takes people's hyphens away as well."""
+    """The model's "Coca-Cola" becomes "coca cola", which eight gave; EvalAI takes people's hyphens away as well."""
     questions = vizwiz.read(str(vqa_files.vizwiz(tmp_path, encoded)))
-    assert shown(questions) == [q.id for q in questions] == ["VizWiz_val_00000000.jpg", "VizWiz_val_00000001.jpg"]
+    assert (
+        picture_names(questions) == [q.id for q in questions] == ["VizWiz_val_00000000.jpg", "VizWiz_val_00000001.jpg"]
+    )
     assert questions[1].prompt == (
         f"What is this? When the provided information is insufficient, respond with 'Unanswerable'. {SHORT}"
     )
@@ -78,7 +80,7 @@ def test_vizwiz_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
     assert scores["accuracy"] == scores["evalai"] == pytest.approx((0.6 + 1) / 2)
     assert scores["by_category"] == pytest.approx({"other": 1, "unanswerable": 0.6})
     test = vizwiz.read(str(tmp_path / "Annotations" / "test.json"))
-    assert shown(test) == ["VizWiz_test_00000000.jpg"]
+    assert picture_names(test) == ["VizWiz_test_00000000.jpg"]
     vizwiz.SUBMISSION.write(tmp_path / "out.json", test, {test[0].id: "a cup"})
     assert json.loads((tmp_path / "out.json").read_text()) == [{"image": "VizWiz_test_00000000.jpg", "answer": "a cup"}]
 
@@ -87,9 +89,9 @@ def test_gqa_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
     """The balanced three, by exact match: "a girl" is no "girl"."""
     questions = gqa.read(str(vqa_files.gqa(tmp_path, encoded)))
     assert [q.id for q in questions] == ["20968379", "20968380", "20968381"]
-    assert shown(questions) == ["n161313.jpg"] * 3
-    said = {"20968379": "Yes.", "20968380": "a girl", "20968381": "red"}
-    assert gqa.score(questions, said) == {
+    assert picture_names(questions) == ["n161313.jpg"] * 3
+    answers = {"20968379": "Yes.", "20968380": "a girl", "20968381": "red"}
+    assert gqa.score(questions, answers) == {
         "questions": 3,
         "accuracy": pytest.approx(2 / 3),
         "binary": 1,
@@ -97,7 +99,7 @@ def test_gqa_is_read_and_scored(tmp_path: Path, encoded: str) -> None:
         "by_area": {"choose": 1, "query": 0, "verify": 1},
         "by_category": {"attr": 1, "global": 1, "rel": 0},
     }
-    gqa.SUBMISSION.write(tmp_path / "out.json", questions, said)
+    gqa.SUBMISSION.write(tmp_path / "out.json", questions, answers)
     assert json.loads((tmp_path / "out.json").read_text())[0] == {"questionId": "20968379", "prediction": "yes"}
     assert read_answers(tmp_path / "out.json", questions)["20968380"] == "a girl"
 

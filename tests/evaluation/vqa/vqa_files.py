@@ -11,9 +11,9 @@ from typing import Any
 PEOPLE = 10
 
 
-def ten(*said: str) -> list[dict[str, Any]]:
-    """The answers of ten people, the last of `said` for those who remain."""
-    every = [*said, *[said[-1]] * (PEOPLE - len(said))]
+def ten(*answers: str) -> list[dict[str, Any]]:
+    """The answers of ten people, the last of `answers` for those who remain."""
+    every = [*answers, *[answers[-1]] * (PEOPLE - len(answers))]
     return [{"answer": one, "answer_confidence": "yes", "answer_id": k} for k, one in enumerate(every, 1)]
 
 
@@ -30,9 +30,9 @@ def put_images(folder: Path, names: list[str], encoded: str) -> None:
 
 
 def vqa(root: Path, encoded: str, prefix: str) -> Path:
-    """The validation split as its two files, and a test-dev split whose answers nobody has."""
+    """The validation split as its two files, and a test-dev split whose answers are not published."""
     head = {"info": {"version": "2.0"}, "data_type": "mscoco", "license": {"name": "CC BY 4.0"}}
-    asked = [
+    rows = [
         {"image_id": 262148, "question": "Where is he looking?", "question_id": 262148000},
         {"image_id": 262148, "question": "Is he tall?", "question_id": 262148001},
         {"image_id": 393225, "question": "How many are there?", "question_id": 393225000},
@@ -51,17 +51,17 @@ def vqa(root: Path, encoded: str, prefix: str) -> Path:
             "answer_type": kind,
             "question_id": row["question_id"],
         }
-        for row, (kind, start, people) in zip(asked, answers, strict=True)
+        for row, (kind, start, people) in zip(rows, answers, strict=True)
     ]
     questions = {**head, "task_type": "Open-Ended"}
     write(
         root / f"{prefix}OpenEnded_mscoco_val2014_questions.json",
-        {**questions, "data_subtype": "val2014", "questions": asked},
+        {**questions, "data_subtype": "val2014", "questions": rows},
     )
     write(root / f"{prefix}mscoco_val2014_annotations.json", {**head, "data_subtype": "val2014", "annotations": known})
     write(
         root / f"{prefix}OpenEnded_mscoco_test-dev2015_questions.json",
-        {**questions, "data_subtype": "test-dev2015", "questions": asked[:2]},
+        {**questions, "data_subtype": "test-dev2015", "questions": rows[:2]},
     )
     names = ["COCO_val2014_000000262148.jpg", "COCO_val2014_000000393225.jpg"]
     put_images(root / "val2014", names, encoded)

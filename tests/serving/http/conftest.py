@@ -19,8 +19,8 @@ from seglens.inference.segmenter import Segmenter
 @pytest.fixture(scope="session")
 def server(segmenter: Segmenter) -> Iterator[Served]:
     """One for all tests that need no settings of their own."""
-    with served(segmenter) as made:
-        yield made
+    with served(segmenter) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Real HTTPS servers on loopback, with a certificate authority of their own, that answer as they are told to."""
+"""Real HTTPS servers on loopback, with a certificate authority of their own, that give the answers they are set to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Authority:
-    """A certificate authority: nobody trusts it who is not given `trust()`."""
+    """A certificate authority: only a client with `trust()` trusts it."""
 
     folder: Path
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))

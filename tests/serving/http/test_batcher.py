@@ -43,10 +43,10 @@ def model() -> Model:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    made = Batcher(max_waiting=8, max_batch=4, metrics=Metrics())
-    made.start()
-    yield made
-    made.close(10.0)
+    batcher = Batcher(max_waiting=8, max_batch=4, metrics=Metrics())
+    batcher.start()
+    yield batcher
+    batcher.close(10.0)
 
 
 def begun(model: Model, batcher: Batcher) -> None:
@@ -57,11 +57,11 @@ def begun(model: Model, batcher: Batcher) -> None:
 
 def test_jobs_of_one_key_gather_while_the_model_works(model: Model, batcher: Batcher) -> None:
     begun(model, batcher)
-    given = [model.job(1, 2), model.job(9, key="other"), model.job(3), model.job(4, 5), model.job(6)]
-    futures = [batcher.submit(job) for job in given]
+    jobs = [model.job(1, 2), model.job(9, key="other"), model.job(3), model.job(4, 5), model.job(6)]
+    futures = [batcher.submit(job) for job in jobs]
     model.may.set()
     assert [future.result(10) for future in futures] == [[2, 4], [18], [6], [8, 10], [12]]
-    assert model.batches == [[0], [1, 2, 3, 6], [9], [4, 5]]  # at most four; who waits longest goes first
+    assert model.batches == [[0], [1, 2, 3, 6], [9], [4, 5]]  # at most four; what waits longest goes first
 
 
 def test_a_fault_fails_only_its_own_job(model: Model, batcher: Batcher) -> None:

@@ -80,8 +80,8 @@ def test_parameters_that_ask_for_what_is_done_anyway_are_accepted(
     ],
 )
 def test_unsupported_parameters_are_refused_by_name(server: Served, data_uri: str, wanted: dict[str, Any]) -> None:
-    asked = {"model": "embedded", "messages": [user_message("how many things are there?", data_uri)], **wanted}
-    answer = server.client.post("/v1/chat/completions", json=asked)
+    body = {"model": "embedded", "messages": [user_message("how many things are there?", data_uri)], **wanted}
+    answer = server.client.post("/v1/chat/completions", json=body)
     error, (name,) = answer.json()["error"], wanted
     assert answer.status_code == 400
     assert error["code"] in ("unsupported_parameter", "unknown_parameter")
@@ -115,15 +115,15 @@ def test_an_image_may_be_a_plain_string(client: openai.OpenAI, server: Served, d
     right = (
         client.chat.completions.create(model="embedded", messages=[user_message(words, data_uri)]).choices[0].message
     )
-    asked = {"model": "embedded", "messages": [plain]}
-    answer = server.client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]
+    body = {"model": "embedded", "messages": [plain]}
+    answer = server.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert answer["content"] == right.content
 
 
 def test_a_part_of_another_kind_is_named(server: Served) -> None:
     part = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
-    asked = {"model": "embedded", "messages": [{"role": "user", "content": [part]}]}
-    answer = server.client.post("/v1/chat/completions", json=asked)
+    body = {"model": "embedded", "messages": [{"role": "user", "content": [part]}]}
+    answer = server.client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 422
     assert "input_audio" in answer.json()["error"]["message"]
 

@@ -21,7 +21,7 @@ from serving.http.https import Authority, Site, drip, redirect, reply
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
 PNG = png_bytes(Image.fromarray(PIXELS))
 LIMITS = Limits()
-PUBLIC, SECRET = "127.0.0.1", "127.0.0.2"  # what the tests take for the open internet, and for what lies behind us
+PUBLIC, SECRET = "127.0.0.1", "127.0.0.2"  # what the tests take for the open internet, and for our own network
 QUICK = FetchLimits(total=20.0, step=10.0)
 
 
@@ -97,11 +97,11 @@ def test_an_image_is_fetched_under_the_hosts_own_name(site: Site, authority: Aut
     names = Names(images_test=[[PUBLIC]])
     assert (get(fetcher(site, authority, names), f"https://Images.test:{site.port}/a.png#part") == PIXELS).all()
     assert names.asked == [("images.test", site.port)]  # once
-    (asked,) = site.asked
-    assert asked.sni == "images.test"
-    assert asked.headers["host"] == f"images.test:{site.port}"
-    assert asked.headers["accept-encoding"] == "identity"
-    assert not {"cookie", "authorization", "referer"} & set(asked.headers)
+    (request,) = site.asked
+    assert request.sni == "images.test"
+    assert request.headers["host"] == f"images.test:{site.port}"
+    assert request.headers["accept-encoding"] == "identity"
+    assert not {"cookie", "authorization", "referer"} & set(request.headers)
 
 
 def test_an_international_host_name_is_resolved_in_ascii(site: Site, authority: Authority) -> None:
@@ -121,7 +121,7 @@ def test_the_bytes_decide_which_image_it_is(site: Site, authority: Authority, ki
 
 
 def test_of_several_addresses_one_may_be_down(site: Site, authority: Authority) -> None:
-    names = Names(images_test=[["127.0.0.3", PUBLIC]])  # nobody listens on the first
+    names = Names(images_test=[["127.0.0.3", PUBLIC]])  # no server listens on the first
     by = Fetcher(LIMITS, QUICK, resolve=names, allowed=lambda _: True, ports=(site.port,), trust=authority.trust())
     assert (get(by, f"https://images.test:{site.port}/a.png") == PIXELS).all()
 
@@ -219,14 +219,14 @@ def test_a_host_with_one_forbidden_address_is_not_fetched_at_all(
     by = fetcher(site, authority, Names(images_test=[answers]))
     with pytest.raises(FetchError, match="does not lead to the public internet") as caught:
         get(by, f"https://images.test:{site.port}/a.png")
-    assert SECRET not in str(caught.value)  # nobody learns what our names lead to
+    assert SECRET not in str(caught.value)  # no client learns what our names lead to
     assert site.calls == secret.calls == 0
 
 
 def test_a_host_whose_address_changes_is_fetched_at_the_address_that_was_checked(
     site: Site, secret: Site, authority: Authority
 ) -> None:
-    """DNS rebinding: the first look-up is innocent, every later one leads behind us."""
+    """DNS rebinding: the first look-up is innocent, every later one leads into our own network."""
     names = Names(images_test=[[PUBLIC], [SECRET]])
     assert (get(fetcher(site, authority, names), f"https://images.test:{site.port}/a.png") == PIXELS).all()
     names = Names(images_test=[[PUBLIC], [SECRET]])

@@ -1,4 +1,4 @@
-"""One client's work, however large, leaves the model to the others once nobody waits for it."""
+"""One client's work, however large, leaves the model to the others once no client waits for it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ CLICKS = [{"x": k % 40, "y": k // 40, "label": k % 2} for k in range(100)]
 
 @pytest.fixture
 def clicked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A large decoder: every click takes a while. How many it was shown."""
-    shown = list[int]()
+    """A large decoder: every click takes a while. One entry per click that it got."""
+    clicks = list[int]()
 
-    def slow(self: Refiner, before: torch.Tensor, drawn: object) -> torch.Tensor:
-        shown.append(1)
+    def slow(self: Refiner, before: torch.Tensor, prompts: object) -> torch.Tensor:
+        clicks.append(1)
         time.sleep(0.1)
         return before
 
     monkeypatch.setattr(Refiner, "click", slow)
-    return shown
+    return clicks
 
 
 def refine(server: Served, client: httpx.Client, name: str) -> httpx.Response:
@@ -56,8 +56,8 @@ def hurried(serve: Serve) -> tuple[Served, str]:
 def answered(server: Served, name: str) -> bool:
     """Whether a small request of another client is answered, within some tries."""
     with httpx.Client(base_url=server.address, trust_env=False, timeout=60) as other:
-        asked = {"image": name, "queries": ["the cup"]}
-        return any(other.post("/v1/segment", json=asked).status_code == 200 for _ in range(5))
+        body = {"image": name, "queries": ["the cup"]}
+        return any(other.post("/v1/segment", json=body).status_code == 200 for _ in range(5))
 
 
 def test_at_its_limit(hurried: tuple[Served, str], clicked: list[int]) -> None:
@@ -92,8 +92,8 @@ def test_a_result_that_takes_too_long_to_write(hurried: tuple[Served, str], monk
     encode = prediction.encode_rle
     monkeypatch.setattr(prediction, "encode_rle", slow)
     server, name = hurried
-    asked = {"image": name, "queries": [f"the cup {k}" for k in range(32)]}
-    assert server.client.post("/v1/segment", json=asked).json()["error"]["code"] == "timeout"
+    body = {"image": name, "queries": [f"the cup {k}" for k in range(32)]}
+    assert server.client.post("/v1/segment", json=body).json()["error"]["code"] == "timeout"
     assert 0 < len(written) < 32
 
 
@@ -139,8 +139,8 @@ def test_a_short_request_is_answered_before_a_long_one_ends(serve: Serve, clicke
     server = serve()
     name = server.client.post("/v1/images", files={"file": noise(40, 40)}).json()["id"]
     answers = list[httpx.Response]()
-    asked = {"image": name, "query": "the cup", "clicks": CLICKS[:40], "trust": True}
-    long = threading.Thread(target=lambda: answers.append(server.client.post("/v1/refine", json=asked)))
+    body = {"image": name, "query": "the cup", "clicks": CLICKS[:40], "trust": True}
+    long = threading.Thread(target=lambda: answers.append(server.client.post("/v1/refine", json=body)))
     long.start()
     deadline = time.monotonic() + 30
     while not clicked and time.monotonic() < deadline:
@@ -199,11 +199,11 @@ def test_an_answer_in_words_ends_at_a_token(segmenter: Segmenter, picture: np.nd
             raise GivenUpError("enough")
 
     question = "What is in the picture?"
-    said = segmenter.backbone.generate(picture, question)
+    answer = segmenter.backbone.generate(picture, question)
     with pytest.raises(GivenUpError), interruptible(check):
         segmenter.backbone.generate(picture, question)
     assert tokens == 3
-    assert segmenter.backbone.generate(picture, question) == said
+    assert segmenter.backbone.generate(picture, question) == answer
 
 
 @pytest.mark.parametrize("how", ["late", "cancelled"])

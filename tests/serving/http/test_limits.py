@@ -1,4 +1,4 @@
-"""Every limit, with a request just inside and one just over it; and those who should not come in."""
+"""Every limit, with a request just inside and one just over it; and the clients that are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_bodies_are_counted_whatever_their_headers_state(serve: Serve) -> None:
     over = json.dumps({"image": "x" * 20_001})
     headers = {"content-type": "application/json"}
     assert code(small.client.post("/v1/images", content=over, headers=headers)) == (413, "request_too_large")
-    pieces = (over[k : k + 1000].encode() for k in range(0, len(over), 1000))  # chunked: no length is told
+    pieces = (over[k : k + 1000].encode() for k in range(0, len(over), 1000))  # chunked: no length is stated
     assert code(small.client.post("/v1/images", content=pieces, headers=headers)) == (413, "request_too_large")
     assert code(small.client.post("/v1/images", files={"file": b"x" * 25_000})) == (413, "request_too_large")
 
@@ -65,12 +65,12 @@ def test_a_slow_body_is_given_up(serve: Serve) -> None:
         assert line.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_a_silent_connection_is_closed(serve: Serve, said: bytes) -> None:
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_silent_connection_is_closed(serve: Serve, start: bytes) -> None:
     short = serve(idle_seconds=0.4)
     host, port = short.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as line:
-        line.sendall(said)
+        line.sendall(start)
         started = time.monotonic()
         while line.recv(4096):
             pass
@@ -114,26 +114,33 @@ def test_too_many_requests_get_503_with_retry_after(
         refused = second.get("/v1/models")
         assert code(refused) == (503, "too_many_requests")
         assert refused.headers["retry-after"] == "1"
-        assert second.get("/healthz").status_code == 200  # who watches comes in always
+        assert second.get("/healthz").status_code == 200  # the health check is never refused
     held.set()
     first.join()
 
 
 def test_everything_but_the_health_check_needs_the_key(serve: Serve, tmp_path: object) -> None:
     keyed = serve(api_key="right")
-    for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}, {"authorization": "right"}):
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Basic right"},
+        {"authorization": "right"},
+    ):
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
-            answer = keyed.client.get(path, headers=given)
+            answer = keyed.client.get(path, headers=headers)
             assert code(answer) == (401, "invalid_api_key")
             assert answer.headers["www-authenticate"] == "Bearer"
     assert keyed.client.get("/healthz").status_code == 200
     assert keyed.client.get("/v1/models", headers={"authorization": "bearer right"}).status_code == 200
 
 
-@pytest.mark.parametrize(("given", "kept"), [("a-b_c.9", True), ("x" * 64, True), ("x" * 65, False), ("a b", False)])
-def test_request_ids(server: Served, given: str, kept: bool) -> None:
-    answer = server.client.get("/nowhere", headers={"x-request-id": given})
-    assert (answer.headers["x-request-id"] == given) is kept
+@pytest.mark.parametrize(
+    ("request_id", "kept"), [("a-b_c.9", True), ("x" * 64, True), ("x" * 65, False), ("a b", False)]
+)
+def test_request_ids(server: Served, request_id: str, kept: bool) -> None:
+    answer = server.client.get("/nowhere", headers={"x-request-id": request_id})
+    assert (answer.headers["x-request-id"] == request_id) is kept
     assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
 
 
@@ -172,9 +179,9 @@ def test_images_of_two_clients_never_mix(server: Served, segmenter: Segmenter) -
         with httpx.Client(base_url=server.address, trust_env=False, timeout=60) as client:
             name = client.post("/v1/images", files={"file": noise(height, width, width)}).json()["id"]
             for _ in range(3):
-                said = client.post("/v1/segment", json={"image": name, "queries": ["the cup"]}).json()
-                if said["answers"][0]["segmentation"]["size"] != [height, width] or said["image"] != name:
-                    wrong.append(said)
+                answer = client.post("/v1/segment", json={"image": name, "queries": ["the cup"]}).json()
+                if answer["answers"][0]["segmentation"]["size"] != [height, width] or answer["image"] != name:
+                    wrong.append(answer)
 
     threads = [threading.Thread(target=visit, args=size) for size in sizes]
     for thread in threads:

@@ -121,5 +121,5 @@ def test_shared_storage_is_counted_once(opened: OpenedImage, size: int) -> None:
     from seglens.backbones.chat_prefix import ChatPrefix
 
     tensor = torch.zeros(1, 2, 3)
-    heard = ChatPrefix((1,), 1, torch.zeros(1, 2, dtype=torch.long), [(tensor, tensor[:, :1])])
-    assert bytes_of(opened, ConversationImage(opened, heard)) == size + 6 * 4 + 2 * 8
+    prefix = ChatPrefix((1,), 1, torch.zeros(1, 2, dtype=torch.long), [(tensor, tensor[:, :1])])
+    assert bytes_of(opened, ConversationImage(opened, prefix)) == size + 6 * 4 + 2 * 8

@@ -17,13 +17,13 @@ api = schemathesis.openapi.from_path(FILE)
 
 
 def test_the_file_is_what_the_server_says(server: Served) -> None:
-    said = server.client.get("/openapi.json").json()
+    schema = server.client.get("/openapi.json").json()
     again = "curl -s http://127.0.0.1:8000/openapi.json | python -m json.tool --indent 1 > docs/openapi.json"
-    assert said == json.loads(FILE.read_text()), f"the API has changed; run `seglens serve`, and then `{again}`"
+    assert schema == json.loads(FILE.read_text()), f"the API has changed; run `seglens serve`, and then `{again}`"
 
 
 @api.parametrize()
-# schemathesis combines strategies in a way that hypothesis will one day refuse; now and then it says so
+# schemathesis combines strategies in a way that hypothesis will one day refuse; now and then it warns
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @settings(
     max_examples=4,
@@ -35,5 +35,5 @@ def test_the_file_is_what_the_server_says(server: Served) -> None:
 )
 def test_answers_are_as_promised(case: schemathesis.Case, server: Served) -> None:
     """Every status documented, every body of its schema, no error of the server. Left out: that whatever fits the
-    schema is accepted, since no schema says which text is a picture, or the id of an open one."""
+    schema is accepted, since no schema states which text is a picture, or the id of an open one."""
     case.call_and_validate(base_url=server.address, excluded_checks=[positive_data_acceptance])

@@ -1,4 +1,4 @@
-"""`seglens serve` as a process: started, asked, told to stop."""
+"""`seglens serve` as a process: started, sent requests, stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "a-key-that-no-log-shows"
 
 @dataclass
 class Process:
-    """A server of its own, and what it writes."""
+    """A separate server, and what it writes."""
 
     running: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
@@ -57,9 +57,9 @@ def process(tmp_path: Path) -> Iterator[Process]:
     words = [sys.executable, "-m", "seglens", "serve", "--port", "0", "--api-key-file", str(tmp_path / "key")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as running:
-        made = Process(running)
-        made.read()
-        yield made
+        process = Process(running)
+        process.read()
+        yield process
         running.kill()
 
 
@@ -81,7 +81,7 @@ def test_a_stopped_server_finishes_accepted_requests(process: Process, png: byte
         for asker in askers:
             asker.start()
         under_way.wait(30)
-        while "seglens_requests_under_way 9.0" not in watcher.get("/metrics").text:  # they, and who looks
+        while "seglens_requests_under_way 9.0" not in watcher.get("/metrics").text:  # they, and this request
             assert not statuses, "the questions were over before the server could be stopped"
         process.running.send_signal(signal.SIGTERM)
         refused = watcher.get("/v1/models")
@@ -95,11 +95,11 @@ def test_a_stopped_server_finishes_accepted_requests(process: Process, png: byte
     assert statuses == [200] * 8
     assert process.running.wait(30) == 0
     process.reader.join()
-    said = "".join(process.lines)
-    assert len(re.findall(r"req_[0-9a-f]{16} 127\.0\.0\.1 POST /v1/segment 200 [0-9.]+ ms \d+ bytes\n", said)) == 8
-    assert "seglens: stopped" in said
-    assert KEY not in said
-    assert "Traceback" not in said
+    log = "".join(process.lines)
+    assert len(re.findall(r"req_[0-9a-f]{16} 127\.0\.0\.1 POST /v1/segment 200 [0-9.]+ ms \d+ bytes\n", log)) == 8
+    assert "seglens: stopped" in log
+    assert KEY not in log
+    assert "Traceback" not in log
 
 
 def test_its_options_are_its_settings(seglens: Run) -> None:
@@ -147,8 +147,8 @@ def test_settings_of_the_model_reach_it(seglens: Run, monkeypatch: pytest.Monkey
 
 
 def test_an_address_in_use_is_reported(seglens: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         status, _, err = seglens("serve", "--port", port)
     assert status == 2
     assert f"port {port} (Address already in use); choose another --port" in err

@@ -51,12 +51,12 @@ def test_an_unknown_address_gets_an_error_that_names_the_known_ones(server: Serv
 
 
 def preflight(served: Served, origin: str) -> Any:
-    asked = {
+    headers = {
         "origin": origin,
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization",
     }
-    return served.client.options("/v1/segment", headers=asked)
+    return served.client.options("/v1/segment", headers=headers)
 
 
 def test_no_other_web_page_may_send_requests_unless_it_is_named(server: Served) -> None:

@@ -1,4 +1,4 @@
-"""Answers while they are made: the words come as the model writes them, and nobody holds up the model."""
+"""Answers while they are made: the words come as the model writes them, and no client holds up the model."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_client_that_leaves_is_not_spoken_to(serve: Serve, data_uri: str, held
         body = request_body(user_message(WORDS, data_uri), stream=True)
         with leaving.stream("POST", "/v1/chat/completions", json=body) as answer:
             next(answer.iter_lines())
-    _until(lambda: "seglens_requests_under_way 1.0" in one.client.get("/metrics").text)  # who looks
+    _until(lambda: "seglens_requests_under_way 1.0" in one.client.get("/metrics").text)  # this request
     held.go.set()
     _until(lambda: held.ended)
     assert isinstance(held.ended[0], GivenUpError)
@@ -284,7 +284,7 @@ def test_several_images_are_each_segmented(
     again = client.chat.completions.create(
         **request_body(user_message(query, as_uri(grey), data_uri), user_message(query)), **force
     )
-    assert ours(again.choices[0].message).images == [0, 1]  # the words behind are about both
+    assert ours(again.choices[0].message).images == [0, 1]  # the words after them are about both
 
 
 def test_several_images_are_all_seen_in_talk(

@@ -29,7 +29,7 @@ WAIT = 60.0  # seconds after which a test has failed
 
 
 class Clock:
-    """Goes on when it is told to."""
+    """Goes on when the test sets it."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -47,8 +47,8 @@ def until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def hands() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as made:
-        yield made
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
 
 
 # ---------------------------------------------------------------- turns
@@ -62,7 +62,7 @@ def test_work_pauses_when_its_time_is_over_and_other_work_waits(hands: ThreadPoo
         with turns.turn():
             began.set()
             clock.time = 100.0
-            safe_point()  # nobody waits
+            safe_point()  # no other work waits
             assert go.wait(WAIT)
             order.append("early")
             turns._since = clock.time
@@ -91,13 +91,13 @@ def test_work_pauses_when_its_time_is_over_and_other_work_waits(hands: ThreadPoo
 
 
 def test_nested_checks_are_all_called() -> None:
-    heard = list[str]()
-    with interruptible(lambda: heard.append("outer")):
-        with interruptible(lambda: heard.append("inner")):
+    calls = list[str]()
+    with interruptible(lambda: calls.append("outer")):
+        with interruptible(lambda: calls.append("inner")):
             safe_point()
         safe_point()
     safe_point()
-    assert heard == ["outer", "inner", "outer"]
+    assert calls == ["outer", "inner", "outer"]
 
 
 def test_work_that_fails_releases_the_model() -> None:
@@ -113,14 +113,14 @@ def test_work_that_fails_releases_the_model() -> None:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    made = Batcher(max_waiting=32, max_batch=4, metrics=Metrics(), seconds=0.0)
-    made.start()
-    yield made
-    assert made.close(WAIT)
+    batcher = Batcher(max_waiting=32, max_batch=4, metrics=Metrics(), seconds=0.0)
+    batcher.start()
+    yield batcher
+    assert batcher.close(WAIT)
 
 
 class Long:
-    """Work that goes on until it is told that it is enough, with safe points."""
+    """Work that goes on until the test ends it, with safe points."""
 
     def __init__(self) -> None:
         self.began, self.enough = threading.Event(), threading.Event()
@@ -177,15 +177,15 @@ def alternating(hands: ThreadPoolExecutor, works: Sequence[Callable[[], object]]
     return [future.result(WAIT) for future in futures]
 
 
-@pytest.mark.parametrize("asked", [1, 2])
-def test_answers_in_words_that_alternate_token_by_token(family: Path, hands: ThreadPoolExecutor, asked: int) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_answers_in_words_that_alternate_token_by_token(family: Path, hands: ThreadPoolExecutor, images: int) -> None:
     """Of every kind of MLLM: none may keep in itself, from one token to the next, what another answer changes."""
     backbone = load_backbone(family, **{**KINDS[family.name].options, "dtype": torch.float32}, as_is=True)
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((50, 90, 3), (120, 40, 3))]
     questions = ["what is in the picture ?", "where is it and what is it there for , do you think ?"]
     words = [
-        lambda k=k: backbone.generate_text(pictures[: 1 + (asked - 1) * k], questions[k], GenerationOptions(9))
+        lambda k=k: backbone.generate_text(pictures[: 1 + (images - 1) * k], questions[k], GenerationOptions(9))
         for k in range(2)
     ]
     alone = [one() for one in words]
@@ -199,15 +199,15 @@ def test_masks_clicks_and_words_that_alternate(segmenter: Segmenter, hands: Thre
     opened = [segmenter.open(scene) for scene in scenes]
     clicks = [Click(x=10 + 20 * k, y=200 - 15 * k, label=k % 2) for k in range(8)]
 
-    def told(found: Prediction) -> tuple[object, ...]:
-        masks = (found.mask, *(one.mask for one in found.instances))
-        return found.score, found.presence, *(mask.tobytes() for mask in masks)
+    def bits(prediction: Prediction) -> tuple[object, ...]:
+        masks = (prediction.mask, *(one.mask for one in prediction.instances))
+        return prediction.score, prediction.presence, *(mask.tobytes() for mask in masks)
 
     works: list[Callable[[], object]] = [
-        lambda: told(opened[0].refine(opened[0].segment("the largest thing"), clicks)),
-        lambda: [told(one) for one in opened[1].segment(["each thing", "the smallest thing"], True)],
+        lambda: bits(opened[0].refine(opened[0].segment("the largest thing"), clicks)),
+        lambda: [bits(one) for one in opened[1].segment(["each thing", "the smallest thing"], True)],
         lambda: segmenter.backbone.generate(scenes[0], "what is in the picture?"),
-        lambda: told(opened[0].segment("the leftmost thing", True)),
+        lambda: bits(opened[0].segment("the leftmost thing", True)),
     ]
     alone = [work() for work in works]
     assert alternating(hands, works) == alone

@@ -69,9 +69,9 @@ def test_a_second_question_finds_the_image_open(pair: list[BaseTool], path: Path
         again = pair[0].invoke(call("segment", image=image, queries=["the sock"])).artifact
         assert again.answer.image == first.answer.image
         assert again.predictions[0].image is first.predictions[0].image  # not opened a second time
-    told = pair[1].invoke(call("ask", image=first.answer.image, question="what is in the picture?"))
-    assert isinstance(told.artifact, TextAnswer)
-    assert told.artifact.image == first.answer.image
+    message = pair[1].invoke(call("ask", image=first.answer.image, question="what is in the picture?"))
+    assert isinstance(message.artifact, TextAnswer)
+    assert message.artifact.image == first.answer.image
 
 
 def test_answers_are_those_of_the_unchanged_model(segmenter: Segmenter, path: Path, scene: Sample) -> None:
@@ -90,16 +90,16 @@ def test_for_a_given_image_the_model_gives_only_queries(segmenter: Segmenter, sc
 
 
 def test_the_schema_describes_every_argument_to_the_model(pair: list[BaseTool]) -> None:
-    told = convert_to_openai_tool(pair[0])["function"]
-    assert told["name"] == "segment"
-    assert "pixel-exact" in told["description"]
-    assert set(told["parameters"]["required"]) == {"image", "queries"}
-    assert told["parameters"]["properties"]["queries"]["type"] == "array"
-    assert all(entry["description"] for entry in told["parameters"]["properties"].values())
+    schema = convert_to_openai_tool(pair[0])["function"]
+    assert schema["name"] == "segment"
+    assert "pixel-exact" in schema["description"]
+    assert set(schema["parameters"]["required"]) == {"image", "queries"}
+    assert schema["parameters"]["properties"]["queries"]["type"] == "array"
+    assert all(entry["description"] for entry in schema["parameters"]["properties"].values())
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "fault"),
     [
         ({"image": "/no/such.png", "queries": ["cup"]}, "does not exist"),
         ({"image": "https://example.com/a.png", "queries": ["cup"]}, "is a URL"),
@@ -117,20 +117,20 @@ def test_the_schema_describes_every_argument_to_the_model(pair: list[BaseTool]) 
         ({}, "image is missing; queries is missing"),
     ],
 )
-def test_errors_are_returned_to_the_model_as_text(pair: list[BaseTool], args: dict[str, object], said: str) -> None:
+def test_errors_are_returned_to_the_model_as_text(pair: list[BaseTool], args: dict[str, object], fault: str) -> None:
     message = pair[0].invoke(call("segment", **args))
     assert message.status == "error"
-    assert said in message.content
+    assert fault in message.content
 
 
 def test_a_wrong_question_is_returned_as_text(pair: list[BaseTool]) -> None:
-    for args, said in (
+    for args, fault in (
         ({"image": "x"}, "question is missing"),
         ({"image": "x", "question": ""}, "at least 1 character"),
     ):
         message = pair[1].invoke(call("ask", **args))
         assert message.status == "error"
-        assert said in message.content
+        assert fault in message.content
         assert "A question about the image, in words." in message.content
         assert message.content.endswith("Correct it and call again.")
 

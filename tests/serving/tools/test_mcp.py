@@ -73,7 +73,7 @@ def _connected(portal: BlockingPortal, client: Client) -> Iterator[Talk]:
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the server on standard input and output says on standard error."""
+    """What the server on standard input and output writes to standard error."""
     return tmp_path_factory.mktemp("errors") / "stdio.txt"
 
 
@@ -85,7 +85,7 @@ def strays() -> list[Exception]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a server listens, on a port that the system chose; in the end it is told to stop, and stops in order."""
+    """Where a server listens, on a port that the system chose; in the end it gets a signal, and stops in order."""
     log = tmp_path_factory.mktemp("errors") / "http.txt"
     with log.open("w") as errors:
         words = [*COMMAND, "--http", "127.0.0.1:0", "--allow-urls"]
@@ -146,14 +146,14 @@ def text(scene: Sample) -> str:
     return base64.b64encode(png_bytes(Image.fromarray(scene.image))).decode()
 
 
-def _said(result: CallToolResult) -> str:
+def _text(result: CallToolResult) -> str:
     return " ".join(part.text for part in result.content if part.type == "text")
 
 
 def _refused(result: CallToolResult) -> str:
     assert result.is_error
     assert result.structured_content is None
-    message = _said(result)
+    message = _text(result)
     assert len(message) < 600
     assert "Traceback" not in message
     return message
@@ -177,26 +177,28 @@ def test_segment_answers_as_the_package_does(talk: Talk, text: str, scene: Sampl
     queries = [target.query for target in scene.targets]
     result = talk.call("segment", image=f"data:image/png;base64,{text}", queries=queries)
     assert not result.is_error
-    given = Segmented.model_validate(result.structured_content)
+    segmented = Segmented.model_validate(result.structured_content)
     expected = [prediction.answer() for prediction in opened.segment(queries)]
     without = {"milliseconds"}  # which are another run's
-    assert [a.model_dump(exclude=without) for a in given.answers] == [a.model_dump(exclude=without) for a in expected]
-    assert (given.height, given.width) == scene.image.shape[:2]
-    found = [answer for answer in given.answers if answer.found]
+    assert [a.model_dump(exclude=without) for a in segmented.answers] == [
+        a.model_dump(exclude=without) for a in expected
+    ]
+    assert (segmented.height, segmented.width) == scene.image.shape[:2]
+    found = [answer for answer in segmented.answers if answer.found]
     assert found
-    assert all(str(answer.box) in _said(result) for answer in found)
-    assert found[0].segmentation.counts not in _said(result)
+    assert all(str(answer.box) in _text(result) for answer in found)
+    assert found[0].segmentation.counts not in _text(result)
 
 
 def test_an_overlay_comes_as_an_image_unless_it_is_not_wanted(talk: Talk, text: str, opened: OpenedImage) -> None:
     result = talk.call("segment", image=text, queries=["the cup", "the sock"])
     (picture,) = (part for part in result.content if isinstance(part, ImageContent))  # one, of both
     assert picture.mime_type == "image/jpeg"
-    shown = np.array(Image.open(io.BytesIO(base64.b64decode(picture.data))), float)
+    overlay = np.array(Image.open(io.BytesIO(base64.b64decode(picture.data))), float)
     found = [k for k, one in enumerate(opened.segment(["the cup", "the sock"])) if one.found]
     masks = [one.mask for one in opened.segment(["the cup", "the sock"]) if one.found]
     right = np.array(drawn(opened.image, masks, [k + 1 for k in found]), float)
-    assert np.abs(shown - right).mean() < 6  # of 255: what JPEG leaves out
+    assert np.abs(overlay - right).mean() < 6  # of 255: what JPEG leaves out
     bare = talk.call("segment", image=text, queries=["the cup"], overlay=False)
     assert [part.type for part in bare.content] == ["text"]
 
@@ -225,7 +227,7 @@ def test_refine_takes_clicks_and_a_box(talk: Talk, text: str, opened: OpenedImag
     result = talk.call(
         "refine", image=name, query="the cup", clicks=clicks, box={"x0": 0, "y0": 50, "x1": 95, "y1": 130}
     )
-    assert not result.is_error, _said(result)
+    assert not result.is_error, _text(result)
     (answer,) = Segmented.model_validate(result.structured_content).answers
     mask = decode_rle(answer.segmentation.model_dump())
     assert mask[90, 40]
@@ -244,8 +246,8 @@ def test_ask_and_describe_are_answers_of_the_unchanged_model(
     assert answer.text == segmenter.ask(scene.image, question)
     described = talk.call("describe_image", image=answer.image)
     assert TextAnswer.model_validate(described.structured_content).text == answer.text
-    assert "256 x 256 pixels" in _said(described)
-    assert answer.image in _said(described)
+    assert "256 x 256 pixels" in _text(described)
+    assert answer.image in _text(described)
 
 
 # ---------------------------------------------------------------- what is wrong, over both transports
@@ -301,10 +303,10 @@ def test_a_bomb_and_too_many_bytes_are_refused_before_they_are_opened(talk: Talk
 def test_a_local_client_may_name_a_file(stdio: Talk, text: str, tmp_path: Path) -> None:
     path = tmp_path / "a picture.png"
     path.write_bytes(base64.b64decode(text))
-    sent = stdio.call("segment", image=text, queries=["cup"], overlay=False).structured_content["image"]
-    for named in (str(path), path.as_uri()):
-        result = stdio.call("segment", image=named, queries=["cup"], overlay=False)
-        assert result.structured_content["image"] == sent  # the same pixels are the same image
+    name = stdio.call("segment", image=text, queries=["cup"], overlay=False).structured_content["image"]
+    for file in (str(path), path.as_uri()):
+        result = stdio.call("segment", image=file, queries=["cup"], overlay=False)
+        assert result.structured_content["image"] == name  # the same pixels are the same image
     assert "does not exist" in _refused(stdio.call("describe_image", image=str(tmp_path / "none.png")))
     assert "is a folder" in _refused(stdio.call("describe_image", image=str(tmp_path)))
     assert "not an image" in _refused(stdio.call("describe_image", image="/etc/hosts"))
@@ -314,10 +316,10 @@ def test_a_local_client_may_name_a_file(stdio: Talk, text: str, tmp_path: Path) 
 def test_over_http_no_path_is_ever_read(http: Talk, text: str, tmp_path: Path) -> None:
     path = tmp_path / "picture"  # a real image, under a name in base64's own letters
     path.write_bytes(base64.b64decode(text))
-    for named in (str(path), path.as_uri(), "/etc/passwd", "~/.ssh/id_rsa", "../../etc/hosts"):
-        message = _refused(http.call("segment", image=named, queries=["cup"]))
+    for file in (str(path), path.as_uri(), "/etc/passwd", "~/.ssh/id_rsa", "../../etc/hosts"):
+        message = _refused(http.call("segment", image=file, queries=["cup"]))
         assert "need" in message
-        assert "exist" not in message  # which would tell a stranger what is there
+        assert "exist" not in message  # which would show a stranger what is there
 
 
 def test_over_http_addresses_are_fetched_if_allowed_and_public(http: Talk) -> None:
@@ -339,13 +341,13 @@ def test_over_http_addresses_are_fetched_if_allowed_and_public(http: Talk) -> No
 def test_a_web_page_whose_name_resolves_here_is_refused(address: str, headers: dict[str, str], status: int) -> None:
     about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
-    taken = {"Accept": "application/json, text/event-stream", **headers}
-    assert httpx.post(address, json=hello, headers=taken).status_code == status
+    sent = {"Accept": "application/json, text/event-stream", **headers}
+    assert httpx.post(address, json=hello, headers=sent).status_code == status
 
 
 def test_a_giant_body_is_refused_without_reading_it(address: str) -> None:
-    taken = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-    assert httpx.post(address, content=b"[" * (LIMITS.image_bytes * 2), headers=taken).status_code == 413
+    headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    assert httpx.post(address, content=b"[" * (LIMITS.image_bytes * 2), headers=headers).status_code == 413
 
 
 def test_an_older_client_is_served_too(portal: BlockingPortal, address: str, text: str) -> None:

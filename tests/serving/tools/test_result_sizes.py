@@ -52,21 +52,21 @@ def sight(opened: OpenedImage) -> Make:
             "keypoint_scores": np.zeros(0, np.float32),
             "keypoint_labels": np.zeros(0, bool),
         }
-        shown = {"image": image, "found": True, "score": 0.5, **none}
-        made = tuple(
+        fields = {"image": image, "found": True, "score": 0.5, **none}
+        predictions = tuple(
             replace(
                 like,
                 query=f"{query} {k}",
                 mask=mask,
                 logits=mask.astype(np.float32),
                 instances=tuple(Instance(mask, 0.5) for _ in range(things)),
-                **shown,
+                **fields,
             )
             for k, mask in enumerate(masks)
         )
-        answers = [one.answer() for one in made]
+        answers = [one.answer() for one in predictions]
         height, width = image.shape[:2]
-        return ToolAnswer(Segmented(image="image-0", width=width, height=height, answers=answers), made)
+        return ToolAnswer(Segmented(image="image-0", width=width, height=height, answers=answers), predictions)
 
     return make
 
@@ -88,9 +88,9 @@ def test_masks_of_noise_on_noise_fit(sight: Make, side: int, count: int, things:
         mask = decode_rle(answer.segmentation.model_dump())
         assert 0.25 < mask.mean() < 0.75  # of the noise, one half
         assert answer.area == pytest.approx(side**2 / 2, rel=0.05)  # of the whole mask
-    said = result.content[-1].text
-    assert "fewer pixels than the image" in said
-    assert f"of {count}" in said
+    notice = result.content[-1].text
+    assert "fewer pixels than the image" in notice
+    assert f"of {count}" in notice
 
 
 def test_the_largest_image_fits_too(sight: Make) -> None:
@@ -111,18 +111,18 @@ def test_an_answer_that_fits_is_complete(sight: Make) -> None:
 
 def test_only_the_long_masks_lose_detail(sight: Make) -> None:
     long = RNG.random((2000, 2000)) < 0.5
-    seen = sight(noise(20, 20).repeat(100, 0).repeat(100, 1), [disc(2000, 2000), long, disc(2000, 2000)])
-    answer, lighter = within(seen.answer, 300_000)
+    result = sight(noise(20, 20).repeat(100, 0).repeat(100, 1), [disc(2000, 2000), long, disc(2000, 2000)])
+    answer, lighter = within(result.answer, 300_000)
     assert lighter == [1]
     assert len(answer.model_dump_json()) <= 300_000
     assert [tuple(one.segmentation.size) == (2000, 2000) for one in answer.answers] == [True, False, True]
-    assert "2 of 3" in _result(seen, overlay=False).content[-1].text
+    assert "2 of 3" in _result(result, overlay=False).content[-1].text
 
 
 def test_words_alone_may_be_too_much(sight: Make) -> None:
-    seen = sight(noise(20, 20), [disc(20, 20)] * 32, query="😀" * 9000)
+    result = sight(noise(20, 20), [disc(20, 20)] * 32, query="😀" * 9000)
     with pytest.raises(ValueError, match="ask less, or in fewer words"):
-        _result(seen, overlay=True)
+        _result(result, overlay=True)
     fits = _result(sight(noise(20, 20), [disc(20, 20)] * 32, query="😀" * 4000), overlay=True)
     assert size(fits) < MEGABYTE
 
@@ -138,13 +138,13 @@ def test_one_picture_shows_all_masks_in_their_colours(sight: Make) -> None:
     left, right = np.zeros((60, 90), bool), np.zeros((60, 90), bool)
     left[10:50, 5:40], right[10:50, 50:85] = True, True
     grey = np.full((60, 90, 3), 128, np.uint8)
-    shown = np.asarray(drawn(grey, [left, right]))
-    assert (shown[~(left | right)] == 128).all()
-    colours = {tuple(shown[30, 20].tolist()), tuple(shown[30, 70].tolist())}
+    overlay = np.asarray(drawn(grey, [left, right]))
+    assert (overlay[~(left | right)] == 128).all()
+    colours = {tuple(overlay[30, 20].tolist()), tuple(overlay[30, 70].tolist())}
     assert len(colours) == 2
     assert (128, 128, 128) not in colours
     numbered = np.asarray(drawn(grey, [left, right], [1, 2]))
-    changed = (numbered != shown).any(2)
+    changed = (numbered != overlay).any(2)
     assert (changed & left).any()
     assert (changed & right).any()
     _, picture = _result(sight(grey, [left, right]), overlay=True).content
@@ -172,9 +172,9 @@ def test_a_picture_is_small_enough_to_send(height: int, width: int) -> None:
 def test_a_picture_of_noise_is_made_to_fit() -> None:
     picture = Image.fromarray(noise(1024, 1024))
     for most in (400_000, 100_000, 10_000):
-        made = jpeg(picture, most)
-        assert len(made) <= most
-        assert Image.open(io.BytesIO(made)).format == "JPEG"
+        encoded = jpeg(picture, most)
+        assert len(encoded) <= most
+        assert Image.open(io.BytesIO(encoded)).format == "JPEG"
 
 
 def test_a_mask_of_fewer_pixels_is_the_same_thing() -> None:

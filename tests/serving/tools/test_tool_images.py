@@ -33,7 +33,7 @@ def test_a_local_client_names_a_file_as_it_likes(tmp_path: Path, monkeypatch: py
 
 def test_data_is_read_for_every_client() -> None:
     jpeg = base64.b64encode(b"\xff\xd8\xff" + bytes(90)).decode()
-    assert jpeg.startswith("/9j/")  # which looks like a path
+    assert jpeg.startswith("/9j/")  # which could be a path
     for reader in (LOCAL, REMOTE):
         assert (reader.read(base64.b64encode(PNG).decode()) == PIXELS).all()
         with pytest.raises(ImageError, match="the image of 93 bytes"):

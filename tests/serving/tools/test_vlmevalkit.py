@@ -1,4 +1,4 @@
-"""The model class does all that VLMEvalKit's harness asks of one: a restatement of its loop, and the package itself
+"""The model class does all that VLMEvalKit's harness needs of one: a restatement of its loop, and the package itself
 where it is installed."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def model() -> SegLensVLM:
     return supported_vlm["seglens"]()
 
 
-# what `ask` says beside the answer: the pictures and words are of benchmarks, not of the drawn world
+# what `ask` warns of beside the answer: the pictures and words are of benchmarks, not of the drawn world
 @pytest.mark.filterwarnings("ignore:The (picture|words?) :UserWarning")
 def test_the_harness_gets_the_answers_of_the_bare_model(
     model: SegLensVLM, segmenter: Segmenter, tmp_path: Path
@@ -69,11 +69,11 @@ def test_the_harness_gets_the_answers_of_the_bare_model(
     bare = SegLensVLM(backbone=segmenter.backbone.name, device="cpu", max_new_tokens=8)
     assert infer_data(bare, dataset, 6) == answers
     questions = {question.id: question for question in BENCHMARKS["mmbench"].read(str(shared("general/mmbench")))}
-    for index, said in answers.items():
+    for index, answer in answers.items():
         assert model.build_prompt(next(r for r in dataset.data if r["index"] == index))[-1]["value"] == (
             questions[index].prompt
         )
-        assert said == segmenter.ask(questions[index].picture(), questions[index].prompt, 8)
+        assert answer == segmenter.ask(questions[index].picture(), questions[index].prompt, 8)
 
 
 def test_a_dataset_that_words_its_own_questions(model: SegLensVLM, tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_every_form_of_a_message(model: SegLensVLM) -> None:
     path = str(next(shared("general/pope/mini/val2014").glob("*.jpg")))
     text = "is there a dog?"
     parts = [{"type": "image", "value": path}, {"type": "text", "value": text}]
-    said = model.generate(parts)
-    assert said == model.generate([path, text]) == model.generate([text, path], "POPE")
+    answer = model.generate(parts)
+    assert answer == model.generate([path, text]) == model.generate([text, path], "POPE")
     other = str(shared("general/mme/mini/count/000000261712.jpg"))
     with pytest.warns(UserWarning, match="got 2 images; the model takes one and is shown the first"):
-        assert model.generate([path, other, text]) == said
+        assert model.generate([path, other, text]) == answer
 
 
 def test_what_the_model_cannot_take(model: SegLensVLM) -> None:

@@ -15,7 +15,7 @@ from serving.web.visitor import CHROMIUM, DRIVER, Visitor, chromium
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    """`seglens page` on loopback, with the embedded model. A process of its own: gradio leaves event loops open, and
+    """`seglens page` on loopback, with the embedded model. A separate process: gradio leaves event loops open, and
     warnings are errors here."""
     command = [sys.executable, "-m", "seglens", "page", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as page:

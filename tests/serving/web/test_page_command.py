@@ -22,10 +22,10 @@ def test_without_gradio_the_error_names_the_command_that_installs_it(
 
 
 def test_a_port_in_use_is_one_line(seglens: Run) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        code, _, err = seglens("page", "--no-open", "--port", taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        code, _, err = seglens("page", "--no-open", "--port", listener.getsockname()[1])
     assert code == 2
     assert "cannot listen on port" in err
     assert len(err.splitlines()) == 1, "no model was loaded for it"

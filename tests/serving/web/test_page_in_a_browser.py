@@ -153,7 +153,7 @@ def test_the_route_can_be_forced(visitor: Visitor) -> None:
     visitor.choose_option("route", "segmentation")
     assert visitor.say("what colour is the cup?").startswith("Segmentation, as you chose")
     assert visitor.source("mask")
-    assert not visitor.shown("#scores"), "nobody asked the model"
+    assert not visitor.shown("#scores"), "the model was not asked"
     visitor.choose_option("route", "dialogue")
     assert visitor.say("segment the cat.").startswith("Dialogue, as you chose")
 
@@ -178,12 +178,12 @@ def test_each_of_several_things_has_its_own_colour_and_score(visitor: Visitor, t
     visitor.after(lambda: visitor.one("#tries button:first-child").click())
     assert visitor.talk()[0] == "segment each of the snowmen."
     assert visitor.legend() == {"segment each of the snowmen.": "4 things"}
-    found = visitor.things()
-    assert [line.partition(":")[0] for line in found] == ["1", "2", "3", "4"]
+    things = visitor.things()
+    assert [line.partition(":")[0] for line in things] == ["1", "2", "3", "4"]
     assert colours(visitor) == {colour_of(number) for number in range(4)}
     indexed = np.array(Image.open(visitor.download("instances.png", tmp_path)))
     assert np.bincount(indexed.ravel(), minlength=5)[1:].tolist() == [
-        int(line.split(", ")[1].removesuffix(" pixels").replace(",", "")) for line in found
+        int(line.split(", ")[1].removesuffix(" pixels").replace(",", "")) for line in things
     ]
     assert len(COCO(visitor.download("coco.json", tmp_path)).anns) == 4
 
@@ -255,8 +255,8 @@ def test_layers_are_chosen_switched_off_and_removed(visitor: Visitor, cats: Open
     visitor.say("segment the cup.")
     heat = visitor.source("heat")
     visitor.switch("segment the cat.")
-    shown = [one.is_displayed() for one in visitor.all("#stage .mask")]
-    assert shown == [False, True]
+    visible = [one.is_displayed() for one in visitor.all("#stage .mask")]
+    assert visible == [False, True]
     visitor.press("choose", "segment the cat.")
     assert visitor.source("heat") != heat, "the heat map is that of the chosen one"
     assert not visitor.shown("#stage .heat"), "which is still switched off"
@@ -335,8 +335,8 @@ def test_a_picture_that_is_sent_while_another_is_computed_waits(visitor: Visitor
         files.append(tmp_path / f"{number}.png")
         files[-1].write_bytes(png_bytes(Image.fromarray(EXAMPLES[number].image)))
     visitor.choose(2)
-    asked = ["segment each bus.", "what colour is the mushroom?", "segment the yellow bus."]
-    for words in asked:
+    requests = ["segment each bus.", "what colour is the mushroom?", "segment the yellow bus."]
+    for words in requests:
         visitor.send(words)
     for file in files:
         visitor.upload(file)
@@ -350,7 +350,7 @@ def test_a_picture_that_is_sent_while_another_is_computed_waits(visitor: Visitor
     visitor.press("undo")  # the second upload: the first was not lost
     assert visitor.source("picture") != last
     visitor.press("undo")
-    assert [line for line in visitor.talk() if line in asked] == asked
+    assert [line for line in visitor.talk() if line in requests] == requests
     assert len(visitor.talk()) == 6
 
 
@@ -447,8 +447,8 @@ def test_nothing_is_loaded_from_other_machines(visitor: Visitor) -> None:
     visitor.until(lambda: visitor.all("#examples button"))
     visitor.choose(CAT)
     visitor.say("segment the cat.")
-    asked = {urlsplit(url) for url in visitor.requests()}
-    assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
+    addresses = {urlsplit(url) for url in visitor.requests()}
+    assert {url.hostname for url in addresses if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
 
 
 def test_every_picture_and_control_has_a_text(visitor: Visitor) -> None:

@@ -24,11 +24,11 @@ from seglens.serving.web.visit_state import State
 
 
 @pytest.fixture(scope="module")
-def found(opened: OpenedImage) -> Prediction:
+def prediction(opened: OpenedImage) -> Prediction:
     return opened.segment("the largest thing")
 
 
-def seen(*predictions: Prediction) -> View:
+def view_after(*predictions: Prediction) -> View:
     """What is shown after these answers, the last one chosen."""
     findings: Findings = ()
     for one in predictions:
@@ -39,12 +39,12 @@ def seen(*predictions: Prediction) -> View:
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"),
+    ("size", "smaller"),
     [((256, 256), (256, 256)), ((4000, 3000), (1280, 960)), ((1, 40_000), (1, 1280)), ((1280, 1), (1280, 1))],
 )
-def test_pictures_are_shrunk_and_never_enlarged(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert shown_size(*size, 1280) == shown
-    assert picture(np.zeros((*size[::-1], 3), np.uint8), 1280).size == shown
+def test_pictures_are_shrunk_and_never_enlarged(size: tuple[int, int], smaller: tuple[int, int]) -> None:
+    assert shown_size(*size, 1280) == smaller
+    assert picture(np.zeros((*size[::-1], 3), np.uint8), 1280).size == smaller
 
 
 def test_a_mask_is_filled_and_outlined_and_the_rest_is_clear() -> None:
@@ -61,41 +61,46 @@ def test_a_mask_is_filled_and_outlined_and_the_rest_is_clear() -> None:
     assert colour_of(len(COLOURS)) == colour_of(0)
 
 
-def test_a_large_mask_is_shown_small_and_downloaded_whole(found: Prediction) -> None:
+def test_a_large_mask_is_shown_small_and_downloaded_whole(prediction: Prediction) -> None:
     side = 64
-    assert mask_layer([found.mask], side).size == heat_layer(found, side).size == (side, side)
-    (mask, _) = downloads([found])
-    assert Image.open(io.BytesIO(decoded(mask.address))).size == found.mask.shape[::-1]
+    assert mask_layer([prediction.mask], side).size == heat_layer(prediction, side).size == (side, side)
+    (mask, _) = downloads([prediction])
+    assert Image.open(io.BytesIO(decoded(mask.address))).size == prediction.mask.shape[::-1]
 
 
-def test_the_heat_map_is_transparent_where_there_is_no_attention(found: Prediction) -> None:
+def test_the_heat_map_is_transparent_where_there_is_no_attention(prediction: Prediction) -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 0.3
-    alpha = np.array(heat_layer(replace(found, heat_map=heat), 1280))[..., 3]
+    alpha = np.array(heat_layer(replace(prediction, heat_map=heat), 1280))[..., 3]
     assert alpha[0, 0] == alpha.max() > 0
     assert alpha[-1, -1] == 0
-    assert heat_layer(replace(found, heat_map=None), 1280) is None
+    assert heat_layer(replace(prediction, heat_map=None), 1280) is None
 
 
-def test_marks_are_where_the_user_clicked(found: Prediction) -> None:
-    shown = Corrections(clicks=(Click(x=10, y=20), Click(x=30, y=40, label=0)), box=Box(x0=1, y0=2, x1=11, y1=22))
-    view = seen(replace(found, corrections=shown))
+def test_marks_are_where_the_user_clicked(prediction: Prediction) -> None:
+    corrections = Corrections(clicks=(Click(x=10, y=20), Click(x=30, y=40, label=0)), box=Box(x0=1, y0=2, x1=11, y1=22))
+    view = view_after(replace(prediction, corrections=corrections))
     assert [mark.label for mark in view.clicks] == [1, 0]
     plus, minus = (mark.path for mark in view.clicks)
     assert plus.count("M") == 2, "a plus is two strokes"
     assert minus.count("M") == 1
     assert minus.split()[1].startswith("40")
     assert (view.box.x, view.box.y, view.box.width, view.box.height) == (1, 2, 10, 20)
-    assert len(view.keypoints) == len(found.keypoints)
+    assert len(view.keypoints) == len(prediction.keypoints)
 
 
-def test_the_legend_lists_every_query_with_its_result(found: Prediction) -> None:
-    one = Instance(found.mask, 0.5)
-    several = replace(found, query="each of them", instances=(one, one, one))
+def test_the_legend_lists_every_query_with_its_result(prediction: Prediction) -> None:
+    one = Instance(prediction.mask, 0.5)
+    several = replace(prediction, query="each of them", instances=(one, one, one))
     empty = replace(
-        found, query="an elephant", mask=np.zeros_like(found.mask), found=False, score=None, reason="No such thing."
+        prediction,
+        query="an elephant",
+        mask=np.zeros_like(prediction.mask),
+        found=False,
+        score=None,
+        reason="No such thing.",
     )
-    alone, three, nothing = seen(found, several, empty).layers
+    alone, three, nothing = view_after(prediction, several, empty).layers
     assert alone.query == "the largest thing"
     assert unescape(html_of("${1} `<b>` \\ {{2}}'")) == "${1} `<b>` \\ {{2}}'"
     assert not set(html_of("${1} `<b>` \\ {{2}}'")) & set("${}<>`\\'")
@@ -110,21 +115,21 @@ def test_the_legend_lists_every_query_with_its_result(found: Prediction) -> None
     assert downloads([empty]) == downloads([]) == []
 
 
-def test_the_same_query_replaces_its_finding_and_the_oldest_makes_room(found: Prediction) -> None:
+def test_the_same_query_replaces_its_finding_and_the_oldest_makes_room(prediction: Prediction) -> None:
     findings: Findings = ()
     for query in ("The cat.", "the cup", "the  Cat"):
-        findings, new, gone = put(findings, replace(found, query=query), 2)
+        findings, new, gone = put(findings, replace(prediction, query=query), 2)
     assert [one.prediction.query for one in findings] == ["the  Cat", "the cup"]
     assert gone == ()
     assert new.first == 0, "it keeps its colour"
-    findings, new, gone = put(findings, replace(found, query="the bus"), 2)
+    findings, new, gone = put(findings, replace(prediction, query="the bus"), 2)
     assert [one.prediction.query for one in (*gone, *findings)] == ["the  Cat", "the cup", "the bus"]
-    refined = replace(found, score=0.5)
+    refined = replace(prediction, score=0.5)
     assert [one.prediction is refined for one in changed(findings, new.id, refined)] == [False, True]
 
 
-def test_file_names_contain_no_text_of_the_visitor(found: Prediction) -> None:
-    evil = replace(found, query='../../etc/<b>"\ud800杯', instances=(Instance(found.mask, 0.5),) * 2)
+def test_file_names_contain_no_text_of_the_visitor(prediction: Prediction) -> None:
+    evil = replace(prediction, query='../../etc/<b>"\ud800杯', instances=(Instance(prediction.mask, 0.5),) * 2)
     files = downloads([evil])
     assert [file.name for file in files] == ["mask.png", "instances.png", "coco.json"]
     assert json.loads(decoded(files[-1].address))["categories"][0]["name"] == evil.query

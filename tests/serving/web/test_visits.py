@@ -1,4 +1,4 @@
-"""Who is kept, for how long and up to how much memory; and what is told of what was not kept."""
+"""Which visits are kept, for how long and up to how much memory; and what the page shows about those that were not."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def page(agent: Agent) -> PageHandlers:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the page says in notes."""
-    said = list[str]()
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The notes that the page shows."""
+    notes = list[str]()
     for kind in ("Info", "Warning"):
-        monkeypatch.setattr(gr, kind, lambda text, title: said.append(f"{title}: {text}"))
-    return said
+        monkeypatch.setattr(gr, kind, lambda text, title: notes.append(f"{title}: {text}"))
+    return notes
 
 
 def with_cat(agent: Agent, limits: PageLimits = LIMITS) -> Visit:
@@ -127,34 +127,34 @@ def test_without_a_picture_the_error_states_what_to_do(agent: Agent) -> None:
             deed()
 
 
-def test_a_visitor_whose_visit_was_removed_is_informed(page: PageHandlers, told: list[str]) -> None:
+def test_a_visitor_whose_visit_was_removed_is_informed(page: PageHandlers, notes: list[str]) -> None:
     click = Mock(spec=gr.EventData, start=(1, 1), end=(1, 1))
-    shown = page.correct("add", "the key of someone who was forgotten", click)
-    assert "the page was not used for a long time" in shown[page.widgets.chat][0]["content"]
-    assert page.visits.find(shown[page.widgets.key])
+    page_after = page.correct("add", "the key of someone who was forgotten", click)
+    assert "the page was not used for a long time" in page_after[page.widgets.chat][0]["content"]
+    assert page.visits.find(page_after[page.widgets.key])
 
 
-def test_a_picture_that_has_to_wait_is_announced(page: PageHandlers, agent: Agent, told: list[str]) -> None:
+def test_a_picture_that_has_to_wait_is_announced(page: PageHandlers, agent: Agent, notes: list[str]) -> None:
     key = page.visits.add(visit := Visit(agent, LIMITS))
     page.announce(key)
-    assert told == []
+    assert notes == []
     visit.busy = "segment the cat."
     page.announce(key)
     visit.busy = None
     visit.queue(Message("segment the cup."))
     page.announce(key)
-    assert [line.partition(":")[0] for line in told] == ["Your picture waits"] * 2
+    assert [line.partition(":")[0] for line in notes] == ["Your picture waits"] * 2
 
 
 def test_what_was_asked_before_a_reload_is_answered_after_it(page: PageHandlers, agent: Agent) -> None:
     key = page.visits.add(visit := with_cat(agent))
     visit.queue(Message("segment the cup."))
-    shown = page.restore(key, None)
-    assert [line["content"] for line in shown[page.widgets.chat]][-1] == "segment the cup."
+    page_after = page.restore(key, None)
+    assert [line["content"] for line in page_after[page.widgets.chat]][-1] == "segment the cup."
     visit.queue(Message("what colour is it?"))  # sent before the page had caught up
-    *_, shown = page.answer(key)
+    *_, page_after = page.answer(key)
     assert [one.prediction.query for one in visit.state.findings] == [CAT, "segment the cup."]
-    assert shown[page.widgets.chat][-2]["content"] == "what colour is it?"
+    assert page_after[page.widgets.chat][-2]["content"] == "what colour is it?"
     assert not visit.waiting
 
 

@@ -205,7 +205,7 @@ class Visitor:
         return dict(rows)
 
     def things(self) -> list[str]:
-        """What the legend says of each of several things."""
+        """What the legend shows of each of several things."""
         return [one.text for one in self.all("#stage .legend li li")]
 
     def press(self, act: str, words: str = "") -> None:
@@ -245,11 +245,11 @@ class Visitor:
 
     def focus(self) -> dict[str, Any]:
         """What has the keyboard: its name, the width of the ring around it in pixels, and the contrast of the ring with
-        the page behind it, as WCAG counts it."""
+        the page under it, as WCAG counts it."""
         return self.driver.execute_script(FOCUS)
 
     def requests(self) -> set[str]:
-        """Addresses that the browser has asked for since the last call."""
+        """Addresses that the browser has requested since the last call."""
         messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
         return {
             message["params"]["request"]["url"]
