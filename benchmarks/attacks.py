@@ -1,4 +1,4 @@
-"""Requests of a client that is wrong, broken or means harm, each with what may be said to it."""
+"""Requests of a client that is wrong, broken or means harm, each with the answers that it may get."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Target:
     png: bytes
     uri: str
 
-    def send(self, sent: bytes) -> Awaitable[Reply]:
-        return exchange(self.server, sent)
+    def send(self, request: bytes) -> Awaitable[Reply]:
+        return exchange(self.server, request)
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def bomb(side: int = 60_000) -> bytes:
 BOMB = bomb()
 
 
-async def gone_within(target: Target, sent: bytes, share: float) -> Reply:
+async def gone_within(target: Target, request: bytes, share: float) -> Reply:
     """Send a share of a request, and leave."""
     _, writer = await asyncio.open_connection(target.server.host, target.server.port)
-    writer.write(sent[: max(1, int(share * len(sent)))])
+    writer.write(request[: max(1, int(share * len(request)))])
     await writer.drain()
     writer.close()
     return NOTHING
@@ -84,43 +84,43 @@ def _question(target: Target, **change: object) -> bytes:
 
 
 def _chat(target: Target, text: object, **change: object) -> bytes:
-    shown = {"type": "image_url", "image_url": {"url": target.uri}}
-    said = {"role": "user", "content": [shown, {"type": "text", "text": text}]}
-    return post(CHAT, {"model": "embedded", "messages": [said], **change})
+    picture = {"type": "image_url", "image_url": {"url": target.uri}}
+    message = {"role": "user", "content": [picture, {"type": "text", "text": text}]}
+    return post(CHAT, {"model": "embedded", "messages": [message], **change})
 
 
-def _said(*statuses: int, send: Callable[[Target], bytes]) -> Kind:
+def _status(*statuses: int, send: Callable[[Target], bytes]) -> Kind:
     return Kind(lambda target: target.send(send(target)), frozenset(statuses))
 
 
 ATTACKS: dict[str, Kind] = {
-    "image bomb": _said(413, send=lambda t: upload(IMAGES, BOMB)),
-    "truncated image": _said(400, send=lambda t: upload(IMAGES, t.png[: len(t.png) // 2])),
-    "damaged image": _said(400, send=lambda t: upload(IMAGES, t.png[:60] + bytes(200) + t.png[260:])),
-    "text for an image": _said(400, send=lambda t: upload(IMAGES, b"I am a picture, believe me. " * 50)),
-    "nothing for an image": _said(400, 422, send=lambda t: upload(IMAGES, b"")),
-    "content of another type": _said(415, send=lambda t: request("POST", IMAGES, t.png, "image/png")),
-    "JSON that breaks off": _said(422, send=lambda t: request("POST", SEGMENT, _parted(_question(t))[1][:-40])),
-    "JSON nested deeply": _said(400, 422, send=lambda t: request("POST", SEGMENT, b"[" * 100_000)),
-    "bytes that are no text": _said(400, 422, send=lambda t: request("POST", SEGMENT, b'{"image": "\xff\xfe\x00"}')),
-    "an unknown field": _said(422, send=lambda t: _question(t, path="/etc/passwd")),
-    "values of other types": _said(422, send=lambda t: _question(t, queries={"a": 1}, each="perhaps")),
-    "no queries": _said(422, send=lambda t: _question(t, queries=[])),
-    "an empty query": _said(400, 422, send=lambda t: _question(t, queries=[" "])),
-    "a lone surrogate": _said(400, 422, send=lambda t: _question(t, queries=["\ud800"])),
-    "a huge query": _said(413, send=lambda t: _question(t, queries=["a cup " * 100_000])),
-    "too many queries": _said(413, send=lambda t: _question(t, queries=["the cup"] * 1000)),
-    "a huge prompt in a chat": _said(413, 422, send=lambda t: _chat(t, "tell me of the cup " * 50_000)),
-    "a chat without words": _said(400, 422, send=lambda t: _chat(t, None)),
-    "an unknown image": _said(404, send=lambda t: _question(t, image="img_" + "A" * 32)),
-    "a path for an image": _said(400, send=lambda t: _question(t, image="/etc/passwd")),
-    "a file address for an image": _said(400, send=lambda t: _question(t, image="file:///etc/passwd")),
-    "a private address for an image": _said(400, send=lambda t: _question(t, image="http://169.254.169.254/latest")),
-    "an unknown address": _said(404, send=lambda t: request("GET", "/v1/../../etc/passwd")),
-    "another method": _said(405, send=lambda t: request("PUT", SEGMENT, b"{}")),
-    "no HTTP": _said(400, 0, send=lambda t: bytes(range(256)) * 4 + b"\r\n\r\n"),
-    "a huge header": _said(400, 431, 0, send=lambda t: b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n\r\n"),
-    "a huge body": _said(413, 0, send=lambda t: upload(IMAGES, bytes(40 * 2**20))),
+    "image bomb": _status(413, send=lambda t: upload(IMAGES, BOMB)),
+    "truncated image": _status(400, send=lambda t: upload(IMAGES, t.png[: len(t.png) // 2])),
+    "damaged image": _status(400, send=lambda t: upload(IMAGES, t.png[:60] + bytes(200) + t.png[260:])),
+    "text for an image": _status(400, send=lambda t: upload(IMAGES, b"I am a picture, believe me. " * 50)),
+    "nothing for an image": _status(400, 422, send=lambda t: upload(IMAGES, b"")),
+    "content of another type": _status(415, send=lambda t: request("POST", IMAGES, t.png, "image/png")),
+    "JSON that breaks off": _status(422, send=lambda t: request("POST", SEGMENT, _parted(_question(t))[1][:-40])),
+    "JSON nested deeply": _status(400, 422, send=lambda t: request("POST", SEGMENT, b"[" * 100_000)),
+    "bytes that are no text": _status(400, 422, send=lambda t: request("POST", SEGMENT, b'{"image": "\xff\xfe\x00"}')),
+    "an unknown field": _status(422, send=lambda t: _question(t, path="/etc/passwd")),
+    "values of other types": _status(422, send=lambda t: _question(t, queries={"a": 1}, each="perhaps")),
+    "no queries": _status(422, send=lambda t: _question(t, queries=[])),
+    "an empty query": _status(400, 422, send=lambda t: _question(t, queries=[" "])),
+    "a lone surrogate": _status(400, 422, send=lambda t: _question(t, queries=["\ud800"])),
+    "a huge query": _status(413, send=lambda t: _question(t, queries=["a cup " * 100_000])),
+    "too many queries": _status(413, send=lambda t: _question(t, queries=["the cup"] * 1000)),
+    "a huge prompt in a chat": _status(413, 422, send=lambda t: _chat(t, "tell me of the cup " * 50_000)),
+    "a chat without words": _status(400, 422, send=lambda t: _chat(t, None)),
+    "an unknown image": _status(404, send=lambda t: _question(t, image="img_" + "A" * 32)),
+    "a path for an image": _status(400, send=lambda t: _question(t, image="/etc/passwd")),
+    "a file address for an image": _status(400, send=lambda t: _question(t, image="file:///etc/passwd")),
+    "a private address for an image": _status(400, send=lambda t: _question(t, image="http://169.254.169.254/latest")),
+    "an unknown address": _status(404, send=lambda t: request("GET", "/v1/../../etc/passwd")),
+    "another method": _status(405, send=lambda t: request("PUT", SEGMENT, b"{}")),
+    "no HTTP": _status(400, 0, send=lambda t: bytes(range(256)) * 4 + b"\r\n\r\n"),
+    "a huge header": _status(400, 431, 0, send=lambda t: b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n\r\n"),
+    "a huge body": _status(413, 0, send=lambda t: upload(IMAGES, bytes(40 * 2**20))),
     "gone in the header": Kind(lambda t: gone_within(t, _question(t), 0.001), frozenset({0})),
     "gone in the body": Kind(lambda t: gone_within(t, _question(t), 0.6), frozenset({0})),
     "gone before the answer": Kind(lambda t: gone_within(t, _question(t), 1.0), frozenset({0})),
@@ -129,7 +129,7 @@ ATTACKS: dict[str, Kind] = {
 }
 
 
-def _parted(sent: bytes) -> tuple[bytes, bytes]:
+def _parted(request: bytes) -> tuple[bytes, bytes]:
     """The header, and the body."""
-    head, end, body = sent.partition(b"\r\n\r\n")
+    head, end, body = request.partition(b"\r\n\r\n")
     return head + end, body

@@ -43,7 +43,7 @@ class Blank:
 def extract(sample: Sample) -> Features:
     generator = torch.Generator().manual_seed(int(sample.id))
 
-    def said(*shape: int) -> torch.Tensor:
+    def rows(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).bfloat16()
 
     def area(side: int) -> torch.Tensor:
@@ -51,11 +51,11 @@ def extract(sample: Sample) -> Features:
 
     positions = torch.arange(PREFIX, PREFIX + TOKENS)
     questions = tuple(
-        QuestionFeatures(said(TOKENS, WIDTH), positions, area(4 * SIDE), area(GRID), True) for _ in range(QUESTIONS)
+        QuestionFeatures(rows(TOKENS, WIDTH), positions, area(4 * SIDE), area(GRID), True) for _ in range(QUESTIONS)
     )
-    embedding = Embedding(said(1, CHANNELS, SIDE, SIDE))
+    embedding = Embedding(rows(1, CHANNELS, SIDE, SIDE))
     return Features(
-        said(PREFIX, WIDTH), torch.arange(PREFIX), torch.arange(35, PREFIX), (GRID, GRID), embedding, questions
+        rows(PREFIX, WIDTH), torch.arange(PREFIX), torch.arange(35, PREFIX), (GRID, GRID), embedding, questions
     )
 
 

@@ -71,11 +71,11 @@ def _mcp() -> Iterator[Server]:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
         try:
             until = monotonic() + STARTUP_SECONDS
-            while not (found := re.search(r"MCP at http://127\.0\.0\.1:(\d+)", _read(log))):
+            while not (match := re.search(r"MCP at http://127\.0\.0\.1:(\d+)", _read(log))):
                 if process.poll() is not None or monotonic() > until:
                     raise RuntimeError(f"the MCP server did not come up: {_read(log)}")
                 sleep(0.05)
-            yield Server("127.0.0.1", int(found[1]), psutil.Process(process.pid))
+            yield Server("127.0.0.1", int(match[1]), psutil.Process(process.pid))
             process.send_signal(signal.SIGTERM)
             if process.wait(90) or "Traceback" in _read(log):
                 raise RuntimeError(f"the MCP server ended with {process.returncode}: {_read(log)[-2000:]}")
@@ -99,16 +99,16 @@ def _rpc(method: str, **parameters: object) -> bytes:
 
 
 def _raw(body: bytes, *headers: str, host: str = "127.0.0.1") -> bytes:
-    sent = request("POST", "/mcp", body).replace(b"Host: seglens", f"Host: {host}".encode())
+    message = request("POST", "/mcp", body).replace(b"Host: seglens", f"Host: {host}".encode())
     more = "".join(f"{line}\r\n" for line in ("Accept: application/json, text/event-stream", *headers)).encode()
-    return sent.replace(b"\r\n", b"\r\n" + more, 1)
+    return message.replace(b"\r\n", b"\r\n" + more, 1)
 
 
-def _call(name: str, **given: object) -> bytes:
-    return _rpc("tools/call", name=name, arguments=given)
+def _call(name: str, **arguments: object) -> bytes:
+    return _rpc("tools/call", name=name, arguments=arguments)
 
 
-# A call in a session of its own is refused before its arguments are read: `TOOLS` are sent by real clients.
+# A call in a separate session is refused before its arguments are read: `TOOLS` are sent by real clients.
 RAW: Mapping[str, Hostile] = {
     "no JSON": lambda t: t.send(_raw(b'{"jsonrpc": ')),
     "JSON nested deeply": lambda t: t.send(_raw(b"[" * 100_000)),
@@ -178,19 +178,19 @@ class Crowd:
                 errand = chance.choice(self.known)
                 which = chance.sample(range(len(errand.queries)), 2)
                 queries = [errand.queries[k] for k in which]
-                for _ in range(40):  # a full house asks to come again
-                    said = await client.call_tool(
+                for _ in range(40):  # a full server asks to send it again
+                    result = await client.call_tool(
                         "segment", {"image": errand.uri, "queries": queries, "overlay": False}
                     )
-                    if "ask again" not in str(said.content):
+                    if "ask again" not in str(result.content):
                         break
                     await asyncio.sleep(1)
-                self.found.append(_judged(said, errand, which))
+                self.found.append(_judged(result, errand, which))
 
     async def hostile(self, plan: Iterator[str]) -> None:
         for name in plan:
-            said = await (self.raw(name) if name in RAW else self.tool(name))
-            self.found.append(Trial("hostile requests to MCP", name, not said, f"{name}: {said}"))
+            fault = await (self.raw(name) if name in RAW else self.tool(name))
+            self.found.append(Trial("hostile requests to MCP", name, not fault, f"{name}: {fault}"))
 
     async def raw(self, name: str) -> str:
         """What is wrong with the answer, if anything: it must be a refusal, or the end of the connection."""
@@ -200,24 +200,24 @@ class Crowd:
         return "" if reply.status == 0 or 400 <= reply.status < 500 or b'"error"' in reply.body else str(reply)[:200]
 
     async def tool(self, name: str) -> str:
-        tool, given = TOOLS[name]
+        tool, arguments = TOOLS[name]
         async with Client(self.url) as client:
             try:
-                said = await client.call_tool(tool, given(self.known[0]))
+                result = await client.call_tool(tool, arguments(self.known[0]))
             except Exception as error:  # of the protocol: an unknown tool
                 return "" if "Traceback" not in str(error) else str(error)[:200]
-        refused = said.is_error and "Traceback" not in str(said.content) and said.structured_content is None
-        return "" if refused else str(said.content)[:200]
+        refused = result.is_error and "Traceback" not in str(result.content) and result.structured_content is None
+        return "" if refused else str(result.content)[:200]
 
 
-def _judged(said: object, errand: Errand, which: Sequence[int]) -> Trial:
-    answers = (said.structured_content or {}).get("answers", [])  # type: ignore[attr-defined]
+def _judged(result: object, errand: Errand, which: Sequence[int]) -> Trial:
+    answers = (result.structured_content or {}).get("answers", [])  # type: ignore[attr-defined]
     fine = len(answers) == len(which)
     for answer, k in zip(answers, which, strict=False):
         fine &= answer["found"] == errand.found[k] and (
             not answer["found"] or float((decode_rle(answer["segmentation"]) == errand.masks[k]).mean()) >= SAME
         )
-    return Trial("honest calls of MCP", str(which), fine, str(said)[:200])
+    return Trial("honest calls of MCP", str(which), fine, str(result)[:200])
 
 
 def over_mcp(clients: int, hostile: int, chance: random.Random) -> Iterator[Trial]:

@@ -44,15 +44,15 @@ class Errand:
     def of(cls, segmenter: Segmenter, sample: Sample) -> Errand:
         opened = segmenter.open(sample.image)
         queries = tuple(target.query for target in sample.targets)
-        said = opened.segment(list(queries))
-        click = _click(said[0])
+        predictions = opened.segment(list(queries))
+        click = _click(predictions[0])
         return cls(
             png_bytes(Image.fromarray(sample.image)),
             queries,
-            tuple(p.mask for p in said),
-            tuple(p.found for p in said),
+            tuple(p.mask for p in predictions),
+            tuple(p.found for p in predictions),
             click,
-            opened.refine(said[0], [click]).mask,
+            opened.refine(predictions[0], [click]).mask,
             segmenter.ask(sample.image, QUESTION),
         )
 
@@ -65,10 +65,10 @@ class Errand:
         )
 
     def talk(self) -> bytes:
-        said = [{"type": "image_url", "image_url": {"url": self.uri}}, {"type": "text", "text": QUESTION}]
+        content = [{"type": "image_url", "image_url": {"url": self.uri}}, {"type": "text", "text": QUESTION}]
         return post(
             "/v1/chat/completions",
-            {"model": "embedded", "messages": [{"role": "user", "content": said}], "seglens": {"route": "dialogue"}},
+            {"model": "embedded", "messages": [{"role": "user", "content": content}], "seglens": {"route": "dialogue"}},
         )
 
     def right(self, reply: Reply, which: Sequence[int]) -> Verdict:
@@ -103,8 +103,8 @@ def errands(segmenter: Segmenter, images: int, seed: int) -> list[Errand]:
 
 
 def _same(answer: Any, mask: Bool[np.ndarray, "h w"]) -> float:
-    drawn = decode_rle(answer["segmentation"])
-    return float((drawn == mask).mean()) if drawn.shape == mask.shape else 0.0
+    other = decode_rle(answer["segmentation"])
+    return float((other == mask).mean()) if other.shape == mask.shape else 0.0
 
 
 def _click(prediction: Prediction) -> Click:

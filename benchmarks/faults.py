@@ -94,16 +94,16 @@ KINDS: Mapping[str, Work] = {
 
 def tried(kinds: Sequence[str], size: Size, seed: int) -> list[Trial]:
     """Every fault of these kinds, one after the other."""
-    found = list[Trial]()
+    trials = list[Trial]()
     for kind in kinds:
         began = monotonic()
         with tempfile.TemporaryDirectory(prefix=f"faults-{kind}-") as folder:
             for trial in KINDS[kind](Path(folder), size, random.Random(f"{seed} {kind}")):
-                found.append(trial)
+                trials.append(trial)
                 if not trial.held:
                     print(f"did not hold: {trial.kind}: {trial.what}: {trial.said}", file=sys.stderr, flush=True)
         print(f"{kind}: {monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return found
+    return trials
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,15 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=KINDS, nargs="+", default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     ready()
-    found = tried(asked.only, SIZES[asked.size], asked.seed)
-    counts, failed = summary(found), [asdict(trial) for trial in found if not trial.held]
-    if asked.json:
-        print(json.dumps({"size": asked.size, "seed": asked.seed, "kinds": counts, "failed": failed}, indent=1))
+    trials = tried(options.only, SIZES[options.size], options.seed)
+    counts, failed = summary(trials), [asdict(trial) for trial in trials if not trial.held]
+    if options.json:
+        print(json.dumps({"size": options.size, "seed": options.seed, "kinds": counts, "failed": failed}, indent=1))
     else:
-        print(f"size {asked.size}, seed {asked.seed}; {machine('cpu', 1)}")
+        print(f"size {options.size}, seed {options.seed}; {machine('cpu', 1)}")
         for kind, count in counts.items():
             print(f"{kind}: {count['tried']} tried, {count['held']} held")
     if failed:

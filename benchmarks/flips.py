@@ -33,8 +33,8 @@ class Target:
             shutil.copytree(self.start, folder / OUT)
         done = command(*self.words, folder=folder, settings=self.settings)
         wrote = contents(folder / OUT) if (folder / OUT).exists() else {}
-        refused = done.code in (1, 2) and "Traceback" not in done.said
-        return done.code, done.said, refused, {k: v for k, v in wrote.items() if k.endswith(self.ends)}
+        refused = done.code in (1, 2) and "Traceback" not in done.output
+        return done.code, done.output, refused, {k: v for k, v in wrote.items() if k.endswith(self.ends)}
 
 
 def targets(folder: Path) -> list[Target]:
@@ -43,7 +43,7 @@ def targets(folder: Path) -> list[Target]:
     for words in (cache("cache", 8), train("run", "--live", steps=3)):
         done = command(*words, folder=folder)
         if done.code:
-            raise RuntimeError(done.said)
+            raise RuntimeError(done.output)
     shutil.copytree(folder / "run", folder / "half", ignore=shutil.ignore_patterns("step_3", "head"))
     masks = segment(OUT)
     return [
@@ -77,23 +77,23 @@ def _use(weights: Path) -> None:
 
 def flips(folder: Path, number: int, chance: random.Random) -> Iterator[Trial]:
     """Each refused by the name of its file, or without any effect."""
-    made = targets(folder)
-    for k, target in enumerate(made):
+    all_targets = targets(folder)
+    for k, target in enumerate(all_targets):
         right = target.result(folder)
         if right[0]:
             raise RuntimeError(f"{target.name} cannot be read undamaged: {right[1]}")
         files = sorted(path for path in target.folder.rglob("*") if path.is_file())
-        for _ in range(number // len(made) + (k < number % len(made))):
+        for _ in range(number // len(all_targets) + (k < number % len(all_targets))):
             file = _some(files, chance)
             before, at = file.read_bytes(), chance.randrange(file.stat().st_size)
             after = bytes([before[at] ^ chance.randrange(1, 256)])
             file.write_bytes(before[:at] + after + before[at + 1 :])
-            code, said, refused, wrote = target.result(folder)
+            code, output, refused, wrote = target.result(folder)
             file.write_bytes(before)
             same = code == 0 and wrote == right[3]
             what = f"byte {at} of {file.relative_to(folder)}: {before[at]} to {after[0]}"
-            last = (said.strip().splitlines() or [f"exit code {code}"])[-1]
-            yield Trial(f"flipped bytes: {target.name}", what, same or (refused and file.name in said), last[:300])
+            last = (output.strip().splitlines() or [f"exit code {code}"])[-1]
+            yield Trial(f"flipped bytes: {target.name}", what, same or (refused and file.name in output), last[:300])
 
 
 def _some(files: Sequence[Path], chance: random.Random) -> Path:

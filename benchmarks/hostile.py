@@ -33,7 +33,7 @@ from seglens.backbones import hide_loading_bars
 # Of a good client's requests, in shares: the rest asks about an image that is open
 WANTS = {"new image": 0.10, "image in the request": 0.08, "refine": 0.10, "talk": 0.04, "look": 0.08}
 TRIES = 40  # of a request that the server asks to send again
-LOOK = 0.5  # seconds between looks at the memory
+LOOK = 0.5  # seconds between two readings of the memory
 
 
 @dataclass
@@ -178,10 +178,10 @@ class Crowd:
     def plan(self) -> Iterator[str | None]:
         """An attack's name, or None for a good request. Every kind comes once before any comes again."""
         hostile = itertools.islice(itertools.cycle(ATTACKS), round(self.share * self.requests))
-        made: list[str | None] = [*hostile]
-        made += [None] * (self.requests - len(made))
-        random.Random(self.seed).shuffle(made)
-        return iter(made)
+        names: list[str | None] = [*hostile]
+        names += [None] * (self.requests - len(names))
+        random.Random(self.seed).shuffle(names)
+        return iter(names)
 
     async def client(self, good: GoodClient, plan: Iterator[str | None]) -> None:
         for attack in plan:
@@ -220,7 +220,7 @@ def attack_and_ask(
 
 def lines_of(tally: Tally, seconds: float) -> list[str]:
     """The report in lines."""
-    said = sorted(tally.seconds)
+    times = sorted(tally.seconds)
     early, late = tally.memory_then(0.2, 0.4), tally.memory_then(0.8, 1.0)
     return [
         f"good requests: {tally.good}, wrong {len(tally.wrong)}, lost {len(tally.lost)}",
@@ -230,7 +230,7 @@ def lines_of(tally: Tally, seconds: float) -> list[str]:
         f"hostile requests: {sum(tally.attacked.values())} of {len(tally.attacked)} kinds, "
         f"answered otherwise than they should be {len(tally.surprises)}",
         f"time: {seconds:.0f} s, {(tally.good + sum(tally.attacked.values())) / seconds:.1f} requests per second; "
-        f"an answer: median {statistics.median(said):.2f} s, 95 % below {said[int(0.95 * (len(said) - 1))]:.2f} s",
+        f"an answer: median {statistics.median(times):.2f} s, 95 % below {times[int(0.95 * (len(times) - 1))]:.2f} s",
         f"memory of the server: {early:.0f} MB early (20 to 40 % of the time), {late:.0f} MB late (80 to 100 %), "
         f"{late / early - 1:+.1%}; highest {max(tally.memory):.0f} MB",
         *(f"  wrong: {what}" for what in tally.wrong[:10]),
@@ -248,15 +248,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images-bytes", type=int, default=96 * 2**20, help="that the server keeps open")
     parser.add_argument("--patience", type=float, help="seconds of the server with slow clients; default its own")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args(arguments)
-    patience = {} if asked.patience is None else dict.fromkeys(("body_seconds", "idle_seconds"), asked.patience)
+    options = parser.parse_args(arguments)
+    patience = {} if options.patience is None else dict.fromkeys(("body_seconds", "idle_seconds"), options.patience)
     tally, seconds = attack_and_ask(
-        asked.clients, asked.requests, asked.hostile, threads=asked.threads, images_bytes=asked.images_bytes, **patience
+        *(options.clients, options.requests, options.hostile),
+        threads=options.threads,
+        images_bytes=options.images_bytes,
+        **patience,
     )
-    if asked.json:
+    if options.json:
         print(json.dumps({**vars(tally), "time": seconds}))
     else:
-        print(f"{asked.clients} clients, {asked.requests} requests; {machine('cpu', asked.threads)}")
+        print(f"{options.clients} clients, {options.requests} requests; {machine('cpu', options.threads)}")
         print("\n".join(lines_of(tally, seconds)))
     if not tally.fine:
         raise SystemExit(1)

@@ -21,22 +21,22 @@ WORK: Mapping[str, tuple[Words, Callable[[Path], Mapping[str, bytes]]]] = {
 
 def unbroken(folder: Path, name: str) -> tuple[Mapping[str, bytes], float]:
     """What the work leaves when nothing disturbs it, and its seconds."""
-    words, kept = WORK[name]
+    words, results = WORK[name]
     began, out = monotonic(), f"unbroken {name}"
     done = command(*words(out), folder=folder)
     if done.code:
-        raise RuntimeError(f"{name} does not even run undisturbed: {done.said}")
-    return kept(folder / out), monotonic() - began
+        raise RuntimeError(f"{name} does not even run undisturbed: {done.output}")
+    return results(folder / out), monotonic() - began
 
 
 def kills(folder: Path, name: str, number: int, chance: random.Random) -> Iterator[Trial]:
     """SIGKILL after random times; what is whole by then must be as of an unbroken run, and so must the end."""
-    words, kept = WORK[name]
+    words, results = WORK[name]
     right, seconds = unbroken(folder, name)
-    made, at = 0, 0
-    while made < number:
+    killed, at = 0, 0
+    while killed < number:
         out, at = folder / f"killed {name} {at}", at + 1
-        while made < number:
+        while killed < number:
             running = Running(words(out.name), folder)
             until = monotonic() + chance.uniform(0, seconds)
             while monotonic() < until and running.alive():
@@ -44,17 +44,17 @@ def kills(folder: Path, name: str, number: int, chance: random.Random) -> Iterat
             if not running.alive():
                 break
             running.kill()
-            made += 1
-            torn = [k for k, v in kept(out).items() if not k.startswith(("features", ".")) and v != right.get(k, v)]
+            killed += 1
+            torn = [k for k, v in results(out).items() if not k.startswith(("features", ".")) and v != right.get(k, v)]
             yield Trial(f"SIGKILL during {name}", f"after {seconds - until + monotonic():.1f} s", not torn, str(torn))
         done = command(*words(out.name), folder=folder)
-        same = done.code == 0 and kept(out) == right
-        yield Trial(f"{name} after its kills", f"to its end, killed {made} times so far", same, done.last)
+        same = done.code == 0 and results(out) == right
+        yield Trial(f"{name} after its kills", f"to its end, killed {killed} times so far", same, done.last)
 
 
 def two_at_once(folder: Path, name: str, number: int) -> Iterator[Trial]:
     """The error of the second run names the first, which ends as if it were alone."""
-    words, kept = WORK[name]
+    words, results = WORK[name]
     right, _ = unbroken(folder, name)
     for k in range(number):
         out = folder / f"two {name} {k}"
@@ -62,7 +62,7 @@ def two_at_once(folder: Path, name: str, number: int) -> Iterator[Trial]:
         while first.alive() and not (out / LOCK).exists():
             sleep(0.002)
         second = command(*words(out.name), folder=folder)
-        named = second.refused and f"process {first.pid} " in second.said
+        names_the_first = second.refused and f"process {first.pid} " in second.output
         first.wait()
-        fine = named and first.code == 0 and kept(out) == right
+        fine = names_the_first and first.code == 0 and results(out) == right
         yield Trial(f"two runs of {name} in one folder", f"pair {k}", fine, second.last)

@@ -62,14 +62,14 @@ def spent(work: Callable[[], object], device: torch.device, rounds: int) -> tupl
 
 def compare(size: str, device: str, threads: int, rounds: int) -> Report:
     image = opened(size, device)
-    found, many, asked = image.segment("the large cat", trust=True), clicks(*image.image.shape[:2]), queries(QUERIES)
+    cat, many, texts = image.segment("the large cat", trust=True), clicks(*image.image.shape[:2]), queries(QUERIES)
     service = ToolService(image.segmenter, ImageReader(Limits()))
     name = service.images.add(image.image)
     ways: dict[str, Callable[[], object]] = {
-        "1 click": lambda: image.refine(found, many[:1]),
-        f"{CLICKS} clicks": lambda: image.refine(found, many),
-        "1 query": lambda: image.segment(asked[:1], trust=True),
-        f"{QUERIES} queries": lambda: image.segment(asked, trust=True),
+        "1 click": lambda: image.refine(cat, many[:1]),
+        f"{CLICKS} clicks": lambda: image.refine(cat, many),
+        "1 query": lambda: image.segment(texts[:1], trust=True),
+        f"{QUERIES} queries": lambda: image.segment(texts, trust=True),
         f"{MAX_QUERIES} queries to a tool": lambda: service.segment(name, queries(MAX_QUERIES), trust=True),
     }
     ways["1 click"]()  # code is loaded when it is first used
@@ -93,9 +93,9 @@ def compare(size: str, device: str, threads: int, rounds: int) -> Report:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    asked = options("Many clicks and queries on a large picture.", tuple(SIZES), rounds=3).parse_args(argv)
-    torch.set_num_threads(asked.threads)
-    compare(asked.size, asked.device, asked.threads, asked.rounds).show(asked.json)
+    settings = options("Many clicks and queries on a large picture.", tuple(SIZES), rounds=3).parse_args(argv)
+    torch.set_num_threads(settings.threads)
+    compare(settings.size, settings.device, settings.threads, settings.rounds).show(settings.json)
 
 
 if __name__ == "__main__":

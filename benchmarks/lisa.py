@@ -24,9 +24,9 @@ class LisaStyle:
 
     def __init__(self, backbone: Backbone, decoder: MaskDecoder):
         self.backbone, self.decoder = backbone, decoder
-        width, made = backbone.width, {"device": backbone.device, "dtype": backbone.module.dtype}
+        width, placement = backbone.width, {"device": backbone.device, "dtype": backbone.module.dtype}
         self.project = nn.Sequential(
-            nn.Linear(width, width, **made), nn.ReLU(), nn.Linear(width, decoder.width, **made)
+            nn.Linear(width, width, **placement), nn.ReLU(), nn.Linear(width, decoder.width, **placement)
         )
 
     def see(self, image: np.ndarray) -> Embedding:
@@ -34,17 +34,17 @@ class LisaStyle:
         return self.decoder.encode(image, Frame(*image.shape[:2]))
 
     @torch.no_grad()
-    def ask(self, image: np.ndarray, question: str, seen: Embedding) -> np.ndarray:
+    def ask(self, image: np.ndarray, question: str, embedding: Embedding) -> np.ndarray:
         """The mask at the image's own size."""
         token = self.answer(image, question)
         prompt = self.project(token)[None, None].to(self.decoder.module.dtype)
-        logits = self.decoder.decode(seen, prompt)
+        logits = self.decoder.decode(embedding, prompt)
         return (Frame(*image.shape[:2]).to_image_logits(logits[0]) > 0).cpu().numpy()
 
     def answer(self, image: np.ndarray, question: str) -> Tensor:
         """Write the answer with a key-value cache, greedily. Returns the [SEG] token's last hidden state ("1 d")."""
         inputs = self.backbone.chat_inputs(image, question)
-        said = self.backbone.module.generate(
+        output = self.backbone.module.generate(
             **inputs,
             max_new_tokens=ANSWER,
             min_new_tokens=ANSWER,
@@ -52,4 +52,4 @@ class LisaStyle:
             output_hidden_states=True,
             return_dict_in_generate=True,
         )
-        return said.hidden_states[SEG][-1][:, -1]
+        return output.hidden_states[SEG][-1][:, -1]

@@ -83,17 +83,17 @@ def newton(one: Tensor, x: int, y: int, top: float) -> tuple[float, float]:
     return min(max(x + sx, 0.0), width - 1.0), min(max(y + sy, 0.0), height - 1.0)
 
 
-def batched_counts(drawn: Tensor, truth: Tensor) -> Tensor:
-    counts = overlap(drawn, truth)
+def batched_counts(masks: Tensor, truth: Tensor) -> Tensor:
+    counts = overlap(masks, truth)
     return torch.stack([counts.intersection, counts.union], -1)
 
 
-def looped_counts(drawn: Tensor, truth: Tensor) -> Tensor:
+def looped_counts(masks: Tensor, truth: Tensor) -> Tensor:
     """Histograms over the two classes, mask after mask."""
     rows = []
-    for one, other in zip(drawn, truth, strict=True):
-        said, true = one.int().flatten(), other.int().flatten()
-        shared, areas = said[said == true].float(), [part.float() for part in (said, true)]
+    for one, other in zip(masks, truth, strict=True):
+        mask, true = one.int().flatten(), other.int().flatten()
+        shared, areas = mask[mask == true].float(), [part.float() for part in (mask, true)]
         inside = torch.histc(shared, bins=2, min=0, max=1)
         total = sum(torch.histc(area, bins=2, min=0, max=1) for area in areas)
         rows.append(torch.stack([inside, total - inside], -1)[1])
@@ -117,25 +117,27 @@ def looped_loss(logits: Tensor, target: Tensor, scale: float = 1000.0, eps: floa
 def blobs(load: Load, device: str) -> Tensor:
     """Maps with a few hills each, on a little noise: no two cells are alike."""
     side, n = load.cells, load.maps
-    made = torch.Generator().manual_seed(0)
-    centres = torch.rand(n, 5, 2, generator=made) * side
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(n, 5, 2, generator=generator) * side
     at = torch.stack(torch.meshgrid(*(torch.arange(side),) * 2, indexing="xy"), -1).reshape(-1, 2)
     hills = (-(at[None, None] - centres[:, :, None]).square().sum(-1) / (side / 4)).exp().sum(1)
-    return (hills + 0.01 * torch.rand(n, side * side, generator=made)).reshape(n, side, side).to(device)
+    return (hills + 0.01 * torch.rand(n, side * side, generator=generator)).reshape(n, side, side).to(device)
 
 
 Pair = tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]
 
 
 def pairs(load: Load, device: str) -> dict[str, Pair]:
-    made = torch.Generator().manual_seed(1)
-    drawn, truth = (
-        torch.rand(load.masks, load.height, load.width, generator=made).to(device) > share for share in (0.4, 0.6)
+    generator = torch.Generator().manual_seed(1)
+    masks, truth = (
+        torch.rand(load.masks, load.height, load.width, generator=generator).to(device) > share for share in (0.4, 0.6)
     )
-    logits, target = (torch.randn(load.masks, load.canvas, load.canvas, generator=made).to(device) for _ in range(2))
+    logits, target = (
+        torch.randn(load.masks, load.canvas, load.canvas, generator=generator).to(device) for _ in range(2)
+    )
     return {
         f"keypoints of {load.maps} maps": (batched_points, looped_points, (blobs(load, device),)),
-        f"counts of {load.masks} masks": (batched_counts, looped_counts, (drawn, truth)),
+        f"counts of {load.masks} masks": (batched_counts, looped_counts, (masks, truth)),
         f"losses of {load.masks} masks": (batched_loss, looped_loss, (logits, target.sigmoid())),
     }
 
@@ -148,22 +150,22 @@ def apart(one: Any, other: Any) -> float:
 
 def compare(size: str, device: str, rounds: int, threads: int) -> Report:
     rows, ratios, notes = dict[str, float](), list[Ratio](), list[str]()
-    for what, (batched, looped, given) in pairs(LOADS[size], device).items():
-        found = apart(batched(*given), looped(*given))
-        if found > 1e-3:
-            raise ValueError(f"{what}: the loop gives other numbers, by up to {found:.2g}; one of both is wrong")
-        flows = {"batched": lambda b=batched, g=given: b(*g), "looped": lambda w=looped, g=given: w(*g)}
+    for what, (batched, looped, inputs) in pairs(LOADS[size], device).items():
+        difference = apart(batched(*inputs), looped(*inputs))
+        if difference > 1e-3:
+            raise ValueError(f"{what}: the loop gives other numbers, by up to {difference:.2g}; one of both is wrong")
+        flows = {"batched": lambda b=batched, g=inputs: b(*g), "looped": lambda w=looped, g=inputs: w(*g)}
         spent = medians(flows, device, rounds)
         rows |= {f"{what}, {how}": 1e3 * seconds for how, seconds in spent.items()}
         ratios.append(Ratio(f"{what} faster than in loops", spent["looped"] / spent["batched"]))
-        notes.append(f"{what}: largest difference {found:.1e}")
+        notes.append(f"{what}: largest difference {difference:.1e}")
     return Report("batches against loops", size, "ms", rows, ratios, notes, machine(device, threads))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = options(__doc__ or "").parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    compare(asked.size, asked.device, asked.rounds, asked.threads).show(asked.json)
+    settings = options(__doc__ or "").parse_args(arguments)
+    torch.set_num_threads(settings.threads)
+    compare(settings.size, settings.device, settings.rounds, settings.threads).show(settings.json)
 
 
 if __name__ == "__main__":

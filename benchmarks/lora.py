@@ -24,10 +24,10 @@ class LowRank(nn.Module):
 
     def __init__(self, base: nn.Linear):
         super().__init__()
-        made = {"device": base.weight.device, "dtype": torch.float32}
+        placement = {"device": base.weight.device, "dtype": torch.float32}
         self.base = base
-        self.down = nn.Parameter(torch.randn(RANK, base.in_features, **made) / RANK)
-        self.up = nn.Parameter(torch.zeros(base.out_features, RANK, **made))
+        self.down = nn.Parameter(torch.randn(RANK, base.in_features, **placement) / RANK)
+        self.up = nn.Parameter(torch.zeros(base.out_features, RANK, **placement))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + F.linear(F.linear(x, self.down.to(x)), self.up.to(x)) * (ALPHA / RANK)
@@ -40,8 +40,10 @@ class LoraModel(nn.Module):
         super().__init__()
         self.mllm, self.sam = mllm.requires_grad_(False), (sam,)
         self.mask_decoder = sam.trainable_decoder()
-        width, made = mllm.config.text_config.hidden_size, {"device": mllm.device, "dtype": torch.float32}
-        self.project = nn.Sequential(nn.Linear(width, width, **made), nn.ReLU(), nn.Linear(width, sam.width, **made))
+        width, placement = mllm.config.text_config.hidden_size, {"device": mllm.device, "dtype": torch.float32}
+        self.project = nn.Sequential(
+            nn.Linear(width, width, **placement), nn.ReLU(), nn.Linear(width, sam.width, **placement)
+        )
         language = mllm.model.language_model
         for layer in language.layers:
             for name in ("q_proj", "v_proj"):
@@ -60,7 +62,7 @@ class LoraModel(nn.Module):
         `behind` "n t" are the words around the image, the last of which are the answer."""
         language = self.mllm.model.language_model
         with torch.no_grad():
-            seen = self.sam[0]._embed(canvas)
+            embedding = self.sam[0]._embed(canvas)
             rows = self.mllm.get_image_features(
                 pixels, vision_feature_layer=-2, vision_feature_select_strategy="default"
             ).pooler_output
@@ -69,11 +71,11 @@ class LoraModel(nn.Module):
         hidden = language(inputs_embeds=torch.cat([words[0], rows, words[1]], 1), use_cache=False).last_hidden_state
         logits = F.linear(hidden, self.mllm.lm_head.weight.to(hidden))
         at = before.shape[1] + rows.shape[1]
-        said = F.cross_entropy(logits[:, at - 1 : -1].flatten(0, 1), behind.flatten())
+        text_loss = F.cross_entropy(logits[:, at - 1 : -1].flatten(0, 1), behind.flatten())
         q = len(hidden) // len(canvas)
         token = hidden[:, answer].mean(1)
         with torch.autocast(hidden.device.type, torch.bfloat16):
             prompts = self.project(token).reshape(len(canvas), q, 1, -1)
-            drawn = self.sam[0].decode(Embedding(seen.coarse.float()), prompts, None, self.mask_decoder)
-        terms = mask_terms(drawn.flatten(0, 1), masks.flatten(0, 1))
-        return said + 2.0 * terms["bce"].mean() + 0.5 * terms["dice"].mean()
+            mask_logits = self.sam[0].decode(Embedding(embedding.coarse.float()), prompts, None, self.mask_decoder)
+        terms = mask_terms(mask_logits.flatten(0, 1), masks.flatten(0, 1))
+        return text_loss + 2.0 * terms["bce"].mean() + 0.5 * terms["dice"].mean()

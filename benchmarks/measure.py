@@ -34,16 +34,16 @@ class Ratio:
         return self.value <= self.aim if self.most else self.value >= self.aim
 
     def line(self) -> str:
-        said = f"{self.name}: {self.value:.3g}"
+        text = f"{self.name}: {self.value:.3g}"
         if self.aim is None:
-            return said
+            return text
         bound = "at most" if self.most else "at least"
-        return f"{said} (aim: {bound} {self.aim:g}): {'reached' if self.reached else 'NOT reached'}"
+        return f"{text} (aim: {bound} {self.aim:g}): {'reached' if self.reached else 'NOT reached'}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark has found: rows of numbers in named units, ratios, and what must be said with them."""
+    """The results of a benchmark: rows of numbers in named units, ratios, and the notes that belong to them."""
 
     what: str
     size: str
@@ -81,10 +81,10 @@ def options(what: str, sizes: Sequence[str] = ("small", "tiny", "7b"), rounds: i
 
 def machine(device: torch.device | str, threads: int) -> dict[str, Any]:
     """Where the numbers come from."""
-    found = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     if torch.device(device).type == "cuda":
-        return {"device": torch.cuda.get_device_name(device), **found}
-    return {"device": _processor(), "threads": threads, **found}
+        return {"device": torch.cuda.get_device_name(device), **versions}
+    return {"device": _processor(), "threads": threads, **versions}
 
 
 def _processor() -> str:
@@ -123,8 +123,8 @@ def medians(
         for name, work in flows.items():
             if len(spent[name]) == rounds:
                 continue
-            found = seconds(work, device, times[name])
-            if number or found >= long:
-                spent[name].append(found)
-            times[name] = max(1, min(50, round(least / found)))
-    return {name: statistics.median(found) for name, found in spent.items()}
+            duration = seconds(work, device, times[name])
+            if number or duration >= long:
+                spent[name].append(duration)
+            times[name] = max(1, min(50, round(least / duration)))
+    return {name: statistics.median(duration) for name, duration in spent.items()}

@@ -116,9 +116,9 @@ def look(mllm: Backbone, decoder: SamDecoder, size: Size, device: str) -> None:
             rows = mllm.mllm.family.encode(torch.randn(1, 3, side, side, dtype=torch.bfloat16), mllm.tiling).rows
             prefix = torch.cat([words(torch.ones(1, BEFORE, dtype=torch.long)), rows], 1)
             _, memory = mllm.layers_below().prefix(prefix, torch.arange(p)[None])
-            asked = words(torch.ones(1, QUESTIONS, BEHIND, dtype=torch.long))
-            mask, positions = torch.ones(asked.shape[:-1], dtype=torch.bool), torch.arange(p, p + BEHIND)
-            mllm.layers_below().questions(asked, positions.expand(1, QUESTIONS, -1), mask, memory)
+            questions = words(torch.ones(1, QUESTIONS, BEHIND, dtype=torch.long))
+            mask, positions = torch.ones(questions.shape[:-1], dtype=torch.bool), torch.arange(p, p + BEHIND)
+            mllm.layers_below().questions(questions, positions.expand(1, QUESTIONS, -1), mask, memory)
             decoder._embed(torch.randn(1, 3, size.canvas, size.canvas))
 
 
@@ -135,11 +135,11 @@ def lens_loss(head: Lens, size: Size, device: str) -> Tensor:
             image_tokens=torch.arange(BEFORE, p),
             grid=grid,
         )
-        seen = Embedding(torch.randn(b, size.prompt_width, side, side))
+        embedding = Embedding(torch.randn(b, size.prompt_width, side, side))
         masks, cells = torch.rand(b, q, s, s), torch.rand(b, q, *grid)
         present = torch.ones(b, q)
     with torch.autocast(torch.device(device).type, torch.bfloat16):
-        output = head(readout, seen, local=torch.ones(b, q, dtype=torch.bool, device=device))
+        output = head(readout, embedding, local=torch.ones(b, q, dtype=torch.bool, device=device))
     # the terms of `Lens.losses`; its choice of those that are asked depends on data
     terms = mask_terms(output.mask_logits.flatten(0, 1), masks.flatten(0, 1))
     loss = sum(terms.values()).mean() + bce(output.heat_map.flatten(0, 1), cells.flatten(0, 1)).mean()
@@ -166,14 +166,14 @@ def lora(size: Size, device: str, words: bool = True, checkpointing: bool = Fals
 
     def loss(device: str) -> Tensor:
         with torch.device(device):
-            given = (
+            batch = (
                 torch.randn(n, 3, side, side, dtype=torch.bfloat16),
                 torch.randn(IMAGES, 3, size.canvas, size.canvas, dtype=torch.bfloat16),
                 torch.ones(n, BEFORE, dtype=torch.long),
                 torch.ones(n, BEHIND + ANSWER, dtype=torch.long),
                 torch.rand(IMAGES, QUESTIONS, s, s),
             )
-        return model(*given, slice(-3, -2))
+        return model(*batch, slice(-3, -2))
 
     return Ready(model, (decoder.module,), loss)
 
@@ -257,7 +257,7 @@ def pretend(module: nn.Module) -> None:
 
 
 def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
-    """Of a GPU's allocator, or of this process: what is resident now and was at most since it was last asked."""
+    """Of a GPU's allocator, or of this process: what is resident now and was at most since the last call."""
     before = 0
     if device == "cpu":
         if size is not models.SIZES["tiny"]:
@@ -280,11 +280,11 @@ def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
 
 
 def in_a_process(way: str, size: str, threads: int) -> Peak:
-    """`measured` on this CPU, in a process of its own that gives back what it frees."""
+    """`measured` on this CPU, in a separate process that gives back what it frees."""
     command = [sys.executable, __file__, "--size", size, "--one", way, "--threads", str(threads)]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return Peak(**json.loads(said.stdout))
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return Peak(**json.loads(finished.stdout))
 
 
 def compare(size: str, device: str, threads: int, check: str | None) -> Report:
@@ -292,13 +292,13 @@ def compare(size: str, device: str, threads: int, check: str | None) -> Report:
     shapes, cuda, fused = models.SIZES[size], torch.device(device).type == "cuda", "LENS ... and a fused AdamW"
 
     def find(way: str, fused: bool = False) -> Peak:
-        found = measured(way, shapes, device, fused) if cuda else accounted(way, shapes, fused)
+        peak = measured(way, shapes, device, fused) if cuda else accounted(way, shapes, fused)
         gc.collect()
-        return found
+        return peak
 
     peaks = {way: find(way) for way in WAYS} | {fused: find(CHECKED[0], fused=True)}
-    rows = {way: found.peak / GB for way, found in peaks.items()}
-    rows |= {f"between steps: {way}": found.resting / GB for way, found in peaks.items()}
+    rows = {way: peak.peak / GB for way, peak in peaks.items()}
+    rows |= {f"between steps: {way}": peak.resting / GB for way, peak in peaks.items()}
     cached, live, whole, spared = (peaks[way].peak for way in list(WAYS)[:4])
     third = 1 / 3
     ratios = [
@@ -311,10 +311,10 @@ def compare(size: str, device: str, threads: int, check: str | None) -> Report:
     notes = [f"a step: {IMAGES} images, {QUESTIONS} questions each; trained weights fp32, computed in bf16"]
     notes.append("measured: the peak of the GPU's allocator" if cuda else "an account of tensors, not a measured GPU")
     for way in CHECKED if check else ():
-        real, said = in_a_process(way, check or size, threads), accounted(way, models.SIZES[check or size])
+        real, account = in_a_process(way, check or size, threads), accounted(way, models.SIZES[check or size])
         notes.append(
-            f"checked at size {check}, {way}: accounted {said.peak / GB:.3f} GB, process {real.peak / GB:.3f} GB "
-            f"({said.peak / real.peak:.2f} of it)"
+            f"checked at size {check}, {way}: accounted {account.peak / GB:.3f} GB, process {real.peak / GB:.3f} GB "
+            f"({account.peak / real.peak:.2f} of it)"
         )
     return Report("peak memory of a training step", size, "GB", rows, ratios, notes, machine(device, threads))
 
@@ -323,13 +323,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__ or "", sizes=("7b", "small", "tiny"))
     parser.add_argument("--one", choices=WAYS, help="measure one way in this process and print bytes")
     parser.add_argument("--no-check", action="store_true", help="leave out the comparison with a real process")
-    asked = parser.parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    if asked.one:
-        print(json.dumps(asdict(measured(asked.one, models.SIZES[asked.size], asked.device))))
+    settings = parser.parse_args(arguments)
+    torch.set_num_threads(settings.threads)
+    if settings.one:
+        print(json.dumps(asdict(measured(settings.one, models.SIZES[settings.size], settings.device))))
         return
-    check = None if asked.no_check or asked.device != "cpu" else "small"
-    compare(asked.size, asked.device, asked.threads, check).show(asked.json)
+    check = None if settings.no_check or settings.device != "cpu" else "small"
+    compare(settings.size, settings.device, settings.threads, check).show(settings.json)
 
 
 if __name__ == "__main__":

@@ -186,5 +186,5 @@ def segmenter(size: Size, parts: Parts) -> Segmenter:
     names = (Origin(str(part.name)) for part in (parts.backbone, parts.decoder))
     settings: dict[str, Any] = asdict(head_config(size))
     backbone, decoder = names
-    made = HeadConfig("lens", settings, backbone, size.read, decoder)
-    return Segmenter(parts.backbone, parts.decoder, head(size, parts), made)
+    config = HeadConfig("lens", settings, backbone, size.read, decoder)
+    return Segmenter(parts.backbone, parts.decoder, head(size, parts), config)

@@ -1,4 +1,4 @@
-"""The arithmetic behind the ratios at the true size: `python benchmarks/operations.py [--size 7b]`. TFLOP, counted.
+"""The arithmetic of the ratios at the true size: `python benchmarks/operations.py [--size 7b]`. TFLOP, counted.
 
 The same modules run on tensors without memory and PyTorch counts the operations of their matrix products, two for a
 multiplication with its addition. It is no time: writing an answer token by token costs little arithmetic and much time.
@@ -45,11 +45,11 @@ def counted(size: Size) -> dict[str, float]:
         for module in (mllm, sam, head):
             pretend(module)
         with torch.no_grad():
-            found = parts(size, backbone, decoder, head)
+            spent = parts(size, backbone, decoder, head)
             both = tera(lambda: lens_loss(head, size, "cpu"))
         step = tera(lambda: lens_loss(head, size, "cpu").backward())
-    found["head, question, with SAM's mask decoder"] = both / IMAGES / QUESTIONS - found["head, image"] / QUESTIONS
-    return found | {f"a training step of the head, {IMAGES} images of {QUESTIONS} questions": step}
+    spent["head, question, with SAM's mask decoder"] = both / IMAGES / QUESTIONS - spent["head, image"] / QUESTIONS
+    return spent | {f"a training step of the head, {IMAGES} images of {QUESTIONS} questions": step}
 
 
 def parts(size: Size, backbone: Backbone, decoder: SamDecoder, head: Lens) -> dict[str, float]:
@@ -100,8 +100,8 @@ def compare(size: str, threads: int) -> Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = options(__doc__ or "", sizes=("7b", "small", "tiny")).parse_args(arguments)
-    compare(asked.size, asked.threads).show(asked.json)
+    settings = options(__doc__ or "", sizes=("7b", "small", "tiny")).parse_args(arguments)
+    compare(settings.size, settings.threads).show(settings.json)
 
 
 if __name__ == "__main__":

@@ -107,21 +107,21 @@ def counted(size: Size) -> dict[str, float]:
         pretend(plain_sam.module)  # a CPU's fused attention is not counted
         pretend(plain.module)
         rows["TFLOP: MLLM, image"] = tera(lambda: open_image(plain, size))
-        kept = open_image(plain, size)
-        rows["TFLOP: MLLM, question"] = tera(lambda: ask(plain, size, kept))
+        opened = open_image(plain, size)
+        rows["TFLOP: MLLM, question"] = tera(lambda: ask(plain, size, opened))
         rows["TFLOP: SAM 2.1 L, image"] = tera(lambda: encode(plain_sam))
     gc.collect()
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = options(__doc__ or "", sizes=("7b", "small", "tiny")).parse_args(arguments)
-    torch.set_num_threads(asked.threads)
+    settings = options(__doc__ or "", sizes=("7b", "small", "tiny")).parse_args(arguments)
+    torch.set_num_threads(settings.threads)
     notes = ["an account of tensors without data, not a measurement"]
     report = Report(
-        "one photograph without a trained head", asked.size, "", counted(models.SIZES[asked.size]), (), notes
+        "one photograph without a trained head", settings.size, "", counted(models.SIZES[settings.size]), (), notes
     )
-    replace(report, machine=machine(asked.device, asked.threads)).show(asked.json)
+    replace(report, machine=machine(settings.device, settings.threads)).show(settings.json)
 
 
 if __name__ == "__main__":

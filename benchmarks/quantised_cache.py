@@ -57,10 +57,10 @@ def scores(head: Lens, source: Cache) -> Float[Tensor, "n 2"]:
     rows = []
     for image in range(len(source)):
         batch = collate([source.example(image, tuple(range(source.questions(image))))], head.cls.device)
-        asked = batch.truth.present & batch.truth.valid
-        drawn = head(batch.inputs, batch.embedding).mask_logits[asked] > 0
-        found = iou(overlap(drawn, batch.truth.masks[asked] > 0.5)).cpu()
-        rows.append(torch.stack([found, torch.full_like(found, image)], 1))
+        judged = batch.truth.present & batch.truth.valid
+        masks = head(batch.inputs, batch.embedding).mask_logits[judged] > 0
+        ious = iou(overlap(masks, batch.truth.masks[judged] > 0.5)).cpu()
+        rows.append(torch.stack([ious, torch.full_like(ious, image)], 1))
     return torch.cat(rows)
 
 
@@ -78,9 +78,9 @@ def trained(parts: Parts, source: Cache, steps: int, out: Path, seed: int = 0) -
     head = build_lens(config, parts.backbone, parts.decoder).to(parts.decoder.device)
     origins = (Origin(str(part.name)) for part in (parts.backbone, parts.decoder))
     backbone, decoder = origins
-    made = HeadConfig("lens", asdict(config), backbone, LAYER, decoder)
+    head_config = HeadConfig("lens", asdict(config), backbone, LAYER, decoder)
     training = replace(HEAD_TRAINING, steps=steps, warmup=min(100, steps // 3), save_every=steps, trackers=())
-    fit(head, epochs_of(source, seed), replace(training, seed=seed), made, out, quiet=True)
+    fit(head, epochs_of(source, seed), replace(training, seed=seed), head_config, out, quiet=True)
     return head
 
 
@@ -92,42 +92,48 @@ def compare(size: str, device: str, threads: int, folder: Path) -> Report:
     lessons = WorldData(n=length.lessons, seed=16, split="train", queries=8)
     exam = WorldData(n=length.exam, seed=31)
 
-    def kept(data: WorldData, name: str, dtype: Stored) -> Cache:
+    def cached(data: WorldData, name: str, dtype: Stored) -> Cache:
         return parts.cached(data, name, folder / f"{name}-{dtype}", dtype)
 
-    asked = {dtype: kept(exam, "exam", dtype) for dtype in ("auto", "bf16", "int8")}
-    seen = {dtype: scores(shipped, source) for dtype, source in asked.items()}
-    rows = {f"the package's head, {dtype} features": found for dtype, found in seen.items()}
-    bf16, int8 = (kept(lessons, "lessons", dtype) for dtype in ("bf16", "int8"))
+    exams = {dtype: cached(exam, "exam", dtype) for dtype in ("auto", "bf16", "int8")}
+    shipped_scores = {dtype: scores(shipped, source) for dtype, source in exams.items()}
+    rows = {f"the package's head, {dtype} features": score for dtype, score in shipped_scores.items()}
+    bf16, int8 = (cached(lessons, "lessons", dtype) for dtype in ("bf16", "int8"))
     runs = {"bf16": (bf16, 0), "int8": (int8, 0), "bf16, another seed": (bf16, 1)}
     heads = {
-        name: scores(trained(parts, source, length.steps, folder / f"run-{name}", seed), asked["auto"])
+        name: scores(trained(parts, source, length.steps, folder / f"run-{name}", seed), exams["auto"])
         for name, (source, seed) in runs.items()
     }
-    rows |= {f"a head trained {length.steps} steps, {name}": found for name, found in heads.items()}
-    averages = {name: 100 * float(found[:, 0].mean()) for name, found in rows.items()}
+    rows |= {f"a head trained {length.steps} steps, {name}": score for name, score in heads.items()}
+    averages = {name: 100 * float(score[:, 0].mean()) for name, score in rows.items()}
     pairs = {
-        "points of gIoU lost by int8 against bf16, the package's head": lost(seen["bf16"], seen["int8"]),
+        "points of gIoU lost by int8 against bf16, the package's head": lost(
+            shipped_scores["bf16"], shipped_scores["int8"]
+        ),
         "points of gIoU lost by learning from int8 instead of bf16": lost(heads["bf16"], heads["int8"]),
         "points of gIoU lost by another seed": lost(heads["bf16"], heads["bf16, another seed"]),
-        "points of gIoU lost by bf16 against full precision, the package's head": lost(seen["auto"], seen["bf16"]),
+        "points of gIoU lost by bf16 against full precision, the package's head": lost(
+            shipped_scores["auto"], shipped_scores["bf16"]
+        ),
     }
     ratios = [Ratio(name, value, AIM if "int8" in name else None, most=True) for name, (value, _, _) in pairs.items()]
     notes = [f"{name}: {value:.2f} ({low:.2f} to {high:.2f})" for name, (value, low, high) in pairs.items()]
     stored = {
         f: sum(p.stat().st_size for p in (folder / f"lessons-{f}").glob("*.safetensors")) for f in ("bf16", "int8")
     }
-    notes.append(f"{len(seen['bf16'])} queries with a target on {length.exam} scenes; {length.lessons} to learn from")
+    notes.append(
+        f"{len(shipped_scores['bf16'])} queries with a target on {length.exam} scenes; {length.lessons} to learn from"
+    )
     notes.append(f"size of the int8 cache as a share of the bf16 one: {stored['int8'] / stored['bf16']:.3f}")
     where = machine(device, threads)
     return Report("masks from features in 8 bits", size, "gIoU, %", averages, ratios, notes, where)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = options(__doc__ or "").parse_args(arguments)
-    torch.set_num_threads(asked.threads)
+    settings = options(__doc__ or "").parse_args(arguments)
+    torch.set_num_threads(settings.threads)
     with TemporaryDirectory() as folder:
-        compare(asked.size, asked.device, asked.threads, Path(folder)).show(asked.json)
+        compare(settings.size, settings.device, settings.threads, Path(folder)).show(settings.json)
 
 
 if __name__ == "__main__":

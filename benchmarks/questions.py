@@ -39,8 +39,8 @@ def question_scene() -> tuple[np.ndarray, list[str]]:
 
 def laps(opened: OpenedImage, query: str, times: int) -> dict[str, float]:
     """Milliseconds, by the wall, of the parts of a question: the least of some, because pauses only add."""
-    said = [opened.segment(query).timing for _ in range(times)]
-    return {f"of question n: {lap}": min(one[lap] for one in said) for lap in ("read", "head", "upsample")}
+    timings = [opened.segment(query).timing for _ in range(times)]
+    return {f"of question n: {lap}": min(one[lap] for one in timings) for lap in ("read", "head", "upsample")}
 
 
 def compare(segmenter: Segmenter, size: str, device: str, rounds: int, threads: int) -> Report:
@@ -50,26 +50,26 @@ def compare(segmenter: Segmenter, size: str, device: str, rounds: int, threads: 
         decoder = load_decoder(decoder.name, dtype=torch.bfloat16)
         decoder.module.to(device)
     lisa = LisaStyle(segmenter.backbone, decoder)
-    seen, opened = lisa.see(image), segmenter.open(image)
+    embedding, opened = lisa.see(image), segmenter.open(image)
     flows = {
         "LISA-style question, as its code runs": lambda: lisa.ask(image, queries[0], lisa.see(image)),
-        "... with SAM's embedding of the image kept": lambda: lisa.ask(image, queries[0], seen),
+        "... with SAM's embedding of the image kept": lambda: lisa.ask(image, queries[0], embedding),
         "first question: open, read, head, decode": lambda: segmenter.segment(image, queries[0]),
         "question n on the open image": lambda: opened.segment(queries[0]),
         f"question n, {TOGETHER} asked together, each": lambda: opened.segment(queries),
         "of a question: SAM's image encoder": lambda: segmenter.decoder.encode(image, opened.seen.frame),
         "of a LISA-style question: answer written": lambda: lisa.answer(image, queries[0]),
     }
-    spent = {name: 1e3 * found for name, found in medians(flows, device, rounds).items()}
+    spent = {name: 1e3 * duration for name, duration in medians(flows, device, rounds).items()}
     together = f"question n, {TOGETHER} asked together, each"
     spent[together] /= TOGETHER
     inside = laps(opened, queries[0], max(9, rounds))
-    whole, kept, first, later, each = list(spent.values())[:5]
+    whole, embedded, first, later, each = list(spent.values())[:5]
     ratios = [
         Ratio("question n faster than a LISA-style question", whole / later, 25),
-        Ratio("... than one with SAM's embedding kept", kept / later),
+        Ratio("... than one with SAM's embedding kept", embedded / later),
         Ratio(f"question n, {TOGETHER} together, faster than a LISA-style question", whole / each, 25),
-        Ratio("... than one with SAM's embedding kept", kept / each),
+        Ratio("... than one with SAM's embedding kept", embedded / each),
         Ratio("first question as a share of a LISA-style question", first / whole, 0.6, most=True),
     ]
     where = machine(device, threads)
@@ -79,19 +79,19 @@ def compare(segmenter: Segmenter, size: str, device: str, rounds: int, threads: 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--model", help="a head folder, or embedded, instead of random weights")
-    asked = parser.parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    how = asked.device, asked.rounds, asked.threads
-    if asked.model:
+    settings = parser.parse_args(arguments)
+    torch.set_num_threads(settings.threads)
+    how = settings.device, settings.rounds, settings.threads
+    if settings.model:
         hide_loading_bars()
-        found = Segmenter.from_pretrained(asked.model, device=asked.device)
-        compare(found, asked.model, *how).show(asked.json)
+        segmenter = Segmenter.from_pretrained(settings.model, device=settings.device)
+        compare(segmenter, settings.model, *how).show(settings.json)
         return
-    size = models.SIZES[asked.size]
+    size = models.SIZES[settings.size]
     with TemporaryDirectory() as folder:
-        models.save(size, Path(folder), asked.device)
-        parts = models.load(size, Path(folder), asked.device)
-        compare(models.segmenter(size, parts), asked.size, *how).show(asked.json)
+        models.save(size, Path(folder), settings.device)
+        parts = models.load(size, Path(folder), settings.device)
+        compare(models.segmenter(size, parts), settings.size, *how).show(settings.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real server, as a process of its own, for the benchmarks that talk to one."""
+"""A real server, as a separate process, for the benchmarks that talk to one."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def serving(threads: int = 2, **settings: object) -> Iterator[Server]:
 def _port(process: subprocess.Popen, log: IO[str]) -> int:
     until = monotonic() + STARTUP_SECONDS
     while monotonic() < until and process.poll() is None:
-        if found := re.search(r"serving \S+ on http://127\.0\.0\.1:(\d+)", _tail(log)):
-            return int(found[1])
+        if match := re.search(r"serving \S+ on http://127\.0\.0\.1:(\d+)", _tail(log)):
+            return int(match[1])
         sleep(0.05)
     raise RuntimeError(f"the server did not come up:\n{_tail(log)}")
 

@@ -58,8 +58,8 @@ class Laps:
 
     def most(self, name: str, share: float = 0.95) -> float:
         """What all but a few stay below."""
-        found = sorted(self.wall[name])
-        return found[round(share * (len(found) - 1))]
+        durations = sorted(self.wall[name])
+        return durations[round(share * (len(durations) - 1))]
 
     def worked(self, name: str) -> float:
         """A mean: the system counts in steps as long as a question."""
@@ -85,8 +85,8 @@ class Flows:
         for sample in samples:
             await self._first_and_second(sample)
         image, count = await self._open(samples[0]), len(self.lines)
-        said = [target.query for target in samples[0].targets]
-        queries = [said[k % len(said)] for k in range(count)]  # words repeat, work does not: no answer is kept
+        texts = [target.query for target in samples[0].targets]
+        queries = [texts[k % len(texts)] for k in range(count)]  # words repeat, work does not: no answer is kept
         with self.laps.take(ONE, count):
             for query in queries:
                 await self._ask(image, [query])
@@ -107,17 +107,17 @@ class Flows:
         await self._done(request("DELETE", f"/v1/images/{image}"))
 
     async def _open(self, sample: Sample) -> str:
-        sent = upload("/v1/images", png_bytes(Image.fromarray(sample.image)))
-        return str((await self._done(sent)).json()["id"])
+        message = upload("/v1/images", png_bytes(Image.fromarray(sample.image)))
+        return str((await self._done(message)).json()["id"])
 
     async def _ask(self, image: str, queries: Sequence[str], line: Line | None = None) -> None:
         await self._done(post("/v1/segment", {"image": image, "queries": list(queries)}), line)
 
-    async def _done(self, sent: bytes, line: Line | None = None) -> Reply:
+    async def _done(self, message: bytes, line: Line | None = None) -> Reply:
         """Raises RuntimeError on a refusal: refusing would be fast."""
-        reply = await (line or self.lines[0]).exchange(sent)
+        reply = await (line or self.lines[0]).exchange(message)
         if not 200 <= reply.status < 300:
-            raise RuntimeError(f"the server said {reply.status}: {reply.body[:300]!r}")
+            raise RuntimeError(f"the server answered {reply.status}: {reply.body[:300]!r}")
         return reply
 
 
@@ -154,8 +154,8 @@ def compare(name: str, rounds: int, threads: int) -> Report:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__ or "", tuple(SIZES), rounds=9)
     parser.set_defaults(threads=2)
-    asked = parser.parse_args(arguments)
-    compare(asked.size, asked.rounds, asked.threads).show(asked.json)
+    settings = parser.parse_args(arguments)
+    compare(settings.size, settings.rounds, settings.threads).show(settings.json)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def full_disks(folder: Path, number: int, chance: random.Random) -> Iterator[Tri
         right = f"whole {name}"
         done = command(*words(right), folder=folder)
         if done.code:
-            raise RuntimeError(f"{name} does not even run with room: {done.said}")
+            raise RuntimeError(f"{name} does not even run with room: {done.output}")
         for k in range(number):
             size, out = chance.randint(low, high), f"full {name} {k}"
             short = command(*words(out), folder=folder, settings=[limited(resource.RLIMIT_FSIZE, size)])
@@ -61,7 +61,7 @@ def full_disks(folder: Path, number: int, chance: random.Random) -> Iterator[Tri
 
 
 def _judged(name: str, what: str, out: Path, right: Path, short: object) -> Trial:
-    explained = short.refused and any(reason in short.said for reason in REASONS)  # type: ignore[attr-defined]
+    explained = short.refused and any(reason in short.output for reason in REASONS)  # type: ignore[attr-defined]
     left = contents(out) if out.exists() else {}
     torn = (pieces(out) if out.exists() else []) or not _same(left, contents(right))
     fine = (explained or short.code == 0) and not torn  # type: ignore[attr-defined]

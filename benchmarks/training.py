@@ -59,8 +59,8 @@ class Step:
             self.trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
 
-    def __call__(self, found: Sequence[Features]) -> None:
-        batch = collate(found, self.device)
+    def __call__(self, features: Sequence[Features]) -> None:
+        batch = collate(features, self.device)
         local = self.head.random_inputs(batch.truth.valid.shape, torch.Generator().manual_seed(0))["local"].to(
             self.device
         )
@@ -102,13 +102,13 @@ class WholeModel:
     def __call__(self) -> list[Features]:
         self.at += IMAGES
         chosen = [(self.at + i) % len(self.data) for i in range(IMAGES)]
-        asked = [(self.data[i].image, target.query) for i in chosen for target in self.data[i].targets]
+        pairs = [(self.data[i].image, target.query) for i in chosen for target in self.data[i].targets]
         backbone = self.parts.backbone
         inputs = backbone.processor(
-            images=[Image.fromarray(image) for image, _ in asked],
+            images=[Image.fromarray(image) for image, _ in pairs],
             padding=True,
             return_tensors="pt",
-            text=[prompt(question) for _, question in asked],
+            text=[prompt(question) for _, question in pairs],
         )
         inputs = inputs.to(backbone.device, backbone.module.dtype)
         hidden = backbone.module(**inputs, output_hidden_states=True).hidden_states[backbone.layer]
@@ -120,9 +120,9 @@ class WholeModel:
         rows = [hidden[q, -len(one.rows) :] for q, one in enumerate(known.questions)]
         before, after = len(known.prefix), len(known.questions[0].rows)
         prefix = hidden[0, -before - after : -after]
-        seen: Embedding = self.parts.decoder.encode(sample.image, Frame(*sample.image.shape[:2]))
+        embedding: Embedding = self.parts.decoder.encode(sample.image, Frame(*sample.image.shape[:2]))
         questions = tuple(replace(one, rows=row) for one, row in zip(known.questions, rows, strict=True))
-        return replace(known, prefix=prefix, embedding=seen, questions=questions)
+        return replace(known, prefix=prefix, embedding=embedding, questions=questions)
 
 
 def prompt(question: str) -> str:
@@ -145,29 +145,29 @@ def compare(parts: Parts, head: Lens, size: str, device: str, rounds: int, threa
         "of a step: all but reading": lambda: step(known),
     }
     spent = medians(flows, device, rounds)
-    rates = {name: IMAGES * QUESTIONS / found for name, found in list(spent.items())[:3]}
-    all_, exit_, kept = rates.values()
+    rates = {name: IMAGES * QUESTIONS / duration for name, duration in list(spent.items())[:3]}
+    all_, exit_, from_cache = rates.values()
     ratios = [
-        Ratio("training from the cache faster than with the whole MLLM", kept / all_, 8),
+        Ratio("training from the cache faster than with the whole MLLM", from_cache / all_, 8),
         Ratio("live faster than with the whole MLLM", exit_ / all_),
     ]
-    notes = [f"{name}: {1e3 * found:.1f} ms" for name, found in spent.items()]
+    notes = [f"{name}: {1e3 * duration:.1f} ms" for name, duration in spent.items()]
     notes.append(f"a step: {IMAGES} images, {QUESTIONS} questions each; the cache lies in the page cache")
     what = "questions trained on per second"
     return Report(what, size, "per second", rates, ratios, notes, machine(device, threads))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = options(__doc__ or "", rounds=3).parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    size = models.SIZES[asked.size]
+    settings = options(__doc__ or "", rounds=3).parse_args(arguments)
+    torch.set_num_threads(settings.threads)
+    size = models.SIZES[settings.size]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        models.save(size, folder, asked.device)
-        parts = models.load(size, folder, asked.device)
+        models.save(size, folder, settings.device)
+        parts = models.load(size, folder, settings.device)
         head = models.head(size, parts)
-        how = asked.size, asked.device, asked.rounds, asked.threads
-        compare(parts, head, *how, folder / "cache").show(asked.json)
+        how = settings.size, settings.device, settings.rounds, settings.threads
+        compare(parts, head, *how, folder / "cache").show(settings.json)
 
 
 if __name__ == "__main__":

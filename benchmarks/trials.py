@@ -1,4 +1,4 @@
-"""What all trials of faults share: `seglens` in a process of its own that starts at once, and what came of a trial."""
+"""What all trials of faults share: `seglens` in a separate process that starts at once, and what came of a trial."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Running:
     words: Sequence[object]
     folder: Path
     settings: Sequence[Setting] = ()
-    said: str = ""
+    output: str = ""
     code: int | None = None
     _log: Path = field(init=False)
 
@@ -54,7 +54,7 @@ class Running:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
-                self.said = self._log.read_text(errors="replace")
+                self.output = self._log.read_text(errors="replace")
                 self._log.unlink()
         return self.code is None
 
@@ -76,11 +76,11 @@ class Running:
     @property
     def refused(self) -> bool:
         """In words: exit code 2, and no traceback."""
-        return self.code == 2 and "Traceback" not in self.said and "seglens: " in self.said
+        return self.code == 2 and "Traceback" not in self.output and "seglens: " in self.output
 
     @property
     def last(self) -> str:
-        return f"exit code {self.code}: {(self.said.strip().splitlines() or [''])[-1][:300]}"
+        return f"exit code {self.code}: {(self.output.strip().splitlines() or [''])[-1][:300]}"
 
 
 def command(*words: object, folder: Path, settings: Sequence[Setting] = ()) -> Running:
@@ -100,8 +100,8 @@ def cache(out: str, n: int = 24) -> list[object]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file by its name; what a run keeps for itself (curves, its journal) is left out."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not OWN.intersection(path.parts))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not OWN.intersection(path.parts))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def pieces(folder: Path) -> list[str]:

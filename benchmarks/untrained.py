@@ -37,7 +37,7 @@ def compare(lens: Segmenter, size: str, device: str, rounds: int, threads: int) 
         flows[f"first question, {name}"] = lambda one=one: one.segment(image, queries[0])
         flows[f"question n, {name}"] = lambda name=name: opened[name].segment(queries[0])
         flows[f"question n, {TOGETHER} asked together, each, {name}"] = lambda name=name: opened[name].segment(queries)
-    spent = {name: 1e3 * found for name, found in medians(flows, device, rounds).items()}
+    spent = {name: 1e3 * duration for name, duration in medians(flows, device, rounds).items()}
     for name in both:
         spent[f"question n, {TOGETHER} asked together, each, {name}"] /= TOGETHER
     lens, bare = (list(spent.values())[:3], list(spent.values())[3:])
@@ -50,13 +50,13 @@ def compare(lens: Segmenter, size: str, device: str, rounds: int, threads: int) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = options(__doc__ or "").parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    size = models.SIZES[asked.size]
+    settings = options(__doc__ or "").parse_args(arguments)
+    torch.set_num_threads(settings.threads)
+    size = models.SIZES[settings.size]
     with TemporaryDirectory() as folder:
-        models.save(size, Path(folder), asked.device)
-        made = models.segmenter(size, models.load(size, Path(folder), asked.device))
-        compare(made, asked.size, asked.device, asked.rounds, asked.threads).show(asked.json)
+        models.save(size, Path(folder), settings.device)
+        segmenter = models.segmenter(size, models.load(size, Path(folder), settings.device))
+        compare(segmenter, settings.size, settings.device, settings.rounds, settings.threads).show(settings.json)
 
 
 if __name__ == "__main__":

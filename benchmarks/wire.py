@@ -38,10 +38,10 @@ def request(
     method: str, path: str, body: bytes = b"", kind: str = "application/json", length: int | None = None
 ) -> bytes:
     """A request's bytes. `length` is that of its header, by default the true one."""
-    said = len(body) if length is None else length
+    stated = len(body) if length is None else length
     head = f"{method} {path} HTTP/1.1\r\nHost: seglens\r\nConnection: close\r\n"
     if body or length is not None:
-        head += f"Content-Type: {kind}\r\nContent-Length: {said}\r\n"
+        head += f"Content-Type: {kind}\r\nContent-Length: {stated}\r\n"
     return head.encode() + b"\r\n" + body
 
 
@@ -57,12 +57,12 @@ def upload(path: str, file: bytes) -> bytes:
     return request("POST", path, body, f"multipart/form-data; boundary={edge}")
 
 
-async def exchange(server: Server, sent: bytes, seconds: float = 120.0) -> Reply:
+async def exchange(server: Server, message: bytes, seconds: float = 120.0) -> Reply:
     """Send everything, read the answer. No answer within the time is none."""
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(server.host, server.port)
         try:
-            writer.write(sent)
+            writer.write(message)
             await writer.drain()
             return await answer(reader)
         except OSError:
@@ -78,12 +78,12 @@ class Line:
         self.server = server
         self._ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def exchange(self, sent: bytes) -> Reply:
+    async def exchange(self, message: bytes) -> Reply:
         """Raises OSError when the connection cannot be had."""
         if self._ends is None:
             self._ends = await asyncio.open_connection(self.server.host, self.server.port)
         reader, writer = self._ends
-        writer.write(sent.replace(b"Connection: close\r\n", b"", 1))
+        writer.write(message.replace(b"Connection: close\r\n", b"", 1))
         await writer.drain()
         return await answer(reader)
 

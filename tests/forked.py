@@ -1,5 +1,5 @@
 """Programs in processes of their own that start in no time: forked from a server that has imported the package once,
-without the type checks of the tests. Several are told of each other as torchrun tells them."""
+without the type checks of the tests. Several know each other by the variables that torchrun sets."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Started:
         for rank in range(processes):
             world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             met = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **{k: str(v) for k, v in world.items()}}
-            told = {**os.environ, "OMP_NUM_THREADS": "1", **environment, **(met if processes > 1 else {})}
-            process = FORKS.Process(target=_child, args=(target, arguments, told, str(self._out), str(self._err)))
+            variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment, **(met if processes > 1 else {})}
+            process = FORKS.Process(target=_child, args=(target, arguments, variables, str(self._out), str(self._err)))
             process.start()
             self.processes.append(process)
 
@@ -75,7 +75,7 @@ class Started:
         return self._out.read_text() if self._out.exists() else ""
 
     @property
-    def said(self) -> str:
+    def errors(self) -> str:
         """On standard error."""
         return self._err.read_text() if self._err.exists() else ""
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories as folders below `root`, one commit each at a time; `calls` remembers what was asked."""
+    """Repositories as folders below `root`, one commit each at a time; `calls` lists the requests."""
 
     def __init__(self, root: Path, token: str):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -30,10 +30,10 @@ class Hub(ThreadingHTTPServer):
 
     def commit(self, name: str) -> str:
         """Changes with any content."""
-        found = hashlib.sha1(name.encode())
+        digest = hashlib.sha1(name.encode())
         for file in self.files(name):
-            found.update(file.encode() + (self.root / name / file).read_bytes())
-        return found.hexdigest()
+            digest.update(file.encode() + (self.root / name / file).read_bytes())
+        return digest.hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -59,39 +59,39 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.answer({"error": "Invalid credentials"}, 401)
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            repo = json.loads(body)
+            name = f"{repo['organization']}/{repo['name']}" if repo.get("organization") else repo["name"]
             (self.server.root / name).mkdir(parents=True, exist_ok=True)
             return self.answer({"url": f"{self.server.address}/{name}", "name": name, "id": name})
         if path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
-        if found := re.fullmatch(r"/api/models/(.+?)/preupload/main", path):
+        if match := re.fullmatch(r"/api/models/(.+?)/preupload/main", path):
             wanted = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
             return self.answer({"files": [{**f, "shouldIgnore": False} for f in wanted]})
-        if found := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
+        if match := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    file = self.server.root / found[1] / line["value"]["path"]
+                    file = self.server.root / match[1] / line["value"]["path"]
                     file.write_bytes(base64.b64decode(line["value"]["content"]))
-            commit = self.server.commit(found[1])
-            url = f"{self.server.address}/{found[1]}/commit/{commit}"
+            commit = self.server.commit(match[1])
+            url = f"{self.server.address}/{match[1]}/commit/{commit}"
             return self.answer({"commitOid": commit, "commitUrl": url, "success": True})
         self.answer({"error": path}, 404)
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.calls.append(f"{self.command} {path}")
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
-            name = found[1]
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+            name = match[1]
             if not (self.server.root / name).is_dir():
                 return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
             siblings = [{"rfilename": file} for file in self.server.files(name)]
             return self.answer({"id": name, "modelId": name, "sha": self.server.commit(name), "siblings": siblings})
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
-            listed = self.server.files(found[1])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            listed = self.server.files(match[1])
             return self.answer([{"type": "file", "path": p, "size": 1, "oid": "0" * 40} for p in listed])
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            name, file = found[1], self.server.root / found[1] / found[2]
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            name, file = match[1], self.server.root / match[1] / match[2]
             if not (self.server.root / name).is_dir():
                 return self.answer({}, 404, X_Error_Code="RepoNotFound")
             commit = self.server.commit(name)

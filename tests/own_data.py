@@ -1,4 +1,4 @@
-"""A person's own data, written in each format from samples in memory, and what a loader says of damaged data."""
+"""A person's own data, written in each format from samples in memory, and what a loader reports of damaged data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from seglens.data.records import Records
 
 def rows(mask: np.ndarray) -> list[list[float]]:
     """A mask as polygons: one rectangle per run of pixels in a row."""
-    found = []
+    polygons = []
     for y, row in enumerate(mask):
         edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
-        found += [[x0, y, x1, y, x1, y + 1, x0, y + 1] for x0, x1 in zip(edges[::2], edges[1::2], strict=True)]
-    return [[float(number) for number in one] for one in found]
+        polygons += [[x0, y, x1, y, x1, y + 1, x0, y + 1] for x0, x1 in zip(edges[::2], edges[1::2], strict=True)]
+    return [[float(number) for number in one] for one in polygons]
 
 
 def uncompressed(mask: np.ndarray) -> dict[str, Any]:
@@ -119,11 +119,11 @@ def judged(build: Callable[..., Records]) -> tuple[list[Sample], list[RecordFaul
         try:
             list(build(bad="refuse"))
         except DataError as error:
-            said, first = str(error), error.faults[0]
+            message, first = str(error), error.faults[0]
         else:
             raise AssertionError("damaged data was not refused")
-        assert "\n" not in said
+        assert "\n" not in message
         for piece in (first.file, first.record, first.message, "bad=skip"):
-            assert piece in said
+            assert piece in message
         assert first in checked
     return samples, checked

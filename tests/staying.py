@@ -1,4 +1,4 @@
-"""Commands that run until they are told to stop."""
+"""Commands that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PORTS = [address.rpartition(":")[2] for address in STAY.values()]
 
 @contextlib.contextmanager
 def staying(arguments: list[str]) -> Iterator[str]:
-    """A command that runs until it is told to stop, as a process of its own on a free port; its address."""
+    """A command that runs until it is stopped, as a separate process on a free port; its address."""
     words = ["0" if word in PORTS else word for word in arguments]
     process = Started(command, *words, SEGLENS_PORT="0")
     try:
@@ -28,13 +28,13 @@ def staying(arguments: list[str]) -> Iterator[str]:
         process.kill()
 
 
-def _address(process: Started, patience: float = 120.0) -> str:
-    """Where it says that it listens; it answers there."""
-    until = monotonic() + patience
+def _address(process: Started, seconds: float = 120.0) -> str:
+    """The address that it prints; it answers there."""
+    until = monotonic() + seconds
     while monotonic() < until and process.running:
-        if found := re.search(r"(http://127\.0\.0\.1:\d+)/?\S*\b", process.printed + process.said):
+        if match := re.search(r"(http://127\.0\.0\.1:\d+)/?\S*\b", process.printed + process.errors):
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", int(found[1].rpartition(":")[2])), 5).close()
-                return found[1]
+                socket.create_connection(("127.0.0.1", int(match[1].rpartition(":")[2])), 5).close()
+                return match[1]
         sleep(0.05)
-    raise AssertionError(f"it did not come up:\n{process.said}")
+    raise AssertionError(f"it did not come up:\n{process.errors}")

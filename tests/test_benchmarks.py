@@ -1,4 +1,4 @@
-"""Every benchmark runs, at a size whose times say nothing, and prints what docs/benchmarks.md is made of."""
+"""Every benchmark runs, at a size whose times mean nothing, and prints what docs/benchmarks.md is made of."""
 
 from __future__ import annotations
 
@@ -57,36 +57,36 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def report(script: str, *more: str) -> dict[str, Any]:
         importlib.import_module(script).main([*HURRY, *more])
-        found = json.loads(capsys.readouterr().out)
-        assert found["size"] == "tiny"
-        assert {"device", "torch", "transformers"} <= found["machine"].keys()
-        for value in [*found["rows"].values(), *(ratio["value"] for ratio in found["ratios"])]:
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["size"] == "tiny"
+        assert {"device", "torch", "transformers"} <= printed["machine"].keys()
+        for value in [*printed["rows"].values(), *(ratio["value"] for ratio in printed["ratios"])]:
             assert math.isfinite(value)
-        return found
+        return printed
 
     yield report
     for name in OWN:
         sys.modules.pop(name, None)
 
 
-def aims(found: dict[str, Any]) -> list[float]:
-    return [round(ratio["aim"], 3) for ratio in found["ratios"] if ratio["aim"] is not None]
+def aims(report: dict[str, Any]) -> list[float]:
+    return [round(ratio["aim"], 3) for ratio in report["ratios"] if ratio["aim"] is not None]
 
 
 def test_untrained(run: Run) -> None:
-    found = run("untrained")
-    spent = found["rows"]
+    report = run("untrained")
+    spent = report["rows"]
     lens, free = (spent[f"question n, {name}"] for name in ("LENS", "without a trained head"))
-    assert found["ratios"][1]["value"] == pytest.approx(free / lens)
+    assert report["ratios"][1]["value"] == pytest.approx(free / lens)
 
 
 def test_questions(run: Run) -> None:
-    found = run("questions")
-    assert aims(found) == [25, 25, 0.6]
-    spent = found["rows"]
-    whole, kept, first = list(spent.values())[:3]
-    assert whole > 0 < kept
-    assert found["ratios"][-1]["value"] == pytest.approx(first / whole)
+    report = run("questions")
+    assert aims(report) == [25, 25, 0.6]
+    spent = report["rows"]
+    whole, embedded, first = list(spent.values())[:3]
+    assert whole > 0 < embedded
+    assert report["ratios"][-1]["value"] == pytest.approx(first / whole)
     assert {f"of question n: {lap}" for lap in ("read", "head", "upsample")} < spent.keys()
 
 
@@ -95,20 +95,20 @@ def test_questions_to_the_model_of_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     importlib.import_module("questions").main(["--model", "embedded", "--rounds", "1"])
-    said = capsys.readouterr().out
-    assert "size embedded" in said
-    assert re.search(r"\(aim: at least 25\): (NOT )?reached", said)
+    printed = capsys.readouterr().out
+    assert "size embedded" in printed
+    assert re.search(r"\(aim: at least 25\): (NOT )?reached", printed)
 
 
 def test_training(run: Run) -> None:
-    found = run("training")
-    assert aims(found) == [8]
-    whole, live, cached = found["rows"].values()
-    assert found["ratios"][0]["value"] == pytest.approx(cached / whole)
-    assert found["ratios"][1]["value"] == pytest.approx(live / whole)
+    report = run("training")
+    assert aims(report) == [8]
+    whole, live, cached = report["rows"].values()
+    assert report["ratios"][0]["value"] == pytest.approx(cached / whole)
+    assert report["ratios"][1]["value"] == pytest.approx(live / whole)
 
 
-def test_all_layers_say_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
+def test_all_layers_give_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
     """The yardstick of training computes real features: those of the cache, up to another rendering of the image."""
     import torch
 
@@ -130,31 +130,31 @@ def test_all_layers_say_what_was_cached(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.slow
 def test_large(run: Run) -> None:
-    found = run("large")
-    assert aims(found) == [2, 1, 1, 1]
-    spent = found["rows"]
+    report = run("large")
+    assert aims(report) == [2, 1, 1, 1]
+    spent = report["rows"]
     assert {"1 click: seconds", "100 clicks: MB", "16 queries: seconds", "32 queries to a tool: MB"} < spent.keys()
-    assert found["ratios"][2]["value"] == pytest.approx(spent["100 clicks: seconds"] / spent["1 click: seconds"])
+    assert report["ratios"][2]["value"] == pytest.approx(spent["100 clicks: seconds"] / spent["1 click: seconds"])
 
 
 def test_loops(run: Run) -> None:
-    found = run("loops")
-    assert len(found["ratios"]) == 3
-    assert all(ratio["value"] > 0 for ratio in found["ratios"])
-    assert len(found["notes"]) == 3  # the differences; above a bound the script stops
+    report = run("loops")
+    assert len(report["ratios"]) == 3
+    assert all(ratio["value"] > 0 for ratio in report["ratios"])
+    assert len(report["notes"]) == 3  # the differences; above a bound the script stops
 
 
 @pytest.mark.slow
 def test_memory(run: Run) -> None:
-    found = run("memory", "--no-check")
-    assert aims(found) == [0.333] * 5
-    peaks = {name: value for name, value in found["rows"].items() if not name.startswith("between")}
+    report = run("memory", "--no-check")
+    assert aims(report) == [0.333] * 5
+    peaks = {name: value for name, value in report["rows"].items() if not name.startswith("between")}
     assert len(peaks) == 7
     for name, peak in peaks.items():
-        assert peak > found["rows"][f"between steps: {name}"] > 0
+        assert peak > report["rows"][f"between steps: {name}"] > 0
     assert peaks["LISA-style LoRA"] > peaks["LISA-style LoRA, gradient checkpointing"]
     assert peaks["LISA-style LoRA"] > peaks["LoRA without words"]
-    assert any("not a measured GPU" in note for note in found["notes"])
+    assert any("not a measured GPU" in note for note in report["notes"])
 
 
 def test_the_account_of_a_known_step(run: Run) -> None:
@@ -172,8 +172,8 @@ def test_the_account_of_a_known_step(run: Run) -> None:
         assert account.now == weight
         with account:
             stepper = memory.optimiser(layer, fused=True)
-            given = torch.randn(1, 1024)
-            layer(given).sum().backward()
+            rows = torch.randn(1, 1024)
+            layer(rows).sum().backward()
             stepper.step()
             stepper.zero_grad()
             assert weight * 3 <= account.now < weight * 3.01  # the weight and two moments
@@ -182,8 +182,8 @@ def test_the_account_of_a_known_step(run: Run) -> None:
 
 @pytest.mark.slow
 def test_operations(run: Run) -> None:
-    found = run("operations")
-    parts = found["rows"]
+    report = run("operations")
+    parts = report["rows"]
     assert parts["SAM's mask decoder"] < parts["SAM's image encoder"]
     assert parts["layers that are read, image"] < parts["all layers, image and question"]
 
@@ -210,20 +210,20 @@ def test_photograph(run: Run) -> None:
 
 @pytest.mark.slow
 def test_quantised_cache(run: Run) -> None:
-    found = run("quantised_cache")
-    assert aims(found) == [0.3, 0.3]
-    assert all(0 < score <= 100 for score in found["rows"].values())
-    kept = found["rows"]
-    assert kept["the package's head, auto features"] == pytest.approx(kept["the package's head, int8 features"], abs=1)
+    report = run("quantised_cache")
+    assert aims(report) == [0.3, 0.3]
+    assert all(0 < score <= 100 for score in report["rows"].values())
+    rows = report["rows"]
+    assert rows["the package's head, auto features"] == pytest.approx(rows["the package's head, int8 features"], abs=1)
 
 
 @pytest.mark.slow
 def test_serving(run: Run) -> None:
-    found = run("serving")
-    assert aims(found) == [3, 3, 0.25]
-    spent = found["rows"]
+    report = run("serving")
+    assert aims(report) == [3, 3, 0.25]
+    spent = report["rows"]
     one, _, packed = (value for name, value in spent.items() if name.startswith("4 questions"))
-    assert found["ratios"][1]["value"] == pytest.approx(one / packed)
+    assert report["ratios"][1]["value"] == pytest.approx(one / packed)
     assert spent["upload, open: median"] < spent["first question: upload, open, ask: median"]
 
 
@@ -234,11 +234,11 @@ def test_a_crowd_of_which_a_part_is_hostile(capsys: pytest.CaptureFixture[str], 
     hostile, attacks = (importlib.import_module(name) for name in ("hostile", "attacks"))
     small = {"--clients": 16, "--requests": 160, "--hostile": 0.25, "--patience": 1.5, "--images-bytes": 32 * 2**20}
     hostile.main([*(str(word) for pair in small.items() for word in pair), "--threads", "1", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["wrong"] == found["lost"] == found["surprises"] == []
-    assert found["attacked"].keys() == attacks.ATTACKS.keys()
-    assert found["good"] == 120
-    assert found["memory"]
+    tally = json.loads(capsys.readouterr().out)
+    assert tally["wrong"] == tally["lost"] == tally["surprises"] == []
+    assert tally["attacked"].keys() == attacks.ATTACKS.keys()
+    assert tally["good"] == 120
+    assert tally["memory"]
 
 
 def test_the_crowd_notices(run: Run) -> None:
@@ -253,10 +253,10 @@ def test_the_crowd_notices(run: Run) -> None:
     errand = errands.Errand(b"", ("the cup",), (mask,), (True,), None, mask, "4")
     answer = {"found": True, "segmentation": encode_rle(mask)}
     others = [{**answer, "found": False}, {**answer, "segmentation": encode_rle(mask.T)}]
-    said = [wire.Reply(200, json.dumps({"answers": [one]}).encode()) for one in (answer, *others)]
-    assert [errand.right(one, [0]).right for one in said] == [True, False, False]
+    replies = [wire.Reply(200, json.dumps({"answers": [one]}).encode()) for one in (answer, *others)]
+    assert [errand.right(one, [0]).right for one in replies] == [True, False, False]
     assert not errand.right(wire.Reply(503), [0]).right
-    assert not errand.right(said[0], [0, 0]).right
+    assert not errand.right(replies[0], [0, 0]).right
 
 
 def test_a_ratio_reports_whether_its_aim_is_reached(run: Run) -> None:
@@ -268,23 +268,23 @@ def test_a_ratio_reports_whether_its_aim_is_reached(run: Run) -> None:
 
 
 def test_every_script_is_in_the_docs() -> None:
-    said = (ROOT / "docs" / "benchmarks.md").read_text()
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
     scripts = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
-    assert {script for script in scripts if f"benchmarks/{script}.py" not in said} <= {"cache"}
+    assert {script for script in scripts if f"benchmarks/{script}.py" not in page} <= {"cache"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and locks are Linux's")
-@pytest.mark.slow  # a minute: each trial is a command of its own
+@pytest.mark.slow  # a minute: each trial is a separate command
 def test_a_trial_of_faults() -> None:
     """One fault of every kind that is cheap holds. All of them: `python benchmarks/faults.py`."""
     words = [sys.executable, FOLDER / "faults.py", "--size", "tiny", "--json", "--seed", "1"]
     kinds = ["kills", "flips", "disks", "pairs", "memory"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([*words, "--only", *kinds], capture_output=True, text=True, env=environment)
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     native = "little memory: train"  # torch's own backward pass may end a process that gets no memory
-    assert [one for one in found["failed"] if one["kind"] != native] == [], done.stderr
-    counts = found["kinds"]
+    assert [one for one in report["failed"] if one["kind"] != native] == [], done.stderr
+    counts = report["kinds"]
     assert {"SIGKILL during train", "two runs of train in one folder", native} < counts.keys()
     assert all(count["tried"] > 0 for count in counts.values())
 
@@ -293,12 +293,12 @@ def test_a_fault_that_is_not_handled_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     faults, trials = (importlib.import_module(name) for name in ("faults", "trials"))
-    found = [trials.Trial("a kind", "one", True), trials.Trial("a kind", "two", False, "why")]
+    trials_of_kind = [trials.Trial("a kind", "one", True), trials.Trial("a kind", "two", False, "why")]
     monkeypatch.setattr(faults, "ready", lambda: None)
-    monkeypatch.setattr(faults, "KINDS", {"kills": lambda *_: iter(found)})
+    monkeypatch.setattr(faults, "KINDS", {"kills": lambda *_: iter(trials_of_kind)})
     with pytest.raises(SystemExit) as left:
         faults.main(["--only", "kills"])
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert left.value.code == 1
-    assert "a kind: 2 tried, 1 held" in said.out
-    assert "did not hold: a kind: two: why" in said.err
+    assert "a kind: 2 tried, 1 held" in printed.out
+    assert "did not hold: a kind: two: why" in printed.err

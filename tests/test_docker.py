@@ -22,27 +22,27 @@ KNOWN = {"FROM", "ENV", "RUN", "COPY", "USER", "WORKDIR", "EXPOSE", "HEALTHCHECK
 
 @dataclass(frozen=True)
 class Step:
-    """An instruction and what stands behind it."""
+    """An instruction and the text after it."""
 
     name: str
-    said: str
+    text: str
 
     @property
     def words(self) -> list[str]:
         """Of the exec form, which is JSON, or as a shell splits them."""
-        return json.loads(self.said) if self.said.startswith("[") else shlex.split(self.said)
+        return json.loads(self.text) if self.text.startswith("[") else shlex.split(self.text)
 
 
 def stages(path: Path) -> list[list[Step]]:
     """The instructions of each stage; a backslash at the end of a line joins it to the next."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
     steps = [Step(*line.split(None, 1)) for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line.strip()]
-    found: list[list[Step]] = []
+    grouped: list[list[Step]] = []
     for step in steps:
         if step.name == "FROM":
-            found.append([])
-        found[-1].append(step)
-    return found
+            grouped.append([])
+        grouped[-1].append(step)
+    return grouped
 
 
 def of(stage: list[Step], name: str) -> list[Step]:
@@ -50,7 +50,7 @@ def of(stage: list[Step], name: str) -> list[Step]:
 
 
 def installs(stage: list[Step]) -> list[Step]:
-    return [step for step in of(stage, "RUN") if "pip install" in step.said]
+    return [step for step in of(stage, "RUN") if "pip install" in step.text]
 
 
 def test_there_is_one_for_cpus_and_one_for_gpus() -> None:
@@ -64,8 +64,8 @@ def test_there_is_one_for_cpus_and_one_for_gpus() -> None:
 def test_instructions_are_those_of_docker(path: Path) -> None:
     for stage in stages(path):
         assert {step.name for step in stage} <= KNOWN
-        assert stage[0].said.split()[0] == f"python:{sys.version_info[0]}.{_tested_python()}-slim"
-    names = {step.said.split()[2] for step in (stage[0] for stage in stages(path)) if " AS " in step.said}
+        assert stage[0].text.split()[0] == f"python:{sys.version_info[0]}.{_tested_python()}-slim"
+    names = {step.text.split()[2] for step in (stage[0] for stage in stages(path)) if " AS " in step.text}
     copied = [word for stage in stages(path) for step in of(stage, "COPY") for word in step.words]
     sources = {word.removeprefix("--from=") for word in copied if word.startswith("--from=")}
     assert sources == names
@@ -78,7 +78,7 @@ def test_what_is_copied_exists_and_is_sent(path: Path) -> None:
         word
         for stage in stages(path)
         for step in of(stage, "COPY")
-        if not step.said.startswith("--from")
+        if not step.text.startswith("--from")
         for word in step.words[:-1]
     ]
     assert {*copied} == {*sent}
@@ -102,16 +102,16 @@ def test_the_tested_versions_are_installed_with_extras_that_exist(path: Path) ->
 def test_the_image_does_not_run_as_root_and_the_command_exists(path: Path, seglens: Run) -> None:
     last = stages(path)[-1]
     users = [n for n, step in enumerate(last) if step.name == "USER"]
-    doctor = next(n for n, step in enumerate(last) if step.said == "seglens doctor")
+    doctor = next(n for n, step in enumerate(last) if step.text == "seglens doctor")
     assert users
-    assert last[users[-1]].said != "root"
+    assert last[users[-1]].text != "root"
     assert users[-1] < doctor
     (entry,), (command,) = of(last, "ENTRYPOINT"), of(last, "CMD")
     assert_known(shlex.join([*entry.words, *command.words]), seglens)
     (port,) = of(last, "EXPOSE")
     (health,) = of(last, "HEALTHCHECK")
-    code = json.loads(health.said[health.said.index("[") :])[-1]
-    assert f"127.0.0.1:{port.said}/healthz" in code
+    code = json.loads(health.text[health.text.index("[") :])[-1]
+    assert f"127.0.0.1:{port.text}/healthz" in code
     compile(code, "the health check", "exec")
 
 
@@ -127,6 +127,6 @@ def test_the_page_on_installing_names_what_exists() -> None:
 def _tested_python() -> int:
     """The minor version that the classifiers and the tools take for the lowest, with which the tests run."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = re.fullmatch(r">=3\.(\d+)", project["requires-python"])
-    assert found is not None
-    return int(found[1])
+    match = re.fullmatch(r">=3\.(\d+)", project["requires-python"])
+    assert match is not None
+    return int(match[1])

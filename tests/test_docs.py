@@ -23,7 +23,7 @@ from shown import Reader, blocks
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
-# Written for people who change the package: their commands take hours, and are told with what came out
+# Written for people who change the package: their commands take hours, and stand there with their results
 RECORDS = {"ablations.md", "benchmarks.md", "design.md", "fidelity.md", "log.md", "methods.md"}
 FOR_CONTRIBUTORS = ["CONTRIBUTING.md", "docs/design.md", "docs/fidelity.md"]
 RUN = {"python", "bash", "text"}
@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site. --strict: a broken link, an unknown name in the reference or a page in no menu ends the build."""
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    # what the theme has to say of its own future is no fault of a page
+    # the notice of the theme about its own future is no fault of a page
     done = subprocess.run(
         build, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
     )
@@ -76,11 +76,11 @@ def test_pictures_are_small() -> None:
 
 
 def test_the_reader_notices() -> None:
-    """What a page shows and what is printed: a wrong word, number or line is told."""
+    """What a page shows and what is printed: a wrong word, number or line is an error."""
     assert_shown("found 3022 pixels in ...\n...\nend", "found  3023 pixels in 12 ms\none\ntwo\nend\n")
-    for shown in ("found 9 pixels", "lost 3022 pixels", "found 3022 pixels\nmore"):
+    for block in ("found 9 pixels", "lost 3022 pixels", "found 3022 pixels\nmore"):
         with pytest.raises(AssertionError, match="the page shows"):
-            assert_shown(shown, "found 3022 pixels\n")
+            assert_shown(block, "found 3022 pixels\n")
     with pytest.raises(AssertionError, match="leaves out"):
         assert_shown("one", "one\ntwo\n")
 
@@ -90,36 +90,36 @@ def test_pictures_are_what_the_model_does(
 ) -> None:
     """Drawn again, they are those of the page, but for what rounding moves."""
     monkeypatch.syspath_prepend(ROOT / "examples")
-    drawn = list(importlib.import_module("pictures").draw_all(segmenter, tmp_path))
-    shown = re.findall(r"\(images/(\w+\.png)\)", (DOCS / "how-lens-works.md").read_text(encoding="utf-8"))
-    assert [path.name for path in drawn] == shown
-    for path in drawn:
+    files = list(importlib.import_module("pictures").draw_all(segmenter, tmp_path))
+    names = re.findall(r"\(images/(\w+\.png)\)", (DOCS / "how-lens-works.md").read_text(encoding="utf-8"))
+    assert [path.name for path in files] == names
+    for path in files:
         now, then = (np.asarray(Image.open(one).convert("RGB"), float) for one in (path, DOCS / "images" / path.name))
         assert now.shape == then.shape
         assert np.abs(now - then).mean() < 4, path.name  # of 255
 
 
-def said_by_the_code() -> list[str]:
+def texts_of_the_code() -> list[str]:
     """Every text of the package, with three dots where something is filled in."""
-    found = []
+    texts = []
     for path in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (str(v.value) if isinstance(v, ast.Constant) else "..." for v in node.values)
-                found.append("".join(parts))
+                texts.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
+                texts.append(node.value)
+    return texts
 
 
 def test_sentences_of_the_troubleshooting_page_are_those_of_the_code() -> None:
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
-    assert len(shown) > 20
-    said = said_by_the_code()
-    for sentence in shown:
+    sentences = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(sentences) > 20
+    texts = texts_of_the_code()
+    for sentence in sentences:
         parts = [part.strip() for part in sentence.split("...") if part.strip(" ;,:")]
-        assert any(all(part in one for part in parts) for one in said), f"nothing says {sentence!r}"
+        assert any(all(part in one for part in parts) for one in texts), f"no text is {sentence!r}"
 
 
 @pytest.mark.parametrize("page", FOR_CONTRIBUTORS)

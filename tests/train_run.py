@@ -71,13 +71,13 @@ def killed(started: Started, out: Path, least: int = 1, files: str = "step_*") -
         time.sleep(random.uniform(0, 0.15))
     finally:
         started.kill()
-    assert set(started.wait()) == {-signal.SIGKILL}, f"it was to be killed before its end: {started.said}"
+    assert set(started.wait()) == {-signal.SIGKILL}, f"it was to be killed before its end: {started.errors}"
     return max((int(p.name.split("_")[1]) for p in out.glob("step_*")), default=0)
 
 
 def finished(started: Started) -> str:
     """Wait for the end. Returns what was printed."""
-    assert set(started.wait()) == {0}, started.said
+    assert set(started.wait()) == {0}, started.errors
     return started.printed
 
 

@@ -261,7 +261,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, seglens: Run) -> None
     options = ["eval", "--data", "world:n=3,seed=3,queries=2", "--protocol", "gres", "--json"]
     alone = json.loads(seglens(*options, "--predictions", tmp_path / "one.jsonl")[1])
     two = Started(forked.command, *options, "--predictions", tmp_path / "two.jsonl", processes=2)
-    assert two.wait(120) == [0, 0], two.said
+    assert two.wait(120) == [0, 0], two.errors
     assert json.loads(two.printed) == alone  # printed once, by the first
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
