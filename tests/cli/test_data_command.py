@@ -77,22 +77,22 @@ def test_a_limit_in_the_data_and_one_of_the_command(seglens: Run, spec: str) -> 
 def test_json(seglens: Run, spec: str, tmp_path: Path) -> None:
     damage(tmp_path)
     code, out, err = seglens("data", "check", spec, "--json", "--duplicates")
-    said = json.loads(out)
+    report = json.loads(out)
     assert (code, err) == (1, "")
-    assert {key: said[key] for key in ("data", "images", "queries", "absent")} == {
+    assert {key: report[key] for key in ("data", "images", "queries", "absent")} == {
         "data": spec,
         "images": 1,
         "queries": 2,
         "absent": 0,
     }
-    assert said["faults_by_kind"] == {"empty mask": 1, "mask": 1, "image": 1}
-    assert {fault["record"]: fault["kind"] for fault in said["faults"]} == {
+    assert report["faults_by_kind"] == {"empty mask": 1, "mask": 1, "image": 1}
+    assert {fault["record"]: fault["kind"] for fault in report["faults"]} == {
         "mask the_cat/0001": "empty mask",
         "mask the_dog/0001": "mask",
         "0002": "image",
     }
-    assert all(set(fault) == {"file", "record", "says", "kind"} for fault in said["faults"])
-    assert [note["record"] for note in said["notes"]] == ["new.png"]
+    assert all(set(fault) == {"file", "record", "says", "kind"} for fault in report["faults"])
+    assert [note["record"] for note in report["notes"]] == ["new.png"]
 
 
 def test_duplicates(seglens: Run, spec: str, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_nothing_but_bad_records(seglens: Run, tmp_path: Path, scenes: list[Samp
 
 
 def test_data_without_a_usable_record_is_reported_with_the_reasons(seglens: Run, tmp_path: Path) -> None:
-    """No record is bad, and nothing can be used: the notes tell, and other commands quote them."""
+    """No record is bad, and nothing can be used: the notes say why, and other commands quote them."""
     for folder in ("im", "y/images", "y/labels", "f/images", "f/masks/cat"):
         (tmp_path / folder).mkdir(parents=True)
     for folder in ("im", "y/images", "f/images"):
@@ -129,8 +129,8 @@ def test_data_without_a_usable_record_is_reported_with_the_reasons(seglens: Run,
         "segmentation": {"size": [4, 4], "counts": [4, 4, 8]},
     }
     images = [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}]
-    made = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": [crowd]}
-    (tmp_path / "cvat.json").write_text(json.dumps(made))
+    index = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": [crowd]}
+    (tmp_path / "cvat.json").write_text(json.dumps(index))
     (tmp_path / "y" / "data.yaml").write_text("train: images\nnames: [cat]\n")
     says = {
         f"coco:images={tmp_path / 'im'},annotations={tmp_path / 'cvat.json'}": "used with crowd=include",

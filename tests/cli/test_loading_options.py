@@ -106,16 +106,16 @@ def plain_query(scene: Sample) -> str:
 
 
 def test_no_presence_is_refused_at_a_threshold_of_zero(segmenter: Segmenter) -> None:
-    made = (segmenter.backbone, segmenter.decoder, segmenter.method, segmenter.config)
-    assert Segmenter(*made).presence_threshold == segmenter.config.presence_threshold
-    assert Segmenter(*made, presence_threshold=0.0).presence_threshold == 0.0
+    parts = (segmenter.backbone, segmenter.decoder, segmenter.method, segmenter.config)
+    assert Segmenter(*parts).presence_threshold == segmenter.config.presence_threshold
+    assert Segmenter(*parts, presence_threshold=0.0).presence_threshold == 0.0
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"presence threshold.*a probability from 0 to 1"):
-            Segmenter(*made, presence_threshold=wrong)
+            Segmenter(*parts, presence_threshold=wrong)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--presence-threshold", 1.5), "presence threshold of 1.5"),
         (("--mask-threshold", 1), "mask threshold of 1.0"),
@@ -125,12 +125,12 @@ def test_no_presence_is_refused_at_a_threshold_of_zero(segmenter: Segmenter) -> 
     ],
 )
 def test_an_impossible_option_is_one_line(
-    options: tuple[object, ...], said: str, seglens: Run, scene: Sample, tmp_path: Path
+    options: tuple[object, ...], message: str, seglens: Run, scene: Sample, tmp_path: Path
 ) -> None:
     Image.fromarray(scene.image).save(tmp_path / "a.png")
     code, out, err = seglens("segment", tmp_path / "a.png", "cat", "--out", tmp_path / "o", *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize("kind", few_bits.KINDS)
@@ -158,9 +158,9 @@ def test_few_bits_where_they_are_not_available(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_and_options(shell: str, tmp_path: Path) -> None:
     script = [Path(sys.executable).with_name("seglens"), "--show-completion", shell]
-    shown = subprocess.run(script, capture_output=True, text=True, env={**os.environ, **TESTED})
-    assert shown.returncode == 0
-    assert "_SEGLENS_COMPLETE" in shown.stdout
+    completion = subprocess.run(script, capture_output=True, text=True, env={**os.environ, **TESTED})
+    assert completion.returncode == 0
+    assert "_SEGLENS_COMPLETE" in completion.stdout
     for typed, expected in (("seglens seg", "segment"), ("seglens segment --presence", "--presence-threshold")):
         words = {
             "COMP_WORDS": typed,

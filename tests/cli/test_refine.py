@@ -58,9 +58,9 @@ def obeys(prediction: Prediction) -> bool:
 
 
 def around(mask: np.ndarray) -> Box:
-    found = box_of(mask)
-    assert found is not None
-    x0, y0, x1, y1 = found
+    corners = box_of(mask)
+    assert corners is not None
+    x0, y0, x1, y1 = corners
     return Box(x0=x0, y0=y0, x1=x1, y1=y1)
 
 
@@ -110,10 +110,10 @@ def test_a_click_on_another_thing_adds_and_removes_it(segmenter: Segmenter) -> N
     target = next(t for t in sample.targets if t.present)
     nothing = opened.segment("the xylophone")
     start = replace(nothing, found=False, mask=np.zeros_like(nothing.mask))
-    shown = opened.refine(start, [on(target.mask)])
-    assert shown.found
-    assert iou(shown.mask, target.mask) > 0.6
-    gone = opened.refine(shown, [on(target.mask).model_copy(update={"label": 0})])
+    refined = opened.refine(start, [on(target.mask)])
+    assert refined.found
+    assert iou(refined.mask, target.mask) > 0.6
+    gone = opened.refine(refined, [on(target.mask).model_copy(update={"label": 0})])
     assert (gone.mask & target.mask).sum() < 0.2 * target.mask.sum()
 
 
@@ -237,19 +237,19 @@ def test_the_decoder_is_not_asked_for_every_click_of_a_crowd(
     rng = np.random.default_rng(0)
     at = rng.permutation(256 * 256)[:100]
     clicks = [Click(x=k % 256 + 0.5, y=k // 256 + 0.5, label=int(rng.integers(2))) for k in at.tolist()]
-    shown = []
+    counts = []
     kind = type(opened.segmenter.decoder)
     answer = kind.answer
 
     def watched(self: MaskDecoder, embedding: Embedding, prompts: list[Prompt]) -> torch.Tensor:
-        shown.extend(len(p.points) for p in prompts)
+        counts.extend(len(p.points) for p in prompts)
         return answer(self, embedding, prompts)
 
     monkeypatch.setattr(kind, "answer", watched)
     together = opened.refine(segmented, clicks)
     assert obeys(together)
-    assert len(shown) <= 4 * MOST_PROMPTS
-    assert max(shown) <= MOST_PROMPTS + MOST_REGIONS
+    assert len(counts) <= 4 * MOST_PROMPTS
+    assert max(counts) <= MOST_PROMPTS + MOST_REGIONS
     apart = opened.refine(opened.refine(segmented, clicks[:70]), clicks[70:])
     np.testing.assert_array_equal(together.mask, apart.mask)
 
@@ -352,7 +352,7 @@ def test_the_command(seglens: Run, scene: Sample, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--click", "3"], "--click got '3'; it needs x,y or x,y,label"),
         (["--click", "3,b"], "--click got '3,b'"),
@@ -363,10 +363,10 @@ def test_the_command(seglens: Run, scene: Sample, tmp_path: Path) -> None:
     ],
 )
 def test_the_command_reports_wrong_options(
-    seglens: Run, scene: Sample, tmp_path: Path, words: list[str], told: str
+    seglens: Run, scene: Sample, tmp_path: Path, words: list[str], message: str
 ) -> None:
     path = tmp_path / "scene.png"
     Image.fromarray(scene.image).save(path)
     code, out, error = seglens("refine", path, "the cup", *words, "--out", tmp_path)
     assert (code, out, error.count("\n")) == (2, "", 1)
-    assert told in error
+    assert message in error

@@ -259,10 +259,10 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, qu
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
     os.close(end)
-    shown = os.read(terminal, 1 << 16)
+    bar = os.read(terminal, 1 << 16)
     os.close(terminal)
     assert answers == ["000.png", "001.png", "002.png"]
-    assert b"/300" in shown
+    assert b"/300" in bar
     assert running.returncode == 130
     out = tmp_path / "out"
     listed = json.loads((out / "coco.json").read_text())["images"]
@@ -336,7 +336,7 @@ def test_no_file_is_overwritten(seglens: Run, folder: Path, query: str, monkeypa
 def test_one_bad_query_or_export_does_not_end_the_run(
     seglens: Run, folder: Path, query: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A query that is too long is a fault of its own, as is a file that cannot be written."""
+    """A query that is too long is a separate fault, as is a file that cannot be written."""
     Path("in/bad.png").unlink()
     Path("out/deep_a_the_thing_overlay.png").mkdir(parents=True)
     code, out, err = seglens("segment", "in", "the thing", "cat " * 5000, "--json")

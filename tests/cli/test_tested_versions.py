@@ -1,4 +1,4 @@
-"""One version, and one list of tested versions; both are told, and what to install when a machine fails."""
+"""One version, and one list of tested versions; both are printed, and what to install when a machine fails."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ def test_doctor_names_changed_packages_and_what_to_install(
     tested = tmp_path / "tested.txt"
     tested.write_text(f"numpy=={version('numpy')}\ntransformers==5.1.0\n")
     monkeypatch.setattr("seglens.cli.tested_versions.TESTED", tested)
-    kept = {name: check for name, check in doctor.CHECKS.items() if name == "tested versions"}
-    monkeypatch.setattr("seglens.cli.doctor_checks.CHECKS", {**kept, "canary": _sick})
+    one_check = {name: check for name, check in doctor.CHECKS.items() if name == "tested versions"}
+    monkeypatch.setattr("seglens.cli.doctor_checks.CHECKS", {**one_check, "canary": _sick})
     code, out, _ = seglens("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     moved = f"transformers {version('transformers')} (tested: 5.1.0)"
-    said = f"1 of 2 packages have the version that the tests ran with; not {moved}"
-    assert checks["tested versions"] == {"name": "tested versions", "ok": True, "says": said, "remedy": None}
-    told = f'other versions of transformers; to install those: python -m pip install -c "{tested}" seglens'
+    text = f"1 of 2 packages have the version that the tests ran with; not {moved}"
+    assert checks["tested versions"] == {"name": "tested versions", "ok": True, "says": text, "remedy": None}
+    remedy = f'other versions of transformers; to install those: python -m pip install -c "{tested}" seglens'
     assert (code, checks["canary"]["ok"]) == (1, False)
-    assert checks["canary"]["remedy"].endswith(told)
+    assert checks["canary"]["remedy"].endswith(remedy)
     code, out, _ = seglens("doctor")
     assert "FAIL canary: TypeError: update() got an unexpected keyword" in out
-    assert f"     what to do: the tests ran with {told}" in out
+    assert f"     what to do: the tests ran with {remedy}" in out
 
 
 def test_with_the_tested_versions_the_remedy_is_to_install_seglens_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,6 @@ def test_changed_packages_are_reported_first_and_when_something_fails(
     assert "not from the wheel" in capsys.readouterr().out
     monkeypatch.setattr(sys, "prefix", str(Path(installed.TESTED).parent))
     assert latest.main(tmp_path) == 3
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "newer than constraints.txt: transformers 9.0 (tested: 5.0)"
-    assert told[2] == "demo failed with these packages newer than constraints.txt: transformers 9.0 (tested: 5.0)"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "newer than constraints.txt: transformers 9.0 (tested: 5.0)"
+    assert lines[2] == "demo failed with these packages newer than constraints.txt: transformers 9.0 (tested: 5.0)"

@@ -1,4 +1,4 @@
-"""What does not fit into memory is told before native code is entered: what is there, and what is needed."""
+"""What does not fit into memory is reported before native code is entered: what is there, and what is needed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_the_error_gives_the_memory_that_is_left_and_that_is_needed(monkeypatch:
         check_room(200 * MB, "the weights in a")
     check_room(200 * MB, "the weights in a", resident=0)  # a mapped file
     monkeypatch.setattr(room, "address_space", lambda: 50 * MB)
-    with pytest.raises(MemoryError, match=r"50 MB are left of what a process may take here \(ulimit -v\)") as told:
+    with pytest.raises(MemoryError, match=r"50 MB are left of what a process may take here \(ulimit -v\)") as caught:
         check_room(100 * MB, "the weights in a", resident=0)
-    said = message_of(told.value)
-    assert said is not None
-    assert said.startswith("there is not enough memory (the weights in a need")
+    message = message_of(caught.value)
+    assert message is not None
+    assert message.startswith("there is not enough memory (the weights in a need")
 
 
 def test_weights_are_weighed_by_their_heads_alone(tmp_path: Path) -> None:
@@ -47,35 +47,35 @@ def test_weights_are_weighed_by_their_heads_alone(tmp_path: Path) -> None:
     assert weight_bytes([path], dtype=torch.bfloat16) == (400 + 56, 0)
     assert weight_bytes([path], lambda key: key == "a") == (56, 0)
     path.write_bytes(path.read_bytes()[:5])
-    assert weight_bytes([path]) == (0, 0)  # whoever reads it says what is wrong
+    assert weight_bytes([path]) == (0, 0)  # the code that reads it reports what is wrong
 
 
 @pytest.mark.parametrize(
-    ("limit", "given", "threads"), [(2 * 10**9, None, "1"), (2 * 10**9, "2", "2"), (-1, None, None)]
+    ("limit", "buffers", "threads"), [(2 * 10**9, None, "1"), (2 * 10**9, "2", "2"), (-1, None, None)]
 )
 def test_under_a_limit_openblas_takes_one_buffer(
-    monkeypatch: pytest.MonkeyPatch, limit: int, given: str | None, threads: str | None
+    monkeypatch: pytest.MonkeyPatch, limit: int, buffers: str | None, threads: str | None
 ) -> None:
     """At its import it would ask for one for each core, for ever where that is refused."""
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")
-    if given is None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", buffers or "")
+    if buffers is None:
         monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     monkeypatch.setattr(process_limits.resource, "getrlimit", lambda kind: (limit, limit))
     failures.prepare_for_limit()
     assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
 
 
-def test_numpy_is_not_loaded_before_the_limit_is_minded() -> None:
-    said = "import sys, seglens.cli; print('numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout.strip() == "False"
+def test_numpy_is_not_loaded_before_the_limit_is_set() -> None:
+    script = "import sys, seglens.cli; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"
 
 
 def test_the_memory_of_this_machine_and_of_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     left = free_memory()
     assert left is not None
     assert 10 * MB < left <= psutil.virtual_memory().total + psutil.swap_memory().total
-    taken = psutil.Process().memory_info().vms
-    monkeypatch.setattr(room, "address_space_limit", lambda: taken + 10**12)
+    used = psutil.Process().memory_info().vms
+    monkeypatch.setattr(room, "address_space_limit", lambda: used + 10**12)
     assert address_space() == pytest.approx(10**12, rel=0.1)
     monkeypatch.setattr(room, "address_space_limit", lambda: 1)
     assert address_space() == 0
@@ -95,7 +95,7 @@ def test_a_system_that_reports_no_memory_is_no_error(monkeypatch: pytest.MonkeyP
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
     llava: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
-    def native(*args: object, **given: object) -> object:
+    def native(*args: object, **options: object) -> object:
         raise AssertionError("native code was entered")
 
     name = embedded_folder("embedded/mllm") if packed else llava

@@ -39,14 +39,14 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: py
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
-    made = tmp_path / "deep" / "made"
-    with whole_folder(made) as folder:
+    target = tmp_path / "deep" / "made"
+    with whole_folder(target) as folder:
         (folder / "a").write_text("1")
-        assert not made.exists()
-    assert (made / "a").read_text() == "1"
-    with pytest.raises(FileExistsError, match="exists already") as caught, whole_folder(made):
+        assert not target.exists()
+    assert (target / "a").read_text() == "1"
+    with pytest.raises(FileExistsError, match="exists already") as caught, whole_folder(target):
         pytest.fail("it was opened")
-    assert caught.value.filename == str(made)
+    assert caught.value.filename == str(target)
 
     def interrupted() -> None:
         with whole_folder(tmp_path / "other") as folder:
@@ -56,7 +56,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-    assert [path.name for path in made.parent.iterdir()] == ["made"]
+    assert [path.name for path in target.parent.iterdir()] == ["made"]
 
 
 def test_parts_make_one_file_or_none(tmp_path: Path) -> None:

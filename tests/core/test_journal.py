@@ -25,9 +25,9 @@ def test_rows_come_back_in_their_order(tmp_path: Path) -> None:
     large = {"text": "ü" * 200_000}
     for row in ({"n": 1}, large, {"n": 3}):
         journal.add(row)
-    given = list(journal.new_rows())
-    assert [row for _, row in given] == [{"n": 1}, large, {"n": 3}]
-    assert [journal.at(place) for place, _ in given] == [{"n": 1}, large, {"n": 3}]
+    new_rows = list(journal.new_rows())
+    assert [row for _, row in new_rows] == [{"n": 1}, large, {"n": 3}]
+    assert [journal.at(place) for place, _ in new_rows] == [{"n": 1}, large, {"n": 3}]
     assert list(journal.new_rows()) == []
     journal.add({"n": 4})
     assert [row for _, row in journal.new_rows()] == [{"n": 4}]
@@ -42,10 +42,10 @@ def test_cut_after_every_byte(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        kept = max(0, whole[:cut].count(b"\n") - 1)
-        assert rows(path) == [{"n": n + 1} for n in range(kept)]
+        stored = max(0, whole[:cut].count(b"\n") - 1)
+        assert rows(path) == [{"n": n + 1} for n in range(stored)]
         Journal(HEADER, path).add({"n": 9})
-        assert rows(path) == [*({"n": n + 1} for n in range(kept)), {"n": 9}]
+        assert rows(path) == [*({"n": n + 1} for n in range(stored)), {"n": 9}]
 
 
 def test_another_journal_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
@@ -74,6 +74,6 @@ def test_many_processes_write_whole_rows(tmp_path: Path) -> None:
     path = tmp_path / "j"
     running = [subprocess.Popen([sys.executable, "-c", script, path, str(who)]) for who in range(3)]
     assert [one.wait() for one in running] == [0, 0, 0]
-    found = [json.loads(json.dumps(row)) for row in rows(path)]
+    stored = [json.loads(json.dumps(row)) for row in rows(path)]
     for who in range(3):
-        assert [row["n"] for row in found if row["who"] == str(who)] == list(range(40))
+        assert [row["n"] for row in stored if row["who"] == str(who)] == list(range(40))

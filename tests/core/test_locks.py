@@ -1,4 +1,4 @@
-"""Two that want the same place: the second is told who has it; the dead hold nothing."""
+"""Two processes that want the same place: the error of the second names the first; a dead process holds nothing."""
 
 from __future__ import annotations
 
@@ -44,9 +44,11 @@ def test_the_error_of_the_second_run_names_the_first(tmp_path: Path) -> None:
     with somebody(file) as other:
         with pytest.raises(InUseError) as caught, held(file):
             pytest.fail("two at once")
-        said = str(caught.value)
-        assert said.startswith(f"{tmp_path / 'run'} is in use: process {other.pid} on {os.uname().nodename} has been")
-        assert said.endswith("wait for its end, stop it, or give another folder")
+        message = str(caught.value)
+        assert message.startswith(
+            f"{tmp_path / 'run'} is in use: process {other.pid} on {os.uname().nodename} has been"
+        )
+        assert message.endswith("wait for its end, stop it, or give another folder")
         assert file.exists()
     assert not file.exists()
     with held(file):
@@ -61,7 +63,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path, launch: str) -> None:
         assert other.pid is not None
         os.kill(other.pid, signal.SIGKILL)
         other.join()
-        assert file.exists()  # nobody tidied up, and it stops nobody
+        assert file.exists()  # nothing removed it, and it stops no process
         with held(file):
             pass
     assert not file.exists()
@@ -98,7 +100,7 @@ def _race(file: Path, inside: Path, launch: str, start: Any, results: Any) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", ["", "eight"])
 def test_many_at_the_same_moment(tmp_path: Path, launch: str) -> None:
-    """Alone, never two are inside; of one launch, nobody is sent away."""
+    """Alone, never two are inside; of one launch, no process is refused."""
     (tmp_path / "inside").mkdir()
     for _ in range(10):
         start, results = FORK.Event(), FORK.Queue()

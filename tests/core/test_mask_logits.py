@@ -62,9 +62,9 @@ def test_what_single_pixels_add(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for band in (BAND, 40):
         monkeypatch.setattr(drawing, "BAND", band)
-        drawn = Drawing(Frame(12, 30), torch.zeros(1, 8, 8), moves)
-        found = np.concatenate([logits[0].numpy() for _, logits in drawn.bands()])
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        moved = Drawing(Frame(12, 30), torch.zeros(1, 8, 8), moves)
+        values = np.concatenate([logits[0].numpy() for _, logits in moved.bands()])
+        np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
 # ---------------------------------------------------------------- what a user gets, and what it takes
@@ -73,16 +73,16 @@ def test_what_single_pixels_add(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many logits at the image's size were made at a time."""
-    made, read = [], Frame.to_image_logits
+    counts, read = [], Frame.to_image_logits
 
     def watched(self: Frame, logits: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
-        found = read(self, logits, rows)
-        made.append(found.numel())
-        return found
+        result = read(self, logits, rows)
+        counts.append(result.numel())
+        return result
 
     monkeypatch.setattr(Frame, "to_image_logits", watched)
     monkeypatch.setattr(drawing, "BAND", 20_000)
-    return made
+    return counts
 
 
 def large(segmenter: Segmenter) -> OpenedImage:
@@ -93,21 +93,21 @@ def large(segmenter: Segmenter) -> OpenedImage:
 
 def test_no_plane_is_made_for_a_query(segmenter: Segmenter, most: list[int]) -> None:
     opened = large(segmenter)
-    said = opened.segment(["the largest thing", "each thing", "the red apple", "the blue car"])
-    opened.refine(said[0], [Click(x=10, y=10), Click(x=590, y=390, label=0)])
-    for one in said:
+    predictions = opened.segment(["the largest thing", "each thing", "the red apple", "the blue car"])
+    opened.refine(predictions[0], [Click(x=10, y=10), Click(x=590, y=390, label=0)])
+    for one in predictions:
         one.answer()
         one.drawn(0.0)
-    said[0].overlay()
+    predictions[0].overlay()
     assert most
     assert max(most) <= 20_000
 
 
 def test_logits_are_made_when_they_are_asked_for(segmenter: Segmenter, most: list[int]) -> None:
     opened = large(segmenter)
-    said = opened.segment("the largest thing", trust=True)  # a plain rectangle is no scene of the drawn world
-    moved = opened.refine(said, [Click(x=10, y=10), Click(x=225, y=150, label=0)])
-    for one in (said, moved):
+    prediction = opened.segment("the largest thing", trust=True)  # a plain rectangle is no scene of the drawn world
+    moved = opened.refine(prediction, [Click(x=10, y=10), Click(x=225, y=150, label=0)])
+    for one in (prediction, moved):
         assert not any(
             isinstance(v, np.ndarray) and v.dtype == np.float32 and v.size > 10_000 for v in vars(one).values()
         )
@@ -117,13 +117,13 @@ def test_logits_are_made_when_they_are_asked_for(segmenter: Segmenter, most: lis
 
 
 def test_logits_of_a_prediction_made_by_hand(segmenter: Segmenter) -> None:
-    said = large(segmenter).segment("the largest thing")
-    logits = np.where(said.mask, 4, -4).astype(np.float32)
-    by_hand = replace(said, canvas_logits=None, logits=logits)
+    prediction = large(segmenter).segment("the largest thing")
+    logits = np.where(prediction.mask, 4, -4).astype(np.float32)
+    by_hand = replace(prediction, canvas_logits=None, logits=logits)
     assert np.shares_memory(replace(by_hand, query="another").mask_logits, logits)
-    np.testing.assert_array_equal(by_hand.drawn(0.0), said.mask)
+    np.testing.assert_array_equal(by_hand.drawn(0.0), prediction.mask)
     with pytest.raises(ValueError, match="made by hand, without mask_logits"):
-        _ = replace(said, canvas_logits=None).mask_logits
+        _ = replace(prediction, canvas_logits=None).mask_logits
 
 
 def test_a_picture_full_of_things_costs_about_a_mask() -> None:

@@ -70,7 +70,7 @@ def test_small_table() -> None:
 masks = st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1), st.integers(1, 6))
 
 
-def drawn(seed: int, density: float, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def random_masks(seed: int, density: float, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Predictions, targets and ignored pixels of n images of 5 x 4, often empty or full; and refusals."""
     dice = np.random.default_rng(seed)
     prediction, target, ignore = (dice.random((n, 5, 4)) < density * dice.integers(0, 2, (n, 1, 1)) for _ in range(3))
@@ -80,7 +80,7 @@ def drawn(seed: int, density: float, n: int) -> tuple[np.ndarray, np.ndarray, np
 @settings(deadline=None, database=None, max_examples=100)
 @given(masks)
 def test_lisas_histograms_give_the_same(case: tuple[int, float, int]) -> None:
-    prediction, target, ignore, _ = drawn(*case)
+    prediction, target, ignore, _ = random_masks(*case)
     label_maps = np.where(ignore, published.IGNORED, target)
     mean, cumulative, printed = published.lisa(list(prediction), list(label_maps))
     counts = overlap(*map(torch.from_numpy, (prediction, target, ignore)))
@@ -92,7 +92,7 @@ def test_lisas_histograms_give_the_same(case: tuple[int, float, int]) -> None:
 @settings(deadline=None, database=None, max_examples=100)
 @given(masks)
 def test_relas_loop_gives_the_same(case: tuple[int, float, int]) -> None:
-    prediction, target, _, refused = drawn(*case)
+    prediction, target, _, refused = random_masks(*case)
     expected = published.rela(list(prediction), list(target), refused.tolist())
     each = gres_rule(overlap(torch.from_numpy(prediction), torch.from_numpy(target)), torch.from_numpy(refused))
     assert each.iou.mean().item() == pytest.approx(expected["gIoU"], abs=1e-12)
@@ -137,7 +137,7 @@ def test_classes_by_pixels() -> None:
     predicted = torch.tensor([0, 0, 2, 1, 0, 1, 0, 2])
     counts = class_counts(predicted, actual, 4)
     assert counts.tolist() == [[2, 4, 3], [1, 2, 2], [0, 1, 0], [0, 0, 0]]
-    assert miou(counts).item() == pytest.approx((2 / 4 + 1 / 2) / 2)  # class 2 was said but does not occur
+    assert miou(counts).item() == pytest.approx((2 / 4 + 1 / 2) / 2)  # class 2 was predicted but does not occur
     assert miou(torch.stack([counts, 2 * counts])).tolist() == pytest.approx([0.5, 0.5])
     assert math.isnan(miou(torch.zeros(4, 3)).item())
 
@@ -197,7 +197,7 @@ def test_groups_are_drawn_whole() -> None:
     base = torch.rand(30, generator=torch.Generator().manual_seed(2))
     values, ids = base.repeat_interleave(10), torch.arange(30).repeat_interleave(10) * 1000 - 7
     grouped = bootstrap_ratio(values, torch.ones(300), ids)
-    assert grouped == pytest.approx(bootstrap_ratio(base, torch.ones(30)))  # ten copies say no more than one
+    assert grouped == pytest.approx(bootstrap_ratio(base, torch.ones(30)))  # ten copies add no information
     alone = bootstrap_ratio(values, torch.ones(300))
     assert alone[1] - alone[0] < 0.5 * (grouped[1] - grouped[0])
 

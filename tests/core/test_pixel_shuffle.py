@@ -23,12 +23,12 @@ def numbered(h: int, w: int, c: int = 3, b: int = 2) -> Tensor:
 @pytest.mark.parametrize(("size", "factor"), SIZES)
 def test_a_block_is_laid_end_to_end_row_by_row(size: tuple[int, int], factor: int) -> None:
     x = numbered(*size)
-    found = pixel_shuffle(x, factor)
-    assert found.shape == (2, size[0] // factor, size[1] // factor, 3 * factor**2)
-    for i in range(found.shape[1]):
-        for j in range(found.shape[2]):
+    shuffled = pixel_shuffle(x, factor)
+    assert shuffled.shape == (2, size[0] // factor, size[1] // factor, 3 * factor**2)
+    for i in range(shuffled.shape[1]):
+        for j in range(shuffled.shape[2]):
             block = [x[:, factor * i + u, factor * j + v] for u in range(factor) for v in range(factor)]
-            assert torch.equal(found[:, i, j], torch.cat(block, -1))
+            assert torch.equal(shuffled[:, i, j], torch.cat(block, -1))
 
 
 @pytest.mark.parametrize("size", [(4, 4), (4, 6), (32, 32)])
@@ -57,8 +57,8 @@ def test_replicas_are_the_nearest_enlargement_shuffled(size: tuple[int, int], fa
 def test_a_scan_is_of_the_blocks_within_the_map(size: tuple[int, int], factor: int) -> None:
     """By loops: a block at every place where one fits, and their map stretched to the size of the whole."""
     x = numbered(*size)
-    found, (h, w) = scan(x, factor), size
-    assert found.shape == (2, h, w, 3 * factor**2)
+    scanned, (h, w) = scan(x, factor), size
+    assert scanned.shape == (2, h, w, 3 * factor**2)
     fits = torch.zeros(2, 3 * factor**2, h - factor + 1, w - factor + 1)
     for y in range(h - factor + 1):
         for z in range(w - factor + 1):
@@ -66,7 +66,7 @@ def test_a_scan_is_of_the_blocks_within_the_map(size: tuple[int, int], factor: i
     for n in range(2):
         for c in range(3 * factor**2):
             slow = slow_bilinear(fits[n, c].numpy(), (h, w))
-            torch.testing.assert_close(found[n, :, :, c], torch.as_tensor(slow, dtype=x.dtype), rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close(scanned[n, :, :, c], torch.as_tensor(slow, dtype=x.dtype), rtol=1e-5, atol=1e-4)
 
 
 def test_leading_axes_are_left_alone() -> None:

@@ -27,7 +27,7 @@ UNITS = ["bare, seed 0", "reading, seed 0", "lens, seed 0", "lens, seed 1", "sel
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory, sam: Path) -> Path:
-    """Tiny frozen parts where the command looks for them."""
+    """Tiny frozen parts where the command expects them."""
     folder = tmp_path_factory.mktemp("weights")
     KINDS["internvl"].save(folder / "internvl")
     (folder / "sam").symlink_to(sam)
@@ -54,12 +54,12 @@ class Worker:
         needs: Mapping[str, Collection[str]],
         finished: Callable[[str, float], None],
     ) -> None:
-        for name, (module, given) in commands.items():
+        for name, (module, arguments) in commands.items():
             assert module == "seglens.embedded.comparison"
             assert not set(needs.get(name, ())) & commands.keys() - set(self.ran)
             if name == self.killed:
                 raise KeyboardInterrupt
-            table.work(given)
+            table.work(arguments)
             self.ran.append(name)
             finished(name, 0.0)
 
@@ -117,20 +117,20 @@ def test_a_table_of_two_methods(
     _check_numbers(json.loads((tmp_path / "table.json").read_text()))
 
 
-def _check_numbers(found: Mapping[str, Any]) -> None:
-    lens, self1e = found["rows"]["lens"], found["rows"]["self1e"]
-    assert found["as_before"] == [4, 4]
+def _check_numbers(numbers: Mapping[str, Any]) -> None:
+    lens, self1e = numbers["rows"]["lens"], numbers["rows"]["self1e"]
+    assert numbers["as_before"] == [4, 4]
     assert [report["on"] for report in lens["reports"]] == [None, None]
     for row in (lens, self1e):
         one, two = row["reports"]
         assert one["training"]["terms"] != two["training"]["terms"]  # a seed each
-        assert one["off"] == found["bare"]
+        assert one["off"] == numbers["bare"]
         assert 0 < one["training"]["seconds"] < 600
         assert one["milliseconds"].keys() == {"first", "tenth"}
         scores = [report["exam"]["with_target"]["gIoU"] for report in row["reports"]]
         assert row["means"]["gIoU"]["mean"] == pytest.approx(sum(scores) / 2)
         assert row["means"]["gIoU"]["half"] == pytest.approx(12.706 * abs(scores[0] - scores[1]) / 2)
-    assert found["reading"]["seconds"] > 0
+    assert numbers["reading"]["seconds"] > 0
     assert {"mean": float(self1e["reports"][0]["trainable"]), "half": 0.0, "n": 2} == self1e["means"]["trainable"]
 
 
@@ -224,9 +224,9 @@ def test_rows_are_compared_seed_by_seed() -> None:
     """Two rows whose seeds differ much more than the rows do."""
     default = Finished("self1e", {0: _report(0.1), 1: _report(0.5), 2: _report(0.9)})
     other = Finished("self1e", {1: _report(0.4), 2: _report(0.8)})
-    found = other.beyond(default)
-    assert found is not None
-    assert (found.mean, found.half, found.n) == (pytest.approx(-0.1), pytest.approx(0.0, abs=1e-12), 2)
+    difference = other.beyond(default)
+    assert difference is not None
+    assert (difference.mean, difference.half, difference.n) == (pytest.approx(-0.1), pytest.approx(0.0, abs=1e-12), 2)
     assert other.beyond(Finished("self1e", {0: _report(0.1)})) is None
 
 

@@ -165,9 +165,9 @@ def test_a_layer_of_the_vit_computes_the_same(
     rows = torch.randn(2, 17, 192)
     with torch.no_grad():
         for layer, its in zip(old.layers, new.layer, strict=True):
-            expected, found = layer(rows, None), its(rows)
+            expected, computed = layer(rows, None), its(rows)
             assert (expected - rows).std() > 0.1
-            assert torch.equal(found, expected)
+            assert torch.equal(computed, expected)
 
 
 def test_the_language_model_is_the_same_for_old_words(
@@ -177,8 +177,8 @@ def test_the_language_model_is_the_same_for_old_words(
     ids = torch.tensor([[1, 40, 700, 12, 5]])
     with torch.no_grad():
         expected = old.lm_head(old.model.language_model(ids).last_hidden_state)
-        found = new.lm_head(new.model.language_model(ids).last_hidden_state)
-    assert torch.equal(found[..., : expected.shape[-1]], expected)
+        logits = new.lm_head(new.model.language_model(ids).last_hidden_state)
+    assert torch.equal(logits[..., : expected.shape[-1]], expected)
     words, more = (m.model.language_model.embed_tokens.weight for m in pair)
     assert len(more) == len(words) + 4
     assert torch.allclose(more[-4:], words.mean(0).expand(4, -1), atol=1e-6)
@@ -193,16 +193,16 @@ def test_embeddings_keep_what_the_norm_made_of_them(
     old, new = (model.model.vision_tower for model in pair)
     images = pixels(scenes, INTERNVL.side)
     with torch.no_grad():
-        found = new.embeddings(images)
+        embeddings = new.embeddings(images)
         kernel = old.embeddings.patch_embedding.weight
         patches = rearrange(nn.functional.conv2d(images, kernel, stride=PATCH), "b c h w -> b (h w) c")
         grid = rearrange(old.embeddings.position_embedding.weight[1:], "(h w) c -> 1 c h w", h=12)
         grid = nn.functional.interpolate(grid, size=(16, 16), mode="bicubic")
         expected = old.pre_layrnorm(patches + rearrange(grid, "1 c h w -> 1 (h w) c"))
         first = old.pre_layrnorm(old.embeddings.class_embedding + old.embeddings.position_embedding.weight[0])
-    assert torch.equal(found[:, 0], first.expand(2, -1))
+    assert torch.equal(embeddings[:, 0], first.expand(2, -1))
     cosine = nn.functional.cosine_similarity(
-        found[:, 1:] - old.pre_layrnorm.bias, expected - old.pre_layrnorm.bias, dim=-1
+        embeddings[:, 1:] - old.pre_layrnorm.bias, expected - old.pre_layrnorm.bias, dim=-1
     )
     assert cosine.min() > 0.9999  # only the length of a patch differs
 

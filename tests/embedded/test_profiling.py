@@ -15,9 +15,9 @@ MB = 1e6
 
 def test_time_and_the_peak_of_memory() -> None:
     def work() -> int:
-        taken = torch.ones(25_000_000)  # 100 MB, given back before the end
-        total = int(taken[:1000].sum())
-        del taken
+        tensor = torch.ones(25_000_000)  # 100 MB, given back before the end
+        total = int(tensor[:1000].sum())
+        del tensor
         time.sleep(0.05)
         return total
 

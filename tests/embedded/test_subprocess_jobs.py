@@ -1,4 +1,4 @@
-"""Work in processes of its own, on a module that does nearly nothing."""
+"""Work in separate processes, on a module that does nearly nothing."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def test_features_are_the_readout_of_the_backbone(
     for row, (index, chosen) in enumerate(((4, (0, 1, 2, 3)), (1, (2, 0)))):
         sample = training_scenes[index]
         targets = [sample.targets[q] for q in chosen]
-        seen = backbone.open(sample.image)
-        readout, n, longest = backbone.read(seen, [t.query for t in targets]), len(targets), 0
+        image = backbone.open(sample.image)
+        readout, n, longest = backbone.read(image, [t.query for t in targets]), len(targets), 0
         longest = readout.question.shape[2]
         assert torch.equal(batch.inputs.prefix[row], readout.prefix[0])
         assert torch.equal(batch.inputs.prefix_positions[row], readout.prefix_positions[0])
@@ -44,12 +44,12 @@ def test_features_are_the_readout_of_the_backbone(
         for name in ("question", "question_positions"):
             mine, theirs = getattr(batch.inputs, name)[row, :n, :longest], getattr(readout, name)[0]
             assert torch.equal(mine[mask], theirs[mask])
-        assert torch.equal(batch.embedding.coarse[row], decoder.encode(sample.image, seen.frame).coarse[0])
+        assert torch.equal(batch.embedding.coarse[row], decoder.encode(sample.image, image.frame).coarse[0])
         truth = torch.from_numpy(np.stack([t.mask for t in targets]))
-        masks = seen.frame.to_canvas_mask(truth, decoder.mask_side)
+        masks = image.frame.to_canvas_mask(truth, decoder.mask_side)
         torch.testing.assert_close(batch.truth.masks[row, :n], masks, **RATIOS)
         torch.testing.assert_close(
-            batch.truth.cells[row, :n], seen.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
+            batch.truth.cells[row, :n], image.frame.to_canvas_mask(truth, readout.grid[0]), **RATIOS
         )
         assert batch.truth.present[row, :n].tolist() == [t.present for t in targets]
     assert batch.inputs.grid == backbone.grid
@@ -113,11 +113,11 @@ def test_live_decodes_an_image_once(training_scenes: WorldData, backbone: Backbo
     assert isinstance(live, ExampleSource)
     assert len(live) == 6
     assert live.questions(2) == 4
-    found = live.example(2, (1, 3))
+    example = live.example(2, (1, 3))
     assert data.indices == [2]
     expected = extract(training_scenes[2], backbone, decoder, (1, 3))
-    assert torch.equal(found.prefix, expected.prefix)
-    assert all(torch.equal(a.rows, b.rows) for a, b in zip(found.questions, expected.questions, strict=True))
+    assert torch.equal(example.prefix, expected.prefix)
+    assert all(torch.equal(a.rows, b.rows) for a, b in zip(example.questions, expected.questions, strict=True))
 
 
 def test_sources_of_other_data_have_another_fingerprint(

@@ -1,4 +1,4 @@
-"""Many queries about one picture take the memory of a few masks, whoever asks them."""
+"""Many queries about one picture take the memory of a few masks, however they are asked."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def planes(work: Callable[[], object]) -> float:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        kept = work()
+        result = work()
         peak = tracemalloc.get_traced_memory()[1] - before
-        del kept
+        del result
     finally:
         tracemalloc.stop()
     return peak / (HEIGHT * WIDTH)
 
 
 def test_what_is_kept_is_what_was_given(opened: OpenedImage) -> None:
-    given = [*opened.segment(["each cup", "the house"], trust=True), two_cups()]
-    kept = CompressedPredictions(iter(given))
-    assert len(kept) == 3
-    assert any(one.instances for one in given)
-    for before, after, told in zip(given, kept, kept.bare, strict=True):
+    predictions = [*opened.segment(["each cup", "the house"], trust=True), two_cups()]
+    compressed = CompressedPredictions(iter(predictions))
+    assert len(compressed) == 3
+    assert any(one.instances for one in predictions)
+    for before, after, summary in zip(predictions, compressed, compressed.bare, strict=True):
         for field in fields(Prediction):
             one, other = getattr(before, field.name), getattr(after, field.name)
             if field.name == "instances":
@@ -77,9 +77,9 @@ def test_what_is_kept_is_what_was_given(opened: OpenedImage) -> None:
                 assert all(np.array_equal(a.mask, b.mask) for a, b in zip(one, other, strict=True))
             else:
                 assert one is other or np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
-        assert (told.query, told.found, told.score) == (before.query, before.found, before.score)
+        assert (summary.query, summary.found, summary.score) == (before.query, before.found, before.score)
         assert after.answer() == before.answer()
-    assert [one.query for one in kept[1:]] == [one.query for one in bare(given)][1:]
+    assert [one.query for one in compressed[1:]] == [one.query for one in bare(predictions)][1:]
 
 
 def test_bits_of_any_mask() -> None:

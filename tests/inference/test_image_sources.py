@@ -29,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("in")
 
 
-def shown(*words: str, **options: object) -> list[str]:
+def names_of(*words: str, **options: object) -> list[str]:
     return [one.shown for one in Sources.of(words, **options)]
 
 
@@ -62,14 +62,14 @@ def test_a_folder_with_all_that_lies_in_it(root: Path) -> None:
     values = [int(one.pixels[0, 0, 0]) for one in read if isinstance(one, NamedImage) and str(one.file).endswith("png")]
     assert values == [0, 60, 120]
     assert len({one.key for one in read if isinstance(one, NamedImage)}) == 5
-    assert shown("in") == shown("in") == shown("in/")
+    assert names_of("in") == names_of("in") == names_of("in/")
 
 
 def test_globs_and_several_words(root: Path) -> None:
-    assert shown("in/*.png") == ["in/b.png", "in/x[1].png"]
-    assert shown("in/**/a.*") == ["in/a.jpg", "in/deep/er/a.jpg"]
-    assert shown("in/x[1].png") == ["in/x[1].png"]  # a name that is there is no pattern
-    assert shown("in/b.png", "in/deep/er", "in/*.jpg", "in/b.png") == ["in/b.png", "in/deep/er/a.jpg", "in/a.jpg"]
+    assert names_of("in/*.png") == ["in/b.png", "in/x[1].png"]
+    assert names_of("in/**/a.*") == ["in/a.jpg", "in/deep/er/a.jpg"]
+    assert names_of("in/x[1].png") == ["in/x[1].png"]  # a name that is there is no pattern
+    assert names_of("in/b.png", "in/deep/er", "in/*.jpg", "in/b.png") == ["in/b.png", "in/deep/er/a.jpg", "in/a.jpg"]
     assert Sources.of(["in/deep/c.png", "in/b.png"]).root == root.absolute()
 
 
@@ -97,7 +97,7 @@ def test_a_picture_that_changed_has_another_stamp(root: Path) -> None:
 
 def test_one_file_alone(root: Path) -> None:
     assert Sources.of(["in/b.png"]).alone
-    assert Sources.of(["in/none.png"]).alone  # told when it is read
+    assert Sources.of(["in/none.png"]).alone  # reported when it is read
     assert not Sources.of(["in/b.pn*"]).alone
     assert not Sources.of(["in/b.png", "in/a.jpg"]).alone
     (missing,) = Sources.of(["in/none.png"])
@@ -132,9 +132,9 @@ def test_results_are_no_sources(root: Path) -> None:
     sources = Sources.of(["in"])
     assert [one.shown for one in sources.each if "mask" in one.shown or "images" in one.shown] == []
     assert sources.left_out == {"made by SegLens": 3, ".txt": 1}
-    assert shown("in/images") == ["in/images/b.png"]  # copies of pictures, where there is nothing else
-    assert "in/out/b_cat_mask.png" not in shown("in/**/*.png")
-    assert shown("in/out/b_cat_mask.png") == ["in/out/b_cat_mask.png"]
+    assert names_of("in/images") == ["in/images/b.png"]  # copies of pictures, where there is nothing else
+    assert "in/out/b_cat_mask.png" not in names_of("in/**/*.png")
+    assert names_of("in/out/b_cat_mask.png") == ["in/out/b_cat_mask.png"]
     with pytest.raises(ImageError, match="the folder 'in/out' holds no image, but 1 made by SegLens"):
         Sources.of(["in/out"])
 
@@ -179,7 +179,7 @@ def test_standard_input(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_tilde_that_no_shell_has_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(root.absolute()))
-    assert [Path(one).name for one in shown("~/*.jpg")] == ["a.jpg"]
+    assert [Path(one).name for one in names_of("~/*.jpg")] == ["a.jpg"]
 
 
 def test_videos_beside_images(root: Path) -> None:
@@ -193,7 +193,7 @@ def test_videos_beside_images(root: Path) -> None:
     assert [(one.name, one.file) for one in good[1:]] == [(f"clip_{n:06d}", None) for n in (0, 3, 6)]
     assert isinstance(read[-1], BadImage)
     assert sources.root is None  # frames lie in no file
-    assert sources.total is None  # one of them does not say
+    assert sources.total is None  # one of them does not state it
     assert Sources.of(["in/b.png", "clip.mp4"], every=3).total == 4
     assert not Sources.of(["clip.mp4"]).alone
 

@@ -32,8 +32,8 @@ from seglens.world.world import World
     ],
 )
 def test_words_that_ask_for_each(query: str, words: str) -> None:
-    found = instance_query(query)
-    assert (found.words, found.each) == (words, True)
+    parsed = instance_query(query)
+    assert (parsed.words, parsed.each) == (words, True)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_words_that_ask_for_each(query: str, words: str) -> None:
     ],
 )
 def test_words_that_do_not(query: str) -> None:
-    found = instance_query(query)
-    assert (found.words, found.each) == (query, False)
+    parsed = instance_query(query)
+    assert (parsed.words, parsed.each) == (query, False)
 
 
 def test_a_dash_of_backtracking_costs_nothing() -> None:
@@ -67,7 +67,7 @@ def blobs(*centres: tuple[int, int], radius: int = 9, size: tuple[int, int] = (6
     return np.any([np.hypot(y - row, x - column) <= radius for row, column in centres], 0)
 
 
-def drawn(prediction: Prediction, mask: np.ndarray) -> Prediction:
+def with_mask(prediction: Prediction, mask: np.ndarray) -> Prediction:
     return replace(prediction, mask=mask, logits=np.where(mask, 4.0, -4.0).astype(np.float32))
 
 
@@ -80,12 +80,12 @@ def test_without_a_decoder_regions_are_things(prediction: Prediction) -> None:
     splitter = Splitter(Frame(60, 90), None, None)
     mask = blobs((20, 15), (40, 45), (20, 75))
     mask[0, 0] = True  # a crumb
-    found = splitter.split(drawn(prediction, mask))
-    assert len(found) == 3
-    assert np.array_equal(np.any([one.mask for one in found], 0), mask & (np.arange(90) > 0))
-    assert all(one.score == pytest.approx(float(torch.tensor(4.0).sigmoid())) for one in found)
-    assert splitter.split(drawn(prediction, np.zeros_like(mask))) == ()
-    assert len(splitter.split(drawn(prediction, np.ones_like(mask)))) == 1
+    instances = splitter.split(with_mask(prediction, mask))
+    assert len(instances) == 3
+    assert np.array_equal(np.any([one.mask for one in instances], 0), mask & (np.arange(90) > 0))
+    assert all(one.score == pytest.approx(float(torch.tensor(4.0).sigmoid())) for one in instances)
+    assert splitter.split(with_mask(prediction, np.zeros_like(mask))) == ()
+    assert len(splitter.split(with_mask(prediction, np.ones_like(mask)))) == 1
 
 
 def test_the_words_decide_and_the_caller_overrules(opened: OpenedImage, scene: Sample) -> None:
@@ -106,15 +106,15 @@ def test_the_words_decide_and_the_caller_overrules(opened: OpenedImage, scene: S
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 57), (57, 1), (40, 900)])
 def test_any_aspect_ratio(segmenter: Segmenter, height: int, width: int) -> None:
     opened = segmenter.open(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    full = drawn(opened.segment("the red apple"), np.ones((height, width), bool))
-    found = Splitter(opened.seen.frame, segmenter.decoder, opened.embedding).split(full)
-    assert found
-    assert all(one.mask.shape == (height, width) and one.mask.any() and 0 <= one.score <= 1 for one in found)
+    full = with_mask(opened.segment("the red apple"), np.ones((height, width), bool))
+    instances = Splitter(opened.seen.frame, segmenter.decoder, opened.embedding).split(full)
+    assert instances
+    assert all(one.mask.shape == (height, width) and one.mask.any() and 0 <= one.score <= 1 for one in instances)
 
 
-def matched(found: tuple[Instance, ...], truth: list[np.ndarray]) -> list[float]:
+def matched(instances: tuple[Instance, ...], truth: list[np.ndarray]) -> list[float]:
     """IoU of pairs, the best first, each once."""
-    table = np.array([[(f.mask & t).sum() / (f.mask | t).sum() for t in truth] for f in found])
+    table = np.array([[(f.mask & t).sum() / (f.mask | t).sum() for t in truth] for f in instances])
     best = []
     for _ in range(min(table.shape)):
         row, column = np.unravel_index(table.argmax(), table.shape)

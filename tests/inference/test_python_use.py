@@ -95,13 +95,13 @@ def test_arrays_of_a_copy_are_read_only(prediction: Prediction) -> None:
 
 def test_arrays_of_the_caller_stay_writable(segmenter: Segmenter, prediction: Prediction) -> None:
     image = np.full((40, 50, 3), 200, np.uint8)
-    found = segmenter.segment(image, "the cup")
+    answer = segmenter.segment(image, "the cup")
     image[:] = 0
-    assert found.image.min() == 200
+    assert answer.image.min() == 200
     mask = np.zeros((256, 256), bool)
-    made = replace(prediction, mask=mask)
+    changed = replace(prediction, mask=mask)
     mask[0, 0] = True  # still writable
-    assert not made.mask.flags.writeable
+    assert not changed.mask.flags.writeable
 
 
 # ---------------------------------------------------------------- what goes to another process
@@ -116,12 +116,12 @@ def test_a_segmenter_can_be_sent_to_another_process(scene: Sample) -> None:
     mine.mask_threshold = 0.25
     query = scene.targets[0].query
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply(segmented, (mine, scene.image, query))
+        answer = pool.apply(segmented, (mine, scene.image, query))
     right = mine.segment(scene.image, query)
-    np.testing.assert_array_equal(found.mask, right.mask)
+    np.testing.assert_array_equal(answer.mask, right.mask)
     # a process of other threads sums in another order
-    np.testing.assert_allclose(found.mask_logits, right.mask_logits, atol=1e-3)
-    assert repr(found) == repr(right)
+    np.testing.assert_allclose(answer.mask_logits, right.mask_logits, atol=1e-3)
+    assert repr(answer) == repr(right)
 
 
 def test_a_folder_is_found_from_anywhere(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +135,9 @@ def test_a_folder_is_found_from_anywhere(segmenter: Segmenter, tmp_path: Path, m
 
 
 def test_a_segmenter_from_parts_cannot_be_pickled(segmenter: Segmenter) -> None:
-    made = Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, segmenter.config)
+    from_parts = Segmenter(segmenter.backbone, segmenter.decoder, segmenter.method, segmenter.config)
     with pytest.raises(pickle.PicklingError, match=r"save_pretrained\(\) it, and use Segmenter.from_pretrained"):
-        pickle.dumps(made)
+        pickle.dumps(from_parts)
 
 
 # ---------------------------------------------------------------- the package's own name
@@ -145,8 +145,8 @@ def test_a_segmenter_from_parts_cannot_be_pickled(segmenter: Segmenter) -> None:
 
 def test_the_package_lists_its_names() -> None:
     assert {"Segmenter", "Prediction", "OpenedImage", "__version__"} <= {*dir(seglens)}
-    asked = "import sys, seglens; assert 'Segmenter' in dir(seglens); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", asked], check=True)
+    script = "import sys, seglens; assert 'Segmenter' in dir(seglens); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_one_bar_at_most_while_loading() -> None:
 
 # ---------------------------------------------------------------- what is refused
 
-# In a process of its own: here every type is checked before our own words could be heard.
+# In a separate process: here every type is checked before our own errors could be raised.
 WRONG = """
 import json, numpy as np, torch
 from seglens import Segmenter
@@ -245,10 +245,10 @@ KINDS = {"ImageError", "QuestionError", "CorrectionError", "CheckpointError", "V
 
 def test_wrong_types_are_refused_in_one_sentence() -> None:
     ran = subprocess.run([sys.executable, "-c", WRONG], check=True, capture_output=True, text=True)
-    told = json.loads(ran.stdout)
-    assert {name: len(some) for name, some in told.items()} == {name: len(some) for name, some in NEEDED.items()}
+    errors = json.loads(ran.stdout)
+    assert {name: len(some) for name, some in errors.items()} == {name: len(some) for name, some in NEEDED.items()}
     for name, some in NEEDED.items():
-        for (kind, message), words in zip(told[name], some, strict=True):
+        for (kind, message), words in zip(errors[name], some, strict=True):
             assert words in message, (name, message)
             assert kind in KINDS, (name, kind)
             assert "\n" not in message

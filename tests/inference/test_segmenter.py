@@ -193,15 +193,15 @@ def test_absence_empties_the_mask_and_keeps_what_was_drawn(segmenter: Segmenter,
         segmenter.presence_threshold = 1.1
         refused = segmenter.segment(scene.image, QUERIES[0])
         segmenter.presence_threshold = 0.0
-        kept = segmenter.segment(scene.image, QUERIES[0])
+        accepted = segmenter.segment(scene.image, QUERIES[0])
     finally:
         segmenter.presence_threshold = threshold
     assert not refused.found
     assert not refused.mask.any()
     assert not refused.keypoint_labels.any()
-    np.testing.assert_array_equal(refused.mask_logits, kept.mask_logits)
-    np.testing.assert_array_equal(kept.mask, kept.mask_logits > 0)
-    assert kept.found == kept.mask.any()
+    np.testing.assert_array_equal(refused.mask_logits, accepted.mask_logits)
+    np.testing.assert_array_equal(accepted.mask, accepted.mask_logits > 0)
+    assert accepted.found == accepted.mask.any()
 
 
 def test_a_head_without_a_presence_layer_finds_what_it_draws(
@@ -235,17 +235,17 @@ def test_the_mask_threshold_is_a_choice(opened: OpenedImage, scene: Sample) -> N
 def test_threads_may_share_an_opened_image(
     segmenter: Segmenter, scene: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # so that each call has void points of its own to hide from the mask decoder
+    # so that each call has its own void points to hide from the mask decoder
     monkeypatch.setattr(segmenter.method, "config", replace(segmenter.method.config, threshold=0.97))
-    asked = [QUERIES, QUERIES[:1], QUERIES[1:], [*QUERIES, "the small thing", "everything"]]
-    alone = [segmenter.open(scene.image).segment(queries) for queries in asked]
+    query_lists = [QUERIES, QUERIES[:1], QUERIES[1:], [*QUERIES, "the small thing", "everything"]]
+    alone = [segmenter.open(scene.image).segment(queries) for queries in query_lists]
     shared, answers = segmenter.open(scene.image), dict[int, list]()
 
     def ask(number: int) -> None:
         for _ in range(6):
-            answers[number] = shared.segment(asked[number])
+            answers[number] = shared.segment(query_lists[number])
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(query_lists))]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -49,7 +49,7 @@ def test_frames_are_counted_from_the_header(tmp_path: Path) -> None:
     ("rotation", "corner"), [(None, (0, 0)), (90, (-1, 0)), (-90, (0, -1)), (180, (-1, -1))], ids=str
 )
 def test_a_telephone_held_upright(tmp_path: Path, rotation: int | None, corner: tuple[int, int]) -> None:
-    """A display matrix turns frames counter-clockwise by so many degrees."""
+    """A display matrix turns frames counter-clockwise by `rotation` degrees."""
     path = write_video(tmp_path / "a.mp4", 1, rotation)
     ((_, pixels),) = frames(path)
     assert pixels.shape == ((64, 48, 3) if rotation in (90, -90) else (48, 64, 3))

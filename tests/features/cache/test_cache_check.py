@@ -33,10 +33,10 @@ class Edited:
         return len(SAMPLES)
 
     def __getitem__(self, index: int) -> Sample:
-        found = self.changed.get(index, SAMPLES[index])
-        if isinstance(found, ValueError):
-            raise found
-        return found
+        sample = self.changed.get(index, SAMPLES[index])
+        if isinstance(sample, ValueError):
+            raise sample
+        return sample
 
 
 def test_an_intact_cache_has_no_fault(folder: Path) -> None:

@@ -44,15 +44,15 @@ def test_a_cache_holds_the_readout_of_the_frozen_parts(
     cache, backbone = Cache.open(tmp_path, data=DATA), load_backbone(llava, segmentation_only=True)
     assert cache.trainable
     for image, sample in enumerate(WorldData(n=5, seed=3, split="train", queries=3)):
-        found = cache.example(image, (0, 1, 2))
+        example = cache.example(image, (0, 1, 2))
         opened = backbone.open(sample.image)
         readout = backbone.read(opened, [target.query for target in sample.targets])
-        assert torch.equal(found.prefix, readout.prefix[0])
-        assert torch.equal(found.prefix_positions, readout.prefix_positions[0])
-        assert torch.equal(found.image_tokens, readout.image_tokens)
-        assert found.grid == readout.grid
-        assert torch.equal(found.embedding.coarse, decoder.encode(sample.image, opened.frame).coarse)
-        for number, (question, target) in enumerate(zip(found.questions, sample.targets, strict=True)):
+        assert torch.equal(example.prefix, readout.prefix[0])
+        assert torch.equal(example.prefix_positions, readout.prefix_positions[0])
+        assert torch.equal(example.image_tokens, readout.image_tokens)
+        assert example.grid == readout.grid
+        assert torch.equal(example.embedding.coarse, decoder.encode(sample.image, opened.frame).coarse)
+        for number, (question, target) in enumerate(zip(example.questions, sample.targets, strict=True)):
             real = readout.question_mask[0, number]
             assert torch.equal(question.rows, readout.question[0, number][real])
             assert torch.equal(question.positions, readout.question_positions[0, number][real])

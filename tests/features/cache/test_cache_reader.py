@@ -47,21 +47,21 @@ def test_features_come_back_bit_for_bit(folder: Path) -> None:
     assert isinstance(cache, ExampleSource)
     assert len(cache) == 10
     assert [cache.questions(image) for image in range(10)] == [1 + image % 4 for image in range(10)]
-    for image, found in enumerate(everything(cache)):
-        assert same(found, extract(SAMPLES[image]))
+    for image, features in enumerate(everything(cache)):
+        assert same(features, extract(SAMPLES[image]))
         assert cache.index(image) == image
 
 
 def test_positions_of_several_axes(tmp_path: Path) -> None:
     build(SAMPLES, lambda sample: extract(sample, three_axes=True), tmp_path, manifest_for(SAMPLES))
-    for image, found in enumerate(everything(Cache.open(tmp_path))):
-        assert same(found, extract(SAMPLES[image], three_axes=True))
+    for image, features in enumerate(everything(Cache.open(tmp_path))):
+        assert same(features, extract(SAMPLES[image], three_axes=True))
 
 
 def test_only_the_questions_that_are_asked_for(folder: Path) -> None:
     whole = extract(SAMPLES[7])
-    found = Cache.open(folder).example(7, (3, 0))
-    assert same(found, replace(whole, questions=(whole.questions[3], whole.questions[0])))
+    features = Cache.open(folder).example(7, (3, 0))
+    assert same(features, replace(whole, questions=(whole.questions[3], whole.questions[0])))
 
 
 def test_layouts_that_differ_are_kept_apart(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_layouts_that_differ_are_kept_apart(tmp_path: Path) -> None:
         return features
 
     build(SAMPLES, of_two_sizes, tmp_path, manifest_for(SAMPLES))
-    for image, found in enumerate(everything(Cache.open(tmp_path))):
-        assert same(found, of_two_sizes(SAMPLES[image]))
+    for image, features in enumerate(everything(Cache.open(tmp_path))):
+        assert same(features, of_two_sizes(SAMPLES[image]))
     note = json.loads((tmp_path / "shard-00000.json").read_text())["body"]
     assert len(note["layouts"]) == 2
 
@@ -246,7 +246,7 @@ def copy(folder: Path, source: str, target: str) -> None:
 
 
 def resealed(path: Path, **entries: object) -> None:
-    """Edit a file and mend its checksum: what somebody does who means it."""
+    """Edit a file and mend its checksum: a deliberate change."""
     body = json.loads(path.read_text())["body"] | entries
     path.write_text(json.dumps({"seal": digest(body), "body": body}, indent=1) + "\n")
 

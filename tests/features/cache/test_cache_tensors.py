@@ -43,10 +43,10 @@ def test_zeros_stay_zeros() -> None:
 
 
 def test_int8_gives_back_the_spoken_type_within_its_bound(tmp_path: Path) -> None:
-    found, true = stored(tmp_path, "int8"), extract(SAMPLES[3])
-    pairs = [(found.prefix, true.prefix, -1), (found.embedding.coarse, true.embedding.coarse, 1)]
-    pairs += [(ours, theirs, 1) for ours, theirs in zip(found.embedding.fine, true.embedding.fine, strict=True)]
-    pairs += [(ours.rows, theirs.rows, -1) for ours, theirs in zip(found.questions, true.questions, strict=True)]
+    features, true = stored(tmp_path, "int8"), extract(SAMPLES[3])
+    pairs = [(features.prefix, true.prefix, -1), (features.embedding.coarse, true.embedding.coarse, 1)]
+    pairs += [(ours, theirs, 1) for ours, theirs in zip(features.embedding.fine, true.embedding.fine, strict=True)]
+    pairs += [(ours.rows, theirs.rows, -1) for ours, theirs in zip(features.questions, true.questions, strict=True)]
     for ours, theirs, axis in pairs:
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
@@ -54,17 +54,17 @@ def test_int8_gives_back_the_spoken_type_within_its_bound(tmp_path: Path) -> Non
         rounding = 2**-8 * theirs.float().abs() if theirs.dtype == torch.bfloat16 else 1e-6
         assert ((ours.float() - theirs.float()).abs() <= 0.5 * step + rounding).all()
         assert not torch.equal(ours, theirs)
-    for ours_, theirs_ in zip(found.questions, true.questions, strict=True):
+    for ours_, theirs_ in zip(features.questions, true.questions, strict=True):
         assert torch.equal(ours_.mask, theirs_.mask)
         assert torch.equal(ours_.positions, theirs_.positions)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision_is_a_cast(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
-    found, true = stored(tmp_path, name), extract(SAMPLES[3])
-    assert torch.equal(found.embedding.coarse, true.embedding.coarse.to(dtype))
-    assert torch.equal(found.questions[2].rows, true.questions[2].rows.to(dtype))
-    assert torch.equal(found.prefix, true.prefix.to(dtype))
+    features, true = stored(tmp_path, name), extract(SAMPLES[3])
+    assert torch.equal(features.embedding.coarse, true.embedding.coarse.to(dtype))
+    assert torch.equal(features.questions[2].rows, true.questions[2].rows.to(dtype))
+    assert torch.equal(features.prefix, true.prefix.to(dtype))
 
 
 def test_int8_is_half_of_bf16(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_int8_is_half_of_bf16(tmp_path: Path) -> None:
 
     def wide(sample: object) -> Features:
         features = extract(sample)  # type: ignore[arg-type]
-        asked = tuple(
+        questions = tuple(
             type(one)(torch.ones(len(one.rows), 1024), one.positions, one.mask, one.cells, one.present)
             for one in features.questions
         )
         embedding = type(features.embedding)(torch.ones(1, 256, 32, 32))
         return Features(
-            torch.ones(21, 1024), features.prefix_positions, features.image_tokens, (4, 4), embedding, asked
+            torch.ones(21, 1024), features.prefix_positions, features.image_tokens, (4, 4), embedding, questions
         )
 
     sizes = {}

@@ -109,15 +109,15 @@ def test_intact_shards_are_kept_and_damaged_ones_written_again(tmp_path: Path) -
     (tmp_path / "shard-00000.json").unlink()
     (tmp_path / "shard-00001.safetensors").write_bytes(whole["shard-00001.safetensors"][:-1] + b"?")
     (tmp_path / "shard-00003.json").write_bytes(b"{}")
-    asked = list[str]()
+    computed = list[str]()
 
     def counted(sample: Sample) -> Features:
-        asked.append(sample.id)
+        computed.append(sample.id)
         return extract(sample)
 
     done = build(samples, counted, tmp_path, manifest_for(samples))
     assert done == Built((0, 1, 3), (2,), ())
-    assert asked == ["0", "1", "2", "3", "4", "5", "9"]
+    assert computed == ["0", "1", "2", "3", "4", "5", "9"]
     assert files(tmp_path) == whole
 
 
@@ -318,13 +318,13 @@ def test_only_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
 def test_a_reader_never_opens_an_unfinished_cache(tmp_path: Path) -> None:
     """While a build runs, opening names the missing shards, and nothing else ever fails."""
     process = in_a_process(tmp_path)
-    seen = list[str]()
+    messages = list[str]()
     while process.is_alive():
         try:
             assert len(Cache.open(tmp_path)) == 40
         except CacheError as error:
-            seen.append(str(error))
+            messages.append(str(error))
         time.sleep(0.001)
-    assert seen
-    assert all(re.search(r"lacks \d+ of 14 shards|there is no manifest", message) for message in seen)
+    assert messages
+    assert all(re.search(r"lacks \d+ of 14 shards|there is no manifest", message) for message in messages)
     assert len(Cache.open(tmp_path)) == 40

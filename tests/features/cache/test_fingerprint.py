@@ -51,9 +51,9 @@ def test_a_hub_id_is_its_name_and_commit() -> None:
 
 
 def test_differences_are_listed_by_name_and_value() -> None:
-    found = {"a": {"b": 1, "c": (1, 2)}, "d": "x" * 90, "e": None}
-    assert differing(found, {"a": {"b": 1, "c": [1, 2]}, "d": "x" * 90, "e": None}) == []
-    assert differing(found, {"a": {"b": 2, "c": [1, 2]}, "d": "y", "f": 0.5}) == [
+    stored = {"a": {"b": 1, "c": (1, 2)}, "d": "x" * 90, "e": None}
+    assert differing(stored, {"a": {"b": 1, "c": [1, 2]}, "d": "x" * 90, "e": None}) == []
+    assert differing(stored, {"a": {"b": 2, "c": [1, 2]}, "d": "y", "f": 0.5}) == [
         "a.b is 1, wanted 2",
         f'd is "{"x" * 56}..., wanted "y"',
         "e is null, wanted nothing",

@@ -1,6 +1,6 @@
 """Builds on a local Ray of two actors, for `test_cache_ray.py`: python with_ray.py FOLDER. Writes FOLDER/report.
 
-A program of its own, because Ray warns, prints, and stays in the process."""
+A separate program, because Ray warns, prints, and stays in the process."""
 
 from __future__ import annotations
 
