@@ -94,7 +94,7 @@ class GoodClient:
 
     async def open(self) -> None:
         self.errand = self.chance.choice(self.known)
-        reply = await self.sent("open", lambda: upload(IMAGES, self.errand.png))
+        reply = await self.send("open", lambda: upload(IMAGES, self.errand.png))
         self.image = reply.json()["id"] if reply.status == 201 else ""
         self.tally.judge("open", Verdict(reply.status == 201))
 
@@ -109,17 +109,17 @@ class GoodClient:
 
     async def at_once(self) -> None:
         errand, which = self.chance.choice(self.known), self.some()
-        reply = await self.sent("image in the request", lambda: errand.segment(errand.uri, which))
+        reply = await self.send("image in the request", lambda: errand.segment(errand.uri, which))
         self.tally.judge("image in the request", errand.right(reply, which))
 
     async def talk(self) -> None:
         errand = self.chance.choice(self.known)
-        reply = await self.sent("talk", errand.talk)
+        reply = await self.send("talk", errand.talk)
         self.tally.judge("talk", errand.right_words(reply))
 
     async def look(self) -> None:
         path = self.chance.choice(("/healthz", "/metrics", "/v1/models"))
-        reply = await self.sent("look", lambda: request("GET", path))
+        reply = await self.send("look", lambda: request("GET", path))
         self.tally.judge(f"look at {path}", Verdict(reply.status == 200))
 
     def some(self) -> list[int]:
@@ -130,16 +130,16 @@ class GoodClient:
         """About the open image; one that was closed for others is opened again, as the server's error asks."""
         for _ in range(TRIES):
             if not self.image:
-                opened = await self.sent("open", lambda: upload(IMAGES, self.errand.png))
+                opened = await self.send("open", lambda: upload(IMAGES, self.errand.png))
                 self.image = opened.json()["id"] if opened.status == 201 else ""
-            reply = await self.sent(what, build)
+            reply = await self.send(what, build)
             if reply.code != "image_not_found":
                 return reply
             self.tally.again["image_not_found"] += 1
             self.image = ""
         return reply
 
-    async def sent(self, what: str, build: Callable[[], bytes]) -> Reply:
+    async def send(self, what: str, build: Callable[[], bytes]) -> Reply:
         reply = NOTHING
         for _ in range(TRIES):
             began = perf_counter()

@@ -57,7 +57,7 @@ def parts(size: Size, backbone: Backbone, decoder: SamDecoder, head: Lens) -> di
     side, p, below = models.PATCH * size.cells, BEFORE + size.cells**2, backbone.layers_below()
     e, at = size.canvas // models.SAM_PATCH, torch.arange(p + BEHIND)[None]
     pixels, canvas = torch.randn(3, side, side).bfloat16(), torch.randn(1, 3, size.canvas, size.canvas)
-    seen, prompts = Embedding(torch.randn(1, size.prompt_width, e, e)), torch.randn(1, 1, 1, size.prompt_width)
+    embedding, prompts = Embedding(torch.randn(1, size.prompt_width, e, e)), torch.randn(1, 1, 1, size.prompt_width)
     mask, prefix = torch.ones(1, 1, BEHIND, dtype=torch.bool), torch.randn(1, p, size.width)
     language, grid = backbone.module.model.language_model, (size.cells, size.cells)
 
@@ -65,8 +65,8 @@ def parts(size: Size, backbone: Backbone, decoder: SamDecoder, head: Lens) -> di
         return torch.randn(1, n, size.width).bfloat16()
 
     _, memory = below.prefix(words(p), at[:, :p])
-    asked = words(BEHIND)[None].float(), at[None, :, p:], mask
-    readout = Readout(prefix, at[:, :p], *asked, image_tokens=at[0, BEFORE:p], grid=grid)
+    question = words(BEHIND)[None].float(), at[None, :, p:], mask
+    readout = Readout(prefix, at[:, :p], *question, image_tokens=at[0, BEFORE:p], grid=grid)
     return {
         "CLIP and projector": tera(lambda: backbone.mllm.family.encode(pixels[None], backbone.tiling)),
         "all layers, image and question": tera(lambda: language(inputs_embeds=words(p + BEHIND), use_cache=False)),
@@ -76,7 +76,7 @@ def parts(size: Size, backbone: Backbone, decoder: SamDecoder, head: Lens) -> di
         ),
         "all layers, a written token": tera(lambda: language(inputs_embeds=words(1), use_cache=False)),
         "SAM's image encoder": tera(lambda: decoder._embed(canvas)),
-        "SAM's mask decoder": tera(lambda: decoder.decode(seen, prompts)),
+        "SAM's mask decoder": tera(lambda: decoder.decode(embedding, prompts)),
         "head, image": tera(lambda: head.precompute(readout)),
     }
 

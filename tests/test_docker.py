@@ -73,7 +73,7 @@ def test_instructions_are_those_of_docker(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_what_is_copied_exists_and_is_sent(path: Path) -> None:
-    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [
         word
         for stage in stages(path)
@@ -81,7 +81,7 @@ def test_what_is_copied_exists_and_is_sent(path: Path) -> None:
         if not step.text.startswith("--from")
         for word in step.words[:-1]
     ]
-    assert {*copied} == {*sent}
+    assert {*copied} == {*allowed}
     assert all((ROOT / word).exists() for word in copied)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {project["readme"], *project["license-files"], "pyproject.toml", "src", "constraints.txt"} <= {*copied}

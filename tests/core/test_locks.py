@@ -109,10 +109,10 @@ def test_many_at_the_same_moment(tmp_path: Path, launch: str) -> None:
         for process in processes:
             process.start()
         start.set()
-        found = [results.get(timeout=60) for _ in processes]
+        answers = [results.get(timeout=60) for _ in processes]
         for process in processes:
             process.join()
-        within = [seen for had, seen in found if had]
+        within = [count for had, count in answers if had]
         assert within
         assert len(within) == 8 if launch else set(within) == {1}
         assert not (tmp_path / LOCK).exists()

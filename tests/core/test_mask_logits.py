@@ -35,15 +35,15 @@ def test_rows_are_those_of_the_whole(
 ) -> None:
     monkeypatch.setattr(drawing, "BAND", band)
     logits = torch.randn(queries, side, side, generator=torch.Generator().manual_seed(height * width)) * 4
-    expected, drawn = at_once(logits, height, width), Drawing(Frame(height, width), logits)
-    for rows, found in drawn.bands():
-        assert torch.equal(found, expected[:, rows])
-    for (mask, certain), whole in zip(drawn.above(0.3), expected, strict=True):
+    expected, whole_drawing = at_once(logits, height, width), Drawing(Frame(height, width), logits)
+    for rows, part in whole_drawing.bands():
+        assert torch.equal(part, expected[:, rows])
+    for (mask, certain), whole in zip(whole_drawing.above(0.3), expected, strict=True):
         assert np.array_equal(mask, whole > 0.3)
         inside = whole[whole > 0.3].sigmoid()
         assert certain == pytest.approx(float(inside.mean()) if len(inside) else 0.0, abs=1e-6)
     pixels = np.array([[0, 0], [height - 1, width - 1], [height // 2, width // 3]])
-    np.testing.assert_array_equal(drawn.at(pixels), expected[:, pixels[:, 0], pixels[:, 1]])
+    np.testing.assert_array_equal(whole_drawing.at(pixels), expected[:, pixels[:, 0], pixels[:, 1]])
 
 
 def test_bands_cover_every_row_once() -> None:

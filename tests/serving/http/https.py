@@ -62,7 +62,7 @@ class Authority:
 
 
 @dataclass
-class Asked:
+class Request:
     """One request, as it came over the wire."""
 
     path: str
@@ -71,11 +71,11 @@ class Asked:
 
 
 class Site:
-    """A server; `routes` may be changed while it runs. `asked` holds every request, `calls` every connection."""
+    """A server; `routes` may be changed while it runs. `requests` holds every request, `calls` every connection."""
 
     def __init__(self, context: ssl.SSLContext, address: str = "127.0.0.1", port: int = 0):
         self.routes: dict[str, Answer] = {}
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self.calls = 0
         self._named_as: dict[int, str | None] = {}
         context.sni_callback = self._named
@@ -108,7 +108,7 @@ class Site:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
             path = head[0].split()[1]
-            self.asked.append(Asked(path, dict(line.lower().split(": ", 1) for line in head[1:] if line), sni))
+            self.requests.append(Request(path, dict(line.lower().split(": ", 1) for line in head[1:] if line), sni))
             await self.routes[path](writer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):

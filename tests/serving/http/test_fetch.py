@@ -30,10 +30,10 @@ class Names:
 
     def __init__(self, **names: list[list[str]]):
         self.names = {name.replace("_", "."): answers for name, answers in names.items()}
-        self.asked: list[tuple[str, int]] = []
+        self.lookups: list[tuple[str, int]] = []
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        self.asked.append((host, port))
+        self.lookups.append((host, port))
         if host not in self.names:
             try:
                 return [str(ip_address(host))]
@@ -67,7 +67,7 @@ def secret(authority: Authority, site: Site) -> Iterator[Site]:
 @pytest.fixture(autouse=True)
 def fresh(site: Site) -> None:
     site.routes = {"/a.png": reply(PNG)}
-    site.asked.clear()
+    site.requests.clear()
     site.calls = 0
 
 
@@ -96,8 +96,8 @@ def get(by: Fetcher, url: str) -> np.ndarray:
 def test_an_image_is_fetched_under_the_hosts_own_name(site: Site, authority: Authority) -> None:
     names = Names(images_test=[[PUBLIC]])
     assert (get(fetcher(site, authority, names), f"https://Images.test:{site.port}/a.png#part") == PIXELS).all()
-    assert names.asked == [("images.test", site.port)]  # once
-    (request,) = site.asked
+    assert names.lookups == [("images.test", site.port)]  # once
+    (request,) = site.requests
     assert request.sni == "images.test"
     assert request.headers["host"] == f"images.test:{site.port}"
     assert request.headers["accept-encoding"] == "identity"
@@ -107,7 +107,7 @@ def test_an_image_is_fetched_under_the_hosts_own_name(site: Site, authority: Aut
 def test_an_international_host_name_is_resolved_in_ascii(site: Site, authority: Authority) -> None:
     names = Names(**{"xn--bcher-kva_test": [[PUBLIC]]})
     assert (get(fetcher(site, authority, names), f"https://bücher.test:{site.port}/a.png") == PIXELS).all()
-    assert site.asked[0].sni == "xn--bcher-kva.test"
+    assert site.requests[0].sni == "xn--bcher-kva.test"
 
 
 def test_an_allowed_address_may_be_given_as_a_number(site: Site, authority: Authority) -> None:
@@ -243,7 +243,7 @@ def test_a_host_without_a_valid_certificate_is_refused(site: Site, authority: Au
     stranger = Fetcher(LIMITS, QUICK, resolve=names, allowed=_only_public, ports=(site.port,))
     with pytest.raises(FetchError, match=r"CERTIFICATE_VERIFY_FAILED|certificate"):
         get(stranger, f"https://images.test:{site.port}/a.png")
-    assert site.asked == []
+    assert site.requests == []
 
 
 # ---------------------------------------------------------------- redirects
@@ -253,7 +253,7 @@ def test_a_host_without_a_valid_certificate_is_refused(site: Site, authority: Au
 def test_a_redirect_is_followed_by_name(site: Site, authority: Authority, status: str) -> None:
     site.routes["/old"] = redirect(f"https://other.test:{site.port}/a.png", status)
     assert (get(fetcher(site, authority), f"https://images.test:{site.port}/old") == PIXELS).all()
-    assert [asked.sni for asked in site.asked] == ["images.test", "other.test"]
+    assert [request.sni for request in site.requests] == ["images.test", "other.test"]
 
 
 def test_three_redirects_are_followed_and_a_fourth_is_not(site: Site, authority: Authority) -> None:
@@ -372,5 +372,5 @@ def test_many_at_once_do_not_share_a_connection(site: Site, authority: Authority
         by = fetcher(site, authority)
         return await asyncio.gather(*(by.image(f"https://{n}.test:{site.port}/a.png") for n in ("images", "other") * 4))
 
-    assert all((found == PIXELS).all() for found in asyncio.run(all_of()))
-    assert sorted(asked.sni or "" for asked in site.asked) == ["images.test"] * 4 + ["other.test"] * 4
+    assert all((image == PIXELS).all() for image in asyncio.run(all_of()))
+    assert sorted(request.sni or "" for request in site.requests) == ["images.test"] * 4 + ["other.test"] * 4

@@ -39,8 +39,8 @@ class Process:
         assert self.running.stderr is not None
         for line in self.running.stderr:
             self.lines.append(line)
-            if found := re.search(r"serving embedded on (\S+)", line):
-                self.address = found[1]
+            if match := re.search(r"serving embedded on (\S+)", line):
+                self.address = match[1]
                 break
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.running.stderr or ()))
         self.reader.start()
@@ -135,14 +135,14 @@ def test_settings_of_the_model_reach_it(seglens: Run, monkeypatch: pytest.Monkey
     assert segmenter.presence_threshold == 0.9
     assert segmenter.mask_threshold == pytest.approx(math.log(0.6 / 0.4))
     assert segmenter.backbone.module.dtype == torch.bfloat16
-    for words, said in (
+    for words, message in (
         (("--presence-threshold", "2"), "needs a probability from 0 to 1"),
         (("--load-in", "3bit"), "choose from 8bit, 4bit"),
         (("--cors-origins", "a.org"), "for a CORS origin"),
     ):
         status, _, err = seglens("serve", *words)
         assert status == 2
-        assert said in err
+        assert message in err
     assert len(loaded) == 1
 
 

@@ -108,10 +108,10 @@ def _announced(process: subprocess.Popen[bytes], log: Path) -> str:
 
         async def wait() -> str:
             with anyio.fail_after(120):
-                while not (found := re.search(r"MCP at (\S+)", log.read_text())):
+                while not (match := re.search(r"MCP at (\S+)", log.read_text())):
                     assert process.poll() is None, log.read_text()
                     await anyio.sleep(0.05)
-            return found[1]
+            return match[1]
 
         return portal.call(wait)
 

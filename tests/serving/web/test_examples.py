@@ -35,13 +35,13 @@ def test_suggestions_give_the_results_they_describe(segmenter: Segmenter, exampl
             assert reply.text
             continue
         assert reply.route.intent == "segmentation", words
-        (found,) = reply.predictions
-        assert found.found == (MASKS.get(words) != set()), words
+        (prediction,) = reply.predictions
+        assert prediction.found == (MASKS.get(words) != set()), words
         if MASKS.get(words):
             truth = np.isin(scene.ids, [thing.index for thing in scene.things if thing.name in MASKS[words]])
-            assert (found.mask & truth).sum() / (found.mask | truth).sum() > 0.6, words
+            assert (prediction.mask & truth).sum() / (prediction.mask | truth).sum() > 0.6, words
         if " each " in words:
-            assert len(found.instances) > 1, words
+            assert len(prediction.instances) > 1, words
 
 
 def test_every_example_is_described_in_words() -> None:

@@ -234,8 +234,8 @@ def test_every_query_keeps_its_own_layer(visitor: Visitor, cats: OpenedImage, tm
         np.array(Image.open(io.BytesIO(bytes_of(one.get_attribute("src") or ""))))
         for one in visitor.all("#stage .mask")
     ]
-    for found, layer in zip((cat, cup), layers, strict=True):
-        np.testing.assert_array_equal(layer[..., 3] > 0, found.mask)
+    for prediction, layer in zip((cat, cup), layers, strict=True):
+        np.testing.assert_array_equal(layer[..., 3] > 0, prediction.mask)
     assert len({tuple(layer[layer[..., 3] == 255][0]) for layer in layers}) == 2
     np.testing.assert_array_equal(mask_of(visitor, tmp_path), cat.mask | cup.mask)
     book = COCO(visitor.download("coco.json", tmp_path))
