@@ -50,11 +50,11 @@ HUMAN = (
     "and polite answers to the human's questions."
 )
 # LISA adds two tokens around the image to its tokenizer, which no -hf file has; and its tokenizer sees a blank before
-# [SEG], where our answer begins behind the colon
+# [SEG], where our answer begins after the colon
 LISA_OURS = (("<im_start><image><im_end>", "<image>"), ("ASSISTANT: [SEG].</s>", "ASSISTANT:[SEG].</s>"))
-# UFO shows the image behind the question: a prefix that questions share must begin with the image. Its InternVL 2
-# template has no line break behind <|im_end|>, InternVL's -hf files have one; its LLaVA head has "User", and a blank
-# behind the colon
+# UFO shows the image after the question: a prefix that questions share must begin with the image. Its InternVL 2
+# template has no line break after <|im_end|>, InternVL's -hf files have one; its LLaVA head has "User", and a blank
+# after the colon
 ASKED = "What is the red cup in this image? Please output segmentation mask."
 UFO_INTERNVL = (
     (f"{ASKED}\n<img><IMG_CONTEXT></img>", f"<img><IMG_CONTEXT></img>\n{ASKED}"),
@@ -93,7 +93,7 @@ CONVERSATIONS = [
         LISA_OURS,
     ),
     # jcwang0602/MLLMSeg @a28db02: mllmseg/dataset_vg.py (ValDataset: lower case, no full stops, no blank before "in"
-    # nor behind "Sure,"), internvl/conversation.py @b07aed9 (internvl2_5), mllmseg_internvl/dataset.py @b07aed9
+    # nor after "Sure,"), internvl/conversation.py @b07aed9 (internvl2_5), mllmseg_internvl/dataset.py @b07aed9
     # (preprocess_internvl2_5: how the turns are joined)
     Said(
         "mllmseg",

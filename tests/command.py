@@ -13,7 +13,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *before: str) -> Run:
-    """Takes words of a command, which stand behind `before`, and gives its exit code, standard output and error."""
+    """Takes words of a command, which come after `before`, and gives its exit code, standard output and error."""
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["seglens", *before, *map(str, words)])

@@ -104,7 +104,7 @@ def opened(segmenter: Segmenter, scene: Sample) -> OpenedImage:
 
 
 @pytest.fixture(scope="session")
-def drawn() -> list[tuple[World, int, Scene]]:
+def world_scenes() -> list[tuple[World, int, Scene]]:
     """The first 150 scenes of a train world and of a test world; a scene is never changed by its reader."""
     return [
         (world, index, world.scene(index)) for world in (World("train", 0), World("test", 1)) for index in range(150)

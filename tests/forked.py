@@ -1,4 +1,4 @@
-"""Programs in processes of their own that start in no time: forked from a server that has imported the package once,
+"""Programs in separate processes that start in no time: forked from a server that has imported the package once,
 without the type checks of the tests. Several know each other by the variables that torchrun sets."""
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Started:
             process.kill()
 
     def wait(self, seconds: float = 300) -> list[int | None]:
-        """The exit code of each. One that has not ended by then is killed, and its code says so."""
+        """The exit code of each. One that has not ended by then is killed, as its code shows."""
         for process in self.processes:
             process.join(seconds)
             if process.is_alive():

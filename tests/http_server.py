@@ -49,8 +49,8 @@ def served(segmenter: Segmenter, **settings: object) -> Iterator[Served]:
 
 def user_message(text: str, *images: str) -> Any:
     """A user's message to a chat."""
-    shown = [{"type": "image_url", "image_url": {"url": image}} for image in images]
-    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+    pictures = [{"type": "image_url", "image_url": {"url": image}} for image in images]
+    return {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
 
 
 def as_uri(image: np.ndarray) -> str:

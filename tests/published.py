@@ -14,11 +14,13 @@ def lisa(predictions: Sequence[np.ndarray], label_maps: Sequence[np.ndarray]) ->
     """gIoU, cIoU, and the gIoU as `AverageMeter.all_reduce` prints it. Label maps hold 0, 1 and 255."""
     summed_iou, sums = np.zeros(2), np.zeros((2, 2))
     for prediction, label_map in zip(predictions, label_maps, strict=True):
-        said, label = prediction.astype(int).ravel(), label_map.astype(int).ravel()
-        said[label == IGNORED] = IGNORED
+        predicted, label = prediction.astype(int).ravel(), label_map.astype(int).ravel()
+        predicted[label == IGNORED] = IGNORED
         bins = [-0.5, 0.5, 1.5]  # classes 0 and 1; 255 falls out
-        shared, said_area, label_area = (np.histogram(x, bins)[0] for x in (said[said == label], said, label))
-        union = said_area + label_area - shared
+        shared, predicted_area, label_area = (
+            np.histogram(x, bins)[0] for x in (predicted[predicted == label], predicted, label)
+        )
+        union = predicted_area + label_area - shared
         each = shared / (union + 1e-5)
         each[union == 0] += 1.0
         summed_iou += each

@@ -53,8 +53,8 @@ class Block:
 
 def blocks(page: str, language: str | None = None) -> list[Block]:
     """The blocks of a page in order; all of them, or those of one language."""
-    found = [Block(m["language"], dedent(m["text"]), m["title"]) for m in FENCE.finditer(page)]
-    return [block for block in found if language in (None, block.language)]
+    all_blocks = [Block(m["language"], dedent(m["text"]), m["title"]) for m in FENCE.finditer(page)]
+    return [block for block in all_blocks if language in (None, block.language)]
 
 
 def seglens_lines(page: str) -> list[str]:
@@ -62,12 +62,12 @@ def seglens_lines(page: str) -> list[str]:
 
 
 def words(line: str) -> list[str]:
-    """What stands behind `seglens`."""
+    """What comes after `seglens`."""
     return shlex.split(line, comments=True)[1:]
 
 
 class Reader:
-    """Somebody who types what a page shows, line after line, and sees what it says they will see: a `text` block is
+    """A user who types what a page shows, line after line, and sees what it shows: a `text` block is
     what the command or the block of Python before it prints."""
 
     def __init__(self, seglens: Run, servers: contextlib.ExitStack):
@@ -100,8 +100,8 @@ class Reader:
 
     def here(self, block: Block) -> Block:
         """The block with the addresses at which its servers really listen."""
-        for shown, real in self.moved.items():
-            block = replace(block, text=block.text.replace(shown, real))
+        for address, real in self.moved.items():
+            block = replace(block, text=block.text.replace(address, real))
         return block
 
     def line(self, line: str) -> str:
@@ -112,7 +112,7 @@ class Reader:
             return ""
         if line.startswith("curl "):
             return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
-        assert line.startswith("seglens "), f"the page shows a line that nobody runs: {line}"
+        assert line.startswith("seglens "), f"the page shows a line that is not run: {line}"
         if stays := next((kind for kind in STAY if line.startswith(kind)), None):
             self.moved[STAY[stays]] = self.servers.enter_context(staying(words(line)))
             return ""
@@ -124,9 +124,9 @@ class Reader:
 def assert_known(line: str, seglens: Run) -> None:
     """A command that cannot run here: the command exists, each of its options, and each dataset that it names."""
     arguments = words(line)
-    code, shown, _ = seglens(*arguments[: 2 if arguments[0] in GROUPS else 1], "--help")
+    code, help_text, _ = seglens(*arguments[: 2 if arguments[0] in GROUPS else 1], "--help")
     assert code == 0, line
-    assert all(option in shown for option in arguments if option.startswith("--")), line
+    assert all(option in help_text for option in arguments if option.startswith("--")), line
     assert set(re.findall(r" ([a-z+_]+):\w+=", line)) <= {*DATASETS, *MIXTURES}, line
 
 
@@ -136,8 +136,8 @@ def assert_callable(code: str) -> None:
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            found = import_module(str(node.module))
-            known |= {alias.asname or alias.name: getattr(found, alias.name) for alias in node.names}
+            module = import_module(str(node.module))
+            known |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
     for call, target in _calls(tree, known):
         takes = inspect.signature(target).parameters
         if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):

@@ -33,11 +33,11 @@ def test_a_tuned_head_leaves_the_chat_alone(name: str) -> None:
     """What it would say through its adapter is something else: the adapter is real, and it is put down."""
     segmenter, scene = Segmenter.from_pretrained(name), SCENES[0]
     bare = Segmenter.from_pretrained("embedded/lisa").backbone
-    asked = ["what colour is the largest thing?", "how many things are there?", "is there a cat?"]
-    before = [bare.generate(scene.image, question) for question in asked]
+    questions = ["what colour is the largest thing?", "how many things are there?", "is there a cat?"]
+    before = [bare.generate(scene.image, question) for question in questions]
     segmenter.segment(scene.image, "the largest thing")
-    assert [segmenter.ask(scene.image, question) for question in asked] == before
-    assert [segmenter.reader.generate(scene.image, question) for question in asked] != before
+    assert [segmenter.ask(scene.image, question) for question in questions] == before
+    assert [segmenter.reader.generate(scene.image, question) for question in questions] != before
 
 
 def test_all_of_it_is_under_25_megabytes() -> None:
@@ -73,5 +73,5 @@ def test_every_file_of_the_package_has_its_checksum() -> None:
         sums = read_sums(folder)
         assert sorted(sums) == sorted(path.name for path in folder.iterdir() if path.name != SUMS)
         for name, expected in sums.items():
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            assert found == expected, f"{folder / name} was made again: python -m seglens.model_files.checksums"
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            assert digest == expected, f"{folder / name} was made again: python -m seglens.model_files.checksums"

@@ -39,11 +39,11 @@ def test_public_names() -> None:
 
 
 def test_what_is_public_is_imported_from_the_package_itself_in_the_docs() -> None:
-    """A name that has a place of its own in `seglens` is not taught with a second one."""
+    """A name that has its own place in `seglens` is not taught with a second one."""
     pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").glob("*.md") if page.name != "log.md")]
     lines = [line for page in pages for line in page.read_text().splitlines()]
-    found = [re.fullmatch(r"from (seglens\.[\w.]+) import ([\w, ]+)", line) for line in lines]
-    taught = {(one[1], name.strip()) for one in found if one for name in one[2].split(",")}
+    matches = [re.fullmatch(r"from (seglens\.[\w.]+) import ([\w, ]+)", line) for line in lines]
+    taught = {(one[1], name.strip()) for one in matches if one for name in one[2].split(",")}
     assert taught
     assert not {(place, name) for place, name in taught if name in seglens.__all__}
 

@@ -66,16 +66,16 @@ def is_private(name: str) -> bool:
 
 def own_names() -> set[str]:
     """Every private name that our own source makes."""
-    made = set[str]()
+    names = set[str]()
     for _, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                made.add(node.name)
+                names.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                made.add(node.id)
+                names.add(node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
-                made.add(node.attr)
-    return made
+                names.add(node.attr)
+    return names
 
 
 def _is_self(node: ast.expr) -> bool:
@@ -83,14 +83,14 @@ def _is_self(node: ast.expr) -> bool:
 
 
 def used(tree: ast.Module) -> Iterator[str]:
-    """Private names that are asked for: as attributes, in `getattr` and the like, or by import."""
+    """Private names that are used: as attributes, in `getattr` and the like, or by import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
         elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant):  # "_name" in vars(thing)
             yield str(node.left.value)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
-            yield from (str(given.value) for given in node.args if isinstance(given, ast.Constant))
+            yield from (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
         elif isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None) or ""
             yield from (part for name in [module, *(a.name for a in node.names)] for part in name.split("."))
@@ -100,35 +100,38 @@ def upper_bounds() -> dict[str, str]:
     """The upper bound of every package that has one wherever it is named."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    said = [*project["dependencies"], *(one for name, extra in extras.items() if name != "dev" for one in extra)]
-    found, free = dict[str, str](), set[str]()
-    for requirement in said:
+    requirements = [
+        *project["dependencies"],
+        *(one for name, extra in extras.items() if name != "dev" for one in extra),
+    ]
+    bounds, free = dict[str, str](), set[str]()
+    for requirement in requirements:
         name = re.match(r"[\w.-]+", requirement)
         bound = re.search(r"<=?\s*[\d.]+", requirement)
         assert name is not None
         if bound is None:
             free.add(name[0])
         else:
-            found[name[0]] = bound[0]
-    return {name: bound for name, bound in found.items() if name not in free}
+            bounds[name[0]] = bound[0]
+    return {name: bound for name, bound in bounds.items() if name not in free}
 
 
 def test_every_private_name_of_another_package_is_on_the_list() -> None:
     own = own_names()
-    found = {name for _, tree in trees() for name in used(tree) if is_private(name) and name not in own}
-    assert found == set(PRIVATE)
+    names = {name for _, tree in trees() for name in used(tree) if is_private(name) and name not in own}
+    assert names == set(PRIVATE)
 
 
 def test_modules_inside_other_packages_are_on_the_list() -> None:
     watched = {"transformers", "uvicorn", "peft"}
     documented = {"transformers", "transformers.utils", "uvicorn", "peft"}
-    found = {
+    modules = {
         node.module
         for _, tree in trees()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in watched
     }
-    assert found - documented == set(INSIDE)
+    assert modules - documented == set(INSIDE)
 
 
 @pytest.mark.parametrize("package", sorted({*PRIVATE.values(), *(key.split(".")[0] for key in INSIDE)}))

@@ -47,16 +47,16 @@ def test_refusal(report: dict[str, Any]) -> None:
 
 
 def test_answers(segmenter: Segmenter) -> None:
-    said = vqa(segmenter.backbone, WorldData(n=30, seed=31))
-    assert said["accuracy"] >= 0.82
-    assert min(said["by_kind"].values()) >= 0.6
-    assert min(said["intents"].values()) >= 0.9
+    scores = vqa(segmenter.backbone, WorldData(n=30, seed=31))
+    assert scores["accuracy"] >= 0.82
+    assert min(scores["by_kind"].values()) >= 0.6
+    assert min(scores["intents"].values()) >= 0.9
 
 
 def test_sam_alone(segmenter: Segmenter) -> None:
-    said = prompts(segmenter.decoder, UNSEEN)
-    assert said["one point"] >= 0.76
-    assert said["box"] >= 0.84
+    scores = prompts(segmenter.decoder, UNSEEN)
+    assert scores["one point"] >= 0.76
+    assert scores["box"] >= 0.84
 
 
 def test_doctor_is_content() -> None:

@@ -353,13 +353,15 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     )
 
 
-def qwen(made: type[PreTrainedModel], config: type[PreTrainedConfig], vision: dict, sections: list, **how: Any) -> Any:
+def qwen(
+    model_class: type[PreTrainedModel], config: type[PreTrainedConfig], vision: dict, sections: list, **how: Any
+) -> Any:
     tokenizer = qwen_tokenizer()
     shared = {"depth": 3, "num_heads": 2, "patch_size": 4, **STRONG, **vision}
     rotary = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4}
     ids = {f"{part}_token_id": getattr(tokenizer, f"{part}_token_id") for part in ("image", "video", "vision_start")}
     text = text_of(tokenizer, rope_parameters=rotary, **how)
-    return made(config(vision_config=shared, text_config=text, tie_word_embeddings=True, **ids))
+    return model_class(config(vision_config=shared, text_config=text, tie_word_embeddings=True, **ids))
 
 
 def qwen2_vl() -> PreTrainedModel:
@@ -379,7 +381,7 @@ def qwen2_5_vl() -> PreTrainedModel:
 
 
 def qwen3_vl() -> PreTrainedModel:
-    """With two depths of the tower added behind the first two decoder layers, and heads wider than their share."""
+    """With two depths of the tower added after the first two decoder layers, and heads wider than their share."""
     vision = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -387,8 +389,8 @@ def qwen3_vl() -> PreTrainedModel:
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
     }
-    made, config = Qwen3VLForConditionalGeneration, Qwen3VLConfig
-    return qwen(made, config, vision, [4, 2, 2], head_dim=20)
+    model_class, config = Qwen3VLForConditionalGeneration, Qwen3VLConfig
+    return qwen(model_class, config, vision, [4, 2, 2], head_dim=20)
 
 
 def qwen3_vl_moe() -> PreTrainedModel:
@@ -400,9 +402,9 @@ def qwen3_vl_moe() -> PreTrainedModel:
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
     }
-    made, config = Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig
+    model_class, config = Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-    return qwen(made, config, vision, [4, 2, 2], head_dim=20, **experts)
+    return qwen(model_class, config, vision, [4, 2, 2], head_dim=20, **experts)
 
 
 def qwen_images(**how: Any) -> Qwen2VLImageProcessorPil:

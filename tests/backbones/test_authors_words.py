@@ -65,7 +65,7 @@ class Ours:
 def read(case: Said, whole: bool = False) -> Ours:
     """`whole`: to the end of the answer, as it is taught."""
     theirs = recipe("authors", case.method)
-    # LENS's queries come from LISA's mixture, in LENS's templates unless its text says otherwise
+    # LENS's queries come from LISA's mixture, in LENS's templates unless its text states another
     head_prompt = HeadPrompt.of(theirs.prompt or "lens", theirs.system[case.family])
     assert head_prompt is not None
     reading = conversation(case.family).with_system_text(str(head_prompt.system))

@@ -310,7 +310,7 @@ def narrow(family: Path) -> Backbone:
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(60, 120), (120, 60), (84, 84), (31, 170)])
 def test_a_pixel_lands_in_its_token(narrow: Backbone, size: tuple[int, int]) -> None:
-    """One bright pixel moves the token of the cell that the Frame says, at most its neighbours, and no other."""
+    """One bright pixel moves the token of the cell that the Frame gives, at most its neighbours, and no other."""
     frame, (rows, columns) = Frame(*size), narrow.grid
 
     def rows_of(image: np.ndarray) -> Tensor:

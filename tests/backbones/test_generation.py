@@ -27,7 +27,7 @@ def loaded(family: Path) -> Backbone:
 
 
 def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:
-    """What transformers says by itself: words, and how many tokens it read and wrote."""
+    """What transformers answers by itself: words, and how many tokens it read and wrote."""
     content = [{"type": "image"}] * len(images) + [{"type": "text", "text": QUESTION}]
     talk = [{"role": "user", "content": content}]
     text = backbone.processor.apply_chat_template(talk, add_generation_prompt=True)
@@ -60,7 +60,7 @@ def test_more_images_than_fit_are_refused(loaded: Backbone, monkeypatch: pytest.
         loaded.generate_text(IMAGES, QUESTION, GenerationOptions(1))
 
 
-# ---------------------------------------------------------------- of the embedded model, which says real words
+# ---------------------------------------------------------------- of the embedded model, which writes real words
 
 
 @pytest.fixture(scope="module")

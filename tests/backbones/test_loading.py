@@ -1,4 +1,4 @@
-"""A model on disk is loaded whole and as its config says, or refused in one line that states why."""
+"""A model on disk is loaded whole and as its config states, or refused in one line that states why."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_layers_out_of_reach(llava: Path, layer: int) -> None:
 
 
 def test_layers_below_deepstack(tmp_path: Path) -> None:
-    """Behind the first layers Qwen3-VL adds what no copy of them could know."""
+    """After the first layers Qwen3-VL adds what no copy of them could know."""
     KINDS["qwen3-vl"].save(tmp_path)
     refused(tmp_path, "layer 1 cannot be read.*choose 2 to 4", layer=1)
     assert load_backbone(tmp_path, layer=2, image_size=40).layer == 2
@@ -233,7 +233,7 @@ def test_templates_that_do_not_put_the_image_first(damaged: Path, old: str, new:
     ("family", "near"), [("llava_next_video", "llava_next"), ("internvl_chat", "internvl"), ("gpt2", "")]
 )
 def test_unknown_family(damaged: Path, family: str, near: str) -> None:
-    """Known to transformers or not, with code of its own or not."""
+    """Known to transformers or not, with its own code or not."""
     edit(damaged, model_type=family, auto_map={"AutoConfig": "configuration.Config"})
     message = refused(damaged, f"is a '{family}' model; supported families: {', '.join(FAMILIES)}")
     assert f"did you mean {near!r}, with" in message if near else message.endswith(list(FAMILIES)[-1])

@@ -14,7 +14,7 @@ import torch
 from bare import error
 from test_devices import spread
 from test_quantised import eight_bits, four_bits
-from test_tuned_reader import ALL, ATTENTIONS, EXAMPLES, IMAGE, IMAGES, LISA, TEMPLATES, shown, train
+from test_tuned_reader import ALL, ATTENTIONS, EXAMPLES, IMAGE, IMAGES, LISA, TEMPLATES, inputs_of, train
 from torch import Tensor
 
 from seglens.backbones import Backbone, load_backbone
@@ -81,17 +81,17 @@ def test_sight_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
         adapted = backbone.adapt(LISA, TEMPLATES, attention)
         with torch.enable_grad():
             train(adapted)
-        given = shown(adapted, [IMAGE], [("the red cup", None, True)])
+        inputs = inputs_of(adapted, [IMAGE], [("the red cup", None, True)])
         before, cells = backbone.prompts.before(), backbone.grid[0] * backbone.grid[1]
         image = [backbone.module.config.image_token_id] * cells
-        ids = torch.tensor([[*before, *image, *given.words[0, 0].tolist()]])
+        ids = torch.tensor([[*before, *image, *inputs.words[0, 0].tolist()]])
         start = len(before) + cells
-        visible = sequence_mask(attention, start, cells, given.mask, given.places, given.spoken)
+        visible = sequence_mask(attention, start, cells, inputs.mask, inputs.places, inputs.spoken)
         added = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
         model: Any = adapted.tuned.model
-        there = model(input_ids=ids, pixel_values=given.pixels, attention_mask=added, output_hidden_states=True)
-        reading = adapted.teach(given)
-        states, place = there.hidden_states[-1][0], start + int(given.places[0, 0, 0])
+        there = model(input_ids=ids, pixel_values=inputs.pixels, attention_mask=added, output_hidden_states=True)
+        reading = adapted.teach(inputs)
+        states, place = there.hidden_states[-1][0], start + int(inputs.places[0, 0, 0])
         assert error(reading.image[0, 0], states[start - cells : start]) < 5e-6  # measured: 5.0e-7
         assert error(reading.segment[0, 0, 0], states[place - 1]) < 5e-6
         assert error(reading.choice[0, 0], there.logits[0, place - 1]) < 5e-6
@@ -106,9 +106,9 @@ def test_it_learns_what_to_say(backbone: Backbone) -> None:
     image = np.random.default_rng(2).integers(0, 256, (84, 84, 3), dtype=np.uint8)  # a chat sees it as it is
     adapted = backbone.adapt(ALL, AnswerTemplates(("[SEG]",), "find {}", ("the {} : [SEG].",), "the {} : [REJ]."))
     optimizer = torch.optim.AdamW(adapted.adapter.parameters(), 0.005)
-    given, losses = shown(adapted, [image], [("cup", None, True), ("lamp", None, False)]), []
+    inputs, losses = inputs_of(adapted, [image], [("cup", None, True), ("lamp", None, False)]), []
     for _ in range(50):
-        loss = adapted.teach(given).text_loss
+        loss = adapted.teach(inputs).text_loss
         assert loss is not None
         loss.mean().backward()
         optimizer.step()
@@ -126,10 +126,10 @@ def test_dropout_follows_the_method(backbone: Backbone) -> None:
     adapted = backbone.adapt(DROPPED, TEMPLATES)
     train(adapted)
     method = torch.nn.ModuleDict({"adapter": adapted.adapter})
-    given = shown(adapted, [IMAGE], EXAMPLES[:1])
+    inputs = inputs_of(adapted, [IMAGE], EXAMPLES[:1])
     for training in (False, True, False):
         method.train(training)
-        one, other = (adapted.teach(given).segment for _ in range(2))
+        one, other = (adapted.teach(inputs).segment for _ in range(2))
         assert torch.equal(one, other) != training
     assert not any(m.training for m in backbone.module.modules())
 
@@ -139,10 +139,10 @@ def test_mixed_precision(internvl: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         backbone = load_backbone(internvl, dtype=dtype, attn_implementation="sdpa")
         adapted = backbone.adapt(ALL, TEMPLATES, "dual", refill="replicate")
-        given = shown(adapted, IMAGES, EXAMPLES)
-        expected = adapted.teach(given)
+        inputs = inputs_of(adapted, IMAGES, EXAMPLES)
+        expected = adapted.teach(inputs)
         with torch.autocast("cpu", torch.bfloat16):
-            reading = adapted.teach(given)
+            reading = adapted.teach(inputs)
         for name in ("image", "segment", "choice", "refilled", "text_loss"):
             value, there = getattr(reading, name), getattr(expected, name)
             assert error(value.detach(), there.detach()) < 0.05, name  # measured: .017
@@ -162,16 +162,16 @@ def test_the_last_norm_is_trained_in_a_copy(internvl: Path, attention: Attention
     plain = backbone.adapt(LISA, TEMPLATES, attention)
     (added,) = {*tuned.adapter.state_dict()} - {*plain.adapter.state_dict()}
     assert added == "norm.weight"
-    given = shown(tuned, IMAGES, EXAMPLES)
+    inputs = inputs_of(tuned, IMAGES, EXAMPLES)
     for name in ("image", "segment", "choice", "text_loss"):
-        assert torch.equal(getattr(tuned.teach(given), name), getattr(plain.teach(given), name)), name
-    tuned.teach(given).text_loss.sum().backward()  # type: ignore[union-attr]
+        assert torch.equal(getattr(tuned.teach(inputs), name), getattr(plain.teach(inputs), name)), name
+    tuned.teach(inputs).text_loss.sum().backward()  # type: ignore[union-attr]
     norm = tuned.adapter.get_parameter("norm.weight")
     assert norm.grad is not None
     assert norm.grad.abs().max() > 0
-    states = plain.teach(given).segment
+    states = plain.teach(inputs).segment
     norm.data *= 2
-    assert error(tuned.teach(given).segment, 2 * states) < 1e-5
+    assert error(tuned.teach(inputs).segment, 2 * states) < 1e-5
     assert torch.equal(own, before)
     assert own is not norm
     assert own.grad is None
@@ -277,7 +277,7 @@ def test_packed_weights(packing: Any, kind: str, used: bool, tmp_path: Path) -> 
     if packing is eight_bits:
         readings = train(adapted)
         assert not torch.equal(readings[0].segment, readings[1].segment)
-        reading = adapted.teach(shown(adapted, IMAGES, EXAMPLES))
+        reading = adapted.teach(inputs_of(adapted, IMAGES, EXAMPLES))
         assert reading.text_loss is not None
         reading.text_loss.sum().backward()
         for name, parameter in adapted.adapter.named_parameters():

@@ -207,8 +207,8 @@ def test_a_family_without_tiles(tmp_path: Path) -> None:
 )
 def test_public_models_in_tiles(name: str, sizes: dict[int, tuple[int, int]]) -> None:
     for size, (side, tokens) in sizes.items():
-        drawn = draw_blueprint(CONFIGS / f"{name}.json", image_size=size)
-        assert (drawn.layout.image_size, drawn.layout.grid, drawn.image_tokens) == (size, (side, side), tokens)
+        model = draw_blueprint(CONFIGS / f"{name}.json", image_size=size)
+        assert (model.layout.image_size, model.layout.grid, model.image_tokens) == (size, (side, side), tokens)
     largest = " or ".join(str(size) for size in [*sizes][1:])
     with pytest.raises(ValueError, match=f"in tiles, at {largest};"):
         draw_blueprint(CONFIGS / f"{name}.json", image_size=16 * min(sizes))

@@ -167,8 +167,8 @@ def test_an_adapter_reads_the_tiles_without_a_thumbnail(backbone: Backbone, bare
         pixels = bare.inputs(image, "find dog")["pixel_values"][: rows * columns]
         ids = bare.ids("find dog", rows * columns * side**2)
         there = bare.model(input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states[-1][0]
-        shown = there[ids[0] == bare.model.config.image_token_id][cells(backbone, size)]
-        assert error(reading.image[0, 0], shown) < TOLERANCE
+        expected = there[ids[0] == bare.model.config.image_token_id][cells(backbone, size)]
+        assert error(reading.image[0, 0], expected) < TOLERANCE
         assert error(reading.segment[0, 0, 0], there[-1]) < TOLERANCE
 
 
@@ -179,12 +179,12 @@ class Shapes(list[Sample]):
 
 
 def samples() -> Shapes:
-    random, made = np.random.default_rng(5), Shapes()
+    random, shapes = np.random.default_rng(5), Shapes()
     for height, width in ((60, 130), (130, 60), (66, 130)):
         masks = [random.random((height, width)) < 0.4 for _ in QUESTIONS]
         image = picture(height, width, height)
-        made.append(Sample(f"{height}x{width}", image, tuple(map(Target, QUESTIONS, masks))))
-    return made
+        shapes.append(Sample(f"{height}x{width}", image, tuple(map(Target, QUESTIONS, masks))))
+    return shapes
 
 
 def test_features_are_cached_as_they_are_read(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:

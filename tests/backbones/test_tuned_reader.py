@@ -87,11 +87,11 @@ def either(request: pytest.FixtureRequest, family: Path) -> Case:
     return request.getfixturevalue("case") if request.param is EXACT else make(family, ROUGH)
 
 
-def shown(
-    adapted: TunedBackbone, images: Sequence[np.ndarray], asked: Sequence[tuple[str, str | None, bool]]
+def inputs_of(
+    adapted: TunedBackbone, images: Sequence[np.ndarray], examples: Sequence[tuple[str, str | None, bool]]
 ) -> TunedInputs:
     """The same questions about every image."""
-    questions = [adapted.words(*ask) for ask in asked]
+    questions = [adapted.words(*ask) for ask in examples]
     rows = [torch.tensor(words.ids) for words in questions]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
@@ -117,9 +117,9 @@ EXAMPLES = (("cup", None, True), ("a dog", None, False), ("how ?", "so", True))
 def train(adapted: TunedBackbone, steps: int = 2, rate: float = 0.05) -> list[TunedReadout]:
     """Every parameter moves."""
     optimizer = torch.optim.SGD(adapted.adapter.parameters(), rate)
-    given, readings = shown(adapted, IMAGES, EXAMPLES), []
+    inputs, readings = inputs_of(adapted, IMAGES, EXAMPLES), []
     for _ in range(steps):
-        readings.append(adapted.teach(given))
+        readings.append(adapted.teach(inputs))
         loss = readings[-1].text_loss.mean() + readings[-1].segment.square().mean() + readings[-1].image.mean()
         loss.backward()
         optimizer.step()
@@ -174,8 +174,8 @@ def test_a_new_adapter_is_read_as_the_model(either: Case) -> None:
             **either.bare.kind.canvas(either.bare.model, either.bare.processor, canvas, ids), output_hidden_states=True
         )
         states, image = there.hidden_states[-1][0], ids[0] == either.bare.model.config.image_token_id
-        shown = states[image][raster(either.backbone)]
-        assert error(reading.image[0, 0], shown) < either.tolerance  # measured: 8.7e-7 and .022
+        image_states = states[image][raster(either.backbone)]
+        assert error(reading.image[0, 0], image_states) < either.tolerance  # measured: 8.7e-7 and .022
         assert error(reading.segment[0, q, 0], states[-1]) < either.tolerance
         start = int(image.nonzero()[0])
         assert (reading.before is None) == (start == 0 or either.backbone.tiling.across > 1)
@@ -264,7 +264,7 @@ def test_the_model_chats_and_is_read_as_before(case: Case) -> None:
 def test_gradients_reach_exactly_the_adapter(case: Case, tuning: Tuning, attention: Attention) -> None:
     adapted = case.backbone.adapt(tuning, TEMPLATES, attention)
     train(adapted, 1, 1.0)  # B is 0 at first, and A then has no gradient
-    reading = adapted.teach(shown(adapted, IMAGES, EXAMPLES))
+    reading = adapted.teach(inputs_of(adapted, IMAGES, EXAMPLES))
     assert reading.text_loss is not None
     (reading.text_loss.sum() + reading.segment.square().sum()).backward()
     for name, parameter in adapted.adapter.named_parameters():
@@ -299,7 +299,7 @@ def test_text_loss_is_that_of_transformers(case: Case) -> None:
     """transformers' own forward pass of the copy over the whole sequence, with the answer's tokens as labels."""
     adapted = case.backbone.adapt(ALL, TEMPLATES)
     train(adapted, 1, 1.0)
-    values = adapted.teach(shown(adapted, IMAGES[:1], EXAMPLES)).text_loss
+    values = adapted.teach(inputs_of(adapted, IMAGES[:1], EXAMPLES)).text_loss
     assert values is not None
     model = Bare(adapted.tuned.model, case.bare.processor, case.bare.kind)
     canvas = case.bare.canvas(IMAGE, case.backbone.image_size)
@@ -319,11 +319,11 @@ def test_text_loss_is_that_of_transformers(case: Case) -> None:
 def test_many_images_and_questions_equal_single_ones(either: Case) -> None:
     attention: Attention = "dual" if either.bare.model.dtype == torch.float32 else "causal"
     adapted = either.backbone.adapt(LISA, TEMPLATES, attention, refill="replicate")
-    both = adapted.teach(shown(adapted, IMAGES, EXAMPLES))
+    both = adapted.teach(inputs_of(adapted, IMAGES, EXAMPLES))
     assert both.text_loss is not None
     for n, image in enumerate(IMAGES):
         for q, ask in enumerate(EXAMPLES):
-            alone = adapted.teach(shown(adapted, [image], [ask]))
+            alone = adapted.teach(inputs_of(adapted, [image], [ask]))
             assert alone.text_loss is not None
             pairs = [
                 (both.image[n, q if attention == "dual" else 0], alone.image[0, 0]),
@@ -342,7 +342,7 @@ def test_reading_equals_teaching(case: Case, attention: Attention) -> None:
     """An answer's end changes nothing before it."""
     adapted = case.backbone.adapt(LISA, TEMPLATES, attention, refill="replicate")
     train(adapted)
-    trained = adapted.teach(shown(adapted, [IMAGE], [(query, None, True) for query in QUERIES]))
+    trained = adapted.teach(inputs_of(adapted, [IMAGE], [(query, None, True) for query in QUERIES]))
     read = adapted.read(adapted.open(IMAGE), QUERIES)
     assert read.image.shape[1] == (1 if attention == "causal" else len(QUERIES))
     assert read.text_loss is None
@@ -363,7 +363,7 @@ def test_kinds_of_attention_agree(case: Case, family: Path) -> None:
     one, two = (c.backbone.adapt(LISA, TEMPLATES, "dual") for c in (case, other))
     train(one, 1, 1.0)
     two.adapter.load_state_dict(one.adapter.state_dict())
-    ours, theirs = (a.teach(shown(a, IMAGES, EXAMPLES)) for a in (one, two))
+    ours, theirs = (a.teach(inputs_of(a, IMAGES, EXAMPLES)) for a in (one, two))
     for name in ("image", "segment", "choice", "text_loss"):
         assert error(getattr(ours, name), getattr(theirs, name)) < 1e-5, name  # measured: 1.0e-6
 
@@ -374,7 +374,7 @@ def test_questions_answered_in_words_are_read_causally(case: Case) -> None:
     readings = []
     for attention in ATTENTIONS:
         adapted = case.backbone.adapt(LISA, TEMPLATES, attention)
-        readings.append(adapted.teach(shown(adapted, [IMAGE], spoken)))
+        readings.append(adapted.teach(inputs_of(adapted, [IMAGE], spoken)))
     for reading in readings[1:]:
         assert error(reading.image, readings[0].image) < case.tolerance
         assert reading.text_loss is not None
@@ -386,13 +386,13 @@ def test_images_see_each_other_and_the_token(case: Case) -> None:
     """It changes with the segmentation token, and with all that this one sees, where it sees it; else with neither."""
     for attention in ATTENTIONS:
         adapted = case.backbone.adapt(LISA, TEMPLATES, attention)
-        given = shown(adapted, [IMAGE], [("dog", None, True)])
-        place = int(given.places[0, 0, 0])
-        image = adapted.teach(given).image
+        inputs = inputs_of(adapted, [IMAGE], [("dog", None, True)])
+        place = int(inputs.places[0, 0, 0])
+        image = adapted.teach(inputs).image
         for at, changes in ((place, attention == "dual"), (place - 1, attention == "dual"), (place + 1, False)):
-            words = given.words.clone()
+            words = inputs.words.clone()
             words[..., at] = words[..., at] - 3 if words[..., at] > 10 else 12
-            other = adapted.teach(dataclasses.replace(given, words=words)).image
+            other = adapted.teach(dataclasses.replace(inputs, words=words)).image
             assert torch.equal(image, other) != changes
     case.untouched()
 

@@ -223,11 +223,11 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, spoil: Callable[[dict],
     assert expected in refusal(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 8, 1000, 0.5, -1])
-def test_weights_cut_short(folder: Path, kept: float) -> None:
+@pytest.mark.parametrize("length", [0, 4, 8, 1000, 0.5, -1])
+def test_weights_cut_short(folder: Path, length: float) -> None:
     path = folder / "head.safetensors"
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    path.write_bytes(whole[: int(length * len(whole)) if isinstance(length, float) else length])
     assert "head.safetensors is damaged or cut short" in refusal(folder)
 
 

@@ -46,7 +46,7 @@ def their_config(truth: Path) -> dict[str, Any]:
     """As InternVL's own code writes it, with what else its language model's config holds."""
     held = json.loads((truth / "config.json").read_text())
     text, eye, qwen = held["text_config"], held["vision_config"], held["text_config"]["model_type"] == "qwen2"
-    kept = (
+    same_names = (
         "hidden_size",
         "intermediate_size",
         "num_hidden_layers",
@@ -59,7 +59,7 @@ def their_config(truth: Path) -> dict[str, Any]:
     )
     rotary = text["rope_parameters"]
     llm = {
-        **{key: text[key] for key in kept},
+        **{key: text[key] for key in same_names},
         "rope_theta": rotary["rope_theta"],
         "tie_word_embeddings": False,
         "architectures": ["Qwen2ForCausalLM" if qwen else "InternLM2ForCausalLM"],
@@ -107,7 +107,7 @@ def their_config(truth: Path) -> dict[str, Any]:
 
 
 def write_tokenizer(folder: Path, qwen: bool) -> None:
-    """Qwen2's files of before `tokenizer.json`; of InternLM2's those that tell its numbers and its class."""
+    """Qwen2's files of before `tokenizer.json`; of InternLM2's those that state its numbers and its class."""
     ids = {token: number for token, number in internvl_tokenizer().get_vocab().items() if token in SPECIAL}
     (folder / "added_tokens.json").write_text(json.dumps(ids))
     vocabulary = {word: n for word, n in internvl_tokenizer().get_vocab().items() if n < 256}
@@ -180,7 +180,7 @@ def test_transformers_own_class_says_the_same(truth: Path, source: Path, tmp_pat
     ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", truth))
     for part in ("vision_config", "text_config"):
         differ = {key for key in theirs[part] if ours[part].get(key) != theirs[part][key]}
-        # what starts weights, whose padding is nobody's, and how files are written
+        # what starts weights, whose padding is not used, and how files are written
         assert differ <= {"initializer_range", "pad_token_id", "dtype", "layer_types"}
     assert {k: v for k, v in ours.items() if not k.endswith("_config")} == {
         k: v for k, v in theirs.items() if k not in ("dtype",) and not k.endswith("_config")
@@ -264,7 +264,7 @@ def test_a_template_without_a_line_end(truth: Path, source: Path, tmp_path: Path
 
 
 def test_a_word_embedding_that_is_the_output_layer(truth: Path, source: Path, tmp_path: Path) -> None:
-    """The file holds one of the two where the config says that they are one."""
+    """The file holds one of the two where the config states that they are one."""
     if needs_base(source):
         pytest.skip("InternLM2 has two")
     file = next(path for path in source.glob("*.safetensors") if "language_model.lm_head.weight" in load_file(path))

@@ -169,8 +169,8 @@ def theirs(source: Path, parts: dict[str, Path], image: np.ndarray, question: st
     llama.load_state_dict({k: state[k] for k in llama.state_dict()})
     clip = CLIPModel.from_pretrained(parts["tower"]).eval()
     pixels = CLIPImageProcessorPil.from_pretrained(parts["tower"])(image, return_tensors="pt").pixel_values
-    seen = clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-    features = seen @ state["model.mm_projector.weight"].T + state["model.mm_projector.bias"]
+    states = clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    features = states @ state["model.mm_projector.weight"].T + state["model.mm_projector.bias"]
     tokenizer = AutoTokenizer.from_pretrained(parts["base"])
 
     def embedded(text: str, special: bool = False) -> Tensor:
@@ -294,6 +294,6 @@ def test_a_tokenizer_without_seg_is_refused(source: Path, parts: dict[str, Path]
 
 def test_the_command(source: Path, parts: dict[str, Path], tmp_path: Path, seglens: Run) -> None:
     options: list[Any] = [f"--{name}={path}" for name, path in parts.items()]
-    made = json.loads(seglens("convert", "lisa", source, tmp_path / "head", *options, "--json")[1])
-    assert made["folder"] == str(tmp_path / "head")
+    report = json.loads(seglens("convert", "lisa", source, tmp_path / "head", *options, "--json")[1])
+    assert report["folder"] == str(tmp_path / "head")
     assert Segmenter.from_pretrained(tmp_path / "head", device="cpu").config.method == "lisa"

@@ -1,4 +1,4 @@
-"""MLLMSeg's checkpoints, under their own names, become an InternVL that says the same and the same decoder."""
+"""MLLMSeg's checkpoints, under their own names, become an InternVL that writes the same and the same decoder."""
 
 from __future__ import annotations
 
@@ -258,15 +258,15 @@ def test_the_head_says_what_the_checkpoint_says(base: Path, source: Path, tmp_pa
     words, output = ("tok_embeddings", "output") if size.internlm else ("embed_tokens", "lm_head")
     model.get_input_embeddings().weight.data.copy_(tensors[f"language_model.model.{words}.weight"])
     model.lm_head.weight.data.copy_(tensors[f"language_model.{output}.weight"])
-    prompts, asked = method.mllm.answer_tokens.prompts, method.mllm.answer_tokens.question(query)
-    message = prompts.processor.tokenizer.decode(asked.ids[:-1])
+    prompts, question_tokens = method.mllm.answer_tokens.prompts, method.mllm.answer_tokens.question(query)
+    message = prompts.processor.tokenizer.decode(question_tokens.ids[:-1])
     assert " What are the red cupin this image? Please output segmentation masks.<|im_end|>" in message
     assert message.endswith("assistant\nSure,the red cup:")
     before = prompts.before()
     theirs = next(one.theirs for one in CONVERSATIONS if one.method == "mllmseg")
     notes = theirs[: theirs.index("<IMG_CONTEXT>")]
     assert before == prompts.processor.tokenizer(notes).input_ids
-    ids = torch.tensor([[*before, *[size.image_token] * 16, *asked.ids]])
+    ids = torch.tensor([[*before, *[size.image_token] * 16, *question_tokens.ids]])
     first, seg = len(before), ids.shape[1] - 1
     assert ids[0, seg] == size.words
     with torch.no_grad():

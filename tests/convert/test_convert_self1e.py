@@ -1,4 +1,4 @@
-"""SELF1E's checkpoints, under the names of its released code, become an InternVL that says the same, and the same
+"""SELF1E's checkpoints, under the names of its released code, become an InternVL that writes the same, and the same
 masks."""
 
 from __future__ import annotations
@@ -119,12 +119,12 @@ def test_the_head_draws_as_theirs(base: Path, source: Path, tmp_path: Path) -> N
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     actual = method.decode(method.mllm.read(method.mllm.open(picture), [query]), None).mask_logits[0, 0]
     tensors, size = checkpoint(base), tiny_size(base)
-    prompts, asked = method.mllm.answer_tokens.prompts, method.mllm.answer_tokens.question(query)
-    message = prompts.processor.tokenizer.decode(asked.ids[:-1])
+    prompts, question_tokens = method.mllm.answer_tokens.prompts, method.mllm.answer_tokens.question(query)
+    message = prompts.processor.tokenizer.decode(question_tokens.ids[:-1])
     assert " What is the red cup in this image? Please output segmentation mask.<|im_end|>" in message
     before = prompts.before()
     assert prompts.processor.tokenizer.decode(before).startswith("<|im_start|>system\nYou are an helpful assistant.")
-    ids = torch.tensor([[*before, *[size.image_token] * GRID**2, *asked.ids]])
+    ids = torch.tensor([[*before, *[size.image_token] * GRID**2, *question_tokens.ids]])
     first, seg = len(before), int((ids[0] == size.words).nonzero())
     assert seg == ids.shape[1] - 1
     model = InternVLForConditionalGeneration.from_pretrained(base, attn_implementation="eager").eval()

@@ -47,10 +47,10 @@ main()
 def model(folder: Path, qwen: bool) -> Path:
     """A tiny InternVL in transformers' own form."""
     torch.manual_seed(0)
-    made = internvl() if qwen else internlm()
-    for parameter in made.parameters():
+    internvl_model = internvl() if qwen else internlm()
+    for parameter in internvl_model.parameters():
         parameter.data.normal_(std=0.1)
-    made.save_pretrained(folder)
+    internvl_model.save_pretrained(folder)
     save_processor(internvl_processor(), folder)
     return folder
 
@@ -95,7 +95,7 @@ def command(hub: Hub, home: Path, *arguments: str, **variables: str) -> subproce
     return subprocess.run([sys.executable, "-c", SEGMENT, *arguments], env=environment, capture_output=True, text=True)
 
 
-def kept(home: Path, name: str) -> list[Path]:
+def converted(home: Path, name: str) -> list[Path]:
     return sorted((home / "seglens/heads").glob(f"{name.replace('/', '--')}/*"))
 
 
@@ -111,10 +111,10 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "base"), [(ONE, "InternVL2_5-1B"), (TWO, "InternVL2_5-2B-MPO-hf")])
 def test_one_command_fetches_converts_and_segments(hub: Hub, photo: Path, tmp_path: Path, name: str, base: str) -> None:
-    asked = ("segment", str(photo), "the dog", "--model", name, "--trust", "--json")
-    done = command(hub, tmp_path, *asked, "--out", str(tmp_path / "first"))
+    arguments = ("segment", str(photo), "the dog", "--model", name, "--trust", "--json")
+    done = command(hub, tmp_path, *arguments, "--out", str(tmp_path / "first"))
     assert done.returncode == 0, done.stderr
-    (folder,) = kept(tmp_path, name)
+    (folder,) = converted(tmp_path, name)
     assert folder.name.startswith(hub.commit(name))
     record = json.loads((folder / RECORD).read_text())
     assert (record["name"], record["base"], record["commit"]) == (name, f"OpenGVLab/{base}", hub.commit(name))
@@ -129,14 +129,14 @@ def test_one_command_fetches_converts_and_segments(hub: Hub, photo: Path, tmp_pa
     assert (ours == theirs).all()
     # what is kept needs no network, and nothing is fetched or converted once more
     before, calls = (folder / RECORD).stat().st_mtime_ns, len(hub.calls)
-    again = command(hub, tmp_path, *asked, "--out", str(tmp_path / "second"), HF_HUB_OFFLINE="1")
+    again = command(hub, tmp_path, *arguments, "--out", str(tmp_path / "second"), HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
     assert ((folder / RECORD).stat().st_mtime_ns, len(hub.calls)) == (before, calls)
     masks = [[line["segmentation"] for line in map(json.loads, run.stdout.splitlines())] for run in (done, again)]
     assert masks[0] == masks[1]
     # a changed file is noticed
     (folder / "head/mllm/config.json").write_text("{}")
-    changed = command(hub, tmp_path, *asked, "--out", str(tmp_path / "third"), HF_HUB_OFFLINE="1")
+    changed = command(hub, tmp_path, *arguments, "--out", str(tmp_path / "third"), HF_HUB_OFFLINE="1")
     assert changed.returncode != 0
     assert f"delete {folder}, and it is converted once more" in changed.stderr.replace("\n", " ")
 
@@ -150,25 +150,25 @@ def test_pickled_weights_are_refused_before_they_are_fetched(hub: Hub, photo: Pa
     assert f"hf download {FOUR} --local-dir FOLDER" in text
     assert "glob.glob('pytorch_model*.bin')" in text
     assert not [call for call in hub.calls if FOUR in call and call.endswith(".bin")]
-    assert not kept(tmp_path, FOUR)
+    assert not converted(tmp_path, FOUR)
 
 
 @pytest.mark.slow
 def test_a_repository_of_several_checkpoints_names_them(hub: Hub, photo: Path, tmp_path: Path) -> None:
-    asked = ("segment", str(photo), "the dog", "--out", str(tmp_path / "out"), "--model")
-    done = command(hub, tmp_path, *asked, FOLDERS)
+    arguments = ("segment", str(photo), "the dog", "--out", str(tmp_path / "out"), "--model")
+    done = command(hub, tmp_path, *arguments, FOLDERS)
     assert done.returncode != 0
     assert f"name one of its checkpoints: {FOLDERS}/first, {FOLDERS}/second" in " ".join(done.stderr.split())
-    inside = command(hub, tmp_path, *asked, f"{FOLDERS}/first")  # an MLLMSeg lies there, which is no SELF1E
+    inside = command(hub, tmp_path, *arguments, f"{FOLDERS}/first")  # an MLLMSeg lies there, which is no SELF1E
     assert inside.returncode != 0
     assert "does not fit" in " ".join(inside.stderr.split())
-    assert not any(path.is_dir() for path in kept(tmp_path, f"{FOLDERS}/first"))
+    assert not any(path.is_dir() for path in converted(tmp_path, f"{FOLDERS}/first"))
 
 
 @pytest.mark.slow
 def test_a_hub_that_does_not_answer(hub: Hub, photo: Path, tmp_path: Path) -> None:
-    asked = ("segment", str(photo), "the dog", "--out", str(tmp_path / "out"), "--model", ONE)
-    done = command(hub, tmp_path, *asked, HF_HUB_OFFLINE="1")
+    arguments = ("segment", str(photo), "the dog", "--out", str(tmp_path / "out"), "--model", ONE)
+    done = command(hub, tmp_path, *arguments, HF_HUB_OFFLINE="1")
     assert done.returncode != 0
     assert "could be fetched" in " ".join(done.stderr.split())
 

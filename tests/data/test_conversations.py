@@ -194,9 +194,9 @@ def test_real_photographs_of_coco(root: Path) -> None:
     folder = shared("coco/train2017")
     captions = json.loads(shared("coco/annotations/captions_train2017.json").read_text())
     names = {image["id"]: image["file_name"] for image in captions["images"]}
-    asked = "<image>\nProvide a brief description of the given image."
+    request = "<image>\nProvide a brief description of the given image."
     records = [
-        talk(asked, one["caption"], image=names[one["image_id"]], id=one["id"]) for one in captions["annotations"]
+        talk(request, one["caption"], image=names[one["image_id"]], id=one["id"]) for one in captions["annotations"]
     ]
     data = saved(root, *records, as_list=True)(images=folder)
     assert len(data) == len(captions["annotations"]) == 195

@@ -38,10 +38,10 @@ def picture(*size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def pixels_of(decoder: MaskDecoder, seen: list[Tensor]) -> RemovableHandle:
+def pixels_of(decoder: MaskDecoder, pixels: list[Tensor]) -> RemovableHandle:
     """Note what the image encoder is given, by place or by name."""
     return decoder.module.vision_encoder.register_forward_pre_hook(
-        lambda _, args, named: seen.append((*args, *named.values())[0]), with_kwargs=True
+        lambda _, args, named: pixels.append((*args, *named.values())[0]), with_kwargs=True
     )
 
 
@@ -97,14 +97,14 @@ def test_encode(decoder: MaskDecoder, size: tuple[int, int]) -> None:
 
 
 def test_padding_is_zero_after_normalisation(decoder: MaskDecoder) -> None:
-    seen: list[Tensor] = []
-    hook = pixels_of(decoder, seen)
+    pixels: list[Tensor] = []
+    hook = pixels_of(decoder, pixels)
     decoder.encode(np.full((32, 64, 3), 255, np.uint8), Frame(32, 64))
     hook.remove()
     expected, half = (255 - torch.tensor(decoder.mean)) / torch.tensor(decoder.std), decoder.image_size // 2
-    assert seen[0].shape == (1, 3, decoder.image_size, decoder.image_size)
-    assert (seen[0][0, :, half:] == 0).all()
-    assert torch.allclose(seen[0][0, :, :half], expected[:, None, None], atol=1e-5)
+    assert pixels[0].shape == (1, 3, decoder.image_size, decoder.image_size)
+    assert (pixels[0][0, :, half:] == 0).all()
+    assert torch.allclose(pixels[0][0, :, :half], expected[:, None, None], atol=1e-5)
 
 
 def test_embedding_is_the_models_own(decoder: MaskDecoder, model: nn.Module) -> None:
@@ -278,9 +278,9 @@ def test_prompts_of_any_mixture_in_one_pass(decoder: MaskDecoder, model: nn.Modu
             inputs["input_boxes"] = p.box[None, None] * decoder.image_size - 0.5
         if p.mask is not None:
             inputs["input_masks"] = p.mask[None, None]
-        seen = [*maps.fine, maps.coarse] if maps.fine else maps.coarse
+        embeddings = [*maps.fine, maps.coarse] if maps.fine else maps.coarse
         with torch.no_grad():
-            theirs = model(image_embeddings=seen, multimask_output=False, **inputs).pred_masks[0, 0, 0]
+            theirs = model(image_embeddings=embeddings, multimask_output=False, **inputs).pred_masks[0, 0, 0]
         assert error(actual, theirs) < TOLERANCE
     assert error(together[3], decoder.answer(maps, [Prompt(points[:2], labels[:2])])[0]) > 1e-3  # a mask prompt matters
 

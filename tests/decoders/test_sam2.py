@@ -51,7 +51,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def test_a_tracker_gives_its_image_model(
     folder: Path, decoder: MaskDecoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the image model's weights inside, a tracker's checkpoint segments the same, and nobody is warned."""
+    """With the image model's weights inside, a tracker's checkpoint segments the same, without a warning."""
     save_sam2_video(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     mine = load_file(folder / "model.safetensors")
@@ -69,8 +69,8 @@ def test_a_tracker_gives_its_image_model(
 
 
 def _answers(decoder: MaskDecoder, image: np.ndarray, prompts: Tensor) -> tuple[Tensor, ...]:
-    seen, boxes = decoder.encode(image, Frame(*image.shape[:2])), prompts[:, :, 0, :4].abs()
-    return seen.coarse, *seen.fine, decoder.decode(seen, prompts), decoder.prompt(seen, boxes=boxes)
+    embedding, boxes = decoder.encode(image, Frame(*image.shape[:2])), prompts[:, :, 0, :4].abs()
+    return embedding.coarse, *embedding.fine, decoder.decode(embedding, prompts), decoder.prompt(embedding, boxes=boxes)
 
 
 @pytest.mark.parametrize(
@@ -102,21 +102,21 @@ def wavering(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_clicks_may_switch_masks_and_learned_prompts_may_not(folder: Path, wavering: Path) -> None:
     library, decoder = Sam2Model.from_pretrained(wavering).eval(), load_decoder(wavering)
     coarse, *fine = (noise(2, *shape, seed=k) for k, shape in enumerate(decoder.shapes, 1))
-    seen, boxes = Embedding(coarse, tuple(fine)), torch.tensor([[[0.1, 0.1, 0.6, 0.7]]]).expand(2, 3, 4)
+    embedding, boxes = Embedding(coarse, tuple(fine)), torch.tensor([[[0.1, 0.1, 0.6, 0.7]]]).expand(2, 3, 4)
     inputs = {"image_embeddings": [*fine, coarse], "input_boxes": boxes * decoder.image_size - 0.5}
     switched = library(**inputs, multimask_output=False).pred_masks[:, :, 0]
     every = library.train()(**inputs, multimask_output=False).pred_masks[:, :, 0]  # in training SAM 2 never switches
     assert not torch.isclose(switched, every, rtol=1e-3).all()
-    assert torch.allclose(decoder.prompt(seen, boxes=boxes), switched, atol=1e-6)
+    assert torch.allclose(decoder.prompt(embedding, boxes=boxes), switched, atol=1e-6)
     prompts, _ = decoder.module.prompt_encoder(None, None, inputs["input_boxes"], None)  # the same, as if learned
     own = decoder.trainable_decoder()
     for actual in (
-        decoder.decode(seen, prompts),
-        decoder.decode(seen, prompts, decoder=own.eval()),
-        decoder.decode(seen, prompts, decoder=own.train()),
+        decoder.decode(embedding, prompts),
+        decoder.decode(embedding, prompts, decoder=own.eval()),
+        decoder.decode(embedding, prompts, decoder=own.train()),
     ):
         assert torch.allclose(actual, every, atol=1e-6)
-    assert torch.allclose(decoder.prompt(seen, boxes=boxes), switched, atol=1e-6)  # and the switch is still on
+    assert torch.allclose(decoder.prompt(embedding, boxes=boxes), switched, atol=1e-6)  # and the switch is still on
 
 
 # ------------------------------------------------------------------ LENS through SAM 2
@@ -191,8 +191,8 @@ def test_overfits_one_scene_and_segments_it(
         optimiser.zero_grad()
         totals.append(total.item())
     assert totals[-1] < 0.5 * totals[0]  # measured: 12.0 to 4.6
-    made = HeadConfig("lens", vars(SMALL), Origin(backbone.name), backbone.layer, Origin(decoder.name))
-    segmenter = Segmenter(backbone, decoder, lens, made)
+    head_config = HeadConfig("lens", vars(SMALL), Origin(backbone.name), backbone.layer, Origin(decoder.name))
+    segmenter = Segmenter(backbone, decoder, lens, head_config)
     segmenter.save_pretrained(tmp_path / "head")
     again = Segmenter.from_pretrained(tmp_path / "head", attn_implementation="eager")
     assert type(again.decoder) is type(decoder)

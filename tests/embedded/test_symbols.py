@@ -12,8 +12,8 @@ from seglens.world.world import SIZE, Scene, World
 GRID = 16  # 16 px a cell: every pixel belongs to one cell
 
 
-def test_symbols_agree_with_the_masks(drawn: list[tuple[World, int, Scene]]) -> None:
-    scenes = [scene for _, _, scene in drawn[::10]]
+def test_symbols_agree_with_the_masks(world_scenes: list[tuple[World, int, Scene]]) -> None:
+    scenes = [scene for _, _, scene in world_scenes[::10]]
     grid = symbols(scenes, GRID)
     filled = 0
     for b, scene in enumerate(scenes):
@@ -37,8 +37,8 @@ def test_symbols_agree_with_the_masks(drawn: list[tuple[World, int, Scene]]) -> 
     assert filled > 300
 
 
-def test_part_symbols_lie_on_their_parts(drawn: list[tuple[World, int, Scene]]) -> None:
-    scenes = [scene for _, _, scene in drawn[::10]]
+def test_part_symbols_lie_on_their_parts(world_scenes: list[tuple[World, int, Scene]]) -> None:
+    scenes = [scene for _, _, scene in world_scenes[::10]]
     grid = symbols(scenes, GRID)
     assert int((grid.part > 0).sum()) > 300
     for b, y, x in (grid.part > 0).nonzero().tolist():
@@ -49,8 +49,8 @@ def test_part_symbols_lie_on_their_parts(drawn: list[tuple[World, int, Scene]]) 
         assert any(scenes[b].mask(t, part)[cell].mean() > 0.05 for t in owners)
 
 
-def test_a_batch_holds_the_symbols_of_its_scenes(drawn: list[tuple[World, int, Scene]]) -> None:
-    scenes = [scene for _, _, scene in drawn[:3]]
+def test_a_batch_holds_the_symbols_of_its_scenes(world_scenes: list[tuple[World, int, Scene]]) -> None:
+    scenes = [scene for _, _, scene in world_scenes[:3]]
     together = symbols(scenes, 12)
     for b, scene in enumerate(scenes):
         alone = symbols([scene], 12)

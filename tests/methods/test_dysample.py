@@ -70,7 +70,7 @@ def test_half_precision_keeps_the_points() -> None:
     module, x = DySample(4, 2, 1), torch.zeros(1, 4, 2, 160)
     for parameter in module.parameters():
         parameter.zero_()
-    x[..., 1::2] = 1  # the quarter points between cells tell a coordinate's error
+    x[..., 1::2] = 1  # the quarter points between cells show a coordinate's error
     exact, half = module(x), module.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert (half.float() - exact).abs().max() < 2**-8

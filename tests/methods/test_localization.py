@@ -112,13 +112,13 @@ def test_things_with_equal_attention_are_joined() -> None:
 
 
 def test_presence_follows_the_odds_of_the_mass() -> None:
-    shown = decode(
+    logits = decode(
         maps(spot(0.3, 0.3, strength=0.9), spot(0.3, 0.3, strength=0.4), spot(0.3, 0.3, strength=0.1)),
         Discs(LEFT),
         **NAMED_HEADS,
     ).presence_logits
-    assert shown is not None
-    likely = shown[0].sigmoid()
+    assert logits is not None
+    likely = logits[0].sigmoid()
     assert likely[1] == pytest.approx(0.5, abs=1e-3)
     assert likely[0] == pytest.approx(1 / (1 + (0.1 / 0.9) / (0.6 / 0.4)), abs=1e-3)
     assert likely[2] < 0.2

@@ -90,7 +90,9 @@ def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], 
     for number in range(150):
         words = examples.example(pictured, number=number).answers[0]
         ids = list(zip(words.ids, words.learnt, strict=True))
-        question, answer = (spelt(backbone, [i for i, learnt in ids if learnt == told]) for told in (False, True))
+        question, answer = (
+            spelt(backbone, [i for i, learnt in ids if learnt == is_answer]) for is_answer in (False, True)
+        )
         questions.add(question)
         answers.add(answer)
         pairs.add((question, answer))
@@ -102,7 +104,7 @@ def test_the_words_are_the_authors(backbone: Backbone, absent: tuple[int, ...], 
 
 
 def test_one_answer_is_learnt_once(backbone: Backbone) -> None:
-    """Each query has a place of its own in the words of all, and the first of them learns these."""
+    """Each query has its own place in the words of all, and the first of them learns these."""
     pictured = sample("cup", "dog", "lamp", absent=(2,))
     example = maker(backbone).example(pictured, number=7)
     assert len({words.ids for words in example.answers}) == 1

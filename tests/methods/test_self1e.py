@@ -369,7 +369,7 @@ def test_a_tiny_internvl_segments_by_itself(tmp_path: Path) -> None:
         reads = [model.mllm.read(opened, questions) for questions in (["dog", "red cup"], ["dog"])]
         both, one = (model.decode(read, None, model.precompute(reads[0])).mask_logits for read in reads)
     assert reads[0].fine_grid == (8, 8)
-    assert reads[0].image.shape[1] == 2  # each question has image states of its own
+    assert reads[0].image.shape[1] == 2  # each question has its own image states
     assert error(one[0, 0], both[0, 0]) < 1e-5  # measured: 1.1e-7
     drawn = opened.frame.to_image_logits(both[0]) > 0
     for mask, wanted in zip(drawn.numpy(), (left, right), strict=True):
@@ -410,8 +410,8 @@ def test_losses_equal_a_plain_computation(absent: Any) -> None:
                 expected[prefix + name] += value.item() / len(taught)
     weights = {"bce": 3.0, "dice": 0.25, "coarse_bce": 0.3, "coarse_dice": 0.025}
     expected = {name: weights[name] * value for name, value in expected.items()}
-    heard = out.text_loss[[0, 0, 1, 1, 1], [0, 1, 0, 1, 2]]  # all but the void place
-    expected["text"] = 0.5 * heard.mean().item()
+    losses_that_count = out.text_loss[[0, 0, 1, 1, 1], [0, 1, 0, 1, 2]]  # all but the void place
+    expected["text"] = 0.5 * losses_that_count.mean().item()
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-5)
 
 

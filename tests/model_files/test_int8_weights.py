@@ -98,11 +98,11 @@ def test_all_else_is_fp16_to_the_last_bit() -> None:
     stored = pack(state)
     assert stored.keys() == state.keys()
     for name, tensor in unpack(stored).items():
-        given = state[name]
-        expected = given.half().float() if given.is_floating_point() else given
+        original = state[name]
+        expected = original.half().float() if original.is_floating_point() else original
         assert (tensor.dtype, tensor.shape) == (expected.dtype, expected.shape)
         assert torch.equal(tensor, expected), name
-        assert stored[name].dtype is (torch.float16 if given.is_floating_point() else given.dtype)
+        assert stored[name].dtype is (torch.float16 if original.is_floating_point() else original.dtype)
 
 
 @pytest.mark.parametrize("file", [MLLM / PACKED, SAM / PACKED, embedded_folder("embedded") / "head.safetensors"])

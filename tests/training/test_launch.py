@@ -1,4 +1,4 @@
-"""Many processes: shards, the command under torchrun, and who speaks."""
+"""Many processes: shards, the command under torchrun, and which process prints."""
 
 from __future__ import annotations
 

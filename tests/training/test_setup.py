@@ -119,9 +119,9 @@ def test_some_questions_have_the_features_that_they_have_among_all(tiny_recipe: 
     data, _ = open_data(DATA, tiny_recipe)
     assert not isinstance(data, Mixed)
     cache, live = parts.cached(data, DATA, tmp_path), parts.live(data, DATA)
-    found = [collate([source.example(1, (2, 0))]).inputs.question for source in (cache, live)]
+    readings = [collate([source.example(1, (2, 0))]).inputs.question for source in (cache, live)]
     # measured: 1.9e-6 of values up to 4.3
-    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*readings, rtol=0, atol=1e-5)
 
 
 def test_losses_of_a_question_do_not_depend_on_the_rest_of_the_batch(
@@ -164,14 +164,14 @@ def test_a_cache_of_other_data_or_weights_is_refused(
 
 def test_a_cache_of_another_canvas_or_other_targets_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """And a head that was trained on another canvas is used on it."""
-    kept = tmp_path / "default" / "features"
+    features = tmp_path / "default" / "features"
     prepare(tiny_recipe, DATA, tmp_path / "default")
     squashed = replace(tiny_recipe, canvas=TILE)
     with pytest.raises(CacheError, match=r'backbone\.frame is "pad-mean", wanted "squash-mean-processor"'):
-        prepare(squashed, DATA, tmp_path / "out", cache=kept)
+        prepare(squashed, DATA, tmp_path / "out", cache=features)
     floored = replace(tiny_recipe, method=replace(SMALL, map_size=16, map_target="floor"))
     with pytest.raises(CacheError, match=r"truth\.floors is nothing, wanted 16"):
-        prepare(floored, DATA, tmp_path / "out", cache=kept)
+        prepare(floored, DATA, tmp_path / "out", cache=features)
     run = prepare(squashed, DATA, tmp_path / "squashed")
     run.run(tmp_path / "squashed", quiet=True)
     assert read_config(tmp_path / "squashed" / "head").canvas == TILE
@@ -399,14 +399,14 @@ def test_classes_that_an_image_does_not_show_are_asked_for(tiny_recipe: Recipe, 
 
 def test_mixtures_take_negatives(tmp_path: Path) -> None:
     data = f"lisa:root={write_lisa(tmp_path)}"
-    for text, name, found in (
+    for text, name, absent in (
         (data, "default", True),
         (f"{data},negatives=0", "default", False),
         (data, "paper", False),
     ):
         mixed, _ = open_data(text, recipe(name))
         assert isinstance(mixed, Mixed)
-        assert any_absent(mixed) == found
+        assert any_absent(mixed) == absent
 
 
 LISA = LisaConfig(rank=2)

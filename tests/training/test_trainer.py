@@ -90,9 +90,9 @@ def test_a_resumed_run_keeps_its_groups(backbone: Backbone, decoder: MaskDecoder
     shutil.copy(tmp_path / "whole" / "train.json", tmp_path / "cut")
     resumed = trained(tmp_path / "cut")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-    kept = torch.load(tmp_path / "cut" / "step_4" / "optimizer.bin", weights_only=True)["param_groups"]
-    assert sorted(group["weight_decay"] for group in kept) == [0.0, 5.0]
-    assert not any(name.endswith("bias") for group in kept if group["weight_decay"] for name in group["params"])
+    groups = torch.load(tmp_path / "cut" / "step_4" / "optimizer.bin", weights_only=True)["param_groups"]
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 5.0]
+    assert not any(name.endswith("bias") for group in groups if group["weight_decay"] for name in group["params"])
     every = trained(tmp_path / "all", decay="all")
     assert any(not torch.equal(tensor, every[name]) for name, tensor in whole.items())
 

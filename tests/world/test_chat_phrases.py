@@ -36,11 +36,11 @@ def test_no_rule_is_missing_or_left_over() -> None:
 @pytest.mark.parametrize("kind", SHARES)
 def test_sentences_are_whole_and_known(kind: str) -> None:
     tokenizer = make_tokenizer(words=new_words())
-    drawn = sentences(kind)
-    assert not [one for one in drawn if re.search(r"[{}\[\]|]|  | [,.?!]$|^ ", one)]
-    assert len(set(drawn)) > 0.9 * len(drawn)
-    ids = tokenizer(drawn).input_ids
-    assert not [one for one, row in zip(drawn, ids, strict=True) if tokenizer.unk_token_id in row]
+    phrases = sentences(kind)
+    assert not [one for one in phrases if re.search(r"[{}\[\]|]|  | [,.?!]$|^ ", one)]
+    assert len(set(phrases)) > 0.9 * len(phrases)
+    ids = tokenizer(phrases).input_ids
+    assert not [one for one, row in zip(phrases, ids, strict=True) if tokenizer.unk_token_id in row]
 
 
 def test_the_same_scene_gives_the_same_sentences() -> None:

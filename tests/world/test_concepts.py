@@ -46,8 +46,8 @@ def test_the_catalogue_is_rich() -> None:
 
 
 def test_every_drawing_has_its_record_in_the_table() -> None:
-    drawn = {name for module in (animals, clothing, foods, home, nature, tools, vehicles) for name in module.DRAWINGS}
-    assert drawn == set(GROUP_OF)
+    names = {name for module in (animals, clothing, foods, home, nature, tools, vehicles) for name in module.DRAWINGS}
+    assert names == set(GROUP_OF)
 
 
 @each_concept

@@ -16,13 +16,13 @@ from seglens.world.phrases import Facts
 from seglens.world.requests import LEAST_PART, REQUESTS
 from seglens.world.world import Scene, World
 
-Drawn = list[tuple[World, int, Scene]]
+WorldScenes = list[tuple[World, int, Scene]]
 QUERIES = 12
 
 
 @pytest.fixture(scope="module")
-def queries(drawn: Drawn) -> list[tuple[World, Scene, Query]]:
-    per_scene = [(world, scene, speaker(world, index, scene).queries(QUERIES)) for world, index, scene in drawn]
+def queries(world_scenes: WorldScenes) -> list[tuple[World, Scene, Query]]:
+    per_scene = [(world, scene, speaker(world, index, scene).queries(QUERIES)) for world, index, scene in world_scenes]
     return [(world, scene, query) for world, scene, queries in per_scene for query in queries]
 
 
@@ -77,10 +77,10 @@ def _held_out_forms() -> list[str]:
     return phrases
 
 
-def test_held_out_phrasings_are_used_in_test_only(drawn: Drawn) -> None:
+def test_held_out_phrasings_are_used_in_test_only(world_scenes: WorldScenes) -> None:
     forms = re.compile(rf"\b({'|'.join(map(re.escape, _held_out_forms()))})\b")
     counts = {"train": 0, "test": 0}
-    for world, index, scene in drawn:
+    for world, index, scene in world_scenes:
         one = speaker(world, index, scene)
         for sentence in (*one.queries(QUERIES), *one.questions(QUERIES), *lesson(one, QUERIES)):
             held_out = bool(forms.search(sentence.text))
@@ -104,8 +104,8 @@ def test_every_word_is_in_the_vocabulary() -> None:
     assert not unknown
 
 
-def test_words_are_reproducible(drawn: Drawn) -> None:
-    world, index, scene = drawn[5]
+def test_words_are_reproducible(world_scenes: WorldScenes) -> None:
+    world, index, scene = world_scenes[5]
     one, other = speaker(world, index, scene), speaker(world, index)
     assert [q.text for q in one.queries(20)] == [q.text for q in other.queries(20)]
     assert lesson(one, 20) == lesson(other, 20)

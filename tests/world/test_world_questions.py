@@ -12,23 +12,23 @@ from seglens.world.language import VQA_KINDS, Question, lesson, speaker
 from seglens.world.phrases import MARGIN
 from seglens.world.world import Scene, World
 
-Drawn = list[tuple[World, int, Scene]]
+WorldScenes = list[tuple[World, int, Scene]]
 QUESTIONS = 15
 
 
 @pytest.fixture(scope="module")
-def questions(drawn: Drawn) -> list[tuple[Scene, Question]]:
-    per_scene = [(scene, speaker(world, index, scene).questions(QUESTIONS)) for world, index, scene in drawn]
+def questions(world_scenes: WorldScenes) -> list[tuple[Scene, Question]]:
+    per_scene = [(scene, speaker(world, index, scene).questions(QUESTIONS)) for world, index, scene in world_scenes]
     return [(scene, question) for scene, questions in per_scene for question in questions]
 
 
-def _only(found: list[Seen]) -> Seen:
-    assert len(found) == 1, found
-    return found[0]
+def _only(seen_things: list[Seen]) -> Seen:
+    assert len(seen_things) == 1, seen_things
+    return seen_things[0]
 
 
-def _yes(found: object) -> str:
-    return "yes" if found else "no"
+def _yes(true: object) -> str:
+    return "yes" if true else "no"
 
 
 def _existence(one: Listener, text: str) -> str:
@@ -132,16 +132,16 @@ def test_one_question_has_one_answer_in_a_scene(questions: list) -> None:
         assert answers.setdefault((id(scene), question.text), question.answer) == question.answer
 
 
-def test_captions_list_everything_from_left_to_right(drawn: Drawn) -> None:
-    for world, index, scene in drawn[::10]:
+def test_captions_list_everything_from_left_to_right(world_scenes: WorldScenes) -> None:
+    for world, index, scene in world_scenes[::10]:
         caption = speaker(world, index, scene).caption().answer
         order = sorted(Listener(scene).things, key=lambda s: s.x)
         assert [re.sub("^an? ", "", one) for one in caption.split(", ")] == [f"{s.colour} {s.name}" for s in order]
 
 
-def test_intents_and_lessons(drawn: Drawn) -> None:
+def test_intents_and_lessons(world_scenes: WorldScenes) -> None:
     kinds, routes = Counter(), Counter()
-    for world, index, scene in drawn:
+    for world, index, scene in world_scenes:
         for question in lesson(speaker(world, index, scene), 12):
             kinds[question.kind] += 1
             if question.kind == "intent":
