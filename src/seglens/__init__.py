@@ -1,4 +1,4 @@
-"""SegLens: pixel-level sight for any multimodal LLM, without changing one of its weights.
+"""SegLens: pixel-level sight for any multimodal LLM, without changing any of its weights.
 
     from seglens import Segmenter
 

@@ -9,7 +9,7 @@ import pytest
 
 from seglens.backbones import Backbone, QuestionError, load_backbone
 from seglens.backbones.answer_templates import AnswerTokens, TokenizedAnswer
-from seglens.backbones.prompts import LONGEST_QUESTION
+from seglens.backbones.chat_template import LONGEST_QUESTION
 from seglens.core.tuning_types import AnswerTemplates
 from tiny import KINDS
 

@@ -15,8 +15,8 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from authors_words import CONVERSATIONS, INTERNVL_TEMPLATE, LLAVA_TEMPLATE, USER, Said
 from seglens.backbones import FAMILIES
 from seglens.backbones.answer_templates import AnswerTokens
+from seglens.backbones.chat_template import Prompts
 from seglens.backbones.processors import without_videos
-from seglens.backbones.prompts import Prompts
 from seglens.data.head_prompt import HeadPrompt
 from seglens.methods.lens import LensConfig
 from seglens.training.presets import recipe

@@ -17,7 +17,7 @@ import torch
 from bare import Bare, States, digest, error
 from torch import Tensor
 
-from seglens.backbones import FAMILIES, Backbone, Family, OpenImage, load_backbone
+from seglens.backbones import FAMILIES, Backbone, EncodedPrefix, Family, load_backbone
 from seglens.core.geometry import Frame
 from seglens.core.types import Readout, Truth
 from seglens.decoders import MaskDecoder
@@ -37,7 +37,7 @@ class Case:
 
     backbone: Backbone
     bare: Bare
-    opened: OpenImage
+    opened: EncodedPrefix
     readout: Readout
     before: str
 

@@ -12,20 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seglens.backbones import Backbone, OpenImage, QuestionError, load_backbone
-from seglens.backbones.prompts import LONGEST_QUESTION
+from seglens.backbones import Backbone, EncodedPrefix, QuestionError, load_backbone
+from seglens.backbones.chat_template import LONGEST_QUESTION
 from tiny import KINDS
 
 GREY = np.full((20, 30, 3), 128, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def opened(backbone: Backbone) -> OpenImage:
+def opened(backbone: Backbone) -> EncodedPrefix:
     return backbone.open(GREY)
 
 
 @pytest.fixture(scope="module")
-def each(family: Path) -> tuple[Backbone, OpenImage]:
+def each(family: Path) -> tuple[Backbone, EncodedPrefix]:
     """Of every kind in turn: tokenizers and templates differ."""
     backbone = load_backbone(family, **KINDS[family.name].options)
     return backbone, backbone.open(GREY)
@@ -35,12 +35,12 @@ def each(family: Path) -> tuple[Backbone, OpenImage]:
     ("question", "message"),
     [("", "empty"), ("  \n\t\u3000", "empty"), ("half a \ud83d pair", "Unicode")],
 )
-def test_questions_that_cannot_be_read(each: tuple[Backbone, OpenImage], question: str, message: str) -> None:
+def test_questions_that_cannot_be_read(each: tuple[Backbone, EncodedPrefix], question: str, message: str) -> None:
     refused(*each, question, message)
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_a_question_cannot_hold_what_stands_for_an_image(each: tuple[Backbone, OpenImage], kind: str) -> None:
+def test_a_question_cannot_hold_what_stands_for_an_image(each: tuple[Backbone, EncodedPrefix], kind: str) -> None:
     token = vars(each[0].processor).get(f"{kind}_token")
     if token is None:
         pytest.skip(f"this processor has no token for a {kind}")
@@ -58,7 +58,7 @@ def test_nor_what_only_the_tokenizer_takes_for_one(llava: Path, tmp_path: Path) 
     refused(backbone, backbone.open(GREY), "a <IMAGE> b", "stands for the image")
 
 
-def refused(backbone: Backbone, opened: OpenImage, question: str, message: str) -> None:
+def refused(backbone: Backbone, opened: EncodedPrefix, question: str, message: str) -> None:
     with pytest.raises(QuestionError, match=message) as caught:
         backbone.read(opened, ["the dog", question])
     assert "\n" not in str(caught.value)
@@ -66,7 +66,7 @@ def refused(backbone: Backbone, opened: OpenImage, question: str, message: str) 
         backbone.generate(GREY, question)
 
 
-def test_a_long_question_is_answered_but_not_read(each: tuple[Backbone, OpenImage]) -> None:
+def test_a_long_question_is_answered_but_not_read(each: tuple[Backbone, EncodedPrefix]) -> None:
     backbone, opened = each
     question = "word " * (LONGEST_QUESTION + 1)  # as a choice of long answers, or a page to be read before them
     with pytest.raises(QuestionError, match=f"at most {LONGEST_QUESTION} are read") as caught:
@@ -80,7 +80,7 @@ def test_a_long_question_is_answered_but_not_read(each: tuple[Backbone, OpenImag
         backbone.generate(GREY, "word " * most, 1)
 
 
-def test_no_question(backbone: Backbone, opened: OpenImage) -> None:
+def test_no_question(backbone: Backbone, opened: EncodedPrefix) -> None:
     with pytest.raises(QuestionError, match="at least one"):
         backbone.read(opened, [])
 
@@ -89,14 +89,14 @@ def test_no_question(backbone: Backbone, opened: OpenImage) -> None:
     "question",
     ["🦊👩‍👩‍👧", "שלום עולם", "nul \0 here", "</s> <s> <pad> <|im_end|>", "{{ 1 }} {% if %}", "<|vision_start|>"],
 )
-def test_strange_questions_are_read(each: tuple[Backbone, OpenImage], question: str) -> None:
+def test_strange_questions_are_read(each: tuple[Backbone, EncodedPrefix], question: str) -> None:
     backbone, opened = each
     assert torch.isfinite(backbone.read(opened, [question, "the dog"]).question).all()
 
 
 @settings(deadline=None, database=None, max_examples=60)
 @given(st.text(st.characters(), max_size=80))
-def test_any_text_is_read_or_refused(backbone: Backbone, opened: OpenImage, question: str) -> None:
+def test_any_text_is_read_or_refused(backbone: Backbone, opened: EncodedPrefix, question: str) -> None:
     try:
         readout = backbone.read(opened, [question])
     except QuestionError:

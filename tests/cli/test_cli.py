@@ -243,7 +243,7 @@ def test_doctor(seglens: Run) -> None:
         "tested versions",
         "devices",
         "embedded weights",
-        "canary",
+        "self-test",
     ]
     assert all(check["ok"] for check in report["checks"]), report
     assert (code, report["ok"]) == (0, True)

@@ -67,17 +67,17 @@ def test_doctor_names_changed_packages_and_what_to_install(
     tested.write_text(f"numpy=={version('numpy')}\ntransformers==5.1.0\n")
     monkeypatch.setattr("seglens.cli.tested_versions.TESTED", tested)
     one_check = {name: check for name, check in doctor.CHECKS.items() if name == "tested versions"}
-    monkeypatch.setattr("seglens.cli.doctor_checks.CHECKS", {**one_check, "canary": _sick})
+    monkeypatch.setattr("seglens.cli.doctor_checks.CHECKS", {**one_check, "self-test": _sick})
     code, out, _ = seglens("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     moved = f"transformers {version('transformers')} (tested: 5.1.0)"
     text = f"1 of 2 packages have the version that the tests ran with; not {moved}"
     assert checks["tested versions"] == {"name": "tested versions", "ok": True, "says": text, "remedy": None}
     remedy = f'other versions of transformers; to install those: python -m pip install -c "{tested}" seglens'
-    assert (code, checks["canary"]["ok"]) == (1, False)
-    assert checks["canary"]["remedy"].endswith(remedy)
+    assert (code, checks["self-test"]["ok"]) == (1, False)
+    assert checks["self-test"]["remedy"].endswith(remedy)
     code, out, _ = seglens("doctor")
-    assert "FAIL canary: TypeError: update() got an unexpected keyword" in out
+    assert "FAIL self-test: TypeError: update() got an unexpected keyword" in out
     assert f"     what to do: the tests ran with {remedy}" in out
 
 

@@ -18,7 +18,7 @@ from seglens.core.types import Sample, Target
 from seglens.data import load_data
 from seglens.data.conversations import conversations_data
 from seglens.data.faults import DataError
-from seglens.data.prompts import prompted
+from seglens.data.query_templates import prompted
 from seglens.data.records import Bad, Records
 from shared import shared
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from seglens.backbones import OpenImage
+from seglens.backbones import EncodedPrefix
 from seglens.core.distributed import Ranks
 from seglens.core.types import Readout, Sample, Target
 from seglens.data.faults import DataError
-from seglens.data.prompts import Prompted
+from seglens.data.query_templates import Prompted
 from seglens.evaluation.open_vocabulary import (
     ClassTable,
     class_report,
@@ -82,7 +82,7 @@ def test_classes_are_asked_for_in_the_templates_of_the_data(
     texts: list[str] = []
     read = segmenter.backbone.read
 
-    def recorded(image: OpenImage, questions: Sequence[str]) -> Readout:
+    def recorded(image: EncodedPrefix, questions: Sequence[str]) -> Readout:
         texts.extend(questions)
         return read(image, questions)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seglens.core.geometry import Frame
 from seglens.core.types import Embedding, MethodOutput, Totals, Truth
-from seglens.data.prompts import apply
+from seglens.data.query_templates import apply
 from seglens.decoders import MaskDecoder
 from seglens.methods.lisa import PRESETS, Lisa, LisaConfig
 from seglens.methods.losses import bce_with_logits, dice

@@ -8,7 +8,7 @@ import pytest
 
 from seglens.backbones import Backbone
 from seglens.core.types import Sample
-from seglens.data.prompts import prompted
+from seglens.data.query_templates import prompted
 from seglens.methods import build_method
 from seglens.methods.tuned import TunedMethod
 from seglens.methods.ufo import UfoConfig

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seglens.backbones.prompts import LONGEST_QUESTION, Prompts, QuestionError
+from seglens.backbones.chat_template import LONGEST_QUESTION, Prompts, QuestionError
 from seglens.core.tuning_types import AnswerTemplates, TokenizedAnswer
 
 QUERY = "{}"  # stands for the query in a request or an answer

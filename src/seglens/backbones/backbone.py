@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from seglens.backbones.attention_maps import HeadReader
 from seglens.backbones.chat import Images, MLLMChat
 from seglens.backbones.chat_prefix import ChatPrefix, chat_prefix, likelihoods, tokens_of_answers
+from seglens.backbones.chat_template import Prompts
 from seglens.backbones.generation import GeneratedText, GenerationOptions
+from seglens.backbones.head_reader import HeadReader
 from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.mllm import MLLM
-from seglens.backbones.prompts import Prompts
 from seglens.backbones.read_layer import COPIED
 from seglens.backbones.signature import signature
 from seglens.backbones.transformers_cache import Pair
@@ -29,7 +29,7 @@ from seglens.core.types import Readout
 
 
 @dataclass(frozen=True)
-class OpenImage:
+class EncodedPrefix:
     """An image after the layers that are read: its prefix at the read layer, and the keys and values below it."""
 
     frame: Frame
@@ -131,14 +131,14 @@ class Backbone:
         return self.mllm.familiar(image)
 
     @torch.no_grad()
-    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> OpenImage:
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> EncodedPrefix:
         """See an image once."""
         inputs = self.mllm.embed_image(image)
         prefix, memory = self.layers_below().prefix(inputs.rows, inputs.positions, inputs.later)
-        return OpenImage(inputs.frame, prefix.to(self.device), inputs.positions, memory, inputs.familiar)
+        return EncodedPrefix(inputs.frame, prefix.to(self.device), inputs.positions, memory, inputs.familiar)
 
     @torch.no_grad()
-    def read(self, image: OpenImage, questions: Sequence[str]) -> Readout:
+    def read(self, image: EncodedPrefix, questions: Sequence[str]) -> Readout:
         """Hidden states of all questions about an open image, in one pass.
 
         Raises QuestionError as `Prompts.question_tokens` does."""

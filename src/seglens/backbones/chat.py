@@ -12,9 +12,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from seglens.backbones.chat_template import QuestionError
 from seglens.backbones.generation import GeneratedText, GenerationOptions, StreamingCriterion, before_stop
 from seglens.backbones.mllm import MLLM
-from seglens.backbones.prompts import QuestionError
 from seglens.backbones.uncropped import squared
 
 Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]  # each of its own size

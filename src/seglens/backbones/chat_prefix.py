@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from seglens.backbones.chat import MLLMChat
+from seglens.backbones.chat_template import QuestionError
 from seglens.backbones.mllm import MLLM
 from seglens.backbones.positions import after
-from seglens.backbones.prompts import QuestionError
 from seglens.backbones.transformers_cache import Pair, as_cache
 
 

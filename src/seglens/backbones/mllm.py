@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from seglens.backbones.chat_template import Prompts
 from seglens.backbones.familiarity import Familiarity
 from seglens.backbones.family import Family
 from seglens.backbones.layers import DecoderLayers
 from seglens.backbones.positions import after
-from seglens.backbones.prompts import Prompts
 from seglens.backbones.read_layer import Depth, unlimited_layers
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.uncropped import crops

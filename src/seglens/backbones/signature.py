@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from seglens.backbones.chat_template import PROBES
 from seglens.backbones.mllm import MLLM
 from seglens.backbones.processors import processor_hash, text_hash
-from seglens.backbones.prompts import PROBES
 
 
 def signature(mllm: MLLM) -> dict[str, str | int]:

@@ -38,7 +38,7 @@ class TunedImage:
     frame: Frame
     vision: VisionRows
     prefix: PrefixStates | None
-    familiar: bool | None = None  # as in `OpenImage`
+    familiar: bool | None = None  # as in `EncodedPrefix`
 
 
 @final

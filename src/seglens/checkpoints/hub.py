@@ -135,7 +135,7 @@ base_model: {config.backbone.name}
 # {name}
 
 A {config.method.upper()} head: masks for the multimodal LLM {backbone},
-{reads}{draws}. The MLLM itself is not changed by one weight.{refuses}
+{reads}{draws}. Not one weight of the MLLM itself is changed.{refuses}
 
 ```python
 from seglens import Segmenter

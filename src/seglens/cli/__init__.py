@@ -76,7 +76,7 @@ def _group(text: str, commands: dict[str, Callable[..., Any]], completion: bool 
     return group
 
 
-ABOUT = "Pixel-level sight for any multimodal LLM, without changing one of its weights."
+ABOUT = "Pixel-level sight for any multimodal LLM, without changing any of its weights."
 app = _group(ABOUT, COMMANDS, completion=True)
 
 

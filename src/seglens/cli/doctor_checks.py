@@ -32,7 +32,7 @@ def _versions() -> str:
 
 
 def _tested() -> str:
-    """Newer versions are no fault: the check `canary` shows whether they work."""
+    """Newer versions are no fault: the check `self-test` shows whether they work."""
     packages = installed_packages()
     moved = [str(package) for package in packages if package.moved]
     text = f"{len(packages) - len(moved)} of {len(packages)} packages have the version that the tests ran with"
@@ -58,7 +58,7 @@ def _weights() -> str:
     return f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {len(files)} files"
 
 
-def _canary() -> str:
+def _self_test() -> str:
     """Known scenes must give good masks, which wrongly loaded weights would not."""
     from seglens.data.world import WorldData
     from seglens.evaluation.evaluate import run
@@ -69,7 +69,7 @@ def _canary() -> str:
     giou = report["with_target"]["gIoU"]
     if giou < 0.5:
         raise RuntimeError(f"gIoU {giou} on 8 scenes, needs 0.5: the weights do not do what they were trained for")
-    return f"gIoU {giou} on 8 scenes of the world"
+    return f"gIoU {giou} on 8 drawn scenes"
 
 
 CHECKS = {
@@ -77,5 +77,5 @@ CHECKS = {
     "tested versions": _tested,
     "devices": _devices,
     "embedded weights": _weights,
-    "canary": _canary,
+    "self-test": _self_test,
 }

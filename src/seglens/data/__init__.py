@@ -15,7 +15,7 @@ from seglens.data.jsonl import jsonl_data
 from seglens.data.negatives import with_negatives
 from seglens.data.parts import paco, pascal_part
 from seglens.data.pascal import pas20, pc59, pc459
-from seglens.data.prompts import Prompted
+from seglens.data.query_templates import Prompted
 from seglens.data.reasonseg import reasonseg
 from seglens.data.refer import BUILDERS as REFER
 from seglens.data.semantic import ade20k, cocostuff, mapillary

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from seglens.core.names import check_name
 from seglens.core.types import Target
 from seglens.data.dataset import Dataset, DatasetWrapper
-from seglens.data.prompts import LONG, PROMPTS, Prompted, worded
+from seglens.data.query_templates import LONG, PROMPTS, Prompted, worded
 
 AS_IT_STANDS = "as it stands"  # the kind of a query that is used without a template
 SENTENCE, PHRASE = "sentence", "phrase"

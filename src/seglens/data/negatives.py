@@ -14,7 +14,7 @@ from seglens.data.dataset import Dataset
 from seglens.data.image_record import ImageRecord, MaskSource, QueryRecord
 from seglens.data.maskfile import MaskFile
 from seglens.data.masks import Nothing
-from seglens.data.prompts import Prompted
+from seglens.data.query_templates import Prompted
 from seglens.data.records import Records
 from seglens.data.related_names import related
 from seglens.data.rng import pick, words

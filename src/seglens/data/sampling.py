@@ -18,7 +18,7 @@ import torch
 from seglens.core.names import check_name
 from seglens.core.types import Sample
 from seglens.data.faults import DataError
-from seglens.data.prompts import PROMPTS, prompted
+from seglens.data.query_templates import PROMPTS, prompted
 from seglens.data.records import Records
 from seglens.data.rng import below, pick, words
 

@@ -18,7 +18,7 @@ from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.data.faults import DataError, RecordFault
 from seglens.data.head_prompt import AS_IT_STANDS
-from seglens.data.prompts import Prompted, apply
+from seglens.data.query_templates import Prompted, apply
 from seglens.data.rng import words
 from seglens.evaluation.protocols import interval
 from seglens.evaluation.shared_answers import AnswerJournal, ask_all

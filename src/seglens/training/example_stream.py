@@ -12,7 +12,7 @@ from seglens.core.progress import progress
 from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.data.mixing import ATTEMPTS, Epochs, Mixed, SampledImage
-from seglens.data.prompts import Prompted
+from seglens.data.query_templates import Prompted
 from seglens.features.cache import MANIFEST, Cache
 from seglens.features.examples import Example, ExampleSource, LiveExamples, fingerprint
 from seglens.inference.frozen_models import Parts

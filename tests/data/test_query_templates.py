@@ -12,7 +12,7 @@ from lisa_files import stripes, write_ade20k
 from seglens.core.types import Sample, Target
 from seglens.data import Dataset, load_data
 from seglens.data.dataset import classes_of
-from seglens.data.prompts import PROMPTS, Prompted, apply, prompted
+from seglens.data.query_templates import PROMPTS, Prompted, apply, prompted
 from seglens.data.rng import words
 from seglens.data.subset import Limited
 from seglens.data.world import WorldData
