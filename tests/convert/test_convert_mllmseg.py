@@ -293,7 +293,8 @@ def test_the_heads_config(base: Path, source: Path, tmp_path: Path) -> None:
         assert config["settings"] == json.loads(json.dumps(asdict(expected)))
         assert config["backbone"] == {"name": "./mllm", "revision": None}
         assert (config["layer"], config["decoder"]) == (None, None)
-        assert config["canvas"] == {"lay": "squash", "resample": "processor", "padding": "mean"}  # as it was trained
+        trained = {"lay": "squash", "resample": "processor", "padding": "mean", "tiles": None}
+        assert config["canvas"] == trained
         rows = load_file(out / "head.safetensors")["adapter.words.new_input"]
         assert rows.shape == (len(expected.tokens), 64)
         assert not list((out / "mllm").glob("*.py"))
@@ -600,7 +601,7 @@ def test_command(tmp_path: Path, seglens: Run) -> None:
     assert code == 0, notes
     count = len(load_file(base / "model.safetensors"))
     assert message.startswith(f"{out}: {count} tensors of the MLLM (0 with an update added), a decoder of 26.1 M")
-    assert "here they are padded" in notes
+    assert "padded" not in notes  # they are squashed, as its authors do
     code, _, notes = seglens("convert", "mllmseg", source, out, "--base", base)
     assert (code, "exists already" in notes) == (2, True)
     code, message, _ = seglens("convert", "mllmseg", source, tmp_path / "other", "--base", base, "--gres", "--json")
