@@ -429,3 +429,22 @@ def test_an_error_of_the_console_script_is_one_line(tmp_path: Path) -> None:
     done = subprocessed("segment", "text.png", "cat", cwd=tmp_path)
     one_line((done.returncode, done.stdout, done.stderr), "'text.png' is not an image")
     assert [p.name for p in tmp_path.iterdir()] == ["text.png"]
+
+
+def test_doctor_finds_the_embedded_mllms(seglens: Run) -> None:
+    """By the names that `--backbone` takes; another name of the package is refused at once, without a hub."""
+    code, out, _ = seglens("doctor", "--mllm", "embedded/mllm", "--json")
+    assert code == 0
+    assert json.loads(out)["family"] == "llava"
+    code, _, err = seglens("doctor", "--mllm", "embedded")
+    assert code != 0
+    assert "there is no MLLM or mask decoder of the package 'embedded'; choose from embedded/mllm" in " ".join(
+        err.split()
+    )
+
+
+def test_a_conversion_names_a_missing_checkpoint_first(seglens: Run, tmp_path: Path) -> None:
+    for what in ("lisa", "internvl"):
+        code, _, err = seglens("convert", what, tmp_path / "nope", tmp_path / "out")
+        assert code != 0
+        assert f"there is no folder {tmp_path / 'nope'}" in err.replace("\n", "")

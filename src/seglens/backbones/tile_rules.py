@@ -51,10 +51,15 @@ class ClosestShape:
         self, config: PreTrainedConfig, processor: Any, image: UInt8[np.ndarray, "h w 3"], most: int
     ) -> Float[Tensor, "k 3 s s"]:
         images = processor.image_processor
-        made = images(
-            Image.fromarray(image), crop_to_patches=True, min_patches=1, max_patches=most, return_tensors="pt"
+        parts = images(
+            Image.fromarray(image),
+            crop_to_patches=True,
+            min_patches=1,
+            max_patches=most,
+            input_data_format="channels_last",  # of a picture 1 or 3 pixels high it would be guessed, with a warning
+            return_tensors="pt",
         )
-        return made["pixel_values"]
+        return parts["pixel_values"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,12 @@ class AnyResolution:
         self, config: PreTrainedConfig, processor: Any, image: UInt8[np.ndarray, "h w 3"], most: int
     ) -> Float[Tensor, "k 3 s s"]:
         known = _known(config, most)
-        parts = processor.image_processor(Image.fromarray(image), image_grid_pinpoints=known, return_tensors="pt")
+        parts = processor.image_processor(
+            Image.fromarray(image),
+            image_grid_pinpoints=known,
+            input_data_format="channels_last",  # as above
+            return_tensors="pt",
+        )
         return parts["pixel_values"][0]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from seglens.core.names import check_name
 from seglens.model_files.checksums import check_sums
 
 EMBEDDED = "embedded"  # the default model that the package carries
@@ -63,8 +64,9 @@ class Origin:
     def resolve(self, folder: Path = Path()) -> str:
         """The hub id, or the folder on this machine; relative names are looked for in `folder`.
 
-        Raises CheckpointError when there is no such folder."""
-        if self.name in EMBEDDED_PARTS:
+        Raises CheckpointError when there is no such folder, ValueError for a name that is no part of the package."""
+        if self.name.partition("/")[0] == EMBEDDED:
+            check_name(self.name, EMBEDDED_PARTS, "MLLM or mask decoder of the package")
             return str(intact_folder(self.name))
         if not self.name.startswith((".", "/")):
             return self.name

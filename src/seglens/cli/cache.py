@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Data = Annotated[str, typer.Option(help="Data to read, such as world:n=4000,seed=6,split=train,queries=8.")]
 MLLM = Annotated[str, typer.Option(help="The MLLM: a folder or hub id, such as llava-hf/llava-1.5-7b-hf.")]
 Decoder = Annotated[str, typer.Option(help="The SAM to prompt: a folder or hub id, such as facebook/sam-vit-huge.")]
-Layer = Annotated[int | None, typer.Option(help="hidden_states[LAYER] is read; default the family's own.")]
+Layer = Annotated[int | None, typer.Option(help="The layer whose hidden states are read; default the family's own.")]
 ImageSize = Annotated[int | None, typer.Option(help="Canvas of an MLLM that takes several sizes (Qwen-VL; tiles).")]
 Preset = Annotated[
     str,

@@ -38,6 +38,7 @@ def convert_mllmseg(
     from seglens.convert.plain import in_own_form
 
     hide_loading_bars()
+    _check_source(source)
     with in_own_form(folder_of(base), base) as form:
         result = convert_mllmseg(source, out, form, gres)
     if as_json:
@@ -71,6 +72,7 @@ def convert_self1e(
     from seglens.convert.self1e import convert_self1e
 
     hide_loading_bars()
+    _check_source(source)
     with in_own_form(folder_of(base), base) as form:
         result = convert_self1e(source, out, form)
     if as_json:
@@ -80,6 +82,14 @@ def convert_self1e(
             f"{result.folder}: {result.mllm_tensors} tensors of the MLLM "
             f"({result.updates_added} with an update added), MLPs of {result.mlp_parameters / 1e6:.1f} M parameters"
         )
+
+
+def _check_source(source: Path) -> None:
+    """Before anything is fetched: raises CheckpointError when there is no folder of a checkpoint."""
+    from seglens.checkpoints.origin import CheckpointError
+
+    if not source.is_dir():
+        raise CheckpointError(f"there is no folder {source}; give the folder of the checkpoint, as downloaded")
 
 
 def convert_lisa(
@@ -104,8 +114,9 @@ def convert_lisa(
     from seglens.convert.lisa import convert_lisa
 
     hide_loading_bars()
-    clip = folder_of(tower, (*DESCRIBING, "model.safetensors"))
-    result = convert_lisa(source, out, folder_of(base), clip, folder_of(decoder))
+    _check_source(source)
+    words, sam = folder_of(base), folder_of(decoder)
+    result = convert_lisa(source, out, words, folder_of(tower, (*DESCRIBING, "model.safetensors")), sam)
     if as_json:
         print_json(asdict(result))
     else:
@@ -134,6 +145,7 @@ def convert_internvl(
     from seglens.convert.plain import convert_internvl
 
     hide_loading_bars()
+    _check_source(source)
     result = convert_internvl(source, out, folder_of(base) if base else None)
     if as_json:
         print_json(asdict(result))

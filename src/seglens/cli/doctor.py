@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,10 +48,17 @@ def doctor(
         raise SystemExit(1)
 
 
+def _located(mllm: str) -> str:
+    """A path or a hub id as it is; of the package's own MLLMs the folder."""
+    from seglens.checkpoints.origin import Origin
+
+    return mllm if Path(mllm).exists() else Origin(mllm).resolve()
+
+
 def _print_costs(mllms: Sequence[str], layer: int | None, image_size: int | None, as_json: bool) -> None:
     from seglens.evaluation.costs import table, work_out
 
-    costs = [work_out(name, layer=layer, image_size=image_size) for name in mllms]
+    costs = [work_out(_located(name), layer=layer, image_size=image_size) for name in mllms]
     if as_json:
         print_json([one.to_dict() for one in costs] if len(costs) > 1 else costs[0].to_dict())
     else:

@@ -18,7 +18,9 @@ def train(
     preset: Annotated[str, typer.Option(help="default, authors, or paper where text and code differ.")] = "default",
     backbone: Annotated[str | None, typer.Option(help="The MLLM: a folder or hub id; default the preset's.")] = None,
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
-    layer: Annotated[int | None, typer.Option(help="hidden_states[layer] is read; default the family's own.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="The layer whose hidden states are read; default the family's own.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Canvas of an MLLM that takes several sizes (Qwen-VL; tiles).")
     ] = None,
