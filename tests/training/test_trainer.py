@@ -364,6 +364,24 @@ def test_another_run_s_folder_is_refused(backbone: Backbone, decoder: MaskDecode
             fit(head, data, config, config_of_head, tmp_path, quiet=True)
 
 
+def test_a_run_of_an_older_version_goes_on(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+    """A setting that it did not have counts as its default; one that is set otherwise now is another run."""
+    parts = backbone, decoder
+    config_of_head, stream = head_config(*parts), examples(*parts)
+    fit(fresh(*parts), stream, SHORT, config_of_head, tmp_path, quiet=True)
+    written = json.loads((tmp_path / "train.json").read_text())
+    del written["training"]["language_lr"], written["method"]["map_target"]
+    written["method"]["newton"] = True  # which is "guarded" now
+    (tmp_path / "train.json").write_text(json.dumps(written))
+    fit(fresh(*parts), stream, SHORT, config_of_head, tmp_path, quiet=True)
+    for head, config, differing in (
+        (fresh(*parts), replace(SHORT, language_lr=1e-3), "training"),
+        (fresh(*parts, replace(SMALL, map_target="floor", map_size=16)), SHORT, "method"),
+    ):
+        with pytest.raises(ValueError, match=rf"other settings \({differing} in"):
+            fit(head, stream, config, config_of_head, tmp_path, quiet=True)
+
+
 def test_a_folder_in_use_is_refused(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
     """The second run is refused, and has changed nothing."""
     parts = backbone, decoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,16 @@ from seglens.training.checkpoint import (
 BEST, LAST = "best", "head"  # folders of heads that load by themselves
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """One folder, one run: the settings that are written here once must be the same when the run goes on.
+def claim(folder: Path, settings: dict[str, Any], as_now: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """One folder, one run: the settings that are written here once must be the same when the run goes on. `as_now` gives
+    settings that an older version wrote as this one writes them.
 
     Raises ValueError naming what differs."""
     path = folder / RUN
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         return write_json(path, settings)
-    written = json.loads(path.read_text())
+    written = json.loads(json.dumps(as_now(json.loads(path.read_text()))))
     differing = [key for key in settings if written.get(key) != settings[key]]
     if differing:
         raise RunError(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from seglens.core.distributed import Ranks
 from seglens.core.locks import LOCK, held
 from seglens.core.progress import progress
 from seglens.features.examples import Example, ExampleSource, batches
+from seglens.methods import method_settings, name_of
 from seglens.methods.base import Method
 from seglens.methods.groups import groups
 from seglens.training.checkpoint import RunError, RunState
@@ -65,6 +67,14 @@ def fit(
         return _fit(method, stream, config, head, out, validation, quiet)
 
 
+def _as_now(method: str, written: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run by an older version: those that it did not have are their defaults, as in a head's config.
+
+    Raises ValueError on a setting that is none of the method's now."""
+    training = {**asdict(TrainConfig()), **written["training"]}
+    return {**written, "training": training, "method": asdict(method_settings(method, written["method"]))}
+
+
 def _fit(
     method: Method,
     stream: ExampleStream,
@@ -84,7 +94,7 @@ def _fit(
         INIT: (head.trained or {}).get(INIT),
     }
     if accelerator.is_main_process:
-        claim(out, settings)
+        claim(out, settings, partial(_as_now, name_of(method.config)))
     parameters = groups(method, config.lr, config.language_lr, config.weight_decay, config.decay)
     trained = [{"params": list(group.parameters), "weight_decay": group.weight_decay} for group in parameters]
     # on a GPU the default holds copies of all gradients and states while it steps: a fifth of the peak memory
