@@ -30,8 +30,8 @@ BEST, LAST = "best", "head"  # folders of heads that load by themselves
 
 
 def claim(folder: Path, settings: dict[str, Any], as_now: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """One folder, one run: the settings that are written here once must be the same when the run goes on. `as_now` gives
-    settings that an older version wrote as this one writes them.
+    """One folder, one run: the settings that are written here once must be the same when the run goes on. `as_now`
+    gives settings that an older version wrote as this one writes them.
 
     Raises ValueError naming what differs."""
     path = folder / RUN
