@@ -27,9 +27,13 @@ PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 RECORDS = {"ablations.md", "benchmarks.md", "design.md", "fidelity.md", "log.md", "methods.md"}
 FOR_CONTRIBUTORS = ["CONTRIBUTING.md", "docs/design.md", "docs/fidelity.md"]
 RUN = {"python", "bash", "text"}
+LONG = {"add-masks.md", "compare.md", "own-data.md", "serve.md"}  # their trainings and servers take 12 to 21 s each
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if name not in RECORDS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in PAGES if name not in RECORDS],
+)
 def test_a_page_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seglens: Run) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     for block in blocks(page):
