@@ -73,6 +73,7 @@ def aims(report: dict[str, Any]) -> list[float]:
     return [round(ratio["aim"], 3) for ratio in report["ratios"] if ratio["aim"] is not None]
 
 
+@pytest.mark.slow
 def test_untrained(run: Run) -> None:
     report = run("untrained")
     spent = report["rows"]
@@ -80,6 +81,7 @@ def test_untrained(run: Run) -> None:
     assert report["ratios"][1]["value"] == pytest.approx(free / lens)
 
 
+@pytest.mark.slow
 def test_questions(run: Run) -> None:
     report = run("questions")
     assert aims(report) == [25, 25, 0.6]
@@ -100,6 +102,7 @@ def test_questions_to_the_model_of_the_package(
     assert re.search(r"\(aim: at least 25\): (NOT )?reached", printed)
 
 
+@pytest.mark.slow
 def test_training(run: Run) -> None:
     report = run("training")
     assert aims(report) == [8]
@@ -188,6 +191,7 @@ def test_operations(run: Run) -> None:
     assert parts["layers that are read, image"] < parts["all layers, image and question"]
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_shapes(run: Run) -> None:
     """A written token: two for every weight of the layers, and attention to itself alone."""
     operations, models = (importlib.import_module(name) for name in ("operations", "models"))

@@ -27,7 +27,8 @@ PAGES = sorted(page.name for page in DOCS.glob("*.md"))
 RECORDS = {"ablations.md", "benchmarks.md", "design.md", "fidelity.md", "log.md", "methods.md"}
 FOR_CONTRIBUTORS = ["CONTRIBUTING.md", "docs/design.md", "docs/fidelity.md"]
 RUN = {"python", "bash", "text"}
-LONG = {"add-masks.md", "compare.md", "own-data.md", "serve.md"}  # their trainings and servers take 12 to 21 s each
+# their trainings, servers and exports take 5 to 21 s each
+LONG = {"add-masks.md", "compare.md", "first-hour.md", "own-data.md", "photographs.md", "results.md", "serve.md"}
 
 
 @pytest.mark.parametrize(
