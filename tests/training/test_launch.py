@@ -115,7 +115,11 @@ def test_an_error_is_printed_once(files: tuple[str, str], tmp_path: Path, shards
     would go on with whole copies on a CPU, and report nothing."""
     (tmp_path / "train.json").write_text("{}")
     environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if shards else {}
-    message = "asks for FSDP, and accelerate shards on GPUs, not on 'cpu'" if shards else "a run with other settings"
+    message = (
+        "asks for FSDP, and accelerate shards on GPUs, not on 'cpu'"
+        if shards
+        else "holds no settings of a training run"
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seglens"]
     done = subprocess.run(
         [*launch, *command(files, tmp_path, "--live")],

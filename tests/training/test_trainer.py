@@ -29,6 +29,7 @@ from seglens.methods import Lens
 from seglens.training.checkpoint import NOTE, RunError, read_note
 from seglens.training.config import TrainConfig
 from seglens.training.example_stream import SampledStream
+from seglens.training.run_folder import validation_scores
 from seglens.training.trainer import Terminated, fit
 from train_run import DATA, LONG, SMALL, apart, examples, finished, fresh, head_config, head_of, killed, run, train
 
@@ -362,6 +363,27 @@ def test_another_run_s_folder_is_refused(backbone: Backbone, decoder: MaskDecode
     ):
         with pytest.raises(ValueError, match=rf"other settings \({differing} in"):
             fit(head, data, config, config_of_head, tmp_path, quiet=True)
+
+
+def test_a_folder_with_another_train_json_is_refused(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:
+    parts = backbone, decoder
+    for contents, message in (
+        ("{}", "holds no settings of a training run"),
+        ("[]", "holds no settings of a training run"),
+        ('{"training": {}, "method": null}', "holds no settings of a training run"),
+        ('{"training": {', "train.json cannot be read"),
+    ):
+        (tmp_path / "train.json").write_text(contents)
+        with pytest.raises(ValueError, match=message):
+            fit(fresh(*parts), examples(*parts), SHORT, head_config(*parts), tmp_path, quiet=True)
+        assert (tmp_path / "train.json").read_text() == contents
+
+
+def test_damaged_scores_are_named(tmp_path: Path) -> None:
+    for contents in ("", "{}", '{"step": 3, "gIoU": "high"}'):
+        (tmp_path / "best.json").write_text(contents)
+        with pytest.raises(ValueError, match=r"best.json (cannot be read|holds no scores)"):
+            validation_scores(tmp_path, "best")
 
 
 def test_a_run_of_an_older_version_goes_on(backbone: Backbone, decoder: MaskDecoder, tmp_path: Path) -> None:

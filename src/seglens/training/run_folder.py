@@ -33,18 +33,28 @@ def claim(folder: Path, settings: dict[str, Any], as_now: Callable[[dict[str, An
     """One folder, one run: the settings that are written here once must be the same when the run goes on. `as_now`
     gives settings that an older version wrote as this one writes them.
 
-    Raises ValueError naming what differs."""
+    Raises RunError naming what differs, or when the file holds no run's settings."""
     path = folder / RUN
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         return write_json(path, settings)
-    written = json.loads(json.dumps(as_now(json.loads(path.read_text()))))
+    written = json.loads(json.dumps(as_now(_read(path, "settings", {"training": dict, "method": dict}))))
     differing = [key for key in settings if written.get(key) != settings[key]]
     if differing:
         raise RunError(
             f"{path.parent} holds a run with other settings ({', '.join(differing)} in {path.name}); "
             "continue it with its own, or give another folder"
         )
+
+
+def _read(path: Path, holds: str, needed: dict[str, type]) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read ({error}); repair it, or give another folder") from error
+    if not (isinstance(fields, dict) and all(isinstance(fields.get(name), kind) for name, kind in needed.items())):
+        raise RunError(f"{path} holds no {holds} of a training run; repair it, or give another folder")
+    return fields
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,8 @@ def step_of(checkpoint: Path) -> int:
 
 def validation_scores(run: Path, name: str) -> dict[str, Any] | None:
     """The scores of the head of the last validation (`LAST`) or of the best one (`BEST`), and its step; None when
-    nothing was validated."""
+    nothing was validated.
+
+    Raises RunError on a damaged file."""
     path = run / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return _read(path, "scores", {"step": int, "gIoU": float}) if path.exists() else None
