@@ -221,7 +221,7 @@ def test_questions_are_counted_and_taken_alone(spec: str) -> None:
     for index, sample in enumerate(data):
         count = len(sample.targets)
         assert data.count(index) == count
-        last = data.take(index, lambda count: [count - 1])
+        last = data.usable(index, lambda count: [count - 1])[0]
         assert last is not None
         assert last.targets[0].query == sample.targets[-1].query
         np.testing.assert_array_equal(last.targets[0].mask, sample.targets[-1].mask)
@@ -303,4 +303,4 @@ def test_options_that_are_wrong(spec: str) -> None:
     assert "there is no option of" in refused(f"{spec},nonsense=1")
     assert "training; choose from train, " in refused(f"{spec.removesuffix(',split=train')},split=training")
     read(spec)
-    assert "bad=maybe; choose from refuse, skip" in refused(f"{spec},bad=maybe")
+    assert "bad=maybe; choose from refuse, few, skip" in refused(f"{spec},bad=maybe")

@@ -86,7 +86,7 @@ def test_repeatable_by_number_and_not_by_order(scenes: list[Sample], tmp_path: P
     assert len({words for (words,) in absent_words}) > 2  # not always the same class
     assert isinstance(data, Records)
     assert data.count(0) == 2
-    last = data.take(0, lambda count: [count - 1])
+    last = data.usable(0, lambda count: [count - 1])[0]
     assert last is not None
     assert absent([last]) == absent_words[:1]
 

@@ -122,8 +122,8 @@ def test_faults_of_left_out_targets_are_counted_once(picture: Path) -> None:
     build = records(entry(picture, Given(NOTHING), Given(half())), entry(picture, Given(NOTHING), id="bad"))
     ways: dict[str, Callable[[Records], object]] = {
         "index": lambda data: data[0],
-        "take": lambda data: data.take(0, range),
         "usable": lambda data: data.usable(0),
+        "some queries": lambda data: data.usable(0, range),
     }
     for ask in ways.values():
         data = build(bad="skip")
@@ -243,3 +243,22 @@ def test_orientation_and_stored_values(turned: Path, picture: Path, tmp_path: Pa
     for read in (orientation, load_stored):
         with pytest.raises(ImageError, match="does not exist"):
             read(tmp_path / "none.png")
+
+
+def test_few_bad_records_are_left_out_and_many_are_refused(picture: Path) -> None:
+    """Of a hundred index records five may be bad; what decoding finds is judged when it is more than a handful."""
+    good = [entry(picture, Given(half()), id=f"good {n}") for n in range(95)]
+    faults = [RecordFault("f.json", f"record {n}", "is bad") for n in range(6)]
+    data = records(*good, *faults[:5])(bad="few")
+    assert len(data) == 95
+    assert data.faults == faults[:5]
+    with pytest.raises(
+        DataError, match=r"has 6 bad records among 101 \(6%\), too many .* leave them all out with bad=skip"
+    ):
+        records(*good, *faults)(bad="few")
+    half_bad = [entry(picture, Given(NOTHING), id=f"bad {n}") for n in range(95)]
+    data = records(*good, *half_bad)(bad="few")
+    with pytest.raises(DataError, match=r"has 21 bad records among 116 \(18%\), too many"):
+        list(data)
+    assert len(records(*good, *half_bad[:3])(bad="few").faults) == 0
+    assert len(list(records(*good, *half_bad[:3])(bad="few"))) == 95

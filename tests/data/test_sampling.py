@@ -199,12 +199,18 @@ def test_a_bad_image_is_refused_or_drawn_again(tmp_path: Path) -> None:
         data = Records("d", ade20k(tmp_path).entries, trainable=True, bad=bad)  # type: ignore[arg-type]
         return Mixed([data], Mixture((SamplingSource("sem_seg", 2, data.count),), {"sem_seg": 1}))
 
-    assert {mixed("skip").sample(number).id for number in range(20)} == {"b"}
+    for bad in ("skip", "few"):
+        data = mixed(bad)
+        assert {data.sample(number).id for number in range(12)} == {"b"}
+        assert ["holds the label 200" in fault.message for fault in data.datasets[0].faults] == [True]
     assert {mixed("skip").mixture.draw(number).image for number in range(20)} == {1}
     with pytest.raises(DataError, match="holds the label 200"):
         [mixed("refuse").sample(number) for number in range(20)]
     with pytest.raises(DataError, match="holds the label 200"):
         [mixed("refuse").mixture.draw(number) for number in range(20)]
+    many = mixed("few")
+    with pytest.raises(DataError, match=r"has 21 bad records among \d+ \(\d\d%\), too many"):
+        [many.sample(number) for number in range(200)]
 
 
 def test_data_kept_for_tests_is_not_mixed(tmp_path: Path) -> None:

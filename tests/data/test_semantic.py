@@ -181,7 +181,7 @@ def test_a_label_map_is_decoded_once_for_all_its_classes(tmp_path: Path, monkeyp
     assert len(sample.targets) == 5
     assert reads == ["a.png"]
     assert len({id(target.ignore) for target in sample.targets}) == 1
-    some = records.take(0, lambda count: [count - 1, 0])
+    some = records.usable(0, lambda count: [count - 1, 0])[0]
     assert some is not None
     assert [target.query for target in some.targets] == ["tree", "wall"]
 
@@ -250,7 +250,7 @@ def test_an_image_of_ignored_pixels_only_is_not_bad(tmp_path: Path) -> None:
     records = ade20k(tmp_path)
     assert [sample.id for sample in records] == ["b"]
     assert not list(records.check())
-    assert records.take(0, lambda count: range(count)) is None
+    assert records.usable(0, lambda count: range(count))[0] is None
     with pytest.raises(DataError, match="nothing to ask about a"):
         records[0]
 

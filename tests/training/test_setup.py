@@ -362,8 +362,31 @@ def test_bad_samples_are_left_out_of_a_training_on_request(tiny_recipe: Recipe, 
     assert all("2.png" in one for one in run.left_out())
     written = json.loads((tmp_path / "run" / "head" / "config.json").read_text())
     assert written["trained"]["left_out"] == (0 if live else 1)  # what is read live is found out later
+    listed = tmp_path / "run" / "left_out.txt"
+    assert (listed.read_text().splitlines() if listed.exists() else []) == run.left_out()
     counts = [len(run.stream.example(number).questions) for number in range(8)]
     assert counts == [1] * 8
+
+
+def test_a_mixture_goes_on_without_its_bad_images_and_lists_them(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """The same draws on resume, each bad image once in the list; refused on request."""
+    data, run = write_lisa(tmp_path / "data"), tmp_path / "run"
+    for folder in ("coco/train2017", "ade20k/images/training"):
+        bad = data / folder / "b.jpg"
+        bad.write_bytes(bad.read_bytes()[:100])
+    recipe = replace(tiny_recipe, training=replace(tiny_recipe.training, steps=6, save_every=3))
+    spec = f"lisa:root={data},rates=1-0-0-0"
+    first = trained(prepare(recipe, spec, run, live=True), run)
+    shutil.rmtree(run / "step_6")
+    again = trained(prepare(recipe, spec, run, live=True), run)  # goes on from step 3
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    lines = (run / "left_out.txt").read_text().splitlines()
+    assert lines
+    assert all("b.jpg" in line for line in lines)
+    assert len(set(lines)) == len(lines) <= 2
+    refusing = prepare(recipe, f"{spec},bad=refuse", tmp_path / "refused", live=True)
+    with pytest.raises(ValueError, match=r"b\.jpg.*leave them out with bad=skip"):
+        refusing.run(tmp_path / "refused", quiet=True)
 
 
 def test_classes_that_an_image_does_not_show_are_asked_for(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ def refusal(name: str, faults: Sequence[RecordFault]) -> str:
     return f"{name} has {len(faults)} bad records: {first_of(faults)}; mend them, or leave them out with bad=skip"
 
 
+def too_many(name: str, bad: int, records: int, faults: Sequence[RecordFault]) -> str:
+    """Why so many bad records are not left out."""
+    return (
+        f"{name} has {bad} bad records among {records} ({bad / records:.0%}), too many to leave out unasked: "
+        f"{first_of(faults)}; complete or mend it, or leave them all out with bad=skip"
+    )
+
+
 def nothing_usable(name: str, faults: Sequence[RecordFault], notes: Sequence[Note]) -> str:
     """Why nothing of a dataset can be used."""
     reasons = [f"{len(faults)} bad records: {first_of(faults)}"] if faults else []

@@ -7,8 +7,10 @@
 
 All are in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries have no template unless
 `prompt` names one, except in `lisa`, which uses LENS's templates: methods that tune their MLLM have their own requests.
-`held_out=yes` leaves out every photograph of the val and test sets of RefCOCO, + and g below `root`: their training
-sets hold some of each other's. (GQA names its photographs differently; what it shares with COCO is not detected.)
+Bad records are left out and reported while they are few (bad=few); with bad=refuse the first one ends the run, and
+bad=skip leaves out any number, incomplete datasets too. `held_out=yes` leaves out every photograph of the val and test
+sets of RefCOCO, + and g below `root`: their training sets hold some of each other's. (GQA names its photographs
+differently; what it shares with COCO is not detected.)
 """
 
 from __future__ import annotations
@@ -86,15 +88,13 @@ def parse_rates(text: str) -> dict[str, float]:
     return dict(zip(GROUPS, map(float, rates), strict=True))
 
 
-def present_in(
-    root: Path, mixture: str, wanted: Mapping[str, DatasetPlace], bad: Bad = "refuse"
-) -> dict[str, DatasetPlace]:
+def present_in(root: Path, mixture: str, wanted: Mapping[str, DatasetPlace], bad: Bad) -> dict[str, DatasetPlace]:
     """Those of the wanted datasets that are below `root`.
 
     Raises DataError that names every missing folder at once; with bad="skip" datasets that lack any are left out, but
     not a whole group."""
     incomplete = {name: files for name, place in wanted.items() if (files := missing(root, place.needs))}
-    if incomplete and bad == "refuse":
+    if incomplete and bad != "skip":
         lacking = "; ".join(f"{name}: {', '.join(files)}" for name, files in incomplete.items())
         raise DataError(
             f"{mixture}'s data in {str(root)!r} is not complete ({lacking}); fetch it, or go without it by bad=skip"
@@ -130,7 +130,7 @@ def lisa(
     prompt: str = "lens",
     queries: int = 3,
     seed: int = 0,
-    bad: Bad = "refuse",
+    bad: Bad = "few",
     held_out: Answer = "no",
     negatives: float = 0.0,
 ) -> Mixed:
@@ -148,7 +148,7 @@ def mllmseg(
     prompt: str = "none",
     queries: int = 5,
     seed: int = 0,
-    bad: Bad = "refuse",
+    bad: Bad = "few",
     held_out: Answer = "no",
 ) -> Mixed:
     """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
@@ -172,7 +172,7 @@ def _self1e(variant: str) -> Callable[..., Mixed]:
         prompt: str = "none",
         queries: int = 3,
         seed: int = 0,
-        bad: Bad = "refuse",
+        bad: Bad = "few",
         held_out: Answer = "no",
         negatives: float = 0.0,
     ) -> Mixed:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from seglens.core.types import Sample
-from seglens.data.faults import DataError, Note, RecordFault, first_of, nothing_usable, refusal
+from seglens.data.faults import DataError, Note, RecordFault, first_of, nothing_usable, refusal, too_many
 from seglens.data.image_record import Choose, ImageRecord, MoreQueries, decode
 
-Bad = Literal["refuse", "skip"]
+Bad = Literal["refuse", "few", "skip"]
+FEW, ENOUGH = 0.05, 20  # the share of bad records that "few" leaves out; as many bad ones do not settle a share yet
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Records:
 
     Raises DataError with the first faults and their number, when the index holds any and `bad` is "refuse"; with
     "skip" these records are left out and listed in `faults`. An image or mask that turns out to be bad when it is
-    decoded raises DataError with "refuse"; with "skip" it is left out and added to `faults`, once. An image without any
-    query (a label map of ignored pixels only) is not bad: iterating leaves it out. `notes` are of the index;
+    decoded raises DataError with "refuse"; with "skip" it is left out and added to `faults`, once. "few" is "skip"
+    while at most 5 % of the records are bad, in the index and among those decoded so far; more raise DataError: that
+    is no slip, but an incomplete download or the wrong folder. An image without any query (a label map of ignored
+    pixels only) is not bad: iterating leaves it out. `notes` are of the index;
     `unusable`: see `UnusableQueries`; `classes` are all the names of a closed vocabulary, whether an image has them or
     not; `vocabulary` those that may be asked for where an image does not show them (by default the same)."""
 
@@ -45,8 +48,8 @@ class Records:
         classes: tuple[str, ...] = (),
         vocabulary: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
     ):
-        if bad not in ("refuse", "skip"):
-            raise DataError(f"{name} got bad={bad!r}; choose refuse or skip")
+        if bad not in get_args(Bad):
+            raise DataError(f"{name} got bad={bad!r}; choose {' or '.join(get_args(Bad))}")
         self.name, self.trainable, self.bad, self.classes = name, trainable, bad, classes
         self.faults, self.notes, entries = list[RecordFault](), list[Note](), dict[str, ImageRecord]()
         self.unusable: list[ImageRecord] = []
@@ -64,8 +67,11 @@ class Records:
         names = vocabulary() if callable(vocabulary) else vocabulary  # known when all records are read
         self.vocabulary = classes if names is None else names
         self._known = set(self.faults)
+        self._decoded, self._bad = 0, 0  # records, whenever they are read
         if self.faults and bad == "refuse":
             raise DataError(refusal(name, self.faults), self.faults)
+        if bad == "few" and len(self.faults) > FEW * (len(self.faults) + len(entries)):
+            raise DataError(too_many(name, len(self.faults), len(self.faults) + len(entries), self.faults), self.faults)
         if not entries:
             self._add_faults(self.unusable_faults())
             raise DataError(nothing_usable(name, self.faults, self.notes), self.faults, self.notes)
@@ -103,24 +109,29 @@ class Records:
         try:
             return len(entry.all_queries())
         except ValueError as error:
-            if self.bad == "skip":
+            if self.bad != "refuse":
                 return 0
             faults = [RecordFault(entry.file, entry.id, str(error))]
             raise DataError(refusal(self.name, faults), faults) from error
 
-    def take(self, index: int, choose: Choose) -> Sample | None:
-        """An image with some of its queries; only their masks are decoded. `choose` picks them from their number.
-
-        None where there is no query, or nothing usable remains with bad=skip. Raises DataError as indexing does."""
-        return self.usable(index, choose)[0]
-
     def usable(self, index: int, choose: Choose | None = None) -> tuple[Sample | None, list[RecordFault]]:
-        """As `decode`, but raises DataError for what is wrong with bad=refuse, and adds it to `faults` with skip."""
+        """As `decode`, but raises DataError for what is wrong with bad=refuse, and adds it to `faults` otherwise."""
         sample, faults = self.decode(index, choose)
+        self.note(0 if sample is None else len(sample.targets), faults)
+        return sample, faults
+
+    def note(self, targets: int, faults: Sequence[RecordFault]) -> None:
+        """Count the usable targets of an image that was decoded, here or in another process, and add its faults to
+        `faults`, each once.
+
+        Raises DataError on any fault with bad=refuse, and on too many of them with few."""
         if faults and self.bad == "refuse":
             raise DataError(refusal(self.name, faults), faults)
         self._add_faults(faults)
-        return sample, faults
+        self._bad += len(faults)
+        self._decoded += len(faults) + targets
+        if self.bad == "few" and self._bad > ENOUGH and self._bad > FEW * self._decoded:
+            raise DataError(too_many(self.name, self._bad, self._decoded, self.faults), self.faults)
 
     def _add_faults(self, faults: Iterable[RecordFault]) -> None:
         for fault in faults:

@@ -17,7 +17,7 @@ import torch
 
 from seglens.core.names import check_name
 from seglens.core.types import Sample
-from seglens.data.faults import DataError
+from seglens.data.faults import DataError, RecordFault
 from seglens.data.query_templates import PROMPTS, prompted
 from seglens.data.records import Records
 from seglens.data.rng import below, pick, words
@@ -146,6 +146,24 @@ def _shuffled(seed: int, epoch: int, total: int) -> tuple[int, ...]:
     return tuple(torch.randperm(total, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist())
 
 
+@dataclass(frozen=True)
+class DecodedDraw:
+    """One image that was decoded for a draw: its dataset, how many of its targets are usable, and what is bad."""
+
+    source: int
+    targets: int
+    faults: tuple[RecordFault, ...]
+
+
+@dataclass(frozen=True)
+class DrawnSample:
+    """The sample of a draw, None where no image could be used, and the images that were decoded for it, in order."""
+
+    number: int
+    sample: Sample | None
+    tried: tuple[DecodedDraw, ...]
+
+
 class Mixed:
     """The samples of a mixture: only the masks of the chosen questions are decoded, prompts are new with each draw."""
 
@@ -164,12 +182,29 @@ class Mixed:
         return bool(self.mixture.rates.get(VQA))
 
     def sample(self, number: int) -> Sample:
-        """The image of draw `number` with its chosen questions. One with nothing to ask, or left out with bad=skip, is
-        drawn again; with bad=refuse it raises DataError."""
+        """The image of draw `number` with its chosen questions. One with nothing to ask, or left out as bad, is drawn
+        again; raises DataError on a bad one with bad=refuse, and on too many with few."""
+        return self.noted(self.draw(number))
+
+    def draw(self, number: int) -> DrawnSample:
+        """What `sample` decodes, without counting it: for a process that reads ahead."""
+        tried = list[DecodedDraw]()
         for attempt in range(ATTEMPTS):
             source, image = self.mixture.place(number, attempt)
             choose = partial(self.mixture.pick, number, attempt=attempt)
-            sample = self.datasets[source].take(image, choose)
+            sample, faults = self.datasets[source].decode(image, choose)
+            tried.append(DecodedDraw(source, 0 if sample is None else len(sample.targets), tuple(faults)))
             if sample is not None:
-                return prompted(sample, self.prompt, self.mixture.seed * 1_000_003 + number)
-        raise DataError(f"draw {number} met {ATTEMPTS} images that cannot be used; run a check of the datasets")
+                sample = prompted(sample, self.prompt, self.mixture.seed * 1_000_003 + number)
+                return DrawnSample(number, sample, tuple(tried))
+        return DrawnSample(number, None, tuple(tried))
+
+    def noted(self, drawn: DrawnSample) -> Sample:
+        """The sample, after its dataset has counted what was decoded and keeps its faults. Raises as `sample` does."""
+        for one in drawn.tried:
+            self.datasets[one.source].note(one.targets, one.faults)
+        if drawn.sample is None:
+            raise DataError(
+                f"draw {drawn.number} met {ATTEMPTS} images that cannot be used; run a check of the datasets"
+            )
+        return drawn.sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from seglens.checkpoints.config import RUN, HeadConfig
 from seglens.checkpoints.head import save_head
-from seglens.core.files import write_json
+from seglens.core.files import write_atomic, write_json
 from seglens.training.checkpoint import (
     RunError,
     RunState,
@@ -27,6 +27,7 @@ from seglens.training.checkpoint import (
 )
 
 BEST, LAST = "best", "head"  # folders of heads that load by themselves
+LEFT_OUT = "left_out{}.txt"  # bad records that were not used, a line each, as found by one process
 
 
 def claim(folder: Path, settings: dict[str, Any], as_now: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -125,6 +126,14 @@ class RunFolder:
         for name in (LAST, BEST) if bool(better) else (LAST,):
             if accelerator.is_main_process:
                 write_json(self.path / f"{name}.json", {"step": step, **scores})
+
+
+def keep_lines(file: Path, lines: Callable[[], Iterable[str]]) -> None:
+    """Add lines to a text file, each once; no file where there are none."""
+    known = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    new = [line for line in dict.fromkeys(" ".join(line.split()) for line in lines()) if line not in set(known)]
+    if new:
+        write_atomic(file, "".join(f"{line}\n" for line in (*known, *new)).encode())
 
 
 def step_of(checkpoint: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from seglens.training.example_stream import ExampleStream, frozen_source, frozen
 from seglens.training.initial_head import InitialHead
 from seglens.training.launch import need_extras
 from seglens.training.presets import Recipe
+from seglens.training.run_folder import LEFT_OUT, keep_lines
 from seglens.training.trainer import fit
 from seglens.training.training_data import any_absent, bad_records, open_data, trained_prompt, validation_data
 from seglens.training.tuned_examples import ExampleMaker
@@ -64,8 +66,13 @@ class TrainingRun:
         return [*start, *([ADDED.format(options["negatives"])] if "negatives" in options else [])]
 
     def run(self, out: Path, quiet: bool = False) -> dict[str, float]:
-        """Train the head, or go on with it. Returns the last smoothed terms."""
-        return fit(self.head, self.stream, self.recipe.training, self.config, out, self.validation, quiet)
+        """Train the head, or go on with it. With each checkpoint the bad records that were left out so far are listed
+        in `out`, each process in a file of its own. Returns the last smoothed terms."""
+        training = self.recipe.training
+        ranks = Ranks.here()
+        file = out / LEFT_OUT.format("" if ranks.first else f"_{ranks.rank}")
+        saved = partial(keep_lines, file, self.left_out)
+        return fit(self.head, self.stream, training, self.config, out, self.validation, quiet, saved)
 
 
 def prepare(

@@ -54,17 +54,18 @@ def fit(
     out: Path,
     validation: ExampleSource | None = None,
     quiet: bool = False,
+    saved: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Train `method` in place, on its device. Checkpoints, curves and heads go to `out`: `head` is that of the last
-    step, `best` the one with the best score on `validation`. Returns the last smoothed terms. Runs under `torchrun` or
-    `accelerate launch` on any number of devices; the same command resumes. Under FSDP and DeepSpeed `method` is in
-    shards from then on: load the head from `out`.
+    step, `best` the one with the best score on `validation`. `saved` is called after each checkpoint. Returns the last
+    smoothed terms. Runs under `torchrun` or `accelerate launch` on any number of devices; the same command resumes.
+    Under FSDP and DeepSpeed `method` is in shards from then on: load the head from `out`.
 
     Raises ValueError when `out` holds a run with other settings or data, another process is training there, the step
     cannot be cut evenly, or a loss is no longer a number; Terminated on SIGTERM, after a checkpoint."""
     need_extras(config.trackers)
     with held(out / LOCK) if Ranks.here().first else nullcontext():
-        return _fit(method, stream, config, head, out, validation, quiet)
+        return _fit(method, stream, config, head, out, validation, quiet, saved)
 
 
 def _as_now(method: str, written: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def _fit(
     out: Path,
     validation: ExampleSource | None,
     quiet: bool,
+    saved: Callable[[], None],
 ) -> dict[str, float]:
     accelerator = accelerator_for(next(method.parameters()).device, config.trackers, out)
     passes, micro = config.passes(accelerator.num_processes)
@@ -158,6 +160,7 @@ def _fit(
                 folder.keep_if_best(accelerator, model, scores, step)
             if step % config.save_every == 0 or step == config.steps or ending:
                 folder.save(accelerator, model, optimiser, state)
+                saved()
             advance(1, state.smooth)
             if ending and step < config.steps:
                 accelerator.end_training()
