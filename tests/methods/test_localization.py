@@ -24,8 +24,8 @@ from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import run
 from seglens.evaluation.head_probe import find_heads, separated
 from seglens.inference.segmenter import Segmenter
-from seglens.methods import LocalizationConfig
-from seglens.methods.localization import Localization, blurred, elbow
+from seglens.methods import LocalizationConfig, method_settings
+from seglens.methods.localization import Localization, NumberReader, blurred, elbow
 from seglens.serving.http.settings import Settings
 
 SIDE, GRID = 48, 12
@@ -72,13 +72,14 @@ def spot(x: float, y: float, width: float = 0.07, strength: float = 1.0) -> Tens
     return strength * bump / bump.sum()
 
 
-def maps(*spots: Tensor, inside: Tensor | None = None) -> HeadMaps:
+def maps(*spots: Tensor, inside: Tensor | None = None, several: bool = False) -> HeadMaps:
     """The localization heads (2, 1), (3, 0) and (3, 2) attend to the spots, the others evenly to the image, or away."""
     whole = torch.full((1, 5, 4, len(spots), GRID, GRID), 0.05 / GRID**2)
     whole[:, 2:, 3] = 0.6 / GRID**2  # attends to the image, evenly
     for layer, head in ((2, 1), (3, 0), (3, 2)):
         whole[0, layer, head] = torch.stack(spots)
-    return HeadMaps(whole, torch.ones(1, GRID, GRID, dtype=torch.bool) if inside is None else inside)
+    everywhere = torch.ones(1, GRID, GRID, dtype=torch.bool)
+    return HeadMaps(whole, everywhere if inside is None else inside, torch.full((1, len(spots)), several))
 
 
 def decode(read: HeadMaps, decoder: Discs, **settings: Any) -> MethodOutput:
@@ -102,13 +103,29 @@ def test_the_mask_covers_what_the_heads_attend_to(settings: dict[str, Any]) -> N
     assert output.heat_map.shape == (1, 2, GRID, GRID)
 
 
-def test_things_with_equal_attention_are_joined() -> None:
+def test_things_are_joined_where_the_words_name_several() -> None:
+    """And where the attention hardly distinguishes two, whatever the words."""
     decoder = Discs(LEFT, RIGHT, (0.25, 0.8, 0.1))
-    both = 0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2]) + 0.02 * spot(0.25, 0.8)
-    drawn = decode(maps(both), decoder, **NAMED_HEADS).mask_logits[0, 0] > 0
-    assert torch.equal(drawn, (decoder.at(*LEFT[:2]) + decoder.at(*RIGHT[:2])) > 0)
-    alone = decode(maps(both), decoder, **NAMED_HEADS, join=1.0).mask_logits[0, 0] > 0
-    assert torch.equal(alone, decoder.at(*LEFT[:2]) > 0)
+    both = 0.5 * spot(*LEFT[:2]) + 0.3 * spot(*RIGHT[:2]) + 0.02 * spot(0.25, 0.8)
+    left, union = decoder.at(*LEFT[:2]) > 0, (decoder.at(*LEFT[:2]) + decoder.at(*RIGHT[:2])) > 0
+    for several, expected in ((True, union), (False, left)):
+        drawn = decode(maps(both, several=several), decoder, **NAMED_HEADS).mask_logits[0, 0] > 0
+        assert torch.equal(drawn, expected)
+    alike = 0.5 * spot(*LEFT[:2]) + 0.48 * spot(*RIGHT[:2])
+    assert torch.equal(decode(maps(alike), decoder, **NAMED_HEADS).mask_logits[0, 0] > 0, union)
+    alone = decode(maps(alike), decoder, **NAMED_HEADS, join=(1.0, 1.0)).mask_logits[0, 0] > 0
+    assert torch.equal(alone, left)
+
+
+def test_the_words_of_a_question_decide_whether_it_names_several_things() -> None:
+    class Reader(Heads):
+        def read(self, image: Any, questions: Sequence[str]) -> HeadMaps:
+            return maps(*[spot(0.5, 0.5)] * len(questions))
+
+    questions = ["Both cups.", "all the dogs", "the 3 lamps", "the small tower", "the 1 lamp", "show me every hammer"]
+    read = NumberReader(Reader()).read(None, questions)
+    assert read.several is not None
+    assert read.several.tolist() == [[True, True, True, False, False, True]]
 
 
 def test_presence_follows_the_odds_of_the_mass() -> None:
@@ -167,13 +184,19 @@ def test_elbow_and_blur() -> None:
         ({"heads": ((2, 1), (2, 1))}, "each once"),
         ({"first_layer": 5}, "load the MLLM with a higher layer"),
         ({"clicks": 0}, "above 0"),
-        ({"join": 2.0}, "from 0 to 1"),
+        ({"join": (0.5, 2.0)}, "two numbers from 0 to 1"),
+        ({"threshold": 2.0}, "from 0 to 1"),
         ({"mass": 1.0}, "between 0 and 1"),
     ],
 )
 def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Localization(LocalizationConfig(**settings), Heads(), Discs())
+
+
+def test_settings_that_an_earlier_version_saved_mean_what_they_meant() -> None:
+    settings = method_settings("localization", {"join": 0.35, "overlap": 0.15, "clicks": 4})
+    assert settings == LocalizationConfig(join=(0.35, 0.35), overlap=(0.15, 0.15), clicks=4)
 
 
 # ------------------------------------------------------------------ with the package's own MLLM and SAM

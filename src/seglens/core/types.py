@@ -91,6 +91,7 @@ class HeadMaps:
 
     maps: Float[Tensor, "b l n q h w"]
     inside: Bool[Tensor, "b h w"]  # cells with some of the image, not padding alone
+    several: Bool[Tensor, "b q"] | None = None  # whether the words of the question name several things; None: unknown
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,10 @@ METHODS: dict[str, Kind] = {
 }
 
 # Values in saved heads that have another form now.
-EARLIER: dict[str, dict[str, dict[Any, Any]]] = {"lens": {"newton": {True: "guarded", False: "none"}}}
+EARLIER: dict[str, dict[str, dict[Any, Any]]] = {
+    "lens": {"newton": {True: "guarded", False: "none"}},
+    "localization": {"join": {0.35: (0.35, 0.35)}, "overlap": {0.15: (0.15, 0.15)}},
+}
 
 
 def kind_of(name: str) -> Kind:

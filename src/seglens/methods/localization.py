@@ -2,18 +2,22 @@
 
 A few of its attention heads attend to the object that the words name: the localization heads of Kang et al. (arXiv
 2503.06287, CVPR 2025). The sum of the attention of the question's last token in these heads is a map. Its peaks are
-clicks for SAM; of the masks that SAM draws, the most similar to the map are joined."""
+clicks for SAM; of the masks that SAM draws, the most similar to the map are joined: readily where the words name
+several things ("all the cups", "both", "two"), and otherwise only where the attention hardly distinguishes them."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from seglens.core.geometry import Frame
@@ -23,6 +27,9 @@ from seglens.methods.keypoints import guarded_newton_step, suppress
 
 TINY = 1e-12
 CLICKS_PER_PASS = 16  # of SAM: each click takes a copy of the image's embedding
+SEVERAL = re.compile(
+    r"\b(all|every|each|both|several|many|two|three|four|five|six|seven|eight|nine|ten|[2-9]|[1-9]\d+)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,18 @@ class LocalizationConfig:
     clicks: int = 8  # peaks of the map, at most
     radius: float = 1.5 / 12  # between peaks, as a share of the grid's side
     threshold: float = 0.25  # of a peak, as a share of the highest
-    join: float = 0.35  # a further mask is joined from this share of the best mask's density of attention up,
-    overlap: float = 0.15  # ... and up to this share of it inside the masks joined before
+    # a further mask is joined from this share of the best mask's density of attention up, for one thing and for several
+    join: tuple[float, float] = (0.8, 0.2)
+    overlap: tuple[float, float] = (0.15, 0.3)  # ... and up to this share of it inside the masks joined before
 
     def __post_init__(self) -> None:
         check_numbers(self, "localization", "a number above 0", "chosen", "clicks", "radius")
-        check_numbers(self, "localization", "a number from 0 to 1", "threshold", "join", "overlap")
+        check_numbers(self, "localization", "a number from 0 to 1", "threshold")
+        for name in ("join", "overlap"):
+            if len(shares := getattr(self, name)) != 2 or not all(0 <= share <= 1 for share in shares):
+                raise ValueError(
+                    f"localization got {name}={shares!r}; it must be two numbers from 0 to 1, for one and for several"
+                )
         if self.mass is not None and not 0 < self.mass < 1:
             raise ValueError(f"localization got mass={self.mass!r}; it must be a share between 0 and 1, or None")
         if any(min(pair) < 0 for pair in self.heads) or len(set(self.heads)) < len(self.heads):
@@ -63,7 +76,7 @@ class Localization(PromptingMethod):
                 f"heads are chosen from decoder layer {config.first_layer} on, and {reader.count} layers are read; "
                 "load the MLLM with a higher layer"
             )
-        self.config, self._reader, self._decoder = config, reader, (decoder,)
+        self.config, self._reader, self._decoder = config, NumberReader(reader), (decoder,)
 
     @property
     def reader(self) -> HeadAttention:
@@ -84,7 +97,9 @@ class Localization(PromptingMethod):
         points = Frame.cells_to_canvas(guarded_newton_step(flat, cells), (h, w))
         split = lambda x: rearrange(x, "(b q) ... -> b q ...", b=b)  # noqa: E731
         keypoints = Keypoints(split(points), split(score), split(keep))
-        logits = torch.stack([self._draw(heat[k], keypoints, embedding, k) for k in range(b)])
+        several = torch.zeros(heat.shape[:2], dtype=torch.bool) if read.several is None else read.several
+        several = several.to(heat.device)
+        logits = torch.stack([self._draw(heat[k], several[k], keypoints, embedding, k) for k in range(b)])
         return MethodOutput(logits, heat, keypoints, self._presence(mass))
 
     # ---------------------------------------------------------------- the map
@@ -118,7 +133,12 @@ class Localization(PromptingMethod):
     # ---------------------------------------------------------------- the masks
 
     def _draw(
-        self, heat: Float[Tensor, "q h w"], keypoints: Keypoints, embedding: Embedding, image: int
+        self,
+        heat: Float[Tensor, "q h w"],
+        several: Bool[Tensor, " q"],
+        keypoints: Keypoints,
+        embedding: Embedding,
+        image: int,
     ) -> Float[Tensor, "q s s"]:
         """Of one image: a mask for every click, and of these the most similar to the map, joined."""
         points, keep = keypoints.points[image], keypoints.keep[image].clone()
@@ -130,9 +150,11 @@ class Localization(PromptingMethod):
         masks = drawn.new_full((*keep.shape, *drawn.shape[1:]), -torch.inf)  # where there is no click, an empty mask
         masks[keep] = drawn
         fine = F.interpolate(heat[None], (self.mask_side,) * 2, mode="bilinear", align_corners=False)[0]
-        return self._joined(masks, fine.to(masks))
+        return self._joined(masks, fine.to(masks), several)
 
-    def _joined(self, masks: Float[Tensor, "q m s s"], heat: Float[Tensor, "q s s"]) -> Float[Tensor, "q s s"]:
+    def _joined(
+        self, masks: Float[Tensor, "q m s s"], heat: Float[Tensor, "q s s"], several: Bool[Tensor, " q"]
+    ) -> Float[Tensor, "q s s"]:
         """Of every query the mask most similar to the map, by their cosine, joined with further masks of a high density
         of attention. All queries at once; the clicks one after the other, since each is compared with the union so far.
         """
@@ -141,13 +163,36 @@ class Localization(PromptingMethod):
         attended = (inside * heat[:, None]).sum((2, 3))
         query, best = torch.arange(len(masks), device=masks.device), (attended / area.sqrt()).argmax(1)
         density, joined, union = attended / area, masks[query, best], inside[query, best]
-        least = self.config.join * density[query, best]
+        share, most = (density.new_tensor(pair)[several.long()] for pair in (self.config.join, self.config.overlap))
+        least = share * density[query, best]
         for k in range(masks.shape[1]):
             covered = (inside[:, k] * union).sum((1, 2)) / area[:, k]
-            more = ((best != k) & (density[:, k] >= least) & (covered <= self.config.overlap))[:, None, None]
+            more = ((best != k) & (density[:, k] >= least) & (covered <= most))[:, None, None]
             joined = torch.where(more, torch.maximum(joined, masks[:, k]), joined)
             union = torch.where(more, torch.maximum(union, inside[:, k]), union)
         return joined
+
+
+class NumberReader:
+    """A reader of attention heads that also reports which questions name several things, by their words (English)."""
+
+    def __init__(self, heads: HeadAttention):
+        self._heads = heads
+
+    @property
+    def heads(self) -> int:
+        return self._heads.heads
+
+    @property
+    def count(self) -> int:
+        return self._heads.count
+
+    def open(self, image: UInt8[np.ndarray, "h w 3"]) -> Any:
+        return self._heads.open(image)
+
+    def read(self, image: Any, questions: Sequence[str]) -> HeadMaps:
+        several = torch.tensor([[bool(SEVERAL.search(question)) for question in questions]])
+        return replace(self._heads.read(image, questions), several=several)
 
 
 def maps_and_masses(read: HeadMaps) -> tuple[Float[Tensor, "b q k h w"], Float[Tensor, "b q k"]]:
