@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ from seglens.core.devices import usable_device
 from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.core.types import Sample, Target
 from seglens.data.mixing import RATES, Epochs, Mixed
+from seglens.data.sampling import Mixture, SamplingSource
 from seglens.features.cache import Cache, CacheError
 from seglens.features.examples import collate
+from seglens.features.frozen import Features
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.lisa import LisaConfig
 from seglens.methods.preset import TILE
-from seglens.training.example_stream import MixtureStream, SampledStream
+from seglens.training.example_stream import MixtureStream, PartlyCachedStream, SampledStream
 from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
 from seglens.training.setup import TrainingRun, prepare
 from seglens.training.training_data import any_absent, open_data
@@ -484,3 +487,72 @@ def test_a_head_of_another_method_or_shape_is_no_start(tiny_recipe: Recipe, tmp_
     refused("reads the MLLM at layer 4, and layer 2 is given here; give --layer 4", replace(tiny_recipe, layer=2))
     with pytest.raises(CheckpointError, match=f"{tmp_path} holds no config.json"):
         prepare(tiny_recipe, DATA, tmp_path / "two", init=tmp_path)
+
+
+class Stored:
+    """A cache of the images with even numbers, of two questions each."""
+
+    def image(self, index: int) -> int | None:
+        return None if index % 2 else index // 2
+
+    def questions(self, image: int) -> int:
+        return 2
+
+    def example(self, image: int, questions: tuple[int, ...], number: int) -> tuple[str, int, tuple[int, ...]]:
+        return "cached", 2 * image, questions
+
+
+def test_a_draw_comes_from_the_cache_that_has_its_image() -> None:
+    """And from nowhere else: what its cache leaves out, and the other datasets, are read live."""
+    sources = (SamplingSource("a", 9, lambda image: 2), SamplingSource("b", 9, lambda image: 2))
+    mixture = Mixture(sources, {"a": 1, "b": 1}, seed=3, queries=1)
+    live = SimpleNamespace(mixed=SimpleNamespace(mixture=mixture), example=lambda number: ("live", number))
+    stream = PartlyCachedStream(live, {1: Stored()})
+    seen = [stream.example(number) for number in range(40)]
+    for number, example in enumerate(seen):
+        draw = mixture.draw(number)
+        stored = draw.source == 1 and draw.image % 2 == 0
+        assert example == (("cached", draw.image, draw.questions) if stored else ("live", number))
+    assert {example[0] for example in seen} == {"cached", "live"}
+
+
+@pytest.mark.slow
+def test_cached_datasets_of_a_mixture_give_the_draws_of_all_live(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """The same images and questions in the same order, and the same features but for the order of sums."""
+    data = f"lisa:root={write_lisa(tmp_path / 'data')},rates=1-3-0-3,prompt=none"
+    live = prepare(tiny_recipe, data, tmp_path / "live").stream
+    run = prepare(tiny_recipe, data, tmp_path / "part", cached="reasonseg,refcoco,ade20k")
+    assert isinstance(live, MixtureStream)
+    assert isinstance(run.stream, PartlyCachedStream)
+    names = [live.mixed.datasets[at].name for at in run.stream.caches]
+    assert names == ["ade20k train negatives=0.2", "refcoco train", "reasonseg train"]
+    assert len(list((tmp_path / "part" / "features").iterdir())) == 3
+    cached = 0
+    for number in range(24):
+        cached += live.mixed.mixture.place(number)[0] in run.stream.caches
+        one, other = (stream.example(number) for stream in (live, run.stream))
+        assert isinstance(one, Features)
+        assert isinstance(other, Features)
+        assert len(one.questions) == len(other.questions)
+        for mine, theirs in zip(one.questions, other.questions, strict=True):
+            assert torch.equal(mine.mask, theirs.mask)
+            assert mine.present == theirs.present
+            torch.testing.assert_close(mine.rows, theirs.rows, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.prefix, other.prefix, rtol=0, atol=1e-5)
+    assert 4 < cached < 20
+    again = prepare(tiny_recipe, data, tmp_path / "part", cached="ade20k,refcoco,reasonseg").stream
+    assert again.fingerprint() == run.stream.fingerprint() != live.fingerprint()
+    assert all(bool(tensor.isfinite().all()) for tensor in trained(run, tmp_path / "part").values())
+
+
+def test_cached_datasets_are_named_as_the_mixture_has_them(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    data = f"lisa:root={write_lisa(tmp_path / 'data')}"
+    with pytest.raises(ValueError, match=r"resonseg.*reasonseg"):
+        prepare(tiny_recipe, data, tmp_path, cached="resonseg")
+    with pytest.raises(ValueError, match="one dataset"):
+        prepare(tiny_recipe, DATA, tmp_path, cached="world")
+    with pytest.raises(ValueError, match="live"):
+        prepare(tiny_recipe, data, tmp_path, live=True, cached="reasonseg")
+    tuning = replace(tiny_recipe, method=LisaConfig())
+    with pytest.raises(ValueError, match="no cache"):
+        prepare(tuning, data, tmp_path, cached="reasonseg")

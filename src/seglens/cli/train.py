@@ -27,6 +27,10 @@ def train(
     probe: Annotated[Path | None, typer.Option(help="A probe.json: its MLLM, canvas and layer.")] = None,
     exam: Annotated[str | None, typer.Option(help="Data to validate on: the best head is kept too.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached features; default inside OUT.")] = None,
+    cache_datasets: Annotated[
+        str | None,
+        typer.Option(help="Of a mixture: cache these datasets (reasonseg,refcoco) and read the others live."),
+    ] = None,
     live: Annotated[bool, typer.Option(help="Run the MLLM at every step instead of caching.")] = False,
     init: Annotated[
         str | None, typer.Option(help="Start from this head's weights: the same method, MLLM and shape.")
@@ -58,7 +62,7 @@ def train(
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         try:
-            run = prepare(recipe, data, out, exam, cache, live, device, image_size, init)
+            run = prepare(recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets)
             known = run.left_out()
             if first:
                 print_left_out(known)

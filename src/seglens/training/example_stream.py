@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from seglens.core.file_names import slug
+from seglens.core.names import check_name
 from seglens.core.progress import progress
 from seglens.core.types import Sample
 from seglens.data import Dataset
@@ -86,6 +87,34 @@ class MixtureStream:
         return fingerprint([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.key])
 
 
+@dataclass(frozen=True)
+class PartlyCachedStream:
+    """A mixture of which some datasets (`caches`, by their number) come from caches, and the others live: the same
+    images and questions as all live, in the same order. Of a cached dataset each query has one template for all draws;
+    images with bad records are read live, because their questions are counted with the bad ones."""
+
+    live: MixtureStream
+    caches: Mapping[int, Cache]
+
+    def example(self, number: int) -> Example:
+        mixture = self.live.mixed.mixture
+        for attempt in range(ATTEMPTS):
+            source, index = mixture.place(number, attempt)
+            image = self.caches[source].image(index) if source in self.caches else None
+            if image is None:
+                break  # read live: an image that the data leaves out is replaced there
+            cache = self.caches[source]
+            if questions := mixture.pick(number, cache.questions(image), attempt):
+                return cache.example(image, questions, number)
+        return self.live.example(number)
+
+    def name(self, number: int) -> str:
+        return self.live.name(number)
+
+    def fingerprint(self) -> str:
+        return fingerprint([self.live.fingerprint(), sorted((at, c.fingerprint()) for at, c in self.caches.items())])
+
+
 def epochs_of(source: ExampleSource, seed: int) -> SampledStream:
     """Every image of one source once per epoch, with all its questions."""
     return SampledStream([source], Epochs(len(source), source.questions, seed))
@@ -99,19 +128,50 @@ def tuned_stream(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMeth
     return epochs_of(LiveExamples(data, maker.example, name, parts.key), seed)
 
 
-def frozen_stream(parts: Parts, data: Dataset | Mixed, name: str, folder: Path | None, seed: int) -> ExampleStream:
-    """For a head on frozen parts: their features, kept in `folder`, or computed at every step when it is None."""
+def frozen_stream(
+    parts: Parts,
+    data: Dataset | Mixed,
+    name: str,
+    folder: Path | None,
+    seed: int,
+    cached: Collection[int] | None = None,
+) -> ExampleStream:
+    """For a head on frozen parts: their features, kept in `folder`, or computed at every step when it is None. Of a
+    mixture only the datasets with the numbers `cached` are kept there (default all)."""
     if not isinstance(data, Mixed):
         return epochs_of(frozen_source(parts, data, name, folder), seed)
+    live = MixtureStream(data, lambda sample, _: parts.read(sample), parts.key)
     if folder is None:
-        return MixtureStream(data, lambda sample, _: parts.read(sample), parts.key)
-    sources = [
-        frozen_source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}", folder)
-        for dataset in data.datasets
-    ]
+        return live
+    if cached is not None:
+        caches = {at: _kept(parts, data, at, folder) for at in cached}
+        return PartlyCachedStream(live, {at: cache for at, cache in caches.items() if isinstance(cache, Cache)})
+    sources = [_kept(parts, data, at, folder) for at in range(len(data.datasets))]
     drawn = zip(data.mixture.sources, sources, strict=True)
     counted = tuple(replace(one, images=len(source), count=source.questions) for one, source in drawn)
     return SampledStream(sources, replace(data.mixture, sources=counted))
+
+
+def _kept(parts: Parts, data: Mixed, at: int, folder: Path) -> ExampleSource:
+    """The cache of one dataset of a mixture, in `folder`."""
+    dataset = data.datasets[at]
+    return frozen_source(parts, Prompted(dataset, data.prompt), f"{dataset.name} {data.prompt}", folder)
+
+
+def datasets_named(data: Dataset | Mixed, names: str) -> tuple[int, ...]:
+    """The numbers of the datasets of a mixture that are named, separated by commas, by the first word of their names.
+
+    Raises ValueError for data that is no mixture, and for a name that none of its datasets has."""
+    if not isinstance(data, Mixed):
+        raise ValueError(
+            f"got --cache-datasets {names}, and this data is one dataset; leave it out: its features are cached unless "
+            "--live is given"
+        )
+    own = [dataset.name.partition(" ")[0] for dataset in data.datasets]
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        check_name(name, own, "dataset of this mixture")
+    return tuple(at for at, name in enumerate(own) if name in wanted)
 
 
 def frozen_source(parts: Parts, data: Dataset, name: str, folder: Path | None) -> ExampleSource:

@@ -20,7 +20,13 @@ from seglens.features.examples import ExampleSource, LiveExamples
 from seglens.inference.frozen_models import Parts
 from seglens.methods import METHODS, Method, build_method, name_of
 from seglens.methods.tuned import TunedMethod
-from seglens.training.example_stream import ExampleStream, frozen_source, frozen_stream, tuned_stream
+from seglens.training.example_stream import (
+    ExampleStream,
+    datasets_named,
+    frozen_source,
+    frozen_stream,
+    tuned_stream,
+)
 from seglens.training.initial_head import InitialHead
 from seglens.training.launch import need_extras
 from seglens.training.presets import Recipe
@@ -85,23 +91,28 @@ def prepare(
     device: str = AUTO,
     image_size: int | None = None,
     init: str | Path | None = None,
+    cached: str | None = None,
 ) -> TrainingRun:
     """Load the frozen parts, open the data and build the head.
 
     `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
     once and its features are kept in `cache` (by default in `out`) unless `live`; a mixture is read live unless `cache`
-    is given, because new prompts at every draw are worth more than the disk that they would need. `exam` is data to
-    validate on, whose features are kept in `out`. `init` is a trained head (a folder or a hub id) whose weights this
-    training starts from, adapter included.
+    is given, because new prompts at every draw are worth more than the disk that they would need; of the datasets that
+    `cached` names ("reasonseg,refcoco") the features are kept, and the others are read live in the same run. `exam` is
+    data to validate on, whose features are kept in `out`. `init` is a trained head (a folder or a hub id) whose weights
+    this training starts from, adapter included.
 
     Raises ValueError when the data is kept for tests, a part cannot be had, `cache` holds something else, or `init` is
     a head of another method, of other frozen parts or of another shape."""
     need_extras(recipe.training.trackers)
-    _check(recipe, cache)
+    _check(recipe, cache, cached)
+    if live and cached is not None:
+        raise ValueError(f"got live together with the cached datasets {cached}; leave out one of them")
     recipe.training.passes(Ranks.here().world)
     start = None if init is None else InitialHead.of(init, recipe)
     opened, data = open_data(data, recipe)  # before the parts are loaded: a wrong name is refused at once
     _check_frozen(recipe, opened, data)
+    chosen = None if cached is None else datasets_named(opened, cached)
     examined = None if exam is None else load_data(exam)
     parts = _load_parts(recipe, device, image_size)
     torch.manual_seed(recipe.training.seed)
@@ -112,8 +123,8 @@ def prepare(
     if isinstance(head, TunedMethod):
         stream = tuned_stream(parts, opened, data, head, recipe.training.seed)
     else:
-        read_live = live or (isinstance(opened, Mixed) and cache is None)
-        stream = frozen_stream(parts, opened, data, None if read_live else cache or own, recipe.training.seed)
+        read_live = live or (isinstance(opened, Mixed) and cache is None and chosen is None)
+        stream = frozen_stream(parts, opened, data, None if read_live else cache or own, recipe.training.seed, chosen)
     validation = None
     if examined is not None and exam is not None:
         named = validation_data(exam, examined, trained_prompt(opened))
@@ -125,7 +136,7 @@ def prepare(
     return TrainingRun(recipe, head, config, stream, validation, opened, start.notice(out))
 
 
-def _check(recipe: Recipe, cache: Path | None) -> None:
+def _check(recipe: Recipe, cache: Path | None, cached: str | None) -> None:
     """Raises ValueError when the recipe names no MLLM or no mask decoder that its method needs, or cannot be trained,
     or not from a cache."""
     name = name_of(recipe.method)
@@ -139,10 +150,11 @@ def _check(recipe: Recipe, cache: Path | None) -> None:
         raise ValueError(f"this preset names {needed}")
     if not kind.trained:
         raise ValueError(f"{name} has nothing to train; use it as it is (--backbone and --decoder without --model)")
-    if kind.tuned and cache is not None:
+    if kind.tuned and (cache is not None or cached is not None):
         raise ValueError(
             f"{name} trains an adapter inside the MLLM, so that the states of the MLLM change with every step and no "
-            f"cache of them holds ({cache}); leave out --cache, or train a method that leaves the MLLM frozen (lens)"
+            f"cache of them holds ({cache or cached}); leave out --cache{'' if cached is None else '-datasets'}, or "
+            "train a method that leaves the MLLM frozen (lens)"
         )
 
 

@@ -10,7 +10,7 @@ from seglens.data.mixing import Mixed, load_mixture, names_a_mixture
 from seglens.data.negatives import for_training, has_absent
 from seglens.data.spec import parse, write
 from seglens.features.cache import Cache, left_out
-from seglens.training.example_stream import ExampleStream, SampledStream
+from seglens.training.example_stream import ExampleStream, PartlyCachedStream, SampledStream
 from seglens.training.presets import Recipe
 
 
@@ -57,4 +57,5 @@ def bad_records(data: Dataset | Mixed, stream: ExampleStream) -> list[str]:
     """The bad records that the data and the caches of it have left out, by name."""
     faults = [fault for one in (data.datasets if isinstance(data, Mixed) else [data]) for fault in faults_of(one)]
     sources = stream.sources if isinstance(stream, SampledStream) else ()
+    sources = tuple(stream.caches.values()) if isinstance(stream, PartlyCachedStream) else sources
     return left_out(faults, [one for source in sources if isinstance(source, Cache) for one in source.skipped])

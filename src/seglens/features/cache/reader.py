@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ class Cache:
             self.skipped += contents.skipped
             seals.append([contents.sha256, [entry.questions for entry in contents.samples]])
         self._fingerprint = digest([manifest.digest(), seals])
+        self._partial = frozenset(one.index for one in self.skipped)
         self._open = dict[int, ShardFile]()
         self._checked = dict[int, tuple[tuple[int, int], bytearray]]()
 
@@ -97,6 +98,13 @@ class Cache:
 
     def index(self, image: int) -> int:
         return self._indices[image]
+
+    def image(self, index: int) -> int | None:
+        """The image with this number in the dataset: the inverse of `index`. None where it, or a question about it, was
+        left out."""
+        image = bisect_left(self._indices, index)
+        stored = image < len(self) and self._indices[image] == index
+        return image if stored and index not in self._partial else None
 
     def questions(self, image: int) -> int:
         return self._counts[image]
