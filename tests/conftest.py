@@ -20,14 +20,14 @@ from seglens.inference.opened_image import OpenedImage
 from seglens.inference.segmenter import Segmenter
 from seglens.model_files.int8_weights import unpack_folder
 from seglens.world.world import Scene, World
-from tiny import KINDS
+from tiny import KINDS, by_speed
 
 torch.set_num_threads(1)  # the suite runs in parallel processes
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in its background:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs started here would ignore Ctrl-C
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=by_speed(KINDS))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder, named by its kind, of each kind of MLLM in turn."""
     folder = tmp_path_factory.mktemp("kinds") / request.param

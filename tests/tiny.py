@@ -5,17 +5,20 @@ One entry of `KINDS` per architecture that a user may bring; a family of the pac
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import (
     CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
     LlamaConfig,
@@ -38,9 +41,13 @@ from transformers import (
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -51,6 +58,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from seglens.backbones.processors import without_videos
@@ -344,6 +353,82 @@ def internvl_processor(side: int = 64, tiles: int = 4) -> InternVLProcessor:
     )
 
 
+IDEFICS3_TEMPLATE = (  # as its repositories have it: the image comes straight after the colon
+    "BEGIN{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}"
+    "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}"
+    "{% elif item['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def idefics3_tokenizer() -> Qwen2Tokenizer:
+    return letters(
+        fake_image_token="<fake_token_around_image>",
+        image_token="<image>",
+        global_image_token="<global-img>",
+        end_of_utterance_token="<end_of_utterance>",
+        video_token="<video>",
+    )
+
+
+def idefics3_like(
+    model_class: type[PreTrainedModel], config: type[PreTrainedConfig], side: int, shuffle: int, **how: Any
+) -> Any:
+    tokenizer = idefics3_tokenizer()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "patch_size": 4,
+        **STRONG,
+    }
+    text = LlamaConfig(
+        **{**text_of(tokenizer, **how), "eos_token_id": tokenizer.end_of_utterance_token_id},
+        max_position_embeddings=8192,
+    )
+    return model_class(
+        config(
+            vision_config=vision,
+            text_config=text,
+            scale_factor=shuffle,
+            image_token_id=tokenizer.image_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=text.tie_word_embeddings,
+        )
+    )
+
+
+def idefics3() -> PreTrainedModel:
+    return idefics3_like(Idefics3ForConditionalGeneration, Idefics3Config, 40, 2, tie_word_embeddings=True)
+
+
+def smolvlm() -> PreTrainedModel:
+    """SmolVLM2-256M in its proportions: pixel-shuffle of 4 x 4 patches, three heads for each key."""
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 60}
+    return idefics3_like(SmolVLMForConditionalGeneration, SmolVLMConfig, 64, 4, **heads)
+
+
+def idefics3_processor() -> Idefics3Processor:
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 40}, max_image_size={"longest_edge": 40})
+    return Idefics3Processor(images, idefics3_tokenizer(), 25, IDEFICS3_TEMPLATE.replace("BEGIN", ""))
+
+
+def smolvlm_processor() -> SmolVLMProcessor:
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 64})
+    videos = VideoProcessorMixin(num_frames=None, fps=None)
+    template = IDEFICS3_TEMPLATE.replace("BEGIN", "<|im_start|>")
+    return without_videos(SmolVLMProcessor)(images, idefics3_tokenizer(), videos, 16, template)
+
+
+def idefics3_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """One picture of one conversation, all of its pixels inside the mask, as the processor states them."""
+    mask = torch.ones(1, 1, *canvas.shape[1:], dtype=torch.long)
+    return {"input_ids": ids, "pixel_values": canvas[None, None], "pixel_attention_mask": mask}
+
+
 def qwen_tokenizer() -> Qwen2Tokenizer:
     return letters(
         vision_start_token="<|vision_start|>",
@@ -485,6 +570,8 @@ KINDS = {
     "llava-next": Kind(llava_next, llava_next_processor, base_tile),
     "llava-onevision": Kind(onevision, onevision_processor, base_tile),
     "internvl": Kind(internvl, internvl_processor),
+    "idefics3": Kind(idefics3, idefics3_processor, idefics3_canvas),
+    "smolvlm": Kind(smolvlm, smolvlm_processor, idefics3_canvas),
     "qwen2-vl": Kind(qwen2_vl, qwen2_vl_processor, qwen_canvas, {**SMALL, "layer": 3}),
     "qwen2.5-vl": Kind(qwen2_5_vl, qwen2_vl_processor, qwen_canvas, SMALL),
     "qwen3-vl": Kind(qwen3_vl, qwen3_vl_processor, qwen_canvas, SMALL),
@@ -509,3 +596,10 @@ SHAPED = {  # in tiles small enough that the pictures of tests have several
     ),
 }
 EVERY = {**KINDS, **FROZEN, **TILED, **TUNED, **SHAPED}
+# their tests run among the slow ones; `backbones/test_quick_contract.py` has the essential of each
+SLOW = ("idefics3", "smolvlm")
+
+
+def by_speed(kinds: Iterable[str]) -> list[Any]:
+    """The kinds as parameters of tests, those of `SLOW` marked."""
+    return [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in kinds]

@@ -22,7 +22,7 @@ from seglens.core.geometry import Frame
 from seglens.core.types import Readout, Truth
 from seglens.decoders import MaskDecoder
 from seglens.methods.lens import Lens, LensConfig
-from tiny import EVERY, FROZEN, KINDS, TILED
+from tiny import EVERY, FROZEN, KINDS, TILED, by_speed
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 0.03}
@@ -56,7 +56,7 @@ def load(folder: Path, **how: object) -> Backbone:
     return load_backbone(folder, **{**EVERY[folder.name].options, **how})
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *FROZEN, *TILED])
+@pytest.fixture(scope="module", params=by_speed([*KINDS, *FROZEN, *TILED]))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each kind, and of those that have tiles in tiles."""
     folder = tmp_path_factory.mktemp("kinds") / request.param

@@ -21,7 +21,7 @@ from seglens.backbones.tuned_reader import TunedBackbone
 from seglens.core.tuning_types import AnswerTemplates, Attention, TunedInputs, TunedReadout, Tuning
 from seglens.methods.base import EncodedImage
 from seglens.methods.tuned import TunedReader
-from tiny import EVERY, KINDS, TILED, TUNED
+from tiny import EVERY, KINDS, TILED, TUNED, by_speed
 
 pytest.importorskip("peft", reason="needs peft: pip install 'seglens[tune]'")
 
@@ -69,7 +69,7 @@ def make(folder: Path, how: dict) -> Case:
     return Case(backbone, Bare.load(folder, **how), digest(backbone.module))
 
 
-@pytest.fixture(scope="module", params=[kind for kind in {**KINDS, **TUNED} if kind != "embedded"])
+@pytest.fixture(scope="module", params=by_speed(kind for kind in {**KINDS, **TUNED} if kind != "embedded"))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each kind but the largest, which is built as the first."""
     folder = tmp_path_factory.mktemp("kinds") / request.param

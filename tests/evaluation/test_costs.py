@@ -15,7 +15,7 @@ from seglens.decoders import MaskDecoder
 from seglens.evaluation.costs import COLUMNS, Costs, table, work_out
 from seglens.methods import build_lens
 from seglens.methods.lens import LensConfig
-from tiny import KINDS
+from tiny import KINDS, by_speed
 
 CONFIGS = Path(__file__).parents[1] / "backbones" / "configs"
 # parameters as the hub counts them; grids and layers of LENS's authors for the three models they ran; else ours
@@ -25,6 +25,9 @@ KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "llava-onevision-qwen2-7b-ov-hf": (8_030_348_832, 14, (27, 27), 384),
     "InternVL3-2B-hf": (2_088_957_440, 14, (16, 16), 448),
     "InternVL3-8B-hf": (7_944_373_760, 14, (16, 16), 448),
+    "SmolVLM2-500M-Video-Instruct": (507_482_304, 16, (8, 8), 512),
+    "SmolVLM-Instruct": (2_246_272_880, 12, (9, 9), 384),
+    "Idefics3-8B-Llama3": (8.46e9, 16, (13, 13), 364),
     "Qwen2-VL-2B-Instruct": (2_208_985_600, 20, (24, 24), 672),
     "Qwen2.5-VL-7B-Instruct": (8_292_166_656, 14, (24, 24), 672),
     "Qwen3-VL-4B-Instruct": (4_437_815_808, 18, (24, 24), 768),
@@ -62,7 +65,7 @@ def test_llava_7b_in_full(public: dict[str, Costs]) -> None:
     assert abs(costs.head_parameters / (663.9e6 + 4e6) - 1) < 0.01  # two layers and descriptor, and SAM's decoder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", by_speed(KINDS))
 def test_a_drawing_is_the_model(kind: str, tmp_path: Path, decoder: MaskDecoder) -> None:
     """What is counted on paper is what is loaded: parameters, layers left out, canvas, and the head's own."""
     KINDS[kind].save(tmp_path)

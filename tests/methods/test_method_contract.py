@@ -37,7 +37,7 @@ from seglens.training.config import TrainConfig
 from seglens.training.presets import Recipe
 from seglens.training.setup import prepare
 from seglens.training.tuned_examples import ExampleMaker
-from tiny import EVERY, KINDS
+from tiny import EVERY, KINDS, SLOW
 
 # settings small enough for tiny models, in the words that a tokenizer of one token per word or byte can be asked in
 METHOD_CASES: dict[str, dict[str, Any]] = {
@@ -260,7 +260,8 @@ def every_question(system: System) -> Batch:
 
 
 def on(pairs: Sequence[tuple[str, ...]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("system", pairs, ids=map("-".join, pairs), indirect=True)
+    each = [pytest.param(pair, marks=pytest.mark.slow if pair[1] in SLOW else (), id="-".join(pair)) for pair in pairs]
+    return pytest.mark.parametrize("system", each, indirect=True)
 
 
 def test_every_method_has_a_case() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from seglens.backbones.family import Family
+from seglens.backbones.idefics3 import Idefics3
 from seglens.backbones.internvl import InternVL
 from seglens.backbones.llava import Llava
 from seglens.backbones.llava_onevision import LlavaOnevision
@@ -21,6 +22,8 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "llava_next": LlavaOnevision,
     "llava_onevision": LlavaOnevision,
     "internvl": InternVL,
+    "idefics3": Idefics3,
+    "smolvlm": Idefics3,
     "qwen2_vl": Qwen2VL,
     "qwen2_5_vl": Qwen2VL,
     "qwen3_vl": Qwen3VL,
@@ -40,8 +43,6 @@ UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "paligemma": _BOTH_WAYS,
     "gemma3": f"{_IMAGE_BOTH_WAYS}; five of six of its layers see a window only",
     "molmo2": _IMAGE_BOTH_WAYS,
-    "smolvlm": "its family is not read here yet",
-    "idefics3": "its family is not read here yet",
     "glm4v": "its family is not read here yet",
     "glm46v": "its family is not read here yet",
 }

@@ -16,7 +16,18 @@ from seglens.backbones.tiles import Tiling, tiles_across
 from seglens.backbones.vision_layout import Layout, Patches
 
 
-class LlavaLike(Family):
+class InLine(Family):
+    """An abstract family whose tokens, those of the image too, stand at positions along one line."""
+
+    def prefix_positions(self, before: int, tiling: Tiling) -> Int[Tensor, " p"]:
+        return in_line(before, tiling.tokens)
+
+    def chat_positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n"]:
+        ids = inputs["input_ids"]
+        return in_line(ids.shape[1], 0)[None].to(ids.device)
+
+
+class LlavaLike(InLine):
     """An abstract family: what it fills in is the same for all of them."""
 
     def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:
@@ -32,13 +43,6 @@ class LlavaLike(Family):
     @property
     def projectors(self) -> Sequence[str]:
         return ("model.multi_modal_projector",)
-
-    def prefix_positions(self, before: int, tiling: Tiling) -> Int[Tensor, " p"]:
-        return in_line(before, tiling.tokens)
-
-    def chat_positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "1 n"]:
-        ids = inputs["input_ids"]
-        return in_line(ids.shape[1], 0)[None].to(ids.device)
 
 
 def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:

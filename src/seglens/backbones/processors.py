@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from transformers import PROCESSOR_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
@@ -13,7 +14,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 PARTS = {
     "tokenizer": AutoTokenizer.from_pretrained,
     "image_processor": AutoImageProcessor.from_pretrained,
-    "video_processor": lambda name, **_: VideoProcessorMixin(),
+    "video_processor": lambda name, **_: VideoProcessorMixin(num_frames=None, fps=None),  # SmolVLM reads both
 }
 
 
@@ -32,7 +33,17 @@ def without_videos(kind: Any) -> Any:
     def check(self: Any, part: str, *values: Any, **named: Any) -> Any:
         return None if part == "video_processor" else kind.check_argument_for_proper_class(self, part, *values, **named)
 
-    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+    changed: dict[str, Any] = {"check_argument_for_proper_class": check}
+    if "num2words" in kind.__init__.__globals__:
+        changed["__init__"] = _without_number_words(kind.__init__)
+    return type(kind.__name__, (kind,), changed)
+
+
+def _without_number_words(init: Any) -> FunctionType:
+    """The constructor of SmolVLM's processor, which refuses to run where num2words is not installed; only the text of a
+    video needs that. A copy with `num2words` among its globals: the class of transformers stays as it is."""
+    names = {**init.__globals__, "num2words": str}
+    return FunctionType(init.__code__, names, init.__name__, init.__defaults__, init.__closure__)
 
 
 def processor_hash(processor: Any) -> str:

@@ -61,7 +61,7 @@ class Depth:
 
     def beyond(self, key: str) -> bool:
         """Is this a weight of one of those layers?"""
-        match = re.search(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", key)
+        match = re.search(r"^(?:model\.)?(?:language_model\.|text_model\.)?(?:model\.)?layers\.(\d+)\.", key)
         return match is not None and self.layer + COPIED <= int(match[1]) < self.whole
 
 
