@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +20,11 @@ from seglens.checkpoints.config import read_config, weights_sum
 from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.core.devices import usable_device
 from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
-from seglens.core.types import Sample, Target
+from seglens.core.types import Sample, Target, Totals
 from seglens.data.mixing import RATES, Epochs, Mixed
 from seglens.data.sampling import Mixture, SamplingSource
 from seglens.features.cache import Cache, CacheError
-from seglens.features.examples import collate
+from seglens.features.examples import Batch, Example, collate
 from seglens.features.frozen import Features
 from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
@@ -489,8 +489,28 @@ def test_a_head_of_another_method_or_shape_is_no_start(tiny_recipe: Recipe, tmp_
         prepare(tiny_recipe, DATA, tmp_path / "two", init=tmp_path)
 
 
-class Stored:
+@dataclass(frozen=True)
+class Drawn:
+    """An `Example` that knows where it comes from."""
+
+    origin: str
+    image: int
+    questions: tuple[int, ...] = ()
+    grid: tuple[int, int] = (1, 1)
+
+    def totals(self) -> Totals:
+        return Totals(1, 1, 1)
+
+    @staticmethod
+    def batch(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+        raise NotImplementedError
+
+
+class EvenImages(Cache):
     """A cache of the images with even numbers, of two questions each."""
+
+    def __init__(self) -> None:
+        pass
 
     def image(self, index: int) -> int | None:
         return None if index % 2 else index // 2
@@ -498,22 +518,27 @@ class Stored:
     def questions(self, image: int) -> int:
         return 2
 
-    def example(self, image: int, questions: tuple[int, ...], number: int) -> tuple[str, int, tuple[int, ...]]:
-        return "cached", 2 * image, questions
+    def example(self, image: int, questions: Sequence[int], number: int = 0) -> Drawn:  # type: ignore[override]
+        return Drawn("cached", 2 * image, tuple(questions))
+
+
+class Live(MixtureStream):
+    def example(self, number: int) -> Drawn:
+        return Drawn("live", number)
 
 
 def test_a_draw_comes_from_the_cache_that_has_its_image() -> None:
-    """And from nowhere else: what its cache leaves out, and the other datasets, are read live."""
+    """What its cache leaves out, and the other datasets, are read live."""
     sources = (SamplingSource("a", 9, lambda image: 2), SamplingSource("b", 9, lambda image: 2))
-    mixture = Mixture(sources, {"a": 1, "b": 1}, seed=3, queries=1)
-    live = SimpleNamespace(mixed=SimpleNamespace(mixture=mixture), example=lambda number: ("live", number))
-    stream = PartlyCachedStream(live, {1: Stored()})
-    seen = [stream.example(number) for number in range(40)]
-    for number, example in enumerate(seen):
-        draw = mixture.draw(number)
+    mixed = Mixed.__new__(Mixed)
+    mixed.mixture = Mixture(sources, {"a": 1, "b": 1}, seed=3, queries=1)
+    stream = PartlyCachedStream(Live(mixed, lambda sample, number: Drawn("live", number), {}), {1: EvenImages()})
+    examples = [stream.example(number) for number in range(40)]
+    for number, example in enumerate(examples):
+        draw = mixed.mixture.draw(number)
         stored = draw.source == 1 and draw.image % 2 == 0
-        assert example == (("cached", draw.image, draw.questions) if stored else ("live", number))
-    assert {example[0] for example in seen} == {"cached", "live"}
+        assert example == (Drawn("cached", draw.image, draw.questions) if stored else Drawn("live", number))
+    assert {example.origin for example in examples if isinstance(example, Drawn)} == {"cached", "live"}
 
 
 @pytest.mark.slow
