@@ -17,6 +17,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import (
     CLIPVisionConfig,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
+    Glm46VConfig,
+    Glm46VForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -45,6 +51,10 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.glm4v.processing_glm4v import Glm4vProcessor
+from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
+from transformers.models.glm46v.processing_glm46v import Glm46VProcessor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
@@ -492,6 +502,63 @@ def qwen3_vl_moe() -> PreTrainedModel:
     return qwen(model_class, config, vision, [4, 2, 2], head_dim=20, **experts)
 
 
+GLM_TEMPLATE = (  # what GLM's own makes of a question about an image
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
+    "{% else %}{{ item['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def glm_tokenizer() -> Qwen2Tokenizer:
+    names = {f"{word}_{of}_token": f"<|{word}_of_{of}|>" for word in ("begin", "end") for of in ("image", "video")}
+    turns = {f"{role}_token": f"<|{role}|>" for role in ("system", "user", "assistant")}
+    return letters(mask_start_token="[gMASK]", sop_token="<sop>", image_token="<|image|>", **names, **turns)
+
+
+def glm(model_class: type[PreTrainedModel], config: type[PreTrainedConfig], **how: Any) -> Any:
+    """Of GLM-4.1V: half of each head turns, biases of q, k and v, norms before and after, gate and up in one layer."""
+    tokenizer = glm_tokenizer()
+    vision = {
+        "depth": 4,
+        "num_heads": 2,
+        "hidden_size": 32,
+        "out_hidden_size": 64,
+        "intermediate_size": 96,
+        "image_size": 24,
+        "patch_size": 4,
+        "initializer_range": 0.05,
+    }
+    rotary = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    text = text_of(tokenizer, rope_parameters=rotary, **how)
+    ids = {
+        "image_start_token_id": tokenizer.begin_image_token_id,
+        "image_end_token_id": tokenizer.end_image_token_id,
+        "video_start_token_id": tokenizer.begin_video_token_id,
+        "video_end_token_id": tokenizer.end_video_token_id,
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": len(tokenizer),
+    }
+    return model_class(config(vision_config=vision, text_config=text, tie_word_embeddings=False, **ids))
+
+
+def glm4v_moe() -> PreTrainedModel:
+    """GLM-4.5V: its first decoder layer is dense, the others choose two of four experts and always run a shared one;
+    its heads are wider than their share, and their number does not divide the width."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 48}
+    heads = {"num_attention_heads": 6, "head_dim": 16}
+    return glm(Glm4vMoeForConditionalGeneration, Glm4vMoeConfig, **heads, **experts)
+
+
+def glm_processor(processor: Any, images: Any) -> Any:
+    tiny_images = images(patch_size=4, size={"shortest_edge": 16**2, "longest_edge": 48**2})
+    return without_videos(processor)(tiny_images, glm_tokenizer(), VideoProcessorMixin(), chat_template=GLM_TEMPLATE)
+
+
+def glm4v_processor() -> Glm4vProcessor:
+    return glm_processor(Glm4vProcessor, Glm4vImageProcessorPil)
+
+
 def qwen_images(**how: Any) -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 16**2, "longest_edge": 48**2}, **how)
 
@@ -575,9 +642,19 @@ KINDS = {
     "qwen2-vl": Kind(qwen2_vl, qwen2_vl_processor, qwen_canvas, {**SMALL, "layer": 3}),
     "qwen2.5-vl": Kind(qwen2_5_vl, qwen2_vl_processor, qwen_canvas, SMALL),
     "qwen3-vl": Kind(qwen3_vl, qwen3_vl_processor, qwen_canvas, SMALL),
+    "glm4v": Kind(lambda: glm(Glm4vForConditionalGeneration, Glm4vConfig), glm4v_processor, qwen_canvas, SMALL),
+    "glm46v": Kind(
+        lambda: glm(Glm46VForConditionalGeneration, Glm46VConfig),
+        lambda: glm_processor(Glm46VProcessor, Glm46VImageProcessorPil),
+        qwen_canvas,
+        SMALL,
+    ),
 }
 # their experts take no adapter of the usual kind: such MLLMs are read frozen
-FROZEN = {"qwen3-vl-moe": Kind(qwen3_vl_moe, qwen3_vl_processor, qwen_canvas, SMALL)}
+FROZEN = {
+    "qwen3-vl-moe": Kind(qwen3_vl_moe, qwen3_vl_processor, qwen_canvas, SMALL),
+    "glm4v-moe": Kind(glm4v_moe, glm4v_processor, qwen_canvas, SMALL),
+}
 TILED = {
     "internvl-tiles": Kind(internvl, internvl_processor, internvl_tiles, {"image_size": 128}),
     "llava-next-tiles": Kind(llava_next, llava_next_processor, llava_tiles, {"image_size": 112}),
@@ -597,7 +674,7 @@ SHAPED = {  # in tiles small enough that the pictures of tests have several
 }
 EVERY = {**KINDS, **FROZEN, **TILED, **TUNED, **SHAPED}
 # their tests run among the slow ones; `backbones/test_quick_contract.py` has the essential of each
-SLOW = ("idefics3", "smolvlm")
+SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe")
 
 
 def by_speed(kinds: Iterable[str]) -> list[Any]:

@@ -43,7 +43,10 @@ class Case:
 
     @property
     def tolerance(self) -> float:
-        return TOLERANCE[self.readout.prefix.dtype]
+        dtype = self.readout.prefix.dtype
+        if dtype == torch.bfloat16 and self.bare.kind in FROZEN.values():
+            return 0.15  # rounding may choose another expert for a token; measured: .078
+        return TOLERANCE[dtype]
 
     def ids(self, question: str) -> Tensor:
         return self.bare.ids(question, len(self.readout.image_tokens))
@@ -154,8 +157,10 @@ def test_prefix_does_not_depend_on_the_question(case: Case) -> None:
     whole = [case.ids(q) for q in QUESTIONS[:2]]
     differ = next(n for n in range(start, min(ids.shape[1] for ids in whole)) if whole[0][0, n] != whole[1][0, n])
     first, second = (case.whole(ids[:, : differ + 1]).inputs for ids in whole)
+    exact = case.bare.kind not in FROZEN.values()  # an expert that also runs the last token is given more rows
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one[:, :start], other[:, :start])
+        before, again = one[:, :start], other[:, :start]
+        assert torch.equal(before, again) if exact else error(before, again) < TOLERANCE[torch.float32]
     assert torch.equal(case.backbone.read(case.opened, ["umbrella"]).prefix, case.readout.prefix)
 
 

@@ -125,7 +125,7 @@ def rewrite(folder: Path, change: str) -> str:
     """Damage the weights, and return what the error must name."""
     file = folder / "model.safetensors"
     state = load_file(file)
-    key = next(k for k in state if k.endswith("layers.1.mlp.up_proj.weight"))
+    key = next(k for k in state if k.endswith("layers.1.mlp.down_proj.weight"))
     if change == "missing":
         del state[key]
     elif change == "extra":

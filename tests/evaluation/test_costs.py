@@ -30,6 +30,7 @@ KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "Idefics3-8B-Llama3": (8.46e9, 16, (13, 13), 364),
     "Qwen2-VL-2B-Instruct": (2_208_985_600, 20, (24, 24), 672),
     "Qwen2.5-VL-7B-Instruct": (8_292_166_656, 14, (24, 24), 672),
+    "GLM-4.1V-9B-Thinking": (10.29e9, 20, (24, 24), 672),
     "Qwen3-VL-4B-Instruct": (4_437_815_808, 18, (24, 24), 768),
 }
 

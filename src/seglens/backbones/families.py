@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from seglens.backbones.family import Family
+from seglens.backbones.glm4v import Glm4V
 from seglens.backbones.idefics3 import Idefics3
 from seglens.backbones.internvl import InternVL
 from seglens.backbones.llava import Llava
@@ -28,6 +29,9 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "qwen2_5_vl": Qwen2VL,
     "qwen3_vl": Qwen3VL,
     "qwen3_vl_moe": Qwen3VL,
+    "glm4v": Glm4V,
+    "glm4v_moe": Glm4V,
+    "glm46v": Glm4V,
 }
 _LINEAR = (
     "three of four of its layers have linear attention, which gives no map from words to image and keeps no states"
@@ -43,8 +47,6 @@ UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "paligemma": _BOTH_WAYS,
     "gemma3": f"{_IMAGE_BOTH_WAYS}; five of six of its layers see a window only",
     "molmo2": _IMAGE_BOTH_WAYS,
-    "glm4v": "its family is not read here yet",
-    "glm46v": "its family is not read here yet",
 }
 
 

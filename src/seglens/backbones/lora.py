@@ -20,6 +20,7 @@ from seglens.core.tuning_types import Tuning
 from seglens.model_files.strict_loading import quiet
 
 LORA = "adapter"  # the one adapter's name inside peft
+FUSED = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}  # the layer that stands for both in GLM-4
 
 
 class Adapter(nn.Module):
@@ -185,9 +186,10 @@ def _language_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
         return {}
     layers = enumerate(tuned.language.layers)
     linear = _linear(tuned.model, {id(layer): f"language.{n}" for n, layer in layers})
-    targets = {name: key for name, key in linear.items() if name.rpartition(".")[2] in tuning.targets}
     known = {name.rpartition(".")[2] for name in linear}
-    if unknown := sorted({*tuning.targets} - known):
+    wanted = {FUSED[name] if name not in known and FUSED.get(name) in known else name for name in tuning.targets}
+    targets = {name: key for name, key in linear.items() if name.rpartition(".")[2] in wanted}
+    if unknown := sorted(wanted - known):
         raise ValueError(
             f"the language model has no layers {', '.join(unknown)} to adapt; it has {', '.join(sorted(known))}"
         )

@@ -32,7 +32,8 @@ class QwenLike(Family):
 
     def patch_counts(self, pixels: Float[Tensor, "b 3 s s"]) -> Int[Tensor, "b 3"]:
         """Frames, rows and columns of the patches of each canvas, before they are merged."""
-        rows, columns = (side * self.layout.shuffle for side in self.layout.grid)
+        merge = self.model.config.vision_config.spatial_merge_size
+        rows, columns = (side * merge for side in self.layout.grid)
         return torch.tensor([[1, rows, columns]], device=pixels.device).expand(len(pixels), -1)
 
     def project(self, merged: Float[Tensor, "b i sv"]) -> Float[Tensor, "b i d"]:

@@ -15,6 +15,7 @@ class Descriptor(nn.Module):
 
     def __init__(self, width: int, heads: int, feed_forward: int, encoder_width: int, out: int):
         super().__init__()
+        heads = max(n for n in range(1, heads + 1) if width % n == 0)  # an MLLM's may be wider than their share
         self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm_cross, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, feed_forward), nn.GELU(), nn.Linear(feed_forward, width))
