@@ -504,8 +504,9 @@ def qwen3_vl_moe() -> PreTrainedModel:
 
 GLM_TEMPLATE = (  # what GLM's own makes of a question about an image
     "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}{% else %}"
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
-    "{% else %}{{ item['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% else %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 

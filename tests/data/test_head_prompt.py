@@ -251,7 +251,7 @@ def test_the_system_text_is_where_the_chat_template_puts_it(family: Path) -> Non
     """Token for token as the model's own processor puts the two messages together."""
     backbone = load_backbone(family, **KINDS[family.name].options).with_system_text(TOLD)
     talk = [
-        {"role": "system", "content": [{"type": "text", "text": TOLD}]},
+        {"role": "system", "content": TOLD if "glm" in family.name else [{"type": "text", "text": TOLD}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "the red cup"}]},
     ]
     processor = backbone.processor

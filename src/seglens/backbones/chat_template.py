@@ -23,6 +23,7 @@ class Prompts:
     shared by all of them."""
 
     system: str | None = None  # the text before the image
+    plain_system: bool = False  # whether the template takes it as a string, not as a list of parts
 
     def __init__(self, processor: Any, image_text: str, name: str):
         self.processor, self._image_text, self._name = processor, image_text, name
@@ -47,7 +48,7 @@ class Prompts:
 
         Raises ValueError when the template leaves it out."""
         prompts = copy.copy(self)
-        prompts.system = system
+        prompts.system, prompts.plain_system = system, self._prints_system_as_it_stands()
         prompts._check_order()
         if system not in prompts.text(PROBES[0]).partition(self.processor.image_token)[0]:
             raise ValueError(
@@ -56,9 +57,17 @@ class Prompts:
             )
         return prompts
 
+    def _prints_system_as_it_stands(self) -> bool:
+        """Whether the template prints the content of a system turn without looking for its parts (GLM-4.1V's does)."""
+        turn = _turn("system", PROBES[1])
+        text = self.processor.apply_chat_template([turn, _turn("user", PROBES[0], 1)], add_generation_prompt=True)
+        return str(turn["content"]) in text
+
     def text(self, question: str, images: int = 1) -> str:
         """The conversation in the model's own template, up to where the answer begins."""
         begin = [] if self.system is None else [_turn("system", self.system)]
+        if self.system is not None and self.plain_system:
+            begin = [{"role": "system", "content": self.system}]
         conversation = [*begin, _turn("user", question, images)]
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
 
