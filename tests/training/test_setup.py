@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -526,6 +526,9 @@ class Live(MixtureStream):
     def example(self, number: int) -> Drawn:
         return Drawn("live", number)
 
+    def examples(self, numbers: Iterable[int]) -> Iterator[Drawn]:
+        return map(self.example, numbers)
+
 
 def test_a_draw_comes_from_the_cache_that_has_its_image() -> None:
     """What its cache leaves out, and the other datasets, are read live."""
@@ -538,7 +541,19 @@ def test_a_draw_comes_from_the_cache_that_has_its_image() -> None:
         draw = mixed.mixture.draw(number)
         stored = draw.source == 1 and draw.image % 2 == 0
         assert example == (Drawn("cached", draw.image, draw.questions) if stored else Drawn("live", number))
+    assert list(stream.examples(range(40))) == examples
     assert {example.origin for example in examples if isinstance(example, Drawn)} == {"cached", "live"}
+
+
+def test_a_mixture_that_processes_read_ahead_trains_the_same_head(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Bit for bit, also when the run goes on from a checkpoint."""
+    data = f"lisa:root={write_lisa(tmp_path / 'data')}"
+    recipe = replace(tiny_recipe, training=replace(tiny_recipe.training, save_every=2))
+    here = trained(prepare(recipe, data, tmp_path / "here", readers=0), tmp_path / "here")
+    ahead = trained(prepare(recipe, data, tmp_path / "ahead", readers=2), tmp_path / "ahead")
+    shutil.rmtree(tmp_path / "ahead" / "step_4")
+    again = trained(prepare(recipe, data, tmp_path / "ahead", readers=1), tmp_path / "ahead")
+    assert all(torch.equal(here[name], ahead[name]) and torch.equal(here[name], again[name]) for name in here)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +151,9 @@ class Interrupted:
     def example(self, number: int) -> Features:
         features = self.stream.example(number)
         return self.happen(features) if number == self.number else features
+
+    def examples(self, numbers: Iterable[int]) -> Iterator[Features]:
+        return map(self.example, numbers)
 
     def name(self, number: int) -> str:
         return self.stream.name(number)

@@ -35,6 +35,10 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Start from this head's weights: the same method, MLLM and shape.")
     ] = None,
+    readers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read a mixture ahead; default by the cores, 0: a thread."),
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the head or the training, such as lr=1e-4.")
     ] = None,
@@ -62,7 +66,7 @@ def train(
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         try:
-            run = prepare(recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets)
+            run = prepare(recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets, readers)
             known = run.left_out()
             if first:
                 print_left_out(known)

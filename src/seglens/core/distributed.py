@@ -45,6 +45,11 @@ class Ranks:
         return self.rank == 0
 
     @property
+    def neighbours(self) -> int:
+        """Processes of this launch on this machine, this one included."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+    @property
     def launch(self) -> str:
         """A name that all processes of this launch share; "" for a single process."""
         if self.world == 1:

@@ -11,6 +11,8 @@ cell i, at canvas (i + 0.5) / W; * pixels of a rendered canvas are cells of a ``
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -99,10 +101,10 @@ class Frame:
         """
         self._check(mask.shape[-2:])
         grid = (size, size) if isinstance(size, int) else size
-        # A cell is a rectangle, so its overlap with a pixel is the product of two 1-D overlaps: along rows by running
-        # sums, which read every pixel once, and then down the columns, where few numbers are left.
-        along = torch.from_numpy(_covered(mask.cpu().numpy(), self.extent[1], grid[1])).to(mask.device)
-        return (_overlap(self.height, self.extent[0], grid[0], mask.device) @ along).clamp(max=1)
+        # A cell is a rectangle, so its overlap with a pixel is the product of two 1-D overlaps: first down the columns,
+        # where sums of whole rows read every pixel once, and then along the rows, of which few are left.
+        down = torch.from_numpy(_covered(mask.cpu().numpy(), self.extent[0], grid[0])).to(mask.device)
+        return (down @ _overlap(self.width, self.extent[1], grid[1], mask.device).T).clamp(max=1)
 
     def to_image_logits(self, logits: Float[Tensor, "n s s"], rows: slice = slice(None)) -> Float[Tensor, "n r w"]:
         """Canvas logits read at the centre of every image pixel (bilinear), without the padding; of some rows, the
@@ -127,16 +129,22 @@ class Frame:
             )
 
 
-def _covered(mask: Bool[np.ndarray, "*n h w"], whole: int, size: int) -> Float[np.ndarray, "*n h e"]:
-    """Share of each of ``size`` canvas cells that the pixels of a row cover, on an axis ``whole`` pixels long."""
-    side = mask.shape[-1]
+def _covered(mask: Bool[np.ndarray, "*n h w"], whole: int, size: int) -> Float[np.ndarray, "*n e w"]:
+    """Share of each of ``size`` canvas cells that the pixels of a column cover, on an axis ``whole`` pixels long."""
+    side = mask.shape[-2]
     edges = np.minimum(np.arange(size + 1) * whole / size, side)
     pixel = np.minimum(edges.astype(int), side - 1)
-    part = mask[..., pixel]
-    before = np.cumsum(mask, axis=-1, dtype=np.int32)[..., pixel] - part
-    return (np.diff(before + (edges - pixel) * part, axis=-1) * (size / whole)).astype(np.float32)
+    rows = mask.view(np.uint8)
+    blocks = [rows[..., top:end, :].sum(-2, dtype=np.uint32) for top, end in pairwise(pixel)]
+    cut = (edges - pixel).astype(np.float32)[:, None] * rows[..., pixel, :]  # the parts of rows that an edge cuts
+    covered = np.stack(blocks, -2, dtype=np.float32, casting="unsafe")
+    covered += cut[..., 1:, :]
+    covered -= cut[..., :-1, :]
+    covered *= np.float32(size / whole)
+    return covered
 
 
+@lru_cache(maxsize=64)  # images of a training have few sizes
 def _overlap(side: int, whole: int, size: int, device: torch.device) -> Float[Tensor, "s e"]:
     """Share of each of ``size`` canvas cells, on an axis ``whole`` pixels long, that each of ``side`` pixels covers."""
     edges = torch.arange(size + 1, device=device).double() * whole / size

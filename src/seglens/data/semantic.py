@@ -75,7 +75,7 @@ def label_queries(path: Path, classes: Classes, load: Load | None = None) -> tup
     """A query for every class in a label map (an image, unless `load` reads something else), decoded once. Raises
     ValueError on a value that no class has."""
     pixels = (load or load_labels)(path)
-    present = np.unique(pixels).tolist()
+    present = _values(pixels)
     unknown = [value for value in present if value not in classes.names and value not in classes.ignored]
     if unknown:
         raise ValueError(
@@ -88,6 +88,12 @@ def label_queries(path: Path, classes: Classes, load: Load | None = None) -> tup
     hidden = classes.hidden(blind)
     named = ((classes.names[value], Label(pixels, value, ignore, hidden)) for value in known)
     return tuple(QueryRecord(name, mask, path.stem, "class", id=name) for name, mask in named)
+
+
+def _values(pixels: Integer[np.ndarray, "h w"]) -> list[int]:
+    """Those that occur, in order; counted where they are few, which takes half the time of sorting them."""
+    few = pixels.dtype in (np.uint8, np.uint16)
+    return (np.flatnonzero(np.bincount(pixels.ravel())) if few else np.unique(pixels)).tolist()
 
 
 def holds(queries: tuple[QueryRecord, ...]) -> frozenset[str] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from seglens.features.cache import MANIFEST, Cache
 from seglens.features.examples import Example, ExampleSource, LiveExamples, fingerprint
 from seglens.inference.frozen_models import Parts
 from seglens.methods.tuned import TunedMethod
+from seglens.training.sample_readers import draws_ahead
 from seglens.training.tuned_examples import ExampleMaker
 
 
@@ -26,6 +28,9 @@ class ExampleStream(Protocol):
     """Example n of a training: an image with some of the questions about it."""
 
     def example(self, number: int) -> Example: ...
+
+    def examples(self, numbers: Iterable[int]) -> Iterator[Example]:
+        """Those of `numbers`, in order; they may be read ahead by other processes."""
 
     def name(self, number: int) -> str:
         """Where image n comes from, for a person."""
@@ -52,6 +57,9 @@ class SampledStream:
         draw = self._draw(number)
         return self.sources[draw.source].example(draw.image, draw.questions, number)
 
+    def examples(self, numbers: Iterable[int]) -> Iterator[Example]:
+        return map(self.example, numbers)
+
     def _draw(self, number: int) -> SampledImage:
         """An image that its data leaves out is replaced by the next that it does not."""
         for tried in range(number, number + ATTEMPTS):
@@ -70,14 +78,22 @@ class SampledStream:
 @dataclass(frozen=True)
 class MixtureStream:
     """From a mixture of datasets, each sample in new prompts whenever it is drawn and read at that time. `key` is
-    everything that decides what `read` makes of a sample and the number of the example."""
+    everything that decides what `read` makes of a sample and the number of the example. `readers` processes decode
+    samples ahead; with none, the process that asks does."""
 
     mixed: Mixed
     read: Callable[[Sample, int], Example]
     key: Mapping[str, Any]
+    readers: int = 0
 
     def example(self, number: int) -> Example:
         return self.read(self.mixed.sample(number), number)
+
+    def examples(self, numbers: Iterable[int]) -> Iterator[Example]:
+        if not self.readers:
+            return map(self.example, numbers)
+        drawn = draws_ahead(self.mixed, numbers, self.readers)
+        return (self.read(self.mixed.noted(one), one.number) for one in drawn)
 
     def name(self, number: int) -> str:
         return self.mixed.sample(number).id
@@ -97,16 +113,29 @@ class PartlyCachedStream:
     caches: Mapping[int, Cache]
 
     def example(self, number: int) -> Example:
+        draw = self._kept(number)
+        return self.live.example(number) if draw is None else self._read(draw, number)
+
+    def examples(self, numbers: Iterable[int]) -> Iterator[Example]:
+        all_, others = tee(numbers)
+        live = self.live.examples(number for number in others if self._kept(number) is None)
+        draws = ((self._kept(number), number) for number in all_)
+        return (next(live) if draw is None else self._read(draw, number) for draw, number in draws)
+
+    def _read(self, draw: SampledImage, number: int) -> Example:
+        return self.caches[draw.source].example(draw.image, draw.questions, number)
+
+    def _kept(self, number: int) -> SampledImage | None:
+        """The draw, by its number in its cache; None for one that is read live."""
         mixture = self.live.mixed.mixture
         for attempt in range(ATTEMPTS):
             source, index = mixture.place(number, attempt)
             image = self.caches[source].image(index) if source in self.caches else None
             if image is None:
-                break  # read live: an image that the data leaves out is replaced there
-            cache = self.caches[source]
-            if questions := mixture.pick(number, cache.questions(image), attempt):
-                return cache.example(image, questions, number)
-        return self.live.example(number)
+                break  # an image that the data leaves out is replaced there
+            if questions := mixture.pick(number, self.caches[source].questions(image), attempt):
+                return SampledImage(source, image, questions)
+        return None
 
     def name(self, number: int) -> str:
         return self.live.name(number)
@@ -120,11 +149,13 @@ def epochs_of(source: ExampleSource, seed: int) -> SampledStream:
     return SampledStream([source], Epochs(len(source), source.questions, seed))
 
 
-def tuned_stream(parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int) -> ExampleStream:
+def tuned_stream(
+    parts: Parts, data: Dataset | Mixed, name: str, head: TunedMethod, seed: int, readers: int = 0
+) -> ExampleStream:
     """For a method that tunes its MLLM: pictures and words."""
     maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side, head.training_format, seed)
     if isinstance(data, Mixed):
-        return MixtureStream(data, lambda sample, number: maker.example(sample, number=number), parts.key)
+        return MixtureStream(data, lambda sample, number: maker.example(sample, number=number), parts.key, readers)
     return epochs_of(LiveExamples(data, maker.example, name, parts.key), seed)
 
 
@@ -135,12 +166,13 @@ def frozen_stream(
     folder: Path | None,
     seed: int,
     cached: Collection[int] | None = None,
+    readers: int = 0,
 ) -> ExampleStream:
     """For a head on frozen parts: their features, kept in `folder`, or computed at every step when it is None. Of a
     mixture only the datasets with the numbers `cached` are kept there (default all)."""
     if not isinstance(data, Mixed):
         return epochs_of(frozen_source(parts, data, name, folder), seed)
-    live = MixtureStream(data, lambda sample, _: parts.read(sample), parts.key)
+    live = MixtureStream(data, lambda sample, _: parts.read(sample), parts.key, readers)
     if folder is None:
         return live
     if cached is not None:

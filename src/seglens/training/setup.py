@@ -31,6 +31,7 @@ from seglens.training.initial_head import InitialHead
 from seglens.training.launch import need_extras
 from seglens.training.presets import Recipe
 from seglens.training.run_folder import LEFT_OUT, keep_lines
+from seglens.training.sample_readers import usual_readers
 from seglens.training.trainer import fit
 from seglens.training.training_data import any_absent, bad_records, open_data, trained_prompt, validation_data
 from seglens.training.tuned_examples import ExampleMaker
@@ -92,6 +93,7 @@ def prepare(
     image_size: int | None = None,
     init: str | Path | None = None,
     cached: str | None = None,
+    readers: int | None = None,
 ) -> TrainingRun:
     """Load the frozen parts, open the data and build the head.
 
@@ -119,12 +121,13 @@ def prepare(
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
     if start is not None:
         start.load_into(head, _layer(recipe, parts))
-    own = out / "features"
+    own, count = out / "features", usual_readers() if readers is None else readers
     if isinstance(head, TunedMethod):
-        stream = tuned_stream(parts, opened, data, head, recipe.training.seed)
+        stream = tuned_stream(parts, opened, data, head, recipe.training.seed, count)
     else:
         read_live = live or (isinstance(opened, Mixed) and cache is None and chosen is None)
-        stream = frozen_stream(parts, opened, data, None if read_live else cache or own, recipe.training.seed, chosen)
+        folder = None if read_live else cache or own
+        stream = frozen_stream(parts, opened, data, folder, recipe.training.seed, chosen, count)
     validation = None
     if examined is not None and exam is not None:
         named = validation_data(exam, examined, trained_prompt(opened))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,12 @@ def _fit(
         """The examples of a part of a step."""
         return range(step * config.images + part * micro, step * config.images + (part + 1) * micro)
 
-    def read(step: int) -> list[list[Example]]:
-        """This device's parts of a step."""
-        return [list(map(stream.example, numbers(step, part))) for part in mine]
+    steps = range(state.step, config.steps)
+    coming = stream.examples(number for step in steps for part in mine for number in numbers(step, part))
+
+    def read(_: int) -> list[list[Example]]:
+        """This device's parts of the next step."""
+        return [list(islice(coming, micro)) for _ in mine]
 
     hidden = quiet or not accelerator.is_main_process
     if state.step and not hidden:
