@@ -19,7 +19,7 @@ from seglens.core.tuning_types import AnswerTemplates, Tuning
 from seglens.decoders import load_decoder
 from seglens.inference.frozen_models import Parts, place_backbone
 from seglens.inference.segmenter import Segmenter
-from tiny import FROZEN, KINDS
+from tiny import FROZEN, KINDS, by_speed
 
 
 def refused(folder: Path, message: str, **how: Any) -> str:
@@ -253,10 +253,11 @@ def test_no_family_is_both_read_and_refused() -> None:
     assert set(UNREADABLE) <= set(CONFIG_MAPPING)
 
 
-def test_experts_take_no_adapter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", by_speed(FROZEN))
+def test_experts_take_no_adapter(kind: str, tmp_path: Path) -> None:
     """A mixture of experts is read frozen; of a method that would tune its experts, all that it lacks is named."""
-    FROZEN["qwen3-vl-moe"].save(tmp_path)
-    backbone = load_backbone(tmp_path, **FROZEN["qwen3-vl-moe"].options)
+    FROZEN[kind].save(tmp_path)
+    backbone = load_backbone(tmp_path, **FROZEN[kind].options)
     tuning, words = (
         Tuning(("[SEG]",), 4, 8.0, 0.0, ("q_proj", "down_proj")),
         AnswerTemplates(("[SEG]",), "{}", ("[SEG].",)),

@@ -6,6 +6,7 @@ updates (LoRA, arXiv 2106.09685) are those of peft, which is imported here alone
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -184,8 +185,11 @@ def _inject(tuned: MLLM, tuning: Tuning, adapter: Adapter) -> None:
 def _language_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
     if not tuning.rank:
         return {}
-    layers = enumerate(tuned.language.layers)
-    linear = _linear(tuned.model, {id(layer): f"language.{n}" for n, layer in layers})
+    layers = tuned.language.layers
+    linear = _linear(tuned.model, {id(layer): f"language.{n}" for n, layer in enumerate(layers)})
+    # experts are no linear layers; those beside them in GLM-4.5V, of a dense layer and shared experts, replace none
+    places = Counter(key.split(".", 2)[2] for key in linear.values())
+    linear = {name: key for name, key in linear.items() if places[key.split(".", 2)[2]] == len(layers)}
     known = {name.rpartition(".")[2] for name in linear}
     wanted = {FUSED[name] if name not in known and FUSED.get(name) in known else name for name in tuning.targets}
     targets = {name: key for name, key in linear.items() if name.rpartition(".")[2] in wanted}
