@@ -19,6 +19,9 @@ from tiny import KINDS, by_speed
 
 CONFIGS = Path(__file__).parents[1] / "backbones" / "configs"
 # parameters as the hub counts them; grids and layers of LENS's authors for the three models they ran; else ours
+# Looked up: Idefics3-8B-Llama3 in its own config.json; SmolVLM-Instruct and GLM-4.1V-9B-Thinking in repositories that
+# copy theirs (Pinatpong/SmolVLM-Instruct, minglanga/GeoSolver); SmolVLM2-500M in that of the first 500M
+# (vidore/ColSmolVLM-Instruct-500M-base). The size of GLM-4.1V is that of the four bfloat16 files of its base model.
 KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "llava-1.5-7b-hf": (7_063_427_072, 14, (24, 24), 336),
     "llava-1.5-13b-hf": (13.35e9, 18, (24, 24), 336),
