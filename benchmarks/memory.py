@@ -14,11 +14,9 @@ import json
 import os
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import models
 import torch
@@ -26,48 +24,21 @@ from lora import LoraModel
 from measure import Ratio, Report, machine, options
 from models import Size
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
 from seglens.backbones import Backbone
-from seglens.core.types import Embedding, Prompt, Readout
 from seglens.decoders.sam import SamDecoder
 from seglens.embedded.profiling import Resident
 from seglens.methods import Lens, build_lens
-from seglens.methods.losses import bce, mask_terms
+from seglens.training import account
+from seglens.training.account import Account as Account
+from seglens.training.account import AllPrompts, PassShape, Peak, update
+from seglens.training.account import pretend as pretend
 from seglens.training.config import TrainConfig
 
 IMAGES, QUESTIONS = 2, 3
 BEFORE, BEHIND = 5, 24  # tokens before the image, and of a question
 ANSWER = 7  # LISA's answer is trained too
 GB = 1e9
-
-
-class AllPrompts:
-    """A mask decoder that hides no prompt: whether any is void depends on data, which fake tensors have not."""
-
-    def __init__(self, decoder: SamDecoder):
-        self.decoder, self.width = decoder, decoder.width
-
-    @property
-    def mask_side(self) -> int:
-        return self.decoder.mask_side
-
-    def positions(self, points: Tensor) -> Tensor:
-        return self.decoder.positions(points)
-
-    def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Tensor:
-        return self.decoder.answer(embedding, prompts)
-
-    def trainable_decoder(self) -> nn.Module:
-        return self.decoder.trainable_decoder()
-
-    def decode(
-        self, embedding: Embedding, prompts: Tensor, keep: Tensor | None = None, decoder: nn.Module | None = None
-    ) -> Tensor:
-        return self.decoder.decode(embedding, prompts, None, decoder)
 
 
 def optimiser(module: nn.Module, fused: bool) -> torch.optim.AdamW:
@@ -123,34 +94,10 @@ def look(mllm: Backbone, decoder: SamDecoder, size: Size, device: str) -> None:
 
 
 def lens_loss(head: Lens, size: Size, device: str) -> Tensor:
-    b, q, side, s = IMAGES, QUESTIONS, size.canvas // 16, size.canvas // 4
-    p, grid = BEFORE + size.cells**2, (size.cells, size.cells)
-    with torch.device(device):
-        readout = Readout(
-            prefix=torch.randn(b, p, size.width),
-            prefix_positions=torch.arange(p).expand(b, -1),
-            question=torch.randn(b, q, BEHIND, size.width),
-            question_positions=torch.arange(p, p + BEHIND).expand(b, q, -1),
-            question_mask=torch.ones(b, q, BEHIND, dtype=torch.bool),
-            image_tokens=torch.arange(BEFORE, p),
-            grid=grid,
-        )
-        embedding = Embedding(torch.randn(b, size.prompt_width, side, side))
-        masks, cells = torch.rand(b, q, s, s), torch.rand(b, q, *grid)
-        present = torch.ones(b, q)
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
-        output = head(readout, embedding, local=torch.ones(b, q, dtype=torch.bool, device=device))
-    # the terms of `Lens.losses`; its choice of those that are asked depends on data
-    terms = mask_terms(output.mask_logits.flatten(0, 1), masks.flatten(0, 1))
-    loss = sum(terms.values()).mean() + bce(output.heat_map.flatten(0, 1), cells.flatten(0, 1)).mean()
-    return loss + nn.functional.binary_cross_entropy_with_logits(output.presence_logits, present)
-
-
-def update(loss: Tensor, stepper: torch.optim.AdamW) -> None:
-    loss.backward()
-    nn.utils.clip_grad_norm_(stepper.param_groups[0]["params"], 1.0)
-    stepper.step()
-    stepper.zero_grad()
+    cells, side = (size.cells, size.cells), size.canvas // 16
+    maps = ((size.prompt_width, side, side),)
+    shape = PassShape(IMAGES, QUESTIONS, BEFORE, BEHIND, cells, size.width, 1, maps, size.canvas // 4)
+    return account.lens_loss(head, shape, device)
 
 
 # ---------------------------------------------------------------- LISA
@@ -191,69 +138,12 @@ WAYS: dict[str, Callable[[Size, str], Ready]] = {
 CHECKED = ("LENS, features from a cache", "LISA-style LoRA")
 
 
-@dataclass(frozen=True)
-class Peak:
-    """Bytes between two steps (weights, what the optimiser keeps), and at most within one."""
-
-    resting: float
-    peak: float
-
-
-class Account(TorchDispatchMode):
-    """Bytes of all tensors that are alive at a time, those passed to `hold` and all that are created inside it.
-
-    (PyTorch's own MemTracker refuses modules with frozen parameters.)"""
-
-    BLOCK = 512  # bytes; what a GPU's allocator rounds up to
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now, self.peak, self._known = 0, 0, WeakIdKeyDictionary()
-
-    def hold(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = -(-storage.nbytes() // self.BLOCK) * self.BLOCK
-        self._known[storage] = size
-        weakref.finalize(storage, self._freed, size)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _freed(self, size: int) -> None:
-        self.now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self.hold, out)
-        return out
-
-
 def accounted(way: str, size: Size, fused: bool = False) -> Peak:
     """Of fake tensors."""
-    ready, account = WAYS[way](size, "meta"), Account()
-    with FakeTensorMode():
-        for module in (ready.trained, *ready.beside):
-            pretend(module)
-            for tensor in (*module.parameters(), *module.buffers()):
-                account.hold(tensor)
-        with account:
-            stepper = optimiser(ready.trained, fused)
-            update(ready.loss("cpu"), stepper)
-            resting, account.peak = account.now, 0
-            update(ready.loss("cpu"), stepper)
-    return Peak(resting, account.peak)
-
-
-def pretend(module: nn.Module) -> None:
-    """Tensors that have a shape but no memory, in place of those that have not even a device."""
-    for part in module.modules():
-        for name, p in part._parameters.items():
-            if p is not None and p.is_meta:
-                part._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
-        for name, b in part._buffers.items():
-            if b is not None and b.is_meta:
-                part._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
+    ready = WAYS[way](size, "meta")
+    return account.accounted(
+        ready.trained, ready.beside, lambda: ready.loss("cpu"), lambda: optimiser(ready.trained, fused)
+    )
 
 
 def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
@@ -269,10 +159,10 @@ def measured(way: str, size: Size, device: str, fused: bool = False) -> Peak:
     update(ready.loss(device), stepper)
     gc.collect()
     if device == "cpu":
-        Resident.forget()
+        Resident.reset_peak()
         resting = Resident.now()
         update(ready.loss(device), stepper)
-        return Peak(resting - before, Resident.most() - before)
+        return Peak(resting - before, Resident.peak() - before)
     torch.cuda.reset_peak_memory_stats(device)
     resting = torch.cuda.memory_allocated(device)
     update(ready.loss(device), stepper)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.options import AUTO, Device
-from seglens.cli.output import print_left_out, print_stderr
+from seglens.cli.options import AUTO, AsJson, Device
+from seglens.cli.output import print_json, print_left_out, print_stderr
+
+if TYPE_CHECKING:
+    from seglens.training.presets import Recipe
 
 
 def train(
@@ -42,6 +45,15 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the head or the training, such as lr=1e-4.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print steps, hours, memory, disk and readers; load and write nothing.")
+    ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="With --plan: a GPU that is not here, such as rtx-4090, by its published numbers."),
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="With --plan: measure this machine, which takes some seconds.")] = True,
+    as_json: AsJson = False,
     device: Device = AUTO,
 ) -> None:
     """Train a method for an MLLM that is not changed, on one device or, with torchrun or accelerate launch, on many."""
@@ -65,6 +77,10 @@ def train(
         if backbone is not None:
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
+        if plan:
+            return _print_plan(
+                recipe, data, out, cache, live, cache_datasets, image_size, device, gpu, measure, as_json
+            )
         try:
             run = prepare(recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets, readers)
             known = run.left_out()
@@ -84,6 +100,40 @@ def train(
     if first:
         _report(out, recipe.training.steps, terms, len(run.left_out()), exam)
         print(out / "head")
+
+
+def _print_plan(
+    recipe: Recipe,
+    data: str,
+    out: Path,
+    cache: Path | None,
+    live: bool,
+    cached: str | None,
+    image_size: int | None,
+    device: str,
+    gpu: str | None,
+    measure: bool,
+    as_json: bool,
+) -> None:
+    """What the training needs; exit code 1 where it does not fit."""
+    from seglens.core.devices import usable_device
+    from seglens.core.distributed import Ranks
+    from seglens.training.machine import published, this_machine
+    from seglens.training.plan import Plan
+    from seglens.training.planned_data import plan_data
+    from seglens.training.planned_models import PlannedModels
+
+    machine = published(gpu) if gpu is not None else this_machine(usable_device(device), measure)
+    models = PlannedModels.of(recipe, image_size, machine.cuda)
+    planned = plan_data(data, recipe, cache, live or not models.lens, cached, measure)
+    result = Plan(models, planned, machine, Ranks.here().world, out if cache is None else cache)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        for line in result.lines():
+            print(line)
+    if not result.fits:
+        raise SystemExit(1)
 
 
 def _report(out: Path, steps: int, terms: dict[str, float], left_out: int, exam: str | None) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig
 
 from seglens.core.names import did_you_mean
@@ -14,10 +14,10 @@ from seglens.decoders.sam import SamDecoder
 from seglens.decoders.sam2 import Sam2Decoder
 from seglens.model_files.strict_loading import HUB, checked_options, refuse_adapter
 
-DECODERS: dict[str, Callable[..., MaskDecoder]] = {  # by config.model_type
-    "sam": SamDecoder.from_pretrained,
-    "sam2": Sam2Decoder.from_pretrained,
-    "sam2_video": Sam2Decoder.from_pretrained,  # what the hub's SAM 2 checkpoints call themselves
+DECODERS: dict[str, type[MaskDecoder]] = {  # by config.model_type
+    "sam": SamDecoder,
+    "sam2": Sam2Decoder,
+    "sam2_video": Sam2Decoder,  # what the hub's SAM 2 checkpoints call themselves
 }
 
 
@@ -28,11 +28,23 @@ def load_decoder(name: str | Path, *, revision: str | None = None, **loading: An
     refuse_adapter(name)
     loading = checked_options(loading)
     where = {key: loading[key] for key in HUB if key in loading}
+    return DECODERS[_family(name, revision, **where)].from_pretrained(name, revision=revision, **loading)
+
+
+def draw_decoder(name: str | Path, *, revision: str | None = None) -> MaskDecoder:
+    """The same on the meta device: its shapes from the config alone, without weights."""
+    kind = DECODERS[_family(name, revision)]
+    config = kind.model.config_class.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with torch.device("meta"):
+        return kind(kind.model(config), name=str(name), revision=revision)
+
+
+def _family(name: str | Path, revision: str | None, **where: Any) -> str:
     family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **where).model_type
     if family not in DECODERS:
         hint = did_you_mean(family, DECODERS)
         raise ValueError(f"{name} is a {family!r} model; supported mask decoders: {', '.join(DECODERS)}{hint}")
-    return DECODERS[family](name, revision=revision, **loading)
+    return family
 
 
-__all__ = ["DECODERS", "MaskDecoder", "load_decoder"]
+__all__ = ["DECODERS", "MaskDecoder", "draw_decoder", "load_decoder"]

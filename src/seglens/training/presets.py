@@ -47,9 +47,11 @@ class Recipe:
         return parts.with_system_text(None if system is None or parts.backbone.prompts.unknown(system) else system)
 
 
+OURS = ("default", "quick")  # presets that are no publication's
 ADJUSTABLE = ("method", "training", "canvas")
 # shares of LISA's mixture in the released code of a method, where they are not those of the papers
-RATES = {("lens", "authors"): "authors", ("lisa", "authors"): "lisa"}
+# no paper has those of a quick training: phrases and reasoning alone
+RATES = {("lens", "quick"): "0-3-0-1", ("lens", "authors"): "authors", ("lisa", "authors"): "lisa"}
 
 
 def _collected(method: str, name: str, preset: Preset[Any]) -> Recipe:
@@ -71,7 +73,7 @@ def recipe(name: str, method: str = "lens") -> Recipe:
     check_name(method, RECIPES, "method")
     check_name(name, RECIPES[method], f"preset of {method}")
     preset = RECIPES[method][name]
-    return preset if name == "default" else replace(preset, negatives=0.0)  # a publication's own data alone
+    return preset if name in OURS else replace(preset, negatives=0.0)  # a publication's own data alone
 
 
 def adjusted(recipe: Recipe, settings: Iterable[str]) -> Recipe:

@@ -65,7 +65,9 @@ def estimate(samples: Samples, extract: Extract, folder: Path, manifest: Manifes
     questions = sum(len(entry.questions) for entry, _ in draft.samples)
     stored = sum(path.stat().st_size for path in folder.glob("shard-*"))
     whole = len(tried) == manifest.samples
-    return Estimate(manifest.samples, round(questions * share), round(size_tried * share), _free(folder), stored, whole)
+    return Estimate(
+        manifest.samples, round(questions * share), round(size_tried * share), free_space(folder), stored, whole
+    )
 
 
 def _spread(samples: int) -> list[int]:
@@ -74,6 +76,7 @@ def _spread(samples: int) -> list[int]:
     return sorted({int(at * SPREAD % 1 * samples) for at in range(TRIED)})
 
 
-def _free(folder: Path) -> int:
+def free_space(folder: Path) -> int:
+    """Bytes of the disk that holds the folder, or will hold it."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
