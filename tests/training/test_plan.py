@@ -145,3 +145,18 @@ def test_the_command_writes_nothing_and_reports_by_its_exit_code(
     assert "1.00 KB free: DOES NOT FIT; store with `seglens cache build --dtype int8`" in printed
     assert "GPU memory (l4)" in printed
     assert not out.exists()
+
+
+def test_a_download_that_the_disk_has_no_room_for_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is named with its size, and counted against the disk of the hub's folder."""
+    tuned = replace(recipe("default", "mllmseg"), backbone="embedded/internvl", decoder=None)
+    plan = planned(tuned, PlannedData((), 1, 1.0, None), tmp_path)
+    monkeypatch.setattr(PlannedModels, "downloads", lambda models: {"org/model": 5_000_000_000})
+    monkeypatch.setattr(planning, "hub_folder", lambda: tmp_path / "hub")
+    monkeypatch.setattr(planning, "free_space", lambda folder: 10**9 if folder.name == "hub" else 10**12)
+    short = [need for need in plan.needs if not need.fits]
+    assert [str(need) for need in short] == [
+        "disk for downloads: 5.00 GB of 1.00 GB free: DOES NOT FIT; set HF_HOME to a folder on another disk"
+    ]
+    assert not plan.fits
+    assert "to download: org/model, about 5.00 GB" in list(plan.lines())

@@ -27,6 +27,13 @@ def hub_commit(name: str) -> str | None:
     return Path(cached).parent.name if isinstance(cached, str) else None
 
 
+def hub_folder() -> Path:
+    """Where downloads from the hub are kept."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
 def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) -> Path:
     """The folder of a head: one of the package's own, a folder on disk, or a snapshot of a hub id, fetched with `where`
     (`token`, `cache_dir`, `local_files_only`)."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seglens.checkpoints.hub import hub_folder
 from seglens.core.available_memory import free_memory
 from seglens.features.cache.estimate import free_space
 from seglens.features.cache.whole_files import size
@@ -110,7 +111,7 @@ class Plan:
     @cached_property
     def encode_seconds(self) -> float | None:
         """Of the frozen parts for an image with its questions."""
-        if not self.machine.single:
+        if not (self.machine.single and self.models.lens):
             return None
         mllm = self.models.reading_flops() + self.data.questions * self.models.question_flops()
         return mllm / self.machine.half + self.models.encoder[2] / self.machine.single
@@ -119,7 +120,7 @@ class Plan:
     def step_seconds(self) -> float | None:
         """Without the time to read data."""
         encode = self.encode_seconds
-        if encode is None or not self.models.lens:
+        if encode is None:
             return None
         training = self.models.recipe.training
         head = self.models.step_flops(max(1, round(self.data.questions))) / self.machine.half
@@ -149,13 +150,16 @@ class Plan:
     def needs(self) -> list[Need]:
         device, host = self.device_bytes(), self.host_bytes()
         free, machine = float(free_memory() or 0), self.machine
-        disk = Need("disk", float(self.disk_bytes()), float(free_space(self.out)), self._less_disk())
+        disks = [Need("disk", float(self.disk_bytes()), float(free_space(self.out)), self._less_disk())]
+        if fetched := float(sum(self.models.downloads().values())):
+            change = "set HF_HOME to a folder on another disk"
+            disks.append(Need("disk for downloads", fetched, float(free_space(hub_folder())), change))
         total, available = (device, machine.memory) if machine.cuda else (host + self.devices * device, free)
         change = "" if total <= available else self._less_memory()
         if not machine.cuda:
-            return [Need("memory", total, available, change), disk]
+            return [Need("memory", total, available, change), *disks]
         memory = Need(f"GPU memory ({machine.name})", total, available, change)
-        return [memory, Need("host memory", host, free, "take fewer images per step (--set images=)"), disk]
+        return [memory, Need("host memory", host, free, "take fewer images per step (--set images=)"), *disks]
 
     @property
     def fits(self) -> bool:
@@ -235,7 +239,7 @@ class Plan:
         passes, micro = self.passes()
         yield (
             f"{training.steps} steps of {training.images} images, on {self.devices} x {self.machine.name} in {passes} "
-            f"passes of {micro}"
+            f"{'pass' if passes == 1 else 'passes'} of {micro}"
         )
         for one in self.data.datasets:
             cost = f", {size(cached[one.name])} to cache" if cached else ""
@@ -243,7 +247,7 @@ class Plan:
             yield f"  {one.name}: {one.images} images, each drawn {one.per_image:.2f} times{cost}: {how}"
         if hours is not None:
             yield f"hours: {hours['training']:.2f}" + (f", and {hours['caching']:.2f} to cache" if self.caches else "")
-        else:
+        elif self.models.lens:
             yield "hours: not known; measure this machine, or name a GPU with --gpu"
         if (readers := self.readers()) is not None:
             yield f"readers: {readers} cores to decode images ({1000 * (self.data.read_seconds or 0):.0f} ms each)"
