@@ -7,20 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from convert import their_files
 from convert.test_convert_internvl import their_config, write_tokenizer
 from convert.test_convert_mllmseg import TINY, checkpoint, internlm
 from hub_server import Hub, serving
 from seglens.checkpoints.origin import CheckpointError
+from seglens.convert import published
 from seglens.convert.mllmseg import convert_mllmseg
 from seglens.convert.plain import in_own_form
-from seglens.convert.published import PUBLISHED, RECORD, head_folder
+from seglens.convert.published import PUBLISHED, RECORD, Checkpoint, head_folder
 from seglens.inference.segmenter import Segmenter
 from tiny import internvl, internvl_processor, save_processor
 
@@ -171,6 +177,44 @@ def test_a_hub_that_does_not_answer(hub: Hub, photo: Path, tmp_path: Path) -> No
     done = command(hub, tmp_path, *arguments, HF_HUB_OFFLINE="1")
     assert done.returncode != 0
     assert "could be fetched" in " ".join(done.stderr.split())
+
+
+def test_room_is_needed_for_the_download_and_for_what_it_becomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both on one disk here; what was fetched before counts once."""
+    commit, file = "a" * 40, "model.safetensors"
+    checkpoint = Checkpoint(ONE, tmp_path / commit, "")
+    where = {"cache_dir": str(tmp_path / "hub")}
+    monkeypatch.setattr(published.shutil, "disk_usage", lambda path: SimpleNamespace(free=15 * 10**9))
+    check = partial(published._check_room, checkpoint, {file: 8 * 10**9}, tmp_path / "heads" / "one", where)
+    with pytest.raises(CheckpointError, match=r"needs 16\.0 GB .* has 15\.0 GB left; make room, .* SEGLENS_CACHE$"):
+        check()
+    there = tmp_path / "hub" / f"models--{ONE.replace('/', '--')}" / "snapshots" / commit
+    there.mkdir(parents=True)
+    (there / file).write_bytes(b"")
+    check()
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_missing_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, any error let a checkpoint of pickles pass unseen."""
+    checkpoint = Checkpoint(ONE, tmp_path, "")
+
+    def answer(error: Exception) -> Callable[..., Any]:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return fail
+
+    for error in (ConnectionError("no route"), OfflineModeIsEnabled("offline")):
+        monkeypatch.setattr(HfApi, "model_info", answer(error))
+        assert published._weights(checkpoint, {}) is None
+    monkeypatch.setattr(HfApi, "model_info", answer(AttributeError("ours")))
+    with pytest.raises(AttributeError, match="ours"):
+        published._weights(checkpoint, {})
+    assert published._weights(checkpoint, {"local_files_only": True}) is None
 
 
 def test_every_published_head_names_a_base_for_its_width() -> None:

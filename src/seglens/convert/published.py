@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from seglens.checkpoints.head import PICKLES
 from seglens.checkpoints.hub import DESCRIBING, fetch, resolve_folder
@@ -146,7 +146,9 @@ def _convert(checkpoint: Checkpoint, kept: Path, where: Mapping[str, Any]) -> No
     """Fetch a checkpoint's weights and its base model, and write the head; nothing is kept of a failure."""
     base_name, published = checkpoint.base(), PUBLISHED[checkpoint.repository]
     base = fetch(base_name, DESCRIBING, None, **where)
-    _check_files(checkpoint, kept, where)
+    listed = _weights(checkpoint, where)
+    if listed is not None:
+        _check_room(checkpoint, listed, kept, where)
     parts = {key: fetch(name, patterns, None, **where) for key, (name, patterns) in published.parts.items()}
     weights = f"{checkpoint.inside}/{WEIGHTS}".lstrip("/")
     source = fetch(checkpoint.repository, [*DESCRIBING, weights], checkpoint.commit, **where) / checkpoint.inside
@@ -158,34 +160,60 @@ def _convert(checkpoint: Checkpoint, kept: Path, where: Mapping[str, Any]) -> No
         write_json(folder / RECORD, {**origin, "files": stamps})
 
 
-def _check_files(checkpoint: Checkpoint, kept: Path, where: Mapping[str, Any]) -> None:
-    """Before anything large is fetched: the weights are no pickles, and there is room for what they become."""
-    if where.get("local_files_only"):
-        return  # nothing is fetched
-    from huggingface_hub import HfApi
+def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int] | None:
+    """The bytes of the checkpoint's files of weights on the hub, by their names there; None where the hub is not to be
+    asked or does not answer: what was fetched before is converted then.
 
-    name, start = checkpoint.name, f"{checkpoint.inside}/".lstrip("/")
+    Raises CheckpointError when all are pickles."""
+    if where.get("local_files_only"):
+        return None
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    start = f"{checkpoint.inside}/".lstrip("/")
+    # the base of all errors of the library that the hub's client uses
+    client_error = cast("type[Exception]", HfHubHTTPError.__mro__[1])
     try:
         api = HfApi(token=where.get("token"))
         files = api.model_info(checkpoint.repository, revision=checkpoint.commit, files_metadata=True).siblings or []
-    except Exception:  # dozens of types: without network, what was fetched before is converted
-        return
-    sizes = {file.rfilename.removeprefix(start): file.size or 0 for file in files if file.rfilename.startswith(start)}
-    weights = [size for file, size in sizes.items() if file.endswith(".safetensors")]
-    pickled = sorted(file for file in sizes if Path(file).suffix in PICKLES)
+    except (OSError, client_error):
+        return None
+    sizes = {file.rfilename: file.size or 0 for file in files if file.rfilename.startswith(start)}
+    weights = {file: size for file, size in sizes.items() if file.endswith(".safetensors")}
+    pickled = sorted(file.removeprefix(start) for file in sizes if Path(file).suffix in PICKLES)
     if pickled and not weights:
         raise CheckpointError(
-            f"{name} holds only {pickled[0]}, and pickled weights are not read here because loading them can run code; "
-            f"download it (hf download {checkpoint.repository} --local-dir FOLDER), repack it there, where nothing but "
-            f"tensors is unpacked ({repacking(pickled)}), and give the folder to `seglens convert`"
+            f"{checkpoint.name} holds only {pickled[0]}, and pickled weights are not read here because loading them "
+            f"can run code; download it (hf download {checkpoint.repository} --local-dir FOLDER), repack it there, "
+            f"where nothing but tensors is unpacked ({repacking(pickled)}), and give the folder to `seglens convert`"
         )
-    there = next(path for path in (kept, *kept.parents) if path.exists())
-    needed, free = sum(weights), shutil.disk_usage(there).free
-    if needed > free:
-        raise CheckpointError(
-            f"{name} takes {needed / 1e9:.1f} GB when it is converted, and {there} has {free / 1e9:.1f} GB left; make "
-            f"room, or name another folder with {CACHE}"
-        )
+    return weights
+
+
+def _check_room(checkpoint: Checkpoint, weights: Mapping[str, int], kept: Path, where: Mapping[str, Any]) -> None:
+    """Raises CheckpointError when a disk has no room for what is still to be downloaded, or for what it becomes."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    downloads = Path(where.get("cache_dir") or constants.HF_HUB_CACHE)
+    revision, cache = checkpoint.commit, str(downloads)
+    fetched = {
+        file: isinstance(try_to_load_from_cache(checkpoint.repository, file, cache_dir=cache, revision=revision), str)
+        for file in weights
+    }
+    needs = dict[int, tuple[Path, int]]()  # by disk
+    for folder, size in (
+        (downloads, sum(weights[file] for file in weights if not fetched[file])),
+        (kept, sum(weights.values())),
+    ):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        _, before = needs.get(there.stat().st_dev, (there, 0))
+        needs[there.stat().st_dev] = there, before + size
+    for there, needed in needs.values():
+        if needed > (free := shutil.disk_usage(there).free):
+            raise CheckpointError(
+                f"{checkpoint.name} needs {needed / 1e9:.1f} GB for its download and what it is converted to, and "
+                f"{there} has {free / 1e9:.1f} GB left; make room, or name other folders with HF_HOME and {CACHE}"
+            )
 
 
 def _check(kept: Path) -> None:
