@@ -18,7 +18,9 @@ def train(
     data: Annotated[str, typer.Option(help="A dataset (world:n=4000,split=train) or a mixture (lisa:root=/data).")],
     out: Annotated[Path, typer.Option(help="Folder for curves, checkpoints and heads; the same command resumes.")],
     method: Annotated[str, typer.Option(help="lens, mllmseg, self1e, lisa or ufo.")] = "lens",
-    preset: Annotated[str, typer.Option(help="default, authors, or paper where text and code differ.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="default, quick (of lens), authors, or paper where text and code differ.")
+    ] = "default",
     backbone: Annotated[str | None, typer.Option(help="The MLLM: a folder or hub id; default the preset's.")] = None,
     decoder: Annotated[str | None, typer.Option(help="SAM or SAM 2: a folder or hub id; default the preset's.")] = None,
     layer: Annotated[
