@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from seglens.backbones import FAMILIES, Backbone, load_backbone
@@ -281,3 +283,24 @@ def test_processors_as_the_hub_has_them(family: Path, tmp_path: Path, suffix: st
     (copy / "chat_template.jinja").unlink()
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     assert load_backbone(copy, **options).signature() == load_backbone(family, **options).signature()
+
+
+@pytest.mark.parametrize("load", [load_backbone, load_decoder])
+def test_a_model_that_no_hub_gives_is_named_in_one_line(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' own message has two to four."""
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise OSError("We couldn't connect to 'http://hub' to load the files.\nCheck your internet connection.")
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", unreachable)
+    with pytest.raises(OSError, match=r"^some/model is no folder here, .* 'http://hub' .* or give a folder$") as caught:
+        load("some/model")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_on_this_machine_has_no_revision(tmp_path: Path) -> None:
+    for name in ("embedded", str(tmp_path)):
+        with pytest.raises(CheckpointError, match=r"got revision='abc' .* on this machine; leave it out"):
+            Segmenter.from_pretrained(name, revision="abc")

@@ -183,7 +183,7 @@ def test_a_head_that_cannot_refuse_prints_a_note(
     ask = ("segment", picture, "a zeppelin", "--trust", "--out", tmp_path / "out", "--model")
     code, out, err = seglens(*ask, head, "--json")
     assert (code, json.loads(out)["presence"]) == (0, None)
-    assert f"note: {head} was trained without absent targets: it shows a mask for every query" in err
+    assert f"note: {head} was trained without absent targets: expect masks also for what is not in the picture" in err
     assert "absent targets" not in seglens(*ask, "embedded", "--overwrite")[2]
 
 

@@ -16,7 +16,7 @@ from seglens.backbones.llava_onevision import LlavaOnevision
 from seglens.backbones.qwen2_vl import Qwen2VL
 from seglens.backbones.qwen3_vl import Qwen3VL
 from seglens.core.names import did_you_mean
-from seglens.model_files.strict_loading import refuse_adapter
+from seglens.model_files.strict_loading import reaching, refuse_adapter
 
 FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "llava": Llava,
@@ -58,7 +58,8 @@ def family_of(name: str | Path, **where: Any) -> type[Family]:
         raise ValueError(f"the model {str(name)!r} does not exist; give a folder, a config file or a hub id")
     refuse_adapter(name)
     # the plain file: transformers makes no config of a family that it does not know, or that brings its own code
-    config, _ = PreTrainedConfig.get_config_dict(name, **where)
+    with reaching(name):
+        config, _ = PreTrainedConfig.get_config_dict(name, **where)
     family = str(config.get("model_type"))
     if "model_type" not in config:
         raise ValueError(f"{name} has no config.json of a model; give a folder that has one, a config file or a hub id")

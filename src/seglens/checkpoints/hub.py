@@ -39,7 +39,10 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
     (`token`, `cache_dir`, `local_files_only`)."""
     if not isinstance(name, str | Path):
         raise CheckpointError(f"got {type(name).__name__} for a model; need its name or its folder, as in {EMBEDDED!r}")
-    if str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir():
+    embedded = str(name).partition("/")[0] == EMBEDDED and not Path(name).is_dir()
+    if revision is not None and (embedded or Path(name).is_dir()):
+        raise CheckpointError(f"got revision={revision!r} for {str(name)!r}, which is on this machine; leave it out")
+    if embedded:
         check_name(str(name), EMBEDDED_HEADS, "head of the package")
         return intact_folder(str(name))
     if Path(name).is_dir():

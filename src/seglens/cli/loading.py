@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from seglens.inference.segmenter import Segmenter
 
 NEVER_REFUSES = (
-    "note: {} was trained without absent targets: it shows a mask for every query, also for what is not in the picture "
+    "note: {} was trained without absent targets: expect masks also for what is not in the picture "
     "(docs/own-data.md, negatives)"
 )
 NEVER_REFUSES_YET = (
-    "note: it is not known how much attention {} pays to what is in a picture: it shows a mask for every query, also "
-    "for what is not in the picture (seglens probe --heads measures it)"
+    "note: it is not known how much attention {} pays to what is in a picture: expect masks also for what is not in it "
+    "(seglens probe --heads measures it)"
 )
 
 

@@ -12,7 +12,7 @@ from seglens.core.names import did_you_mean
 from seglens.decoders.base import MaskDecoder
 from seglens.decoders.sam import SamDecoder
 from seglens.decoders.sam2 import Sam2Decoder
-from seglens.model_files.strict_loading import HUB, checked_options, refuse_adapter
+from seglens.model_files.strict_loading import HUB, checked_options, reaching, refuse_adapter
 
 DECODERS: dict[str, type[MaskDecoder]] = {  # by config.model_type
     "sam": SamDecoder,
@@ -40,7 +40,8 @@ def draw_decoder(name: str | Path, *, revision: str | None = None) -> MaskDecode
 
 
 def _family(name: str | Path, revision: str | None, **where: Any) -> str:
-    family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **where).model_type
+    with reaching(name):
+        family = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **where).model_type
     if family not in DECODERS:
         hint = did_you_mean(family, DECODERS)
         raise ValueError(f"{name} is a {family!r} model; supported mask decoders: {', '.join(DECODERS)}{hint}")

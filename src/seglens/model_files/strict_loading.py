@@ -169,3 +169,19 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def reaching(name: str | Path) -> Iterator[None]:
+    """Around the first request for the files of a model: raises OSError in one line, where transformers has several,
+    when there is no such folder and the hub does not answer, or has no such model."""
+    try:
+        yield
+    except OSError as error:
+        if Path(name).exists():
+            raise
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise OSError(
+            f"{name} is no folder here, and could not be fetched from the hub ({first}); check the name and the "
+            "network, or give a folder"
+        ) from error
