@@ -295,3 +295,10 @@ def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
     (folder / "images/training/a.jpg").rename(folder / "images/training/a.JPG")
     (folder / "annotations/training/a.png").rename(folder / "annotations/training/a.PNG")
     assert [sample.id for sample in load_data(f"ade20k:root={tmp_path}")] == ["a", "b"]
+
+
+def test_some_images_are_spread_over_a_dataset(tmp_path: Path) -> None:
+    data = ade20k(write_ade20k(tmp_path, **{name: stripes(1) for name in "abcdef"}))
+    assert [entry.id for entry in data.some(3).entries] == ["a", "c", "e"]
+    assert [entry.id for entry in data.some(9).entries] == list("abcdef")
+    assert len(data) == 6

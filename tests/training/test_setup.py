@@ -545,6 +545,20 @@ def test_a_draw_comes_from_the_cache_that_has_its_image() -> None:
     assert {example.origin for example in examples if isinstance(example, Drawn)} == {"cached", "live"}
 
 
+def test_the_quick_mixture_is_small_and_read_once(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    data = f"quick:root={write_lisa(tmp_path / 'data')},held_out=no,limit=1"
+    run = prepare(tiny_recipe, data, tmp_path / "run")
+    assert isinstance(run.stream, SampledStream)
+    assert [len(source) for source in run.stream.sources if isinstance(source, Cache)] == [1] * 4
+    mixture = run.stream.sampler
+    assert isinstance(mixture, Mixture)
+    assert mixture.rates == {"refer_seg": 9, "reason_seg": 1}
+    assert trained(run, tmp_path / "run")
+    assert isinstance(prepare(tiny_recipe, data, tmp_path / "live", live=True).stream, MixtureStream)
+    with pytest.raises(ValueError, match="limit=0; it must be at least 1"):
+        prepare(tiny_recipe, data.replace("limit=1", "limit=0"), tmp_path / "none")
+
+
 def test_a_mixture_that_processes_read_ahead_trains_the_same_head(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Bit for bit, also when the run goes on from a checkpoint."""
     data = f"lisa:root={write_lisa(tmp_path / 'data')}"

@@ -4,6 +4,8 @@
     mllmseg:root=/data                  MLLMSeg (arXiv 2508.04107): RefCLEF, RefCOCO, + and g; stage=gres: gRefCOCO
     self1e:root=/data                   SELF1E (arXiv 2603.19026, table 8): every dataset as often as it is large
     self1e-seg:root=/data               the same, what has masks repeated
+    quick:root=/data                    no paper's: 2,000 images each of RefCOCO, + and g and ReasonSeg, read once;
+                                        and of gRefCOCO where it is present, whose absent targets teach to refuse
 
 All are in LISA's folders (see `lisa_tree`), where SELF1E adds InternVL's `data/`. Queries have no template unless
 `prompt` names one, except in `lisa`, which uses LENS's templates: methods that tune their MLLM have their own requests.
@@ -72,6 +74,8 @@ SELF1E_REPEATS: dict[str, Mapping[str, int]] = {
     "self1e": {"sem_seg": 1, "refer_seg": 1, VQA: 1, "reason_seg": 1},
     "self1e-seg": {"sem_seg": 6, "refer_seg": 20, VQA: 1, "reason_seg": 6},
 }
+QUICK = ("refcoco", "refcoco+", "refcocog", "reasonseg")
+QUICK_MORE = "grefcoco"
 Answer = Literal["no", "yes"]
 HELD_OUT = ("refcoco", "refcoco+", "refcocog")  # their val and test sets are not trained on with held_out=yes
 
@@ -191,6 +195,27 @@ def _self1e(variant: str) -> Callable[..., Mixed]:
     return build
 
 
+def quick(
+    root: Path,
+    limit: int = 2000,
+    prompt: str = "lens",
+    queries: int = 3,
+    seed: int = 0,
+    bad: Bad = "few",
+    held_out: Answer = "yes",
+) -> Mixed:
+    """Small enough to be read once, with at most `limit` images of a dataset. Nine draws in ten are of a RefCOCO, each
+    of them as often as the others; one is of ReasonSeg."""
+    if limit < 1:
+        raise ValueError(f"quick got limit={limit}; it must be at least 1")
+    more = () if missing(root, TREE[QUICK_MORE].needs) else (QUICK_MORE,)
+    places = present_in(root, "quick", {name: TREE[name] for name in (*QUICK, *more)}, bad)
+    datasets = {name: data.some(limit) for name, data in opened(root, places, bad, held_out).items()}
+    sources = tuple(SamplingSource(places[name].group, len(data), data.count) for name, data in datasets.items())
+    mixture = Mixture(sources, {"refer_seg": 9, "reason_seg": 1}, seed, queries)
+    return Mixed(list(datasets.values()), mixture, prompt, read_once=True)
+
+
 def _by_size(sources: Iterable[SamplingSource]) -> dict[str, float]:
     """Rates under which every dataset of every group is drawn by its weight."""
     rates = dict[str, float]()
@@ -202,6 +227,7 @@ def _by_size(sources: Iterable[SamplingSource]) -> dict[str, float]:
 MIXTURES: dict[str, Callable[..., Mixed]] = {
     "lisa": lisa,
     "mllmseg": mllmseg,
+    "quick": quick,
     **{name: _self1e(name) for name in SELF1E_REPEATS},
 }
 

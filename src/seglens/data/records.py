@@ -84,6 +84,12 @@ class Records:
             raise DataError(f"{self.name} has no image that is not to be left out; do without this dataset")
         return rest
 
+    def some(self, most: int) -> Records:
+        """The same data with at most so many of its images, spread evenly."""
+        rest, count = copy(self), min(most, len(self.entries))
+        rest.entries = [self.entries[at * len(self.entries) // count] for at in range(count)]
+        return rest
+
     def with_queries(self, name: str, more: MoreQueries) -> Records:
         """The same data with further queries for each image, under another name."""
         copied = copy(self)

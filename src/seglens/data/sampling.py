@@ -165,16 +165,17 @@ class DrawnSample:
 
 
 class Mixed:
-    """The samples of a mixture: only the masks of the chosen questions are decoded, prompts are new with each draw."""
+    """The samples of a mixture: only the masks of the chosen questions are decoded, prompts are new with each draw.
+    `read_once`: it is small, and a training keeps its features, unless it is to read it live."""
 
-    def __init__(self, datasets: Sequence[Records], mixture: Mixture, prompt: str = "none"):
+    def __init__(self, datasets: Sequence[Records], mixture: Mixture, prompt: str = "none", read_once: bool = False):
         check_name(prompt, PROMPTS, "prompt")
         if [len(dataset) for dataset in datasets] != [source.images for source in mixture.sources]:
             raise ValueError("the mixture was set up for other datasets; it needs their lengths, in their order")
         held_out = [dataset.name for dataset in datasets if not dataset.trainable]
         if held_out:
             raise ValueError(f"{', '.join(held_out)} is kept for tests and cannot be trained on; give split=train")
-        self.datasets, self.mixture, self.prompt = datasets, mixture, prompt
+        self.datasets, self.mixture, self.prompt, self.read_once = datasets, mixture, prompt, read_once
 
     @property
     def spoken(self) -> bool:

@@ -98,7 +98,7 @@ def _chosen(data: Mixed, cache: Path | None, live: bool, cached: str | None) -> 
     """The numbers of the datasets that come from a cache."""
     if cached is not None:
         return datasets_named(data, cached)
-    return range(len(data.datasets)) if cache is not None and not live else ()
+    return range(len(data.datasets)) if (cache is not None or data.read_once) and not live else ()
 
 
 def _mixture(

@@ -99,7 +99,7 @@ def prepare(
 
     `data` is a dataset, every image of it once per epoch, or a mixture such as "lisa:root=/data". A dataset is read
     once and its features are kept in `cache` (by default in `out`) unless `live`; a mixture is read live unless `cache`
-    is given, because new prompts at every draw are worth more than the disk that they would need; of the datasets that
+    is given or it is a small one, because new prompts at every draw are worth more than the disk; of the datasets that
     `cached` names ("reasonseg,refcoco") the features are kept, and the others are read live in the same run. `exam` is
     data to validate on, whose features are kept in `out`. `init` is a trained head (a folder or a hub id) whose weights
     this training starts from, adapter included.
@@ -125,7 +125,7 @@ def prepare(
     if isinstance(head, TunedMethod):
         stream = tuned_stream(parts, opened, data, head, recipe.training.seed, count)
     else:
-        read_live = live or (isinstance(opened, Mixed) and cache is None and chosen is None)
+        read_live = live or (isinstance(opened, Mixed) and not opened.read_once and cache is None and chosen is None)
         folder = None if read_live else cache or own
         stream = frozen_stream(parts, opened, data, folder, recipe.training.seed, chosen, count)
     validation = None
