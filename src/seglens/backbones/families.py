@@ -45,7 +45,8 @@ UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "qwen3_5_moe": _LINEAR,
     "lfm2_vl": "most of its layers are convolutions, which give no map from words to image",
     "paligemma": _BOTH_WAYS,
-    "gemma3": f"{_IMAGE_BOTH_WAYS}; five of six of its layers see a window only",
+    "gemma3": f"{_IMAGE_BOTH_WAYS}; its local and global layers have rotary positions of "
+    "different bases, and only one rotary for all layers is read here",
     "molmo2": _IMAGE_BOTH_WAYS,
 }
 
