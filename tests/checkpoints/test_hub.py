@@ -7,17 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
+from httpx import Request, Response
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 
 from hub_server import Hub, serving
-from seglens.checkpoints.hub import push_folder, resolve_folder
+from seglens.checkpoints.hub import fetch, push_folder, resolve_folder
 from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.inference.segmenter import Segmenter
 
+NOT_FOUND = Response(404, request=Request("GET", "https://hub"))
 PUBLISH = """
 import sys
 from dataclasses import replace
@@ -82,7 +87,12 @@ def test_a_head_goes_to_a_hub_and_comes_back(hub: Hub, tmp_path: Path) -> None:
 def test_a_refused_token_is_told_in_a_line(hub: Hub, tmp_path: Path) -> None:
     done = run(PUBLISH, hub, tmp_path, "hf_wrong")
     assert done.returncode != 0
-    assert "CheckpointError: org/head could not be published" in done.stderr.splitlines()[-1]
+    line = done.stderr.splitlines()[-1]
+    assert (
+        "CheckpointError: org/head could not be published on the hub: it refused (Client error '401 Unauthorized'"
+        in line
+    )
+    assert line.endswith("; check the name and the token")
 
 
 def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -95,6 +105,42 @@ def test_a_head_of_local_parts_is_not_published(segmenter: Segmenter, tmp_path: 
 def test_a_name_that_is_nothing() -> None:
     with pytest.raises(CheckpointError, match="hub id such as org/name"):
         resolve_folder("nosuch")
+
+
+def _failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("no route\nand more"), r"it did not answer \(no route\)"),
+        (
+            RemoteEntryNotFoundError("404 Client Error.\n\nhttps", response=NOT_FOUND),
+            r"it refused \(404 Client Error\)",
+        ),
+        (HFValidationError("Repo id must be short."), r"this is no name of a model \(Repo id must be short\)"),
+    ],
+)
+def test_a_failed_download_names_its_reason_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", _failing(error))
+    with pytest.raises(CheckpointError, match=rf"^org/x is no folder here, .* hub: {reason}; check the name") as caught:
+        fetch("org/x", ["*.json"])
+    assert "Error(" not in str(caught.value)
+    assert type(error).__name__ not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError(28, "No space left on device", "file"), AttributeError("ours")):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", _failing(error))
+        with pytest.raises(type(error)) as caught:
+            fetch("org/x", ["*.json"])
+        assert caught.value is error
 
 
 def test_the_heads_of_the_package() -> None:

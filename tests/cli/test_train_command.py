@@ -137,3 +137,13 @@ def test_a_run_without_heads(run: Path) -> None:
     (run / "train.json").unlink()
     with pytest.raises(CheckpointError, match="a head folder has config"):
         Segmenter.from_pretrained(run)
+
+
+@pytest.mark.parametrize("method", ["mllmseg", "self1e", "ufo"])
+def test_a_mask_decoder_is_refused_by_a_method_that_uses_none(seglens: Run, tmp_path: Path, method: str) -> None:
+    parts = ("--data", "world:n=2", "--backbone", "embedded/mllm", "--decoder", "embedded/sam")
+    for more in ((), ("--plan", "--no-measure")):
+        code, _, err = seglens("train", *parts, "--method", method, "--out", tmp_path / "out", *more)
+        assert code != 0
+        assert f"{method} needs no mask decoder, and would not use 'embedded/sam'; leave out --decoder" in err
+    assert not (tmp_path / "out").exists()

@@ -176,7 +176,7 @@ def test_a_hub_that_does_not_answer(hub: Hub, photo: Path, tmp_path: Path) -> No
     arguments = ("segment", str(photo), "the dog", "--out", str(tmp_path / "out"), "--model", ONE)
     done = command(hub, tmp_path, *arguments, HF_HUB_OFFLINE="1")
     assert done.returncode != 0
-    assert "could be fetched" in " ".join(done.stderr.split())
+    assert "could not be fetched from the hub: it did not answer" in " ".join(done.stderr.split())
 
 
 def test_room_is_needed_for_the_download_and_for_what_it_becomes(

@@ -45,29 +45,65 @@ def resolve_folder(name: str | Path, revision: str | None = None, **where: Any) 
     if embedded:
         check_name(str(name), EMBEDDED_HEADS, "head of the package")
         return intact_folder(str(name))
+    needed = f"{' or '.join(map(repr, EMBEDDED_HEADS))}, a folder with {CONFIG} and {WEIGHTS}"
+    return folder_of(str(name), [CONFIG, WEIGHTS], revision, needed, **where)
+
+
+def folder_of(
+    name: str,
+    patterns: Sequence[str] = DESCRIBING,
+    revision: str | None = None,
+    needed: str = "a folder",
+    **where: Any,
+) -> Path:
+    """A folder as it is, or the files of these patterns that a hub id holds: by default all beside its weights.
+
+    Raises CheckpointError, with what is `needed`, when it is neither."""
     if Path(name).is_dir():
         return Path(name)
-    if Path(name).exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise CheckpointError(
-            f"got {str(name)!r} for a model; need {' or '.join(map(repr, EMBEDDED_HEADS))}, "
-            f"a folder with {CONFIG} and {WEIGHTS}, or a hub id such as org/name"
-        )
-    return fetch(str(name), [CONFIG, WEIGHTS], revision, **where)
+    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(f"got {name!r} for a model; need {needed}, or a hub id such as org/name")
+    return fetch(name, patterns, revision, **where)
 
 
 def fetch(name: str, patterns: Sequence[str], revision: str | None = None, **where: Any) -> Path:
     """The folder of a hub id's files of these patterns, named after their commit; without network, as fetched before.
 
-    Raises CheckpointError when it cannot be fetched."""
+    Raises CheckpointError when the hub does not give them, OSError when they cannot be written."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), **where))
-    except Exception as error:  # the hub's client raises dozens of types; to the user all mean the same
+    except hub_errors() as error:
+        if _is_of_a_file(error):
+            raise
         raise CheckpointError(
-            f"{name} is neither a folder here nor a hub id that could be fetched ({type(error).__name__}); "
-            "check the name or the network"
+            f"{name} is no folder here, and could not be fetched from the hub: {_reason(error)}; check the name, the "
+            "revision and the network (of a private model, the token too)"
         ) from error
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """The errors of the hub's client and of the network; they have no common base."""
+    from huggingface_hub import errors
+
+    named = (error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception))
+    return (OSError, *named)
+
+
+def _is_of_a_file(error: Exception) -> bool:
+    """Whether it is about a file on this machine, such as a full disk."""
+    return isinstance(error, OSError) and error.errno is not None and error.filename is not None
+
+
+def _reason(error: Exception) -> str:
+    """In plain words, with the first line of the error."""
+    line = next(iter(str(error).strip().splitlines()), "")[:200].rstrip(" .:;")
+    if getattr(error, "response", None) is not None:
+        answer = "it refused"
+    else:
+        answer = "this is no name of a model" if isinstance(error, ValueError) else "it did not answer"
+    return f"{answer} ({line})" if line else answer
 
 
 def identified(name: str, folder: Path) -> str:
@@ -84,17 +120,6 @@ def identified_parts(backbone: str, decoder: str, heads: str | None) -> str:
     if heads is not None:
         names.append(f"{heads} ({digest(stamp(Path(heads)).encode())[:12]})" if Path(heads).is_file() else heads)
     return " + ".join(names)
-
-
-def folder_of(name: str, patterns: Sequence[str] = DESCRIBING) -> Path:
-    """A folder as it is, or the files of these patterns that a hub id holds: by default all beside its weights.
-
-    Raises CheckpointError when it is neither."""
-    if Path(name).is_dir():
-        return Path(name)
-    if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise CheckpointError(f"got {name!r} for a model; need a folder, or a hub id such as org/name")
-    return fetch(name, patterns)
 
 
 def push_folder(
@@ -121,10 +146,11 @@ def push_folder(
             allow_patterns=[CONFIG, WEIGHTS, CARD],
             commit_message=f"{config.method} head",
         )
-    except Exception as error:  # as above: dozens of types
-        reason = " ".join(str(error).split())[:200]
+    except hub_errors() as error:
+        if _is_of_a_file(error):
+            raise
         raise CheckpointError(
-            f"{name} could not be published ({type(error).__name__}: {reason}); check name and token"
+            f"{name} could not be published on the hub: {_reason(error)}; check the name and the token"
         ) from error
     return str(done.commit_url)
 

@@ -78,6 +78,8 @@ def train(
             backbone, layer, image_size = _probed(probe, backbone, layer, image_size)
         if backbone is not None:
             recipe = replace(recipe, backbone=backbone, layer=None)  # a preset's layer is that of its own MLLM
+        if decoder is not None:
+            _check_decoder(method, decoder)
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         if plan:
             return _print_plan(
@@ -102,6 +104,14 @@ def train(
     if first:
         _report(out, recipe.training.steps, terms, len(run.left_out()), exam)
         print(out / "head")
+
+
+def _check_decoder(method: str, decoder: str) -> None:
+    """Raises ValueError for a method that draws its masks without a mask decoder."""
+    from seglens.methods import METHODS
+
+    if not METHODS[method].needs_decoder:
+        raise ValueError(f"{method} needs no mask decoder, and would not use {decoder!r}; leave out --decoder")
 
 
 def _print_plan(

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from seglens.checkpoints.head import PICKLES
-from seglens.checkpoints.hub import DESCRIBING, fetch, resolve_folder
+from seglens.checkpoints.hub import DESCRIBING, fetch, hub_errors, resolve_folder
 from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import read_json
 from seglens.convert.lisa import convert_lisa
@@ -168,15 +168,12 @@ def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int]
     if where.get("local_files_only"):
         return None
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     start = f"{checkpoint.inside}/".lstrip("/")
-    # the base of all errors of the library that the hub's client uses
-    client_error = cast("type[Exception]", HfHubHTTPError.__mro__[1])
     try:
         api = HfApi(token=where.get("token"))
         files = api.model_info(checkpoint.repository, revision=checkpoint.commit, files_metadata=True).siblings or []
-    except (OSError, client_error):
+    except hub_errors():
         return None
     sizes = {file.rfilename: file.size or 0 for file in files if file.rfilename.startswith(start)}
     weights = {file: size for file, size in sizes.items() if file.endswith(".safetensors")}
