@@ -15,6 +15,7 @@ from command import Run
 from seglens.checkpoints.config import read_config
 from seglens.checkpoints.origin import CheckpointError
 from seglens.inference.segmenter import Segmenter
+from seglens.methods import Lens
 from seglens.training.config import TrainConfig
 
 PARTS = ("--backbone", "embedded/mllm", "--decoder", "embedded/sam")
@@ -101,6 +102,24 @@ def test_a_warm_up_that_is_longer_than_the_run_is_told(train: Train, tmp_path: P
     assert "warm-up" not in train(tmp_path / "b", *data, "--set", "warmup=1")[2]
     assert TrainConfig().doubts() == TrainConfig(steps=101, warmup=100).doubts() == []
     assert "give --set warmup=5, or more steps" in TrainConfig(steps=50, warmup=50).doubts()[0]
+
+
+@pytest.mark.slow
+def test_weights_of_attention_heads_start_from_those_of_the_package(seglens: Run, train: Train, tmp_path: Path) -> None:
+    data, run, cache = ("--data", "world:n=2,split=train,queries=2"), tmp_path / "run", tmp_path / "cache"
+    weights = ("--set", "head_weights=learned")
+    assert seglens("cache", "build", *data, *PARTS, "--layer", "2", "--out", cache, *weights)[0] == 0
+    more = ("--layer", "2", "--heads", "known", "--cache", cache, "--set", "warmup=1")
+    assert train(run, *data, *more)[0] == 0
+    settings = read_config(run / "head").settings
+    assert (settings["head_weights"], settings["heads"]) == ("learned", [[2, 0], [3, 0], [3, 3]])
+    method = Segmenter.from_pretrained(run / "head").method
+    assert isinstance(method, Lens)
+    assert method.head_weights is not None
+    assert method.head_weights.logits.shape == (2, 4)
+    code, _, err = train(tmp_path / "other", *data, "--layer", "3", "--heads", "known")
+    assert code != 0
+    assert "it reads layer 3 here and computes the attention of layers 3 to 4" in err
 
 
 @pytest.fixture

@@ -44,6 +44,14 @@ def train(
         int | None,
         typer.Option(min=0, help="Processes that read a mixture ahead; default by the cores, 0: a thread."),
     ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|known",
+            help="Of lens: learn weights of attention heads that start from these: a file from `seglens probe "
+            "--heads`, or 'known', those that the package has for this MLLM. Default: the mean over all heads.",
+        ),
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the head or the training, such as lr=1e-4.")
     ] = None,
@@ -64,7 +72,7 @@ def train(
     from seglens.backbones import hide_loading_bars
     from seglens.core.distributed import Ranks
     from seglens.training.launch import first_reports
-    from seglens.training.presets import adjusted
+    from seglens.training.presets import adjusted, starting_from_heads
     from seglens.training.presets import recipe as named
     from seglens.training.setup import prepare
     from seglens.training.trainer import Terminated
@@ -81,6 +89,7 @@ def train(
         if decoder is not None:
             _check_decoder(method, decoder)
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
+        recipe = recipe if heads is None else starting_from_heads(recipe, heads)
         if plan:
             return _print_plan(
                 recipe, data, out, cache, live, cache_datasets, image_size, device, gpu, measure, as_json

@@ -108,8 +108,9 @@ class PromptingMethod(Method):
 
 @runtime_checkable
 class BackboneSource(Protocol):
-    """A backbone as the builder of a method uses it."""
+    """A backbone as the builder of a method uses it: it is read at `layer`, and `clone_layers` copies from there on."""
 
+    layer: int
     width: int
     heads: int
     feed_forward: int

@@ -23,6 +23,7 @@ from seglens.core.geometry import Canvas, Frame
 from seglens.core.types import Embedding, Keypoints, MethodOutput, Readout, Totals, Truth
 from seglens.methods.base import BackboneSource, PromptDecoder, PromptingMethod, check_choices, check_numbers, mean_over
 from seglens.methods.descriptor import Descriptor
+from seglens.methods.head_weights import HeadWeights, copied_heads
 from seglens.methods.keypoints import guarded_newton_step, newton_step, suppress
 from seglens.methods.losses import bce, mask_terms
 from seglens.methods.preset import LLAVA_SAM, VICUNA, Preset
@@ -39,6 +40,9 @@ class LensConfig:
     threshold: float = 0.4  # keep points of at least this share of the peak; 0 keeps all m (paper)
     neighbourhood: int = 3  # p x p features around a keypoint
     aggregate: Literal["mean", "last"] = "last"  # A_c from all question tokens (Eq. 1: mean), or the last (authors)
+    # the heads in A^1: their mean, as we read Eq. 1, or a sum with weights that are trained (not in the paper)
+    head_weights: Literal["mean", "learned"] = "mean"
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) of the MLLM, from 0, where learned weights start; (): all
     map_scale: Literal["raw", "peak"] = "raw"  # L_attn on the map as it is (Eq. 5), or divided by its peak (authors)
     map_size: int | None = None  # side at which L_attn compares; None is the grid itself, authors use 128
     # the target of a cell of `map_size`: the share of it that is mask, rounded; or 1 only where its first pixel is
@@ -64,6 +68,11 @@ class LensConfig:
         check_numbers(self, "LENS", "a number from 0 to 1", "threshold", "drop", "cls_std")
         if self.map_target == "floor" and self.map_size is None:
             raise ValueError("LENS got map_target='floor' without a map_size; give the side too, 128 for the authors")
+        if self.heads and self.head_weights == "mean":
+            raise ValueError("LENS got heads for a mean over all of them; set head_weights=learned, or leave heads out")
+        sound = all(len(pair) == 2 and min(pair) >= 0 for pair in self.heads)
+        if not sound or len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"LENS got heads={self.heads}; they are pairs (layer, head), each once, from 0 (--heads)")
 
     @property
     def floors(self) -> int | None:
@@ -92,10 +101,14 @@ class Lens(PromptingMethod):
         heads: int,
         feed_forward: int,
         decoder: PromptDecoder,
+        layer: int = 0,
     ):
+        """`layers` are copies of the MLLM's from `layer` on. Raises ValueError when `config` names heads of others."""
         super().__init__()
         self.config, self._decoder = config, (decoder,)
         self.layers = nn.ModuleList(layers)
+        located = copied_heads(config.heads, layer, len(self.layers), heads)
+        self.head_weights = HeadWeights(heads, located) if config.head_weights == "learned" else None
         self.norm = nn.RMSNorm(width, eps=1e-6)  # not in the paper: H_out^2 is read through it, as in the released code
         mlp = config.descriptor_width or feed_forward
         self.descriptor = Descriptor(width, heads, mlp, config.encoder_width, decoder.width)
@@ -133,8 +146,8 @@ class Lens(PromptingMethod):
         """Eq. 1:  A^1 = Softmax(Q K^T / √d + M_a),   A_c^1 = 1/L_t Σ_k A^1[k, 1:L_i]  over k = L_i+1 ... L_i+L_t.
 
         `attention` holds A^1[k, 1:L_i]: as layer 1, a layer of the MLLM, computes it, so d is a head's width; averaged
-        over the heads, which the paper leaves open. k are the tokens after the image that `mask` marks.
-        aggregate="last" (authors) takes the last k alone."""
+        over the heads, which the paper leaves open, or weighted by `HeadWeights`. k are the tokens after the image that
+        `mask` marks. aggregate="last" (authors) takes the last k alone."""
         counted = (mask if self.config.aggregate == "mean" else _last(mask)).to(attention)[..., None]
         # sums, not a matrix product: autocast would round the map to half precision, and cells would tie
         return (counted * attention).sum(2) / counted.sum(2)
@@ -148,13 +161,17 @@ class Lens(PromptingMethod):
         the rows of the questions; `precompute` has those before them."""
         first, second = self._copies
         where, mask = (readout.question_positions, readout.question_mask), readout.question_mask
-        rows = first.rows()  # receives A^1
-        hidden = first.questions(readout.question.float(), *where, prefix.memory[0], rows)
-        attention = rows.probabilities.mean(1)[:, :, readout.image_tokens]
+        rows = first.rows(), second.rows()  # receive A^1 and A^2
+        both = self.head_weights is not None and self.head_weights.layers == 2  # A^2 is used
+        hidden = first.questions(readout.question.float(), *where, prefix.memory[0], rows[0])
+        hidden = second.questions(hidden, *where, prefix.memory[1], rows[1] if both else None)
+        attention = self._over_heads([one.probabilities for one in rows[: 1 + both]])[:, :, readout.image_tokens]
         a_c = self._aggregate(rearrange(attention, "b (q t) i -> b q t i", q=mask.shape[1]), mask)
-        hidden = second.questions(hidden, *where, prefix.memory[1])
         f_s = self.norm((_last(mask)[..., None] * hidden.float()).sum(2))
         return rearrange(a_c, "b q (h w) -> b q h w", h=readout.grid[0]), f_s
+
+    def _over_heads(self, attention: Sequence[Float[Tensor, "b n t p"]]) -> Float[Tensor, "b t p"]:
+        return attention[0].mean(1) if self.head_weights is None else self.head_weights(attention)
 
     def precompute(self, read: Readout) -> HeadPrefix:
         """Eq. 2 for all tokens up to the image's last, any system text included: M_a is causal, so no question changes
@@ -308,7 +325,8 @@ def _without_void(
 
 def build_lens(config: LensConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lens:
     """A fresh LENS head: its two layers continue the backbone exactly, the rest is new."""
-    return Lens(config, backbone.clone_layers(2), backbone.width, backbone.heads, backbone.feed_forward, decoder)
+    sizes = backbone.width, backbone.heads, backbone.feed_forward
+    return Lens(config, backbone.clone_layers(2), *sizes, decoder, backbone.layer)
 
 
 PRESETS: dict[str, Preset[LensConfig]] = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
+from seglens.checkpoints.origin import Origin
 from seglens.core.geometry import LETTERBOX, Canvas
 from seglens.core.names import check_name
 from seglens.data.negatives import USUAL
 from seglens.data.spec import typed_value
-from seglens.inference.frozen_models import Parts
-from seglens.methods import METHODS
+from seglens.inference.frozen_models import Parts, chosen_heads
+from seglens.methods import METHODS, name_of
 from seglens.methods.lens import LensConfig
 from seglens.methods.preset import Preset
 from seglens.training.config import TrainConfig
@@ -48,6 +50,7 @@ class Recipe:
 
 
 OURS = ("default", "quick")  # presets that are no publication's
+KNOWN = "known"  # in place of a file of heads: those that the package brings
 ADJUSTABLE = ("method", "training", "canvas")
 # shares of LISA's mixture in the released code of a method, where they are not those of the papers
 # no paper has those of a quick training: phrases and reasoning alone
@@ -90,3 +93,22 @@ def adjusted(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         typed = typed_value(get_type_hints(type(config))[name], name, value)
         recipe = replace(recipe, **{parts[name]: replace(config, **{name: typed})})
     return recipe
+
+
+def starting_from_heads(recipe: Recipe, heads: str) -> Recipe:
+    """The recipe of LENS with learned weights of attention heads that start from those of a file, or from those that
+    the package brings for the MLLM (KNOWN). Raises ValueError for another method, for heads of another MLLM, and when
+    the package brings none."""
+    if not isinstance(recipe.method, LensConfig):
+        raise ValueError(
+            f"got --heads for {name_of(recipe.method)}; only lens starts from attention heads, leave it out"
+        )
+    if recipe.backbone is None:
+        raise ValueError("got --heads and no MLLM whose heads they are; give --backbone")
+    choice = chosen_heads(None if heads == KNOWN else Path(heads), Origin.of(recipe.backbone))
+    if choice is None:
+        raise ValueError(
+            f"the package brings no heads for {recipe.backbone}; measure them with `seglens probe --heads` and "
+            "give the file, or leave --heads out and set head_weights=learned, which starts from all heads equally"
+        )
+    return replace(recipe, method=replace(recipe.method, head_weights="learned", heads=choice.heads))
