@@ -23,7 +23,10 @@ PRIVATE = {  # names with an underscore
     "_attn_implementation": "transformers",
     "_data": "gradio",
     "_hf_hook": "accelerate",
+    "_python_dispatch": "torch",
+    "_pytree": "torch",
     "_reset_state": "accelerate",
+    "_subclasses": "torch",
 }
 DOCUMENTED = {"_replace", "_asdict", "_fields"}  # of named tuples
 INSIDE = {  # modules that no documentation names, and what must be in them

@@ -3,7 +3,7 @@
 A few of its attention heads attend to the object that the words name: the localization heads of Kang et al. (arXiv
 2503.06287, CVPR 2025). The sum of the attention of the question's last token in these heads is a map. Its peaks are
 clicks for SAM; of the masks that SAM draws, the most similar to the map are joined: readily where the words name
-several things ("all the cups", "both", "two"), and otherwise only where the attention hardly distinguishes them."""
+several things ("all the cups", "both", "cups"), and otherwise only where the attention hardly distinguishes them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from seglens.methods.keypoints import guarded_newton_step, suppress
 
 TINY = 1e-12
 CLICKS_PER_PASS = 16  # of SAM: each click takes a copy of the image's embedding
-SEVERAL = re.compile(
-    r"\b(all|every|each|both|several|many|two|three|four|five|six|seven|eight|nine|ten|[2-9]|[1-9]\d+)\b", re.IGNORECASE
+SEVERAL = re.compile(  # a number, a word for several, or a plural at the end: "the cups", not "the bus", "the glass"
+    r"\b(all|every|each|both|several|many|two|three|four|five|six|seven|eight|nine|ten|[2-9]|[1-9]\d+)\b"
+    r"|\w{2}[^\Wsui]s\W*$",
+    re.IGNORECASE,
 )
 
 

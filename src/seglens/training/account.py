@@ -156,12 +156,12 @@ def pretend(module: nn.Module) -> None:
     """Tensors that have a shape but no memory, in place of those that have not even a device. Call it within a
     FakeTensorMode."""
     for part in module.modules():
-        for name, p in part._parameters.items():
-            if p is not None and p.is_meta:
-                part._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
-        for name, b in part._buffers.items():
-            if b is not None and b.is_meta:
-                part._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
+        for name, p in list(part.named_parameters(recurse=False)):
+            if p.is_meta:
+                setattr(part, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad))
+        for name, b in list(part.named_buffers(recurse=False)):
+            if b.is_meta:
+                setattr(part, name, torch.empty(b.shape, dtype=b.dtype))
 
 
 def accounted(
