@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -46,7 +46,8 @@ def build_command() -> Callable[..., None]:
 
 def _option(name: str, field: Any) -> inspect.Parameter:
     """None by default, so that the settings read the environment themselves, by their own rules."""
-    kind = field.annotation if field.annotation in (bool, int, float, str) else str
+    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not type(None)]
+    kind = kinds[0] if len(kinds) == 1 and kinds[0] in (bool, int, float, str) else str
     default = field.default is not None and str(field.default)
     option = typer.Option(help=f"{field.description} (variable: SEGLENS_{name.upper()})", show_default=default)
     return inspect.Parameter(

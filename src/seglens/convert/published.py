@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from seglens.convert.mllmseg import convert_mllmseg
 from seglens.convert.plain import in_own_form
 from seglens.convert.self1e import convert_self1e
 from seglens.convert.weights import repacking
-from seglens.core.files import stamp, whole_folder, write_json
+from seglens.core.files import file_digest, stamp, whole_folder, write_json
 
 CACHE = "SEGLENS_CACHE"  # the variable that names another cache folder
 HEAD, RECORD = "head", "converted.json"
@@ -157,7 +158,8 @@ def _convert(checkpoint: Checkpoint, kept: Path, where: Mapping[str, Any]) -> No
         published.convert(source, folder / HEAD, form, **parts)
         stamps = {str(path.relative_to(folder)): stamp(path) for path in _files(folder)}
         origin = {"name": checkpoint.name, "commit": checkpoint.commit, "base": base_name, "base_commit": base.name}
-        write_json(folder / RECORD, {**origin, "files": stamps})
+        digests = {file: file_digest(folder / file) for file in stamps}
+        write_json(folder / RECORD, {**origin, "files": stamps, "digests": digests})
 
 
 def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int] | None:
@@ -214,10 +216,16 @@ def _check_room(checkpoint: Checkpoint, weights: Mapping[str, int], kept: Path, 
 
 
 def _check(kept: Path) -> None:
-    """Raises CheckpointError when a file is not as the conversion left it (size, first and last MiB)."""
+    """Raises CheckpointError when a file is not as the conversion left it: size, first and last MiB, then every byte
+    (which a record of an earlier version does not cover)."""
     try:
         record = json.loads((kept / RECORD).read_text(encoding="utf-8"))
         changed = [file for file, made in record["files"].items() if _stamp(kept / file) != made]
+        if not changed:
+            with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+                digests = dict(record.get("digests", {}))
+                actual = pool.map(file_digest, [kept / file for file in digests])
+                changed = [file for file, digest in zip(digests, actual, strict=True) if digests[file] != digest]
     except (OSError, ValueError, KeyError, AttributeError):
         changed = [RECORD]
     if changed:

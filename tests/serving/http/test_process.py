@@ -109,6 +109,8 @@ def test_its_options_are_its_settings(seglens: Run) -> None:
     assert "--image-ttl" in words
     assert "SEGLENS_IMAGE_TTL" in words
     assert "--api-key-file" in words
+    assert re.search(r"--presence-threshold\W+float", words, re.IGNORECASE)
+    assert re.search(r"--mask-threshold\W+float", words, re.IGNORECASE)
     assert "--api-key " not in words  # a command line is seen by all
     status, _, err = seglens("serve", "--prot", "1")
     assert status == 2
