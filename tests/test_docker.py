@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from command import Run
-from shown import assert_known
+from page_examples import assert_known
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))

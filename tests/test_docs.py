@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from command import Run
+from page_examples import Reader, blocks
 from printed import assert_shown
 from seglens.inference.segmenter import Segmenter
-from shown import Reader, blocks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

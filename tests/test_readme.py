@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from command import Run
+from page_examples import ELSEWHERE, Reader, blocks, seglens_lines
 from seglens.cli import COMMANDS, GROUPS
 from seglens.evaluation.costs import table, work_out
-from shown import ELSEWHERE, Reader, blocks, seglens_lines
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

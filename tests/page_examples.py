@@ -18,10 +18,10 @@ from typing import Any
 
 from command import Run
 from printed import assert_shown
+from running_commands import STAY, staying
 from seglens.cli import GROUPS
 from seglens.data import DATASETS
 from seglens.data.mixing import MIXTURES
-from staying import STAY, staying
 
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^(?P=indent)```$",
