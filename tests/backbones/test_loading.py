@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.lfm2.configuration_lfm2 import Lfm2Config
+from transformers.models.lfm2.modeling_lfm2 import Lfm2DecoderLayer
 
 from seglens.backbones import FAMILIES, Backbone, load_backbone
-from seglens.backbones.families import UNREADABLE
+from seglens.backbones.families import UNREADABLE, family_of
 from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.core.tuning_types import AnswerTemplates, Tuning
 from seglens.decoders import load_decoder
@@ -232,10 +236,10 @@ def test_templates_that_do_not_put_the_image_first(damaged: Path, old: str, new:
 
 
 @pytest.mark.parametrize(
-    ("family", "near"), [("llava_next_video", "llava_next"), ("internvl_chat", "internvl"), ("gpt2", "")]
+    ("family", "near"), [("llava_llama", "llava"), ("internvl_chat", "internvl"), ("unheard_of", "")]
 )
 def test_unknown_family(damaged: Path, family: str, near: str) -> None:
-    """Known to transformers or not, with its own code or not."""
+    """Not known to transformers: a repository that brings its own code, which is never run."""
     edit(damaged, model_type=family, auto_map={"AutoConfig": "configuration.Config"})
     message = refused(damaged, f"is a '{family}' model; supported families: {', '.join(FAMILIES)}")
     assert f"did you mean {near!r}, with" in message if near else message.endswith(list(FAMILIES)[-1])
@@ -248,6 +252,37 @@ def test_a_family_that_cannot_be_read_is_refused_with_the_reason(damaged: Path, 
     for path in damaged.glob("*.safetensors"):
         path.unlink()
     refused(damaged, f"is a '{family}' model, which cannot be read: {UNREADABLE[family]}; supported families: llava")
+
+
+@pytest.mark.parametrize("family", [*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "gpt2"])
+def test_every_type_of_transformers_is_read_or_refused_by_its_config(family: str, tmp_path: Path) -> None:
+    """In one sentence that names the type, why, and what to take instead; no other family is guessed from its name."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    if family in FAMILIES:
+        assert family_of(tmp_path) is FAMILIES[family]
+        return
+    reason = f"which cannot be read: {UNREADABLE[family]}" if family in UNREADABLE else "whose family is not read here"
+    expected = rf"is a {family!r} model, .*{reason}; supported families: {', '.join(FAMILIES)}"
+    with pytest.raises(ValueError, match=re.escape(expected).replace(r"\.\*", ".*") + "$") as caught:
+        family_of(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_convolution_of_lfm2_carries_the_end_of_a_question_into_the_next() -> None:
+    """Why it is refused: questions share a row here, which only a mask keeps apart, and its kernel of 3 has none."""
+    config = Lfm2Config(hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=2)
+    config.layer_types = ["conv"] * config.num_hidden_layers
+    layer = Lfm2DecoderLayer(config, 0).eval()
+    rows = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(0))
+    other = rows.clone()
+    other[:, 2] += 1  # the last token of a first question of three tokens
+    changed = (layer(other) - layer(rows)).abs().amax(-1)[0] > 1e-6
+    assert changed.tolist() == [False, False, True, True, True, False]
+
+
+def test_every_family_is_of_a_type_of_transformers() -> None:
+    assert set(FAMILIES) <= set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
 def test_no_family_is_both_read_and_refused() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from seglens.backbones.family import Family
 from seglens.backbones.glm4v import Glm4V
@@ -40,14 +41,18 @@ _BOTH_WAYS = (
     "its image tokens and the words of the question see each other, so that no question shares an image's states"
 )
 _IMAGE_BOTH_WAYS = "its image tokens see each other in both directions, and only causal attention is read here"
+_CONVOLUTIONS = (
+    "short convolutions stand between its attention layers, carry the end of a question into the next one that shares "
+    "its row, and give no map from words to image"
+)
 UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "qwen3_5": _LINEAR,
     "qwen3_5_moe": _LINEAR,
-    "lfm2_vl": "most of its layers are convolutions, which give no map from words to image",
+    "lfm2_vl": _CONVOLUTIONS,
     "paligemma": _BOTH_WAYS,
     "gemma3": f"{_IMAGE_BOTH_WAYS}; its local and global layers have rotary positions of "
     "different bases, and only one rotary for all layers is read here",
-    "molmo2": _IMAGE_BOTH_WAYS,
+    "molmo2": "its family, whose image tokens see each other in both directions, is not read here yet",
 }
 
 
@@ -67,6 +72,11 @@ def family_of(name: str | Path, **where: Any) -> type[Family]:
     if family in UNREADABLE:
         raise ValueError(
             f"{name} is a {family!r} model, which cannot be read: {UNREADABLE[family]}; supported families: "
+            f"{', '.join(FAMILIES)}"
+        )
+    if family not in FAMILIES and family in CONFIG_MAPPING_NAMES:  # no spelling of another name: no hint
+        raise ValueError(
+            f"{name} is a {family!r} model, a type of transformers whose family is not read here; supported families: "
             f"{', '.join(FAMILIES)}"
         )
     if family not in FAMILIES:
