@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from seglens.backbones.family import Family
 from seglens.backbones.glm4v import Glm4V
@@ -74,7 +73,7 @@ def family_of(name: str | Path, **where: Any) -> type[Family]:
             f"{name} is a {family!r} model, which cannot be read: {UNREADABLE[family]}; supported families: "
             f"{', '.join(FAMILIES)}"
         )
-    if family not in FAMILIES and family in CONFIG_MAPPING_NAMES:  # no spelling of another name: no hint
+    if family not in FAMILIES and family in CONFIG_MAPPING:  # no spelling of another name: no hint
         raise ValueError(
             f"{name} is a {family!r} model, a type of transformers whose family is not read here; supported families: "
             f"{', '.join(FAMILIES)}"
