@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from seglens.core.tuning_types import AnswerTemplates, Tuning
 from seglens.decoders import load_decoder
 from seglens.inference.frozen_models import Parts, place_backbone
 from seglens.inference.segmenter import Segmenter
+from seglens.model_files.strict_loading import reaching
 from tiny import FROZEN, KINDS, by_speed
 
 
@@ -333,6 +335,15 @@ def test_a_model_that_no_hub_gives_is_named_in_one_line(
     with pytest.raises(OSError, match=r"^some/model is no folder here, .* 'http://hub' .* or give a folder$") as caught:
         load("some/model")
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_this_machine_is_not_taken_for_the_hub_s() -> None:
+    """A full disk keeps its number, by which its own message is found."""
+    with pytest.raises(OSError, match="No space left") as caught, reaching("some/model"):
+        raise OSError(errno.ENOSPC, "No space left on device", "blob")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match=r"^some/model is no folder here, .*\(no answer\); check"), reaching("some/model"):
+        raise OSError("no answer")
 
 
 def test_what_is_on_this_machine_has_no_revision(tmp_path: Path) -> None:

@@ -166,3 +166,12 @@ def test_a_mask_decoder_is_refused_by_a_method_that_uses_none(seglens: Run, tmp_
         assert code != 0
         assert f"{method} needs no mask decoder, and would not use 'embedded/sam'; leave out --decoder" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_plan_are_refused_without_one(seglens: Run, tmp_path: Path) -> None:
+    parts = ("train", "--data", "world:n=2,split=train", "--out", tmp_path / "run", *PARTS)
+    for option in (("--gpu", "l4"), ("--json",), ("--no-measure",)):
+        code, out, err = seglens(*parts, *option)
+        assert (code, out) == (2, "")
+        assert "belong to --plan; add it, or leave them out" in err
+    assert not (tmp_path / "run").exists()

@@ -44,6 +44,15 @@ def test_what_does_not_fit_is_stated_with_what_to_change() -> None:
     assert str(lacking) == "disk: 2.00 GB of 1.00 GB free: DOES NOT FIT; give another disk"
 
 
+def test_heads_of_the_layer_that_is_read_are_planned() -> None:
+    """Copied layers count from that layer on."""
+    heads = ((2, 0), (3, 3))
+    learned = replace(embedded().method, head_weights="learned", heads=heads)
+    of = replace(embedded(), method=learned, layer=2)
+    mean = PlannedModels.of(replace(of, method=replace(learned, head_weights="mean", heads=())), None, half=False)
+    assert PlannedModels.of(of, None, half=False).trained == mean.trained + 2 * 4
+
+
 def test_gpus_are_named() -> None:
     assert published("rtx-4090").memory < 24 * 2**30
     assert "assumed" in published("a100-80").source

@@ -94,6 +94,8 @@ def train(
             return _print_plan(
                 recipe, data, out, cache, live, cache_datasets, image_size, device, gpu, measure, as_json
             )
+        if gpu is not None or as_json or not measure:
+            raise ValueError("--gpu, --json and --no-measure belong to --plan; add it, or leave them out")
         try:
             run = prepare(recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets, readers)
             known = run.left_out()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seglens.checkpoints.head import PICKLES
-from seglens.checkpoints.hub import DESCRIBING, fetch, hub_errors, resolve_folder
+from seglens.checkpoints.hub import DESCRIBING, fetch, hub_errors, hub_folder, resolve_folder
 from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.internvl import read_json
 from seglens.convert.lisa import convert_lisa
@@ -191,9 +191,9 @@ def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int]
 
 def _check_room(checkpoint: Checkpoint, weights: Mapping[str, int], kept: Path, where: Mapping[str, Any]) -> None:
     """Raises CheckpointError when a disk has no room for what is still to be downloaded, or for what it becomes."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-    downloads = Path(where.get("cache_dir") or constants.HF_HUB_CACHE)
+    downloads = Path(where.get("cache_dir") or hub_folder())
     revision, cache = checkpoint.commit, str(downloads)
     fetched = {
         file: isinstance(try_to_load_from_cache(checkpoint.repository, file, cache_dir=cache, revision=revision), str)

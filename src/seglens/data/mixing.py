@@ -142,8 +142,7 @@ def lisa(
     shares = parse_rates(rates)
     places = present_in(root, "LISA", {name: place for name, place in LISA_TREE.items() if shares[place.group]}, bad)
     datasets = opened(root, places, bad, held_out, negatives)
-    sources = tuple(SamplingSource(places[name].group, len(data), data.count) for name, data in datasets.items())
-    return Mixed(list(datasets.values()), Mixture(sources, shares, seed, queries), prompt)
+    return Mixed(list(datasets.values()), Mixture(_sources(datasets), shares, seed, queries), prompt)
 
 
 def mllmseg(
@@ -158,8 +157,7 @@ def mllmseg(
     """A dataset drawn as often as any other, then an image, then up to five expressions of it."""
     places = present_in(root, "MLLMSeg", {name: TREE[name] for name in MLLMSEG[stage]}, bad)
     datasets = opened(root, places, bad, held_out)
-    sources = tuple(SamplingSource("refer_seg", len(data), data.count) for data in datasets.values())
-    return Mixed(list(datasets.values()), Mixture(sources, {"refer_seg": 1}, seed, queries), prompt)
+    return Mixed(list(datasets.values()), Mixture(_sources(datasets), {"refer_seg": 1}, seed, queries), prompt)
 
 
 def self1e_weights(variant: str, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -211,9 +209,13 @@ def quick(
     more = () if missing(root, TREE[QUICK_MORE].needs) else (QUICK_MORE,)
     places = present_in(root, "quick", {name: TREE[name] for name in (*QUICK, *more)}, bad)
     datasets = {name: data.some(limit) for name, data in opened(root, places, bad, held_out).items()}
-    sources = tuple(SamplingSource(places[name].group, len(data), data.count) for name, data in datasets.items())
-    mixture = Mixture(sources, {"refer_seg": 9, "reason_seg": 1}, seed, queries)
+    mixture = Mixture(_sources(datasets), {"refer_seg": 9, "reason_seg": 1}, seed, queries)
     return Mixed(list(datasets.values()), mixture, prompt, read_once=True)
+
+
+def _sources(datasets: Mapping[str, Records]) -> tuple[SamplingSource, ...]:
+    """Each dataset of a group drawn as often as any other."""
+    return tuple(SamplingSource(TREE[name].group, len(data), data.count) for name, data in datasets.items())
 
 
 def _by_size(sources: Iterable[SamplingSource]) -> dict[str, float]:

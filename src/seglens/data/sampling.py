@@ -85,6 +85,14 @@ class Mixture:
             for (group, _), end in zip(used, ends, strict=True)
         ]
 
+    @property
+    def shares(self) -> list[float]:
+        """The share of all draws that each source gets."""
+        total, weights = sum(self.rates[group] for group, _, _ in self._groups), dict[str, int]()
+        for source in self.sources:
+            weights[source.group] = weights.get(source.group, 0) + source.weight
+        return [self.rates[one.group] / total * one.weight / weights[one.group] for one in self.sources]
+
     def place(self, number: int, attempt: int = 0) -> tuple[int, int]:
         """The source and image of draw `number`, before its questions are known."""
         which, where, image = words(3, "place", self.seed, number, attempt)

@@ -178,7 +178,7 @@ def reaching(name: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if Path(name).exists():
+        if Path(name).exists() or error.errno is not None:  # of a file here, such as a full disk
             raise
         first = str(error).strip().splitlines()[0].rstrip(".")
         raise OSError(

@@ -13,7 +13,7 @@ from seglens.checkpoints.hub import hub_folder
 from seglens.core.available_memory import free_memory
 from seglens.features.cache.estimate import free_space
 from seglens.features.cache.whole_files import size
-from seglens.training.machine import Machine
+from seglens.training.machine import CONTEXT, Machine
 from seglens.training.planned_data import PlannedData
 from seglens.training.planned_models import PlannedModels
 
@@ -21,7 +21,6 @@ PROCESS = 3e9  # bytes of host memory of Python with PyTorch and CUDA: an assump
 PROCESS_CPU = 1e9
 AHEAD = 3  # steps whose features are in memory: the one that trains, the one that is read, the one that waits
 WEIGHT = 4  # bytes of a trained weight; the gradient and the two moments have as many each
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ class Plan:
             f"{before} tokens before the image and {words} of a question; their number needs the tokenizer",
             f"speed: {self.machine.source}",
             "memory is counted on tensors without data: no fragments, no workspaces of a GPU"
-            + (f"; {1.5} GB are left for these and for CUDA" if self.machine.cuda else ""),
+            + (f"; {CONTEXT / 1e9} GB are left for these and for CUDA" if self.machine.cuda else ""),
             "operations of attention between tokens of the MLLM are not counted; hours leave out loading, saving and "
             "validation, and waiting for data",
         ]

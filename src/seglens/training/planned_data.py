@@ -110,11 +110,7 @@ def _mixture(
     seconds: float | None,
     assumed: tuple[str, ...] = (),
 ) -> PlannedData:
-    rates, weights = mixture.rates, dict[str, int]()
-    for source in mixture.sources:
-        weights[source.group] = weights.get(source.group, 0) + source.weight
-    total = sum(rates[group] for group in weights)
-    shares = [rates[s.group] / total * s.weight / weights[s.group] for s in mixture.sources]
+    shares = mixture.shares
     datasets = tuple(
         PlannedDataset(names[at], source.images, *counts[at], draws * shares[at], at in cached)
         for at, source in enumerate(mixture.sources)

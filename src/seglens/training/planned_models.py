@@ -88,12 +88,10 @@ class PlannedModels:
             if name is not None and Origin.of(name).resolve() == name and not name.startswith("/") and not _here(name)
         }
 
-    def image_bytes(self, dtype: str = "auto") -> int:
+    def image_bytes(self) -> int:
         """Of one image in a cache, without its questions."""
         shape = self.shape
         maps = sum(c * h * w for c, h, w in shape.maps)
-        if dtype == "int8":
-            return shape.prefix * (shape.width + 4) + maps + 4 * sum(h * w for _, h, w in shape.maps)
         return shape.prefix * shape.width * (2 if self.half else 4) + 4 * maps
 
     def question_bytes(self) -> int:
@@ -112,7 +110,8 @@ class PlannedModels:
         sizes = text.hidden_size, text.num_attention_heads, text.intermediate_size
         with torch.device("meta"):
             layers = clone_layers(copied, self.mllm.module.get_decoder().rotary_emb)
-            return Lens(self.recipe.method, layers, *sizes, AllPrompts(decoder)).train(), decoder
+            head = Lens(self.recipe.method, layers, *sizes, AllPrompts(decoder), self.mllm.depth.layer)
+        return head.train(), decoder
 
     @cached_property
     def trained(self) -> int:
@@ -134,7 +133,7 @@ class PlannedModels:
 
     def reading_flops(self) -> float:
         """Of the MLLM for an image: twice its weights for every token; attention between tokens is not counted."""
-        tower = self._parameters(vision=True)
+        tower = self._tower()
         patches = (self.mllm.layout.image_size / 14) ** 2  # 14 pixels are usual
         return 2.0 * (tower * patches + self._below() * self.shape.prefix)
 
@@ -156,11 +155,12 @@ class PlannedModels:
         layers = self.mllm.module.get_decoder().layers[: self.mllm.depth.layer]
         return float(sum(p.numel() for layer in layers for p in layer.parameters()))
 
-    def _parameters(self, vision: bool) -> float:
+    def _tower(self) -> float:
+        """Parameters of the vision side."""
         language = {id(p) for p in self.mllm.module.get_decoder().parameters()}
         output = self.mllm.module.get_output_embeddings()
         language |= {id(p) for p in output.parameters()} if output is not None else set()
-        return float(sum(p.numel() for p in self.mllm.module.parameters() if (id(p) not in language) == vision))
+        return float(sum(p.numel() for p in self.mllm.module.parameters() if id(p) not in language))
 
 
 def _optimiser(head: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.AdamW:
