@@ -249,8 +249,11 @@ def test_doctor(seglens: Run) -> None:
     assert (code, report["ok"]) == (0, True)
 
 
-def test_demo(seglens: Run, tmp_path: Path) -> None:
-    code, out, err = seglens("demo", "--out", tmp_path)
+@pytest.mark.parametrize(
+    "model", [(), ("--backbone", "embedded/mllm", "--decoder", "embedded/sam")], ids=["head", "parts"]
+)
+def test_demo(seglens: Run, tmp_path: Path, model: Sequence[str]) -> None:
+    code, out, err = seglens("demo", "--out", tmp_path, *model)
     assert (code, err) == (0, "")
     assert str(tmp_path) in out
     written = sorted(p.name for p in tmp_path.glob("*.png"))

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from seglens.cli.options import Overwrite
+from seglens.cli.loading import load_segmenter
+from seglens.cli.options import Overwrite, SegmenterOptions
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo"), overwrite: Overwrite = False
+    model_options: SegmenterOptions,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out/demo"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment a drawn scene by queries of several kinds and ask a question about it: pictures on disk in seconds."""
-    from seglens.backbones import hide_loading_bars
     from seglens.cli.demo_pictures import show
 
-    hide_loading_bars()
-    show(out, overwrite)
+    show(load_segmenter(model_options), out, overwrite)

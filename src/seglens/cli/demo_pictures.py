@@ -20,7 +20,7 @@ SEED = 3
 SCALE, CAPTION, LINE = 2, 64, 46  # pixels, pixels, letters
 
 
-def show(out: Path, overwrite: bool = False) -> None:
+def show(segmenter: Segmenter, out: Path, overwrite: bool = False) -> None:
     """Write the scene, a mask and an overlay per query, and one sheet of them all into `out`; print where they are.
 
     Raises FileExistsError where other files are, unless `overwrite` allows to replace them."""
@@ -32,7 +32,6 @@ def show(out: Path, overwrite: bool = False) -> None:
     if question is None or len(queries) < len(KINDS):
         raise RuntimeError(f"scene {index} of seed {SEED} no longer offers {', '.join(KINDS)} and a colour question")
     write_new({out / "scene.png": png_bytes(Image.fromarray(scene.image))}, overwrite)
-    segmenter = Segmenter.from_pretrained()
     predictions = segmenter.open(scene.image).segment(queries)
     for kind, prediction in zip(KINDS, predictions, strict=True):
         prediction.save(out, f"{kind}_{slug(prediction.query)}", overwrite)
