@@ -18,6 +18,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
@@ -103,8 +104,10 @@ class Frame:
         grid = (size, size) if isinstance(size, int) else size
         # A cell is a rectangle, so its overlap with a pixel is the product of two 1-D overlaps: first down the columns,
         # where sums of whole rows read every pixel once, and then along the rows, of which few are left.
-        down = torch.from_numpy(_covered(mask.cpu().numpy(), self.extent[0], grid[0])).to(mask.device)
-        return (down @ _overlap(self.width, self.extent[1], grid[1], mask.device).T).clamp(max=1)
+        down = torch.from_numpy(_covered(mask.cpu().numpy(), self.extent[0], grid[0]))  # *n r w
+        across = rearrange(down, "... r w -> w (... r)").contiguous()
+        shares = torch.sparse.mm(_overlap(self.width, self.extent[1], grid[1]), across)  # c (*n r)
+        return shares.T.reshape(*down.shape[:-1], grid[1]).clamp(max=1).to(mask.device)
 
     def to_image_logits(self, logits: Float[Tensor, "n s s"], rows: slice = slice(None)) -> Float[Tensor, "n r w"]:
         """Canvas logits read at the centre of every image pixel (bilinear), without the padding; of some rows, the
@@ -145,12 +148,13 @@ def _covered(mask: Bool[np.ndarray, "*n h w"], whole: int, size: int) -> Float[n
 
 
 @lru_cache(maxsize=64)  # images of a training have few sizes
-def _overlap(side: int, whole: int, size: int, device: torch.device) -> Float[Tensor, "s e"]:
-    """Share of each of ``size`` canvas cells, on an axis ``whole`` pixels long, that each of ``side`` pixels covers."""
-    edges = torch.arange(size + 1, device=device).double() * whole / size
-    pixels = torch.arange(side, device=device).double()
+def _overlap(side: int, whole: int, size: int) -> Float[Tensor, "s e"]:
+    """Share of each of ``size`` canvas cells, on an axis ``whole`` pixels long, that each of ``side`` pixels covers;
+    sparse."""
+    edges = torch.arange(size + 1).double() * whole / size
+    pixels = torch.arange(side).double()
     shared = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return (shared.clamp(min=0) * size / whole).float()
+    return (shared.clamp(min=0) * size / whole).float().to_sparse()
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> B
     Raises ``ValueError`` when the runs are not valid, do not fill their size, or are not of ``size`` (h, w) if given.
     """
     (height, width), runs = read_rle(rle, size)
-    columns = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return np.ascontiguousarray(columns.reshape(width, height).T)
 
 
