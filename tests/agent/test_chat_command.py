@@ -188,6 +188,7 @@ def terminal(image: Path) -> Iterator[Terminal]:
     os.close(terminal.end)
 
 
+@pytest.mark.slow
 def test_chat_works_at_a_terminal(terminal: Terminal) -> None:
     """Prompted, answered, and ended by Ctrl-C without a trace."""
     terminal.wait_for("> ")

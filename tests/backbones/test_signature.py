@@ -21,6 +21,7 @@ print(json.dumps(load_backbone(sys.argv[1]).signature()))
 """
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process_and_another_folder(llava: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(llava, tmp_path / "copy")
     ours = load_backbone(llava).signature()

@@ -275,6 +275,7 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, scene: Sample, qu
     assert [path.name for path in out.glob(".*")] == [".seglens"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(seglens: Run, folder: Path, query: str) -> None:
     """SIGKILL, then the same command: only what is missing is computed, all lines are printed, and every file is as one
     run leaves it."""

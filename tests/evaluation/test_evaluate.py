@@ -362,6 +362,7 @@ def test_processes_go_on_with_what_others_kept(segmenter: Segmenter, tmp_path: P
     assert {record.image for record in outcome.records} == {data[2].id, data[3].id}
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(seglens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL, then the same command: the same files to the last byte, and nothing beside them."""
     monkeypatch.chdir(tmp_path)

@@ -209,6 +209,7 @@ def test_instances_share_no_file_with_other_queries(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*_mask.png"))) == 4
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_ledger_and_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page is written again over files that were already moved; nothing half-written stays."""
     run(tmp_path / "whole", "ab")

@@ -419,6 +419,7 @@ def test_half_precision_is_bounded() -> None:
     assert error(method.bfloat16().decode(replace(read, **halves), None).mask_logits.float(), exact) < 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_overfits_three_masks(norm: Any) -> None:
     method, read = make(replace(TINY, norm=norm)), readout(1)

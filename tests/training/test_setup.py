@@ -80,6 +80,7 @@ def write_lisa(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper", "authors"])
 def test_published_mixtures_can_be_trained_on(name: str, tiny_recipe: Recipe, tmp_path: Path) -> None:
     """A preset as published, except for the sizes of its models and of its steps: live, and from caches."""

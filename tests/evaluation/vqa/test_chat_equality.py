@@ -58,6 +58,7 @@ def test_the_head_leaves_every_answer_as_it_was(
         assert segmenter.ask(image, question.prompt, TOKENS) == bare[question.id], question.id
 
 
+@pytest.mark.slow
 def test_so_the_scores_are_equal(
     segmenter: Segmenter, questions: list[tuple[str, BenchmarkQuestion]], bare: dict[str, str]
 ) -> None:
@@ -68,6 +69,7 @@ def test_so_the_scores_are_equal(
             assert benchmark.score(own, answers) == benchmark.score(own, bare)
 
 
+@pytest.mark.slow
 def test_the_world_scores_as_in_the_exam(segmenter: Segmenter) -> None:
     """`seglens eval` asks the same questions and counts the same way."""
     benchmark = BENCHMARKS["world-vqa"]

@@ -171,6 +171,7 @@ def test_work_for_a_client_that_disconnected_is_not_begun(
     assert 'route="/v1/images",status="499"} 1.0' in one.client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_images_of_two_clients_never_mix(server: Served, segmenter: Segmenter) -> None:
     sizes = [(30, 40 + k) for k in range(6)]
     wrong = list[object]()

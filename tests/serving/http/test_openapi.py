@@ -22,6 +22,7 @@ def test_the_file_is_what_the_server_says(server: Served) -> None:
     assert schema == json.loads(FILE.read_text()), f"the API has changed; run `seglens serve`, and then `{again}`"
 
 
+@pytest.mark.slow
 @api.parametrize()
 # schemathesis combines strategies in a way that hypothesis will one day refuse; now and then it warns
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")

@@ -358,6 +358,7 @@ def test_an_older_client_is_served_too(portal: BlockingPortal, address: str, tex
 # ---------------------------------------------------------------- many calls at once, and calls that are given up
 
 
+@pytest.mark.slow
 def test_many_calls_at_once_each_get_their_own_answer(talk: Talk, text: str, opened: OpenedImage) -> None:
     queries = ["the cup", "the sock", "the dog", "the red cup", "the white cup", "the pink cup"]
 
