@@ -39,6 +39,7 @@ OWN = (
     "served",
     "serving",
     "shortages",
+    "threads",
     "training",
     "trials",
     "untrained",
@@ -100,6 +101,17 @@ def test_questions_to_the_model_of_the_package(
     printed = capsys.readouterr().out
     assert "size embedded" in printed
     assert re.search(r"\(aim: at least 25\): (NOT )?reached", printed)
+
+
+@pytest.mark.slow
+def test_threads(run: Run) -> None:
+    report = run("threads")
+    assert aims(report) == [2.2]
+    chosen_idle, chosen_busy, own_idle, own_busy = report["rows"].values()
+    values = [ratio["value"] for ratio in report["ratios"]]
+    assert values == pytest.approx(
+        [chosen_busy / chosen_idle, own_busy / own_idle, chosen_idle / own_idle, chosen_busy / own_busy]
+    )
 
 
 @pytest.mark.slow

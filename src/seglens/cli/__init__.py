@@ -34,6 +34,7 @@ from seglens.cli.score import score
 from seglens.cli.segment import ask, segment
 from seglens.cli.serve import PASS_ARGUMENTS, serve
 from seglens.cli.train import train
+from seglens.core.cpu_threads import prepare_threads
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "segment": segment,
@@ -109,6 +110,7 @@ def main() -> None:
         print_stderr(f"seglens: {message}")
         raise SystemExit(2)
     prepare_for_limit()
+    prepare_threads()
     try:
         app()
     except BrokenPipeError:

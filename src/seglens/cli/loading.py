@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from seglens.cli.options import ModelOptions, SegmenterOptions, Thresholds
 from seglens.cli.output import print_stderr
+from seglens.core.cpu_threads import use_threads_for
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from seglens.backbones import Backbone
     from seglens.inference.segmenter import Segmenter
 
@@ -36,6 +39,8 @@ def load_segmenter(options: ModelOptions | SegmenterOptions, **arguments: Any) -
         segmenter, note = Segmenter.from_pretrained(name, **arguments), NEVER_REFUSES.format(name)
     if segmenter.config.presence == "untrained":
         print_stderr(note)
+    decoder = [] if segmenter.decoder is None else [segmenter.decoder.module]
+    choose_threads(segmenter.backbone, *decoder, segmenter.method)
     return segmenter
 
 
@@ -46,7 +51,16 @@ def load_mllm(name: str, **arguments: Any) -> Backbone:
     from seglens.inference.frozen_models import place_backbone
 
     hide_loading_bars()
-    return place_backbone(Origin.of(name), **arguments)
+    mllm = place_backbone(Origin.of(name), **arguments)
+    choose_threads(mllm)
+    return mllm
+
+
+def choose_threads(backbone: Backbone, *beside: nn.Module) -> None:
+    """As many threads as the model on this CPU is worth."""
+    if backbone.device.type == "cpu":
+        modules = (backbone.module, *beside)
+        use_threads_for(sum(one.numel() for module in modules for one in module.parameters()))
 
 
 def answer_settings(options: SegmenterOptions, thresholds: Thresholds) -> dict[str, Any]:

@@ -4,7 +4,6 @@ which they are drawn."""
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seglens.core.distributed import Ranks
+from seglens.core.process_limits import usable_cores
 from seglens.data.sampling import DrawnSample, Mixed
 from seglens.training.checkpoint import RunError
 
@@ -25,7 +25,7 @@ def usual_readers() -> int:
     share their memory (macOS, Windows): a thread reads there."""
     if FORK not in multiprocessing.get_all_start_methods() or torch.multiprocessing.get_start_method() != FORK:
         return 0
-    cores = len(os.sched_getaffinity(0)) // Ranks.here().neighbours
+    cores = usable_cores() // Ranks.here().neighbours
     return min(MOST, cores - 1) if cores > 2 else 0
 
 

@@ -1,0 +1,49 @@
+"""Threads of a program that computes on the CPU: how many, and how they wait for each other.
+
+PyTorch's default is a thread for each core, and threads that wait in a loop. Beside a busy process these loops take the
+time that the work needs. The command line and its servers choose other values, as far as the user has chosen none; a
+program that uses SegLens as a library keeps its own. Light to import: `prepare_threads` is called before PyTorch is."""
+
+from __future__ import annotations
+
+import os
+
+from seglens.core.process_limits import affinity_cores, usable_cores
+
+COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # variables by which a user chooses the number of threads
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # the same for how threads wait
+# A smaller share of a model is computed faster than a second thread is woken: measured by benchmarks/threads.py.
+WEIGHTS_PER_THREAD = 40_000_000
+
+_set_here = set[str]()  # variables that this process set by itself
+
+
+def prepare_threads() -> None:
+    """To be called before PyTorch is loaded: its runtime of threads (OpenMP) reads these variables only then.
+
+    Threads that wait do so asleep, and there are no more of them than a container's quota allows."""
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    cores = usable_cores()
+    if not chosen_by_user() and cores < affinity_cores():
+        _set_here.add(COUNT[0])
+        os.environ[COUNT[0]] = str(cores)
+
+
+def chosen_by_user() -> bool:
+    """Whether the environment states the number of threads."""
+    return any(name in os.environ and name not in _set_here for name in COUNT)
+
+
+def threads_for(weights: int) -> int:
+    """The number of threads for a model of that many weights: all cores for a large one, one for a small one."""
+    return max(1, min(usable_cores(), weights // WEIGHTS_PER_THREAD))
+
+
+def use_threads_for(weights: int) -> None:
+    """Compute on `threads_for` threads from now on, unless the user has chosen their number. To be called before the
+    threads are started that will call the model."""
+    import torch
+
+    if not chosen_by_user():
+        torch.set_num_threads(threads_for(weights))
