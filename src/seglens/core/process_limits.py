@@ -44,7 +44,8 @@ def cpu_quota(cgroups: Path = CGROUPS, mount: Path = MOUNT) -> float | None:
         lines = cgroups.read_text().splitlines()
     except OSError:  # not Linux
         return None
-    quotas = [quota for line in lines for quota in _quotas(*line.split(":", 2)[1:], mount)]
+    groups = (line.split(":", 2) for line in lines)
+    quotas = [quota for _, controllers, path in groups for quota in _quotas(controllers, path, mount)]
     return min(quotas, default=None)
 
 
