@@ -8,6 +8,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -17,7 +18,8 @@ from seglens.backbones.chat_template import Prompts
 from seglens.backbones.generation import GeneratedText, GenerationOptions
 from seglens.backbones.head_reader import HeadReader
 from seglens.backbones.layers import DecoderLayers, clone_layers
-from seglens.backbones.mllm import MLLM
+from seglens.backbones.mllm import MLLM, ImageRows
+from seglens.backbones.positions import after
 from seglens.backbones.read_layer import COPIED
 from seglens.backbones.signature import signature
 from seglens.backbones.transformers_cache import Pair
@@ -130,29 +132,61 @@ class Backbone:
         no statistic of that."""
         return self.mllm.familiar(image)
 
-    @torch.no_grad()
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> EncodedPrefix:
         """See an image once."""
-        inputs = self.mllm.embed_image(image)
-        prefix, memory = self.layers_below().prefix(inputs.rows, inputs.positions, inputs.later)
-        return EncodedPrefix(inputs.frame, prefix.to(self.device), inputs.positions, memory, inputs.familiar)
+        return self.open_many([image])[0]
+
+    @property
+    def batches(self) -> bool:
+        """As `MLLM.batches`."""
+        return self.mllm.batches
 
     @torch.no_grad()
+    def open_many(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[EncodedPrefix]:
+        """`open` of each, to rounding, in one pass where the model `batches`."""
+        inputs = self.mllm.embed_images(images)
+        together = [inputs] if self.batches else [[one] for one in inputs]
+        return [encoded for some in together for encoded in self._encoded(some)]
+
+    def _encoded(self, inputs: Sequence[ImageRows]) -> list[EncodedPrefix]:
+        """Images with prefixes of one length."""
+        rows, positions = (torch.cat(list(each)) for each in zip(*((x.rows, x.positions) for x in inputs), strict=True))
+        later = [torch.cat(list(each)) for each in zip(*(x.later for x in inputs), strict=True)]
+        prefix, memory = self.layers_below().prefix(rows, positions, later)
+        return [
+            EncodedPrefix(
+                x.frame, row[None], x.positions, [(k[n : n + 1], v[n : n + 1]) for k, v in memory], x.familiar
+            )
+            for n, (x, row) in enumerate(zip(inputs, prefix.to(self.device), strict=True))
+        ]
+
     def read(self, image: EncodedPrefix, questions: Sequence[str]) -> Readout:
         """Hidden states of all questions about an open image, in one pass.
 
         Raises QuestionError as `Prompts.question_tokens` does."""
-        inputs = self.mllm.embed_questions(questions, image.positions)
-        hidden = self.layers_below().questions(inputs.rows, inputs.positions, inputs.mask, image.memory)
+        return self.read_many([image], [questions])
+
+    @torch.no_grad()
+    def read_many(self, images: Sequence[EncodedPrefix], questions: Sequence[Sequence[str]]) -> Readout:
+        """`read` of several images with prefixes of one length, and as many questions about each.
+
+        Raises QuestionError as `Prompts.question_tokens` does."""
+        image, b = images[0], len(images)
+        inputs = self.mllm.embed_questions([q for each in questions for q in each], image.positions)
+        rows, mask = (rearrange(x, "1 (b q) ... -> b q ...", b=b) for x in (inputs.rows, inputs.mask))
+        positions = after(torch.cat([one.positions for one in images]), *mask.shape[1:])
+        pairs = zip(*(one.memory for one in images), strict=True)
+        memory = [(_joined([k for k, _ in pair]), _joined([v for _, v in pair])) for pair in pairs]
+        hidden = self.layers_below().questions(rows, positions, mask, memory)
         end = image.prefix.shape[1]
         tiling = self.mllm.tiling_of(image.frame)
         places = end - tiling.tokens + tiling.places
         return Readout(
-            prefix=image.prefix,
-            prefix_positions=image.positions,
+            prefix=_joined([one.prefix for one in images]),
+            prefix_positions=_joined([one.positions for one in images]),
             question=hidden.to(self.device),
-            question_positions=inputs.positions,
-            question_mask=inputs.mask,
+            question_positions=positions,
+            question_mask=mask,
             image_tokens=places.to(self.device),
             grid=tiling.grid,
         )
@@ -230,3 +264,8 @@ class Backbone:
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
         return TunedBackbone(self.chat, tuning, templates, attention, refill)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One batch of all; nothing is copied for a single image."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -160,12 +160,35 @@ class MLLM:
     @torch.no_grad()
     def embed_image(self, image: UInt8[np.ndarray, "h w 3"]) -> ImageRows:
         """The prefix: the text before an image and the image itself."""
-        frame, vision = self.frame(image), self.encode(image)
+        return self._prefix(self.frame(image), self.encode(image))
+
+    def _prefix(self, frame: Frame, vision: VisionOutput) -> ImageRows:
         words = torch.tensor([self.reading.before()], dtype=torch.long, device=self.device)
         embedded = self.model.get_input_embeddings()(words)
         rows = torch.cat([embedded, vision.rows.to(embedded)], 1)  # the image ends the prefix
         positions = self.family.prefix_positions(words.shape[1], self.tiling_of(frame))[None].to(self.device)
         return ImageRows(frame, rows, positions, vision.later, self.is_familiar(vision.tower, frame))
+
+    @property
+    def batches(self) -> bool:
+        """Whether images share a pass: all canvases are of one tile, so that their prefixes are of one length."""
+        return self.family.tiler is None and self.tiling.parts == 1
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[ImageRows]:
+        """`embed_image` of each, to rounding, with one pass of the vision tower where the model `batches`."""
+        if not self.batches or len(images) == 1:
+            return [self.embed_image(image) for image in images]
+        patches = self.family.patches(torch.stack([self.pixels(image) for image in images]))
+        layout = self.family.layout
+        rows = self.family.project(patches.merged(layout.grid, layout.shuffle))
+        return [
+            self._prefix(
+                self.frame(image),
+                VisionOutput(rows[k : k + 1], _of_image(patches.later, k), _of_image(patches.tower, k)),
+            )
+            for k, image in enumerate(images)
+        ]
 
     def is_familiar(self, tower: Sequence[Float[Tensor, "1 n v"]], frame: Frame) -> bool | None:
         """Whether a picture is of the kind that the model was made for, by the tower's states of its canvas; None for
@@ -197,3 +220,8 @@ class MLLM:
     def read_tokens(self, question: str, frame: Frame) -> int:
         """Tokens of a question with its image, as they are read. Raises QuestionError as `Prompts.after` does."""
         return len(self.reading.before()) + self.tiling_of(frame).tokens + len(self.reading.after(question))
+
+
+def _of_image(states: Sequence[Float[Tensor, "b _ _"]], k: int) -> tuple[Float[Tensor, "1 _ _"], ...]:
+    """The states of one image of a batch."""
+    return tuple(state[k : k + 1] for state in states)

@@ -9,7 +9,8 @@ f patches of its vision tower, v their width, k segmentation tokens of one answe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,6 +109,10 @@ class Embedding:
         fine = zip(*(one.fine for one in embeddings), strict=True)
         return Embedding(torch.cat([one.coarse for one in embeddings]), tuple(map(torch.cat, fine)))
 
+    def image(self, k: int) -> Embedding:
+        """That of one image of a batch."""
+        return self.each(lambda x: x[k : k + 1])
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Embedding:
         """With every map changed: moved to a device, or converted to another type."""
         return Embedding(change(self.coarse), tuple(map(change, self.fine)))
@@ -182,3 +187,13 @@ class MethodOutput:
     presence_logits: Float[Tensor, "b q"] | None = None
     coarse_logits: Float[Tensor, "b q _ _"] | None = None  # a first, coarser mask, trained too (SELF1E)
     text_loss: Float[Tensor, "b q"] | None = None  # cross-entropy of the answers, of a method that tunes its MLLM
+
+    def image(self, k: int) -> MethodOutput:
+        """What was computed for one image of the batch."""
+
+        def part(value: Any) -> Any:
+            if isinstance(value, Keypoints):
+                return Keypoints(part(value.points), part(value.scores), part(value.keep))
+            return None if value is None else value[k : k + 1]
+
+        return MethodOutput(*(part(getattr(self, field.name)) for field in fields(self)))

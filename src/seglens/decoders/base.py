@@ -91,12 +91,19 @@ class MaskDecoder(ABC):
             "std": list(self.std),
         }
 
-    @torch.no_grad()
     def encode(self, image: UInt8[np.ndarray, "h w 3"], frame: Frame) -> Embedding:
         """The image's embedding. Padding is zero after normalisation, as SAM was trained."""
-        pixels = frame.render(torch.tensor(image), self.image_size, self.mean)
+        return self.encode_many([image], [frame])
+
+    @torch.no_grad()
+    def encode_many(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], frames: Sequence[Frame]) -> Embedding:
+        """`encode` of several images in one pass; b is their number."""
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
-        embedding = self._embed(((pixels - mean) / std)[None].to(self.device, self.module.dtype))
+        pixels = [
+            (frame.render(torch.tensor(image), self.image_size, self.mean) - mean) / std
+            for image, frame in zip(images, frames, strict=True)
+        ]
+        embedding = self._embed(torch.stack(pixels).to(self.device, self.module.dtype))
         # laid out as when they come from a file: the necks give channels last, where a kernel may round otherwise
         return Embedding(embedding.coarse.contiguous(), tuple(x.contiguous() for x in embedding.fine))
 

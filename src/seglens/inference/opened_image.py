@@ -20,6 +20,7 @@ from seglens.core.types import Embedding, MethodOutput
 from seglens.data.head_prompt import HeadPrompt
 from seglens.decoders import MaskDecoder
 from seglens.inference.argument_checks import corrections_of, queries_of
+from seglens.inference.encoding import Encoded, encode
 from seglens.inference.instances import Splitter, instance_query
 from seglens.inference.lap_clock import LapClock
 from seglens.inference.prediction import Prediction, on_mask
@@ -48,16 +49,15 @@ class System(Protocol):
 class OpenedImage:
     """An image that the MLLM and SAM have read. It answers any number of queries, from any thread."""
 
-    def __init__(self, segmenter: System, image: np.ndarray):
-        clock = LapClock(segmenter.backbone.device)
+    def __init__(self, segmenter: System, image: np.ndarray, encoded: Encoded | None = None):
+        """`encoded` is what `encode` gave for the image in a batch; by default the image is encoded here, alone."""
+        encoded = encode(segmenter, [image])[0] if encoded is None else encoded
         self.segmenter, self.image = segmenter, image.view()
-        self.seen: EncodedImage = segmenter.reader.open(image)
-        decoder = segmenter.decoder
-        self.embedding: Embedding | None = None if decoder is None else decoder.encode(image, self.seen.frame)
+        self.seen: EncodedImage = encoded.seen
+        self.embedding: Embedding | None = encoded.embedding
         self.precomputed: Any = None  # what the method computes of the image; set by the first query
         self.image.flags.writeable = False  # predictions share it
-        clock.lap("open")
-        self.opening = clock.laps["open"]
+        self.opening = encoded.milliseconds
 
     @overload
     def segment(self, query: str, each: bool | None = None, trust: bool = False) -> Prediction: ...
@@ -93,9 +93,19 @@ class OpenedImage:
         if not queries:
             return
         clock = LapClock(self.segmenter.backbone.device, open=self.opening)
+        output = self._output(self.prompts(queries, kinds), clock)
+        yield from self.drawn(queries, output, clock, each, trust)
+
+    def prompts(self, queries: Sequence[str], kinds: Sequence[str | None]) -> list[str]:
+        """The texts that the MLLM reads."""
+        words = [instance_query(q).words for q in queries]
+        return [self.segmenter.head_prompt.apply(w, kind) for w, kind in zip(words, kinds, strict=True)]
+
+    def drawn(
+        self, queries: Sequence[str], output: MethodOutput, clock: LapClock, each: bool | None, trust: bool
+    ) -> Iterator[Prediction]:
+        """The predictions of what the method computed for this image (b is 1), one query after the other."""
         meant = [instance_query(q) for q in queries]
-        put = [self.segmenter.head_prompt.apply(m.words, kind) for m, kind in zip(meant, kinds, strict=True)]
-        output = self._output(put, clock)
         masks = Drawing(self.seen.frame, output.mask_logits[0]).masks(self.segmenter.mask_threshold)
         for k, (q, m) in enumerate(zip(queries, meant, strict=True)):
             clock.go_on()

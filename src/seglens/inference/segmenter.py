@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from seglens.data.images import load_image
 from seglens.decoders import MaskDecoder
 from seglens.inference.argument_checks import queries_of, question_of
 from seglens.inference.frozen_models import Parts, chosen_heads
+from seglens.inference.image_batches import batch_size, in_batches, predictions_of_batch
 from seglens.inference.loading_options import LoadedFrom, LoadingOptions, check_options, hub_options
 from seglens.inference.opened_image import OpenedImage, Queries
 from seglens.inference.prediction import Prediction
@@ -246,7 +247,17 @@ class Segmenter:
             raise ValueError(
                 f"got {len(image)} images and {len(queries)} queries; give one query for all, or one per image"
             )
-        return [self.open(one).segment(words, each, trust) for one, words in zip(image, queries, strict=True)]
+        return list(self._streamed(image, queries, each, trust))
+
+    def _streamed(
+        self, images: Sequence[ImageSource], queries: Sequence[Any], each: bool | None, trust: bool
+    ) -> Iterator[Any]:
+        pairs = ((load_image(one), words) for one, words in zip(images, queries, strict=True))
+        for batch in in_batches(pairs, batch_size(self), lambda pair: pair[0].shape[0] * pair[0].shape[1]):
+            pixels, words = zip(*batch, strict=True)
+            for some, drawn in zip(words, predictions_of_batch(self, pixels, words, each, trust), strict=True):
+                predictions = list(drawn)
+                yield predictions[0] if isinstance(some, str) else predictions
 
     @property
     def can_refine(self) -> bool:
