@@ -137,6 +137,23 @@ def test_positions_turn_as_the_models_own(case: Case) -> None:
             assert ours.shape[1] == start + n
 
 
+def test_images_that_share_a_pass_are_read_as_alone(case: Case) -> None:
+    images = [IMAGE, np.ascontiguousarray(IMAGE[::-1, :60])]
+    questions = [QUESTIONS[:2], QUESTIONS[1:]]
+    opened = case.backbone.open_many(images)
+    alone = [case.backbone.read(case.backbone.open(image), some) for image, some in zip(images, questions, strict=True)]
+    together = case.backbone.read_many(opened, questions)
+    for k, (one, image) in enumerate(zip(alone, images, strict=True)):
+        length = one.question_mask.shape[2]
+        mask, hidden = together.question_mask[k], together.question[k, :, :length]
+        assert opened[k].frame == case.backbone.mllm.frame(image)
+        assert torch.equal(mask[:, :length], one.question_mask[0])
+        assert not mask[:, length:].any()
+        assert torch.equal(together.question_positions[k, :, :length], one.question_positions[0])
+        assert error(together.prefix[k], one.prefix[0]) < case.tolerance
+        assert error(hidden[one.question_mask[0]], one.question[0][one.question_mask[0]]) < case.tolerance
+
+
 def test_reading_equals_the_whole_model(either: Case) -> None:
     readout, start = either.readout, either.readout.prefix.shape[1]
     assert readout.prefix.dtype == either.bare.model.dtype

@@ -96,6 +96,16 @@ def test_encode(decoder: MaskDecoder, size: tuple[int, int]) -> None:
     assert all(x.isfinite().all() and x.is_contiguous() and not x.requires_grad for x in maps)
 
 
+def test_images_that_share_a_pass_are_encoded_as_alone(decoder: MaskDecoder) -> None:
+    images = [picture(40, 64), picture(64, 20, seed=1)]
+    frames = [Frame(*image.shape[:2]) for image in images]
+    together = decoder.encode_many(images, frames)
+    for k, (image, frame) in enumerate(zip(images, frames, strict=True)):
+        alone, shared = decoder.encode(image, frame), together.image(k)
+        for map, expected in zip((shared.coarse, *shared.fine), (alone.coarse, *alone.fine), strict=True):
+            assert error(map, expected) < TOLERANCE
+
+
 def test_padding_is_zero_after_normalisation(decoder: MaskDecoder) -> None:
     pixels: list[Tensor] = []
     hook = pixels_of(decoder, pixels)

@@ -142,14 +142,14 @@ class Backbone:
         return self.mllm.batches
 
     @torch.no_grad()
-    def open_many(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[EncodedPrefix]:
+    def open_many(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[EncodedPrefix]:
         """`open` of each, to rounding, in one pass where the model `batches`."""
         inputs = self.mllm.embed_images(images)
-        together = [inputs] if self.batches else [[one] for one in inputs]
-        return [encoded for some in together for encoded in self._encoded(some)]
+        passes = [inputs] if self.batches else [[one] for one in inputs]
+        return [encoded for some in passes for encoded in self._encoded(some)]
 
     def _encoded(self, inputs: Sequence[ImageRows]) -> list[EncodedPrefix]:
-        """Images with prefixes of one length."""
+        """Images with prefixes of one length, in one pass."""
         rows, positions = (torch.cat(list(each)) for each in zip(*((x.rows, x.positions) for x in inputs), strict=True))
         later = [torch.cat(list(each)) for each in zip(*(x.later for x in inputs), strict=True)]
         prefix, memory = self.layers_below().prefix(rows, positions, later)

@@ -172,10 +172,11 @@ class MLLM:
     @property
     def batches(self) -> bool:
         """Whether images share a pass: all canvases are of one tile, so that their prefixes are of one length."""
-        return self.family.tiler is None and self.tiling.parts == 1
+        by_shape = self.family.tiler is not None and self.canvas.tiles is not None
+        return not by_shape and self.tiling.parts == 1
 
     @torch.no_grad()
-    def embed_images(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[ImageRows]:
+    def embed_images(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[ImageRows]:
         """`embed_image` of each, to rounding, with one pass of the vision tower where the model `batches`."""
         if not self.batches or len(images) == 1:
             return [self.embed_image(image) for image in images]

@@ -96,7 +96,7 @@ class MaskDecoder(ABC):
         return self.encode_many([image], [frame])
 
     @torch.no_grad()
-    def encode_many(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], frames: Sequence[Frame]) -> Embedding:
+    def encode_many(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], frames: Sequence[Frame]) -> Embedding:
         """`encode` of several images in one pass; b is their number."""
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
         pixels = [

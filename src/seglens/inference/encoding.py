@@ -40,7 +40,7 @@ def shares_passes(system: Encoders) -> bool:
     return isinstance(system.reader, Backbone) and system.reader.batches
 
 
-def encode(system: Encoders, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Encoded]:
+def encode(system: Encoders, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Encoded]:
     """Each as if it were alone, to rounding."""
     clock, reader, decoder = LapClock(system.backbone.device), system.reader, system.decoder
     seen = reader.open_many(images) if isinstance(reader, Backbone) else [reader.open(image) for image in images]
