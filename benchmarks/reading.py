@@ -1,7 +1,7 @@
 """How fast training data is read: `python benchmarks/reading.py [--root LISA_TREE] [--readers 1]`.
 
 Samples in a second of one core (image, three queries and their masks on the canvases), by dataset, as a share of
-decoding the files alone, which no reader can go below. Without `--root` the files are made: photographs and label maps
+decoding the files alone at their full size. Without `--root` the files are made: photographs and label maps
 of the usual sizes, in the formats of the datasets. Then the mixture, read by processes, in samples per second.
 """
 
@@ -28,6 +28,7 @@ from seglens.features.examples import areas
 from seglens.training.sample_readers import draws_ahead
 
 SIDES = 256, 24  # cells of SAM's masks and of an MLLM's grid
+NEEDED = 1024  # pixels of SAM's canvas: larger pictures are reduced
 PICTURES = 6
 AIM = 0.6
 
@@ -78,7 +79,7 @@ def found(root: Path) -> dict[str, Records]:
 
 
 def read(data: Records, index: int) -> None:
-    sample, _ = data.decode(index, lambda count: range(min(count, 3)))
+    sample, _ = data.decode(index, lambda count: range(min(count, 3)), NEEDED)
     assert sample is not None
     frame = Frame(*sample.image.shape[:2])
     for side in SIDES:
@@ -107,7 +108,9 @@ def rate(work: Callable[[Records, int], None], data: Records) -> float:
 def mixed_rate(datasets: Sequence[Records], readers: int, draws: int) -> float:
     """Samples of all datasets in a second of the clock, decoded by processes; the first few are not counted."""
     sources = tuple(SamplingSource("all", len(data), data.count) for data in datasets)
-    coming = draws_ahead(Mixed(datasets, Mixture(sources, {"all": 1})), range(draws + 2 * readers), readers)
+    coming = draws_ahead(
+        Mixed(datasets, Mixture(sources, {"all": 1})).reduced(NEEDED), range(draws + 2 * readers), readers
+    )
     for _ in range(2 * readers):
         next(coming)
     start = time.perf_counter()

@@ -21,7 +21,10 @@ from seglens.checkpoints.origin import CheckpointError, Origin
 from seglens.core.devices import usable_device
 from seglens.core.geometry import LETTERBOX, Canvas, Frame, floor_targets
 from seglens.core.types import Sample, Target, Totals
+from seglens.data.image_record import ImageRecord, QueryRecord
+from seglens.data.masks import Polygons
 from seglens.data.mixing import RATES, Epochs, Mixed
+from seglens.data.records import Records
 from seglens.data.sampling import Mixture, SamplingSource
 from seglens.features.cache import Cache, CacheError
 from seglens.features.examples import Batch, Example, collate
@@ -30,7 +33,7 @@ from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.lisa import LisaConfig
 from seglens.methods.preset import TILE
-from seglens.training.example_stream import MixtureStream, PartlyCachedStream, SampledStream
+from seglens.training.example_stream import MixtureStream, PartlyCachedStream, SampledStream, frozen_stream
 from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
 from seglens.training.setup import TrainingRun, prepare
 from seglens.training.training_data import any_absent, open_data
@@ -611,3 +614,25 @@ def test_cached_datasets_are_named_as_the_mixture_has_them(tiny_recipe: Recipe, 
     tuning = replace(tiny_recipe, method=LisaConfig())
     with pytest.raises(ValueError, match="no cache"):
         prepare(tuning, data, tmp_path, cached="reasonseg")
+
+
+def test_large_pictures_of_a_mixture_are_reduced_to_what_the_parts_see(llava: Path, sam: Path, tmp_path: Path) -> None:
+    parts = Parts.load(Origin(str(llava)), Origin(str(sam)))
+    side = max(parts.backbone.image_size, parts.sam().image_size)
+    assert parts.needed_side == side
+    assert replace(parts, floors=16).needed_side is None, "targets in the authors' own steps"
+    Image.fromarray(np.full((2 * side, 3 * side, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
+    box = Polygons.of([[side, side, 2 * side, side, 2 * side, 2 * side, side, 2 * side]])
+    data = Records(
+        "d", [ImageRecord("a", tmp_path / "a.jpg", "f", (QueryRecord("the box", box, "0"),))], trainable=True
+    )
+    mixed = Mixed([data], Mixture((SamplingSource("sem_seg", 1, data.count),), {"sem_seg": 1}))
+    stream = frozen_stream(parts, mixed, "d", None, 0)
+    assert isinstance(stream, MixtureStream)
+    assert stream.mixed.sample(0).image.shape == (side, 3 * side // 2, 3)
+    assert mixed.sample(0).image.shape == (2 * side, 3 * side, 3)
+    ours, whole = stream.example(0), parts.read(mixed.sample(0))
+    assert isinstance(ours, Features)
+    assert torch.equal(ours.questions[0].mask, whole.questions[0].mask)
+    torch.testing.assert_close(ours.prefix, whole.prefix, rtol=1e-3, atol=1e-3)
+    assert stream.fingerprint() != replace(stream, mixed=mixed).fingerprint()

@@ -128,6 +128,12 @@ class MLLM:
         """Where an image lies on the canvas."""
         return self.canvas.frame(image)
 
+    @property
+    def needed_side(self) -> int | None:
+        """Pixels along a side of a picture beyond which the canvas shows no more of it; None where tiles are arranged
+        by its size."""
+        return self.canvas.needed_side(self.family.layout.image_size)
+
     def tiling_of(self, frame: Frame) -> Tiling:
         """The tiles of an image's canvas, and the grid of its tokens."""
         tiler, tiles = self.family.tiler, self.canvas.tiles

@@ -187,6 +187,11 @@ class Canvas:
             return f"tiles-{self.tiles}"
         return "pad-mean" if self == LETTERBOX else f"{self.lay}-{self.padding}-{self.resample}"
 
+    def needed_side(self, size: int) -> int | None:
+        """Pixels along each side of an image beyond which the canvas at ``size`` shows no more of it. None: all, where
+        tiles are arranged by the image's size, or its pixels are those of the authors' own steps."""
+        return size if self.tiles is None and self.resample == "bilinear" else None
+
     def frame(self, image: UInt8[np.ndarray, "h w 3"]) -> Frame:
         """Where an image lies on it."""
         height, width = image.shape[:2]

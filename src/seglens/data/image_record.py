@@ -12,7 +12,8 @@ from jaxtyping import Bool
 
 from seglens.core.types import Sample, Target
 from seglens.data.faults import RecordFault, messages_of
-from seglens.data.images import load_image, orientation
+from seglens.data.images import orientation
+from seglens.data.reduced_size import factor_for, load_reduced, reduced_target
 
 Choose = Callable[[int], Sequence[int]]  # from the number of queries to those that are wanted
 
@@ -81,15 +82,17 @@ class ImageRecord:
         return queries if self.more is None else (*queries, *self.more(self, queries))
 
 
-def decode(entry: ImageRecord, choose: Choose | None = None) -> tuple[Sample | None, list[RecordFault]]:
+def decode(
+    entry: ImageRecord, choose: Choose | None = None, least: int | None = None
+) -> tuple[Sample | None, list[RecordFault]]:
     """The sample without its bad targets (None when nothing usable remains), and a fault for each bad thing.
 
-    Of all queries, or of those that `choose` picks from their number."""
+    Of all queries, or of those that `choose` picks from their number. A large picture is reduced, its masks with it,
+    as far as both sides keep `least` pixels (None: not at all)."""
     try:
-        image = load_image(entry.image)
+        image, size = load_reduced(entry.image, least)
     except ValueError as error:
         return None, [RecordFault(entry.file, entry.id, str(error), "image"), *_mask_faults(entry)]
-    size = image.shape[:2]
     try:
         queries = entry.all_queries()
     except ValueError as error:
@@ -99,7 +102,8 @@ def decode(entry: ImageRecord, choose: Choose | None = None) -> tuple[Sample | N
         mismatch = RecordFault(entry.file, entry.id, _mismatch(entry.size, size, entry.image), "image size")
         return None, [mismatch, *_wrong_at_both(entry, chosen, entry.size, size)]
     results = [_target(entry, query, size) for query in chosen]
-    targets = tuple(one for one in results if isinstance(one, Target))
+    factor = factor_for(size, least)
+    targets = tuple(reduced_target(one, factor) for one in results if isinstance(one, Target))
     # A mistake of a whole label map turns up once per class.
     faults = list(dict.fromkeys(fault for one in results if not isinstance(one, Target) for fault in one))
     return Sample(entry.id, image, targets) if targets else None, faults

@@ -51,7 +51,7 @@ def load_image(
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), f"the image of {len(source)} bytes", to_pixels)
     if isinstance(source, str | Path):
-        return _from_path(source, to_pixels)
+        return open_image(source, to_pixels)
     raise ImageError(
         f"got {type(source).__name__} for an image; need a path, a PIL image, a uint8 array or the bytes of a file"
     )
@@ -61,12 +61,12 @@ def load_stored(path: str | Path) -> Image.Image:
     """The picture of a file with its values as they are stored (palette indices, 1, 8 or 16 bits, alpha), upright.
 
     Raises ``ImageError`` where `load_image` does, but for modes of unknown scale."""
-    return _from_path(path, stored)
+    return open_image(path, stored)
 
 
 def orientation(path: str | Path) -> int:
     """The EXIF orientation of a file, 1 (also when it has none) to 8. Raises ``ImageError`` on what is no image."""
-    return _from_path(path, lambda image, name: orientation_of(image))
+    return open_image(path, lambda image, name: orientation_of(image))
 
 
 def _from_array(array: np.ndarray, decode: Callable[[Image.Image, str], T]) -> T:
@@ -83,7 +83,8 @@ def _from_array(array: np.ndarray, decode: Callable[[Image.Image, str], T]) -> T
     return decode(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
-def _from_path(source: str | Path, then: Callable[[Image.Image, str], T]) -> T:
+def open_image(source: str | Path, then: Callable[[Image.Image, str], T]) -> T:
+    """What `then` makes of the opened image of a local file and its name. Raises ``ImageError`` as `load_image`."""
     text = str(source)
     name = repr(text if len(text) <= 200 else f"{text[:197]}...")
     if re.match(r"[a-z][a-z0-9+.-]+://|https?:/|data:", text, re.IGNORECASE):  # Path() turns // into /

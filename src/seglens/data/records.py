@@ -151,9 +151,11 @@ class Records:
             if sample is not None:
                 yield sample
 
-    def decode(self, index: int, choose: Choose | None = None) -> tuple[Sample | None, list[RecordFault]]:
+    def decode(
+        self, index: int, choose: Choose | None = None, least: int | None = None
+    ) -> tuple[Sample | None, list[RecordFault]]:
         """As `image_record.decode`."""
-        return decode(self.entries[index], choose)
+        return decode(self.entries[index], choose, least)
 
     def check(self) -> Iterator[RecordFault]:
         """Every bad record: those of the index, then those that only decoding every image and mask can find."""

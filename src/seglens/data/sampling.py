@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate
@@ -174,7 +175,10 @@ class DrawnSample:
 
 class Mixed:
     """The samples of a mixture: only the masks of the chosen questions are decoded, prompts are new with each draw.
-    `read_once`: it is small, and a training keeps its features, unless it is to read it live."""
+    `read_once`: it is small, and a training keeps its features, unless it is to read it live. `least`: pixels that
+    both sides of a picture keep, at least, when it is reduced; None: no picture is."""
+
+    least: int | None = None
 
     def __init__(self, datasets: Sequence[Records], mixture: Mixture, prompt: str = "none", read_once: bool = False):
         check_name(prompt, PROMPTS, "prompt")
@@ -184,6 +188,12 @@ class Mixed:
         if held_out:
             raise ValueError(f"{', '.join(held_out)} is kept for tests and cannot be trained on; give split=train")
         self.datasets, self.mixture, self.prompt, self.read_once = datasets, mixture, prompt, read_once
+
+    def reduced(self, least: int | None) -> Mixed:
+        """The same samples, large pictures reduced to `least` pixels along the shorter side or somewhat more."""
+        copied = copy(self)
+        copied.least = least
+        return copied
 
     @property
     def spoken(self) -> bool:
@@ -201,7 +211,7 @@ class Mixed:
         for attempt in range(ATTEMPTS):
             source, image = self.mixture.place(number, attempt)
             choose = partial(self.mixture.pick, number, attempt=attempt)
-            sample, faults = self.datasets[source].decode(image, choose)
+            sample, faults = self.datasets[source].decode(image, choose, self.least)
             tried.append(DecodedDraw(source, 0 if sample is None else len(sample.targets), tuple(faults)))
             if sample is not None:
                 sample = prompted(sample, self.prompt, self.mixture.seed * 1_000_003 + number)

@@ -74,6 +74,13 @@ class Parts:
         """Where a method goes: beside the mask decoder, if there is one, because there it gives its prompts."""
         return self.backbone.device if self.decoder is None else self.decoder.device
 
+    @property
+    def needed_side(self) -> int | None:
+        """Pixels along each side of a picture beyond which neither part sees more of it; None: all of them, because
+        tiles are arranged by them, or targets or pixels are computed in the authors' own steps."""
+        side = self.backbone.mllm.needed_side if self.floors is None else None
+        return side if side is None or self.decoder is None else max(side, self.decoder.image_size)
+
     def sam(self) -> MaskDecoder:
         """The mask decoder. Raises ValueError when there is none."""
         if self.decoder is None:

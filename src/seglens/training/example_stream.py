@@ -100,7 +100,8 @@ class MixtureStream:
 
     def fingerprint(self) -> str:
         datasets = [[dataset.name, len(dataset)] for dataset in self.mixed.datasets]
-        return fingerprint([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.key])
+        reduced = [] if self.mixed.least is None else [self.mixed.least]
+        return fingerprint([datasets, repr(self.mixed.mixture), self.mixed.prompt, self.key, *reduced])
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def tuned_stream(
     """For a method that tunes its MLLM: pictures and words."""
     maker = ExampleMaker(head.mllm, parts.decoder, head.mask_side, head.training_format, seed)
     if isinstance(data, Mixed):
+        data = data.reduced(parts.needed_side)
         return MixtureStream(data, lambda sample, number: maker.example(sample, number=number), parts.key, readers)
     return epochs_of(LiveExamples(data, maker.example, name, parts.key), seed)
 
@@ -172,7 +174,7 @@ def frozen_stream(
     mixture only the datasets with the numbers `cached` are kept there (default all)."""
     if not isinstance(data, Mixed):
         return epochs_of(frozen_source(parts, data, name, folder), seed)
-    live = MixtureStream(data, lambda sample, _: parts.read(sample), parts.key, readers)
+    live = MixtureStream(data.reduced(parts.needed_side), lambda sample, _: parts.read(sample), parts.key, readers)
     if folder is None:
         return live
     if cached is not None:
