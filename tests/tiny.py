@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GemmaTokenizer,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm4vMoeConfig,
@@ -51,6 +54,8 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.glm4v.processing_glm4v import Glm4vProcessor
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
@@ -596,6 +601,73 @@ def qwen_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Ten
     }
 
 
+# ---------------------------------------------------------------- Gemma 3: windows, and images that see themselves
+
+GEMMA_TEMPLATE = (  # as google/gemma-3-4b-it has it, for conversations of questions about images
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'][0]['text'] + '\n\n' %}{% set turns = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}{% for message in turns %}"
+    "<start_of_turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+    "{{ first if loop.first else '' }}{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}<start_of_image>{% else %}{{ item['text'] | trim }}{% endif %}{% endfor %}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+GEMMA_MARKS = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+
+
+def gemma_tokenizer() -> GemmaTokenizer:
+    """Gemma's own with its first special tokens, all bytes and the only words that it joins here: two line ends."""
+    turns = {"start_token": "<start_of_turn>", "end_token": "<end_of_turn>"}
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *turns.values(), *GEMMA_MARKS.values()]
+    letters = [*(f"<0x{n:02X}>" for n in range(256)), "▁", "\n", "\n\n", *map(chr, range(ord("a"), ord("z") + 1))]
+    vocabulary = {token: n for n, token in enumerate([*special, *letters])}
+    return GemmaTokenizer(
+        vocabulary, [("\n", "\n")], add_bos_token=True, padding_side="left", extra_special_tokens=GEMMA_MARKS | turns
+    )
+
+
+def gemma3() -> PreTrainedModel:
+    """Gemma-3-4B in its proportions: a mean of 4 x 4 patches, two layers with a window before each without, a rotary
+    base for each kind, and heads whose scale is not that of their width."""
+    tokenizer = gemma_tokenizer()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 48,
+        "patch_size": 3,
+        "vision_use_head": False,
+        "model_type": "siglip_vision_model",
+        **STRONG,
+    }
+    text = text_of(tokenizer, head_dim=20, query_pre_attn_scalar=24, sliding_window=1024, sliding_window_pattern=3)
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            vision_config=vision,
+            text_config={**text, "bos_token_id": tokenizer.bos_token_id, "rope_scaling": scaling},
+            mm_tokens_per_image=16,
+            image_token_index=tokenizer.image_token_id,
+            boi_token_index=tokenizer.boi_token_id,
+            eoi_token_index=tokenizer.eoi_token_id,
+        )
+    )
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.2)  # transformers starts it at 0
+    return model
+
+
+def gemma3_processor() -> Gemma3Processor:
+    images = Gemma3ImageProcessorPil(size={"height": 48, "width": 48})
+    return Gemma3Processor(images, gemma_tokenizer(), GEMMA_TEMPLATE, image_seq_length=16)
+
+
+def gemma3_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """With the types of tokens that make an image see itself."""
+    types = (ids == model.config.image_token_id).int()
+    return {"input_ids": ids, "pixel_values": canvas[None], "token_type_ids": types}
+
+
 # ---------------------------------------------------------------- in tiles, where a family has them
 
 
@@ -650,6 +722,7 @@ KINDS = {
         qwen_canvas,
         SMALL,
     ),
+    "gemma3": Kind(gemma3, gemma3_processor, gemma3_canvas),
 }
 # their experts take no adapter of the usual kind: such MLLMs are read frozen
 FROZEN = {
@@ -675,7 +748,7 @@ SHAPED = {  # in tiles small enough that the pictures of tests have several
 }
 EVERY = {**KINDS, **FROZEN, **TILED, **TUNED, **SHAPED}
 # their tests run among the slow ones; `backbones/test_quick_contract.py` has the essential of each
-SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe")
+SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe", "gemma3")
 
 
 def by_speed(kinds: Iterable[str]) -> list[Any]:

@@ -36,7 +36,7 @@ class States:
 
     inputs: list[Tensor]
     attentions: list[Tensor | None]
-    rotary: tuple[Tensor, Tensor]
+    rotary: list[tuple[tuple[str, ...], tuple[Tensor, Tensor]]]  # with the type of layer, where that decides them
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Bare:
     def inputs(self, image: np.ndarray, question: str) -> dict[str, Tensor]:
         conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        return dict(self.processor(images=image, text=text, return_tensors="pt"))
+        # as `apply_chat_template(tokenize=True)` does
+        special = not text.startswith(self.processor.tokenizer.bos_token or "<none>")
+        return dict(self.processor(images=image, text=text, return_tensors="pt", add_special_tokens=special))
 
     @torch.no_grad()
     def talk(self, image: np.ndarray, question: str, tokens: int) -> tuple[str, Tensor]:
@@ -91,13 +93,15 @@ class Bare:
     def run(self, ids: Tensor, canvas: Tensor) -> States:
         inputs: list[Tensor] = []
         attentions: list[Tensor | None] = []
-        rotary: list[tuple[Tensor, Tensor]] = []
+        rotary: list[tuple[tuple[str, ...], tuple[Tensor, Tensor]]] = []
         hooks = [
             *(layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in self.layers),
             *(layer.self_attn.register_forward_hook(lambda *a: attentions.append(a[2][1])) for layer in self.layers),
-            self.model.get_decoder().rotary_emb.register_forward_hook(lambda *a: rotary.append(a[2])),
+            self.model.get_decoder().rotary_emb.register_forward_hook(
+                lambda _, args, out: rotary.append((args[2:], out))
+            ),
         ]
         self.model(**self.kind.canvas(self.model, self.processor, canvas, ids))
         for hook in hooks:
             hook.remove()
-        return States(inputs, attentions, rotary[0])
+        return States(inputs, attentions, rotary)

@@ -131,10 +131,11 @@ def test_positions_turn_as_the_models_own(case: Case) -> None:
         positions = torch.cat([readout.prefix_positions, readout.question_positions[:, q, :n]], 1)
         if positions.ndim > 2:
             positions = positions.permute(2, 0, 1)
-        factors = case.backbone.module.get_decoder().rotary_emb(readout.prefix, positions)
-        for ours, theirs in zip(factors, case.whole(case.ids(question)).rotary, strict=True):
-            assert torch.equal(ours, theirs.expand_as(ours))
-            assert ours.shape[1] == start + n
+        for kind, expected in case.whole(case.ids(question)).rotary:
+            factors = case.backbone.module.get_decoder().rotary_emb(readout.prefix, positions, *kind)
+            for ours, theirs in zip(factors, expected, strict=True):
+                assert torch.equal(ours, theirs.expand_as(ours))
+                assert ours.shape[1] == start + n
 
 
 def test_images_that_share_a_pass_are_read_as_alone(case: Case) -> None:

@@ -32,7 +32,8 @@ def plain(backbone: Backbone, images: list[np.ndarray]) -> tuple[str, int, int]:
     talk = [{"role": "user", "content": content}]
     text = backbone.processor.apply_chat_template(talk, add_generation_prompt=True)
     pictures = [Image.fromarray(image) for image in images] or None
-    inputs = backbone.processor(images=pictures, text=text, return_tensors="pt")
+    begin = text.startswith(backbone.processor.tokenizer.bos_token or "<none>")  # as `apply_chat_template` decides
+    inputs = backbone.processor(images=pictures, text=text, return_tensors="pt", add_special_tokens=not begin)
     with torch.no_grad():
         output = backbone.module.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
     read = inputs["input_ids"].shape[1]

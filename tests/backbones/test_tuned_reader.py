@@ -226,8 +226,10 @@ def test_only_the_adapter_is_new(case: Case) -> None:
         trained = {id(p): p for p in adapted.adapter.parameters()}
         assert set(ours) - set(theirs) == set(trained)
         assert {p.data_ptr() for p in trained.values()}.isdisjoint(p.data_ptr() for p in theirs.values())
-        buffers = {b.data_ptr() for b in case.backbone.module.buffers()}
-        assert {b.data_ptr() for b in adapted.tuned.model.buffers()} == buffers
+        models = case.backbone.module, adapted.tuned.model
+        # the scale of Gemma's embedding, one number, is copied with it
+        buffers = [{b.data_ptr() for b in model.buffers() if b.numel() > 1} for model in models]
+        assert buffers[0] == buffers[1]
         assert {p.data_ptr() for p in ours.values()} >= {p.data_ptr() for k, p in theirs.items() if k in ours}
         if tuning is LISA:
             assert set(theirs) < set(ours)
@@ -408,7 +410,8 @@ def test_the_first_image_token_sees_the_last(case: Case) -> None:
         prefix = adapted._language.prefix(vision) if opened.prefix else None
         moved = dataclasses.replace(opened, vision=vision, prefix=prefix)
         one, other = (adapted.read(image, ["dog"]).image for image in (opened, moved))
-        assert torch.equal(one[:, :, 0], other[:, :, 0]) == (attention == "causal")
+        mutual = case.backbone.mllm.family.mutual
+        assert torch.equal(one[:, :, 0], other[:, :, 0]) == (attention == "causal" and not mutual)
         assert not torch.equal(one[:, :, -1], other[:, :, -1])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from seglens.agent import Agent
 from seglens.backbones import load_backbone
@@ -250,13 +251,14 @@ def test_a_head_without_a_prompt_gets_bare_queries(
 def test_the_system_text_is_where_the_chat_template_puts_it(family: Path) -> None:
     """Token for token as the model's own processor puts the two messages together."""
     backbone = load_backbone(family, **KINDS[family.name].options).with_system_text(TOLD)
+    picture = {"type": "image", "image": Image.new("RGB", (8, 8))}
     talk = [
         {"role": "system", "content": TOLD if "glm" in family.name else [{"type": "text", "text": TOLD}]},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "the red cup"}]},
+        {"role": "user", "content": [picture, {"type": "text", "text": "the red cup"}]},
     ]
-    processor = backbone.processor
-    text = processor.apply_chat_template(talk, add_generation_prompt=True)
-    inputs = processor(images=np.zeros((8, 8, 3), np.uint8), text=text, return_tensors="pt")["input_ids"][0].tolist()
+    inputs = backbone.processor.apply_chat_template(
+        talk, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )["input_ids"][0].tolist()
     image = backbone.module.config.image_token_id
     first, last = inputs.index(image), len(inputs) - inputs[::-1].index(image)
     assert backbone.reading.before() == inputs[:first]

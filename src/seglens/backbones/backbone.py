@@ -255,7 +255,7 @@ class Backbone:
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
         """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
         language = self.mllm.language
-        return clone_layers(language.layers[self.layer : self.layer + count], language.rotary_emb)
+        return clone_layers(language.layers[self.layer : self.layer + count], language.rotary_emb, self.mllm.mutual)
 
     def adapt(
         self, tuning: Tuning, templates: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"

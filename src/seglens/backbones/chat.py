@@ -71,7 +71,9 @@ class MLLMChat:
         mllm.prompts.after(question)
         whole = [squared(image, mllm.processor.image_processor) for image in images] if self.pads else images
         pictures = [Image.fromarray(image) for image in whole] or None
-        inputs = mllm.processor(images=pictures, text=mllm.prompts.text(question, len(images)), return_tensors="pt")
+        text = mllm.prompts.text(question, len(images))
+        special = mllm.prompts.begins(text)
+        inputs = mllm.processor(images=pictures, text=text, return_tensors="pt", add_special_tokens=special)
         tokens, most = inputs["input_ids"].shape[1], mllm.model.config.get_text_config().max_position_embeddings
         if tokens > most:
             raise QuestionError(

@@ -56,6 +56,7 @@ def chat_prefix(chat: MLLMChat, image: UInt8[np.ndarray, "h w 3"], question: str
             "that came before; choose another model"
         )
     inputs, behind = chat.inputs([image], question), mllm.prompts.after(question)
+    mllm.check_window(inputs["input_ids"].shape[1] + 1)  # and a token after them
     positions = mllm.family.chat_positions(inputs)
     axes_first = rearrange(positions, "b n a -> a b n") if positions.ndim > 2 else positions
     # given its positions the model keeps none for itself: a chat in another thread goes on undisturbed
@@ -70,12 +71,13 @@ def likelihoods(mllm: MLLM, prefix: ChatPrefix, question: str, answers: Sequence
     """Log-likelihood of the tokens of each answer to a question about the image of `prefix`: the sum over its tokens,
     given those before. All answers take one pass, and what the question shares with the prefix is not run again.
 
-    Raises QuestionError as `Prompts.after` does."""
+    Raises QuestionError as `Prompts.after` and `MLLM.check_window` do."""
     tokens = mllm.prompts.after(question)
     shared = prefix.shared(tokens)
     left = tokens[shared:]
     rows = list(dict.fromkeys((*left, *answer[:-1]) for answer in answers))
     positions, memory = prefix.cut(shared)
+    mllm.check_window(positions.shape[1] + max(map(len, rows)))
     chances = _continuations(mllm, rows, after(positions, 1, max(map(len, rows)))[0], memory)
     row = [rows.index((*left, *answer[:-1])) for answer in answers]
     return torch.stack(

@@ -17,7 +17,8 @@ class QuestionError(ValueError):
 
 
 class Prompts:
-    """The conversations of a processor. `image_text` is what it puts in place of an image, with one image token.
+    """The conversations of a processor. `image_text` is what it puts in place of an image, with one image token:
+    `row_token`, by default that of its template.
 
     Raises ValueError when the template does not put one image before the question: what stands before a question is
     shared by all of them."""
@@ -25,12 +26,13 @@ class Prompts:
     system: str | None = None  # the text before the image
     plain_system: bool = False  # whether the template takes it as a string, not as a list of parts
 
-    def __init__(self, processor: Any, image_text: str, name: str):
+    def __init__(self, processor: Any, image_text: str, name: str, row_token: str | None = None):
         self.processor, self._image_text, self._name = processor, image_text, name
         self._vocabulary = Vocabulary(processor.tokenizer)
+        self._row_token = row_token or processor.image_token
         self._placeholders = {
-            kind: vars(processor)[f"{kind}_token"] for kind in ("image", "video") if f"{kind}_token" in vars(processor)
-        }
+            vars(processor)[f"{kind}_token"]: kind for kind in ("image", "video") if f"{kind}_token" in vars(processor)
+        } | {self._row_token: "image"}
         self._check_order()
 
     def _check_order(self) -> None:
@@ -71,6 +73,11 @@ class Prompts:
         conversation = [*begin, _turn("user", question, images)]
         return self.processor.apply_chat_template(conversation, add_generation_prompt=True)
 
+    def begins(self, text: str) -> bool:
+        """Whether the tokenizer is to begin a conversation: not where the template did, as Gemma's does."""
+        token = self.processor.tokenizer.bos_token
+        return token is None or not text.startswith(token)
+
     def before(self) -> list[int]:
         """Token ids before the image: the same for every question."""
         return self._split(PROBES[0])[0]
@@ -110,7 +117,7 @@ class Prompts:
             raise QuestionError(f"got {what} that is not valid Unicode ({error.reason}); check its encoding") from None
 
     def _refuse_placeholders(self, text: str, ids: list[int], what: str) -> None:
-        for kind, token in self._placeholders.items():
+        for token, kind in self._placeholders.items():
             # by text for the processor, by id for a tokenizer that spells it in other ways too
             if token in text or self._id(token) in ids:
                 raise QuestionError(
@@ -135,9 +142,9 @@ class Prompts:
         return tokens
 
     def _split(self, question: str) -> tuple[list[int], list[int]]:
-        image = self.processor.image_token
-        ids = self.processor.tokenizer(self.text(question).replace(image, self._image_text, 1)).input_ids
-        at = ids.index(self._id(image))
+        text = self.text(question).replace(self.processor.image_token, self._image_text, 1)
+        ids = self.processor.tokenizer(text, add_special_tokens=self.begins(text)).input_ids
+        at = ids.index(self._id(self._row_token))
         return ids[:at], ids[at + 1 :]
 
     def _id(self, token: str) -> int:

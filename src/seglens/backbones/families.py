@@ -8,6 +8,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from seglens.backbones.family import Family
+from seglens.backbones.gemma3 import Gemma3
 from seglens.backbones.glm4v import Glm4V
 from seglens.backbones.idefics3 import Idefics3
 from seglens.backbones.internvl import InternVL
@@ -32,14 +33,16 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "glm4v": Glm4V,
     "glm4v_moe": Glm4V,
     "glm46v": Glm4V,
+    "gemma3": Gemma3,
 }
 _LINEAR = (
-    "three of four of its layers have linear attention, which gives no map from words to image and keeps no states"
+    "three of four of its layers have linear attention, which gives no map from words to image and keeps no keys and "
+    "values; of the two layers in a row that a head copies, one has it at least"
 )
 _BOTH_WAYS = (
-    "its image tokens and the words of the question see each other, so that no question shares an image's states"
+    "its image tokens and the words of the question see each other in every layer, so that the states of an image "
+    "change with the question, and none of them can be computed once for all questions"
 )
-_IMAGE_BOTH_WAYS = "its image tokens see each other in both directions, and only causal attention is read here"
 _CONVOLUTIONS = (
     "short convolutions stand between its attention layers, carry the end of a question into the next one that shares "
     "its row, and give no map from words to image"
@@ -49,8 +52,6 @@ UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "qwen3_5_moe": _LINEAR,
     "lfm2_vl": _CONVOLUTIONS,
     "paligemma": _BOTH_WAYS,
-    "gemma3": f"{_IMAGE_BOTH_WAYS}; its local and global layers have rotary positions of "
-    "different bases, and only one rotary for all layers is read here",
     "molmo2": "its family, whose image tokens see each other in both directions, is not read here yet",
 }
 

@@ -21,6 +21,8 @@ class Family(ABC):
     All that is the same for every family is elsewhere: `MLLM` gives it images and questions, `Backbone` reads it."""
 
     tiler: ClassVar[Tiler | None] = None  # where it shows pictures in tiles arranged by their shape
+    mutual: ClassVar[bool] = False  # whether the tokens of an image see each other in both directions
+    row_token: ClassVar[str | None] = None  # that of an image's rows, where it is not the one in chat templates
 
     def __init__(self, model: Any, layout: Layout):
         self.model, self.layout = model, layout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -56,11 +58,14 @@ AttentionInterface.register(VISIBLE, visible_attention)
 
 
 class DecoderLayers(nn.Module):
-    """A run of a language model's decoder layers with its rotary positions. Holds the layers given, owned or shared."""
+    """A run of a language model's decoder layers with its rotary positions. Holds the layers given, owned or shared.
 
-    def __init__(self, layers: Iterable[nn.Module], rotary: nn.Module):
+    The last `image` rows of every prefix see each other in both directions, as the image tokens of Gemma 3 do."""
+
+    def __init__(self, layers: Iterable[nn.Module], rotary: nn.Module, image: int = 0):
         super().__init__()
-        self.layers, self.rotary = nn.ModuleList(layers), rotary
+        self.layers, self.rotary, self.image = nn.ModuleList(layers), rotary, image
+        self._by_type = "layer_type" in inspect.signature(type(rotary).forward).parameters
 
     @staticmethod
     def rows() -> Rows:
@@ -74,11 +79,11 @@ class DecoderLayers(nn.Module):
         later: Sequence[Float[Tensor, "b i d"]] = (),
         image: int = 0,
     ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:
-        """Run the prefix under a causal mask, but for its last `image` rows, which see each other. Returns its rows and
-        every layer's keys and values.
+        """Run the prefix under a causal mask, but for its last `image` rows (or those of the model, if more), which see
+        each other. Returns its rows and every layer's keys and values.
 
         `later[n]` is added to the last i rows, those of the image, after layer n of this run."""
-        n = hidden.shape[1]
+        n, image = hidden.shape[1], max(image, self.image)
         visible = torch.ones(n, n, dtype=torch.bool, device=hidden.device).tril()[None, None]
         visible[..., n - image :, n - image :] = True
         recorders = [PrefixCache() for _ in self.layers]
@@ -138,14 +143,14 @@ class DecoderLayers(nn.Module):
         mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~visible, blocked)
         if positions.ndim > 2:  # rotary modules want the axes of M-RoPE first
             positions = rearrange(positions, "b n a -> a b n")
-        rotary = self.rotary(hidden, positions)
+        rotary = self._factors(hidden, positions)
         options = {} if rows is None else {"rows": rows}
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(
                 hidden,
                 attention_mask=mask,
                 use_cache=cache is not None,
-                position_embeddings=rotary,
+                position_embeddings=rotary[n],
                 **as_cache(layer, cache),
                 **options,
             )
@@ -154,6 +159,15 @@ class DecoderLayers(nn.Module):
                 image = hidden[:, first:image_end] + later[n].to(hidden)
                 hidden = torch.cat([hidden[:, :first], image, hidden[:, image_end:]], 1)
         return hidden
+
+    def _factors(self, hidden: Tensor, positions: Tensor) -> list[Any]:
+        """Rotary factors for each layer. Those of Gemma 3 differ with the layer's type of attention."""
+        if not self._by_type:
+            return [self.rotary(hidden, positions)] * len(self.layers)
+        layers: list[Any] = list(self.layers)
+        types = [layer.self_attn.layer_type for layer in layers]
+        factors = {kind: self.rotary(hidden, positions, kind) for kind in dict.fromkeys(types)}
+        return [factors[kind] for kind in types]
 
 
 def _longer(x: Tensor, length: int) -> Tensor:
@@ -185,17 +199,21 @@ def sequence_mask(
     mask: Bool[Tensor, "b q t"],
     places: Int[Tensor, "b q k"],
     spoken: Bool[Tensor, "b q"],
+    mutual: bool = False,
 ) -> Bool[Tensor, "bq l l"]:
     """Which token attends to which when each question stands after a copy of the prefix, whose last `image` rows are
     image tokens (SELF1E, section 3.5 and Table 7): each token to all that came before; image tokens to each other
     ("images"); also to the segmentation tokens ("dual"); also to all words ("text"); or all to all ("full"). Questions
-    that are answered in words alone are read causally."""
+    that are answered in words alone are read causally. With `mutual` image tokens always see each other, because those
+    of the model do."""
     whole = torch.cat([mask.new_ones(*mask.shape[:2], prefix), mask], 2).flatten(0, 1)
     n, length = whole.shape
     visible = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()[None]
+    row = torch.arange(length, device=mask.device)
+    inside = (row >= prefix - image) & (row < prefix)
+    if mutual:
+        visible = visible | (inside[:, None] & inside)[None]
     if attention != "causal":
-        row = torch.arange(length, device=mask.device)
-        inside = (row >= prefix - image) & (row < prefix)
         rows = torch.ones_like(inside) if attention == "full" else inside
         columns = {"text": row >= prefix - image, "full": torch.ones_like(inside)}.get(attention, inside).expand(n, -1)
         if attention == "dual":
@@ -215,8 +233,9 @@ def readable_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[Deco
     return readable
 
 
-def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
-    """Deep copies of single layers, in fp32 and trainable, whose attention can be watched.
+def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module, image: int = 0) -> list[DecoderLayers]:
+    """Deep copies of single layers, in fp32 and trainable, whose attention can be watched; `image` as in
+    `DecoderLayers`.
 
     Raises ValueError when a layer's weights cannot be copied."""
     clones = []
@@ -225,5 +244,5 @@ def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[Decoder
         # the config was copied too, so that the backbone keeps its own attention
         layer.self_attn.config._attn_implementation = VISIBLE
         rotary_copy = plain_copy(rotary).to(next(layer.parameters()).device)
-        clones.append(DecoderLayers([layer], rotary_copy).requires_grad_(True))
+        clones.append(DecoderLayers([layer], rotary_copy, image).requires_grad_(True))
     return clones

@@ -36,13 +36,19 @@ class LlavaLike(InLine):
     @property
     def tower_layers(self) -> Sequence[nn.Module]:
         """Up to the last layer that the config names: those above it change nothing."""
-        count = self.model.config.vision_config.num_hidden_layers
-        lists = (m for m in self.model.model.vision_tower.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
-        return list(next(lists))[: max(n % (count + 1) for n in chosen_layers(self.model.config))]
+        config = self.model.config
+        layers = encoder_layers(self.model.model.vision_tower, config.vision_config)
+        return layers[: max(n % (len(layers) + 1) for n in chosen_layers(config))]
 
     @property
     def projectors(self) -> Sequence[str]:
         return ("model.multi_modal_projector",)
+
+
+def encoder_layers(tower: nn.Module, vision: PreTrainedConfig) -> list[nn.Module]:
+    """All layers of a vision tower, wherever a version of transformers keeps them."""
+    count = vision.num_hidden_layers
+    return list(next(m for m in tower.modules() if isinstance(m, nn.ModuleList) and len(m) == count))
 
 
 def patchwise(config: PreTrainedConfig, image_size: int | None) -> Layout:

@@ -45,7 +45,7 @@ def load_backbone(
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
     layout = family.layout_of(config, image_size)  # a wrong size is refused before the weights are read
     check_tiler(config, family.tiler, layout.across, canvas.tiles)
-    depth = Depth.of(config, layer, layout.first_layer)
+    depth = Depth.of(config, layout, layer)
     if segmentation_only:
         depth.shorten(config)
     model = load_strict(

@@ -138,9 +138,9 @@ def _extend_vocabulary(model: Any, tuning: Tuning, adapter: Adapter, dtype: torc
             "for both; choose another model"
         )
     tied = head.weight is words.weight
-    rows = [
-        nn.Parameter(part.weight.mean(0, dtype=torch.float32).repeat(len(tuning.tokens), 1)) for part in (words, head)
-    ]
+    means = [part.weight.mean(0, dtype=torch.float32) for part in (words, head)]
+    means[0] = means[0] * getattr(words, "scalar_embed_scale", 1.0)  # Gemma's embeddings are scaled after they are read
+    rows = [nn.Parameter(mean.repeat(len(tuning.tokens), 1)) for mean in means]
     adapter.hold("words.new_input", rows[0])
     adapter.hold("words.new_output", rows[1])
     if tuning.vocabulary:

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from seglens.backbones.chat_template import Prompts
+from seglens.backbones.chat_template import Prompts, QuestionError
 from seglens.backbones.familiarity import Familiarity
 from seglens.backbones.family import Family
 from seglens.backbones.layers import DecoderLayers
 from seglens.backbones.positions import after
-from seglens.backbones.read_layer import Depth, unlimited_layers
+from seglens.backbones.read_layer import Depth, unlimited_layers, window_of
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.uncropped import crops
 from seglens.backbones.vision_layout import VisionOutput
@@ -75,7 +75,7 @@ class MLLM:
     ) -> MLLM:
         """Frozen, with what its folder `name` holds beside the weights."""
         family.model.requires_grad_(False).eval()
-        prompts = Prompts(processor, family.image_text(processor), name)
+        prompts = Prompts(processor, family.image_text(processor), name, family.row_token)
         familiarity = Familiarity.load(name) if name else None
         return cls(family, processor, depth, prompts, prompts, canvas, familiarity, name, revision)
 
@@ -106,7 +106,12 @@ class MLLM:
     @property
     def unlimited_layers(self) -> int:
         """How many decoder layers, from the first, attend to all that came before."""
-        return unlimited_layers(self.model.config)
+        return unlimited_layers(self.model.config, self.family.layout)
+
+    @property
+    def mutual(self) -> int:
+        """How many rows at the end of a prefix see each other in both directions: those of the image, or none."""
+        return self.tiling.tokens if self.family.mutual else 0
 
     @property
     def language(self) -> Any:
@@ -115,7 +120,7 @@ class MLLM:
 
     def layers(self, count: int | None = None) -> DecoderLayers:
         """The first `count` decoder layers, by default all."""
-        return DecoderLayers(self.language.layers[:count], self.language.rotary_emb)
+        return DecoderLayers(self.language.layers[:count], self.language.rotary_emb, self.mutual)
 
     @cached_property
     def crops(self) -> bool:
@@ -218,11 +223,21 @@ class MLLM:
         Raises QuestionError as `Prompts.question_tokens` does."""
         tokens = self.reading.question_tokens(questions)
         longest = max(map(len, tokens))
+        self.check_window(prefix_positions.shape[1] + longest)
         pad = self.processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in tokens], device=self.device)
         mask = torch.tensor([[k < len(row) for k in range(longest)] for row in tokens], device=self.device)[None]
         positions = after(prefix_positions, len(tokens), longest)
         return QuestionRows(self.model.get_input_embeddings()(ids)[None], positions, mask)
+
+    def check_window(self, tokens: int) -> None:
+        """Raises QuestionError for more tokens, with those of the image, than a sliding window of its layers holds."""
+        window = window_of(self.model.config, self.family.layout)
+        if window is not None and tokens > window:
+            raise QuestionError(
+                f"got {tokens} tokens with those of the image, and the sliding windows of the model's layers hold "
+                f"{window}; shorten the question, its answer or the system text"
+            )
 
     def read_tokens(self, question: str, frame: Frame) -> int:
         """Tokens of a question with its image, as they are read. Raises QuestionError as `Prompts.after` does."""

@@ -29,7 +29,7 @@ class Blueprint:
     @classmethod
     def draw(cls, name: str | Path, config: Any, layout: Layout, layer: int | None) -> Blueprint:
         """Raises ValueError when the layer cannot be read."""
-        depth, text = Depth.of(config, layer, layout.first_layer), config.get_text_config()
+        depth, text = Depth.of(config, layout, layer), config.get_text_config()
         # transformers unties words that both parts of a checkpoint bring; only the text config states it
         config.tie_word_embeddings = config.tie_word_embeddings and getattr(text, "tie_word_embeddings", True)
         with torch.device("meta"):

@@ -78,6 +78,7 @@ class TunedLanguage:
         """Of questions after a prefix that was run, or with `None` each after its copy of the prefix, which changes."""
         words = self.mllm.model.get_input_embeddings()(questions.words)
         positions = after(vision.positions, *questions.words.shape[1:])
+        self.mllm.check_window(vision.positions.shape[1] + questions.words.shape[2])
         if prefix is None:
             return self._whole(vision, words, positions, questions)
         states = self._normed(self.mllm.layers().questions(words, positions, questions.mask, prefix.memory))
@@ -107,7 +108,9 @@ class TunedLanguage:
         (_, p, _), i, q = vision.rows.shape, vision.given.shape[1], words.shape[1]
         rows = torch.cat([repeat(vision.rows, "b p d -> b q p d", q=q), words], 2).flatten(0, 1)
         places = torch.cat([repeat(vision.positions, "b p ... -> b q p ...", q=q), positions], 2).flatten(0, 1)
-        visible = sequence_mask(self.attention, p, i, questions.mask, questions.places, questions.spoken)
+        visible = sequence_mask(
+            self.attention, p, i, questions.mask, questions.places, questions.spoken, self.mllm.family.mutual
+        )
         later = [repeat(added, "b i d -> (b q) i d", q=q) for added in vision.later]
         states = self._normed(self.mllm.layers().whole(rows, places, visible, later, p))
         image, before = _image(states, p, vision.tiling)
