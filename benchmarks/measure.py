@@ -98,10 +98,10 @@ def synchronise(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Work, device: torch.device | str, times: int = 1) -> float:
+def seconds(work: Work, device: torch.device | str, times: int = 1, wall: bool = False) -> float:
     """Of one call, when `times` are made in a row. On a single thread of a CPU these are seconds of computing, so that
-    what others do on the same cores does not count; elsewhere they are of the wall."""
-    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    what others do on the same cores does not count; elsewhere, or when asked for, they are of the `wall`."""
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1 and not wall
     clock = time.process_time if alone else time.perf_counter
     synchronise(device)
     began = clock()
@@ -112,7 +112,12 @@ def seconds(work: Work, device: torch.device | str, times: int = 1) -> float:
 
 
 def medians(
-    flows: Mapping[str, Work], device: torch.device | str, rounds: int, least: float = 0.3, long: float = 5.0
+    flows: Mapping[str, Work],
+    device: torch.device | str,
+    rounds: int,
+    least: float = 0.3,
+    long: float = 5.0,
+    wall: bool = False,
 ) -> dict[str, float]:
     """Median seconds of each flow. All run in turn in every round, so that what else the machine does hits all of
     them. A quick one runs for `least` seconds of a round. The first call of each warms up and does not count, unless it
@@ -123,7 +128,7 @@ def medians(
         for name, work in flows.items():
             if len(spent[name]) == rounds:
                 continue
-            duration = seconds(work, device, times[name])
+            duration = seconds(work, device, times[name], wall)
             if number or duration >= long:
                 spent[name].append(duration)
             times[name] = max(1, min(50, round(least / duration)))

@@ -47,3 +47,13 @@ def use_threads_for(weights: int) -> None:
 
     if not chosen_by_user():
         torch.set_num_threads(threads_for(weights))
+
+
+def room_for_two() -> bool:
+    """Whether two models may compute at a time: with their threads there are no more than cores, or those that wait
+    sleep, so that they are not in the way."""
+    import torch
+
+    cores = usable_cores()
+    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    return 2 * torch.get_num_threads() <= cores or (asleep and cores > 1)

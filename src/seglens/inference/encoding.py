@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +14,7 @@ from seglens.backbones import Backbone
 from seglens.core.types import Embedding
 from seglens.decoders import MaskDecoder
 from seglens.inference.lap_clock import LapClock
+from seglens.inference.side_by_side import side_by_side
 from seglens.methods.base import EncodedImage
 
 
@@ -43,8 +45,15 @@ def shares_passes(system: Encoders) -> bool:
 def encode(system: Encoders, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Encoded]:
     """Each as if it were alone, to rounding."""
     clock, reader, decoder = LapClock(system.backbone.device), system.reader, system.decoder
-    seen = reader.open_many(images) if isinstance(reader, Backbone) else [reader.open(image) for image in images]
-    embedding = None if decoder is None else decoder.encode_many(images, [one.frame for one in seen])
+
+    def read() -> Sequence[EncodedImage]:
+        return reader.open_many(images) if isinstance(reader, Backbone) else [reader.open(image) for image in images]
+
+    if decoder is None:
+        seen, embedding = read(), None
+    else:
+        frames = [system.backbone.canvas.frame(image) for image in images]
+        seen, embedding = side_by_side(read, partial(decoder.encode_many, images, frames), decoder.device)
     clock.lap("open")
     milliseconds = clock.laps["open"] / len(images)
     return [Encoded(one, None if embedding is None else embedding.image(k), milliseconds) for k, one in enumerate(seen)]
