@@ -7,7 +7,6 @@ queries, keys and values in one matrix, becomes a LLaMA.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from seglens.backbones.internvl_spec import Skeleton
 from seglens.checkpoints.origin import CheckpointError
+from seglens.convert.configs import faults_of, read_json
 from seglens.convert.weights import Piece
 
 VISION, LANGUAGE = r"vision_model\.encoder\.layers\.(\d+)", r"language_model\.model\.layers\.(\d+)"
@@ -122,19 +122,12 @@ def check_facts(config: Mapping[str, Any], skeleton: Skeleton, where: str) -> No
 def token_numbers(source: Path) -> dict[str, int]:
     """The numbers of added tokens, from either of the tokenizer's files."""
     added, whole = source / "added_tokens.json", source / "tokenizer_config.json"
-    if added.is_file():
-        return dict(read_json(added))
-    if whole.is_file():
-        return {token["content"]: int(n) for n, token in read_json(whole).get("added_tokens_decoder", {}).items()}
+    with faults_of(source):
+        if added.is_file():
+            return {token: int(number) for token, number in read_json(added).items()}
+        if whole.is_file():
+            tokens = read_json(whole).get("added_tokens_decoder", {})
+            return {token["content"]: int(number) for number, token in tokens.items()}
     raise CheckpointError(
         f"{source} needs {added.name} or {whole.name}, which number its special tokens; copy its tokenizer"
     )
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is needed; copy all files of the checkpoint") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); copy it again") from error

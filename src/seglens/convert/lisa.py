@@ -24,7 +24,8 @@ from seglens.backbones.llava_form import AROUND, IMAGE, LlavaForm, write_llava_v
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.head import save_head
 from seglens.checkpoints.origin import CheckpointError, Origin
-from seglens.convert.internvl import LEFT, read_json, token_numbers
+from seglens.convert.configs import faults_of, read_json
+from seglens.convert.internvl import LEFT, token_numbers
 from seglens.convert.sam import sam_names
 from seglens.convert.tuned import INPUT_ROWS, MLLM, OUTPUT_ROWS, authors_prompt
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
@@ -60,10 +61,8 @@ def convert_lisa(source: Path, out: Path, base: Path, tower: Path, decoder: Path
     weights, clip, added = Weights(source, 1.0), Weights(tower, 1.0), _added(source)
     with whole_folder(out) as folder:
         (folder / MLLM).mkdir()
-        try:
+        with faults_of(source):
             form = write_llava_v1(read_json(source / "config.json"), base, tower, folder / MLLM)
-        except ValueError as error:
-            raise CheckpointError(f"{source}: {error}") from error
         shutil.copytree(decoder, folder / SAM, ignore=shutil.ignore_patterns(*LEFT))
         mllm = _mllm_pieces(weights, clip, form, added)
         sam = _sam_pieces(weights)

@@ -18,7 +18,8 @@ from seglens.backbones.internvl_spec import Skeleton
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.head import save_head
 from seglens.checkpoints.origin import CheckpointError, Origin
-from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, read_json, token_numbers
+from seglens.convert.configs import read_json
+from seglens.convert.internvl import SCALE, check_facts, mllm_pieces, token_numbers
 from seglens.convert.tuned import MLLM, authors_prompt, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder

@@ -19,7 +19,8 @@ import torch
 from seglens.backbones.internvl_form import BEFORE, BEHIND, END, IMAGE, internvl_config, numbers_of, write_processor
 from seglens.backbones.internvl_spec import Skeleton
 from seglens.checkpoints.origin import CheckpointError
-from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, mllm_pieces, read_json, token_numbers
+from seglens.convert.configs import faults_of, part, read_json
+from seglens.convert.internvl import LEFT, OUTPUT, SCALE, WORDS, mllm_pieces, token_numbers
 from seglens.convert.weights import Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder, write_json
 
@@ -47,7 +48,7 @@ def convert_internvl(source: Path, out: Path, base: Path | None = None) -> Conve
         describe(source, folder, base)
         skeleton = Skeleton.draw(folder)
         pieces = mllm_pieces({name: weights.shape(name) for name in weights.names}, skeleton)
-        if OUTPUT not in pieces and WORDS in pieces and (config.get("llm_config") or {}).get("tie_word_embeddings"):
+        if OUTPUT not in pieces and WORDS in pieces and part(config, "llm_config", source).get("tie_word_embeddings"):
             pieces[OUTPUT] = replace(pieces[WORDS], take=torch.clone)  # a file holds no tensor under two names
         refuse_misfit(pieces, skeleton.shapes, source)
         write_model(folder, pieces, weights)
@@ -59,15 +60,13 @@ def describe(source: Path, folder: Path, base: Path | None = None) -> None:
 
     `source` is an InternVL as OpenGVLab publishes it; its weights need not be there. Raises as `convert_internvl`."""
     theirs, numbers = read_json(source / "config.json"), _special(source)
-    try:
+    with faults_of(source):
         config = internvl_config(theirs, numbers[IMAGE], numbers[END])
         if base is None:
             write_processor(source, folder, config, str(theirs.get("template")))
         else:
             ignored = shutil.ignore_patterns(*LEFT, "config.json", "generation_config.json")
             shutil.copytree(base, folder, ignore=ignored, dirs_exist_ok=True)
-    except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from error
     _check_numbers(folder, numbers, source, base)
     config.save_pretrained(folder)
     write_json(folder / "generation_config.json", {"eos_token_id": numbers[END]})

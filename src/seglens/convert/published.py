@@ -6,31 +6,30 @@ of which only config, tokenizer and processor are fetched."""
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
+import re
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seglens.checkpoints.head import PICKLES
 from seglens.checkpoints.hub import DESCRIBING, fetch, hub_errors, hub_folder, resolve_folder
 from seglens.checkpoints.origin import CheckpointError
-from seglens.convert.internvl import read_json
+from seglens.convert.configs import part, read_json
+from seglens.convert.kept import CACHE, check, folder_of_copy, make_once
 from seglens.convert.lisa import convert_lisa
 from seglens.convert.mllmseg import convert_mllmseg
 from seglens.convert.plain import in_own_form
 from seglens.convert.self1e import convert_self1e
 from seglens.convert.weights import repacking
-from seglens.core.files import file_digest, stamp, whole_folder, write_json
 
-CACHE = "SEGLENS_CACHE"  # the variable that names another cache folder
-HEAD, RECORD = "head", "converted.json"
+HEAD = "head"
 FORM = 1  # of what is kept: a change of the converters that changes their result counts it up
 WEIGHTS = "*.safetensors"
+SHA256 = re.compile(r"[0-9a-f]{64}")  # the name that the hub's client gives a file of weights
 
 
 @dataclass(frozen=True)
@@ -81,21 +80,25 @@ def head_folder(name: str | Path, revision: str | None = None, **where: Any) -> 
 
     Raises CheckpointError when it cannot be fetched, its weights are pickled, they do not fit their base model, or what
     is kept was changed; OSError when there is no room for it."""
-    repository, _, inside = _parts(str(name))
+    repository, inside = _parts(str(name))
     if repository not in PUBLISHED or Path(name).is_dir():
         return resolve_folder(name, revision, **where)
     snapshot = fetch(repository, DESCRIBING, revision, **where)
-    kept = cache_folder() / "heads" / str(name).replace("/", "--") / f"{snapshot.name}-{FORM}"
-    if not kept.is_dir():
-        _convert(Checkpoint(repository, snapshot, inside), kept, where)
-    _check(kept)
-    return kept / HEAD
+    checkpoint = Checkpoint(repository, snapshot, inside)
+    copy = folder_of_copy(checkpoint.name, f"{snapshot.name}-{FORM}")
+    make_once(copy, partial(_convert, checkpoint, where))
+    check(copy)
+    return copy / HEAD
 
 
-def _parts(name: str) -> tuple[str, str, str]:
+def _parts(name: str) -> tuple[str, str]:
+    """The repository, and the folder in it ("" for none)."""
     organization, _, rest = name.partition("/")
-    model, slash, inside = rest.partition("/")
-    return f"{organization}/{model}", slash, inside
+    model, _, inside = rest.partition("/")
+    inside = inside.rstrip("/")
+    if inside and not all(PurePosixPath(step).name == step for step in inside.split("/")):
+        raise CheckpointError(f"got {name!r} for a model; need a hub id and the folder of a checkpoint in it")
+    return f"{organization}/{model}", inside
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,8 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(f"{self.name} holds no config.json{self._folders()}")
         config = read_json(path)
-        width: Any = (config.get("llm_config") or config).get("hidden_size")
-        if width in bases:
+        width: Any = (part(config, "llm_config", path) or config).get("hidden_size")
+        if isinstance(width, int) and width in bases:
             return bases[width]
         raise CheckpointError(
             f"{self.name} has a language model of width {width}, and those known have {', '.join(map(str, bases))}; "
@@ -130,36 +133,49 @@ class Checkpoint:
         )
 
     def _folders(self) -> str:
-        """Where a config lies instead, as a hint."""
-        configs = self.snapshot.glob("*/config.json")
-        names = sorted(f"{self.repository}/{path.parent.name}" for path in configs)
+        """Where configs lie instead, as a hint."""
+        folders = [path.parent.relative_to(self.snapshot) for path in self.snapshot.glob("**/config.json")]
+        names = sorted(f"{self.repository}/{folder.as_posix()}" for folder in folders)
         return f"; name one of its checkpoints: {', '.join(names)}" if names else "; it is no checkpoint"
 
 
-def cache_folder() -> Path:
-    """Where converted checkpoints are kept: $SEGLENS_CACHE, else `seglens` in the user's cache folder."""
-    if CACHE in os.environ:
-        return Path(os.environ[CACHE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "seglens"
-
-
-def _convert(checkpoint: Checkpoint, kept: Path, where: Mapping[str, Any]) -> None:
-    """Fetch a checkpoint's weights and its base model, and write the head; nothing is kept of a failure."""
+def _convert(checkpoint: Checkpoint, where: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Fetch a checkpoint's weights and its base model, and write the head; gives what the record has to name."""
     base_name, published = checkpoint.base(), PUBLISHED[checkpoint.repository]
     base = fetch(base_name, DESCRIBING, None, **where)
     listed = _weights(checkpoint, where)
     if listed is not None:
-        _check_room(checkpoint, listed, kept, where)
+        _check_room(checkpoint, listed, folder, where)
     parts = {key: fetch(name, patterns, None, **where) for key, (name, patterns) in published.parts.items()}
-    weights = f"{checkpoint.inside}/{WEIGHTS}".lstrip("/")
-    source = fetch(checkpoint.repository, [*DESCRIBING, weights], checkpoint.commit, **where) / checkpoint.inside
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(kept) as folder, in_own_form(base, base_name) as form:
+    source = _source(checkpoint, listed, where)
+    with in_own_form(base, base_name) as form:
         published.convert(source, folder / HEAD, form, **parts)
-        stamps = {str(path.relative_to(folder)): stamp(path) for path in _files(folder)}
-        origin = {"name": checkpoint.name, "commit": checkpoint.commit, "base": base_name, "base_commit": base.name}
-        digests = {file: file_digest(folder / file) for file in stamps}
-        write_json(folder / RECORD, {**origin, "files": stamps, "digests": digests})
+    return {"name": checkpoint.name, "commit": checkpoint.commit, "base": base_name, "base_commit": base.name}
+
+
+def _source(checkpoint: Checkpoint, listed: Mapping[str, int] | None, where: Mapping[str, Any]) -> Path:
+    """The folder of the checkpoint with its weights. Raises CheckpointError when one of them is not as on the hub."""
+    files = [f"{checkpoint.inside}/{WEIGHTS}".lstrip("/")] if listed is None else list(map(_literal, listed))
+    snapshot = fetch(checkpoint.repository, [*DESCRIBING, *files], checkpoint.commit, **where)
+    _check_download(sorted((snapshot / checkpoint.inside).glob(WEIGHTS)))
+    return snapshot / checkpoint.inside
+
+
+def _literal(name: str) -> str:
+    """A pattern of the hub's client that only this name matches."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _check_download(paths: Sequence[Path]) -> None:
+    """Raises CheckpointError when a file has another SHA-256 than the hub's, after which its client names it."""
+    for path in (path.resolve() for path in paths):
+        if not SHA256.fullmatch(path.name):
+            continue  # not from the hub's cache, or on a system without links
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != path.name:
+                raise CheckpointError(
+                    f"{path} is not what the hub holds (its SHA-256 differs); delete it, and it is downloaded once more"
+                )
 
 
 def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int] | None:
@@ -177,7 +193,7 @@ def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int]
         files = api.model_info(checkpoint.repository, revision=checkpoint.commit, files_metadata=True).siblings or []
     except hub_errors():
         return None
-    sizes = {file.rfilename: file.size or 0 for file in files if file.rfilename.startswith(start)}
+    sizes = {file.rfilename: file.size or 0 for file in files if _lies_in(file.rfilename, checkpoint.inside)}
     weights = {file: size for file, size in sizes.items() if file.endswith(".safetensors")}
     pickled = sorted(file.removeprefix(start) for file in sizes if Path(file).suffix in PICKLES)
     if pickled and not weights:
@@ -187,6 +203,11 @@ def _weights(checkpoint: Checkpoint, where: Mapping[str, Any]) -> dict[str, int]
             f"where nothing but tensors is unpacked ({repacking(pickled)}), and give the folder to `seglens convert`"
         )
     return weights
+
+
+def _lies_in(file: str, folder: str) -> bool:
+    """Whether a file of the hub lies directly in that folder."""
+    return file.rpartition("/")[0] == folder
 
 
 def _check_room(checkpoint: Checkpoint, weights: Mapping[str, int], kept: Path, where: Mapping[str, Any]) -> None:
@@ -213,28 +234,3 @@ def _check_room(checkpoint: Checkpoint, weights: Mapping[str, int], kept: Path, 
                 f"{checkpoint.name} needs {needed / 1e9:.1f} GB for its download and what it is converted to, and "
                 f"{there} has {free / 1e9:.1f} GB left; make room, or name other folders with HF_HOME and {CACHE}"
             )
-
-
-def _check(kept: Path) -> None:
-    """Raises CheckpointError when a file is not as the conversion left it: size, first and last MiB, then every byte
-    (which a record of an earlier version does not cover)."""
-    try:
-        record = json.loads((kept / RECORD).read_text(encoding="utf-8"))
-        changed = [file for file, made in record["files"].items() if _stamp(kept / file) != made]
-        if not changed:
-            with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-                digests = dict(record.get("digests", {}))
-                actual = pool.map(file_digest, [kept / file for file in digests])
-                changed = [file for file, digest in zip(digests, actual, strict=True) if digests[file] != digest]
-    except (OSError, ValueError, KeyError, AttributeError):
-        changed = [RECORD]
-    if changed:
-        raise CheckpointError(f"{kept / changed[0]} was changed or lost; delete {kept}, and it is converted once more")
-
-
-def _stamp(path: Path) -> str | None:
-    return stamp(path) if path.is_file() else None
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -19,7 +19,8 @@ from seglens.backbones.internvl_spec import Skeleton
 from seglens.checkpoints.config import HeadConfig
 from seglens.checkpoints.head import save_head
 from seglens.checkpoints.origin import CheckpointError, Origin
-from seglens.convert.internvl import OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, read_json, token_numbers
+from seglens.convert.configs import part, read_json
+from seglens.convert.internvl import OUTPUT, SCALE, WORDS, check_facts, mllm_pieces, token_numbers
 from seglens.convert.tuned import MLLM, authors_prompt, check_rank, copy_base, without_new_rows
 from seglens.convert.weights import Piece, Weights, refuse_misfit, write_model
 from seglens.core.files import whole_folder
@@ -63,7 +64,7 @@ def convert_self1e(source: Path, out: Path, base: Path) -> ConvertedSelf1e:
     weights = Weights(source, SCALE)
     check_rank(config, weights, source)
     mllm = mllm_pieces({name: weights.shape(name) for name in weights.names if not name.startswith(START)}, skeleton)
-    if OUTPUT not in mllm and WORDS in mllm and (config.get("llm_config") or {}).get("tie_word_embeddings"):
+    if OUTPUT not in mllm and WORDS in mllm and part(config, "llm_config", source).get("tie_word_embeddings"):
         mllm[OUTPUT] = replace(mllm[WORDS], take=torch.clone)
     rows = without_new_rows(mllm, skeleton.words, {1: TOKEN, 2: f"{TOKEN} and {STRAY}"}, 1, source)
     head = {_renamed(name): Piece(weights.shape(name), name) for name in weights.names if name.startswith(START)}

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from seglens.checkpoints.origin import CheckpointError
-from seglens.convert.internvl import LEFT, OUTPUT, WORDS, read_json
+from seglens.convert.configs import read_json
+from seglens.convert.internvl import LEFT, OUTPUT, WORDS
 from seglens.convert.weights import Piece, Weights
 from seglens.core.files import write_json
 from seglens.data.head_prompt import HeadPrompt
@@ -30,7 +31,7 @@ def authors_prompt(method: str, family: str = "internvl") -> HeadPrompt | None:
 
 def check_rank(config: Mapping[str, Any], weights: Weights, source: Path) -> None:
     """Raises CheckpointError when the weights hold other low-rank updates than the config names."""
-    ranks = {config.get(key, 0) for key in ("use_llm_lora", "use_backbone_lora")} - {0}
+    ranks = {config.get(key) or 0 for key in ("use_llm_lora", "use_backbone_lora")} - {0}
     if weights.ranks() != ranks:
         raise CheckpointError(
             f"{source / 'config.json'} names low-rank updates of rank {sorted(ranks) or 0}, and the weights hold "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from torch import Tensor
 
 from seglens.checkpoints.head import PICKLES, few
 from seglens.checkpoints.origin import CheckpointError
+from seglens.convert.configs import part, read_json
 from seglens.core.files import write_json
 from seglens.core.progress import progress
 
 SHARD = 4 * 10**9  # bytes of a file, unless one tensor has more
+FLOATS = ("F64", "F32", "F16", "BF16")
+COUNTS = ("num_batches_tracked", "position_ids")  # tensors of whole numbers
 PEFT = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")
 REPACK = (  # a file at a time, each beside its own; a copy of every tensor, because no two may share memory in a file
     "import glob, torch, safetensors.torch as s; "
@@ -32,12 +36,14 @@ class Weights:
     """The tensors of a folder's safetensors files. Low-rank updates as peft writes them are added to what they update,
     `scale` times, and its names left out.
 
-    Raises CheckpointError when there is no such file, one is damaged, or a tensor stands in two of them."""
+    Raises CheckpointError when there is no such file, one is damaged or missing, a tensor stands in two of them, or
+    one is not of floats."""
 
     def __init__(self, folder: Path, scale: float):
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{folder} holds no .safetensors file{_pickled(folder)}")
+        _check_index(folder)
         self.folder, self._scale = folder, scale
         self._files = {path: _opened(path) for path in files}
         held = [(key, path) for path, file in self._files.items() for key in file.keys()]  # noqa: SIM118  no dict
@@ -45,8 +51,18 @@ class Weights:
         if twice:
             raise CheckpointError(f"{folder} holds {twice[0]} in more than one file; remove the files of another model")
         self._where = dict(held)
+        self._check_types()
         self._plain = {_plain(key): key for key in self._where if not PEFT.fullmatch(key)}
         self._updates = self._paired()
+
+    def _check_types(self) -> None:
+        for key, path in self._where.items():
+            kind = self._files[path].get_slice(key).get_dtype()
+            if kind not in FLOATS and key.rpartition(".")[2] not in COUNTS:
+                raise CheckpointError(
+                    f"{path} holds {key} as {kind}, and only {', '.join(FLOATS)} are read; give the weights as they "
+                    "were published, not packed"
+                )
 
     def _paired(self) -> dict[str, dict[str, str]]:
         """By the plain name of what is updated: the names of A and B."""
@@ -90,7 +106,14 @@ class Weights:
         return (tensor.float() + self._scale * update).to(tensor.dtype)
 
     def _read(self, key: str) -> Tensor:
-        return self._files[self._where[key]].get_tensor(key)
+        path = self._where[key]
+        try:
+            tensor: Tensor = self._files[path].get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, str(error)) from error
+        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite():
+            raise _damaged(path, f"{key} holds values that are no numbers")
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -115,12 +138,23 @@ def write_model(folder: Path, pieces: Mapping[str, Piece], weights: Weights) -> 
         for n, shard in enumerate(shards):
             file = "model.safetensors" if len(shards) == 1 else f"model-{n + 1:05}-of-{len(shards):05}.safetensors"
             tensors = {name: pieces[name].made(weights) for name in shard}
-            save_file(tensors, folder / file, {"format": "pt"})
+            _save(tensors, folder / file)
             where |= dict.fromkeys(shard, file)
             size += sum(tensor.nbytes for tensor in tensors.values())
             advance(len(shard))
     if len(shards) > 1:
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": where})
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises OSError, as other files do, when it cannot be written."""
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _shards(pieces: Mapping[str, Piece]) -> list[list[str]]:
@@ -157,7 +191,25 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy it again") from error
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, how: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or cut short ({how}); copy it again")
+
+
+def _check_index(folder: Path) -> None:
+    """Raises CheckpointError when an index names files that are not in the folder."""
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        names = set(map(str, part(read_json(index), "weight_map", index).values()))
+        outside = sorted(name for name in names if PurePath(name).name != name)
+        if outside:
+            raise CheckpointError(f"{index} names {outside[0]!r}, which is not a file beside it; copy it again")
+        lacking = sorted(name for name in names if not (folder / name).is_file())
+        if lacking:
+            raise CheckpointError(
+                f"{index} names {few(lacking)}, which {folder} does not hold; copy all files of the checkpoint"
+            )
 
 
 def _pickled(folder: Path) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from seglens.core.locks import LOCK, held
+from seglens.core.locks import LOCK, InUseError, held, keeps_out
 
 SAMPLE = 1 << 20  # bytes
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")  # the hidden folder of `whole_folder`, by the name that it is for
 ELSEWHERE = "choose another place, or allow to write over it (--overwrite; overwrite=True in Python)"
 
 
@@ -165,15 +167,46 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path`` to write to; it becomes ``path`` at the end, or disappears on an error.
 
     Raises ``FileExistsError`` at once when there is something at ``path`` already, other than an empty folder, and
-    ``InUseError`` when another process is about to make it.
+    ``InUseError`` when another process is about to make it. What a killed process left of it is removed.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(errno.EEXIST, "exists already", str(path))
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    with held(path.with_name(f".{path.name}{LOCK}")):
+    _check_vacant(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    lock = _lock_of(path)
+    with held(lock):
+        _check_vacant(path)  # another process may have made it before it gave the lock back
+        _remove_leftovers(path, lock)
         temporary.mkdir()
         try:
             yield temporary
             os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden folders in `folder` that killed processes left in `whole_folder`, and none that a process is
+    writing."""
+    names = {match[1] for path in folder.glob(".*.tmp") if (match := LEFTOVER.fullmatch(path.name))}
+    for path in (folder / name for name in sorted(names)):
+        with suppress(InUseError, OSError), held(_lock_of(path)):
+            _remove_leftovers(path, _lock_of(path))
+
+
+def _check_vacant(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, "exists already", str(path))
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{LOCK}")
+
+
+def _remove_leftovers(path: Path, lock: Path) -> None:
+    """Of the folder `path`, whose lock this process holds. On a file system without locks nothing is removed: a hidden
+    folder there may be another process's."""
+    if not keeps_out(lock):
+        return
+    for other in path.parent.glob(".*.tmp"):
+        match = LEFTOVER.fullmatch(other.name)
+        if match and match[1] == path.name:
+            shutil.rmtree(other, ignore_errors=True)

@@ -64,6 +64,13 @@ def held(file: Path, launch: str = "") -> Iterator[None]:
         stream.close()
 
 
+def keeps_out(file: Path) -> bool:
+    """Whether a process holds the lock and others are kept out: False where the file system has no locks."""
+    with contextlib.suppress(FileNotFoundError), file.open("rb+") as stream:
+        return not _locked(stream)
+    return False
+
+
 def _taken(file: Path, me: Holder) -> BinaryIO:
     """The lock file, open and locked until it is closed."""
     deadline = time.monotonic() + LONGEST_WAIT
@@ -75,7 +82,7 @@ def _taken(file: Path, me: Holder) -> BinaryIO:
         stream.close()
         # of a launch, the first has it alone for a moment; of two single ones, the first may not have written its name
         for_good = holder is not None and holder.launch != me.launch if me.launch else holder is not None
-        if time.monotonic() > deadline or (for_good and _still_held(file)):
+        if time.monotonic() > deadline or (for_good and keeps_out(file)):
             raise InUseError(_in_use(file, holder))
         time.sleep(PAUSE)
 
@@ -111,12 +118,6 @@ def _still(stream: BinaryIO, file: Path) -> bool:
     """Whether the open file still has that name: its last holder may have removed it."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(stream.fileno()), file.stat())
-    return False
-
-
-def _still_held(file: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), file.open("rb+") as stream:
-        return not _locked(stream)
     return False
 
 
