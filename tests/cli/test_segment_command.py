@@ -218,15 +218,16 @@ def test_errors_in_one_line(seglens: Run, folder: Path, words: tuple[str, ...], 
 def test_an_image_that_the_model_cannot_open_is_listed(
     seglens: Run, folder: Path, query: str, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = segmenter.open
+    """The pictures that would have shared a pass with it are answered."""
+    whole = segmenter.backbone.open_many
     Image.new("RGB", (3, 2)).save("in/b.png")
 
-    def open_large(image: np.ndarray) -> object:
-        if image.shape == (2, 3, 3):
+    def open_large(images: list[np.ndarray]) -> object:
+        if any(image.shape == (2, 3, 3) for image in images):
             raise ValueError("too small for the model")
-        return whole(image)
+        return whole(images)
 
-    monkeypatch.setattr(segmenter, "open", open_large)
+    monkeypatch.setattr(segmenter.backbone, "open_many", open_large)
     code, out, err = seglens("segment", "in", query)
     assert (code, len(out.splitlines())) == (1, 2)
     assert "  'in/b.png': too small for the model" in err.splitlines()

@@ -50,6 +50,15 @@ def segment(
         ),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Of a video, use every N-th frame, from the first on.")] = 1,
+    together: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            min=1,
+            help="How many images share a pass of the models. Default: as many as the model gains from and the free "
+            "memory holds.",
+        ),
+    ] = None,
     as_json: JsonLines = False,
     trust: Trust = False,
     overwrite: Overwrite = False,
@@ -71,7 +80,7 @@ def segment(
     command = Command(queries, settings, None if sources.root is None else str(sources.root))
     export = Export(out, _format_names(formats) or DEFAULT, command, sources.paths, overwrite)
     load = partial(load_segmenter, model_options, segmentation_only=True, **threshold_arguments)
-    batch, printer = BatchRun(sources, command, export, load, each, trust), ResultPrinter(sources, as_json)
+    batch, printer = BatchRun(sources, command, export, load, each, trust, together), ResultPrinter(sources, as_json)
     batch.plan()
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
         for outcome in batch:

@@ -1,26 +1,26 @@
-"""Many pictures, one after the other: results are written at once, and an error does not end the batch."""
+"""Many pictures: results are written as they come, and an error does not end the run."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
-
-import torch
+from threading import Lock
 
 from seglens.core.schema import Answer
 from seglens.exports import AnnotatedImage, Command, Export, Title
-from seglens.inference.compressed_predictions import CompressedPredictions, Folded
+from seglens.inference.compressed_predictions import bare
+from seglens.inference.image_answers import Answering, ImageAnswers, Known
+from seglens.inference.image_batches import MOST, PIXELS
 from seglens.inference.image_sources import BadImage, ImageFile, NamedImage, Sources
-from seglens.inference.opened_image import OpenedImage
-from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written: further results would be lost
-
-SHOWN = 60  # letters of a query in a fault
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class BatchRun:
     load: Callable[[], Segmenter]
     each: bool | None = None
     trust: bool = False
+    most: int | None = None  # pictures that share a pass, as in `Answering`
+
+    def __post_init__(self) -> None:
+        self.answering = Answering(self.load, self.command.queries, self.each, self.trust, self.most)
+        self.writing = Lock()  # the export is asked by the thread that decodes, too
 
     def plan(self) -> None:
         """Raises FileExistsError before anything is computed, when results would be written over other files."""
@@ -51,64 +56,73 @@ class BatchRun:
         queries, root = tuple(self.command.queries), self.sources.root
         self.export.plan((one.key, Title(one.name(root), queries, _inside(one.path, root))) for one in files)
 
-    @cached_property
-    def segmenter(self) -> Segmenter:
-        return self.load()
-
     def __iter__(self) -> Iterator[ImageOutcome]:
-        for image in self.sources:
-            yield ImageOutcome(image.shown, faults=[image]) if isinstance(image, BadImage) else self._outcome(image)
+        """In the order of the sources. Pictures are decoded and results are written by threads, while the next are
+        computed."""
+        writer, pending = ThreadPoolExecutor(1), deque[tuple[Future[ImageOutcome], int]]()
+        try:
+            with closing(self.answering.answers(self._items())) as answers:
+                for one in answers:
+                    pending.append((writer.submit(self._outcome, one), _pixels(one)))
+                    del one
+                    while pending and (pending[0][0].done() or _is_much(pending)):
+                        yield pending.popleft()[0].result()
+            while pending:
+                yield pending.popleft()[0].result()
+        finally:
+            writer.shutdown(cancel_futures=True)
 
-    def _outcome(self, image: NamedImage) -> ImageOutcome:
-        done = self.export.known(image.key, image.stamp)
-        if done is not None:
-            return ImageOutcome(image.shown, done.answers, done.files, known=True)
-        predictions, faults = self._predictions(image)
+    def _items(self) -> Iterator[NamedImage | Known[ImageOutcome]]:
+        """The pictures that are to be computed, and the outcomes of all others. What is known is computed again where
+        it shares passes with what is not: a run that goes on then gives the bytes of one run."""
+        images = iter(self.sources)
+        while block := [(image, self._known(image)) for image in islice(images, self.answering.block)]:
+            done = all(outcome is not None for _, outcome in block)
+            for image, outcome in block:
+                mate = None if done or isinstance(image, BadImage) else image
+                if outcome is not None:
+                    yield Known(outcome, mate)
+                elif mate is not None:
+                    yield mate
+
+    def _known(self, image: NamedImage | BadImage) -> ImageOutcome | None:
+        if isinstance(image, BadImage):
+            return ImageOutcome(image.shown, faults=[image])
+        with self.writing:
+            done = self.export.known(image.key, image.stamp)
+        return None if done is None else ImageOutcome(image.shown, done.answers, done.files, known=True)
+
+    def _outcome(self, one: ImageAnswers | Known[ImageOutcome]) -> ImageOutcome:
+        if isinstance(one, Known):
+            return one.outcome
+        image, predictions, faults = one.image, one.predictions, one.faults
         if not predictions:
             return ImageOutcome(image.shown, faults=faults)
         file = None if image.file is None else _inside(image.file, self.sources.root)
+        page = AnnotatedImage(image.name, predictions, file, image.key, image.stamp)
         try:
-            files = self.export.add(
-                AnnotatedImage(image.name, predictions, file, image.key, image.stamp), complete=not faults
-            )
+            with self.writing:
+                files = self.export.add(page, complete=not faults)
         except (OSError, ValueError) as error:
             return ImageOutcome(image.shown, faults=[*faults, _unwritten(image, error)])
         return ImageOutcome(image.shown, [one.answer() for one in predictions], files, faults)
 
-    def _predictions(self, image: NamedImage) -> tuple[Sequence[Prediction], list[BadImage]]:
-        """All queries in one pass; where that fails, one by one, so that a bad query does not affect the others."""
-        try:
-            pixels = image.pixels
-        except ValueError as error:
-            return [], [BadImage(image.shown, str(error))]
-        segmenter = self.segmenter  # a model that cannot be loaded is not a fault of the picture
-        try:
-            opened = segmenter.open(pixels)
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            return [], [_fault(image, error)]
-        try:
-            return CompressedPredictions(opened.predictions(list(self.command.queries), self.each, self.trust)), []
-        except (ValueError, MemoryError, torch.OutOfMemoryError):
-            return self._one_by_one(image, opened)
 
-    def _one_by_one(self, image: NamedImage, opened: OpenedImage) -> tuple[CompressedPredictions, list[BadImage]]:
-        predictions, faults = list[Folded](), list[BadImage]()
-        for query in self.command.queries:
-            try:
-                predictions.append(Folded.of(opened.segment(query, self.each, self.trust)))
-            except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-                faults.append(_fault(image, error, query))
-        return CompressedPredictions(predictions), faults
+def _pixels(one: ImageAnswers | Known[ImageOutcome]) -> int:
+    if isinstance(one, Known) or not one.predictions:
+        return 0
+    return bare(one.predictions)[0].image[..., 0].size
+
+
+def _is_much(pending: Iterable[tuple[Future[ImageOutcome], int]]) -> bool:
+    """Whether results that wait to be written take as much memory as they may."""
+    sizes = [pixels for _, pixels in pending]
+    return len(sizes) > MOST or sum(sizes) >= PIXELS
 
 
 def _inside(path: Path, root: Path | None) -> str | None:
     """The path relative to the common folder."""
     return None if root is None else path.absolute().relative_to(root).as_posix()
-
-
-def _fault(image: NamedImage, error: Exception, query: str | None = None) -> BadImage:
-    about = "" if query is None else f", {query[:SHOWN]!r}"
-    return BadImage(image.shown, f"{image.shown!r}{about}: {error or 'it does not fit into memory'}", query)
 
 
 def _unwritten(image: NamedImage, error: OSError | ValueError) -> BadImage:

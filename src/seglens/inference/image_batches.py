@@ -20,18 +20,26 @@ from seglens.inference.prediction import Prediction
 T = TypeVar("T")
 
 MOST = 8  # images of a batch: more were no faster
+ROWS = 2048  # tokens of a batch on a CPU: a matrix of that size fills it, and larger ones leave its cache
 PIXELS = 2**24  # of the pictures of a batch; a larger picture is a batch by itself
 SHARE = 0.25  # of the free memory, for what a batch computes
 STATES = 24  # tensors of the size of a layer's states that are alive at a time in an encoder
 
 
 def batch_size(system: System, free: int | None = None) -> int:
-    """How many images share a pass: 1 where the method's reader takes one at a time, at most `MOST`, and no more than
-    fit into a share of the `free` bytes (by default those of the device now)."""
+    """How many images share a pass: 1 where the method's reader takes one at a time, at most `MOST`, no more than fill
+    a CPU, and than fit into a share of the `free` bytes (by default those of the device now)."""
     if not shares_passes(system):
         return 1
-    free = _free(system.backbone.device) if free is None else free
-    return MOST if free is None else max(1, min(MOST, int(free * SHARE) // bytes_per_image(system)))
+    device = system.backbone.device
+    free = _free(device) if free is None else free
+    useful = MOST if device.type != "cpu" else min(MOST, ROWS // rows_per_image(system))
+    return max(1, useful if free is None else min(useful, int(free * SHARE) // bytes_per_image(system)))
+
+
+def rows_per_image(system: System) -> int:
+    """Tokens in the encoder that has more of them."""
+    return max(system.backbone.tiling.tokens, 0 if system.decoder is None else system.decoder.side**2)
 
 
 def bytes_per_image(system: System) -> int:
@@ -52,10 +60,11 @@ def _free(device: torch.device) -> int | None:
 
 
 def in_batches(items: Iterable[T], size: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items in order: at most `size` of them and, together, at most `PIXELS` pixels, at a time."""
+    """The items in order: of the first `size`, of the next `size`, ... those that together have at most `PIXELS`
+    pixels, at a time."""
     batch, total = list[T](), 0
-    for item in items:
-        if batch and (len(batch) == size or total + pixels(item) > PIXELS):
+    for number, item in enumerate(items):
+        if batch and (number % size == 0 or total + pixels(item) > PIXELS):
             yield batch
             batch, total = [], 0
         batch.append(item)
@@ -68,31 +77,47 @@ def predictions_of_batch(
     system: System,
     images: Sequence[np.ndarray],
     queries: Sequence[str | Queries],
+    kinds: Sequence[Sequence[str | None]] | None = None,
     each: bool | None = None,
     trust: bool = False,
 ) -> list[Iterator[Prediction]]:
     """Per image what `OpenedImage.predictions` gives, to rounding. The models have run when this returns; masks of the
-    images' size are computed as the predictions are taken."""
+    images' size are computed as the predictions are taken. `kinds` as in `OpenedImage.predictions_as`."""
     safe_point()
-    opened = [OpenedImage(system, *one) for one in zip(images, encode(system, images), strict=True)]
     lists = [queries_of(one) for one in queries]
-    if len(opened) == 1 or len({len(one) for one in lists}) > 1 or not lists[0]:
-        return [one.predictions(some, each, trust) for one, some in zip(opened, lists, strict=True)]
+    kinds = kinds or [[None] * len(some) for some in lists]
+    opened = [OpenedImage(system, *one) for one in zip(images, encode(system, images), strict=True)]
+    prompts = [one.prompts(some, kind) for one, some, kind in zip(opened, lists, kinds, strict=True)]
+    if len(opened) == 1 or not _alike(lists):
+        single = zip(opened, lists, prompts, strict=True)
+        return [one.answered(some, texts, each, trust) for one, some, texts in single]
     clock = LapClock(system.backbone.device, open=opened[0].opening)
-    output = _output(system, opened, lists)
-    clock.lap("head")
-    clock.laps["head"] /= len(opened)
-    drawn = zip(opened, lists, range(len(opened)), strict=True)
-    return [one.drawn(some, output.image(k), _copy(system, clock), each, trust) for one, some, k in drawn]
+    output = _output(system, opened, _padded(prompts), clock)
+    laps = {name: spent if name == "open" else spent / len(opened) for name, spent in clock.laps.items()}
+    clocks = (LapClock(system.backbone.device, **laps) for _ in opened)
+    drawn = zip(opened, lists, clocks, strict=True)
+    return [one.drawn(some, output.image(k), own, each, trust) for k, (one, some, own) in enumerate(drawn)]
+
+
+def _alike(lists: Sequence[Sequence[str]]) -> bool:
+    """Whether a pass over as many questions about each image as about the one with the most is at least half full."""
+    counts = [len(some) for some in lists]
+    return 2 * sum(counts) >= len(counts) * max(counts) > 0
+
+
+def _padded(prompts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """As many about each image: questions do not see each other, so that repeated ones change no other."""
+    longest = max(prompts, key=len)
+    return [[*some, *longest[len(some) :]] for some in prompts]
 
 
 @torch.inference_mode()
-def _output(system: System, opened: Sequence[OpenedImage], queries: Sequence[Sequence[str]]) -> MethodOutput:
-    put = [one.prompts(some, [None] * len(some)) for one, some in zip(opened, queries, strict=True)]
-    read = system.reader.read_many([one.seen for one in opened], put)
+def _output(
+    system: System, opened: Sequence[OpenedImage], prompts: Sequence[Sequence[str]], clock: LapClock
+) -> MethodOutput:
+    read = system.reader.read_many([one.seen for one in opened], prompts)
+    clock.lap("read")
     embeddings = [one.embedding for one in opened if one.embedding is not None]
-    return system.method.decode(read, Embedding.joined(embeddings) if embeddings else None)
-
-
-def _copy(system: System, clock: LapClock) -> LapClock:
-    return LapClock(system.backbone.device, **clock.laps)
+    output = system.method.decode(read, Embedding.joined(embeddings) if embeddings else None)
+    clock.lap("head")
+    return output

@@ -90,11 +90,15 @@ class OpenedImage:
         self, queries: Sequence[str], kinds: Sequence[str | None], each: bool | None = None, trust: bool = False
     ) -> Iterator[Prediction]:
         """Each query in the template of the head's config, by its kind or, where that is None, by its words."""
-        if not queries:
-            return
-        clock = LapClock(self.segmenter.backbone.device, open=self.opening)
-        output = self._output(self.prompts(queries, kinds), clock)
-        yield from self.drawn(queries, output, clock, each, trust)
+        yield from self.answered(queries, self.prompts(queries, kinds), each, trust)
+
+    def answered(
+        self, queries: Sequence[str], prompts: Sequence[str], each: bool | None, trust: bool
+    ) -> Iterator[Prediction]:
+        """The predictions of queries that are read as `prompts`."""
+        if queries:
+            clock = LapClock(self.segmenter.backbone.device, open=self.opening)
+            yield from self.drawn(queries, self._output(prompts, clock), clock, each, trust)
 
     def prompts(self, queries: Sequence[str], kinds: Sequence[str | None]) -> list[str]:
         """The texts that the MLLM reads."""
@@ -104,9 +108,10 @@ class OpenedImage:
     def drawn(
         self, queries: Sequence[str], output: MethodOutput, clock: LapClock, each: bool | None, trust: bool
     ) -> Iterator[Prediction]:
-        """The predictions of what the method computed for this image (b is 1), one query after the other."""
+        """The predictions of what the method computed for this image (b is 1), one query after the other; what it
+        computed for further questions is left out."""
         meant = [instance_query(q) for q in queries]
-        masks = Drawing(self.seen.frame, output.mask_logits[0]).masks(self.segmenter.mask_threshold)
+        masks = Drawing(self.seen.frame, output.mask_logits[0, : len(queries)]).masks(self.segmenter.mask_threshold)
         for k, (q, m) in enumerate(zip(queries, meant, strict=True)):
             clock.go_on()
             with torch.inference_mode():

@@ -255,7 +255,9 @@ class Segmenter:
         pairs = ((load_image(one), words) for one, words in zip(images, queries, strict=True))
         for batch in in_batches(pairs, batch_size(self), lambda pair: pair[0].shape[0] * pair[0].shape[1]):
             pixels, words = zip(*batch, strict=True)
-            for some, drawn in zip(words, predictions_of_batch(self, pixels, words, each, trust), strict=True):
+            for some, drawn in zip(
+                words, predictions_of_batch(self, pixels, words, each=each, trust=trust), strict=True
+            ):
                 predictions = list(drawn)
                 yield predictions[0] if isinstance(some, str) else predictions
 
