@@ -208,9 +208,9 @@ def test_patches_become_the_image_tokens(either: Case) -> None:
 def test_patches_of_many_images_equal_single_ones(case: Case) -> None:
     adapted = case.backbone.adapt(LISA, TEMPLATES)
     pixels = torch.stack([adapted.pixels(image) for image in IMAGES])
-    both = adapted._vision.patches(pixels)
+    both = adapted.model.vision.patches(pixels)
     for n, image in enumerate(IMAGES):
-        alone = adapted._vision.patches(adapted.pixels(image)[None])
+        alone = adapted.model.vision.patches(adapted.pixels(image)[None])
         assert error(both.rows[n], alone.rows[0]) < case.tolerance
         for one, other in zip(both.later, alone.later, strict=True):
             assert error(one[n], other[0]) < case.tolerance
@@ -279,6 +279,44 @@ def test_gradients_reach_exactly_the_adapter(case: Case, tuning: Tuning, attenti
         assert not reading.given.requires_grad  # no graph through the vision side
         assert not reading.patches.requires_grad
     case.untouched()
+
+
+@pytest.mark.parametrize(("tuning", "attention"), [(LISA, "causal"), (ALL, "dual")], ids=["some", "all"])
+def test_recomputed_layers_give_the_same_gradients(case: Case, tuning: Tuning, attention: Attention) -> None:
+    """Bit for bit, with the same dropout, and with fewer bytes kept for the backward pass."""
+    adapted = case.backbone.adapt(dataclasses.replace(tuning, dropout=0.2), TEMPLATES, attention)
+    train(adapted, 1, 1.0)  # B is 0 at first, and A then has no gradient
+    adapted.adapter.train()
+    plain, saved = gradients(adapted)
+    adapted.recompute(True)
+    again, saved_less = gradients(adapted)
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, again[name]), name
+    assert saved_less < 0.7 * saved
+    adapted.recompute(False)
+    assert gradients(adapted)[1] == pytest.approx(saved, rel=0.05)  # some memory is used twice
+
+
+def gradients(adapted: TunedBackbone) -> tuple[dict[str, Tensor], int]:
+    """Of one pass by the names of what is trained, and the bytes of the tensors that it kept for the backward pass, but
+    for the weights."""
+    torch.manual_seed(5)
+    weights = {p.untyped_storage().data_ptr() for p in adapted.tuned.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        reading = adapted.teach(inputs_of(adapted, IMAGES, EXAMPLES))
+    assert reading.text_loss is not None
+    (reading.text_loss.sum() + reading.segment.square().sum() + reading.image.mean()).backward()
+    found = {name: p.grad.clone() for name, p in adapted.adapter.named_parameters() if p.grad is not None}
+    adapted.adapter.zero_grad()
+    return found, sum(kept.values())
 
 
 def test_what_was_trained_comes_back(case: Case) -> None:
@@ -407,7 +445,7 @@ def test_the_first_image_token_sees_the_last(case: Case) -> None:
         rows = opened.vision.rows.clone()
         rows[:, -1] += 1
         vision = dataclasses.replace(opened.vision, rows=rows)
-        prefix = adapted._language.prefix(vision) if opened.prefix else None
+        prefix = adapted.model.language.prefix(vision) if opened.prefix else None
         moved = dataclasses.replace(opened, vision=vision, prefix=prefix)
         one, other = (adapted.read(image, ["dog"]).image for image in (opened, moved))
         mutual = case.backbone.mllm.family.mutual

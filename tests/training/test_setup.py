@@ -33,6 +33,8 @@ from seglens.inference.frozen_models import Parts
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.lisa import LisaConfig
 from seglens.methods.preset import TILE
+from seglens.methods.tuned import TunedMethod
+from seglens.training.config import TrainConfig
 from seglens.training.example_stream import MixtureStream, PartlyCachedStream, SampledStream, frozen_stream
 from seglens.training.presets import RECIPES, Recipe, adjusted, recipe
 from seglens.training.setup import TrainingRun, prepare
@@ -296,6 +298,8 @@ def test_the_language_model_can_have_another_rate(tiny_recipe: Recipe, tmp_path:
         tiny_recipe.training, steps=1, lr=1e-3, language_lr=1e-4, warmup=0, schedule="constant", clip=None
     )
     run = prepare(replace(tiny_recipe, method=LISA, training=training), DATA, tmp_path)
+    assert isinstance(run.head, TunedMethod)
+    assert not run.head.mllm.model.language.recompute  # type: ignore[attr-defined]
     before = {name: tensor.clone() for name, tensor in run.head.state_dict().items()}
     run.run(tmp_path, quiet=True)
     moved = {name: float((after - before[name]).abs().max()) for name, after in run.head.state_dict().items()}
@@ -308,6 +312,15 @@ def test_the_language_model_can_have_another_rate(tiny_recipe: Recipe, tmp_path:
     frozen = replace(tiny_recipe, training=training)
     with pytest.raises(ValueError, match="trains nothing inside the language model; leave it out"):
         prepare(frozen, DATA, tmp_path / "lens").run(tmp_path / "lens", quiet=True)
+
+
+def test_large_models_are_trained_with_gradient_checkpointing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    assert TrainConfig().recomputes(7 * 10**9)
+    assert not TrainConfig().recomputes(10**8)
+    assert not TrainConfig(recompute=False).recomputes(7 * 10**9)
+    run = prepare(adjusted(replace(tiny_recipe, method=LISA), ["recompute=true"]), DATA, tmp_path)
+    assert isinstance(run.head, TunedMethod)
+    assert run.head.mllm.model.language.recompute  # type: ignore[attr-defined]
 
 
 def test_settings_are_typed_and_checked() -> None:

@@ -399,6 +399,8 @@ def test_a_run_of_an_older_version_goes_on(backbone: Backbone, decoder: MaskDeco
     written["method"]["newton"] = True  # which is "guarded" now
     (tmp_path / "train.json").write_text(json.dumps(written))
     fit(fresh(*parts), stream, SHORT, config_of_head, tmp_path, quiet=True)
+    # whether layers run again in the backward pass decides no number
+    fit(fresh(*parts), stream, replace(SHORT, recompute=True), config_of_head, tmp_path, quiet=True)
     for head, config, differing in (
         (fresh(*parts), replace(SHORT, language_lr=1e-3), "training"),
         (fresh(*parts, replace(SMALL, map_target="floor", map_size=16)), SHORT, "method"),

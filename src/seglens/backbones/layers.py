@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import call
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from seglens.backbones.layer_copies import plain_copy, shared_copy
+from seglens.backbones.recomputing import recomputed
 from seglens.backbones.transformers_cache import Pair, PrefixCache, QuestionCache, as_cache
 from seglens.core.tuning_types import Attention
 
@@ -59,12 +61,13 @@ AttentionInterface.register(VISIBLE, visible_attention)
 
 class DecoderLayers(nn.Module):
     """A run of a language model's decoder layers with its rotary positions. Holds the layers given, owned or shared.
+    With `recompute` the activations inside a layer are computed again in the backward pass.
 
     The last `image` rows of every prefix see each other in both directions, as the image tokens of Gemma 3 do."""
 
-    def __init__(self, layers: Iterable[nn.Module], rotary: nn.Module, image: int = 0):
+    def __init__(self, layers: Iterable[nn.Module], rotary: nn.Module, image: int = 0, recompute: bool = False):
         super().__init__()
-        self.layers, self.rotary, self.image = nn.ModuleList(layers), rotary, image
+        self.layers, self.rotary, self.image, self.recompute = nn.ModuleList(layers), rotary, image, recompute
         self._by_type = "layer_type" in inspect.signature(type(rotary).forward).parameters
 
     @staticmethod
@@ -145,8 +148,10 @@ class DecoderLayers(nn.Module):
             positions = rearrange(positions, "b n a -> a b n")
         rotary = self._factors(hidden, positions)
         options = {} if rows is None else {"rows": rows}
+        run = recomputed if self.recompute else call
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
-            hidden = layer(
+            hidden = run(
+                layer,
                 hidden,
                 attention_mask=mask,
                 use_cache=cache is not None,

@@ -118,9 +118,9 @@ class MLLM:
         """The language model: its decoder layers, their rotary positions and the norm after the last of them."""
         return self.model.get_decoder()
 
-    def layers(self, count: int | None = None) -> DecoderLayers:
-        """The first `count` decoder layers, by default all."""
-        return DecoderLayers(self.language.layers[:count], self.language.rotary_emb, self.mutual)
+    def layers(self, count: int | None = None, recompute: bool = False) -> DecoderLayers:
+        """The first `count` decoder layers, by default all; `recompute` as in `DecoderLayers`."""
+        return DecoderLayers(self.language.layers[:count], self.language.rotary_emb, self.mutual, recompute)
 
     @cached_property
     def crops(self) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from seglens.backbones.layers import sequence_mask
+from seglens.backbones.layers import DecoderLayers, sequence_mask
 from seglens.backbones.mllm import MLLM
 from seglens.backbones.positions import after
 from seglens.backbones.tiles import Tiling
@@ -64,14 +64,19 @@ class LastStates:
 @final
 @dataclass(frozen=True, eq=False)
 class TunedLanguage:
-    """Runs all decoder layers of `mllm`; `attention` states which earlier and later rows each row attends to."""
+    """Runs all decoder layers of `mllm`; `attention` states which earlier and later rows each row attends to, and
+    `recompute` is as in `DecoderLayers`."""
 
     mllm: MLLM
     attention: Attention
+    recompute: bool = False
+
+    def _layers(self) -> DecoderLayers:
+        return self.mllm.layers(recompute=self.recompute)
 
     def prefix(self, vision: VisionRows) -> PrefixStates:
         image = vision.given.shape[1] if self.attention == "images" else 0
-        rows, memory = self.mllm.layers().prefix(vision.rows, vision.positions, vision.later, image)
+        rows, memory = self._layers().prefix(vision.rows, vision.positions, vision.later, image)
         return PrefixStates(*_image(self._normed(rows), rows.shape[1], vision.tiling), memory)
 
     def states(self, vision: VisionRows, prefix: PrefixStates | None, questions: AnsweredQuestions) -> LastStates:
@@ -81,7 +86,7 @@ class TunedLanguage:
         self.mllm.check_window(vision.positions.shape[1] + questions.words.shape[2])
         if prefix is None:
             return self._whole(vision, words, positions, questions)
-        states = self._normed(self.mllm.layers().questions(words, positions, questions.mask, prefix.memory))
+        states = self._normed(self._layers().questions(words, positions, questions.mask, prefix.memory))
         return LastStates(prefix.image[:, None], states, prefix.before)
 
     def logits(self, states: Float[Tensor, "*b d"]) -> Float[Tensor, "*b a"]:
@@ -112,7 +117,7 @@ class TunedLanguage:
             self.attention, p, i, questions.mask, questions.places, questions.spoken, self.mllm.family.mutual
         )
         later = [repeat(added, "b i d -> (b q) i d", q=q) for added in vision.later]
-        states = self._normed(self.mllm.layers().whole(rows, places, visible, later, p))
+        states = self._normed(self._layers().whole(rows, places, visible, later, p))
         image, before = _image(states, p, vision.tiling)
         image, words = (rearrange(x, "(b q) l d -> b q l d", q=q) for x in (image, states[:, p:]))
         # no question changes what comes before the image

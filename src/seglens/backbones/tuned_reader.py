@@ -10,15 +10,15 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from seglens.backbones.answer_templates import AnswerTokens
 from seglens.backbones.chat import MLLMChat
-from seglens.backbones.lora import attach
 from seglens.backbones.mllm import MLLM
-from seglens.backbones.tuned_language import AnsweredQuestions, PrefixStates, TunedLanguage
-from seglens.backbones.tuned_vision import TunedVision, VisionRows
+from seglens.backbones.tuned_language import AnsweredQuestions, PrefixStates
+from seglens.backbones.tuned_model import TunedModel, tensors_on
+from seglens.backbones.tuned_vision import VisionRows
 from seglens.core.geometry import Frame
 from seglens.core.tuning_types import (
     AnswerTemplates,
@@ -58,14 +58,12 @@ class TunedBackbone:
     ):
         mllm, layout, model = chat.mllm, chat.mllm.family.layout, chat.mllm.model
         _check(mllm)
-        self.tuned, adapter = attach(mllm, tuning)
-        self.adapter: nn.Module = adapter
+        self.model = TunedModel(mllm, tuning, attention, refill)
+        self.tuned, self.adapter = self.model.tuned, self.model.adapter
         self.attention, self.refill = attention, refill
         self.width, self.patch_width = model.config.get_text_config().hidden_size, layout.patch_width
         self.grid, self.shuffle, self.image_size = _largest_square(mllm), layout.shuffle, layout.image_size
         self._chat = replace(chat, mllm=self.tuned)
-        self._vision = TunedVision(self.tuned, refill, tuning.vision_rank > 0)
-        self._language = TunedLanguage(self.tuned, attention)
         self._packed = any(type(part).__name__ == "Linear4bit" for part in model.modules())
         self._first = model.get_output_embeddings().weight.shape[0]  # the id of the first new token
         self._names = tuning.tokens
@@ -102,16 +100,16 @@ class TunedBackbone:
     def open(self, image: UInt8[np.ndarray, "h w 3"]) -> TunedImage:
         """See an image once."""
         pixels, frame = self.pixels(image)[None], self.frame(image)
-        vision = self._vision.encode(pixels)
-        prefix = self._language.prefix(vision) if self.attention in ("causal", "images") else None
-        return TunedImage(frame, replace(vision, tower=()), prefix, self._vision.is_familiar(pixels, vision, frame))
+        vision = self.model.vision.encode(pixels)
+        familiar = self.model.vision.is_familiar(pixels, vision, frame)
+        return TunedImage(frame, replace(vision, tower=()), self.model.shared(vision, spoken=False), familiar)
 
     @torch.no_grad()
     def read(self, image: TunedImage, questions: Sequence[str]) -> TunedReadout:
         """All questions about an opened image in one pass. Raises QuestionError as `Prompts.question_tokens` does."""
         self.answer_tokens.prompts.refuse_none(questions)
         words = [self.answer_tokens.question(question) for question in questions]
-        return self._read(image.vision, image.prefix, AnsweredQuestions.padded(words, self.device))
+        return self.model.read(image.vision, image.prefix, AnsweredQuestions.padded(words, self.device))
 
     def teach(self, shown: TunedInputs) -> TunedReadout:
         """With gradients, and with `text_loss`. Raises ValueError for a model whose packing keeps no gradients."""
@@ -120,36 +118,12 @@ class TunedBackbone:
                 "a model that bitsandbytes packed in 4 bits passes no gradients on a CPU; "
                 "tune it on a GPU, or load it without quantisation"
             )
-        vision = self._vision.encode(shown.pixels.to(self.device, self.tuned.model.dtype))
-        words, mask, places, spoken, learnt = (
-            v.to(self.device) for v in (shown.words, shown.mask, shown.places, shown.spoken, shown.learnt)
-        )
-        # questions answered in words alone are read causally, whatever the attention
-        shared = self.attention == "causal" or (self.attention == "images" and not bool(spoken.any()))
-        prefix = self._language.prefix(vision) if shared else None
-        return self._read(vision, prefix, AnsweredQuestions(words, mask, places, spoken), learnt)
+        here = tensors_on(shown, self.device, self.tuned.model.dtype)
+        return self.model.teach(here, spoken=self.attention == "images" and bool(here.spoken.any()))
 
-    def _read(
-        self,
-        vision: VisionRows,
-        prefix: PrefixStates | None,
-        questions: AnsweredQuestions,
-        learnt: Tensor | None = None,
-    ) -> TunedReadout:
-        states = self._language.states(vision, prefix, questions)
-        segment = _pick(states.words, (questions.places - 1).clamp(min=0))
-        return TunedReadout(
-            patches=vision.patches,
-            given=vision.given,
-            refilled=vision.refilled,
-            image=states.image,
-            segment=segment,
-            grid=vision.tiling.grid,
-            shuffle=self.shuffle,
-            choice=self._language.logits(segment[:, :, 0]),
-            text_loss=None if learnt is None else self._language.text_loss(states.words, questions.words, learnt),
-            before=states.before,
-        )
+    def recompute(self, on: bool) -> None:
+        """As `TunedModel.recompute`."""
+        self.model.recompute(on)
 
     # ---------------------------------------------------------------- chatting
 
@@ -164,10 +138,6 @@ class TunedBackbone:
             else:
                 pieces.append(self.tuned.processor.decode([*ids], skip_special_tokens=True))
         return "".join(pieces).strip()
-
-
-def _pick(states: Float[Tensor, "b q t d"], places: Int[Tensor, "b q k"]) -> Float[Tensor, "b q k d"]:
-    return states.gather(2, places[..., None].expand(-1, -1, -1, states.shape[-1]))
 
 
 def _largest_square(mllm: MLLM) -> tuple[int, int]:

@@ -61,6 +61,9 @@ class TunedReader(Protocol):
     def teach(self, shown: TunedInputs) -> TunedReadout:
         """With gradients, and with `text_loss`."""
 
+    def recompute(self, on: bool) -> None:
+        """Whether `teach` keeps only the inputs of layers, which then run again in the backward pass."""
+
     def pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 n m"]:
         """The normalised canvas."""
 

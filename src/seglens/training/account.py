@@ -152,13 +152,16 @@ class Account(TorchDispatchMode):
         return out
 
 
-def pretend(module: nn.Module) -> None:
-    """Tensors that have a shape but no memory, in place of those that have not even a device. Call it within a
-    FakeTensorMode."""
-    for part in module.modules():
-        for name, p in list(part.named_parameters(recurse=False)):
-            if p.is_meta:
-                setattr(part, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad))
+def pretend(*modules: nn.Module) -> None:
+    """Tensors that have a shape but no memory, in place of those that have not even a device; one that several parts
+    share stays one. Call it within a FakeTensorMode."""
+    fakes: dict[int, tuple[Tensor, nn.Parameter]] = {}  # with what they stand for, whose id is no other's meanwhile
+    for part in (part for module in modules for part in module.modules()):
+        for name, p in list(part.named_parameters(recurse=False, remove_duplicate=False)):
+            if p.is_meta and id(p) not in fakes:
+                fakes[id(p)] = p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
+            if id(p) in fakes:
+                setattr(part, name, fakes[id(p)][1])
         for name, b in list(part.named_buffers(recurse=False)):
             if b.is_meta:
                 setattr(part, name, torch.empty(b.shape, dtype=b.dtype))
@@ -175,8 +178,8 @@ def accounted(
     those before, and a third changes nothing. All modules are on the meta device before, hold fake tensors after."""
     account = Account()
     with FakeTensorMode():
+        pretend(trained, *beside)
         for module in (trained, *beside):
-            pretend(module)
             for tensor in (*module.parameters(), *module.buffers()):
                 account.hold(tensor)
         with account:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from seglens.methods.groups import Decay
 from seglens.training.launch import Precision, Tracker
+
+LARGE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class TrainConfig:
     warmup: int = 100  # steps
     clip: float | None = 1.0
     mixed_precision: Precision = "bf16"  # autocast; the weights and the optimiser stay fp32
+    # whether layers of a tuned MLLM run again in the backward pass instead of keeping their activations: less memory, a
+    # third more time, the same gradients; None: in an MLLM of LARGE parameters or more
+    recompute: bool | None = None
     seed: int = 0
     save_every: int = 200
     keep: int = 2  # checkpoints
@@ -52,6 +57,14 @@ class TrainConfig:
         left = min(1.0, max(0.0, (self.steps - step) / max(1, self.steps - self.warmup)))
         falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.schedule]
         return min((step + 1) / max(1, self.warmup), falling)
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the weights of a run: it goes on with others of the rest."""
+        return {name: value for name, value in asdict(self).items() if name != "recompute"}
+
+    def recomputes(self, parameters: int) -> bool:
+        """Whether a tuned MLLM of that size is trained with gradient checkpointing."""
+        return parameters >= LARGE if self.recompute is None else self.recompute
 
     def doubts(self) -> list[str]:
         """What is possible and seldom intended, in a sentence each."""

@@ -49,11 +49,18 @@ def accelerator_for(device: torch.device, trackers: Sequence[Tracker], out: Path
     need_extras(trackers)
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
 
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it notes every checkpoint that it writes
     AcceleratorState._reset_state()  # of an earlier run in this process
     # "no": autocast is `precise`, the same for all kinds; FSDP and DeepSpeed would else compute in half the weights
-    accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", log_with=_trackers(trackers, out) or None)
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=device.type == "cpu",
+        log_with=_trackers(trackers, out) or None,
+        # gradients lie in the buckets that are exchanged: otherwise both take the memory of all that is trained
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
     sharding = next((name for name in SHARDED if _flag(f"ACCELERATE_USE_{name}")), None)
     if sharding and accelerator.num_processes > 1 and kind(accelerator) != sharding:
         raise ValueError(

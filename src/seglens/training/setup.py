@@ -121,6 +121,9 @@ def prepare(
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
     if start is not None:
         start.load_into(head, _layer(recipe, parts))
+    if isinstance(head, TunedMethod):
+        parameters = sum(p.numel() for p in parts.backbone.module.parameters())
+        head.mllm.recompute(recipe.training.recomputes(parameters))
     own, count = out / "features", usual_readers() if readers is None else readers
     if isinstance(head, TunedMethod):
         stream = tuned_stream(parts, opened, data, head, recipe.training.seed, count)

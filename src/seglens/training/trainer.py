@@ -73,7 +73,7 @@ def _as_now(method: str, written: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run by an older version: those that it did not have are their defaults, as in a head's config.
 
     Raises ValueError on a setting that is none of the method's now."""
-    training = {**asdict(TrainConfig()), **written["training"]}
+    training = {**TrainConfig().deciding(), **written["training"]}
     return {**written, "training": training, "method": asdict(method_settings(method, written["method"]))}
 
 
@@ -91,7 +91,7 @@ def _fit(
     passes, micro = config.passes(accelerator.num_processes)
     arrange(accelerator, passes, micro, config.clip)
     settings = {
-        "training": asdict(config),
+        "training": config.deciding(),
         "method": asdict(method.config),
         "data": stream.fingerprint(),
         INIT: (head.trained or {}).get(INIT),
