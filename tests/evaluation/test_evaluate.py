@@ -326,29 +326,57 @@ def test_stored_answers_are_not_computed_a_second_time(
 ) -> None:
     """Stopped after any sample, then gone on with: the same records, and each sample is asked once."""
     data = WorldData(n=4, seed=3, queries=2)
-    whole = run_shared(segmenter, data, Ranks(), masks=True)
+    whole = run_shared(segmenter, data, Ranks(), masks=True, size=1)
     opened, settings = list[int](), {"model": "one"}
-    look = segmenter.open
+    encode = segmenter.backbone.open_many
 
-    def counted(image: np.ndarray) -> object:
-        opened.append(1)
+    def counted(images: list[np.ndarray]) -> object:
+        opened.append(len(images))
         if len(opened) == 3:
             raise KeyboardInterrupt
-        return look(image)
+        return encode(images)
 
-    monkeypatch.setattr(segmenter, "open", counted)
+    monkeypatch.setattr(segmenter.backbone, "open_many", counted)
     path = tmp_path / "p.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run_shared(segmenter, data, Ranks(), masks=True, journal=AnswerJournal(path, settings, Ranks()))
+        run_shared(segmenter, data, Ranks(), masks=True, journal=AnswerJournal(path, settings, Ranks()), size=1)
     stored = AnswerJournal(path, settings, Ranks())
     assert sorted(stored.rows) == [0, 1]
-    assert run_shared(segmenter, data, Ranks(), masks=True, journal=stored) == whole
-    assert len(opened) == 5
+    assert run_shared(segmenter, data, Ranks(), masks=True, journal=stored, size=1) == whole
+    assert opened == [1] * 5
     with pytest.raises(JournalError, match=r"p.jsonl.part is the journal of something else: .*; give another name"):
         AnswerJournal(path, {"model": "two"}, Ranks())
     assert AnswerJournal(path, {"model": "two"}, Ranks(), anew=True).rows == {}
     AnswerJournal(path, settings, Ranks()).close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_that_share_a_pass_have_the_same_records_wherever_a_run_stopped(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, also for two processes: the same samples are always together."""
+    data, path = WorldData(n=5, seed=3, queries=2), tmp_path / "p.jsonl"
+    journal = AnswerJournal(path, {}, Ranks())
+    whole = run_shared(segmenter, data, Ranks(), journal=journal, size=2)
+    assert whole is not None
+    sizes, encode = list[int](), segmenter.backbone.open_many
+    monkeypatch.setattr(segmenter.backbone, "open_many", lambda images: (sizes.append(len(images)), encode(images))[1])
+    lines = path.with_name("p.jsonl.part").read_bytes().splitlines(keepends=True)
+    path.with_name("p.jsonl.part").write_bytes(b"".join(lines[:4]))  # the header and three samples
+    again = run_shared(segmenter, data, Ranks(), journal=AnswerJournal(path, {}, Ranks()), size=2)
+    assert again == whole
+    assert sizes == [2, 1]
+    parts = [run_shared(segmenter, data, Share(rank, 2), size=2) for rank in range(2)]
+    assert sorted((one for part in parts if part for one in part.records), key=lambda one: one.id) == sorted(
+        whole.records, key=lambda one: one.id
+    )
+
+
+class Share(Ranks):
+    """One of several processes, which reports its own share."""
+
+    def gather(self, mine: object) -> list[object]:
+        return [mine]
 
 
 def test_processes_go_on_with_what_others_kept(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seglens.cli.loading import answer_settings, load_segmenter
-from seglens.cli.options import AsJson, Overwrite, SegmenterOptions, Thresholds
+from seglens.cli.options import AsJson, Overwrite, SegmenterOptions, Thresholds, Together
 from seglens.cli.output import print_json, report_faults
 from seglens.core.files import check_free, write_atomic
 from seglens.core.progress import progress
@@ -47,6 +47,7 @@ def evaluate(
         Path | None, typer.Option(help="File to write every mask and its target to, as `seglens score` reads them.")
     ] = None,
     overwrite: Overwrite = False,
+    together: Together = None,
 ) -> None:
     """Measure gIoU, cIoU and more, with 95 % intervals, by a paper's protocol.
 
@@ -77,7 +78,7 @@ def evaluate(
             if name == MIOU:
                 outcome = _miou(segmenter, samples, names, ranks, tick, journal, records)
             else:
-                outcome = _queries(segmenter, samples, name, ranks, tick, journal, records, predictions)
+                outcome = _queries(segmenter, samples, name, ranks, tick, journal, records, predictions, together)
         if outcome is None:  # another rank reports
             return
         report, faults, damaged = outcome
@@ -129,6 +130,7 @@ def _queries(
     journal: AnswerJournal,
     records: Path | None,
     predictions: Path | None,
+    together: int | None,
 ) -> tuple[dict[str, Any], list[RecordFault], list[RecordFault]] | None:
     from seglens.evaluation.evaluate import run_shared
     from seglens.evaluation.records import as_json, prediction_lines
@@ -145,7 +147,7 @@ def _queries(
             with path.open("ab") as file:
                 file.write(_lines(rows(more)))
 
-    outcome = run_shared(segmenter, samples, ranks, tick, predictions is not None, journal, append_records)
+    outcome = run_shared(segmenter, samples, ranks, tick, predictions is not None, journal, append_records, together)
     if outcome is None:
         return None
     for path, rows in files.items():

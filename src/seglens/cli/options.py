@@ -78,6 +78,15 @@ Trust = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of other runs, and compute again what this run has done.")
 ]
+Together = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="How many images share a pass of the models. Default: as many as the model gains from and the free memory "
+        "holds.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLines = Annotated[
     bool,

@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from seglens.cli.loading import answer_settings, load_segmenter
-from seglens.cli.options import AsJson, ChatModelOptions, JsonLines, Overwrite, SegmenterOptions, Thresholds, Trust
+from seglens.cli.options import (
+    AsJson,
+    ChatModelOptions,
+    JsonLines,
+    Overwrite,
+    SegmenterOptions,
+    Thresholds,
+    Together,
+    Trust,
+)
 from seglens.cli.output import print_json_line, print_stderr, printable
 from seglens.core.progress import progress
 
@@ -50,15 +59,7 @@ def segment(
         ),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Of a video, use every N-th frame, from the first on.")] = 1,
-    together: Annotated[
-        int | None,
-        typer.Option(
-            "--batch",
-            min=1,
-            help="How many images share a pass of the models. Default: as many as the model gains from and the free "
-            "memory holds.",
-        ),
-    ] = None,
+    together: Together = None,
     as_json: JsonLines = False,
     trust: Trust = False,
     overwrite: Overwrite = False,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from seglens.core.distributed import Ranks
 from seglens.core.types import Sample
@@ -13,6 +14,8 @@ from seglens.data.faults import RecordFault
 from seglens.data.head_prompt import prompt_kind
 from seglens.evaluation.records import Record, numbered, read_record, record_of
 from seglens.evaluation.shared_answers import AnswerJournal, ask_all
+from seglens.inference.image_batches import batch_size, in_batches, predictions_of_batch
+from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 
 
@@ -29,11 +32,13 @@ class Run:
 def run(
     segmenter: Segmenter, data: Iterable[Sample], tick: Callable[[], None] = lambda: None, masks: bool = False
 ) -> list[Record]:
-    """Ask every query of every sample; all queries about an image in one pass. `masks` stores them, as run lengths."""
+    """Ask every query of every sample, of as many samples in one pass as `batch_size` finds useful. `masks` stores the
+    masks, as run lengths."""
     records = []
-    for sample in data:
-        records += _ask(segmenter, sample, masks)
-        tick()
+    for batch in in_batches(data, batch_size(segmenter), _pixels):
+        for some in _ask(segmenter, batch, masks):
+            records += some
+            tick()
     return numbered(records)
 
 
@@ -45,19 +50,21 @@ def run_shared(
     masks: bool = False,
     journal: AnswerJournal | None = None,
     on_records: Callable[[list[Record]], None] = lambda records: None,
+    size: int | None = None,
 ) -> Run | None:
     """`run` over this process's share of `data`. The first rank returns the records of all ranks, the same as those of
     one process; the others return None. Samples in `journal` are not asked again; `on_records` is called with the
-    records of each sample.
+    records of each sample. `size` samples share a pass, by default as many as `batch_size` finds useful.
 
     A sample that cannot be used does not end the run. Raises its error when there is no other."""
+    size = size or batch_size(segmenter)
+
+    def ask(samples: Sequence[Sample]) -> list[list[dict[str, Any]]]:
+        batches = in_batches(samples, size, _pixels)
+        return [list(map(asdict, some)) for batch in batches for some in _ask(segmenter, batch, masks)]
+
     answers = ask_all(
-        data,
-        lambda sample: [asdict(one) for one in _ask(segmenter, sample, masks)],
-        ranks,
-        tick,
-        journal,
-        lambda rows: on_records(numbered(list(map(read_record, rows)))),
+        data, ask, ranks, tick, journal, lambda rows: on_records(numbered(list(map(read_record, rows)))), size
     )
     if answers is None:
         return None
@@ -65,10 +72,19 @@ def run_shared(
     return Run(records, answers.faults, answers.damaged)
 
 
-def _ask(segmenter: Segmenter, sample: Sample, masks: bool) -> list[Record]:
-    sample = sample.drawn()
-    opened = segmenter.open(sample.image)
-    predictions = opened.predictions_as([t.query for t in sample.targets], list(map(prompt_kind, sample.targets)))
+def _pixels(sample: Sample) -> int:
+    return sample.image.shape[0] * sample.image.shape[1]
+
+
+def _ask(segmenter: Segmenter, samples: Sequence[Sample], masks: bool) -> Iterator[list[Record]]:
+    samples = [sample.drawn() for sample in samples]
+    images, targets = [sample.image for sample in samples], [sample.targets for sample in samples]
+    queries, kinds = [[t.query for t in some] for some in targets], [list(map(prompt_kind, some)) for some in targets]
+    for sample, predictions in zip(samples, predictions_of_batch(segmenter, images, queries, kinds), strict=True):
+        yield _records(segmenter, sample, predictions, masks)
+
+
+def _records(segmenter: Segmenter, sample: Sample, predictions: Iterable[Prediction], masks: bool) -> list[Record]:
     pairs = zip(sample.targets, predictions, strict=True)
     records = [record_of(sample, target, p, segmenter.mask_threshold, masks) for target, p in pairs]
     times = Counter(target.id for target in sample.targets)

@@ -63,7 +63,11 @@ def run_open_vocabulary(
     numbers = _numbers(classes)
     kind = AS_IT_STANDS if isinstance(data, Prompted) else "class"
     data, questions = _bare(data, classes)
-    answers = ask_all(data, lambda s: _count(segmenter, s, questions, numbers, kind).tolist(), ranks, tick, journal)
+
+    def ask(samples: Sequence[Sample]) -> list[list[list[int]]]:
+        return [_count(segmenter, sample, questions, numbers, kind).tolist() for sample in samples]
+
+    answers = ask_all(data, ask, ranks, tick, journal)
     if answers is None:
         return None
     counts = [torch.tensor(row, dtype=torch.int64) for row in answers.rows]

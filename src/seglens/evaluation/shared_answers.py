@@ -3,7 +3,7 @@ sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from seglens.data import Dataset
 from seglens.data.dataset import faults_of, usable
 from seglens.data.faults import DataError, RecordFault
 
+FAILURES = (ValueError, MemoryError, torch.OutOfMemoryError)  # of a sample; all other errors end the run
 PART = ".part"  # after the name of a file that is not yet complete
 
 
@@ -85,38 +86,71 @@ class AnswerJournal:
 
 def ask_all(
     data: Dataset,
-    ask: Callable[[Sample], Any],
+    ask: Callable[[Sequence[Sample]], list[Any]],
     ranks: Ranks,
     tick: Callable[[], None] = lambda: None,
     journal: AnswerJournal | None = None,
     on_row: Callable[[Any], None] = lambda row: None,
+    size: int = 1,
 ) -> SampleAnswers | None:
     """The rows of `ask`, for this process's share of `data` and then, on the first rank, for all; None on the others.
     `on_row` is called with each row.
 
-    Raises the error of the first sample when none could be used."""
+    `ask` is given samples 0 to `size` - 1, the next `size`, ...: always the same ones together, so that rounding
+    depends neither on the number of processes nor on where an earlier run stopped. Where it raises, it is given each of
+    them alone. Raises the error of the first sample when none could be used."""
     mine, damaged, first = dict[int, SampleRow](), list[RecordFault](), None
-    for index in ranks.share(len(data)):
-        known = journal.rows.get(index) if journal else None
-        try:
-            row = known or _asked(data, index, ask)
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            first = first or error
-            damaged += _faults(index, error)
-        else:
-            mine[index] = row
-            if journal and not known:
-                journal.add(index, row)
-            if row.row is not None:
-                on_row(row.row)
-        tick()
+    known = journal.rows if journal else {}
+    for number in ranks.share(-(-len(data) // size)):
+        block = range(number * size, min((number + 1) * size, len(data)))
+        done = all(index in known for index in block)
+        for index, row in ((index, known[index]) for index in block) if done else _asked(data, block, ask):
+            row = known.get(index, row)
+            if isinstance(row, SampleRow):
+                mine[index] = row
+                if journal and index not in known:
+                    journal.add(index, row)
+                if row.row is not None:
+                    on_row(row.row)
+            else:
+                first = first or row
+                damaged += _faults(index, row)
+            tick()
     parts = ranks.gather((mine, list(faults_of(data)), damaged))
     return None if parts is None else _joined(parts, first)
 
 
-def _asked(data: Dataset, index: int, ask: Callable[[Sample], Any]) -> SampleRow:
-    sample, faults = usable(data, index)
-    return SampleRow(None if sample is None else ask(sample), list(faults))
+def _asked(
+    data: Dataset, block: Sequence[int], ask: Callable[[Sequence[Sample]], list[Any]]
+) -> Iterator[tuple[int, SampleRow | Exception]]:
+    """Each sample's row, or the reason why there is none."""
+    read = {index: _read(data, index) for index in block}
+    samples = {index: one[0] for index, one in read.items() if isinstance(one, tuple) and one[0] is not None}
+    rows = dict(zip(samples, _rows(list(samples.values()), ask), strict=True))
+    for index, one in read.items():
+        row = rows.get(index)
+        if isinstance(one, Exception):
+            yield index, one
+        else:
+            yield index, row if isinstance(row, Exception) else SampleRow(row, one[1])
+
+
+def _read(data: Dataset, index: int) -> tuple[Sample | None, list[RecordFault]] | Exception:
+    try:
+        sample, faults = usable(data, index)
+    except FAILURES as error:
+        return error
+    return sample, list(faults)
+
+
+def _rows(samples: Sequence[Sample], ask: Callable[[Sequence[Sample]], list[Any]]) -> list[Any]:
+    """What `ask` gives for each, or the error that it raises for it."""
+    try:
+        return ask(samples) if samples else []
+    except FAILURES as error:
+        if len(samples) == 1:
+            return [error]
+    return [row for sample in samples for row in _rows([sample], ask)]
 
 
 def _joined(parts: list[Any], first: Exception | None) -> SampleAnswers:
