@@ -126,13 +126,13 @@ def questions_read(taught: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[s
 
 
 def listen(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    questions_read, read = list[str](), segmenter.reader.read
+    questions_read, read = list[str](), segmenter.reader.read_many
 
-    def watched(image: Any, questions: Sequence[str]) -> Any:
-        questions_read.extend(questions)
-        return read(image, questions)
+    def watched(images: Any, questions: Sequence[Sequence[str]]) -> Any:
+        questions_read.extend(question for some in questions for question in some)
+        return read(images, questions)
 
-    monkeypatch.setattr(segmenter.reader, "read", watched)
+    monkeypatch.setattr(segmenter.reader, "read_many", watched)
     return questions_read
 
 
