@@ -22,10 +22,13 @@ from seglens.checkpoints.config import read_config
 from seglens.core.types import Embedding, HeadMaps, MethodOutput, Prompt
 from seglens.data.world import WorldData
 from seglens.evaluation.evaluate import run
-from seglens.evaluation.head_probe import find_heads, separated
+from seglens.evaluation.head_probe import find_heads, separated, separation
 from seglens.inference.segmenter import Segmenter
 from seglens.methods import LocalizationConfig, method_settings
-from seglens.methods.localization import Localization, NumberReader, blurred, elbow
+from seglens.methods.attention_maps import blurred, elbow, peak_box
+from seglens.methods.localization import Localization
+from seglens.methods.mask_choice import centres
+from seglens.methods.query_words import WordReader
 from seglens.serving.http.settings import Settings
 
 SIDE, GRID = 48, 12
@@ -34,7 +37,8 @@ PARTS = ("embedded/mllm", "embedded/sam")
 
 
 class Discs:
-    """A mask decoder that draws, for a click, the disc that it lies in, if in any, with sharp edges."""
+    """A mask decoder that draws, for a click, the disc that it lies in, if in any, with sharp edges; and for a box, the
+    box."""
 
     width, mask_side = 4, SIDE
 
@@ -43,7 +47,15 @@ class Discs:
 
     def answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Tensor:
         self.batch_sizes.append(len(prompts))
-        return torch.stack([20 * (self.at(*prompt.points[0].tolist()) - 0.5) for prompt in prompts])
+        return torch.stack([20 * (self.drawn(prompt) - 0.5) for prompt in prompts])
+
+    def drawn(self, prompt: Prompt) -> Tensor:
+        if prompt.box is None:
+            return self.at(*prompt.points[0].tolist())
+        assert not len(prompt.points)
+        centre = (torch.arange(SIDE) + 0.5) / SIDE
+        x, y = ((centre > prompt.box[k]) & (centre < prompt.box[k + 2]) for k in (0, 1))
+        return (y[:, None] & x[None]).float()
 
     def at(self, x: float, y: float) -> Tensor:
         centre = (torch.arange(SIDE) + 0.5) / SIDE
@@ -72,14 +84,15 @@ def spot(x: float, y: float, width: float = 0.07, strength: float = 1.0) -> Tens
     return strength * bump / bump.sum()
 
 
-def maps(*spots: Tensor, inside: Tensor | None = None, several: bool = False) -> HeadMaps:
+def maps(*spots: Tensor, inside: Tensor | None = None, several: bool = False, part: bool = False) -> HeadMaps:
     """The localization heads (2, 1), (3, 0) and (3, 2) attend to the spots, the others evenly to the image, or away."""
     whole = torch.full((1, 5, 4, len(spots), GRID, GRID), 0.05 / GRID**2)
     whole[:, 2:, 3] = 0.6 / GRID**2  # attends to the image, evenly
     for layer, head in ((2, 1), (3, 0), (3, 2)):
         whole[0, layer, head] = torch.stack(spots)
     everywhere = torch.ones(1, GRID, GRID, dtype=torch.bool)
-    return HeadMaps(whole, everywhere if inside is None else inside, torch.full((1, len(spots)), several))
+    words = (torch.full((1, len(spots)), word) for word in (several, part))
+    return HeadMaps(whole, everywhere if inside is None else inside, *words)
 
 
 def decode(read: HeadMaps, decoder: Discs, **settings: Any) -> MethodOutput:
@@ -117,6 +130,57 @@ def test_things_are_joined_where_the_words_name_several() -> None:
     assert torch.equal(alone, left)
 
 
+def test_the_chosen_mask_is_the_one_that_all_heads_agree_with() -> None:
+    """Two heads see a little more on the right, and the third nothing: the left one is chosen."""
+    read = maps(0.5 * spot(*LEFT[:2]) + 0.55 * spot(*RIGHT[:2]))
+    read.maps[0, 3, 2] = 0.5 * spot(*LEFT[:2]) + 0.1 * spot(*RIGHT[:2])
+    decoder = Discs(LEFT, RIGHT)
+    drawn = decode(read, decoder, **NAMED_HEADS).mask_logits[0, 0] > 0
+    assert torch.equal(drawn, decoder.at(*LEFT[:2]) > 0)
+
+
+def test_a_mask_is_drawn_again_from_its_centre() -> None:
+    class Careful(Discs):
+        """Draws a part of the disc for a click beside its centre."""
+
+        def at(self, x: float, y: float) -> Tensor:
+            near = (x - LEFT[0]) ** 2 + (y - LEFT[1]) ** 2 < 0.04**2
+            return super().at(x, y) * (1.0 if near else (torch.arange(SIDE) % 2)[:, None])
+
+    decoder = Careful(LEFT)
+    output = decode(maps(spot(LEFT[0] + 0.06, LEFT[1] + 0.06)), decoder, **NAMED_HEADS)
+    assert torch.equal(output.mask_logits[0, 0] > 0, Discs(LEFT).at(*LEFT[:2]) > 0)
+    assert decoder.batch_sizes == [1, 1]
+
+
+def test_centres_lie_in_their_masks() -> None:
+    masks = torch.zeros(2, 9, 9, dtype=torch.bool)
+    masks[0, 3:6, 4:8] = True  # rows 3 to 5, columns 4 to 7
+    masks[1, :, 0] = masks[1, :, 8] = masks[1, 0] = True  # an arch, whose centre of gravity is outside
+    assert centres(masks)[0].tolist() in ([pytest.approx(x / 9), pytest.approx(4.5 / 9)] for x in (5.5, 6.5))
+    x, y = (centres(masks)[1] * 9).long().tolist()
+    assert masks[1, y, x]
+
+
+def test_a_part_is_the_region_around_the_peak() -> None:
+    """A click would draw the whole thing."""
+    decoder = Discs((0.5, 0.5, 0.4))
+    read = maps(0.8 * spot(0.375, 0.375, width=0.06) + 0.1 * spot(0.8, 0.8), part=True)
+    drawn = decode(read, decoder, **NAMED_HEADS).mask_logits[0, 0] > 0
+    y, x = (torch.where(drawn.any(axis))[0] for axis in (1, 0))
+    assert decoder.batch_sizes == [1]
+    for side in (y, x):
+        assert (side.min() + side.max() + 1) / 2 / SIDE == pytest.approx(0.375, abs=0.02)
+        assert len(side) / SIDE == pytest.approx(0.19, abs=0.06)  # 2.7 deviations: e^(-1.35^2 / 2) = .4
+    assert drawn.sum() == len(y) * len(x)
+
+
+def test_the_box_of_a_peak() -> None:
+    one = torch.zeros(1, 6, 12)
+    one[0, 1, 2:5], one[0, 2, 5], one[0, 5, 10] = 1.0, 0.9, 0.9  # a bar, a cell across its corner, and one apart
+    assert peak_box(one, 0.5)[0].tolist() == pytest.approx([2 / 12, 1 / 6, 6 / 12, 3 / 6], abs=0.03)
+
+
 def test_the_words_of_a_question_decide_whether_it_names_several_things() -> None:
     class Reader(Heads):
         def read(self, image: Any, questions: Sequence[str]) -> HeadMaps:
@@ -124,9 +188,16 @@ def test_the_words_of_a_question_decide_whether_it_names_several_things() -> Non
 
     questions = ["Both cups.", "all the dogs", "the 3 lamps", "the small tower", "the 1 lamp", "show me every hammer"]
     questions += ["the cups", "the things?", "the bus", "the glass of milk", "what runs in the forest?"]
-    read = NumberReader(Reader()).read(None, questions)
+    read = WordReader(Reader()).read(None, questions)
     assert read.several is not None
     assert read.several.tolist() == [[True, True, True, False, False, True, True, True, False, False, False]]
+    parts = ["The handle of the cup.", "the dog's ear", "show me its wings!", "the part that rolls", "the left eye"]
+    parts += ["where is the big door of this old house?", "the wheel"]
+    things = ["the thing left of the cup", "a glass of milk", "the largest of the cups", "the cat with a long tail"]
+    things += ["the bird on the roof", "what covers your chest?", "a picture of the dog", "the man who has a red nose"]
+    read = WordReader(Reader()).read(None, [*parts, *things])
+    assert read.part is not None
+    assert read.part.tolist() == [[True] * len(parts) + [False] * len(things)]
 
 
 def test_presence_follows_the_odds_of_the_mass() -> None:
@@ -141,6 +212,13 @@ def test_presence_follows_the_odds_of_the_mass() -> None:
     assert likely[0] == pytest.approx(1 / (1 + (0.1 / 0.9) / (0.6 / 0.4)), abs=1e-3)
     assert likely[2] < 0.2
     assert decode(maps(spot(0.3, 0.3)), Discs(LEFT)).presence_logits is None
+
+
+def test_presence_may_be_that_of_another_head_than_those_of_the_map() -> None:
+    read = maps(spot(*LEFT[:2], strength=0.2))
+    one = decode(read, Discs(LEFT), heads=((2, 1), (3, 0)), presence_head=(4, 3), mass=0.6).presence_logits
+    assert one is not None
+    assert one[0, 0].item() == pytest.approx(0.0, abs=1e-3)  # (4, 3) pays .6 to the image
 
 
 def test_padding_is_never_clicked() -> None:
@@ -159,7 +237,7 @@ def test_clicks_are_decoded_in_small_batches() -> None:
     decoder = Discs(LEFT)
     output = decode(maps(*[0.5 * spot(*LEFT[:2]) + 0.4 * spot(*RIGHT[:2])] * 20), decoder, **NAMED_HEADS)
     assert output.keypoints is not None
-    assert sum(decoder.batch_sizes) == output.keypoints.keep.sum() >= 40
+    assert sum(decoder.batch_sizes) == output.keypoints.keep.sum() + 20  # and one at the centre of each chosen mask
     assert max(decoder.batch_sizes) <= 16
 
 
@@ -183,10 +261,13 @@ def test_elbow_and_blur() -> None:
     [
         ({"heads": ((2, 9),)}, "a layer of this MLLM has 4 heads"),
         ({"heads": ((2, 1), (2, 1))}, "each once"),
+        ({"heads": ((2, 1),), "presence_head": (3, 7)}, "a layer of this MLLM has 4 heads"),
+        ({"heads": ((2, 1),), "presence_head": (-3, 0)}, "from 0"),
+        ({"part": 1.5}, "from 0 to 1"),
         ({"first_layer": 5}, "load the MLLM with a higher layer"),
         ({"clicks": 0}, "above 0"),
         ({"join": (0.5, 2.0)}, "two numbers from 0 to 1"),
-        ({"threshold": 2.0}, "from 0 to 1"),
+        ({"threshold": (0.2, 2.0)}, "two numbers from 0 to 1"),
         ({"mass": 1.0}, "between 0 and 1"),
     ],
 )
@@ -196,8 +277,9 @@ def test_invalid_settings_are_refused_by_name(settings: dict[str, Any], why: str
 
 
 def test_settings_that_an_earlier_version_saved_mean_what_they_meant() -> None:
-    settings = method_settings("localization", {"join": 0.35, "overlap": 0.15, "clicks": 4})
-    assert settings == LocalizationConfig(join=(0.35, 0.35), overlap=(0.15, 0.15), clicks=4)
+    saved = {"join": 0.35, "overlap": 0.15, "threshold": 0.25, "clicks": 4}
+    expected = LocalizationConfig(join=(0.35, 0.35), overlap=(0.15, 0.15), threshold=(0.25, 0.25), clicks=4)
+    assert method_settings("localization", saved) == expected
 
 
 # ------------------------------------------------------------------ with the package's own MLLM and SAM
@@ -265,6 +347,14 @@ def test_a_file_of_heads_fits_only_its_mllm(tmp_path: Path) -> None:
     assert Segmenter.from_parts(*PARTS, heads=file).method.config == LocalizationConfig(((3, 1),), mass=0.3)
     with pytest.raises(HeadChoiceError, match=r"those of embedded/mllm, and the MLLM is embedded/internvl"):
         Segmenter.from_parts("embedded/internvl", PARTS[1], heads=file)
+    other = replace(choice, presence_head=(5, 2))  # in a higher layer than the map's
+    other.save(file)
+    assert HeadChoice.read(file) == other
+    segmenter = Segmenter.from_parts(*PARTS, heads=file)
+    assert segmenter.method.config == LocalizationConfig(((3, 1),), (5, 2), mass=0.3)
+    assert segmenter.reader.count == 6
+    with pytest.raises(HeadChoiceError, match="those of embedded/mllm"):
+        Segmenter.from_parts("embedded/internvl", PARTS[1], heads=file)
     revised = replace(choice, revision="a" * 40)
     assert revised.fits("embedded/mllm", None)
     assert not revised.fits("embedded/mllm", "b" * 40)
@@ -287,6 +377,8 @@ def test_a_file_with_a_wrong_entry_is_refused(tmp_path: Path) -> None:
         {"heads": [[1, "a"]]},
         {"heads": [[-1, 2]]},
         {"mass": 2.0},
+        {"presence_head": [3]},
+        {"presence_head": [3, -1]},
         {"extra": 1},
         {"backbone": 3},
     ):
@@ -391,6 +483,7 @@ def test_probe_chooses_heads_without_masks(seglens: Run, tmp_path: Path) -> None
     assert code == 0, err
     choice = HeadChoice.read(file)
     assert set(choice.heads) == {(2, 0), (3, 0), (3, 3)}  # those that masks choose, too
+    assert choice.presence_head == (2, 0)  # that separates what is there from what is not by masks, too
     assert choice.mass is not None
     assert 0.1 < choice.mass < 0.8
     assert choice.found["images"] == 10
@@ -405,9 +498,16 @@ def test_a_mass_that_does_not_separate_is_not_reported() -> None:
     mass = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     own = torch.tensor([False, False, True, False, True, True])
     even, present_kept, refused = separated(mass, own)
-    assert (even, present_kept, refused) == (pytest.approx(0.4), pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (even, present_kept, refused) == (pytest.approx(0.35), pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert separated(mass, torch.ones(6, dtype=torch.bool)) == (0.5, 1.0, 0.0)
     assert separated(torch.full((6,), 0.3), own)[1:] == (0.0, 1.0)
+
+
+def test_the_head_of_presence_separates_best() -> None:
+    own = torch.tensor([True, True, False, False])
+    mass = torch.tensor([[0.9, 0.4, 0.1], [0.3, 0.3, 0.2], [0.5, 0.1, 0.3], [0.1, 0.2, 0.2]])
+    assert separation(mass, own).tolist() == pytest.approx([0.75, 1.0, 0.125])
+    assert not separation(mass, torch.ones(4, dtype=torch.bool)).any()
 
 
 def test_too_few_images_are_refused() -> None:

@@ -24,12 +24,14 @@ class HeadChoiceError(ValueError):
 class HeadChoice:
     """Heads as (layer, head) from 0, of the MLLM `backbone` (a hub id with its commit, or a folder), the best first.
 
-    `mass`: the attention on the image below which the target is not there; None where that is not known."""
+    `mass`: the attention on the image below which the target is not there; None where that is not known. It is that of
+    `presence_head`, or the mean over `heads` where there is none (older files)."""
 
     backbone: str
     revision: str | None
     heads: tuple[tuple[int, int], ...]
     mass: float | None = None
+    presence_head: tuple[int, int] | None = None
     found: dict[str, Any] = field(default_factory=dict)  # a note of how they were measured
 
     @classmethod
@@ -38,7 +40,9 @@ class HeadChoice:
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8-sig"))
             assert (fields.pop("format"), fields.pop("version")) == (FORMAT, VERSION)
-            choice = cls(**{**fields, "heads": tuple((layer, head) for layer, head in fields["heads"])})
+            presence = fields.pop("presence_head", None)
+            fields["presence_head"] = None if presence is None else _pair(presence)
+            choice = cls(**{**fields, "heads": tuple(map(_pair, fields["heads"]))})
             assert choice._sound()
         except OSError as error:
             raise HeadChoiceError(f"{path} cannot be read ({error}); give the file that seglens probe wrote") from None
@@ -49,10 +53,10 @@ class HeadChoice:
         return choice
 
     def _sound(self) -> bool:
-        numbers = [number for pair in self.heads for number in pair]
+        numbers = [number for pair in self.all_heads for number in pair]
         named = isinstance(self.backbone, str) and isinstance(self.revision, str | None)
         mass = self.mass is None or (isinstance(self.mass, float) and 0 < self.mass < 1)
-        return named and mass and bool(numbers) and all(type(number) is int and number >= 0 for number in numbers)
+        return named and mass and bool(self.heads) and all(type(number) is int and number >= 0 for number in numbers)
 
     def save(self, path: Path) -> None:
         write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
@@ -72,9 +76,19 @@ class HeadChoice:
             )
 
     @property
+    def all_heads(self) -> tuple[tuple[int, int], ...]:
+        """Those of the map and that of presence."""
+        return (*self.heads, *(() if self.presence_head is None else (self.presence_head,)))
+
+    @property
     def lowest_layer(self) -> int:
         """Of those that may be read so that the layers of all heads are loaded."""
-        return max(layer for layer, _ in self.heads) + 1 - COPIED
+        return max(layer for layer, _ in self.all_heads) + 1 - COPIED
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    layer, head = values
+    return layer, head
 
 
 def known_choice(backbone: str, revision: str | None = None) -> HeadChoice | None:

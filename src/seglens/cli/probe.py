@@ -125,7 +125,10 @@ def _heads(
     kept_text = (
         f"{found['own_kept']:.1%} of a picture's own phrases kept, {found['others_refused']:.1%} of others refused"
     )
-    presence_text = "presence is not known" if choice.mass is None else f"present from a mass of {choice.mass:.3f} on"
+    presence_text = "presence is not known"
+    if choice.mass is not None and choice.presence_head is not None:
+        layer, head = choice.presence_head
+        presence_text = f"present from a mass of {choice.mass:.3f} in layer {layer}, head {head} on"
     print(f"{presence_text} ({kept_text})")
     print(file)
     print(

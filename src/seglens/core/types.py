@@ -93,6 +93,7 @@ class HeadMaps:
     maps: Float[Tensor, "b l n q h w"]
     inside: Bool[Tensor, "b h w"]  # cells with some of the image, not padding alone
     several: Bool[Tensor, "b q"] | None = None  # whether the words of the question name several things; None: unknown
+    part: Bool[Tensor, "b q"] | None = None  # ... or a part of a thing
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 The heads that each query chooses by itself (`methods.localization`) are counted, as Kang et al. (arXiv 2503.06287) do.
 The attention at which a thing counts as present is learnt without labels: every picture is asked for its own phrases,
 and for phrases that the data marks as absent or, where it marks none, for those of the picture before it, most of which
-it does not show."""
+it does not show. Presence is judged by the one head whose attention separates the two best, among all heads of the
+layers that run for the map."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ from seglens.checkpoints.hub import hub_commit
 from seglens.checkpoints.origin import Origin
 from seglens.core.types import Sample
 from seglens.evaluation.layer_probe import FEWEST_IMAGES, check_limit
-from seglens.methods.localization import LocalizationConfig, choose, maps_and_masses
+from seglens.methods import LocalizationConfig
+from seglens.methods.attention_maps import choose, maps_and_masses
 
-LENIENT = 1 / 3  # below one half: a user sees that a mask is wrong, but not that a thing was missed
+LENIENT = 1 / 4  # below one half: a user sees that a mask is wrong, but not that a thing was missed
 RELIABLE = 0.75  # balanced accuracy below which presence is not judged by the attention
 
 
@@ -69,7 +71,7 @@ def find_heads(
             foreign = [query for query in [*absent, *before] if query not in own][: len(own)]
             read = reader.read(reader.open(sample.image), [*own, *foreign])
             maps, mass = maps_and_masses(read)
-            observed.add(mass[0], choose(maps, mass, reader.heads, config)[0], len(own))
+            observed.add(mass[0], choose(maps, mass, reader.heads, config.chosen, config.first_layer)[0], len(own))
             before = own
         tick()
     if observed.images < FEWEST_IMAGES:
@@ -86,14 +88,18 @@ def _choice(
     mass, own = torch.stack(observed.mass), torch.tensor(observed.own)
     counts = torch.stack(observed.chosen).flatten().bincount(minlength=mass.shape[1])
     best = counts.argsort(descending=True, stable=True)[: config.chosen]
-    threshold, kept, refused = separated(mass[:, best].mean(1), own)
+    pairs = tuple((int(k) // width, int(k) % width) for k in best)
+    run = (max(layer for layer, _ in pairs) + 1) * width  # heads of the layers that run in any case
+    presence = int(separation(mass[:, :run], own).argmax())
+    threshold, kept, refused = separated(mass[:, presence], own)
     origin = Origin.of(backbone.name, backbone.revision or hub_commit(backbone.name))
     share = counts[best] / len(observed.chosen)
     return HeadChoice(
         origin.name,
         origin.revision,
-        tuple((int(k) // width, int(k) % width) for k in best),
+        pairs,
         threshold if (kept + refused) / 2 >= RELIABLE else None,
+        (presence // width, presence % width),
         {
             **note,
             "images": observed.images,
@@ -104,6 +110,13 @@ def _choice(
             "others_refused": round(refused, 4),
         },
     )
+
+
+def separation(mass: Float[Tensor, "q k"], own: Bool[Tensor, " q"]) -> Float[Tensor, " k"]:
+    """Of every head, the share of pairs of a picture's own phrase and another in which the own one has the greater mass
+    (the area under the ROC curve; a tie counts one half)."""
+    above = mass[own][:, None] - mass[~own][None]
+    return (above.sign() + 1).mean((0, 1)) / 2 if above.numel() else mass.new_zeros(mass.shape[1])
 
 
 def separated(mass: Float[Tensor, " q"], own: Bool[Tensor, " q"]) -> tuple[float, float, float]:

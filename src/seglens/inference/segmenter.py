@@ -147,7 +147,9 @@ class Segmenter:
         origin, sam = parts.origins()
         if choice is not None:
             choice.check(origin.name, origin.revision)
-        settings = LocalizationConfig() if choice is None else LocalizationConfig(choice.heads, mass=choice.mass)
+        settings = LocalizationConfig()
+        if choice is not None:
+            settings = replace(settings, heads=choice.heads, presence_head=choice.presence_head, mass=choice.mass)
         config = HeadConfig(
             name_of(settings),
             asdict(settings),

@@ -43,7 +43,11 @@ METHODS: dict[str, Kind] = {
 # Values in saved heads that have another form now.
 EARLIER: dict[str, dict[str, dict[Any, Any]]] = {
     "lens": {"newton": {True: "guarded", False: "none"}},
-    "localization": {"join": {0.35: (0.35, 0.35)}, "overlap": {0.15: (0.15, 0.15)}},
+    "localization": {
+        "join": {0.35: (0.35, 0.35)},
+        "overlap": {0.15: (0.15, 0.15)},
+        "threshold": {0.25: (0.25, 0.25)},
+    },
 }
 
 
