@@ -37,6 +37,8 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    Molmo2Config,
+    Molmo2ForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2_5_VLConfig,
@@ -69,6 +71,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
+from transformers.models.molmo2.processing_molmo2 import Molmo2Processor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
@@ -77,7 +81,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from seglens.backbones.processors import without_videos
+from seglens.backbones.processors import without_torchvision, without_videos
 from seglens.core.geometry import Canvas as Laid
 from seglens.embedded.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
 
@@ -668,6 +672,100 @@ def gemma3_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: T
     return {"input_ids": ids, "pixel_values": canvas[None], "token_type_ids": types}
 
 
+# ---------------------------------------------------------------- Molmo 2: crops that overlap, and pooled patches
+
+MOLMO_TEMPLATE = (  # as allenai/Molmo2-4B has it, for conversations of questions about images
+    "{% set count = namespace(value=0) %}{% for message in messages %}{% if message['content'] is not string %}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}{% set count.value = count.value + 1 %}"
+    "{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if count.value == 1 %}{{ '<|image|>' }}{% elif count.value > 1 %}{% for i in range(count.value) %}"
+    "{{ 'Image ' ~ (i + 1) ~ '<|image|>' }}{% endfor %}{% endif %}"
+    "{% for message in messages %}{% set role = message['role'] %}"
+    "{% if role != ('user' if loop.index % 2 == 1 else 'assistant') %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if message['content'] is string %}{% set text_content = message['content'] %}{% else %}"
+    "{% set m = namespace(text='') %}{% for content in message['content'] %}{% if content['type'] == 'text' %}"
+    "{% set m.text = m.text ~ ('' if not m.text else ' ') ~ content['text'] %}{% endif %}{% endfor %}"
+    "{% set text_content = m.text %}{% endif %}"
+    "{% if role == 'user' %}{% if not loop.first %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>user\n' }}{{ text_content }}{{ '<|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>assistant\n' }}{{ text_content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MOLMO_MARKS = {
+    "image_start": "<im_start>",
+    "image_end": "<im_end>",
+    "image_patch": "<im_patch>",
+    "image_col": "<im_col>",
+    "low_res_image_start": "<low_res_im_start>",
+    "frame_start": "<frame_start>",
+    "frame_end": "<frame_end>",
+    "image_low_res": "<im_low>",
+}
+
+
+def molmo_tokenizer() -> Qwen2Tokenizer:
+    return letters(image_token="<|image|>", video_token="<|video|>", **{f"{k}_mark": v for k, v in MOLMO_MARKS.items()})
+
+
+def molmo2() -> PreTrainedModel:
+    """Molmo2-4B in its proportions: crops of 11 x 11 patches, of which neighbours share 8; two layers of the tower."""
+    tokenizer = molmo_tokenizer()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "image_size": [33, 33],
+        "patch_size": 3,
+        **STRONG,
+    }
+    adapter = {
+        "vision_feature_layer": [2, 0],
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 64,
+        "text_hidden_size": 64,
+        **STRONG,
+    }
+    text = text_of(tokenizer, head_dim=20, vocab_size=len(tokenizer) - 8, additional_vocab_size=8)
+    marks = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MOLMO_MARKS.items()}
+    ids = {f"{name}_token_id": marks[name] for name in MOLMO_MARKS if name not in ("image_patch", "image_col")}
+    return Molmo2ForConditionalGeneration(
+        Molmo2Config(
+            vision_config=vision,
+            adapter_config=adapter,
+            text_config={**text, "rope_parameters": {"rope_type": "default", "rope_theta": 5e6}},
+            image_patch_id=marks["image_patch"],
+            image_col_id=marks["image_col"],
+            **ids,
+        )
+    )
+
+
+def molmo2_processor() -> Molmo2Processor:
+    images = without_torchvision(Molmo2ImageProcessor)(size={"height": 33, "width": 33}, patch_size=3)
+    return without_videos(Molmo2Processor)(
+        images, VideoProcessorMixin(), molmo_tokenizer(), MOLMO_TEMPLATE, use_single_crop_col_tokens=False
+    )
+
+
+def molmo2_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    """Its own processor's, of a canvas that need not be scaled."""
+    images = processor.image_processor
+    given = images(canvas, do_rescale=False, do_normalize=False, do_convert_rgb=False, return_tensors="pt")
+    given["pixel_values"] = given["pixel_values"].to(canvas.dtype)
+    return {
+        "input_ids": ids,
+        "mm_token_type_ids": torch.isin(ids, torch.tensor(processor.image_token_ids)).int(),
+        **given,
+    }
+
+
 # ---------------------------------------------------------------- in tiles, where a family has them
 
 
@@ -734,6 +832,8 @@ TILED = {
     "llava-next-tiles": Kind(llava_next, llava_next_processor, llava_tiles, {"image_size": 112}),
     "llava-onevision-tiles": Kind(onevision, onevision_processor, llava_tiles, {"image_size": 80}),
 }
+# in crops that overlap, with their overview: such MLLMs are read frozen
+CROPPED = {"molmo2": Kind(molmo2, molmo2_processor, molmo2_canvas)}
 TUNED = {"internvl-bare-tiles": Kind(internvl, internvl_processor, bare_tiles, {"image_size": 128})}
 SHAPED = {  # in tiles small enough that the pictures of tests have several
     "internvl-by-shape": Kind(
@@ -746,9 +846,9 @@ SHAPED = {  # in tiles small enough that the pictures of tests have several
         options={"canvas": Laid(tiles=4)},
     ),
 }
-EVERY = {**KINDS, **FROZEN, **TILED, **TUNED, **SHAPED}
+EVERY = {**KINDS, **FROZEN, **TILED, **CROPPED, **TUNED, **SHAPED}
 # their tests run among the slow ones; `backbones/test_quick_contract.py` has the essential of each
-SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe", "gemma3")
+SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe", "gemma3", "molmo2")
 
 
 def by_speed(kinds: Iterable[str]) -> list[Any]:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from seglens.core.geometry import Frame
-from tiny import EVERY, TILED, Kind
+from tiny import CROPPED, EVERY, TILED, Kind
+
+LARGE = 100  # pixels along a side of a picture that is shown in as many crops as a square one can have
 
 
 def error(value: Tensor, expected: Tensor) -> float:
@@ -73,8 +75,8 @@ class Bare:
     def ids(self, question: str, cells: int) -> Tensor:
         """Of the whole conversation, with `cells` image tokens where a chat may have more or fewer; in tiles as many as
         the processor's own, of a picture that it need not scale."""
-        if self.kind in TILED.values():
-            side = self.kind.options["image_size"]
+        if self.kind in [*TILED.values(), *CROPPED.values()]:
+            side = self.kind.options.get("image_size", LARGE)
             return self.inputs(np.zeros((side, side, 3), np.uint8), question)["input_ids"]
         ids = self.inputs(np.zeros((8, 8, 3), np.uint8), question)["input_ids"][0]
         image = ids == self.model.config.image_token_id

@@ -22,7 +22,7 @@ from seglens.core.geometry import Frame
 from seglens.core.types import Readout, Truth
 from seglens.decoders import MaskDecoder
 from seglens.methods.lens import Lens, LensConfig
-from tiny import EVERY, FROZEN, KINDS, TILED, by_speed
+from tiny import CROPPED, EVERY, FROZEN, KINDS, TILED, by_speed
 
 QUESTIONS = ("the red cup", "what keeps you dry when it rains ?", "dog")
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 0.03}
@@ -59,7 +59,7 @@ def load(folder: Path, **how: object) -> Backbone:
     return load_backbone(folder, **{**EVERY[folder.name].options, **how})
 
 
-@pytest.fixture(scope="module", params=by_speed([*KINDS, *FROZEN, *TILED]))
+@pytest.fixture(scope="module", params=by_speed([*KINDS, *FROZEN, *TILED, *CROPPED]))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each kind, and of those that have tiles in tiles."""
     folder = tmp_path_factory.mktemp("kinds") / request.param
@@ -85,7 +85,7 @@ def either(request: pytest.FixtureRequest, family: Path) -> Case:
 
 
 def test_every_family_has_a_kind() -> None:
-    assert {kind.model().config.model_type for kind in {**KINDS, **FROZEN}.values()} == set(FAMILIES)
+    assert {kind.model().config.model_type for kind in {**KINDS, **FROZEN, **CROPPED}.values()} == set(FAMILIES)
 
 
 def test_families_are_abstract_or_final() -> None:
@@ -116,8 +116,9 @@ def test_shapes(case: Case) -> None:
         ids = case.ids(question)
         image = (ids[0] == case.bare.model.config.image_token_id).nonzero()[:, 0].tolist()
         assert set(image) >= {*readout.image_tokens.tolist()}
-        assert (image == readout.image_tokens.tolist()) == (backbone.tiling.across == 1)
-        assert readout.prefix.shape == (1, image[-1] + 1, backbone.width)  # the image ends the prefix
+        assert (image == readout.image_tokens.tolist()) == (backbone.tiling.tokens == rows * columns)
+        ends = 2 if any(backbone.tiling.around) else 0  # Molmo 2: a token ends the last row, and one the image
+        assert readout.prefix.shape == (1, image[-1] + 1 + ends, backbone.width)  # the image ends the prefix
         length = int(readout.question_mask[0, q].sum())
         assert length == ids.shape[1] - readout.prefix.shape[1]
         assert readout.question_mask[0, q, :length].all()
@@ -319,7 +320,7 @@ def test_chat_is_untouched(family: Path, decoder: MaskDecoder) -> None:
 def narrow(family: Path) -> Backbone:
     """A backbone whose vision tower mixes nothing: a token knows only its own cell."""
     backbone = load(family, **EXACT)
-    mixing = ("out_proj.", "projection_layer.", "attn.proj.")  # the end of every kind of attention
+    mixing = ("out_proj.", "projection_layer.", "attn.proj.", "attn.o_proj.")  # the end of every kind of attention
     language = {id(p) for p in backbone.module.get_decoder().parameters()}
     silenced = 0
     for name, parameter in backbone.module.named_parameters():

@@ -14,6 +14,7 @@ from bare import Bare, error
 from PIL import Image
 from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
 
 from seglens.backbones import Backbone, QuestionError, draw_blueprint, load_backbone
 from seglens.backbones.chat_template import LONGEST_QUESTION
@@ -173,7 +174,8 @@ def test_the_states_of_an_image_of_paligemma_change_with_the_question() -> None:
     assert error(states[1][0, :4], states[1][1, :4]) > 1e-3
 
 
-def test_no_two_layers_in_a_row_of_qwen3_5_have_attention() -> None:
-    kinds = Qwen3_5TextConfig().layer_types
-    assert "full_attention" in kinds
+@pytest.mark.parametrize("config", [Qwen3_5TextConfig, Qwen3_5MoeTextConfig])
+def test_no_two_layers_in_a_row_of_qwen3_5_have_attention(config: Any) -> None:
+    kinds = config().layer_types
+    assert kinds == [*["linear_attention"] * 3, "full_attention"] * (len(kinds) // 4)
     assert not any(one == other == "full_attention" for one, other in pairwise(kinds))

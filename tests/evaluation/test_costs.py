@@ -22,6 +22,7 @@ CONFIGS = Path(__file__).parents[1] / "backbones" / "configs"
 # Looked up: Idefics3-8B-Llama3 in its own config.json; SmolVLM-Instruct and GLM-4.1V-9B-Thinking in repositories that
 # copy theirs (Pinatpong/SmolVLM-Instruct, minglanga/GeoSolver); SmolVLM2-500M in that of the first 500M
 # (vidore/ColSmolVLM-Instruct-500M-base). The size of GLM-4.1V is that of the four bfloat16 files of its base model.
+# Molmo2-4B and its size in a repository that copies its files (albud1978/CV).
 # gemma-3-4b-it in repositories that quote its config.json, size and chat template; the model itself is gated.
 KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "llava-1.5-7b-hf": (7_063_427_072, 14, (24, 24), 336),
@@ -35,6 +36,7 @@ KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "Qwen2-VL-2B-Instruct": (2_208_985_600, 20, (24, 24), 672),
     "Qwen2.5-VL-7B-Instruct": (8_292_166_656, 14, (24, 24), 672),
     "GLM-4.1V-9B-Thinking": (10.29e9, 20, (24, 24), 672),
+    "Molmo2-4B": (4_850_869_200, 18, (23, 23), 644),
     "gemma-3-4b-it": (4.30e9, 17, (16, 16), 896),
     "Qwen3-VL-4B-Instruct": (4_437_815_808, 18, (24, 24), 768),
 }

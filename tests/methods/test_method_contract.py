@@ -81,6 +81,8 @@ IN_TILES = [  # a frozen MLLM is shown the whole picture beside them, one that i
     ("localization", "internvl-by-shape"),
     ("lens", "llava-next-by-shape"),
     ("lens", "llava-onevision-by-shape"),
+    ("lens", "molmo2"),
+    ("localization", "molmo2"),
 ]
 IN_TILES_TRAINED = [(name, kind) for name, kind in IN_TILES if name in TRAINED]
 LEARNT = [  # each takes seconds

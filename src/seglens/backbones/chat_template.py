@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from seglens.backbones.unknown_words import Vocabulary
 
 LONGEST_QUESTION = 512  # tokens that are read, as in LISA's training; a chat may be longer
@@ -34,6 +36,7 @@ class Prompts:
             vars(processor)[f"{kind}_token"]: kind for kind in ("image", "video") if f"{kind}_token" in vars(processor)
         } | {self._row_token: "image"}
         self._check_order()
+        self._placeholders |= dict.fromkeys(self._further_marks(), "image")
 
     def _check_order(self) -> None:
         for probe in PROBES:
@@ -45,12 +48,25 @@ class Prompts:
                     "a prefix can then not be shared by questions: correct the template"
                 )
 
+    def _further_marks(self) -> list[str]:
+        """What else the processor counts to an image and puts nowhere else: Molmo 2's tokens that begin and end one,
+        and its rows."""
+        before, after = self._split(PROBES[0])
+        ids = {*getattr(self.processor, "image_token_ids", ())} - {None, *before, *after}
+        return list(self.processor.tokenizer.convert_ids_to_tokens(sorted(ids)))
+
     def with_system_text(self, system: str) -> Prompts:
         """The same conversations, which begin with a system text.
 
-        Raises ValueError when the template leaves it out."""
+        Raises ValueError when the template leaves it out or refuses it."""
         prompts = copy.copy(self)
-        prompts.system, prompts.plain_system = system, self._prints_system_as_it_stands()
+        try:
+            prompts.system, prompts.plain_system = system, self._prints_system_as_it_stands()
+        except TemplateError as error:  # Molmo 2's
+            raise ValueError(
+                f"the chat template of {self._name} takes no system text ({error}); "
+                "train without one (the preset default)"
+            ) from error
         prompts._check_order()
         if system not in prompts.text(PROBES[0]).partition(self.processor.image_token)[0]:
             raise ValueError(

@@ -14,6 +14,7 @@ from seglens.backbones.idefics3 import Idefics3
 from seglens.backbones.internvl import InternVL
 from seglens.backbones.llava import Llava
 from seglens.backbones.llava_onevision import LlavaOnevision
+from seglens.backbones.molmo2 import Molmo2
 from seglens.backbones.qwen2_vl import Qwen2VL
 from seglens.backbones.qwen3_vl import Qwen3VL
 from seglens.core.names import did_you_mean
@@ -34,6 +35,7 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "glm4v_moe": Glm4V,
     "glm46v": Glm4V,
     "gemma3": Gemma3,
+    "molmo2": Molmo2,
 }
 _LINEAR = (
     "three of four of its layers have linear attention, which gives no map from words to image and keeps no keys and "
@@ -52,7 +54,6 @@ UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "qwen3_5_moe": _LINEAR,
     "lfm2_vl": _CONVOLUTIONS,
     "paligemma": _BOTH_WAYS,
-    "molmo2": "its family, whose image tokens see each other in both directions, is not read here yet",
 }
 
 

@@ -182,9 +182,10 @@ class MLLM:
 
     @property
     def batches(self) -> bool:
-        """Whether images share a pass: all canvases are of one tile, so that their prefixes are of one length."""
+        """Whether images share a pass: the tokens of all are the cells of one tile, so that their prefixes are of one
+        length."""
         by_shape = self.family.tiler is not None and self.canvas.tiles is not None
-        return not by_shape and self.tiling.parts == 1
+        return not by_shape and self.tiling.tokens == self.tiling.cells**2
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[ImageRows]:

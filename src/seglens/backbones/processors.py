@@ -8,9 +8,13 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from PIL.Image import Resampling
 from transformers import PROCESSOR_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.video_processing_utils import VideoProcessorMixin
 
+FILTERS = {Resampling.BILINEAR: "bilinear", Resampling.BICUBIC: "bicubic"}
 PARTS = {
     "tokenizer": AutoTokenizer.from_pretrained,
     "image_processor": AutoImageProcessor.from_pretrained,
@@ -23,7 +27,35 @@ def load_processor(name: str | Path, config: PreTrainedConfig, **where: Any) -> 
     kind = without_videos(PROCESSOR_MAPPING[type(config)])
     settings, _ = kind.get_processor_dict(name, **where)
     how = {**where, "backend": "pil", "trust_remote_code": False}
-    return kind.from_args_and_dict([PARTS[part](name, **how) for part in kind.get_attributes()], settings)
+    parts = {**PARTS, **_without_pillow(config)}
+    return kind.from_args_and_dict([parts[part](name, **how) for part in kind.get_attributes()], settings)
+
+
+def _without_pillow(config: PreTrainedConfig) -> dict[str, Any]:
+    """What loads the image processor of a model for which transformers has none by Pillow."""
+    if config.model_type != "molmo2":
+        return {}
+    from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
+
+    kind = without_torchvision(Molmo2ImageProcessor)
+    return {"image_processor": lambda name, backend, **how: kind.from_pretrained(name, **how)}
+
+
+def without_torchvision(kind: Any) -> Any:
+    """The same image processor, with PyTorch's own functions in place of torchvision's, which call them."""
+
+    def convert(self: Any, image: torch.Tensor, **_: Any) -> torch.Tensor:
+        return image[:3].expand(3, -1, -1)
+
+    def resize(
+        self: Any, image: torch.Tensor, size: Any, resample: int, antialias: bool = True, **_: Any
+    ) -> torch.Tensor:
+        return F.interpolate(image, (size.height, size.width), mode=FILTERS[Resampling(resample)], antialias=antialias)
+
+    def normalize(self: Any, image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, **_: Any) -> torch.Tensor:
+        return (image - mean[:, None, None]) / std[:, None, None]
+
+    return type(kind.__name__, (kind,), {"convert_to_rgb": convert, "resize": resize, "normalize": normalize})
 
 
 def without_videos(kind: Any) -> Any:

@@ -20,8 +20,9 @@ class Tiling:
     A canvas is one tile, or `across` columns and `down` rows (by default as many) of them, each of `cells` x `cells`
     image tokens. Tiles come one by one, row by row (InternVL); with `newlines` the rows of tokens run through all
     tiles, and a newline ends each (LLaVA-NeXT). With an `overview` the whole canvas is shown in the size of a tile too
-    (InternVL's thumbnail, LLaVA-NeXT's base image): after the tiles, with `newlines` before them. Neither it nor a
-    newline is a cell."""
+    (InternVL's thumbnail, LLaVA-NeXT's base image): after the tiles, with `newlines` before them. `around` are the
+    numbers of further tokens of the image that stand before and after all these (Molmo 2). Neither an overview, nor
+    a newline, nor these are cells."""
 
     cells: int
     across: int = 1
@@ -30,6 +31,7 @@ class Tiling:
     down: int | None = None
     unpadded: tuple[int, int] | None = None  # rows and columns of cells left of all, in the middle (LLaVA)
     shrunk: tuple[int, int] | None = None  # to which these are scaled, where they are more than the family takes
+    around: tuple[int, int] = (0, 0)
 
     @property
     def rows(self) -> int:
@@ -56,7 +58,7 @@ class Tiling:
         if not self.newlines:
             return self.parts * self.cells**2
         height, width = self.grid
-        return self.overview * self.cells**2 + height * (width + 1)
+        return self.overview * self.cells**2 + height * (width + 1) + sum(self.around)
 
     @property
     def places(self) -> Int[Tensor, " i"]:
@@ -64,7 +66,8 @@ class Tiling:
         height, width = self.grid
         if self.newlines:
             row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            return (self.tokens - height * (width + 1) + row * (width + 1) + column).flatten()
+            first = self.tokens - self.around[1] - height * (width + 1)
+            return (first + row * (width + 1) + column).flatten()
         order = torch.arange(height * width)
         return rearrange(order, "(y x r c) -> (y r x c)", y=self.rows, x=self.across, r=self.cells)
 

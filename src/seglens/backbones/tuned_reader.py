@@ -161,6 +161,11 @@ def _check(mllm: MLLM) -> None:
             "this backbone was loaded with segmentation_only=True, without the layers that answer; "
             "load it again without"
         )
+    if any(mllm.tiling.around):
+        raise ValueError(
+            f"a {mllm.model.config.model_type!r} model is read by LENS only: methods that tune their MLLM show it no "
+            "overview beside overlapping crops; choose another model"
+        )
     tiler, option = mllm.family.tiler, "image_size" if mllm.canvas.tiles is None else "tiles"
     if mllm.tiling.newlines or (option == "tiles" and tiler is not None and tiler.newlines):
         raise ValueError(

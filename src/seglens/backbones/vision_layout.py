@@ -17,7 +17,8 @@ from seglens.core.tuning_types import Refill
 class Layout:
     """How a model sees the square canvas: its side in pixels, the rows and columns of its image tokens, the width of
     its vision tower's patches, the first layer whose states hold all of the image, how many patches per side an image
-    token is made of, how many tiles a side is cut into, and whether newlines end their rows of tokens (`Tiling`)."""
+    token is made of, how many tiles a side is cut into, whether newlines end their rows of tokens, and how many tokens
+    of the image stand before and after these (`Tiling`); where some do, the family shows its own overview."""
 
     image_size: int
     grid: tuple[int, int]
@@ -26,10 +27,12 @@ class Layout:
     shuffle: int = 1
     across: int = 1
     newlines: bool = False
+    around: tuple[int, int] = (0, 0)
 
     @property
     def tiling(self) -> Tiling:
-        return Tiling(self.grid[0] // self.across, self.across, self.newlines)
+        overview = not any(self.around)
+        return Tiling(self.grid[0] // self.across, self.across, self.newlines, overview, around=self.around)
 
     @property
     def tile(self) -> int:
