@@ -86,6 +86,19 @@ def test_a_turned_photograph(tmp_path: Path, orientation: int) -> None:
     assert (white & sample.targets[0].mask).sum() / (white | sample.targets[0].mask).sum() > 0.95
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_is_reduced_from_its_upper_left_corner(tmp_path: Path, orientation: int) -> None:
+    """As its masks are, whichever side of the file that is and whether or not the sides are multiples of the factor."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    stripes = np.where((x // 40 + y // 40) % 2, 255, 0).astype(np.uint8)
+    Image.fromarray(stripes).convert("RGB").save(tmp_path / "a.jpg", exif=exif, quality=95)
+    pixels, _ = load_reduced(tmp_path / "a.jpg", 25)
+    expected = np.array(Image.fromarray(load_image(tmp_path / "a.jpg")).reduce(8))
+    assert np.abs(pixels.astype(int) - expected).mean() < 4
+
+
 def test_what_is_smaller_than_a_pixel_stays(picture: Path) -> None:
     dot, line = np.zeros((2, *SIZE), bool)
     dot[202, 329] = line[12, 40:80] = True

@@ -34,13 +34,19 @@ def _decode(image: Image.Image, name: str, least: int | None) -> tuple[UInt8[np.
     check_size(*image.size, name)  # before it is changed to the reduced one
     width, height = image.size
     factor = factor_for((height, width), least)
-    if factor > 1:
+    if factor > 1 and _divides(factor, image):
         image.draft(image.mode, (width // factor, height // factor))  # what is no JPEG stays as it is
     whole = image.size == (width, height)
     pixels = decode(image, name, MAX_PIXELS)
     if whole and factor > 1:
         pixels = np.array(Image.fromarray(pixels).reduce(factor))
     return pixels, (width, height) if orientation_of(image) in _SIDEWAYS else (height, width)
+
+
+def _divides(factor: int, image: Image.Image) -> bool:
+    """Whether the blocks of pixels that become one begin at the same places before and after the picture is turned
+    upright: the last block may be a part, and would come first in a turned picture."""
+    return orientation_of(image) == 1 or not any(side % factor for side in image.size)
 
 
 def reduced_target(target: Target, factor: int) -> Target:
