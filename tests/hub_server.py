@@ -84,10 +84,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.calls.append(f"{self.command} {path}")
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             name = match[1]
             if not (self.server.root / name).is_dir():
                 return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+            if match[2] not in (None, "main", self.server.commit(name)):
+                return self.answer({"error": "Revision not found"}, 404, X_Error_Code="RevisionNotFound")
             siblings = [
                 {"rfilename": file, "size": (self.server.root / name / file).stat().st_size}
                 for file in self.server.files(name)

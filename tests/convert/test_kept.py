@@ -6,16 +6,28 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from seglens.checkpoints.origin import CheckpointError
 from seglens.convert import kept
 from seglens.convert.kept import CACHE, RECORD, VERIFIED, check, copies, folder_of_copy, make_once
+from seglens.convert.weights import Piece, Weights, write_model
 from seglens.core.files import SAMPLE, stamp, whole_folder, write_json
+
+
+class Ones(Weights):
+    def __init__(self) -> None: ...
+
+    def read(self, name: str) -> Tensor:
+        return torch.ones(1000)
+
 
 FORK = multiprocessing.get_context("fork")
 WEIGHTS = "head/model.safetensors"
@@ -130,6 +142,19 @@ def test_a_cache_that_is_only_read_serves_its_copies(copy: Path, monkeypatch: py
 
     monkeypatch.setattr(kept, "write_json", refused)
     check(copy)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The library of safetensors names neither the file nor, as an error of the system, the reason."""
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_model(tmp_path, {"a": Piece((1000,), "a")}, Ones())
+        assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "model.safetensors"))
+
+    assert run(limited) == [0]
 
 
 @pytest.mark.parametrize("place", ["/proc/seglens", "/dev/null/seglens"])

@@ -55,6 +55,12 @@ def trained(run: TrainingRun, out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "head" / "head.safetensors")
 
 
+def test_readers_of_data_that_is_no_mixture_are_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 2 readers for world:.*, which is no mixture; .* leave out --readers"):
+        prepare(tiny_recipe, DATA, tmp_path / "run", readers=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_from_a_cache_and_live_give_the_same_weights(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Bit for bit: the same losses at every step lead to the same weights."""
     live = trained(prepare(tiny_recipe, DATA, tmp_path / "live", live=True), tmp_path / "live")

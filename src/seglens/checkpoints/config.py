@@ -93,6 +93,11 @@ def _read(folder: Path) -> SealedConfig:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON in UTF-8 ({error}); write the checkpoint again") from error
+    if isinstance(raw, dict) and isinstance(raw.get("model_type"), str):  # as transformers names a model
+        raise CheckpointError(
+            f"{path} is the config of a {raw['model_type']!r} model, and a head is needed; name an MLLM with "
+            "--backbone, together with --decoder for a SAM"
+        )
     if not isinstance(raw, dict) or (raw.pop("format", None), raw.pop("version", None)) != (FORMAT, VERSION):
         raise CheckpointError(
             f"{path} is not a {FORMAT} config of version {VERSION}; give the folder that `seglens train` wrote"

@@ -78,8 +78,7 @@ def fetch(name: str, patterns: Sequence[str], revision: str | None = None, **whe
         if _is_of_a_file(error):
             raise
         raise CheckpointError(
-            f"{name} is no folder here, and could not be fetched from the hub: {_reason(error)}; check the name, the "
-            "revision and the network (of a private model, the token too)"
+            f"{name} is no folder here, and could not be fetched from the hub: {_explained(error, name, revision)}"
         ) from error
 
 
@@ -94,6 +93,23 @@ def hub_errors() -> tuple[type[Exception], ...]:
 def _is_of_a_file(error: Exception) -> bool:
     """Whether it is about a file on this machine, such as a full disk."""
     return isinstance(error, OSError) and error.errno is not None and error.filename is not None
+
+
+def _explained(error: Exception, name: str, revision: str | None) -> str:
+    """Why a download failed, and what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"its terms must be accepted first; do so on {constants.ENDPOINT}/{name}, and log in with `hf auth login` "
+            "(or set HF_TOKEN)"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no model of that name; check the name (of a private model, the token)"
+    if isinstance(error, RevisionNotFoundError):
+        return f"the hub has no revision {revision!r} of it; check the revision"
+    return f"{_reason(error)}; check the name, the revision and the network (of a private model, the token too)"
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from seglens.checkpoints.head import PICKLES
@@ -96,7 +96,7 @@ def _parts(name: str) -> tuple[str, str]:
     organization, _, rest = name.partition("/")
     model, _, inside = rest.partition("/")
     inside = inside.rstrip("/")
-    if inside and not all(PurePosixPath(step).name == step for step in inside.split("/")):
+    if inside and not {"", ".", ".."}.isdisjoint(inside.split("/")):
         raise CheckpointError(f"got {name!r} for a model; need a hub id and the folder of a checkpoint in it")
     return f"{organization}/{model}", inside
 

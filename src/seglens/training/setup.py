@@ -115,6 +115,11 @@ def prepare(
     opened, data = open_data(data, recipe)  # before the parts are loaded: a wrong name is refused at once
     _check_frozen(recipe, opened, data)
     chosen = None if cached is None else datasets_named(opened, cached)
+    if readers and not isinstance(opened, Mixed):
+        raise ValueError(
+            f"got {readers} readers for {data}, which is no mixture; only samples of a mixture are read by other "
+            "processes, so leave out --readers"
+        )
     examined = None if exam is None else load_data(exam)
     parts = _load_parts(recipe, device, image_size)
     torch.manual_seed(recipe.training.seed)
