@@ -60,6 +60,9 @@ def segment(
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Of a video, use every N-th frame, from the first on.")] = 1,
     together: Together = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many processes share the images; each loads the model on the same device.")
+    ] = 1,
     as_json: JsonLines = False,
     trust: Trust = False,
     overwrite: Overwrite = False,
@@ -73,6 +76,7 @@ def segment(
     from seglens.cli.result_printer import ResultPrinter
     from seglens.exports import DEFAULT, Command, Export
     from seglens.exports.batch import BatchRun
+    from seglens.exports.workers import WorkerRun, check_workers
     from seglens.inference.image_sources import Sources
 
     names, queries = split_arguments(words, query or ())
@@ -82,9 +86,11 @@ def segment(
     export = Export(out, _format_names(formats) or DEFAULT, command, sources.paths, overwrite)
     load = partial(load_segmenter, model_options, segmentation_only=True, **threshold_arguments)
     batch, printer = BatchRun(sources, command, export, load, each, trust, together), ResultPrinter(sources, as_json)
+    check_workers(sources, workers)
     batch.plan()
+    report = lambda line: print_stderr(f"seglens: {line}")  # noqa: E731
     with export, progress("segmenting", None if sources.alone else sources.total, hidden=sources.alone) as tick:
-        for outcome in batch:
+        for outcome in batch if workers == 1 else WorkerRun(batch, workers, report):
             printer.outcome(outcome)
             tick()
     printer.end(batch)

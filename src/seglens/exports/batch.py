@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from threading import Lock
 
@@ -34,6 +34,18 @@ class ImageOutcome:
     known: bool = False
 
 
+@dataclass(frozen=True)
+class Share:
+    """Of the blocks of a run, those of one of `count` processes: `number`, `number + count`, ..., from `first` on."""
+
+    number: int = 0
+    count: int = 1
+    first: int = 0
+
+    def holds(self, block: int) -> bool:
+        return block >= self.first and block % self.count == self.number
+
+
 @dataclass
 class BatchRun:
     """Queries to every picture of `sources`, written by an `Export`. The model is loaded when a picture needs it."""
@@ -45,6 +57,7 @@ class BatchRun:
     each: bool | None = None
     trust: bool = False
     most: int | None = None  # pictures that share a pass, as in `Answering`
+    share: Share = Share()
 
     def __post_init__(self) -> None:
         self.answering = Answering(self.load, self.command.queries, self.each, self.trust, self.most)
@@ -52,9 +65,13 @@ class BatchRun:
 
     def plan(self) -> None:
         """Raises FileExistsError before anything is computed, when results would be written over other files."""
-        files = [one for one in self.sources.each if isinstance(one, ImageFile)]
+        self.export.plan(self.titles())
+
+    def titles(self) -> Iterator[tuple[str, Title]]:
+        """Of the pages of all files, by the keys of their pictures."""
+        files = (one for one in self.sources.each if isinstance(one, ImageFile))
         queries, root = tuple(self.command.queries), self.sources.root
-        self.export.plan((one.key, Title(one.name(root), queries, _inside(one.path, root))) for one in files)
+        return ((one.key, Title(one.name(root), queries, _inside(one.path, root))) for one in files)
 
     def __iter__(self) -> Iterator[ImageOutcome]:
         """In the order of the sources. Pictures are decoded and results are written by threads, while the next are
@@ -76,9 +93,13 @@ class BatchRun:
         """The pictures that are to be computed, and the outcomes of all others. What is known is computed again where
         it shares passes with what is not: a run that goes on then gives the bytes of one run."""
         images = iter(self.sources)
-        while block := [(image, self._known(image)) for image in islice(images, self.answering.block)]:
-            done = all(outcome is not None for _, outcome in block)
-            for image, outcome in block:
+        for number in count():
+            block = list(islice(images, self.answering.block))
+            if not block:
+                return
+            outcomes = list(map(self._known, block)) if self.share.holds(number) else []
+            done = all(outcome is not None for outcome in outcomes)
+            for image, outcome in zip(block, outcomes, strict=False):
                 mate = None if done or isinstance(image, BadImage) else image
                 if outcome is not None:
                     yield Known(outcome, mate)

@@ -150,9 +150,11 @@ class Ledger:
         paths = [{kind: self.folder / path for kind, path in one.items()} for one in row["said"]]
         return Done(_answers(row), paths, [path for path, size in sizes.items() if path.stat().st_size != size])
 
-    def summaries(self) -> Iterator[PageSummary]:
-        """All written pages of this command, in the order of their first writing."""
-        for place in self.pages.values():
+    def summaries(self, order: Mapping[str, int]) -> Iterator[PageSummary]:
+        """All written pages of this command: those with a place in `order`, by their keys, and then the others in the
+        order of their first writing."""
+        for key in sorted(self.pages, key=lambda key: order.get(key, len(order))):
+            place = self.pages[key]
             row = self.journal.at(place)
             width, height = row["size"]
             yield PageSummary(row["page"], width, height, _answers(row), row["file"])

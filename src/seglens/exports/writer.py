@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,13 +38,14 @@ class Export:
     ):
         for name in formats:
             check_name(name, FORMATS, "format")
-        self.folder, self.overwrite = Path(folder), overwrite
+        self.folder, self.overwrite, self.anew = Path(folder), overwrite, overwrite
         check_folder(self.folder)
         self.formats = {name: FORMATS[name]() for name in formats}
         self.sources = {_identity(path) for path in sources} - {None}
         self.ledger = Ledger(self.folder, command, tuple(formats))
         self.pages = 0  # added, or known from earlier
         self.changed: list[Path] = []  # files of known pages that were changed since they were written
+        self.order: dict[str, int] = {}  # of the planned pages, by the keys of their pictures
         for format in self.formats.values():
             for path in format.whole:
                 self._check(path, self.ledger.command.covering())
@@ -53,8 +54,20 @@ class Export:
         """Names for later pages, by the keys of their pictures. Raises FileExistsError, before anything is computed,
         when one of their files exists and is not this command's."""
         for key, title in titles:
+            self.order.setdefault(key, len(self.order))
             for path, query in self._paths(replace(title, name=self._name(title, key))).items():
                 self._check(path, self.ledger.command.about(key, query), None)
+
+    def begin(self) -> None:
+        """Before other processes `join`."""
+        with self._writing():
+            pass
+
+    def join(self, titles: Iterable[tuple[str, Title]]) -> None:
+        """As `plan`, for a process that takes part in a run that another one has begun: it may have written files."""
+        self.anew = False
+        with self._writing():
+            self.plan(titles)
 
     def known(self, key: str, stamp: str) -> Done | None:
         """The page of a picture that is already written: it need not be computed again, and counts as added."""
@@ -129,8 +142,9 @@ class Export:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with self.ledger.locked():
-            if self.overwrite and not self.pages:
+            if self.anew:
                 self.ledger.anew()
+                self.anew = False
             for format in self.formats.values():
                 format.note(self.ledger.queries)
             yield
@@ -146,7 +160,7 @@ class Export:
 
     def _finish(self) -> None:
         with self._writing():
-            recipe, summaries = self.ledger.command.covering(), _WrittenPages(self.ledger)
+            recipe, summaries = self.ledger.command.covering(), _WrittenPages(self.ledger, self.order)
             parts = {path: _Counted(some) for f in self.formats.values() for path, some in f.finish(summaries).items()}
             for path in parts:
                 self._check(path, recipe)
@@ -160,11 +174,11 @@ class Export:
 class _WrittenPages:
     """The written pages; may be iterated over several times."""
 
-    def __init__(self, ledger: Ledger):
-        self.ledger = ledger
+    def __init__(self, ledger: Ledger, order: Mapping[str, int]):
+        self.ledger, self.order = ledger, order
 
     def __iter__(self) -> Iterator[PageSummary]:
-        return self.ledger.summaries()
+        return self.ledger.summaries(self.order)
 
 
 class _Counted:
