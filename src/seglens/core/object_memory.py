@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
 
 
 def bytes_held(*parts: Any) -> int:
@@ -16,6 +18,20 @@ def bytes_held(*parts: Any) -> int:
     for part in parts:
         _add(part, sizes)
     return sum(sizes.values())
+
+
+def compact(part: T) -> T:
+    """The same dataclasses, lists and tuples, with copies of the tensors that show only a part of a larger storage:
+    that would stay in memory as long as any of its parts."""
+    if isinstance(part, torch.Tensor):
+        return part if part.numel() * part.itemsize == part.untyped_storage().nbytes() else part.clone()  # type: ignore[return-value]
+    if isinstance(part, list | tuple):
+        return type(part)(map(compact, part))
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        values = {each.name: getattr(part, each.name) for each in dataclasses.fields(part) if each.init}
+        changed = {name: new for name, value in values.items() if (new := compact(value)) is not value}
+        return dataclasses.replace(part, **changed) if changed else part
+    return part
 
 
 def _add(part: Any, sizes: dict[int, int]) -> None:

@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from seglens.serving.http.api_errors import ApiError
-from seglens.serving.http.batcher import Batcher, Job
+from seglens.serving.http.batcher import Batcher, Job, QueueLimits
 from seglens.serving.http.metrics import Metrics
 
 
@@ -43,7 +43,7 @@ def model() -> Model:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    batcher = Batcher(max_waiting=8, max_batch=4, metrics=Metrics())
+    batcher = Batcher(QueueLimits(8), max_batch=4, metrics=Metrics())
     batcher.start()
     yield batcher
     batcher.close(10.0)

@@ -18,7 +18,7 @@ from seglens.core.schema import Click
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.refinement import Refiner
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.http.batcher import Batcher, Job
+from seglens.serving.http.batcher import Batcher, Job, QueueLimits
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.limits import Limits
 from seglens.serving.tools.mcp import ToolError, Tools
@@ -168,7 +168,7 @@ def waiting(began: threading.Event) -> Callable[[list[int]], list[int]]:
 
 
 def test_a_batch_ends_when_all_of_its_jobs_are_given_up() -> None:
-    batcher, held, began = Batcher(max_waiting=8, max_batch=4, metrics=Metrics()), threading.Event(), threading.Event()
+    batcher, held, began = Batcher(QueueLimits(8), max_batch=4, metrics=Metrics()), threading.Event(), threading.Event()
     batcher.start()
     first = batcher.submit(Job([0], lambda items: [held.wait(10)] and items))
     one, other = (Job([k], waiting(began), "same") for k in (1, 2))

@@ -18,7 +18,7 @@ from seglens.core.schema import Click
 from seglens.data.world import WorldData
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
-from seglens.serving.http.batcher import MAX_LONG, Batcher, Job
+from seglens.serving.http.batcher import MAX_LONG, Batcher, Job, QueueLimits
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.limits import Limits
 from seglens.serving.tools.tool_images import ImageReader
@@ -113,7 +113,7 @@ def test_work_that_fails_releases_the_model() -> None:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    batcher = Batcher(max_waiting=32, max_batch=4, metrics=Metrics(), seconds=0.0)
+    batcher = Batcher(QueueLimits(32), max_batch=4, metrics=Metrics(), seconds=0.0)
     batcher.start()
     yield batcher
     assert batcher.close(WAIT)

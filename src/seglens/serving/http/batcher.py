@@ -3,6 +3,7 @@ long batches take turns with the others."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -13,9 +14,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from seglens.core.interruption import MOST_STARTED, SLICE, GivenUpError, Turns, interruptible
-from seglens.serving.http.api_errors import busy
+from seglens.core.interruption import MOST_STARTED, SLICE, GivenUpError, Turns, interruptible, rested
+from seglens.serving.http.api_errors import ApiError, busy
 from seglens.serving.http.metrics import Metrics
+from seglens.serving.http.workload import WorkRates, retry_after
 
 MAX_LONG = MOST_STARTED // 2  # long batches that are under way at a time: the other threads are for short ones
 
@@ -25,7 +27,10 @@ class Job:
     """Work for the model: `run` turns items into as many results. Jobs with the same `key` may run as one, by the `run`
     of the first; None: alone. `check` raises what is wrong with one item, so that it cannot fail the other jobs of a
     batch. Only `MAX_LONG` `long` jobs are under way at a time, so that short ones have their turn soon. `given_up` is
-    set when no client waits for the job any more: it is not begun, or ends at its next safe point."""
+    set when no client waits for the job any more: it is not begun, or ends at its next safe point.
+
+    `kind` and `pixels` (of the pictures that are read, or the masks that are drawn) are for estimates of its time;
+    `in_memory` of the pixels wait with it."""
 
     items: Sequence[Any]
     run: Callable[[Sequence[Any]], Sequence[Any]]
@@ -33,25 +38,42 @@ class Job:
     check: Callable[[Any], None] = lambda item: None
     max_items: int | None = None  # of its batch, its own included; None: the limit of the batcher
     long: bool = False
+    kind: str = ""
+    pixels: int = 0
+    in_memory: int = 0
     future: Future[list[Any]] = field(default_factory=Future)
     given_up: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def count(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """What may wait for the model: items, seconds of estimated work, and pixels of decoded pictures in memory. A job is
+    accepted all the same while nothing else waits."""
+
+    items: int
+    seconds: float = math.inf
+    pixels: int | float = math.inf
 
 
 class Batcher:
     """A bounded queue and the threads that empty it, one of which uses the model at a time. While a batch runs, new
-    jobs gather into the next one: no job waits for others to join it. At most `max_batch` items run as one; at most
-    `max_waiting` items wait. A long batch pauses at its safe points while others have their turns (`Turns`)."""
+    jobs gather into the next one: no job waits for others to join it. At most `max_batch` items run as one; what may
+    wait is in `limits`. A long batch pauses at its safe points while others have their turns (`Turns`)."""
 
     def __init__(
         self,
-        max_waiting: int,
+        limits: QueueLimits,
         max_batch: int,
         metrics: Metrics,
         seconds: float = SLICE,
         now: Callable[[], float] = monotonic,
     ):
-        self.max_waiting, self.max_batch, self.metrics = max_waiting, max_batch, metrics
-        self._turns = Turns(seconds, now, metrics.busy.inc)
+        self.limits, self.max_batch, self.metrics, self._now = limits, max_batch, metrics, now
+        self._turns, self._rates = Turns(seconds, now, metrics.busy.inc), WorkRates()
         self._waiting = deque[Job]()
         self._items, self._long = 0, 0  # items that wait; long batches under way
         self._open = True
@@ -70,18 +92,28 @@ class Batcher:
         return self._open and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, job: Job) -> Future[list[Any]]:
-        """Raises an ApiError (503) when too many items wait, or when the server is about to stop."""
+        """Raises an ApiError (503) when too much waits, or when the server is about to stop."""
         with self._change:
             if not self.ready:
                 raise busy("stopping", "the server is about to stop and takes no new work; ask another one", 5)
-            if self._items and self._items + len(job.items) > self.max_waiting:
-                raise busy(
-                    "queue_full", f"{self._items} questions wait already, of at most {self.max_waiting}; try again"
-                )
+            if self._waiting:
+                self._check_room(job)
             self._waiting.append(job)
-            self._count(len(job.items))
+            self._count(job.count)
             self._change.notify()
         return job.future
+
+    def _check_room(self, job: Job) -> None:
+        seconds = sum(map(self._seconds, self._waiting))
+        pixels = sum(one.in_memory for one in self._waiting)
+        if self._items + job.count > self.limits.items:
+            raise _full(f"{self._items} questions wait already, of at most {self.limits.items}", seconds)
+        if seconds + self._seconds(job) > self.limits.seconds:
+            raise _full(
+                f"work of about {seconds:.0f} seconds waits already, and for {self.limits.seconds:g} it may", seconds
+            )
+        if job.in_memory and pixels + job.in_memory > self.limits.pixels:
+            raise _full(f"pictures of {pixels} pixels wait already, of at most {self.limits.pixels}", seconds)
 
     def close(self, seconds: float) -> bool:
         """Accept no more jobs, finish those that were accepted. False when that took longer than `seconds`."""
@@ -98,8 +130,19 @@ class Batcher:
             with self._turns.turn(), self._next() as jobs:  # as late as possible: more jobs may join the batch
                 running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
                 if running:
-                    self.metrics.batch.observe(sum(len(job.items) for job in running))
-                    self._run(running)
+                    self.metrics.batch.observe(sum(job.count for job in running))
+                    self._measured(running)
+
+    def _seconds(self, job: Job) -> float:
+        return self._rates.seconds(job.kind, job.count, job.pixels)
+
+    def _measured(self, jobs: Sequence[Job]) -> None:
+        """Run them, and learn from it how long such work takes."""
+        began, rest = self._now(), rested()
+        self._run(jobs)
+        spent = self._now() - began - (rested() - rest)
+        with self._change:
+            self._rates.measure(jobs[0].kind, sum(job.count for job in jobs), sum(job.pixels for job in jobs), spent)
 
     def _wait(self) -> bool:
         """Wait until a job may begin. False at the end."""
@@ -119,7 +162,7 @@ class Batcher:
             jobs = [] if first is None else self._batch_of(first)
             long = int(first is not None and first.long)
             self._long += long
-            self._count(-sum(len(job.items) for job in jobs))
+            self._count(-sum(job.count for job in jobs))
         try:
             yield jobs
         finally:
@@ -177,6 +220,10 @@ class Batcher:
     def _count(self, more: int) -> None:
         self._items += more
         self.metrics.waiting.set(self._items)
+
+
+def _full(what: str, seconds: float) -> ApiError:
+    return busy("queue_full", f"{what}; try again", retry_after(seconds))
 
 
 def _end_if_given_up(jobs: Sequence[Job]) -> None:

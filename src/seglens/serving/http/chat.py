@@ -69,7 +69,12 @@ def chat_routes(service: Service, agent: Agent) -> APIRouter:
             queue = PieceQueue() if body.stream else None
             on_piece = None if queue is None else queue.put
             options = GenerationOptions(_tokens(body, service.settings.answer_tokens), on_piece, body.stops)
-            job = Job([ChatHistory(turns, images, options, body.seglens.trust)], partial(_replies, agent), long=True)
+            job = Job(
+                [ChatHistory(turns, images, options, body.seglens.trust)],
+                partial(_replies, agent),
+                long=True,
+                kind="chat",
+            )
             if queue is None:
                 (reply,) = await service.wait(job, request.receive)
                 return Response(await service.in_worker(partial(writer.whole, reply)), media_type=JSON)

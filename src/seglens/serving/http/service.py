@@ -14,13 +14,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from seglens.core.interruption import GivenUpError, interruptible
+from seglens.core.object_memory import compact
+from seglens.core.process_limits import usable_cores
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
+from seglens.inference.encoding import encode
+from seglens.inference.image_batches import batch_size
 from seglens.inference.instances import instance_query
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 from seglens.serving.http.api_errors import ApiError
-from seglens.serving.http.batcher import Batcher, Job
+from seglens.serving.http.batcher import Batcher, Job, QueueLimits
 from seglens.serving.http.fetch import Fetcher
 from seglens.serving.http.metrics import Metrics
 from seglens.serving.http.open_images import PREFIX, ImageStore, StoredImage
@@ -29,8 +33,9 @@ from seglens.serving.http.settings import Settings
 from seglens.serving.uploads import decode_bytes, decode_data_uri
 
 T = TypeVar("T")
+OPEN = "open"  # the one key of all jobs that open an image
 Receive = Callable[[], Awaitable[Any]]
-WORKERS = 2  # threads that decode images and write answers
+MIN_WORKERS, MAX_WORKERS = 2, 8  # threads that decode images and write answers
 
 
 class Service:
@@ -40,10 +45,13 @@ class Service:
 
     def __init__(self, segmenter: Segmenter, settings: Settings, metrics: Metrics):
         self.segmenter, self.settings, self.metrics = segmenter, settings, metrics
-        self.batcher = Batcher(settings.queue, settings.batch_questions, metrics)
+        limits = QueueLimits(settings.queue, settings.queue_seconds, settings.queue_pixels)
+        self.batcher = Batcher(limits, settings.batch_questions, metrics)
         self.images = ImageStore(settings.images_bytes, settings.image_ttl, metrics)
         self._fetcher = Fetcher(settings.limits) if settings.allow_urls else None
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="seglens-worker")
+        self._workers = ThreadPoolExecutor(
+            max(MIN_WORKERS, min(MAX_WORKERS, usable_cores())), thread_name_prefix="seglens-worker"
+        )
 
     def start(self) -> None:
         self.batcher.start()
@@ -65,7 +73,9 @@ class Service:
         if self._fetcher is not None and isinstance(image, str) and image[:8].lower() == "https://":
             image = await self._fetcher.data(image)
         pixels = await self.in_worker(partial(self._pixels, image))
-        return (await self.wait(Job([pixels], self._open), receive))[0]
+        size, area = batch_size(self.segmenter), pixels.shape[0] * pixels.shape[1]
+        job = Job([pixels], self._open, OPEN, max_items=size, kind=OPEN, pixels=area, in_memory=area)
+        return (await self.wait(job, receive))[0]
 
     async def image(self, image: str, receive: Receive) -> AbstractContextManager[StoredImage]:
         """The image that a request is about, for as long as the request needs it: given by its id, or as data, which is
@@ -88,8 +98,13 @@ class Service:
         return decode_bytes(image, limits) if isinstance(image, bytes) else decode_data_uri(image, limits)
 
     def _open(self, images: Sequence[np.ndarray]) -> list[OpenedImage]:
+        """Images of all clients that wait, in one pass; each then has its own memory, which is freed when it is
+        dropped."""
         with self.metrics.opening.time():
-            return [self.segmenter.open(image) for image in images]
+            if len(images) == 1:
+                return [self.segmenter.open(images[0])]
+            encoded = compact(encode(self.segmenter, images))
+            return [OpenedImage(self.segmenter, *one) for one in zip(images, encoded, strict=True)]
 
     # ---------------------------------------------------------------- questions
 
@@ -108,7 +123,9 @@ class Service:
         end, predictions = self._end(), list[Folded]()
         for start in range(0, len(queries), batch):
             part = list(queries[start : start + batch])
-            predictions += await self.wait(Job(part, run, key, self._check_query, batch, long), receive, end)
+            pixels = len(part) * height * width
+            job = Job(part, run, key, self._check_query, batch, long, kind="segment", pixels=pixels)
+            predictions += await self.wait(job, receive, end)
         return CompressedPredictions(predictions)
 
     def _check_queries(self, queries: Sequence[str]) -> None:
@@ -149,7 +166,9 @@ class Service:
                 "cannot_refine",
                 f"{self.segmenter.config.method} draws its masks without SAM: clicks cannot correct them",
             )
-        return (await self.wait(Job([request], partial(self._refine, opened)), receive))[0]
+        height, width = opened.image.shape[:2]
+        job = Job([request], partial(self._refine, opened), kind="refine", pixels=2 * height * width)
+        return (await self.wait(job, receive))[0]
 
     def _refine(self, opened: OpenedImage, requests: Sequence[RefineRequest]) -> list[Prediction]:
         with self.metrics.asking.time():

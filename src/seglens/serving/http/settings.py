@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     answer_tokens: Count = Field(256, description="Most tokens of one answer in words.")
 
     queue: Count = Field(256, description="Most questions that wait for the model; for more, the answer is 503.")
+    queue_seconds: Seconds = Field(
+        30.0, description="Most seconds of estimated work that wait for the model; for more, the answer is 503."
+    )
+    queue_pixels: Count = Field(
+        256_000_000, description="Most pixels of pictures that wait for the model; for more, the answer is 503."
+    )
     batch_questions: Count = Field(32, description="Most questions about one image that run as one batch.")
     batch_pixels: Count = Field(64_000_000, description="Most pixels of the masks of one batch.")
     connections: Count = Field(256, description="Most requests under way; for more, the answer is 503.")
