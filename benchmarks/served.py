@@ -18,6 +18,7 @@ from typing import IO
 import psutil
 
 import seglens
+from seglens.core.cpu_threads import COUNT, WAITING
 
 STARTUP_SECONDS = 300.0  # seconds for a server to come up: many processes may share the machine
 
@@ -41,14 +42,16 @@ class Server:
 
 
 @contextmanager
-def serving(threads: int = 2, **settings: object) -> Iterator[Server]:
-    """`seglens serve` with the embedded default on a free port, until the end; then it must stop by itself.
+def serving(threads: int | None = 2, source: Path | None = None, **settings: object) -> Iterator[Server]:
+    """`seglens serve` with the embedded default on a free port, until the end; then it must stop by itself. `threads`
+    None: as many as it chooses. `source` is the folder `src` of another version.
 
     Raises RuntimeError with its log when it does not come up, or does not end well."""
     options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "seglens", "serve", "--port", "0", *options]
-    package = str(Path(seglens.__file__).parents[1])  # this one, from whatever folder
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": package}
+    package = str(source or Path(seglens.__file__).parents[1])  # this one, from whatever folder
+    environment = {name: value for name, value in os.environ.items() if name not in (*COUNT, *WAITING)}
+    environment |= {"PYTHONPATH": package} | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:

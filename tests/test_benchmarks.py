@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 OWN = (
     "attacks",
+    "clients",
     "crowds",
     "errands",
     "faults",
@@ -102,6 +103,17 @@ def test_questions_to_the_model_of_the_package(
     printed = capsys.readouterr().out
     assert "size embedded" in printed
     assert re.search(r"\(aim: at least 25\): (NOT )?reached", printed)
+
+
+@pytest.mark.slow
+def test_clients(run: Run) -> None:
+    report = run("clients", "--against", str(ROOT / "src"))
+    assert aims(report) == [4, 0, 1.6]
+    spent = report["rows"]
+    assert spent["this version: requests"] == spent["the other version: requests"] == 6
+    assert spent["this version: wrong or refused"] == 0
+    speeds = [spent[f"{which}: requests per second"] for which in ("this version", "the other version")]
+    assert report["ratios"][-1]["value"] == pytest.approx(speeds[0] / speeds[1])
 
 
 @pytest.mark.slow

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from seglens.core.available_memory import free_memory
+from seglens.core.batched_parts import joined, of_image
 from seglens.core.interruption import safe_point
 from seglens.core.types import Embedding, MethodOutput
 from seglens.inference.argument_checks import queries_of
@@ -87,12 +88,26 @@ def predictions_of_batch(
     lists = [queries_of(one) for one in queries]
     kinds = kinds or [[None] * len(some) for some in lists]
     opened = [OpenedImage(system, *one) for one in zip(images, encode(system, images), strict=True)]
+    return predictions_of_opened(system, opened, lists, kinds, each, trust, keep=False)
+
+
+def predictions_of_opened(
+    system: System,
+    opened: Sequence[OpenedImage],
+    lists: Sequence[Sequence[str]],
+    kinds: Sequence[Sequence[str | None]],
+    each: bool | None = None,
+    trust: bool = False,
+    keep: bool = True,
+) -> list[Iterator[Prediction]]:
+    """`predictions_of_batch` about images that are open; `keep`: what the method computes of an image stays for its
+    next questions."""
     prompts = [one.prompts(some, kind) for one, some, kind in zip(opened, lists, kinds, strict=True)]
-    if len(opened) == 1 or not _alike(lists):
+    if len(opened) == 1 or not shares_passes(system) or not _alike(lists):
         single = zip(opened, lists, prompts, strict=True)
         return [one.answered(some, texts, each, trust) for one, some, texts in single]
     clock = LapClock(system.backbone.device, open=opened[0].opening)
-    output = _output(system, opened, _padded(prompts), clock)
+    output = _output(system, opened, _padded(prompts), clock, keep)
     laps = {name: spent if name == "open" else spent / len(opened) for name, spent in clock.laps.items()}
     clocks = (LapClock(system.backbone.device, **laps) for _ in opened)
     drawn = zip(opened, lists, clocks, strict=True)
@@ -113,11 +128,24 @@ def _padded(prompts: Sequence[Sequence[str]]) -> list[list[str]]:
 
 @torch.inference_mode()
 def _output(
-    system: System, opened: Sequence[OpenedImage], prompts: Sequence[Sequence[str]], clock: LapClock
+    system: System, opened: Sequence[OpenedImage], prompts: Sequence[Sequence[str]], clock: LapClock, keep: bool
 ) -> MethodOutput:
     read = system.reader.read_many([one.seen for one in opened], prompts)
     clock.lap("read")
     embeddings = [one.embedding for one in opened if one.embedding is not None]
-    output = system.method.decode(read, Embedding.joined(embeddings) if embeddings else None)
+    precomputed = _precomputed(system, opened, read, keep)
+    output = system.method.decode(read, Embedding.joined(embeddings) if embeddings else None, precomputed)
     clock.lap("head")
     return output
+
+
+def _precomputed(system: System, opened: Sequence[OpenedImage], read: Any, keep: bool) -> Any:
+    """What no question changes, of all images: kept from their earlier questions, or computed."""
+    kept = [one.precomputed for one in opened]
+    if all(one is not None for one in kept):
+        return joined(kept)
+    computed = system.method.precompute(read)
+    if keep and computed is not None:
+        for k, one in enumerate(opened):
+            one.precomputed = of_image(computed, k)
+    return computed

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from threading import Event
+from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
 from seglens.serving.http.api_errors import ApiError
 from seglens.serving.http.batcher import Batcher, Job, QueueLimits
 from seglens.serving.http.metrics import Metrics
+from seglens.serving.http.workload import WorkRates, retry_after
 
 
 class Model:
@@ -32,8 +37,8 @@ class Model:
         if item < 0:
             raise ValueError(f"{item} is negative")
 
-    def job(self, *items: int, key: str | None = "same") -> Job:
-        return Job(items, self.run, key, self.check)
+    def job(self, *items: int, key: str | None = "same", **more: Any) -> Job:
+        return Job(items, self.run, key, self.check, **more)
 
 
 @pytest.fixture
@@ -121,3 +126,65 @@ def test_closing_finishes_the_accepted_jobs(model: Model, batcher: Batcher) -> N
     assert batcher.close(10.0)
     assert [future.result(0) for future in futures] == [[0], [2], [4]]
     assert not batcher.ready
+
+
+def test_a_batch_has_no_more_items_than_each_of_its_jobs_allows(model: Model, batcher: Batcher) -> None:
+    begun(model, batcher)
+    jobs = [model.job(1), model.job(2, max_items=2), model.job(3), model.job(4, max_items=1)]
+    futures = [batcher.submit(job) for job in jobs]
+    model.may.set()
+    assert [future.result(10) for future in futures] == [[2], [4], [6], [8]]
+    assert model.batches == [[0], [1, 2], [3], [4]]
+
+
+def test_pictures_that_wait_take_bounded_memory(model: Model) -> None:
+    batcher = Batcher(QueueLimits(8, pixels=100), max_batch=4, metrics=Metrics())
+    batcher.start()
+    begun(model, batcher)
+    batcher.submit(model.job(1, in_memory=500))  # while nothing waits, anything is accepted
+    with pytest.raises(ApiError) as refused:
+        batcher.submit(model.job(2, in_memory=1))
+    assert (refused.value.status_code, refused.value.code) == (503, "queue_full")
+    assert refused.value.message.startswith("pictures of 500 pixels wait already, of at most 100")
+    batcher.submit(model.job(3))  # a question holds no picture
+    model.may.set()
+    assert batcher.close(10.0)
+
+
+def test_work_is_refused_by_the_time_that_such_work_took(model: Model) -> None:
+    """A clock that goes on by 2 seconds at each look: every batch takes at least that."""
+    clock = itertools.count(0, 2.0)
+    batcher = Batcher(QueueLimits(100, seconds=10.0), max_batch=1, metrics=Metrics(), now=lambda: next(clock))
+    batcher.start()
+    model.may.set()
+    assert batcher.submit(model.job(1, kind="open", key=None)).result(10) == [2]
+    deadline = monotonic() + 10
+    while not batcher.seconds_of(model.job(1, kind="open")) and monotonic() < deadline:
+        sleep(0.01)  # it is measured after the result is given
+    assert batcher.seconds_of(model.job(1, kind="open")) >= 2.0
+    assert batcher.seconds_of(model.job(1, kind="unknown")) == 0.0
+    assert batcher.seconds_of(model.job(1, kind="unknown", pixels=10**9)) == pytest.approx(10.0)
+    model.may.clear()
+    model.began.clear()
+    begun(model, batcher)
+    batcher.submit(model.job(*range(6), kind="open", key=None))
+    with pytest.raises(ApiError) as refused:
+        batcher.submit(model.job(2, kind="open", key=None))
+    assert refused.value.code == "queue_full"
+    waits = re.search(r"work of about (\d+) seconds waits already, and for 10 it may", refused.value.message)
+    assert waits is not None
+    assert refused.value.headers is not None
+    assert int(refused.value.headers["Retry-After"]) == pytest.approx(int(waits[1]) / 2, abs=1)
+    model.may.set()
+    assert batcher.close(10.0)
+
+
+def test_estimates_follow_what_was_measured() -> None:
+    rates = WorkRates()
+    rates.measure("open", 4, 0, 2.0)
+    assert rates.seconds("open", 3, 0) == pytest.approx(1.5)
+    for _ in range(50):
+        rates.measure("open", 1, 10**8, 2.0)  # a second of it for the pixels
+    assert rates.seconds("open", 1, 0) == pytest.approx(1.0, abs=0.01)
+    assert rates.seconds("open", 1, 10**8) == pytest.approx(2.0, abs=0.01)
+    assert [retry_after(seconds) for seconds in (0.0, 1.5, 9.0)] == [1, 1, 5]

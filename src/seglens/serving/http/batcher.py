@@ -104,11 +104,11 @@ class Batcher:
         return job.future
 
     def _check_room(self, job: Job) -> None:
-        seconds = sum(map(self._seconds, self._waiting))
+        seconds = sum(map(self.seconds_of, self._waiting))
         pixels = sum(one.in_memory for one in self._waiting)
         if self._items + job.count > self.limits.items:
             raise _full(f"{self._items} questions wait already, of at most {self.limits.items}", seconds)
-        if seconds + self._seconds(job) > self.limits.seconds:
+        if seconds + self.seconds_of(job) > self.limits.seconds:
             raise _full(
                 f"work of about {seconds:.0f} seconds waits already, and for {self.limits.seconds:g} it may", seconds
             )
@@ -133,7 +133,8 @@ class Batcher:
                     self.metrics.batch.observe(sum(job.count for job in running))
                     self._measured(running)
 
-    def _seconds(self, job: Job) -> float:
+    def seconds_of(self, job: Job) -> float:
+        """How long it will take, by what such jobs took."""
         return self._rates.seconds(job.kind, job.count, job.pixels)
 
     def _measured(self, jobs: Sequence[Job]) -> None:
@@ -172,14 +173,17 @@ class Batcher:
 
     def _batch_of(self, first: Job) -> list[Job]:
         self._waiting.remove(first)
-        jobs, room = [first], min(self.max_batch, first.max_items or self.max_batch) - len(first.items)
+        jobs, count, most = [first], first.count, min(self.max_batch, first.max_items or self.max_batch)
         if first.key is None:
             return jobs
         left = deque[Job]()
         for job in self._waiting:
-            fits = job.key == first.key and len(job.items) <= room
-            (jobs if fits else left).append(job)
-            room -= len(job.items) if fits else 0
+            its_most = min(most, job.max_items or most)
+            if job.key == first.key and count + job.count <= its_most:
+                jobs.append(job)
+                count, most = count + job.count, its_most
+            else:
+                left.append(job)
         self._waiting = left
         return jobs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,8 +17,8 @@ from seglens.core.interruption import GivenUpError, interruptible
 from seglens.core.object_memory import compact
 from seglens.core.process_limits import usable_cores
 from seglens.inference.compressed_predictions import CompressedPredictions, Folded
-from seglens.inference.encoding import encode
-from seglens.inference.image_batches import batch_size
+from seglens.inference.encoding import encode, shares_passes
+from seglens.inference.image_batches import batch_size, predictions_of_opened
 from seglens.inference.instances import instance_query
 from seglens.inference.opened_image import OpenedImage
 from seglens.inference.prediction import Prediction
@@ -116,14 +116,15 @@ class Service:
 
         Raises QuestionError for a query that cannot be read, and ApiErrors."""
         self._check_queries(queries)
-        height, width = opened.image.shape[:2]
-        batch = max(1, self.settings.batch_pixels // (height * width))
-        run, key = partial(self._segment, opened, each, trust), (id(opened), each, trust)
         long = each if each is not None else any(instance_query(query).each for query in queries)
+        joint = not long and shares_passes(self.segmenter)
+        key = ("segment", each, trust, long, None if joint else id(opened))
+        area = opened.image.shape[0] * opened.image.shape[1]
+        batch = max(1, self.settings.batch_pixels // area)
         end, predictions = self._end(), list[Folded]()
         for start in range(0, len(queries), batch):
-            part = list(queries[start : start + batch])
-            pixels = len(part) * height * width
+            part = [(opened, query) for query in queries[start : start + batch]]
+            run, pixels = partial(self._segment, each, trust), len(part) * area
             job = Job(part, run, key, self._check_query, batch, long, kind="segment", pixels=pixels)
             predictions += await self.wait(job, receive, end)
         return CompressedPredictions(predictions)
@@ -154,7 +155,8 @@ class Service:
                 param,
             )
 
-    def _check_query(self, query: str) -> None:
+    def _check_query(self, item: tuple[OpenedImage, str]) -> None:
+        _, query = item
         self.segmenter.backbone.reading.question_tokens([self.segmenter.head_prompt.apply(query)])
 
     async def refine(self, opened: OpenedImage, request: RefineRequest, receive: Receive) -> Prediction:
@@ -174,9 +176,33 @@ class Service:
         with self.metrics.asking.time():
             return [opened.refine(opened.segment(r.query, False, r.trust), r.clicks, r.box) for r in requests]
 
-    def _segment(self, opened: OpenedImage, each: bool | None, trust: bool, queries: Sequence[str]) -> list[Folded]:
+    def _segment(
+        self, each: bool | None, trust: bool, items: Sequence[tuple[OpenedImage, str]]
+    ) -> Sequence[Folded | None]:
+        """Questions of all clients that wait, about one image or several: those about several share passes, too."""
+        places = dict[int, list[int]]()
+        for place, (opened, _) in enumerate(items):
+            places.setdefault(id(opened), []).append(place)
+        answers: list[Folded | None] = [None] * len(items)
+        groups, size = list(places.values()), batch_size(self.segmenter)
         with self.metrics.asking.time():
-            return [Folded.of(one) for one in opened.predictions(list(queries), each, trust)]
+            for start in range(0, len(groups), size):
+                some = groups[start : start + size]
+                for group, predictions in zip(some, self._predictions(each, trust, items, some), strict=True):
+                    for place, one in zip(group, predictions, strict=True):
+                        answers[place] = Folded.of(one)
+        return answers
+
+    def _predictions(
+        self, each: bool | None, trust: bool, items: Sequence[tuple[OpenedImage, str]], groups: Sequence[list[int]]
+    ) -> list[Iterator[Prediction]]:
+        """Per image those of its questions, whose places in `items` are a group."""
+        opened = [items[group[0]][0] for group in groups]
+        queries = [[items[place][1] for place in group] for group in groups]
+        if len(opened) == 1:
+            return [opened[0].predictions(queries[0], each, trust)]
+        kinds = [[None] * len(some) for some in queries]
+        return predictions_of_opened(self.segmenter, opened, queries, kinds, each, trust)
 
     # ---------------------------------------------------------------- waiting
 

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     queue_pixels: Count = Field(
         256_000_000, description="Most pixels of pictures that wait for the model; for more, the answer is 503."
     )
-    batch_questions: Count = Field(32, description="Most questions about one image that run as one batch.")
+    batch_questions: Count = Field(32, description="Most questions that run as one batch, about one image or several.")
     batch_pixels: Count = Field(64_000_000, description="Most pixels of the masks of one batch.")
     connections: Count = Field(256, description="Most requests under way; for more, the answer is 503.")
 
