@@ -372,6 +372,20 @@ def test_samples_that_share_a_pass_have_the_same_records_wherever_a_run_stopped(
     )
 
 
+def test_processes_with_unlike_free_memory_leave_out_no_sample(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They divide the samples alike, and none asks one that another asks, however many fit into a pass of each."""
+    data, images = WorldData(n=5, seed=3, queries=1), list[str]()
+    monkeypatch.setattr("seglens.inference.image_batches.MOST", 2)
+    for rank, free in enumerate((2**36, 2**20)):
+        monkeypatch.setattr("seglens.inference.image_batches.free_memory", partial(int, free))
+        part = run_shared(segmenter, data, Share(rank, 2))
+        assert part is not None
+        images += [record.image for record in part.records]
+    assert sorted(images) == sorted(sample.id for sample in data)
+
+
 class Share(Ranks):
     """One of several processes, which reports its own share."""
 

@@ -14,7 +14,7 @@ from seglens.data.faults import RecordFault
 from seglens.data.head_prompt import prompt_kind
 from seglens.evaluation.records import Record, numbered, read_record, record_of
 from seglens.evaluation.shared_answers import AnswerJournal, ask_all
-from seglens.inference.image_batches import batch_size, in_batches, predictions_of_batch
+from seglens.inference.image_batches import batch_size, in_batches, predictions_of_batch, useful_size
 from seglens.inference.prediction import Prediction
 from seglens.inference.segmenter import Segmenter
 
@@ -57,14 +57,14 @@ def run_shared(
     records of each sample. `size` samples share a pass, by default as many as `batch_size` finds useful.
 
     A sample that cannot be used does not end the run. Raises its error when there is no other."""
-    size = size or batch_size(segmenter)
+    block, size = size or useful_size(segmenter), size or batch_size(segmenter)  # processes differ in free memory
 
     def ask(samples: Sequence[Sample]) -> list[list[dict[str, Any]]]:
         batches = in_batches(samples, size, _pixels)
         return [list(map(asdict, some)) for batch in batches for some in _ask(segmenter, batch, masks)]
 
     answers = ask_all(
-        data, ask, ranks, tick, journal, lambda rows: on_records(numbered(list(map(read_record, rows)))), size
+        data, ask, ranks, tick, journal, lambda rows: on_records(numbered(list(map(read_record, rows)))), block
     )
     if answers is None:
         return None

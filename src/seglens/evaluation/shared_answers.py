@@ -97,8 +97,9 @@ def ask_all(
     `on_row` is called with each row.
 
     `ask` is given samples 0 to `size` - 1, the next `size`, ...: always the same ones together, so that rounding
-    depends neither on the number of processes nor on where an earlier run stopped. Where it raises, it is given each of
-    them alone. Raises the error of the first sample when none could be used."""
+    depends neither on the number of processes nor on where an earlier run stopped. All processes need the same `size`:
+    they divide the samples by it. Where it raises, it is given each of them alone. Raises the error of the first sample
+    when none could be used."""
     mine, damaged, first = dict[int, SampleRow](), list[RecordFault](), None
     known = journal.rows if journal else {}
     for number in ranks.share(-(-len(data) // size)):

@@ -28,14 +28,19 @@ STATES = 24  # tensors of the size of a layer's states that are alive at a time 
 
 
 def batch_size(system: System, free: int | None = None) -> int:
-    """How many images share a pass: 1 where the method's reader takes one at a time, at most `MOST`, no more than fill
-    a CPU, and than fit into a share of the `free` bytes (by default those of the device now)."""
+    """How many images share a pass: `useful_size`, but no more than fit into a share of the `free` bytes (by default
+    those of the device now)."""
+    useful = useful_size(system)
+    free = _free(system.backbone.device) if free is None and useful > 1 else free
+    return useful if free is None else max(1, min(useful, int(free * SHARE) // bytes_per_image(system)))
+
+
+def useful_size(system: System) -> int:
+    """From how many images in a pass a model gains, whatever the memory is: 1 where the method's reader takes one at a
+    time, at most `MOST`, and no more than fill a CPU. The same in every process that runs the model."""
     if not shares_passes(system):
         return 1
-    device = system.backbone.device
-    free = _free(device) if free is None else free
-    useful = MOST if device.type != "cpu" else min(MOST, ROWS // rows_per_image(system))
-    return max(1, useful if free is None else min(useful, int(free * SHARE) // bytes_per_image(system)))
+    return MOST if system.backbone.device.type != "cpu" else max(1, min(MOST, ROWS // rows_per_image(system)))
 
 
 def rows_per_image(system: System) -> int:
