@@ -148,7 +148,7 @@ def processor(size: Size) -> LlavaProcessor:
 def backbone(model: LlavaForConditionalGeneration, size: Size) -> Backbone:
     """A model in memory as it would be loaded from a folder."""
     family = Llava(model, Llava.layout_of(model.config, None))
-    return Backbone(MLLM.of(family, processor(size), Depth(size.read, size.layers)))
+    return Backbone(MLLM.of(family, processor(size), Depth(size.read, size.layers, (size.read, size.read + 1))))
 
 
 def half(device: torch.device | str) -> torch.dtype:

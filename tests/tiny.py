@@ -30,6 +30,9 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    Lfm2Config,
+    Lfm2VlConfig,
+    Lfm2VlForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -66,6 +69,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
+from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
@@ -77,10 +81,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from seglens.backbones.lfm2_images import Lfm2Images
 from seglens.backbones.processors import without_torchvision, without_videos
 from seglens.core.geometry import Canvas as Laid
 from seglens.embedded.models import CHAT_TEMPLATE, make_llava, make_processor, make_tokenizer
@@ -121,7 +127,11 @@ class Kind:
 def save_processor(processor: Any, folder: Path) -> None:
     """As hub repositories hold it: a file per part. (Its own `save_pretrained` wants the part for videos.)"""
     processor.tokenizer.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
+    if isinstance(processor.image_processor, Lfm2Images):  # by the name of transformers' own class
+        images = {**processor.image_processor.to_dict(), "image_processor_type": "Lfm2VlImageProcessorFast"}
+        (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    else:
+        processor.image_processor.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(processor.chat_template)
     settings = {
         key: value for key, value in vars(processor).items() if isinstance(value, str | int) and key != "chat_template"
@@ -446,6 +456,68 @@ def idefics3_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids:
     """One picture of one conversation, all of its pixels inside the mask, as the processor states them."""
     mask = torch.ones(1, 1, *canvas.shape[1:], dtype=torch.long)
     return {"input_ids": ids, "pixel_values": canvas[None, None], "pixel_attention_mask": mask}
+
+
+LFM2_TEMPLATE = (  # as LiquidAI/LFM2-VL-450M has it
+    "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<image>' }}{% elif content['type'] == 'text' %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def lfm2_tokenizer() -> Qwen2Tokenizer:
+    marks = {"image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>"}
+    tokenizer = letters(image_token="<image>", image_thumbnail="<|img_thumbnail|>", **marks)
+    tokenizer.add_special_tokens({"bos_token": "<|startoftext|>"})
+    return tokenizer
+
+
+def lfm2_vl() -> PreTrainedModel:
+    """LFM2-VL-450M in its proportions: attention at every second or third layer, the others short convolutions."""
+    tokenizer = lfm2_tokenizer()
+    vision = {
+        "model_type": "siglip2_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_patches": 36,
+        "patch_size": 4,
+        "vision_use_head": False,
+    }
+    kinds = {"f": "full_attention", "c": "conv"}
+    text = {
+        **text_of(tokenizer, num_hidden_layers=9, bos_token_id=tokenizer.bos_token_id),
+        "layer_types": [kinds[letter] for letter in "ccfcfcfcf"],
+        "block_multiple_of": 8,
+    }
+    return Lfm2VlForConditionalGeneration(
+        Lfm2VlConfig(
+            vision_config=vision,
+            text_config=Lfm2Config(**text),
+            image_token_id=tokenizer.image_token_id,
+            projector_hidden_size=48,
+            projector_use_layernorm=False,
+        )
+    )
+
+
+def lfm2_processor() -> Lfm2VlProcessor:
+    images = Lfm2Images(min_image_tokens=4, max_image_tokens=16, encoder_patch_size=4, tile_size=32)
+    return without_videos(Lfm2VlProcessor)(images, lfm2_tokenizer(), LFM2_TEMPLATE)
+
+
+def lfm2_canvas(model: PreTrainedModel, processor: Any, canvas: Tensor, ids: Tensor) -> dict[str, Any]:
+    rows = convert_image_to_patches(canvas.float().numpy(), 4)
+    side = canvas.shape[1] // 4
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.from_numpy(rows)[None].to(canvas),
+        "pixel_attention_mask": torch.ones(1, len(rows), dtype=torch.int32),
+        "spatial_shapes": torch.tensor([[side, side]]),
+    }
 
 
 def qwen_tokenizer() -> Qwen2Tokenizer:
@@ -821,6 +893,7 @@ KINDS = {
         SMALL,
     ),
     "gemma3": Kind(gemma3, gemma3_processor, gemma3_canvas),
+    "lfm2-vl": Kind(lfm2_vl, lfm2_processor, lfm2_canvas, SMALL),
 }
 # their experts take no adapter of the usual kind: such MLLMs are read frozen
 FROZEN = {
@@ -848,7 +921,7 @@ SHAPED = {  # in tiles small enough that the pictures of tests have several
 }
 EVERY = {**KINDS, **FROZEN, **TILED, **CROPPED, **TUNED, **SHAPED}
 # their tests run among the slow ones; `backbones/test_quick_contract.py` has the essential of each
-SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe", "gemma3", "molmo2")
+SLOW = ("idefics3", "smolvlm", "glm4v", "glm46v", "glm4v-moe", "gemma3", "molmo2", "lfm2-vl")
 
 
 def by_speed(kinds: Iterable[str]) -> list[Any]:

@@ -32,9 +32,15 @@ def digest(module: nn.Module) -> str:
     return state.hexdigest()
 
 
+def shown(output: Any) -> Tensor | None:
+    """The probabilities in the output of an attention; a convolution gives a tensor alone."""
+    return output[1] if isinstance(output, tuple) else None
+
+
 @dataclass(frozen=True)
 class States:
-    """What a forward pass showed: the input of every decoder layer, its attention, and the rotary factors."""
+    """What a forward pass showed: the input of every decoder layer, its attention (None where that is not shown, and
+    of a convolution), and the rotary factors."""
 
     inputs: list[Tensor]
     attentions: list[Tensor | None]
@@ -91,6 +97,12 @@ class Bare:
         pixels = Frame(*image.shape[:2]).render(torch.tensor(image), size, tuple(mean.tolist()))
         return ((pixels - mean[:, None, None]) / std[:, None, None]).to(self.model.dtype)
 
+    @staticmethod
+    def _watched(layer: nn.Module) -> nn.Module:
+        """The attention of a layer, or what stands in its place in LFM2."""
+        parts = dict(layer.named_children())
+        return parts["self_attn"] if "self_attn" in parts else parts["conv"]
+
     @torch.no_grad()
     def run(self, ids: Tensor, canvas: Tensor) -> States:
         inputs: list[Tensor] = []
@@ -98,7 +110,10 @@ class Bare:
         rotary: list[tuple[tuple[str, ...], tuple[Tensor, Tensor]]] = []
         hooks = [
             *(layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in self.layers),
-            *(layer.self_attn.register_forward_hook(lambda *a: attentions.append(a[2][1])) for layer in self.layers),
+            *(
+                self._watched(layer).register_forward_hook(lambda *a: attentions.append(shown(a[2])))
+                for layer in self.layers
+            ),
             self.model.get_decoder().rotary_emb.register_forward_hook(
                 lambda _, args, out: rotary.append((args[2:], out))
             ),

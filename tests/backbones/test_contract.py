@@ -216,8 +216,9 @@ def test_segmentation_only(case: Case, family: Path) -> None:
     whole, short = case.backbone, load(family, segmentation_only=True, **EXACT)
     assert (short.layer, short.depth) == (whole.layer, whole.depth)
     size, short_size = (sum(p.numel() for p in b.module.parameters()) for b in (whole, short))
-    layer = sum(p.numel() for p in whole.clone_layers(1)[0].parameters())
-    assert short_size == size - (whole.depth - whole.layer - 2) * layer
+    above = whole.mllm.language.layers[whole.copied[-1] + 1 :]
+    assert len(whole.mllm.language.layers) == whole.depth > len(short.mllm.language.layers) == whole.copied[-1] + 1
+    assert short_size == size - sum(p.numel() for p in above.parameters())
     readout = short.read(short.open(IMAGE), QUESTIONS)
     assert torch.equal(readout.prefix, case.readout.prefix)
     assert torch.equal(readout.question, case.readout.question)
@@ -237,7 +238,7 @@ def test_clones_continue_the_model(either: Case) -> None:
     prefix, question = readout.prefix.float(), readout.question.float()
     places = (readout.question_positions, readout.question_mask)
     states = [either.whole(either.ids(text)) for text in QUESTIONS]
-    for depth, clone in enumerate(either.backbone.clone_layers(2), either.backbone.layer + 1):
+    for layer, clone in zip(either.backbone.copied, either.backbone.clone_layers(2), strict=True):
         prefix, memory = clone.prefix(prefix, readout.prefix_positions)
         rows = clone.rows()
         plain = clone.questions(question, *places, memory)
@@ -246,7 +247,7 @@ def test_clones_continue_the_model(either: Case) -> None:
         assert rows.probabilities is not None
         attention = rows.probabilities.unflatten(2, (len(QUESTIONS), -1))  # b heads q t columns
         for q, whole in enumerate(states):
-            there, probabilities = whole.inputs[depth][0], whole.attentions[depth - 1]
+            there, probabilities = whole.inputs[layer + 1][0], whole.attentions[layer]
             n = len(there) - start
             assert error(prefix[0], there[:start]) < either.tolerance
             assert error(question[0, q, :n], there[start:]) < either.tolerance

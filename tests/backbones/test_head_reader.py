@@ -15,6 +15,7 @@ from bare import Bare, digest, error
 from torch import Tensor
 
 from seglens.backbones import AttentionReader, Backbone, load_backbone
+from seglens.backbones.layers import attends
 from seglens.core.types import HeadMaps
 from tiny import KINDS
 
@@ -47,10 +48,12 @@ def test_maps_are_the_models_own_attention(family: Path, backbone: Backbone, map
         ids = bare.ids(question, cells)
         image = ids[0] == bare.model.config.image_token_id
         attentions = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
-        expected = torch.stack([a[0, :, -1, image].mean(0) for a in attentions if a is not None])
-        assert error(maps[:, q].flatten(1), expected) < TOLERANCE  # measured: 9.9e-7
-        for k in range(len(maps) - 1):  # and no layer's map is another's
-            assert error(maps[k + 1, q].flatten(), expected[k]) > 0.05  # measured: at least .135
+        known = [k for k, a in enumerate(attentions) if a is not None]
+        expected = torch.stack([attentions[k][0, :, -1, image].mean(0) for k in known])
+        assert error(maps[known, q].flatten(1), expected) < TOLERANCE  # measured: 9.9e-7
+        for n, k in enumerate(known[1:]):  # and no layer's map is another's
+            assert error(maps[k, q].flatten(), expected[n]) > 0.05  # measured: at least .135
+        assert not maps[[k for k in range(len(maps)) if k not in known], q].any()  # convolutions have none
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,9 @@ def test_every_head_is_the_models_own(family: Path, backbone: Backbone, heads: H
         ids = bare.ids(question, cells)
         image = ids[0] == bare.model.config.image_token_id
         attentions = bare.run(ids, bare.canvas(IMAGE, backbone.image_size)).attentions
-        expected = torch.stack([a[0, :, -1, image] for a in attentions if a is not None])
-        assert (heads.maps[0, :, :, q].flatten(2) - expected).abs().max() < 1e-5
+        for k, attention in enumerate(attentions):
+            expected = 0 if attention is None else attention[0, :, -1, image]
+            assert (heads.maps[0, k, :, q].flatten(1) - expected).abs().max() < 1e-5
 
 
 def test_nothing_but_the_rows_asked_for_is_kept(heads: HeadMaps) -> None:
@@ -91,7 +95,7 @@ def test_no_layer_above_the_last_runs(backbone: Backbone, heads: HeadMaps) -> No
     finally:
         hook.remove()
     assert (maps_in_half.maps - heads.maps[:, :3]).abs().max() < 1e-6
-    assert backbone.head_reader().count == backbone.layer + 2
+    assert backbone.head_reader().count == backbone.copied[-1] + 1
 
 
 def test_padding_is_known(heads: HeadMaps, backbone: Backbone) -> None:
@@ -104,7 +108,7 @@ def test_padding_is_known(heads: HeadMaps, backbone: Backbone) -> None:
 
 def test_layers_that_were_not_loaded_are_refused(family: Path) -> None:
     backbone = load(family, segmentation_only=True)
-    assert backbone.head_reader().count == backbone.layer + 2
+    assert backbone.head_reader().count == backbone.copied[-1] + 1
     with pytest.raises(ValueError, match=r"loaded with \d+; load it again"):
         backbone.head_reader(backbone.depth + 1)
 
@@ -136,7 +140,7 @@ def test_readable_layers_are_those_that_load(family: Path, backbone: Backbone) -
         except ValueError:
             continue
     assert list(backbone.readable) == loads
-    assert loads[-1] == backbone.depth - 2
+    assert loads[-1] == [n for n, layer in enumerate(backbone.mllm.language.layers) if attends(layer)][-2]
 
 
 def test_watching_leaves_the_backbone_as_it_was(family: Path) -> None:

@@ -41,6 +41,6 @@ def test_the_installed_layers_and_models_take_a_cache(backbone: Backbone):
 def test_a_stand_in_takes_all_that_a_version_says_of_keys_and_values(more: tuple[tuple, dict]):
     keys, values = torch.ones(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)
     recorder = PrefixCache()
-    assert recorder.update(keys, values, *more[0], **more[1]) == (keys, values) == recorder.pair
+    assert recorder.update(keys, values, *more[0], **more[1]) == (keys, values) == recorder.memory
     longer, _ = QuestionCache((keys, values)).update(keys, values, *more[0], **more[1])
     assert longer.shape == (1, 2, 6, 4)

@@ -24,6 +24,8 @@ CONFIGS = Path(__file__).parents[1] / "backbones" / "configs"
 # (vidore/ColSmolVLM-Instruct-500M-base). The size of GLM-4.1V is that of the four bfloat16 files of its base model.
 # Molmo2-4B and its size in a repository that copies its files (albud1978/CV).
 # gemma-3-4b-it in repositories that quote its config.json, size and chat template; the model itself is gated.
+# LFM2-VL-450M in a repository that copies its files (varun00391/local-finetuned-model), with the names that
+# transformers reads today as a fine-tuned LFM2-VL-1.6B has them (Ba2han/tr_ocr6); its bfloat16 file has 902 MB.
 KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "llava-1.5-7b-hf": (7_063_427_072, 14, (24, 24), 336),
     "llava-1.5-13b-hf": (13.35e9, 18, (24, 24), 336),
@@ -38,6 +40,7 @@ KNOWN: dict[str, tuple[float, int, tuple[int, int], int]] = {
     "GLM-4.1V-9B-Thinking": (10.29e9, 20, (24, 24), 672),
     "Molmo2-4B": (4_850_869_200, 18, (23, 23), 644),
     "gemma-3-4b-it": (4.30e9, 17, (16, 16), 896),
+    "LFM2-VL-450M": (451e6, 8, (16, 16), 512),
     "Qwen3-VL-4B-Instruct": (4_437_815_808, 18, (24, 24), 768),
 }
 

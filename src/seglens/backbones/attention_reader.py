@@ -31,6 +31,6 @@ class AttentionReader:
         """Attention of each question's last token (the start of the answer) to the image, mean over heads, on the CPU.
 
         `maps[k]` is what decoder layer k (from 0) does with hidden_states[k]: the map with which the head begins that
-        reads layer k, since its first layer is a copy of that one. One pass for all questions. Raises QuestionError as
-        `Backbone.read` does."""
+        reads layer k, since its first layer is a copy of that one; zeros where layer k is a convolution. One pass for
+        all questions. Raises QuestionError as `Backbone.read` does."""
         return self.reader.read(self.reader.open(image), questions).maps[0].mean(1).cpu()

@@ -20,9 +20,9 @@ from seglens.backbones.head_reader import HeadReader
 from seglens.backbones.layers import DecoderLayers, clone_layers
 from seglens.backbones.mllm import MLLM, ImageRows
 from seglens.backbones.positions import after
-from seglens.backbones.read_layer import COPIED
+from seglens.backbones.read_layer import readable_depths
 from seglens.backbones.signature import signature
-from seglens.backbones.transformers_cache import Pair
+from seglens.backbones.transformers_cache import Memory, joined, mapped
 from seglens.backbones.tuned_reader import TunedBackbone
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.interruption import safe_point
@@ -32,12 +32,12 @@ from seglens.core.types import Readout
 
 @dataclass(frozen=True)
 class EncodedPrefix:
-    """An image after the layers that are read: its prefix at the read layer, and the keys and values below it."""
+    """An image after the layers that are read: its prefix at the read layer, and what the layers below it keep."""
 
     frame: Frame
     prefix: Float[Tensor, "1 p d"]
     positions: Int[Tensor, "1 p ..."]
-    memory: Sequence[Pair]
+    memory: Sequence[Memory]
     familiar: bool | None = None  # whether the picture is of the kind that the model was made for; None: not known
 
 
@@ -52,6 +52,7 @@ class Backbone:
         self.mllm, self.as_is = mllm, as_is
         layout, text = mllm.family.layout, mllm.model.config.get_text_config()
         self.layer, self.depth = mllm.depth.layer, mllm.depth.whole  # hidden_states[layer] is what it reads
+        self.copied = mllm.depth.copied  # the layers whose attention `clone_layers` copies
         self.image_size, self.grid, self.tiling = layout.image_size, layout.grid, layout.tiling
         self.width, self.feed_forward, self.heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
 
@@ -109,9 +110,9 @@ class Backbone:
         return Backbone(replace(self.mllm, reading=self.prompts.with_system_text(system)), self.as_is)
 
     @property
-    def readable(self) -> range:
+    def readable(self) -> tuple[int, ...]:
         """The layers k at which a head can read hidden_states[k] and copy what follows."""
-        return range(self.mllm.family.layout.first_layer, self.mllm.unlimited_layers - COPIED + 1)
+        return readable_depths(self.mllm.model.config, self.mllm.family.layout)
 
     def signature(self) -> dict[str, str | int]:
         """All that decides the numbers of a reading, other than the weights: the same in every process."""
@@ -154,9 +155,7 @@ class Backbone:
         later = [torch.cat(list(each)) for each in zip(*(x.later for x in inputs), strict=True)]
         prefix, memory = self.layers_below().prefix(rows, positions, later)
         return [
-            EncodedPrefix(
-                x.frame, row[None], x.positions, [(k[n : n + 1], v[n : n + 1]) for k, v in memory], x.familiar
-            )
+            EncodedPrefix(x.frame, row[None], x.positions, _of_image(memory, n), x.familiar)
             for n, (x, row) in enumerate(zip(inputs, prefix.to(self.device), strict=True))
         ]
 
@@ -175,8 +174,7 @@ class Backbone:
         inputs = self.mllm.embed_questions([q for each in questions for q in each], image.positions)
         rows, mask = (rearrange(x, "1 (b q) ... -> b q ...", b=b) for x in (inputs.rows, inputs.mask))
         positions = after(torch.cat([one.positions for one in images]), *mask.shape[1:])
-        pairs = zip(*(one.memory for one in images), strict=True)
-        memory = [(_joined([k for k, _ in pair]), _joined([v for _, v in pair])) for pair in pairs]
+        memory = [joined(layer, _joined) for layer in zip(*(one.memory for one in images), strict=True)]
         hidden = self.layers_below().questions(rows, positions, mask, memory)
         end = image.prefix.shape[1]
         tiling = self.mllm.tiling_of(image.frame)
@@ -250,12 +248,14 @@ class Backbone:
     def head_reader(self, layers: int | None = None) -> HeadReader:
         """A reader of the attention heads of the first `layers` decoder layers, by default of all that a head on this
         backbone reads or copies. Raises ValueError as `HeadReader` does."""
-        return HeadReader(self.mllm, self.layer + COPIED if layers is None else layers)
+        return HeadReader(self.mllm, self.mllm.depth.end if layers is None else layers)
 
     def clone_layers(self, count: int = 2) -> list[DecoderLayers]:
-        """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives."""
+        """Trainable fp32 copies of decoder layers `layer`, `layer + 1`, ...: they continue what `read` gives. A copy of
+        a layer with attention begins with the convolutions below it."""
         language = self.mllm.language
-        return clone_layers(language.layers[self.layer : self.layer + count], language.rotary_emb, self.mllm.mutual)
+        runs = self.mllm.depth.runs(language.layers)[:count]
+        return clone_layers(runs, language.rotary_emb, self.mllm.mutual)
 
     def adapt(
         self, tuning: Tuning, templates: AnswerTemplates, attention: Attention = "causal", refill: Refill = "none"
@@ -264,6 +264,10 @@ class Backbone:
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
         return TunedBackbone(self.chat, tuning, templates, attention, refill)
+
+
+def _of_image(memory: Sequence[Memory], n: int) -> list[Memory]:
+    return [mapped(layer, lambda x: x[n : n + 1]) for layer in memory]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from seglens.backbones.gemma3 import Gemma3
 from seglens.backbones.glm4v import Glm4V
 from seglens.backbones.idefics3 import Idefics3
 from seglens.backbones.internvl import InternVL
+from seglens.backbones.lfm2_vl import Lfm2VL
 from seglens.backbones.llava import Llava
 from seglens.backbones.llava_onevision import LlavaOnevision
 from seglens.backbones.molmo2 import Molmo2
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "glm46v": Glm4V,
     "gemma3": Gemma3,
     "molmo2": Molmo2,
+    "lfm2_vl": Lfm2VL,
 }
 _LINEAR = (
     "three of four of its layers have linear attention, which gives no map from words to image and keeps no keys and "
@@ -45,14 +47,9 @@ _BOTH_WAYS = (
     "its image tokens and the words of the question see each other in every layer, so that the states of an image "
     "change with the question, and none of them can be computed once for all questions"
 )
-_CONVOLUTIONS = (
-    "short convolutions stand between its attention layers, carry the end of a question into the next one that shares "
-    "its row, and give no map from words to image"
-)
 UNREADABLE = {  # known to transformers, and refused: by config.model_type, why
     "qwen3_5": _LINEAR,
     "qwen3_5_moe": _LINEAR,
-    "lfm2_vl": _CONVOLUTIONS,
     "paligemma": _BOTH_WAYS,
 }
 

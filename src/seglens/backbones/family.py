@@ -22,6 +22,7 @@ class Family(ABC):
 
     tiler: ClassVar[Tiler | None] = None  # where it shows pictures in tiles arranged by their shape
     mutual: ClassVar[bool] = False  # whether the tokens of an image see each other in both directions
+    final_norm: ClassVar[str] = "norm"  # the name of the norm after the last decoder layer, in the language model
     row_token: ClassVar[str | None] = None  # that of an image's rows, where it is not the one in chat templates
 
     def __init__(self, model: Any, layout: Layout):

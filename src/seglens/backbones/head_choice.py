@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seglens.backbones.read_layer import COPIED
 from seglens.core.files import write_json
 
 FORMAT, VERSION = "seglens-localization-heads", 1
@@ -81,9 +80,9 @@ class HeadChoice:
         return (*self.heads, *(() if self.presence_head is None else (self.presence_head,)))
 
     @property
-    def lowest_layer(self) -> int:
-        """Of those that may be read so that the layers of all heads are loaded."""
-        return max(layer for layer, _ in self.all_heads) + 1 - COPIED
+    def deepest_layer(self) -> int:
+        """That of the last head."""
+        return max(layer for layer, _ in self.all_heads)
 
 
 def _pair(values: Any) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seglens.backbones.layers import readable_layers
 from seglens.backbones.mllm import MLLM
-from seglens.backbones.transformers_cache import Pair
+from seglens.backbones.transformers_cache import Memory
 from seglens.core.geometry import Frame
 from seglens.core.types import HeadMaps
 
@@ -25,7 +25,7 @@ class AttendedImage:
 
     frame: Frame
     positions: Int[Tensor, "1 p ..."]
-    memory: Sequence[Pair]
+    memory: Sequence[Memory]
     familiar: bool | None
 
 
@@ -76,12 +76,14 @@ class HeadReader:
         ends = torch.arange(q, device=inputs.mask.device) * t + inputs.mask[0].sum(-1) - 1
         tiling, end = self.mllm.tiling_of(image.frame), image.positions.shape[1]
         places, hidden, maps = end - tiling.tokens + tiling.places, inputs.rows, []
-        for layer, pair in zip(self._readable, image.memory, strict=True):
+        for layer, memory in zip(self._readable, image.memory, strict=True):
             rows = layer.rows()
-            hidden = layer.questions(hidden, inputs.positions, inputs.mask, [pair], rows)
-            assert rows.probabilities is not None
-            attention = rows.probabilities[0, :, ends.to(hidden.device)][..., places.to(hidden.device)]
-            maps.append(attention.to(self.mllm.device))
+            hidden = layer.questions(hidden, inputs.positions, inputs.mask, [memory], rows)
+            if rows.probabilities is None:  # a convolution
+                maps.append(torch.zeros(self.heads, q, len(places), device=self.mllm.device))
+            else:
+                attention = rows.probabilities[0, :, ends.to(hidden.device)][..., places.to(hidden.device)]
+                maps.append(attention.to(self.mllm.device))
         whole = rearrange(torch.stack(maps), "l n q (h w) -> 1 l n q h w", h=tiling.grid[0])
         return HeadMaps(whole, self._inside(image.frame)[None].to(whole.device))
 

@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 
 from seglens.backbones.layer_copies import plain_copy, shared_copy
 from seglens.backbones.recomputing import recomputed
-from seglens.backbones.transformers_cache import Pair, PrefixCache, QuestionCache, as_cache
+from seglens.backbones.transformers_cache import Memory, PrefixCache, QuestionCache, as_cache
 from seglens.core.tuning_types import Attention
 
 SHARING = 16  # questions that stand in one row; attention is worked out for all pairs of its tokens
@@ -63,7 +63,8 @@ class DecoderLayers(nn.Module):
     """A run of a language model's decoder layers with its rotary positions. Holds the layers given, owned or shared.
     With `recompute` the activations inside a layer are computed again in the backward pass.
 
-    The last `image` rows of every prefix see each other in both directions, as the image tokens of Gemma 3 do."""
+    The last `image` rows of every prefix see each other in both directions, as the image tokens of Gemma 3 do. A layer
+    without attention is a convolution along the tokens, as in LFM2: it continues the prefix for each question alone."""
 
     def __init__(self, layers: Iterable[nn.Module], rotary: nn.Module, image: int = 0, recompute: bool = False):
         super().__init__()
@@ -72,7 +73,7 @@ class DecoderLayers(nn.Module):
 
     @staticmethod
     def rows() -> Rows:
-        """A place for attention probabilities: hand it to `questions`."""
+        """A place for attention probabilities: hand it to `questions`. A run without attention leaves it empty."""
         return Rows()
 
     def prefix(
@@ -81,9 +82,9 @@ class DecoderLayers(nn.Module):
         positions: Int[Tensor, "b p ..."],
         later: Sequence[Float[Tensor, "b i d"]] = (),
         image: int = 0,
-    ) -> tuple[Float[Tensor, "b p d"], list[Pair]]:
+    ) -> tuple[Float[Tensor, "b p d"], list[Memory]]:
         """Run the prefix under a causal mask, but for its last `image` rows (or those of the model, if more), which see
-        each other. Returns its rows and every layer's keys and values.
+        each other. Returns its rows and every layer's keys and values, or last inputs of its convolution.
 
         `later[n]` is added to the last i rows, those of the image, after layer n of this run."""
         n, image = hidden.shape[1], max(image, self.image)
@@ -91,14 +92,14 @@ class DecoderLayers(nn.Module):
         visible[..., n - image :, n - image :] = True
         recorders = [PrefixCache() for _ in self.layers]
         out = self._run(hidden, positions, visible, recorders, later=later, image_end=n)
-        return out, [r.pair for r in recorders if r.pair is not None]
+        return out, [r.memory for r in recorders if r.memory is not None]
 
     def questions(
         self,
         hidden: Float[Tensor, "b q t d"],
         positions: Int[Tensor, "b q t ..."],
         mask: Bool[Tensor, "b q t"],
-        memory: Sequence[Pair],
+        memory: Sequence[Memory],
         rows: Rows | None = None,
     ) -> Float[Tensor, "b q t d"]:
         """Run all questions in one pass: each attends to the prefix and its own earlier tokens, none to another.
@@ -110,10 +111,10 @@ class DecoderLayers(nn.Module):
         each = -(-q // count)
         split = lambda x: rearrange(_longer(x, count * each), "b (n g) ... -> (b n) g ...", n=count)  # noqa: E731
         mask = split(mask)
-        repeated = [(_repeated(keys, count), _repeated(values, count)) for keys, values in memory]
-        visible = question_mask(mask, memory[0][0].shape[2])
+        caches = [QuestionCache(_for_questions(layer, count, each)) for layer in memory]
+        visible = question_mask(mask, _prefix_length(memory))
         line = lambda x: rearrange(split(x), "n g t ... -> n (g t) ...")  # noqa: E731
-        out = self._run(line(hidden), line(positions), visible, list(map(QuestionCache, repeated)), rows)
+        out = self._run(line(hidden), line(positions), visible, caches, rows, each=each)
         if rows is not None and rows.probabilities is not None:
             joined = rearrange(rows.probabilities, "(b n) h gt c -> b h (n gt) c", n=count)
             rows.probabilities = joined[:, :, : q * t]
@@ -141,7 +142,9 @@ class DecoderLayers(nn.Module):
         rows: Rows | None = None,
         later: Sequence[Tensor] = (),
         image_end: int = 0,
+        each: int = 1,
     ) -> Tensor:
+        """`each` sequences of one length share a row: `visible` keeps them apart, and a convolution runs on each."""
         blocked = torch.finfo(hidden.dtype).min
         mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~visible, blocked)
         if positions.ndim > 2:  # rotary modules want the axes of M-RoPE first
@@ -150,15 +153,13 @@ class DecoderLayers(nn.Module):
         options = {} if rows is None else {"rows": rows}
         run = recomputed if self.recompute else call
         for n, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
-            hidden = run(
-                layer,
-                hidden,
-                attention_mask=mask,
-                use_cache=cache is not None,
-                position_embeddings=rotary[n],
-                **as_cache(layer, cache),
-                **options,
-            )
+            held = as_cache(layer, cache)
+            if attends(layer):
+                shared = {"attention_mask": mask, "use_cache": cache is not None, "position_embeddings": rotary[n]}
+                hidden = run(layer, hidden, **shared, **held, **options)
+            else:
+                apart = run(layer, rearrange(hidden, "n (g t) d -> (n g) t d", g=each), attention_mask=None, **held)
+                hidden = rearrange(apart, "(n g) t d -> n (g t) d", g=each)
             if n < len(later):
                 first = image_end - later[n].shape[1]
                 image = hidden[:, first:image_end] + later[n].to(hidden)
@@ -175,15 +176,32 @@ class DecoderLayers(nn.Module):
         return [factors[kind] for kind in types]
 
 
+def attends(layer: nn.Module) -> bool:
+    """Whether a decoder layer has attention; the others are convolutions."""
+    return any(name == "self_attn" for name, _ in layer.named_children())
+
+
+def _for_questions(memory: Memory, count: int, each: int) -> Memory:
+    """A layer's memory for `count` rows of every image, of `each` questions; a convolution needs it for each."""
+    if isinstance(memory, Tensor):
+        return _repeated(memory, count * each)
+    return _repeated(memory[0], count), _repeated(memory[1], count)
+
+
+def _prefix_length(memory: Sequence[Memory]) -> int:
+    """Tokens of the prefix, by its keys; 0 for layers that are all convolutions, of which none attends to it."""
+    return next((layer[0].shape[2] for layer in memory if not isinstance(layer, Tensor)), 0)
+
+
 def _longer(x: Tensor, length: int) -> Tensor:
     """With zeros at the end of its second axis."""
     missing = length - x.shape[1]
     return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x
 
 
-def _repeated(x: Float[Tensor, "b h p e"], count: int) -> Float[Tensor, "bn h p e"]:
+def _repeated(x: Float[Tensor, "b ..."], count: int) -> Float[Tensor, "bn ..."]:
     """Every image `count` times; for a single image nothing is copied."""
-    return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+    return x[:, None].expand(-1, count, *x.shape[1:]).flatten(0, 1)
 
 
 def question_mask(mask: Bool[Tensor, "b q t"], prefix: int) -> Bool[Tensor, "b 1 qt pqt"]:
@@ -230,24 +248,24 @@ def sequence_mask(
 
 def readable_layers(layers: Iterable[nn.Module], rotary: nn.Module) -> list[DecoderLayers]:
     """Single layers that share every weight with those given, and whose attention can be watched."""
-    readable = []
-    for source in layers:
-        layer = shared_copy(source)
-        layer.self_attn.config._attn_implementation = VISIBLE
-        readable.append(DecoderLayers([layer], rotary))
-    return readable
+    return [DecoderLayers([_watched(shared_copy(source))], rotary) for source in layers]
 
 
-def clone_layers(layers: Iterable[nn.Module], rotary: nn.Module, image: int = 0) -> list[DecoderLayers]:
-    """Deep copies of single layers, in fp32 and trainable, whose attention can be watched; `image` as in
+def clone_layers(runs: Iterable[Iterable[nn.Module]], rotary: nn.Module, image: int = 0) -> list[DecoderLayers]:
+    """Deep copies of runs of layers, in fp32 and trainable, whose attention can be watched; `image` as in
     `DecoderLayers`.
 
     Raises ValueError when a layer's weights cannot be copied."""
     clones = []
-    for source in layers:
-        layer = plain_copy(source)
-        # the config was copied too, so that the backbone keeps its own attention
-        layer.self_attn.config._attn_implementation = VISIBLE
-        rotary_copy = plain_copy(rotary).to(next(layer.parameters()).device)
-        clones.append(DecoderLayers([layer], rotary_copy, image).requires_grad_(True))
+    for run in runs:
+        layers = [_watched(plain_copy(source)) for source in run]
+        rotary_copy = plain_copy(rotary).to(next(layers[0].parameters()).device)
+        clones.append(DecoderLayers(layers, rotary_copy, image).requires_grad_(True))
     return clones
+
+
+def _watched(copied: Any) -> Any:
+    """A copy of a layer, whose config was copied too, so that the backbone keeps its own attention."""
+    if attends(copied):
+        copied.self_attn.config._attn_implementation = VISIBLE
+    return copied

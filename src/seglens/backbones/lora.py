@@ -7,7 +7,7 @@ updates (LoRA, arXiv 2106.09685) are those of peft, which is imported here alone
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,12 @@ from seglens.core.tuning_types import Tuning
 from seglens.model_files.strict_loading import quiet
 
 LORA = "adapter"  # the one adapter's name inside peft
-FUSED = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}  # the layer that stands for both in GLM-4
+RENAMED = {  # the usual names of layers, and those in GLM-4 (one for two of them) and in LFM2
+    "gate_proj": ("gate_up_proj", "w1"),
+    "up_proj": ("gate_up_proj", "w3"),
+    "down_proj": ("w2",),
+    "o_proj": ("out_proj",),
+}
 
 
 class Adapter(nn.Module):
@@ -96,7 +101,7 @@ def attach(mllm: MLLM, tuning: Tuning) -> tuple[MLLM, Adapter]:
     if tuning.projector:
         _copy_projectors(tuned, adapter)
     if tuning.final_norm:
-        _copy_final_norm(tuned.language, adapter)
+        _copy_final_norm(tuned, adapter)
     _extend_vocabulary(tuned.model, tuning, adapter, mllm.model.dtype)
     if tuning.rank or tuning.vision_rank:
         _inject(tuned, tuning, adapter)
@@ -123,10 +128,10 @@ def _copy_projectors(tuned: MLLM, adapter: Adapter) -> None:
         tuned.model.set_submodule(name, InFull(part))
 
 
-def _copy_final_norm(language: Any, adapter: Adapter) -> None:
-    part = plain_copy(language.norm)
+def _copy_final_norm(tuned: MLLM, adapter: Adapter) -> None:
+    part = plain_copy(tuned.final_norm)
     adapter.hold("norm", part)
-    language.norm = InFull(part)
+    tuned.language.set_submodule(tuned.family.final_norm, InFull(part))
 
 
 @torch.no_grad()
@@ -189,15 +194,26 @@ def _language_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:
     linear = _linear(tuned.model, {id(layer): f"language.{n}" for n, layer in enumerate(layers)})
     # experts are no linear layers; those beside them in GLM-4.5V, of a dense layer and shared experts, replace none
     places = Counter(key.split(".", 2)[2] for key in linear.values())
-    linear = {name: key for name, key in linear.items() if places[key.split(".", 2)[2]] == len(layers)}
+    parts = Counter(name for layer in layers for name, _ in layer.named_children())  # LFM2's have one of two
+    linear = {
+        name: key
+        for name, key in linear.items()
+        if places[place := key.split(".", 2)[2]] == parts[place.partition(".")[0]]
+    }
     known = {name.rpartition(".")[2] for name in linear}
-    wanted = {FUSED[name] if name not in known and FUSED.get(name) in known else name for name in tuning.targets}
+    wanted = {_known_name(name, known) for name in tuning.targets}
     targets = {name: key for name, key in linear.items() if name.rpartition(".")[2] in wanted}
     if unknown := sorted(wanted - known):
         raise ValueError(
             f"the language model has no layers {', '.join(unknown)} to adapt; it has {', '.join(sorted(known))}"
         )
     return targets
+
+
+def _known_name(name: str, known: Collection[str]) -> str:
+    """The name of a layer in this model."""
+    names = (name, *RENAMED.get(name, ()))
+    return next((one for one in names if one in known), name)
 
 
 def _vision_targets(tuned: MLLM, tuning: Tuning) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from seglens.backbones.chat_template import Prompts, QuestionError
 from seglens.backbones.familiarity import Familiarity
@@ -117,6 +117,11 @@ class MLLM:
     def language(self) -> Any:
         """The language model: its decoder layers, their rotary positions and the norm after the last of them."""
         return self.model.get_decoder()
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last decoder layer."""
+        return self.language.get_submodule(self.family.final_norm)
 
     def layers(self, count: int | None = None, recompute: bool = False) -> DecoderLayers:
         """The first `count` decoder layers, by default all; `recompute` as in `DecoderLayers`."""

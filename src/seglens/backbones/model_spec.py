@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from seglens.backbones.read_layer import COPIED, Depth
+from seglens.backbones.read_layer import Depth
 from seglens.backbones.vision_layout import Layout
 
 PACKED_BITS = 4.5  # of NF4 as bitsandbytes packs by default: 4, and a 32-bit scale for every 64 weights
@@ -48,9 +48,13 @@ class Blueprint:
         """How many tokens stand for an image."""
         return self.layout.tiling.tokens
 
-    def copied_layers(self) -> list[nn.Module]:
-        """The decoder layers that a head copies."""
-        return list(self.module.get_decoder().layers[self.depth.layer : self.depth.layer + COPIED])
+    def layer_for(self, deepest: int) -> int:
+        """The layer to read so that the decoder layer `deepest` is loaded, too: its own choice, or one above that."""
+        return self.depth.reaching(deepest, self.module.config)
+
+    def copied_runs(self) -> list[nn.ModuleList]:
+        """The decoder layers that a head copies, as `Depth.runs`."""
+        return list(map(nn.ModuleList, self.depth.runs(self.module.get_decoder().layers)))
 
     def parameters(self, segmentation_only: bool = False) -> int:
         return sum(p.numel() for _, p in self._kept(segmentation_only))

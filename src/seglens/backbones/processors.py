@@ -14,7 +14,8 @@ from PIL.Image import Resampling
 from transformers import PROCESSOR_MAPPING, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.video_processing_utils import VideoProcessorMixin
 
-FILTERS = {Resampling.BILINEAR: "bilinear", Resampling.BICUBIC: "bicubic"}
+from seglens.backbones.lfm2_images import FILTERS, Lfm2Images
+
 PARTS = {
     "tokenizer": AutoTokenizer.from_pretrained,
     "image_processor": AutoImageProcessor.from_pretrained,
@@ -33,6 +34,8 @@ def load_processor(name: str | Path, config: PreTrainedConfig, **where: Any) -> 
 
 def _without_pillow(config: PreTrainedConfig) -> dict[str, Any]:
     """What loads the image processor of a model for which transformers has none by Pillow."""
+    if config.model_type == "lfm2_vl":
+        return {"image_processor": Lfm2Images.from_pretrained}
     if config.model_type != "molmo2":
         return {}
     from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
@@ -60,12 +63,14 @@ def without_torchvision(kind: Any) -> Any:
 
 def without_videos(kind: Any) -> Any:
     """The same processor, content with an empty part for videos: transformers makes no real one without torchvision,
-    and no processor without a real one. No video is ever given to it."""
+    and no processor without a real one. No video is ever given to it. An image processor of ours will do, too."""
 
     def check(self: Any, part: str, *values: Any, **named: Any) -> Any:
-        return None if part == "video_processor" else kind.check_argument_for_proper_class(self, part, *values, **named)
+        ours = part == "video_processor" or isinstance(values[0], Lfm2Images)
+        return None if ours else kind.check_argument_for_proper_class(self, part, *values, **named)
 
-    changed: dict[str, Any] = {"check_argument_for_proper_class": check}
+    # its own `__repr__`, which transformers writes into its log, knows image processors of transformers alone
+    changed: dict[str, Any] = {"check_argument_for_proper_class": check, "__repr__": object.__repr__}
     if "num2words" in kind.__init__.__globals__:
         changed["__init__"] = _without_number_words(kind.__init__)
     return type(kind.__name__, (kind,), changed)

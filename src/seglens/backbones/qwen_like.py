@@ -52,16 +52,20 @@ class QwenLike(Family):
 
 
 def square(vision: Any, image_size: int | None) -> tuple[int, tuple[int, int]]:
-    """Side and grid of a canvas of `image_size` pixels, by default of 24 x 24 cells.
+    """As `whole_cells`, by default of 24 x 24."""
+    return whole_cells(vision.patch_size * vision.spatial_merge_size, image_size, CELLS)
+
+
+def whole_cells(cell: int, image_size: int | None, default: int) -> tuple[int, tuple[int, int]]:
+    """Side and grid of a canvas of `image_size` pixels, by default of `default` cells a side.
 
     Raises ValueError when that is no whole number of cells."""
-    cell = vision.patch_size * vision.spatial_merge_size
-    side = CELLS * cell if image_size is None else image_size
+    side = default * cell if image_size is None else image_size
     if side < cell or side % cell:
         nearest = max(1, round(side / cell)) * cell
         raise ValueError(
             f"image_size={side} is no whole number of cells of {cell} pixels; try {nearest}, "
-            f"or leave it out for {CELLS * cell}"
+            f"or leave it out for {default * cell}"
         )
     return side, (side // cell, side // cell)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,19 +12,29 @@ import torch
 from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor]  # keys and values, each "b heads tokens head_dim"
+Memory = Pair | Tensor  # what a layer keeps of what came before; of a convolution its inputs, "b width tokens"
 NAMES = ("cache", "past_key_values")  # of the argument: since transformers 5.24, and before
 
 
 @dataclass
 class PrefixCache:
-    """Takes the place of a transformers cache in one layer while the prefix runs: keeps its keys and values."""
+    """Takes the place of a transformers cache in one layer while the prefix runs: keeps its keys and values or, of a
+    convolution, the last inputs, on which its next outputs depend."""
 
-    pair: Pair | None = None
+    memory: Memory | None = None
 
     def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> Pair:
         """`_` and `__` are further arguments of some versions of transformers."""
-        self.pair = (keys, values)
-        return self.pair
+        self.memory = (keys, values)
+        return self.memory
+
+    def get_conv_state(self, *_: object, **__: object) -> None:
+        """Nothing came before."""
+
+    def update_conv_state(self, inputs: Tensor, *_: object, conv_kernel_size: int, **__: object) -> Tensor:
+        """As `update`, of a convolution's inputs, "b width tokens"."""
+        self.memory = last(inputs, conv_kernel_size - 1).clone()
+        return inputs
 
 
 @dataclass(frozen=True)
@@ -32,11 +42,36 @@ class QuestionCache:
     """Takes the place of a transformers cache in one layer while questions run: the prefix stands before them and
     never changes, so any number of readers may share it."""
 
-    pair: Pair
+    memory: Memory
 
     def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> Pair:
         """As `PrefixCache.update`."""
-        return torch.cat([self.pair[0], keys], 2), torch.cat([self.pair[1], values], 2)
+        return torch.cat([self.memory[0], keys], 2), torch.cat([self.memory[1], values], 2)
+
+    def get_conv_state(self, *_: object, **__: object) -> None:
+        """No state that a layer may change in place: `update_conv_state` gives what came before."""
+
+    def update_conv_state(self, inputs: Tensor, *_: object, conv_kernel_size: int, **__: object) -> Tensor:
+        """As `PrefixCache.update_conv_state`; the layer drops the outputs for what came before."""
+        assert isinstance(self.memory, Tensor)
+        return torch.cat([last(self.memory, conv_kernel_size - 1), inputs], -1)
+
+
+def mapped(memory: Memory, by: Callable[[Tensor], Tensor]) -> Memory:
+    """The same of every tensor that a layer keeps."""
+    return by(memory) if isinstance(memory, Tensor) else (by(memory[0]), by(memory[1]))
+
+
+def joined(memories: Sequence[Memory], by: Callable[[list[Tensor]], Tensor]) -> Memory:
+    """One memory of a layer, of those of several images."""
+    if inputs := [memory for memory in memories if isinstance(memory, Tensor)]:
+        return by(inputs)
+    return by([memory[0] for memory in memories]), by([memory[1] for memory in memories])
+
+
+def last(inputs: Tensor, count: int) -> Tensor:
+    """The last `count` inputs of a convolution, or all where there are fewer: zeros stand before them."""
+    return inputs[..., max(0, inputs.shape[-1] - count) :]
 
 
 def as_cache(module: nn.Module, held: Any) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seglens.backbones.layers import DecoderLayers, sequence_mask
 from seglens.backbones.mllm import MLLM
 from seglens.backbones.positions import after
 from seglens.backbones.tiles import Tiling
-from seglens.backbones.transformers_cache import Pair
+from seglens.backbones.transformers_cache import Memory
 from seglens.backbones.tuned_vision import VisionRows
 from seglens.core.tuning_types import Attention, TokenizedAnswer
 
@@ -29,7 +29,7 @@ class PrefixStates:
 
     image: Float[Tensor, "b i d"]
     before: Float[Tensor, "b d"] | None
-    memory: Sequence[Pair]
+    memory: Sequence[Memory]
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ class TunedLanguage:
         return LastStates(image, words, None if before is None else before[::q])
 
     def _normed(self, rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        norm: nn.Module = self.mllm.language.norm
-        return norm(rows).to(self.mllm.device)
+        return self.mllm.final_norm(rows).to(self.mllm.device)
 
 
 def _image(

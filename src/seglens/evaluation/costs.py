@@ -49,7 +49,7 @@ def work_out(name: str | Path, *, layer: int | None = None, image_size: int | No
     plan = draw_blueprint(name, layer=layer, image_size=image_size)
     with torch.device("meta"):
         sam = SamDecoder(SamDecoder.model(SamDecoder.model.config_class()))
-        lens = Lens(LensConfig(), plan.copied_layers(), *_sizes(plan), sam)
+        lens = Lens(LensConfig(), plan.copied_runs(), *_sizes(plan), sam)
     width = plan.text.hidden_size
     cached = plan.image_tokens * width + sam.width * sam.side**2
     return Costs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,7 +55,7 @@ class Curve:
     highest possible rate: a target too small to hold the centre of a cell can never be hit."""
 
     scores: tuple[LayerScore, ...]
-    readable: range
+    readable: Sequence[int]
     queries: int
     images: int
     chance: float
@@ -78,7 +78,7 @@ class Curve:
         return {
             "layer": self.chosen.layer,
             "best": self.best.layer,
-            "readable": [self.readable.start, self.readable.stop - 1],
+            "readable": [self.readable[0], self.readable[-1]],
             "images": self.images,
             "queries": self.queries,
             "chance": round(self.chance, 4),
@@ -216,7 +216,7 @@ def _centres(frame: Frame, grid: tuple[int, int]) -> Float[np.ndarray, "i 2"]:
 # ---------------------------------------------------------------- all images
 
 
-def _curve(tally: _Tally, readable: range, images: int, seed: int) -> Curve:
+def _curve(tally: _Tally, readable: Sequence[int], images: int, seed: int) -> Curve:
     ones, area, centres = torch.ones_like(tally.area), tally.area.double(), tally.centres.double()
 
     def score(layer: int) -> LayerScore:

@@ -46,17 +46,16 @@ class Parts:
         device: str | torch.device = AUTO,
         segmentation_only: bool = True,
         floors: int | None = None,
-        lowest_layer: int | None = None,
+        deepest_layer: int | None = None,
         **loading: Any,
     ) -> Parts:
         """Both from folders or hub ids; `loading` goes to the backbone, as in `place_backbone`. The mask decoder is
-        always in fp32. Of an MLLM that is read at its own choice of layer, `lowest_layer` is the least that will do.
+        always in fp32. Of an MLLM that is read at its own choice of layer, the layers up to `deepest_layer` are loaded.
 
         Raises ValueError when the device, the precision, the layer or the weights cannot be had."""
         device = usable_device(device)
-        if lowest_layer is not None and loading.get("layer") is None:
-            own = draw_blueprint(backbone.resolve(), revision=backbone.revision).depth.layer
-            loading["layer"] = max(own, lowest_layer)
+        if deepest_layer is not None and loading.get("layer") is None:
+            loading["layer"] = draw_blueprint(backbone.resolve(), revision=backbone.revision).layer_for(deepest_layer)
         mllm = place_backbone(backbone, device=device, segmentation_only=segmentation_only, **loading)
         if decoder is None:
             return cls(mllm, None, floors)

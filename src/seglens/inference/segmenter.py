@@ -142,8 +142,10 @@ class Segmenter:
         options: dict[str, Any] = {"dtype": dtype, "load_in": load_in, **loading}
         origins = Origin.of(str(backbone), revision), Origin.of(str(decoder))
         choice = chosen_heads(heads, origins[0])
-        lowest = None if choice is None else choice.lowest_layer
-        parts = Parts.load(*origins, device=device, segmentation_only=segmentation_only, lowest_layer=lowest, **options)
+        deepest = None if choice is None else choice.deepest_layer
+        parts = Parts.load(
+            *origins, device=device, segmentation_only=segmentation_only, deepest_layer=deepest, **options
+        )
         origin, sam = parts.origins()
         if choice is not None:
             choice.check(origin.name, origin.revision)

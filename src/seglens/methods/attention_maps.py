@@ -34,7 +34,8 @@ def choose(
     share = maps.flatten(3) / maps.flatten(3).sum(-1, keepdim=True).clamp(min=TINY)
     entropy = -(share * share.clamp(min=TINY).log()).sum(-1)
     layer = torch.arange(mass.shape[2], device=mass.device) // width
-    attends = (mass >= elbow(mass)[..., None]) & (layer >= first_layer)
+    known = (mass > 0).flatten(0, 1).any(0)  # the others are in layers without attention
+    attends = (mass >= elbow(mass[..., known])[..., None]) & known & (layer >= first_layer)
     # the others come last, the greatest mass first: so there are always enough
     rank = torch.where(attends, entropy, entropy.amax() + 2 - mass - (layer >= first_layer).to(mass))
     return rank.topk(min(count, mass.shape[2]), largest=False).indices

@@ -108,9 +108,10 @@ class PromptingMethod(Method):
 
 @runtime_checkable
 class BackboneSource(Protocol):
-    """A backbone as the builder of a method uses it: it is read at `layer`, and `clone_layers` copies from there on."""
+    """A backbone as the builder of a method uses it: `clone_layers` copies from the layer that it reads on, with the
+    attention of the layers `copied`."""
 
-    layer: int
+    copied: tuple[int, ...]
     width: int
     heads: int
     feed_forward: int

@@ -46,14 +46,14 @@ class HeadWeights(nn.Module):
         return torch.stack(sums).sum(0)
 
 
-def copied_heads(heads: LocatedHeads, layer: int, count: int, width: int) -> LocatedHeads:
-    """Heads of an MLLM as heads of the `count` layers copied from `layer` on, with `width` heads each.
+def copied_heads(heads: LocatedHeads, layers: Sequence[int], width: int) -> LocatedHeads:
+    """Heads of an MLLM as heads of the copies of its `layers`, with `width` heads each.
 
     Raises ValueError for a head that these do not have."""
-    layers = range(layer, layer + count)
     if outside := [pair for pair in heads if pair[0] not in layers or pair[1] >= width]:
         raise ValueError(
-            f"LENS got the heads {outside} (layer, head); it reads layer {layer} here and computes the attention of "
-            f"layers {layers[0]} to {layers[-1]}, with {width} heads each: give heads of these, or read another layer"
+            f"LENS got the heads {outside} (layer, head); it reads layer {layers[0]} here and computes the attention "
+            f"of layers {' and '.join(map(str, layers))}, with {width} heads each: give heads of these, or read "
+            "another layer"
         )
-    return [(number - layer, head) for number, head in heads]
+    return [(layers.index(number), head) for number, head in heads]

@@ -101,13 +101,14 @@ class Lens(PromptingMethod):
         heads: int,
         feed_forward: int,
         decoder: PromptDecoder,
-        layer: int = 0,
+        copied: Sequence[int] = (0, 1),
     ):
-        """`layers` are copies of the MLLM's from `layer` on. Raises ValueError when `config` names heads of others."""
+        """`layers` are copies of the MLLM's, each with the attention of one of its layers `copied`. Raises ValueError
+        when `config` names heads of others."""
         super().__init__()
         self.config, self._decoder = config, (decoder,)
         self.layers = nn.ModuleList(layers)
-        located = copied_heads(config.heads, layer, len(self.layers), heads)
+        located = copied_heads(config.heads, copied, heads)
         self.head_weights = HeadWeights(heads, located) if config.head_weights == "learned" else None
         self.norm = nn.RMSNorm(width, eps=1e-6)  # not in the paper: H_out^2 is read through it, as in the released code
         mlp = config.descriptor_width or feed_forward
@@ -326,7 +327,7 @@ def _without_void(
 def build_lens(config: LensConfig, backbone: BackboneSource, decoder: PromptDecoder) -> Lens:
     """A fresh LENS head: its two layers continue the backbone exactly, the rest is new."""
     sizes = backbone.width, backbone.heads, backbone.feed_forward
-    return Lens(config, backbone.clone_layers(2), *sizes, decoder, backbone.layer)
+    return Lens(config, backbone.clone_layers(2), *sizes, decoder, backbone.copied)
 
 
 PRESETS: dict[str, Preset[LensConfig]] = {

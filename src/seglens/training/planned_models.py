@@ -106,11 +106,11 @@ class PlannedModels:
     def _head(self) -> tuple[Lens, MaskDecoder]:
         decoder = self._decoder()
         assert decoder is not None
-        text, copied = self.mllm.text, self.mllm.copied_layers()
+        text, copied = self.mllm.text, self.mllm.copied_runs()
         sizes = text.hidden_size, text.num_attention_heads, text.intermediate_size
         with torch.device("meta"):
             layers = clone_layers(copied, self.mllm.module.get_decoder().rotary_emb)
-            head = Lens(self.recipe.method, layers, *sizes, AllPrompts(decoder), self.mllm.depth.layer)
+            head = Lens(self.recipe.method, layers, *sizes, AllPrompts(decoder), self.mllm.depth.copied)
         return head.train(), decoder
 
     @cached_property
