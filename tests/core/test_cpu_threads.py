@@ -14,8 +14,16 @@ import torch
 
 from command import Run
 from seglens.cli.loading import choose_threads
-from seglens.core import cpu_threads, process_limits
-from seglens.core.cpu_threads import COUNT, WAITING, WEIGHTS_PER_THREAD, prepare_threads, threads_for, use_threads_for
+from seglens.core import process_limits
+from seglens.core.cpu_threads import (
+    COUNT,
+    OURS,
+    WAITING,
+    WEIGHTS_PER_THREAD,
+    prepare_threads,
+    threads_for,
+    use_threads_for,
+)
 from seglens.core.process_limits import cpu_quota, usable_cores
 from seglens.inference.segmenter import Segmenter
 
@@ -24,10 +32,9 @@ BILLION = 10**9
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*COUNT, *WAITING):
+    for name in (*COUNT, *WAITING, OURS):
         monkeypatch.setenv(name, "")  # so that what the test sets is removed, too
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cpu_threads, "_set_here", set())
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, cores: int, quota: float | None = None) -> None:
@@ -85,6 +92,20 @@ def test_within_a_quota_also_what_is_computed_before_a_model_is_loaded(monkeypat
     use_threads_for(0)  # the variable is not taken for the user's
     use_threads_for(7 * BILLION)
     assert counts == [1, 2]
+
+
+def test_a_process_that_is_started_does_not_take_the_quota_for_a_choice_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, 8, 2.0)
+    prepare_threads()
+    program = "from seglens.core.cpu_threads import chosen_by_user; print(chosen_by_user())"
+    for number, chosen in (("2", "False"), ("3", "True")):
+        environment = {**os.environ, "OMP_NUM_THREADS": number}
+        ran = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.strip() == chosen
 
 
 @pytest.mark.parametrize(

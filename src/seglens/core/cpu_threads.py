@@ -15,7 +15,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # the same for
 # A smaller share of a model is computed faster than a second thread is woken: measured by benchmarks/threads.py.
 WEIGHTS_PER_THREAD = 40_000_000
 
-_set_here = set[str]()  # variables that this process set by itself
+OURS = "SEGLENS_OMP_NUM_THREADS"  # the value of COUNT[0] that `prepare_threads` set: the processes it starts read both
 
 
 def prepare_threads() -> None:
@@ -26,13 +26,14 @@ def prepare_threads() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     cores = usable_cores()
     if not chosen_by_user() and cores < affinity_cores():
-        _set_here.add(COUNT[0])
-        os.environ[COUNT[0]] = str(cores)
+        os.environ[COUNT[0]] = os.environ[OURS] = str(cores)
 
 
 def chosen_by_user() -> bool:
-    """Whether the environment states the number of threads."""
-    return any(name in os.environ and name not in _set_here for name in COUNT)
+    """Whether the environment states the number of threads, other than by what `prepare_threads` wrote there in this
+    process or in the one that started it."""
+    chosen = [name for name in COUNT if name in os.environ]
+    return bool(chosen) and (chosen != [COUNT[0]] or os.environ[COUNT[0]] != os.environ.get(OURS))
 
 
 def threads_for(weights: int) -> int:
