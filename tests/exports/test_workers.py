@@ -6,7 +6,9 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from PIL import Image
@@ -14,7 +16,7 @@ from PIL import Image
 from seglens.data.world import WorldData
 from seglens.exports import Command, Export
 from seglens.exports.batch import BatchRun, ImageOutcome, Share
-from seglens.exports.workers import WorkerRun, check_workers
+from seglens.exports.workers import Worker, WorkerRun, check_workers
 from seglens.inference.image_sources import Piped, Sources
 from seglens.inference.segmenter import Segmenter
 
@@ -118,6 +120,23 @@ def test_an_error_of_a_process_ends_the_run(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="the head is damaged"):
         finish(batch, WorkerRun(batch, 2, print))
     assert files(tmp_path / "two") == {}
+
+
+class UnreadableError(Exception):
+    """As errors of some packages are: it can be sent to another process, and not be made again there."""
+
+    def __init__(self, what: str, where: str):
+        super().__init__(f"{what} in {where}")
+
+
+def test_an_error_that_cannot_be_read_ends_its_process_for_the_others() -> None:
+    """The first one then computes the share, and meets the error itself."""
+    ours, theirs = Pipe(duplex=False)
+    worker = Worker.__new__(Worker)
+    worker.messages = SimpleQueue()
+    theirs.send(UnreadableError("a fault", "a file"))
+    worker._receive(ours)
+    assert isinstance(worker.messages.get(timeout=1), EOFError)
 
 
 def test_standard_input_is_read_by_one_process() -> None:

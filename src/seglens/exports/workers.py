@@ -98,7 +98,7 @@ class Worker:
         try:
             while True:
                 self.messages.put(pipe.recv())
-        except (EOFError, OSError):
+        except Exception:  # the process ended, or sent an error that cannot be read here: it then ends too
             self.messages.put(EOFError())
 
     def stop(self) -> None:
