@@ -135,6 +135,38 @@ def test_known_pictures_take_part_in_the_passes_of_unknown_ones(
         np.testing.assert_array_equal(one.canvas_logits, other.canvas_logits)
 
 
+@pytest.mark.slow
+def test_a_method_that_reads_one_image_at_a_time_gives_the_same_answers(pictures: list[NamedImage]) -> None:
+    """Also where a batch is asked for, and for each image as many queries as it has."""
+    segmenter = Segmenter.from_parts("embedded/mllm", "embedded/sam", segmentation_only=True)
+    assert batch_size(segmenter) == 1
+    for most in (None, 3):
+        answering = Answering(lambda: segmenter, QUERIES, most=most)
+        check(list(answering.answers(pictures[:3])), pictures[:3], segmenter)
+    few, more = segmenter.segment([picture.pixels for picture in pictures[:2]], [QUERIES[:1], QUERIES])
+    assert [len(few), len(more)] == [1, 2]
+    np.testing.assert_array_equal(few[0].mask, segmenter.segment(pictures[0].pixels, QUERIES[:1])[0].mask)
+
+
+def test_images_with_different_numbers_of_queries_share_a_pass(
+    segmenter: Segmenter, pictures: list[NamedImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, queries = [one.pixels for one in pictures[:3]], [QUERIES, QUERIES[1:], [*QUERIES, "the rightmost thing"]]
+    alone = [segmenter.segment(image, some) for image, some in zip(images, queries, strict=True)]
+    sizes, decode = list[tuple[int, ...]](), segmenter.method.decode
+    monkeypatch.setattr(
+        segmenter.method,
+        "decode",
+        lambda read, *rest: (sizes.append(read.question_mask.shape[:2]), decode(read, *rest))[1],
+    )
+    together = segmenter.segment(images, queries)
+    assert sizes == [(3, 3)]
+    for some, others in zip(alone, together, strict=True):
+        assert [one.query for one in some] == [other.query for other in others]
+        for one, other in zip(some, others, strict=True):
+            np.testing.assert_array_equal(one.mask, other.mask)
+
+
 def test_no_model_is_loaded_for_what_is_known() -> None:
     def load() -> Segmenter:
         raise AssertionError("loaded")
