@@ -119,6 +119,25 @@ def test_too_many_requests_get_503_with_retry_after(
     first.join()
 
 
+def test_what_is_not_answered_when_the_server_must_end_is_refused(
+    serve: Serve, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = serve(shutdown_seconds=0.2)
+    held, inside = threading.Event(), threading.Event()
+    monkeypatch.setattr(segmenter, "open", lambda image: (inside.set(), held.wait(20)))
+    answers = list[httpx.Response]()
+    post = lambda: answers.append(short.client.post("/v1/images", files={"file": noise(20, 20)}))  # noqa: E731
+    client = threading.Thread(target=post)
+    client.start()
+    assert inside.wait(10)
+    short.running.stop()
+    client.join(10)
+    held.set()
+    assert [code(answer) for answer in answers] == [(503, "stopping")]
+    assert answers[0].headers["retry-after"] == "5"
+    assert "Exception in ASGI application" not in caplog.text  # no error of the request
+
+
 def test_everything_but_the_health_check_needs_the_key(serve: Serve, tmp_path: object) -> None:
     keyed = serve(api_key="right")
     for headers in (

@@ -24,7 +24,10 @@ class Metrics:
         )
         self.under_way = Gauge("seglens_requests_under_way", "Requests not yet answered.", registry=registry)
         self.batch = Histogram(
-            "seglens_batch_questions", "Questions that ran together.", buckets=SIZES, registry=registry
+            "seglens_batch_questions",
+            "Questions, or pictures to open, that ran together.",
+            buckets=SIZES,
+            registry=registry,
         )
         self.waiting = Gauge("seglens_questions_waiting", "Questions in the queue.", registry=registry)
         self.busy = Counter("seglens_model_seconds", "Seconds that the model worked.", registry=registry)

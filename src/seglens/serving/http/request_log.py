@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from seglens.serving.http.api_errors import ApiError, fault, internal
+from seglens.serving.http.api_errors import ApiError, busy, fault, internal
 from seglens.serving.http.asgi import App, Message, Receive, Scope, Send, header
 from seglens.serving.http.metrics import Metrics
 
@@ -32,6 +33,8 @@ class RequestLog:
             await self.app(scope, receive, record.send)
         except ApiError as error:
             await record.answer_error(error)
+        except asyncio.CancelledError:  # only the end of the server cancels a request
+            await record.answer_error(busy("stopping", "the server stopped before the answer; ask another one", 5))
         except Exception:
             LOG.exception("%s failed", record.id)
             await record.answer_error(internal(record.id))
