@@ -26,6 +26,8 @@ from transformers.models.lfm2.modeling_lfm2 import Lfm2DecoderLayer, Lfm2RotaryE
 from seglens.backbones import Backbone, draw_blueprint, load_backbone
 from seglens.backbones.layers import SHARING, DecoderLayers
 from seglens.backbones.lfm2_images import Lfm2Images
+from seglens.data import load_data
+from seglens.evaluation.head_probe import find_heads
 from tiny import KINDS
 
 KIND = "lfm2-vl"
@@ -139,6 +141,13 @@ def test_localization_heads_choose_the_layer_to_read(lfm2: Path) -> None:
     blueprint = draw_blueprint(lfm2)
     assert blueprint.depth.layer == 4
     assert [blueprint.layer_for(deepest) for deepest in (2, 4, 6, 8)] == [4, 4, 4, 6]
+
+
+@pytest.mark.slow
+def test_localization_heads_are_found_in_layers_with_attention(backbone: Backbone) -> None:
+    """The maps of the others are empty: no query chooses them, and none of them judges presence."""
+    choice = find_heads(backbone, load_data("world:n=3,seed=1"))
+    assert {layer for layer, _ in choice.all_heads} <= {2, 4, 6, 8}
 
 
 # ------------------------------------------------------------------ pictures

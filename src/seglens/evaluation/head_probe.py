@@ -90,7 +90,8 @@ def _choice(
     best = counts.argsort(descending=True, stable=True)[: config.chosen]
     pairs = tuple((int(k) // width, int(k) % width) for k in best)
     run = (max(layer for layer, _ in pairs) + 1) * width  # heads of the layers that run in any case
-    presence = int(separation(mass[:, :run], own).argmax())
+    attends = (mass[:, :run] > 0).any(0)  # the others are in layers without attention
+    presence = int(separation(mass[:, :run], own).where(attends, -1).argmax())
     threshold, kept, refused = separated(mass[:, presence], own)
     origin = Origin.of(backbone.name, backbone.revision or hub_commit(backbone.name))
     share = counts[best] / len(observed.chosen)
