@@ -23,10 +23,11 @@ COMMAND = re.compile(r"(?<![\w.'/-])seglens((?: [a-z][a-z0-9]*){1,2})([^\n`|#]*)
 NOT_COMMANDS = {"again", "import", "evaluation", "your"}  # "install seglens again", Python, a file's header, pip
 OF_OTHER_PROGRAMS = {
     *("--extra-index-url", "--find-links", "--no-index", "--wheel-dir"),  # pip
-    *("--env", "--file", "--gpus", "--publish", "--rm", "--tag", "--user", "--volume"),  # docker
+    *("--cpus", "--env", "--file", "--gpus", "--publish", "--rm", "--tag", "--user", "--volume"),  # docker
     *("--nproc-per-node", "--no-python"),  # torchrun
     "--local-dir",  # hf
-    *("--size", "--quick"),  # benchmarks/
+    *("--address", "--head"),  # ray
+    *("--size", "--quick", "--wall"),  # benchmarks/
 }
 
 

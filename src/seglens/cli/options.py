@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from seglens.core.ray_actors import Actors
 
 # As in `seglens.core.devices` and `seglens.checkpoints.head`, which import torch
 AUTO, EMBEDDED = "auto", "embedded"
@@ -164,6 +167,46 @@ class ChatSegmenterOptions(SegmenterOptions):
 
 
 @dataclass(frozen=True)
+class ShardOptions:
+    """Options of a run in shards. Raises ValueError when they do not fit together."""
+
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Write the answers about N images into one file. Default with --ray, or the format parquet: 256.",
+        ),
+    ] = None
+    ray: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Compute shards with N actors of Ray, on all its machines."),
+    ] = None
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of each actor; with .5 two share one. Default: 1 where --device is a GPU."),
+    ] = None
+    ray_address: Annotated[
+        str | None, typer.Option(help="Address of the Ray. Default: RAY_ADDRESS, else this machine alone.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        lonely = "--ray-gpus" if self.ray_gpus is not None else "--ray-address" if self.ray_address else None
+        if self.ray is None and lonely:
+            raise ValueError(f"got {lonely} without --ray; add --ray N, the number of actors")
+
+    def actors(self, device: str) -> Actors | None:
+        """Those that compute on `device`; None: this process does."""
+        from seglens.core.devices import usable_device
+        from seglens.core.ray_actors import Actors
+
+        if self.ray is None:
+            return None
+        gpus = float(usable_device(device).type == "cuda") if self.ray_gpus is None else self.ray_gpus
+        return Actors(self.ray, gpus, self.ray_address)
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Options of every command that draws masks."""
 
@@ -180,7 +223,7 @@ class Thresholds:
         return {"presence_threshold": self.presence_threshold, **mask}
 
 
-OPTION_GROUPS = (ModelOptions, ChatModelOptions, SegmenterOptions, ChatSegmenterOptions, Thresholds)
+OPTION_GROUPS = (ModelOptions, ChatModelOptions, SegmenterOptions, ChatSegmenterOptions, ShardOptions, Thresholds)
 
 
 def with_single_options(command: Callable[..., Any]) -> Callable[..., Any]:

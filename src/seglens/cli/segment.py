@@ -16,6 +16,7 @@ from seglens.cli.options import (
     JsonLines,
     Overwrite,
     SegmenterOptions,
+    ShardOptions,
     Thresholds,
     Together,
     Trust,
@@ -36,6 +37,7 @@ def segment(
     ],
     model_options: SegmenterOptions,
     thresholds: Thresholds,
+    shards: ShardOptions,
     query: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +50,7 @@ def segment(
         typer.Option(
             "--format",
             help="Formats to write, separated by commas: mask, overlay (these two by default), png (indexed), coco, "
-            "coco-polygons, yolo, geojson, labelstudio.",
+            "coco-polygons, yolo, geojson, labelstudio; in shards: parquet or coco.",
         ),
     ] = None,
     each: Annotated[
@@ -74,17 +76,35 @@ def segment(
     themselves never."""
     from seglens.cli.arguments import split_arguments
     from seglens.cli.result_printer import ResultPrinter
+    from seglens.cli.segment_shards import in_shards, segment_shards
     from seglens.exports import DEFAULT, Command, Export
     from seglens.exports.batch import BatchRun
     from seglens.exports.workers import WorkerRun, check_workers
     from seglens.inference.image_sources import Sources
 
     names, queries = split_arguments(words, query or ())
-    sources, threshold_arguments = Sources.of(names, every), thresholds.arguments()
+    threshold_arguments = thresholds.arguments()
     settings = {**answer_settings(model_options, thresholds), "each": each, "trust": trust}
-    command = Command(queries, settings, None if sources.root is None else str(sources.root))
-    export = Export(out, _format_names(formats) or DEFAULT, command, sources.paths, overwrite)
     load = partial(load_segmenter, model_options, segmentation_only=True, **threshold_arguments)
+    names_of_formats = _format_names(formats)
+    if in_shards(names_of_formats, shards, workers):
+        actors = shards.actors(model_options.device)
+        segment_shards(
+            names,
+            Command(queries, settings),
+            load,
+            out,
+            names_of_formats,
+            shards.shard,
+            actors,
+            together,
+            overwrite,
+            as_json,
+        )
+        return
+    sources = Sources.of(names, every)
+    command = Command(queries, settings, None if sources.root is None else str(sources.root))
+    export = Export(out, names_of_formats or DEFAULT, command, sources.paths, overwrite)
     batch, printer = BatchRun(sources, command, export, load, each, trust, together), ResultPrinter(sources, as_json)
     check_workers(sources, workers)
     batch.plan()

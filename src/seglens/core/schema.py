@@ -125,6 +125,15 @@ class Line(RootModel[AnswerLine | FaultLine]):
     """Every line of `seglens segment --json` and `refine --json`: one per image and query."""
 
 
+class ShardLine(WireModel):
+    """A line of `seglens segment --json` in shards."""
+
+    file: str
+    images: int
+    bad: int = Field(description="Images with a fault: no answer, or none to some of the queries.")
+    known: bool = Field(description="It is from an earlier run.")
+
+
 class AskLine(WireModel):
     """The line of `seglens ask --json`."""
 

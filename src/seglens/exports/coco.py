@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from seglens.exports.base import Files, Format, array, missing_picture
@@ -11,6 +11,7 @@ from seglens.exports.bridge import bridged
 from seglens.exports.outline import regions_of
 from seglens.exports.page import AnnotatedImage, ExportedInstance, PageSummary, Title, missing_place
 
+MOST = 1_000_000  # things in an image: ids of one image begin so far from those of the one before
 INFO = {"description": "Masks by SegLens. file_name counts from the folder that all images have in common."}
 
 
@@ -24,6 +25,17 @@ def to_coco(pages: Iterable[AnnotatedImage], polygons: bool = False) -> dict[str
     numbers = _numbers(summaries)
     annotations = list(_annotations(summaries, numbers, polygons))
     return {"info": INFO, "images": list(_images(summaries)), "annotations": annotations, "categories": _named(numbers)}
+
+
+def coco_part(pages: Iterable[tuple[int, PageSummary]], queries: Sequence[str]) -> dict[str, Any]:
+    """Part of the dataset of a run, of pages with their numbers from 0 on: a category for each of all the queries, and
+    ids that are those of an image or a thing in the whole run, so that parts are joined by joining their lists."""
+    numbers, images, annotations = {query: n for n, query in enumerate(queries, 1)}, [], []
+    for number, page in pages:
+        images += [{**one, "id": number + 1} for one in _images([page])]
+        things = _annotations([page], numbers, polygons=False)
+        annotations += [{**one, "id": number * MOST + one["id"], "image_id": number + 1} for one in things]
+    return {"info": INFO, "images": images, "annotations": annotations, "categories": _named(numbers)}
 
 
 class CocoFile(Format):

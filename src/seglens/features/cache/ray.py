@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seglens.core.locks import LOCK, held
+from seglens.core.ray_actors import Actors, import_ray, rows_of_actors
 from seglens.features.cache.fingerprint import CacheError
 from seglens.features.cache.manifest import Manifest
 from seglens.features.cache.writer import Built, Extract, Samples, begin, intact, write
@@ -47,10 +48,7 @@ def build_with_ray(
     one that all machines share. An actor that is lost is replaced, and its shard written again.
 
     Raises ImportError when Ray is not installed, and what `build` raises."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(f"several machines need Ray ({error}); run: pip install 'seglens[ray]'") from error
+    import_ray()
     folder = folder.absolute()  # an actor's working folder is another
     manifest = begin(samples, folder, manifest)
     shards = range(manifest.shards)
@@ -59,29 +57,9 @@ def build_with_ray(
     tick(sum(len(manifest.indices(shard)) for shard in kept))
     if todo:
         with held(folder / LOCK):  # by this process, for all of its actors
-            _write(ray, (load, folder, manifest), todo, actors, gpus, tick)
+            for row in rows_of_actors(ShardActor, (load, folder, manifest), todo, Actors(actors, gpus)):
+                if row["fault"]:
+                    raise CacheError(row["fault"])
+                tick(len(manifest.indices(row["shard"])))
     skipped = [one for shard in shards for one in intact(folder, manifest, shard) or ()]
     return Built(tuple(todo), kept, tuple(skipped))
-
-
-def _write(
-    ray: Any,
-    arguments: tuple[Load, Path, Manifest],
-    shards: list[int],
-    actors: int,
-    gpus: float,
-    tick: Callable[[int], None],
-) -> None:
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `tick` shows it
-    work = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-    done = work.map_batches(
-        ShardActor,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        num_gpus=gpus or None,
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
-    )
-    for row in done.iter_rows():
-        if row["fault"]:
-            raise CacheError(row["fault"])
-        tick(len(arguments[2].indices(row["shard"])))
