@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 OWN = (
     "attacks",
+    "batch",
     "clients",
     "crowds",
     "errands",
@@ -114,6 +115,15 @@ def test_clients(run: Run) -> None:
     assert spent["this version: wrong or refused"] == 0
     speeds = [spent[f"{which}: requests per second"] for which in ("this version", "the other version")]
     assert report["ratios"][-1]["value"] == pytest.approx(speeds[0] / speeds[1])
+
+
+@pytest.mark.slow
+def test_batch(run: Run) -> None:
+    report = run("batch", "--images", "3", "--folder", "5")
+    assert aims(report) == [1.5, 2.7, 1.02]
+    single, batched, folder, folder_batched, two = report["rows"].values()
+    values = [ratio["value"] for ratio in report["ratios"]]
+    assert values[:3] == pytest.approx([single / batched, 2 * single / two, folder / folder_batched])
 
 
 @pytest.mark.slow
