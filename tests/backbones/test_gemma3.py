@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from bare import Bare, error
 from PIL import Image
 from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5TextModel
 from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
 
 from seglens.backbones import Backbone, QuestionError, draw_blueprint, load_backbone
@@ -25,6 +25,7 @@ IMAGE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)
 EXACT = {"dtype": torch.float32, "attn_implementation": "eager"}
 WINDOW = 16 + LONGEST_QUESTION  # the smallest that is read: the image tokens of the tiny model, and a question
 TOLERANCE = 5e-6
+LINEAR = ("key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,20 @@ def test_the_states_of_an_image_of_paligemma_change_with_the_question() -> None:
 
 
 @pytest.mark.parametrize("config", [Qwen3_5TextConfig, Qwen3_5MoeTextConfig])
-def test_no_two_layers_in_a_row_of_qwen3_5_have_attention(config: Any) -> None:
+def test_three_of_four_layers_of_qwen3_5_have_linear_attention(config: Any) -> None:
     kinds = config().layer_types
     assert kinds == [*["linear_attention"] * 3, "full_attention"] * (len(kinds) // 4)
-    assert not any(one == other == "full_attention" for one, other in pairwise(kinds))
+
+
+def test_linear_attention_of_qwen3_5_keeps_a_state_and_no_keys() -> None:
+    """Its size does not depend on the number of tokens, so that no token can be left out of it."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    linear = {f"linear_{name}": 4 if "dim" in name else 2 for name in LINEAR}
+    sizes = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4}
+    model = Qwen3_5TextModel(Qwen3_5TextConfig(**sizes, **heads, **linear)).eval()
+    with torch.no_grad():
+        few, more = (model(input_ids=torch.ones(1, n).long(), use_cache=True).past_key_values for n in (5, 7))
+    for one, other in zip(few.layers[:3], more.layers[:3], strict=True):
+        assert not hasattr(one, "keys")
+        assert one.recurrent_states[0].shape == other.recurrent_states[0].shape == (1, 2, 4, 4)
+    assert [cache.layers[3].keys.shape[2] for cache in (few, more)] == [5, 7]

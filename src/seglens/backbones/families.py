@@ -40,8 +40,8 @@ FAMILIES: dict[str, type[Family]] = {  # by config.model_type
     "lfm2_vl": Lfm2VL,
 }
 _LINEAR = (
-    "three of four of its layers have linear attention, which gives no map from words to image and keeps no keys and "
-    "values; of the two layers in a row that a head copies, one has it at least"
+    "three of four of its layers have linear attention, which gives no map from words to image and keeps a state in "
+    "place of keys and values: questions cannot share it, and to continue a copy of it for each of them is not built"
 )
 _BOTH_WAYS = (
     "its image tokens and the words of the question see each other in every layer, so that the states of an image "
