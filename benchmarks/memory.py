@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import models
 import torch
@@ -25,7 +27,7 @@ from measure import Ratio, Report, machine, options
 from models import Size
 from torch import Tensor, nn
 
-from seglens.backbones import Backbone
+from seglens.backbones import Backbone, draw_blueprint
 from seglens.decoders.sam import SamDecoder
 from seglens.embedded.profiling import Resident
 from seglens.methods import Lens, build_lens
@@ -34,6 +36,9 @@ from seglens.training.account import Account as Account
 from seglens.training.account import AllPrompts, PassShape, Peak, update
 from seglens.training.account import pretend as pretend
 from seglens.training.config import TrainConfig
+from seglens.training.machine import CONTEXT
+from seglens.training.planned_models import PlannedModels
+from seglens.training.presets import recipe
 
 IMAGES, QUESTIONS = 2, 3
 BEFORE, BEHIND = 5, 24  # tokens before the image, and of a question
@@ -177,6 +182,80 @@ def in_a_process(way: str, size: str, threads: int) -> Peak:
     return Peak(**json.loads(finished.stdout))
 
 
+# ---------------------------------------------------------------- whole trainings
+
+CONFIGS = Path(__file__).parents[1] / "tests" / "backbones" / "configs"
+# InternLM2.5-7B, the language model of InternVL2.5-8B, in the form of transformers
+INTERNLM2 = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 92553,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+TUNED = {"SELF1E-8B": ("self1e", "authors-8b", 60), "MLLMSeg-8B": ("mllmseg", "authors", 40)}  # aims in GB
+
+
+def training(method: str, preset: str, folder: Path) -> PlannedModels:
+    """A preset with its MLLM of 7B or 8B."""
+    named = recipe(preset, method)
+    config = json.loads(
+        (CONFIGS / ("llava-1.5-7b-hf.json" if method == "lens" else "InternVL3-8B-hf.json")).read_text()
+    )
+    if method == "mllmseg":
+        config["text_config"] = INTERNLM2
+    (folder / "config.json").write_text(json.dumps(config))
+    if method == "lens":
+        models.sam_config(models.SIZES["7b"]).save_pretrained(folder / "sam")
+        named = replace(named, decoder=str(folder / "sam"))
+    return PlannedModels(named, draw_blueprint(folder, layer=named.layer), half=True)
+
+
+def tuned_peaks() -> dict[str, float]:
+    """GB on each of several GPUs, in passes of the preset's size."""
+    rows = {}
+    for name, (method, preset, _) in TUNED.items():
+        with TemporaryDirectory() as folder:
+            for on in (False, True):
+                planned = training(method, preset, Path(folder)).recomputing(on)
+                peak = planned.peak(planned.recipe.training.micro or 1, QUESTIONS, fused=True, passes=2, buckets=True)
+                rows[f"{name}, {'' if on else 'no '}gradient checkpointing"] = peak.peak / GB
+    return rows
+
+
+def lens_peaks() -> dict[str, float]:
+    """GB on one GPU, CUDA's own share included, in passes of the preset's size: from a cache, or with the parts."""
+    with TemporaryDirectory() as folder:
+        planned = training("lens", "quick", Path(folder))
+        micro = planned.recipe.training.micro or 1
+        cached = planned.peak(micro, QUESTIONS, fused=True, passes=2).peak + CONTEXT
+        live = cached + planned.beside_bytes() + planned.encoder[1]
+        return {"LENS-7B from a cache": cached / GB, "LENS-7B live": live / GB}
+
+
+def trainings(threads: int) -> Report:
+    rows = tuned_peaks() | lens_peaks()
+    ratios = [
+        Ratio(f"GB of {name} with gradient checkpointing", rows[f"{name}, gradient checkpointing"], aim, most=True)
+        for name, (_, _, aim) in TUNED.items()
+    ]
+    gib = 2**30 / GB
+    ratios += [
+        Ratio("GB of LENS-7B live, on a card of 40 GiB", rows["LENS-7B live"], 40 * gib, most=True),
+        Ratio("GB of LENS-7B from a cache, on a card of 24 GiB", rows["LENS-7B from a cache"], 24 * gib, most=True),
+    ]
+    notes = [
+        "an account of tensors, not a measured GPU; passes of the preset's size, 3 questions each; a fused AdamW",
+        f"of methods that tune: gradients in DDP's buckets; of LENS: {CONTEXT / GB} GB for CUDA",
+    ]
+    return Report("peak memory of whole trainings", "7b", "GB", rows, ratios, notes, machine("cpu", threads))
+
+
 def compare(size: str, device: str, threads: int, check: str | None) -> Report:
     """`check` is the size at which the account is compared with a process; None leaves that out."""
     shapes, cuda, fused = models.SIZES[size], torch.device(device).type == "cuda", "LENS ... and a fused AdamW"
@@ -213,8 +292,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__ or "", sizes=("7b", "small", "tiny"))
     parser.add_argument("--one", choices=WAYS, help="measure one way in this process and print bytes")
     parser.add_argument("--no-check", action="store_true", help="leave out the comparison with a real process")
+    parser.add_argument("--trainings", action="store_true", help="account for whole trainings alone")
     settings = parser.parse_args(arguments)
     torch.set_num_threads(settings.threads)
+    if settings.trainings:
+        return trainings(settings.threads).show(settings.json)
     if settings.one:
         print(json.dumps(asdict(measured(settings.one, models.SIZES[settings.size], settings.device))))
         return

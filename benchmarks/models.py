@@ -107,9 +107,9 @@ def llava(
     return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
-def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = None) -> SamModel:
+def sam_config(size: Size) -> SamConfig:
     width = size.prompt_width
-    config = SamConfig(
+    return SamConfig(
         vision_config=SamVisionConfig(
             hidden_size=size.sam_width,
             mlp_dim=4 * size.sam_width,
@@ -127,7 +127,10 @@ def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = 
             hidden_size=width, mlp_dim=8 * width, num_attention_heads=size.prompt_heads, iou_head_hidden_dim=width
         ),
     )
-    model = AutoModelForMaskGeneration.from_config(config, dtype=dtype, attn_implementation=attention)
+
+
+def sam(size: Size, dtype: torch.dtype = torch.float32, attention: str | None = None) -> SamModel:
+    model = AutoModelForMaskGeneration.from_config(sam_config(size), dtype=dtype, attn_implementation=attention)
     torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)  # as in SAM; transformers draws hidden/2
     return model
 

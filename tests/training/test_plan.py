@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,14 @@ from command import Run
 from seglens.data.sampling import Mixture, SamplingSource
 from seglens.features.cache import Cache
 from seglens.features.frozen import Features
+from seglens.methods.tuned import TunedMethod
 from seglens.training import plan as planning
 from seglens.training.account import Account
 from seglens.training.machine import PUBLISHED, Machine, published
 from seglens.training.plan import Need, Plan
 from seglens.training.planned_data import PUBLISHED_IMAGES, PlannedData, _mixture, plan_data
 from seglens.training.planned_models import PlannedModels
+from seglens.training.planned_tuned import ANSWER
 from seglens.training.presets import Recipe, adjusted, recipe
 from seglens.training.setup import prepare
 
@@ -121,6 +124,38 @@ def test_a_training_needs_what_was_planned(tmp_path: Path) -> None:
     assert exact.models.peak(2, 3, fused=False, passes=2).peak - decoder == pytest.approx(account.peak, rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(("method", "mllm"), [("lisa", "embedded/mllm"), ("self1e", "embedded/internvl")])
+def test_a_method_that_tunes_needs_the_memory_that_was_planned(
+    method: str, mllm: str, recompute: bool, tmp_path: Path
+) -> None:
+    """In tensors, to 10 %, with gradient checkpointing and without."""
+    decoder = "embedded/sam" if method == "lisa" else None
+    settings = ["steps=2", "images=4", "micro=2", "warmup=1", f"recompute={recompute}"]
+    of = replace(adjusted(recipe("default", method), settings), backbone=mllm, decoder=decoder, layer=None)
+    run = prepare(of, "world:n=4,seed=3,split=train,queries=3,negatives=0", tmp_path)
+    assert isinstance(run.head, TunedMethod)
+    reader: Any = run.head.mllm
+    words = [len(answer.ids) for example in run.stream.examples(range(8)) for answer in example.answers]
+    account = Account()
+    for module in (run.head, reader.model.tuned.model):
+        for tensor in (*module.parameters(), *module.buffers()):
+            account.hold(tensor)
+    if decoder:
+        for name, weight in _decoder_weights(of).items():
+            if "vision_encoder" not in name:
+                account.now += weight.nbytes
+    with account:
+        run.run(tmp_path, quiet=True)
+    places = len(of.method.templates().tokens)
+    lengths = len(reader.tuned.reading.before()), max(words) - ANSWER - places
+    models = replace(PlannedModels.of(of, None, half=False), tokens=lengths)
+    assert models.trained == sum(p.numel() for p in run.head.parameters() if p.requires_grad)
+    peak = models.peak(2, 3, fused=False, passes=2).peak
+    assert peak == pytest.approx(account.peak, rel=0.1)
+
+
 def tokens(examples: list[Features]) -> tuple[int, int]:
     """Before the image, and of a question on average."""
     lengths = [len(question.rows) for one in examples for question in one.questions]
@@ -163,6 +198,8 @@ def test_a_download_that_the_disk_has_no_room_for_does_not_fit(monkeypatch: pyte
     monkeypatch.setattr(PlannedModels, "downloads", lambda models: {"org/model": 5_000_000_000})
     monkeypatch.setattr(planning, "hub_folder", lambda: tmp_path / "hub")
     monkeypatch.setattr(planning, "free_space", lambda folder: 10**9 if folder.name == "hub" else 10**12)
+    monkeypatch.setattr(Plan, "device_bytes", lambda plan, recompute=None: 1e9)
+    monkeypatch.setattr(Plan, "step_seconds", None)
     short = [need for need in plan.needs if not need.fits]
     assert [str(need) for need in short] == [
         "disk for downloads: 5.00 GB of 1.00 GB free: DOES NOT FIT; set HF_HOME to a folder on another disk"

@@ -173,9 +173,11 @@ def accounted(
     loss: Callable[[], Tensor],
     optimiser: Callable[[], torch.optim.AdamW],
     passes: int = 1,
+    buckets: bool = False,
 ) -> Peak:
-    """Of the second step of a training, of that number of passes: those after the first run beside the gradients of
-    those before, and a third changes nothing. All modules are on the meta device before, hold fake tensors after."""
+    """Of a later step of a training, of that number of passes: those after the first run beside the gradients of those
+    before, and a third changes nothing. With `buckets` gradients are never freed: they lie in the buckets that
+    DDP exchanges between devices. All modules are on the meta device before, hold fake tensors after."""
     account = Account()
     with FakeTensorMode():
         pretend(trained, *beside)
@@ -184,7 +186,10 @@ def accounted(
                 account.hold(tensor)
         with account:
             stepper = optimiser()
-            update(loss(), stepper)
+            for parameter in stepper.param_groups[0]["params"]:  # a step that makes what the optimiser keeps
+                parameter.grad = torch.empty_like(parameter)
+            stepper.step()
+            stepper.zero_grad(set_to_none=not buckets)
             resting, account.peak = account.now, 0
             if passes > 1:
                 loss().backward()

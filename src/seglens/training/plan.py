@@ -16,6 +16,7 @@ from seglens.features.cache.whole_files import size
 from seglens.training.machine import CONTEXT, Machine
 from seglens.training.planned_data import PlannedData
 from seglens.training.planned_models import PlannedModels
+from seglens.training.planned_tuned import ANSWER
 
 PROCESS = 3e9  # bytes of host memory of Python with PyTorch and CUDA: an assumption
 PROCESS_CPU = 1e9
@@ -71,27 +72,32 @@ class Plan:
     def passes(self) -> tuple[int, int]:
         return self.models.recipe.training.passes(self.devices)
 
-    def frozen_bytes(self) -> int:
-        return self.models.mllm_bytes() + self.models.encoder[0]
+    def device_bytes(self, micro: int | None = None, live: bool | None = None, recompute: bool | None = None) -> float:
+        """At most on one device: while features are cached, or in a step, whichever is more."""
+        key = micro, live, recompute
+        if key not in self._device_bytes:
+            self._device_bytes[key] = self._peak(*key)
+        return self._device_bytes[key]
 
-    def device_bytes(self, micro: int | None = None, live: bool | None = None) -> float:
-        """At most on one device: while features are cached, or in a step, whichever is more. Of a method that tunes
-        its MLLM only the weights are counted."""
-        if not self.models.lens:
-            return float(self.frozen_bytes())
+    @cached_property
+    def _device_bytes(self) -> dict[tuple[int | None, bool | None, bool | None], float]:
+        return {}
+
+    def _peak(self, micro: int | None, live: bool | None, recompute: bool | None) -> float:
         passes, own = self.passes()
         if micro is not None:
             passes, own = passes * own // micro, micro
-        step = self.models.peak(own, self.data.most, self.machine.cuda, passes).peak
-        reading = self.frozen_bytes() + self.models.encoder[1]
+        models = self.models if recompute is None else self.models.recomputing(recompute)
+        step = models.peak(own, self.data.most, self.machine.cuda, passes, buckets=self.devices > 1).peak
+        reading = models.beside_bytes() + models.encoder[1]
         if self.live if live is None else live:
             return step + reading  # the next step is read while one trains
-        return max(step, reading + WEIGHT * self.models.trained)
+        return max(step, reading + WEIGHT * models.trained)
 
     def run_bytes(self) -> int:
         """Of the run's folder: checkpoints with moments, one being written among them, and two heads."""
         keep = self.models.recipe.training.keep
-        return (3 * (keep + 1) + 2) * WEIGHT * self.models.trained if self.models.lens else 0
+        return (3 * (keep + 1) + 2) * WEIGHT * self.models.trained
 
     def disk_bytes(self) -> int:
         cached = self.cache_bytes()
@@ -99,9 +105,7 @@ class Plan:
 
     def host_bytes(self) -> float:
         training = self.models.recipe.training
-        if not self.models.lens:
-            return PROCESS if self.machine.cuda else PROCESS_CPU
-        example = self.models.image_bytes() + self.data.most * self.models.question_bytes()
+        example = self.models.example_bytes(self.data.most)
         process = PROCESS if self.machine.cuda else PROCESS_CPU
         return self.devices * (process + AHEAD * training.images / self.devices * example)
 
@@ -109,11 +113,13 @@ class Plan:
 
     @cached_property
     def encode_seconds(self) -> float | None:
-        """Of the frozen parts for an image with its questions."""
-        if not (self.machine.single and self.models.lens):
+        """Of the frozen parts for an image with its questions: those of a method that tunes are SAM's encoder alone."""
+        if not self.machine.single:
             return None
-        mllm = self.models.reading_flops() + self.data.questions * self.models.question_flops()
-        return mllm / self.machine.half + self.models.encoder[2] / self.machine.single
+        sam, models = self.models.encoder[2] / self.machine.single, self.models
+        if not models.lens:
+            return sam
+        return (models.reading_flops() + self.data.questions * models.question_flops()) / self.machine.half + sam
 
     @cached_property
     def step_seconds(self) -> float | None:
@@ -167,11 +173,13 @@ class Plan:
     def _less_memory(self) -> str:
         """The first change that is enough."""
         available = self.machine.memory
-        _, own = self.passes() if self.models.lens else (1, 1)
-        if not self.models.lens:
-            return "take a smaller MLLM"
+        _, own = self.passes()
+        if not self.models.lens and not self.models.recomputes and self.device_bytes(recompute=True) <= available:
+            return "use gradient checkpointing: --set recompute=true"
         if own > 1 and self.device_bytes(micro=1) <= available:
             return "take fewer images per pass: --set micro=1"
+        if not self.models.lens:
+            return "take a smaller MLLM, or train less of it (--set vocabulary=false, a smaller rank)"
         if self.live and self.device_bytes(micro=1, live=False) <= available:
             return "train from a cache (--cache FOLDER, without --live), with --set micro=1"
         return "take a smaller MLLM or a smaller SAM"
@@ -195,9 +203,9 @@ class Plan:
             "validation, and waiting for data",
         ]
         if not self.models.lens:
-            yes.append(
-                "of a method that tunes its MLLM only the weights are counted: it needs more, and hours are not known"
-            )
+            yes.append(f"{ANSWER} tokens of an answer beside its segmentation tokens")
+        if self.devices > 1:
+            yes.append("gradients lie in the buckets that DDP exchanges, and stay there between steps")
         return yes + list(self.data.assumed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,7 +216,8 @@ class Plan:
             "passes": list(self.passes()),
             "devices": self.devices,
             "machine": self.machine.name,
-            "trained_parameters": self.models.trained if self.models.lens else None,
+            "trained_parameters": self.models.trained,
+            "gradient_checkpointing": None if self.models.lens else self.models.recomputes,
             "datasets": [
                 {
                     "name": one.name,
@@ -246,10 +255,14 @@ class Plan:
             yield f"  {one.name}: {one.images} images, each drawn {one.per_image:.2f} times{cost}: {how}"
         if hours is not None:
             yield f"hours: {hours['training']:.2f}" + (f", and {hours['caching']:.2f} to cache" if self.caches else "")
-        elif self.models.lens:
+        else:
             yield "hours: not known; measure this machine, or name a GPU with --gpu"
         if (readers := self.readers()) is not None:
             yield f"readers: {readers} cores to decode images ({1000 * (self.data.read_seconds or 0):.0f} ms each)"
+        if not self.models.lens:
+            on = self.models.recomputes
+            other = size(self.device_bytes(recompute=not on))
+            yield f"gradient checkpointing: {'on' if on else 'off'} (recompute={not on} would need {other} on a device)"
         yield from map(str, self.needs)
         for name, bytes_ in self.models.downloads().items():
             yield f"to download: {name}, about {size(bytes_)}"

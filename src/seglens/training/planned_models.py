@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from seglens.evaluation.costs import QUESTION
 from seglens.methods import METHODS, Lens, name_of
 from seglens.training.account import AllPrompts, PassShape, Peak, accounted, encoding, lens_loss, pretend
 from seglens.training.config import TrainConfig
+from seglens.training.planned_tuned import TunedPlan
 from seglens.training.presets import Recipe
 
 BEFORE = 40  # tokens of the template and a system text before the image: an assumption
@@ -49,7 +51,17 @@ class PlannedModels:
         return name_of(self.recipe.method) == "lens"
 
     def _decoder(self) -> MaskDecoder | None:
-        return None if self.recipe.decoder is None else draw_decoder(Origin.of(self.recipe.decoder).resolve())
+        needed = METHODS[name_of(self.recipe.method)].needs_decoder and self.recipe.decoder is not None
+        return draw_decoder(Origin.of(str(self.recipe.decoder)).resolve()) if needed else None
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether gradient checkpointing is on."""
+        return not self.lens and self.recipe.training.recomputes(self.mllm.parameters())
+
+    def recomputing(self, on: bool) -> PlannedModels:
+        """The same with gradient checkpointing, or without."""
+        return replace(self, recipe=replace(self.recipe, training=replace(self.recipe.training, recompute=on)))
 
     @cached_property
     def shape(self) -> PassShape:
@@ -78,6 +90,19 @@ class PlannedModels:
             return 0, 0, 0.0
         weights = sum(p.numel() * p.element_size() for p in decoder.module.parameters())
         return weights, *encoding(decoder)
+
+    def beside_bytes(self) -> int:
+        """Of the frozen weights that `peak` does not count."""
+        return self.encoder[0] + (self.mllm_bytes() if self.lens else 0)
+
+    def example_bytes(self, questions: int) -> int:
+        """Of an example in the memory of the host."""
+        if self.lens:
+            return self.image_bytes() + questions * self.question_bytes()
+        plan = self._tuned(1, 1)
+        maps = () if plan.decoder is None else plan.decoder.shapes
+        pixels = 3 * plan.side**2 * (2 if self.half else 4)
+        return pixels + questions * plan.method.mask_side**2 + sum(4 * c * h * w for c, h, w in maps)
 
     def downloads(self) -> dict[str, int]:
         """Bytes of weights by the hub ids that are not on this machine: the MLLM's in bf16, SAM's in fp32."""
@@ -113,13 +138,30 @@ class PlannedModels:
             head = Lens(self.recipe.method, layers, *sizes, AllPrompts(decoder), self.mllm.depth.copied)
         return head.train(), decoder
 
+    def _tuned(self, images: int, questions: int) -> TunedPlan:
+        """Of a pass, with gradient checkpointing as the recipe has it."""
+        drawn = replace(self.mllm, module=copy.deepcopy(self.mllm.module))  # the account gives it fake tensors
+        dtype = torch.bfloat16 if self.half else torch.float32
+        recipe, decoder = self.recipe, self._decoder()
+        plan = TunedPlan.draw(recipe.method, drawn, decoder, dtype, self.tokens, recipe.canvas)
+        return plan.of(images, questions).recompute(self.recomputes)
+
     @cached_property
     def trained(self) -> int:
-        """Parameters that are trained. Raises ValueError for a method other than LENS."""
+        """Parameters that are trained."""
+        if not self.lens:
+            return self._tuned(1, 1).trained
         return sum(p.numel() for p in self._head()[0].parameters() if p.requires_grad)
 
-    def peak(self, images: int, questions: int, fused: bool, passes: int = 1) -> Peak:
-        """Of a step of a LENS head on features, its weights, states and SAM's mask decoder included."""
+    def peak(self, images: int, questions: int, fused: bool, passes: int = 1, buckets: bool = False) -> Peak:
+        """Of a step: weights and states of what is trained and SAM's mask decoder included, and of a method that tunes
+        the MLLM, too; LENS learns from features. `passes` and `buckets` as in `accounted`."""
+        if not self.lens:
+            plan = self._tuned(images, questions)
+            trained = plan.method
+            return accounted(
+                trained, plan.beside, lambda: plan.loss("cpu"), lambda: self._optimiser(trained, fused), passes, buckets
+            )
         head, decoder = self._head()
         decoder.module.vision_encoder = None
         shape = replace(self.shape, images=images, questions=questions)
@@ -127,7 +169,12 @@ class PlannedModels:
         def loss() -> Tensor:
             return lens_loss(head, shape, "cpu")
 
-        return accounted(head, [decoder.module], loss, lambda: _optimiser(head, self.recipe, fused), passes)
+        return accounted(head, [decoder.module], loss, lambda: self._optimiser(head, fused), passes, buckets)
+
+    def _optimiser(self, trained: nn.Module, fused: bool) -> torch.optim.AdamW:
+        training: TrainConfig = self.recipe.training
+        parameters = [p for p in trained.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, lr=training.lr, betas=training.betas, **({"fused": True} if fused else {}))
 
     # ---------------------------------------------------------------- operations
 
@@ -141,7 +188,13 @@ class PlannedModels:
         return 2.0 * self._below() * self.shape.words
 
     def step_flops(self, questions: int) -> float:
-        """Of the head for an image with its questions: forward, backward."""
+        """Of what is trained for an image with its questions: forward, backward, and what is computed again."""
+        if not self.lens:
+            plan = self._tuned(1, questions)
+            with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+                plan.pretend()
+                plan.loss("cpu").backward()
+            return float(counter.get_total_flops())
         head, decoder = self._head()
         decoder.module.vision_encoder = None
         with FakeTensorMode(), FlopCounterMode(display=False) as counter:
@@ -161,12 +214,6 @@ class PlannedModels:
         output = self.mllm.module.get_output_embeddings()
         language |= {id(p) for p in output.parameters()} if output is not None else set()
         return float(sum(p.numel() for p in self.mllm.module.parameters() if id(p) not in language))
-
-
-def _optimiser(head: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.AdamW:
-    training: TrainConfig = recipe.training
-    trained = [p for p in head.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=training.lr, betas=training.betas, **({"fused": True} if fused else {}))
 
 
 def _here(name: str) -> bool:
