@@ -21,8 +21,7 @@ SEVERAL = re.compile(  # a number, a word for several, or a plural at the end: "
     r"|\w{2}[^\Wsui]s\W*$",
     re.IGNORECASE,
 )
-# Names of parts, as in data sets of parts (PACO, PartImageNet, Pascal-Part); not those that whole things have, too
-# ("cap", "cup", "basket")
+# General English names of parts; not those that whole things have, too ("cap", "cup", "basket")
 PARTS = """
 antenna antler ankle arm armrest backrest bark beak belly blade branch brim bristle bumper button cheek chest chimney
 chin claw cockpit collar crust cuff dial door ear elbow eye face feather fender fin finger forehead fur grip handle
