@@ -18,6 +18,8 @@ from torch import Tensor
 
 from convert.test_convert_internvl import their_config, write_tokenizer
 from convert.test_convert_mllmseg import TINY
+from convert.test_convert_self1e import checkpoint as self1e_checkpoint
+from convert.test_convert_self1e import save as save_self1e
 from convert.test_published import ONE, model, publish
 from hub_server import Hub, serving
 from seglens.checkpoints.config import read_config
@@ -25,6 +27,7 @@ from seglens.checkpoints.origin import CheckpointError
 from seglens.convert.kept import CACHE
 from seglens.convert.mllmseg import convert_mllmseg
 from seglens.convert.published import PUBLISHED, Published, head_folder
+from seglens.convert.self1e import convert_self1e
 
 Change = Callable[[Path], None]
 FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
@@ -208,3 +211,29 @@ def test_another_model_is_named_as_what_it_is(hub: Hub, head: Callable[..., Path
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CheckpointError, match=r"is the config of a 'gpt2' model, and a head is needed; .*--backbone"):
         read_config(head("org/text"))
+
+
+@pytest.mark.slow
+def test_self1e_in_the_folders_that_its_code_saves(
+    hub: Hub, head: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`EXPERIMENT/ckpt_model` with files and an index as `Trainer.save_model` writes them, no tokenizer; beside it a
+    state of the training, of which nothing is fetched."""
+    name, base = "UltraDoughnut/SELF1E", model(hub.root / "OpenGVLab/InternVL3-2B-hf", qwen=True)
+    monkeypatch.setitem(PUBLISHED, name, Published(convert_self1e, {64: "OpenGVLab/InternVL3-2B-hf"}))
+    saved, experiment = self1e_checkpoint(base), hub.root / name / "ivl3-2b"
+    experiment.mkdir(parents=True)
+    folder = save_self1e(experiment / "ckpt_model", base, {})
+    names = sorted(saved)
+    where = {name: (FIRST, SECOND)[n % 2] for n, name in enumerate(names)}
+    for file in (FIRST, SECOND):
+        save_file({name: saved[name].contiguous() for name in names if where[name] == file}, folder / file)
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"llm_config": config["llm_config"] | {"hidden_size": 64}}))
+    shutil.copytree(folder, experiment / "checkpoint-100")
+    with pytest.raises(CheckpointError, match=f"name one of its checkpoints: .*{name}/ivl3-2b/ckpt_model"):
+        head(name)
+    assert read_config(head(f"{name}/ivl3-2b/ckpt_model")).method == "self1e"
+    assert not [call for call in hub.calls if "checkpoint-100" in call and call.endswith(".safetensors")]

@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from command import in_process
 from seglens.checkpoints.origin import CheckpointError
+from seglens.cli.doctor_checks import VERIFY
 from seglens.convert import kept
-from seglens.convert.kept import CACHE, RECORD, VERIFIED, check, copies, folder_of_copy, make_once
+from seglens.convert.kept import CACHE, RECORD, VERIFIED, cache_folder, check, copies, folder_of_copy, make_once
 from seglens.convert.weights import Piece, Weights, write_model
 from seglens.core.files import SAMPLE, stamp, whole_folder, write_json
 
@@ -98,6 +100,22 @@ def test_every_byte_is_read_once_while_the_files_stay(copy: Path, monkeypatch: p
     assert read == ["model.safetensors"]
     check(copy, whole=True)
     assert read == ["model.safetensors"] * 2
+
+
+def test_doctor_reads_every_byte_when_it_is_asked(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("seglens.cli.doctor_checks.CHECKS", {})
+    seglens = in_process(monkeypatch, capsys)
+    make_once(copy, fill)
+    assert seglens("doctor", "--verify")[:2] == (
+        0,
+        f"ok   {VERIFY}: 1 in {cache_folder()}, 0.0 GB, as they were converted\n",
+    )
+    change_the_middle(copy / WEIGHTS)
+    code, out, _ = seglens("doctor", "--verify")
+    assert (code, out.startswith(f"FAIL {VERIFY}: CheckpointError: {copy / WEIGHTS} was changed or lost")) == (1, True)
+    assert seglens("doctor")[:2] == (0, "")
 
 
 def test_a_change_below_the_file_system_is_found_by_reading_the_whole(copy: Path) -> None:

@@ -23,6 +23,9 @@ def doctor(
     image_size: Annotated[
         int | None, typer.Option(help="With --mllm: side of the square image it is shown, in pixels; default its own.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte of the published heads that were converted here, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine, or compute what an MLLM needs.
@@ -36,7 +39,7 @@ def doctor(
         return _print_costs(mllm, layer, image_size, as_json)
     from seglens.cli.doctor_checks import examine
 
-    report = examine()
+    report = examine(verify)
     if as_json:
         print_json(report)
     else:

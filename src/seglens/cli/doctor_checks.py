@@ -13,9 +13,11 @@ from seglens.cli.tested_versions import installed_packages, remedy
 LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pillow")
 
 
-def examine() -> dict[str, Any]:
-    """Run every check; one that raises has failed, and its report states why and what to do."""
-    checks = [_check(name, check) for name, check in CHECKS.items()]
+def examine(verify: bool = False) -> dict[str, Any]:
+    """Run every check, and of converted checkpoints if `verify`; one that raises has failed, and its report states why
+    and what to do."""
+    chosen = {VERIFY: _converted, **CHECKS} if verify else CHECKS  # the self-test stays the last
+    checks = [_check(name, check) for name, check in chosen.items()]
     return {"ok": all(c["ok"] for c in checks), "checks": checks}
 
 
@@ -58,6 +60,17 @@ def _weights() -> str:
     return f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {len(files)} files"
 
 
+def _converted() -> str:
+    """Every byte of every copy that is kept."""
+    from seglens.convert.kept import cache_folder, check, copies
+
+    kept = copies()
+    for copy in kept:
+        check(copy, whole=True)
+    size = sum(file.stat().st_size for copy in kept for file in copy.rglob("*") if file.is_file())
+    return f"{len(kept)} in {cache_folder()}, {size / 1e9:.1f} GB, as they were converted"
+
+
 def _self_test() -> str:
     """Known scenes must give good masks, which wrongly loaded weights would not."""
     from seglens.data.world import WorldData
@@ -72,6 +85,7 @@ def _self_test() -> str:
     return f"gIoU {giou} on 8 drawn scenes"
 
 
+VERIFY = "converted checkpoints"
 CHECKS = {
     "versions": _versions,
     "tested versions": _tested,

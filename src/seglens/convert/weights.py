@@ -1,4 +1,4 @@
-"""Weights of any size, from folder to folder, a tensor at a time."""
+"""Weights of any size, from folder to folder: no more of them is in memory than one file that is written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,24 +45,14 @@ class Weights:
             raise CheckpointError(f"{folder} holds no .safetensors file{_pickled(folder)}")
         _check_index(folder)
         self.folder, self._scale = folder, scale
-        self._files = {path: _opened(path) for path in files}
-        held = [(key, path) for path, file in self._files.items() for key in file.keys()]  # noqa: SIM118  no dict
-        twice = [key for key, count in Counter(key for key, _ in held).items() if count > 1]
+        headers = {path: _header(path) for path in files}
+        twice = [key for key, count in Counter(chain.from_iterable(headers.values())).items() if count > 1]
         if twice:
             raise CheckpointError(f"{folder} holds {twice[0]} in more than one file; remove the files of another model")
-        self._where = dict(held)
-        self._check_types()
+        self._where = {key: path for path, header in headers.items() for key in header}
+        self._shapes = {key: shape for header in headers.values() for key, shape in header.items()}
         self._plain = {_plain(key): key for key in self._where if not PEFT.fullmatch(key)}
         self._updates = self._paired()
-
-    def _check_types(self) -> None:
-        for key, path in self._where.items():
-            kind = self._files[path].get_slice(key).get_dtype()
-            if kind not in FLOATS and key.rpartition(".")[2] not in COUNTS:
-                raise CheckpointError(
-                    f"{path} holds {key} as {kind}, and only {', '.join(FLOATS)} are read; give the weights as they "
-                    "were published, not packed"
-                )
 
     def _paired(self) -> dict[str, dict[str, str]]:
         """By the plain name of what is updated: the names of A and B."""
@@ -88,13 +78,10 @@ class Weights:
         return len(self._updates)
 
     def ranks(self) -> set[int]:
-        return {self._shape(pair["A"])[0] for pair in self._updates.values()}
+        return {self._shapes[pair["A"]][0] for pair in self._updates.values()}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._shape(self._plain[name])
-
-    def _shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._files[self._where[key]].get_slice(key).get_shape())
+        return self._shapes[self._plain[name]]
 
     def read(self, name: str) -> Tensor:
         """With its update, in its own type."""
@@ -106,9 +93,11 @@ class Weights:
         return (tensor.float() + self._scale * update).to(tensor.dtype)
 
     def _read(self, key: str) -> Tensor:
+        """Its file is mapped into memory for as long as the tensor is held."""
         path = self._where[key]
         try:
-            tensor: Tensor = self._files[path].get_tensor(key)
+            with safe_open(path, "pt") as file:
+                tensor: Tensor = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise _damaged(path, str(error)) from error
         if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite():
@@ -137,17 +126,16 @@ def write_model(folder: Path, pieces: Mapping[str, Piece], weights: Weights) -> 
     with progress("Converting", len(pieces)) as advance:
         for n, shard in enumerate(shards):
             file = "model.safetensors" if len(shards) == 1 else f"model-{n + 1:05}-of-{len(shards):05}.safetensors"
-            tensors = {name: pieces[name].made(weights) for name in shard}
-            _save(tensors, folder / file)
+            size += _save({name: pieces[name].made(weights) for name in shard}, folder / file)
             where |= dict.fromkeys(shard, file)
-            size += sum(tensor.nbytes for tensor in tensors.values())
             advance(len(shard))
     if len(shards) > 1:
         write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": where})
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Raises OSError, as other files do, when it cannot be written."""
+def _save(tensors: dict[str, Tensor], path: Path) -> int:
+    """Gives the bytes of the tensors, which no variable holds later. Raises OSError, as for other files, when the file
+    cannot be written."""
     try:
         save_file(tensors, path, {"format": "pt"})
     except SafetensorError as error:
@@ -155,6 +143,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _shards(pieces: Mapping[str, Piece]) -> list[list[str]]:
@@ -187,11 +176,22 @@ def _plain(key: str) -> str:
     return key.replace(".base_model.model.", ".", 1).replace(".base_layer.", ".")
 
 
-def _opened(path: Path) -> Any:
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file. Raises CheckpointError when it is damaged, or one is not of floats."""
+    shapes = dict[str, tuple[int, ...]]()
     try:
-        return safe_open(path, "pt")
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  no dict
+                tensor = file.get_slice(key)
+                kind, shapes[key] = tensor.get_dtype(), tuple(tensor.get_shape())
+                if kind not in FLOATS and key.rpartition(".")[2] not in COUNTS:
+                    raise CheckpointError(
+                        f"{path} holds {key} as {kind}, and only {', '.join(FLOATS)} are read; give the weights as "
+                        "they were published, not packed"
+                    )
     except (SafetensorError, OSError) as error:
         raise _damaged(path, str(error)) from error
+    return shapes
 
 
 def _damaged(path: Path, how: str) -> CheckpointError:
