@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -318,6 +319,24 @@ def test_the_language_model_can_have_another_rate(tiny_recipe: Recipe, tmp_path:
     frozen = replace(tiny_recipe, training=training)
     with pytest.raises(ValueError, match="trains nothing inside the language model; leave it out"):
         prepare(frozen, DATA, tmp_path / "lens").run(tmp_path / "lens", quiet=True)
+
+
+def test_a_head_is_trained_on_a_model_in_4_bits(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen alone; its copied layers are whole. Without bitsandbytes the error says what to install."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'seglens[quant]'")
+    embedded = replace(tiny_recipe, backbone="embedded/mllm", decoder="embedded/sam", layer=None)
+    run = prepare(embedded, DATA, tmp_path / "run", live=True, load_in="4bit", device="cpu")
+    assert all(p.dtype == torch.float32 for p in run.head.parameters())
+    before = {name: p.clone() for name, p in run.head.named_parameters() if p.requires_grad}
+    run.run(tmp_path / "run", quiet=True)
+    assert any(not torch.equal(p, before[name]) for name, p in run.head.named_parameters() if name in before)
+    with pytest.raises(ValueError, match="lisa trains inside the MLLM"):
+        prepare(replace(tiny_recipe, method=LISA), DATA, tmp_path / "other", load_in="4bit")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match=r"seglens\[quant\]"):
+        prepare(tiny_recipe, DATA, tmp_path / "third", load_in="4bit", device="cpu")
 
 
 def test_large_models_are_trained_with_gradient_checkpointing(tiny_recipe: Recipe, tmp_path: Path) -> None:

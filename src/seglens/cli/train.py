@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seglens.cli.options import AUTO, AsJson, Device
+from seglens.cli.options import AUTO, AsJson, Device, LoadIn
 from seglens.cli.output import print_json, print_left_out, print_stderr
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def train(
     measure: Annotated[bool, typer.Option(help="With --plan: measure this machine, which takes some seconds.")] = True,
     as_json: AsJson = False,
     device: Device = AUTO,
+    load_in: LoadIn = None,
 ) -> None:
     """Train a method for an MLLM that is not changed, on one device or, with torchrun or accelerate launch, on many."""
     from dataclasses import replace
@@ -97,7 +98,9 @@ def train(
         if gpu is not None or as_json or not measure:
             raise ValueError("--gpu, --json and --no-measure belong to --plan; add it, or leave them out")
         try:
-            run = prepare(recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets, readers)
+            run = prepare(
+                recipe, data, out, exam, cache, live, device, image_size, init, cache_datasets, readers, load_in
+            )
             known = run.left_out()
             if first:
                 print_left_out(known)

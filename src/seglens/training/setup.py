@@ -94,6 +94,7 @@ def prepare(
     init: str | Path | None = None,
     cached: str | None = None,
     readers: int | None = None,
+    load_in: str | None = None,
 ) -> TrainingRun:
     """Load the frozen parts, open the data and build the head.
 
@@ -104,10 +105,13 @@ def prepare(
     data to validate on, whose features are kept in `out`. `init` is a trained head (a folder or a hub id) whose weights
     this training starts from, adapter included.
 
+    `load_in` packs the weights of a frozen MLLM ("8bit" or "4bit").
+
     Raises ValueError when the data is kept for tests, a part cannot be had, `cache` holds something else, or `init` is
     a head of another method, of other frozen parts or of another shape."""
     need_extras(recipe.training.trackers)
     _check(recipe, cache, cached)
+    _check_packing(recipe, load_in)
     if live and cached is not None:
         raise ValueError(f"got live together with the cached datasets {cached}; leave out one of them")
     recipe.training.passes(Ranks.here().world)
@@ -121,7 +125,7 @@ def prepare(
             "processes, so leave out --readers"
         )
     examined = None if exam is None else load_data(exam)
-    parts = _load_parts(recipe, device, image_size)
+    parts = _load_parts(recipe, device, image_size, load_in)
     torch.manual_seed(recipe.training.seed)
     head = build_method(recipe.method, parts.backbone, parts.decoder).to(parts.device)
     if start is not None:
@@ -178,7 +182,17 @@ def _check_frozen(recipe: Recipe, opened: Dataset | Mixed, data: str) -> None:
         )
 
 
-def _load_parts(recipe: Recipe, device: str, image_size: int | None) -> Parts:
+def _check_packing(recipe: Recipe, load_in: str | None) -> None:
+    """Raises ValueError for a method that trains inside the MLLM: its weights must be whole."""
+    name = name_of(recipe.method)
+    if load_in is not None and METHODS[name].tuned:
+        raise ValueError(
+            f"{name} trains inside the MLLM, and is trained on whole weights alone, not in {load_in}; leave out "
+            "--load-in, or train a method that leaves the MLLM frozen (lens)"
+        )
+
+
+def _load_parts(recipe: Recipe, device: str, image_size: int | None, load_in: str | None = None) -> Parts:
     kind = METHODS[name_of(recipe.method)]
     assert recipe.backbone is not None
     parts = Parts.load(
@@ -190,6 +204,7 @@ def _load_parts(recipe: Recipe, device: str, image_size: int | None) -> Parts:
         floors=recipe.floors,
         device=device,
         segmentation_only=not kind.tuned,
+        load_in=load_in,
     )
     return recipe.with_system(parts)
 
