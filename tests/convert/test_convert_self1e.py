@@ -19,7 +19,7 @@ from transformers import InternVLForConditionalGeneration
 from command import Run
 from convert.test_convert_mllmseg import answers, as_published, config_for, tiny_size
 from seglens.checkpoints.origin import CheckpointError
-from seglens.convert.self1e import convert_self1e
+from seglens.convert.self1e import ASSUMED, convert_self1e
 from seglens.inference.segmenter import Segmenter
 from seglens.methods.preset import TILE
 from tiny import internvl, internvl_processor, save_processor
@@ -205,6 +205,7 @@ def test_other_names_are_refused_by_name(base: Path, tmp_path: Path, old: str, n
     with pytest.raises(CheckpointError) as caught:
         convert_self1e(save(tmp_path / "theirs", base, tensors), tmp_path / "head", base)
     assert complaint in str(caught.value)
+    assert str(caught.value).endswith(ASSUMED)
     assert not (tmp_path / "head").exists()
 
 

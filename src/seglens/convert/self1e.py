@@ -28,6 +28,7 @@ from seglens.methods.preset import TILE
 from seglens.methods.self1e import PRESETS, TOKEN, Amplifier, Combine
 
 STRAY = "[SEGT]"
+ASSUMED = " (the names are assumed to be those of the authors' code: no published file could be looked up)"
 START = "combine_decode_proj"
 # ours by theirs; all: of what the language model gives; ori: of what the vision tower gives
 MLPS = {
@@ -68,8 +69,8 @@ def convert_self1e(source: Path, out: Path, base: Path) -> ConvertedSelf1e:
         mllm[OUTPUT] = replace(mllm[WORDS], take=torch.clone)
     rows = without_new_rows(mllm, skeleton.words, {1: TOKEN, 2: f"{TOKEN} and {STRAY}"}, 1, source)
     head = {_renamed(name): Piece(weights.shape(name), name) for name in weights.names if name.startswith(START)}
-    refuse_misfit(mllm, skeleton.shapes, source)
-    refuse_misfit(head, _mlp_shapes(skeleton.width), source)
+    refuse_misfit(mllm, skeleton.shapes, source, ASSUMED)
+    refuse_misfit(head, _mlp_shapes(skeleton.width), source, ASSUMED)
     with whole_folder(out) as folder:
         copy_base(base, folder / MLLM)
         write_model(folder / MLLM, mllm, weights)

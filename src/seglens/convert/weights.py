@@ -158,8 +158,10 @@ def _shards(pieces: Mapping[str, Piece]) -> list[list[str]]:
     return shards
 
 
-def refuse_misfit(pieces: Mapping[str, Piece], needed: Mapping[str, tuple[int, ...]], where: Path) -> None:
-    """Raises CheckpointError that names what is missing, left over or of another shape."""
+def refuse_misfit(
+    pieces: Mapping[str, Piece], needed: Mapping[str, tuple[int, ...]], where: Path, note: str = ""
+) -> None:
+    """Raises CheckpointError that names what is missing, left over or of another shape, with a note on the names."""
     faults = [f"missing {name}" for name in sorted(needed.keys() - pieces.keys())]
     faults += [f"extra {pieces[name].source}" for name in sorted(pieces.keys() - needed.keys())]
     faults += [
@@ -168,7 +170,9 @@ def refuse_misfit(pieces: Mapping[str, Piece], needed: Mapping[str, tuple[int, .
         if pieces[name].shape != needed[name]
     ]
     if faults:
-        raise CheckpointError(f"{where} does not fit: {few(faults)}; copy all of its files, or give another base model")
+        raise CheckpointError(
+            f"{where} does not fit: {few(faults)}; copy all of its files, or give another base model{note}"
+        )
 
 
 def _plain(key: str) -> str:
