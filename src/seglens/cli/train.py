@@ -91,6 +91,8 @@ def train(
             _check_decoder(method, decoder)
         recipe = replace(recipe, decoder=decoder or recipe.decoder, layer=recipe.layer if layer is None else layer)
         recipe = recipe if heads is None else starting_from_heads(recipe, heads)
+        if plan and load_in is not None:
+            raise ValueError("--plan counts whole weights alone; leave out --load-in: the MLLM then needs less")
         if plan:
             return _print_plan(
                 recipe, data, out, cache, live, cache_datasets, image_size, device, gpu, measure, as_json
