@@ -30,9 +30,13 @@ PRIVATE = {  # names with an underscore
 }
 DOCUMENTED = {"_replace", "_asdict", "_fields"}  # of named tuples
 INSIDE = {  # modules that no documentation names, and what must be in them
+    "transformers.cache_utils": ("LinearAttentionLayer",),
+    "transformers.image_processing_base": ("ImageProcessingMixin",),
     "transformers.image_processing_utils": ("select_best_resolution",),
+    "transformers.image_utils": ("PILImageResampling", "make_flat_list_of_images"),
     "transformers.models.got_ocr2.image_processing_pil_got_ocr2": ("get_optimal_tiled_canvas",),
     "transformers.models.llava_next.modeling_llava_next": ("unpad_image",),
+    "transformers.models.molmo2.image_processing_molmo2": ("Molmo2ImageProcessor",),
     "transformers.video_processing_utils": ("VideoProcessorMixin",),
     "transformers.vision_utils": ("get_vision_window_index",),
     "uvicorn.protocols.http.h11_impl": ("H11Protocol",),
@@ -44,6 +48,11 @@ METHODS = {  # of classes that we stand in for or call from within
         "from_args_and_dict",
         "get_attributes",
         "get_processor_dict",
+    ),
+    "transformers.models.molmo2.image_processing_molmo2:Molmo2ImageProcessor": (
+        "convert_to_rgb",
+        "resize",
+        "normalize",
     ),
     "accelerate.state:AcceleratorState": ("_reset_state",),
     "uvicorn.protocols.http.h11_impl:H11Protocol": (

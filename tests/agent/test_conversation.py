@@ -192,8 +192,8 @@ def test_two_conversations_never_mix(agent: Agent) -> None:
 def test_an_image_is_opened_once(agent: Agent, scene: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = list[object]()
     backbone = agent.segmenter.backbone
-    see, hear = backbone.open, backbone.chat_prefix
-    monkeypatch.setattr(backbone, "open", lambda *a: (opened.append("open"), see(*a))[1])
+    see, hear = backbone.open_many, backbone.chat_prefix
+    monkeypatch.setattr(backbone, "open_many", lambda *a: (opened.append("open"), see(*a))[1])
     monkeypatch.setattr(backbone, "chat_prefix", lambda *a: (opened.append("hear"), hear(*a))[1])
     talk = agent.start(scene.image)
     for text in (CUP, HOUSE, ABOUT):

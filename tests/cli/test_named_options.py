@@ -27,7 +27,7 @@ OF_OTHER_PROGRAMS = {
     *("--nproc-per-node", "--no-python"),  # torchrun
     "--local-dir",  # hf
     *("--address", "--head"),  # ray
-    *("--size", "--quick", "--wall"),  # benchmarks/
+    *("--size", "--quick", "--rounds", "--wall"),  # benchmarks/
 }
 
 

@@ -482,7 +482,7 @@ def test_a_method_gets_the_adapter_of_its_config() -> None:
     calls: list[tuple[Any, ...]] = []
 
     class Bare:
-        layer, width, heads, feed_forward = 1, 6, 2, 12
+        copied, width, heads, feed_forward = (1,), 6, 2, 12
 
         def clone_layers(self, count: int = 2) -> list:
             return []

@@ -76,7 +76,7 @@ def segment(
     themselves never."""
     from seglens.cli.arguments import split_arguments
     from seglens.cli.result_printer import ResultPrinter
-    from seglens.cli.segment_shards import in_shards, segment_shards
+    from seglens.cli.segment_shards import in_shards, segment_shards, shard_run
     from seglens.exports import DEFAULT, Command, Export
     from seglens.exports.batch import BatchRun
     from seglens.exports.workers import WorkerRun, check_workers
@@ -88,19 +88,9 @@ def segment(
     load = partial(load_segmenter, model_options, segmentation_only=True, **threshold_arguments)
     names_of_formats = _format_names(formats)
     if in_shards(names_of_formats, shards, workers):
-        actors = shards.actors(model_options.device)
-        segment_shards(
-            names,
-            Command(queries, settings),
-            load,
-            out,
-            names_of_formats,
-            shards.shard,
-            actors,
-            together,
-            overwrite,
-            as_json,
-        )
+        run = shard_run(names, Command(queries, settings), load, out, names_of_formats, shards.shard, overwrite)
+        run.most = together
+        segment_shards(run, shards.actors(model_options.device), as_json)
         return
     sources = Sources.of(names, every)
     command = Command(queries, settings, None if sources.root is None else str(sources.root))

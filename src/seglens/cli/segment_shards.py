@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from seglens.cli.options import ShardOptions
     from seglens.core.ray_actors import Actors
     from seglens.exports import Command
-    from seglens.exports.shards import ShardOutcome
+    from seglens.exports.shards import ShardOutcome, ShardRun
     from seglens.inference.segmenter import Segmenter
 
 PARQUET, COCO, PER_SHARD = "parquet", "coco", 256
@@ -31,36 +31,35 @@ def in_shards(formats: Sequence[str], options: ShardOptions, workers: int) -> bo
     return wanted
 
 
-def segment_shards(
+def shard_run(
     words: Sequence[str],
     command: Command,
     load: Callable[[], Segmenter],
     out: Path,
     formats: Sequence[str],
     per_shard: int | None,
-    actors: Actors | None,
-    together: int | None,
     overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Prints a line for each shard. Raises typer.Exit when something went wrong with an image."""
+) -> ShardRun:
+    """The run that the arguments of a command name. Raises ImageError on a word that names no image."""
     from seglens.exports.shards import ImageList, ShardPlan, ShardRun
 
-    images = ImageList.of(words)
-    format = formats[0] if formats else PARQUET
-    plan = ShardPlan(format, command, images.digest, len(images), per_shard or PER_SHARD)
-    each, trust = command.settings["each"], command.settings["trust"]
-    run = ShardRun(plan, images, out.absolute(), load, each, trust, together, overwrite)
+    images, settings = ImageList.of(words), command.settings
+    plan = ShardPlan(formats[0] if formats else PARQUET, command, images.digest, len(images), per_shard or PER_SHARD)
+    return ShardRun(plan, images, out.absolute(), load, settings["each"], settings["trust"], overwrite=overwrite)
+
+
+def segment_shards(run: ShardRun, actors: Actors | None, as_json: bool) -> None:
+    """Prints a line for each shard. Raises typer.Exit when something went wrong with an image."""
     faults, bad, known = list[str](), 0, 0
-    with progress("segmenting", len(images)) as tick:
+    with progress("segmenting", len(run.images)) as tick:
         for outcome in run.outcomes(actors):
             _print(outcome, as_json)
             faults, bad = [*faults, *outcome.record.faults], bad + outcome.record.bad
             known += outcome.known
             tick(outcome.record.images)
     if known:
-        print_stderr(f"seglens: {known} of {plan.shards} shards were done before; --overwrite computes them again")
-    report_faults(faults, f"of {len(images)} images could not be segmented", bad)
+        print_stderr(f"seglens: {known} of {run.plan.shards} shards were done before; --overwrite computes them again")
+    report_faults(faults, f"of {len(run.images)} images could not be segmented", bad)
 
 
 def _print(one: ShardOutcome, as_json: bool) -> None:
