@@ -119,7 +119,7 @@ def test_weights_of_attention_heads_start_from_those_of_the_package(seglens: Run
     assert method.head_weights.logits.shape == (2, 4)
     code, _, err = train(tmp_path / "other", *data, "--layer", "3", "--heads", "known")
     assert code != 0
-    assert "it reads layer 3 here and computes the attention of layers 3 to 4" in err
+    assert "it reads layer 3 here and computes the attention of layers 3 and 4" in err
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def asked_of_a_server(
     opened = segmenter.open(image)
 
     def work() -> bytes:
-        folded = [one for query in queries for one in service._segment(opened, None, True, [query])]
+        folded = [one for query in queries for one in service._segment(None, True, [(opened, query)]) if one]
         return _answer("img_1", CompressedPredictions(folded), True, ("png", "geojson"))
 
     return work
