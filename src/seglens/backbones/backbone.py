@@ -22,8 +22,9 @@ from seglens.backbones.mllm import MLLM, ImageRows
 from seglens.backbones.positions import after
 from seglens.backbones.read_layer import readable_depths
 from seglens.backbones.signature import signature
-from seglens.backbones.transformers_cache import Memory, joined, mapped
+from seglens.backbones.transformers_cache import Memory
 from seglens.backbones.tuned_reader import TunedBackbone
+from seglens.core.batched_parts import joined, of_image
 from seglens.core.geometry import Canvas, Frame
 from seglens.core.interruption import safe_point
 from seglens.core.tuning_types import AnswerTemplates, Attention, Refill, Tuning
@@ -155,7 +156,7 @@ class Backbone:
         later = [torch.cat(list(each)) for each in zip(*(x.later for x in inputs), strict=True)]
         prefix, memory = self.layers_below().prefix(rows, positions, later)
         return [
-            EncodedPrefix(x.frame, row[None], x.positions, _of_image(memory, n), x.familiar)
+            EncodedPrefix(x.frame, row[None], x.positions, of_image(memory, n), x.familiar)
             for n, (x, row) in enumerate(zip(inputs, prefix.to(self.device), strict=True))
         ]
 
@@ -173,15 +174,14 @@ class Backbone:
         image, b = images[0], len(images)
         inputs = self.mllm.embed_questions([q for each in questions for q in each], image.positions)
         rows, mask = (rearrange(x, "1 (b q) ... -> b q ...", b=b) for x in (inputs.rows, inputs.mask))
-        positions = after(torch.cat([one.positions for one in images]), *mask.shape[1:])
-        memory = [joined(layer, _joined) for layer in zip(*(one.memory for one in images), strict=True)]
-        hidden = self.layers_below().questions(rows, positions, mask, memory)
+        positions = after(joined([one.positions for one in images]), *mask.shape[1:])
+        hidden = self.layers_below().questions(rows, positions, mask, joined([one.memory for one in images]))
         end = image.prefix.shape[1]
         tiling = self.mllm.tiling_of(image.frame)
         places = end - tiling.tokens + tiling.places
         return Readout(
-            prefix=_joined([one.prefix for one in images]),
-            prefix_positions=_joined([one.positions for one in images]),
+            prefix=joined([one.prefix for one in images]),
+            prefix_positions=joined([one.positions for one in images]),
             question=hidden.to(self.device),
             question_positions=positions,
             question_mask=mask,
@@ -264,12 +264,3 @@ class Backbone:
 
         Raises ImportError without peft, and ValueError when the model cannot be tuned so."""
         return TunedBackbone(self.chat, tuning, templates, attention, refill)
-
-
-def _of_image(memory: Sequence[Memory], n: int) -> list[Memory]:
-    return [mapped(layer, lambda x: x[n : n + 1]) for layer in memory]
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """One batch of all; nothing is copied for a single image."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -21,6 +21,7 @@ from seglens.backbones.read_layer import Depth, unlimited_layers, window_of
 from seglens.backbones.tiles import Tiling
 from seglens.backbones.uncropped import crops
 from seglens.backbones.vision_layout import VisionOutput
+from seglens.core.batched_parts import of_image
 from seglens.core.geometry import LETTERBOX, Canvas, Frame
 
 
@@ -203,7 +204,7 @@ class MLLM:
         return [
             self._prefix(
                 self.frame(image),
-                VisionOutput(rows[k : k + 1], _of_image(patches.later, k), _of_image(patches.tower, k)),
+                VisionOutput(rows[k : k + 1], of_image(patches.later, k), of_image(patches.tower, k)),
             )
             for k, image in enumerate(images)
         ]
@@ -248,8 +249,3 @@ class MLLM:
     def read_tokens(self, question: str, frame: Frame) -> int:
         """Tokens of a question with its image, as they are read. Raises QuestionError as `Prompts.after` does."""
         return len(self.reading.before()) + self.tiling_of(frame).tokens + len(self.reading.after(question))
-
-
-def _of_image(states: Sequence[Float[Tensor, "b _ _"]], k: int) -> tuple[Float[Tensor, "1 _ _"], ...]:
-    """The states of one image of a batch."""
-    return tuple(state[k : k + 1] for state in states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -55,18 +55,6 @@ class QuestionCache:
         """As `PrefixCache.update_conv_state`; the layer drops the outputs for what came before."""
         assert isinstance(self.memory, Tensor)
         return torch.cat([last(self.memory, conv_kernel_size - 1), inputs], -1)
-
-
-def mapped(memory: Memory, by: Callable[[Tensor], Tensor]) -> Memory:
-    """The same of every tensor that a layer keeps."""
-    return by(memory) if isinstance(memory, Tensor) else (by(memory[0]), by(memory[1]))
-
-
-def joined(memories: Sequence[Memory], by: Callable[[list[Tensor]], Tensor]) -> Memory:
-    """One memory of a layer, of those of several images."""
-    if inputs := [memory for memory in memories if isinstance(memory, Tensor)]:
-        return by(inputs)
-    return by([memory[0] for memory in memories]), by([memory[1] for memory in memories])
 
 
 def last(inputs: Tensor, count: int) -> Tensor:

@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Iterator
 
+from seglens.core.files import DISK_FULL
 from seglens.core.process_limits import address_space_limit
 
 RUST = ("SafetensorError", "PanicException")  # errors of packages written in Rust
 MIN_BYTES = 900_000_000  # bytes of address space that torch and transformers need to be imported
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # messages of torch, its C++ parts, safetensors and the system when there is no memory left
 NO_MEMORY = re.compile(
     r"not enough memory|can(?:no|')t allocate memory|cannot allocate|std::bad_alloc|unable to mmap|out of memory|"
@@ -27,7 +27,7 @@ def message_of(error: BaseException) -> str | None:
         return "stopped"
     if is_memory(error):
         return _no_memory(error)
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = f" ({str(error.filename)!r})" if error.filename else ""
         return f"the disk is full{where}: {error.strerror}; make room or give another folder, and run the command again"
     if isinstance(error, ValueError | OSError | ImportError):

@@ -88,8 +88,8 @@ def segment(
     load = partial(load_segmenter, model_options, segmentation_only=True, **threshold_arguments)
     names_of_formats = _format_names(formats)
     if in_shards(names_of_formats, shards, workers):
-        run = shard_run(names, Command(queries, settings), load, out, names_of_formats, shards.shard, overwrite)
-        run.most = together
+        command = Command(queries, settings)
+        run = shard_run(names, command, load, out, names_of_formats, shards.shard, together, overwrite)
         segment_shards(run, shards.actors(model_options.device), as_json)
         return
     sources = Sources.of(names, every)

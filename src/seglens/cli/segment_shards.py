@@ -38,6 +38,7 @@ def shard_run(
     out: Path,
     formats: Sequence[str],
     per_shard: int | None,
+    together: int | None,
     overwrite: bool,
 ) -> ShardRun:
     """The run that the arguments of a command name. Raises ImageError on a word that names no image."""
@@ -45,7 +46,7 @@ def shard_run(
 
     images, settings = ImageList.of(words), command.settings
     plan = ShardPlan(formats[0] if formats else PARQUET, command, images.digest, len(images), per_shard or PER_SHARD)
-    return ShardRun(plan, images, out.absolute(), load, settings["each"], settings["trust"], overwrite=overwrite)
+    return ShardRun(plan, images, out.absolute(), load, settings["each"], settings["trust"], together, overwrite)
 
 
 def segment_shards(run: ShardRun, actors: Actors | None, as_json: bool) -> None:

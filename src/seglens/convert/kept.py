@@ -6,7 +6,6 @@ file when its digest was last compared. While these are the same, a file is take
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from seglens.checkpoints.origin import CheckpointError
-from seglens.core.files import file_digest, remove_leftovers, stamp, whole_folder, write_json
+from seglens.core.files import DISK_FULL, file_digest, remove_leftovers, stamp, whole_folder, write_json
 from seglens.core.locks import InUseError
 
 CACHE = "SEGLENS_CACHE"  # the variable that names another cache folder
 RECORD, VERIFIED = "converted.json", "verified.json"
 PAUSE = 0.5  # seconds between two looks at a copy that another process makes
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path:
@@ -70,7 +68,7 @@ def make_once(copy: Path, make: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def _not_writable(error: OSError) -> Exception:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return error
     return CheckpointError(
         f"converted checkpoints are kept in {cache_folder()}, and nothing can be written there ({error.strerror}); "

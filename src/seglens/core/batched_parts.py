@@ -1,4 +1,4 @@
-"""Dataclasses, lists and tuples of tensors whose first axis counts images: joined to a batch, and taken from one."""
+"""Tensors whose first axis counts images, in dataclasses, lists and tuples: joined to a batch, and taken from one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ T = TypeVar("T")
 
 
 def joined(parts: Sequence[T]) -> T:
-    """One batch of all images, in order. What is no tensor is taken from the first."""
-    return _changed(torch.cat, parts)
+    """One batch of all images, in order; nothing is copied for a single part. What is no tensor is taken from the
+    first."""
+    return parts[0] if len(parts) == 1 else _changed(torch.cat, parts)
 
 
 def of_image(part: T, k: int) -> T:
-    """The batch of image number k alone, in memory of its own."""
-    return _changed(lambda tensors: tensors[0][k : k + 1].clone(), [part])
+    """The batch of image number k alone, in the memory of the whole (`object_memory.compact` copies it)."""
+    return _changed(lambda tensors: tensors[0][k : k + 1], [part])
 
 
 def _changed(change: Callable[[list[torch.Tensor]], torch.Tensor], parts: Sequence[Any]) -> Any:

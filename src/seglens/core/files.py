@@ -17,6 +17,7 @@ from typing import Any
 from seglens.core.locks import LOCK, InUseError, held, keeps_out
 
 SAMPLE = 1 << 20  # bytes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of the errors of a write without room
 LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")  # the hidden folder of `whole_folder`, by the name that it is for
 ELSEWHERE = "choose another place, or allow to write over it (--overwrite; overwrite=True in Python)"
 

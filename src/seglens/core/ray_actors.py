@@ -71,7 +71,8 @@ def rows_of_actors(
 ) -> Iterator[dict[str, Any]]:
     """What actors give for each shard, as it is done: dicts of plain values. An actor is built once, from `arguments`,
     and called with {"shard": an array of one number}; one that is lost is replaced, and its shard computed again.
-    Errors are values: exceptions would be retried and wrapped."""
+    Errors are values: exceptions would be retried and wrapped. Raises ValueError as `connect` does."""
+    connect(actors)
     ray = import_ray()
     ray.data.DataContext.get_current().enable_progress_bars = False  # the caller shows its own
     work = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))

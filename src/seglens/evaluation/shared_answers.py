@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seglens.core.distributed import Ranks
 from seglens.core.journal import Journal, JournalError
 from seglens.core.types import Sample
 from seglens.data import Dataset
 from seglens.data.dataset import faults_of, usable
 from seglens.data.faults import DataError, RecordFault
+from seglens.inference.image_answers import FAILURES
 
-FAILURES = (ValueError, MemoryError, torch.OutOfMemoryError)  # of a sample; all other errors end the run
 PART = ".part"  # after the name of a file that is not yet complete
 
 

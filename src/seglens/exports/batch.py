@@ -97,9 +97,11 @@ class BatchRun:
             block = list(islice(images, self.answering.block))
             if not block:
                 return
-            outcomes = list(map(self._known, block)) if self.share.holds(number) else []
-            done = all(outcome is not None for outcome in outcomes)
-            for image, outcome in zip(block, outcomes, strict=False):
+            if not self.share.holds(number):
+                continue
+            outcomes = list(map(self._known, block))
+            done = None not in outcomes
+            for image, outcome in zip(block, outcomes, strict=True):
                 mate = None if done or isinstance(image, BadImage) else image
                 if outcome is not None:
                     yield Known(outcome, mate)

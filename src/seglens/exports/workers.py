@@ -115,7 +115,7 @@ def _work(task: Task, pipe: Connection) -> None:
         while block := list(islice(outcomes, run.answering.block)):
             pipe.send(Finished(block, run.export.changed))
             run.export.changed = []
-    except BrokenPipeError:  # nobody needs the results
+    except BrokenPipeError:  # the first process has ended
         return
     except Exception as error:
         message = error

@@ -11,6 +11,7 @@ import torch
 from seglens.core.available_memory import free_memory
 from seglens.core.batched_parts import joined, of_image
 from seglens.core.interruption import safe_point
+from seglens.core.object_memory import compact
 from seglens.core.types import Embedding, MethodOutput
 from seglens.inference.argument_checks import queries_of
 from seglens.inference.encoding import encode, shares_passes
@@ -152,5 +153,5 @@ def _precomputed(system: System, opened: Sequence[OpenedImage], read: Any, keep:
     computed = system.method.precompute(read)
     if keep and computed is not None:
         for k, one in enumerate(opened):
-            one.precomputed = of_image(computed, k)
+            one.precomputed = compact(of_image(computed, k))
     return computed

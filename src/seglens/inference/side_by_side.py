@@ -22,9 +22,8 @@ def side_by_side(read: Callable[[], T], embed: Callable[[], Embedding], device: 
     a second stream; elsewhere it runs first. Raises what either raises, after both have ended."""
     if device.type == "cuda":
         return _on_two_streams(read, embed, device)
-    if (
-        device.type == "cpu" and not torch.is_autocast_enabled("cpu") and room_for_two()
-    ):  # a thread has its own autocast
+    autocast = torch.is_autocast_enabled("cpu")  # a thread would have its own
+    if device.type == "cpu" and not autocast and room_for_two():
         return _in_two_threads(read, embed)
     embedding = embed()
     return read(), embedding

@@ -163,9 +163,7 @@ class Localization(PromptingMethod):
         boxes = peak_box(queries.maps[:, 0], self.config.part)
         prompts = [_box(boxes[q]) if queries.part[q] else _click(points[q, m]) for q, m in drawn.nonzero().tolist()]
         answers = self._answers(one, prompts)
-        masks = answers.new_full(
-            (*drawn.shape, *answers.shape[1:]), -torch.inf
-        )  # where there is no prompt, an empty mask
+        masks = answers.new_full((*drawn.shape, *answers.shape[1:]), -torch.inf)  # empty where there is no prompt
         masks[drawn] = answers
         chosen = self._chosen(masks, drawn, queries)
         return self._centred(masks, chosen, queries, one).masked_fill(~chosen[..., None, None], -torch.inf).amax(1)

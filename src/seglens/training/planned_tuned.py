@@ -27,8 +27,8 @@ ANSWER = 7  # tokens of an answer without its segmentation tokens: an assumption
 
 
 class AllTrue(TorchDispatchMode):
-    """Fake tensors have no data: where a computation picks by a mask, it picks all; of the tokens that are `learnt` it
-    is told how many."""
+    """Fake tensors have no data: where a computation picks by a mask, it picks all; `learnt` is
+    the number of tokens that are learnt."""
 
     def __init__(self, learnt: int):
         super().__init__()

@@ -26,6 +26,11 @@ class ShardRecord:
     faults: tuple[str, ...] = ()
     bad: int = 0  # images with a fault
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> ShardRecord:
+        """From its fields as JSON holds them."""
+        return cls(**{**content, "faults": tuple(content["faults"])})
+
 
 @dataclass(frozen=True)
 class ShardPlan:
@@ -78,10 +83,7 @@ class ShardPlan:
     def written(self, folder: Path, shard: int) -> ShardRecord | None:
         """The record of a shard, whatever became of its file since."""
         path = self._record(folder, shard)
-        if not path.is_file():
-            return None
-        content = _read(path)
-        return ShardRecord(**{**content, "faults": tuple(content["faults"])})
+        return ShardRecord.of(_read(path)) if path.is_file() else None
 
     def write(self, folder: Path, shard: int, data: bytes, record: ShardRecord, overwrite: bool) -> None:
         """A shard and its record. Raises FileExistsError where there is a file that this run did not write, or that was

@@ -11,7 +11,7 @@ from typing import Any
 
 from seglens.core.files import digest
 from seglens.core.locks import LOCK, held
-from seglens.core.ray_actors import Actors, connect, rows_of_actors
+from seglens.core.ray_actors import Actors, rows_of_actors
 from seglens.exports.ledger import HIDDEN
 from seglens.exports.shards.encoding import ENCODERS
 from seglens.exports.shards.image_list import ImageList
@@ -57,7 +57,7 @@ class ShardRun:
             self.plan.sweep(self.folder)
             missing = []
             for shard in range(self.plan.shards):
-                record = None if self.overwrite else self.plan.done(self.folder, shard, self._state(shard))
+                record = self._done(shard)
                 if record is None:
                     missing.append(shard)
                 else:
@@ -71,6 +71,13 @@ class ShardRun:
 
     def _here(self, shards: list[int]) -> Iterator[tuple[int, ShardRecord]]:
         return ((shard, self.write(shard)) for shard in shards)
+
+    def _done(self, shard: int) -> ShardRecord | None:
+        return None if self.overwrite else self.plan.done(self.folder, shard, self._state(shard))
+
+    def record_of(self, shard: int) -> ShardRecord:
+        """That of a shard which is there, as an actor that is lost may have written it, or is written now."""
+        return self._done(shard) or self.write(shard)
 
     def write(self, shard: int) -> ShardRecord:
         """Compute one shard, and write it."""
@@ -104,20 +111,14 @@ class ShardActor:
         return {"shard": shards, "record": list(records), "fault": list(faults)}
 
     def _write(self, shard: int) -> tuple[str, str]:
-        run = self.run
         try:
-            record = (
-                None if run.overwrite else run.plan.done(run.folder, shard, run.images.state(run.plan.indices(shard)))
-            )
-            return json.dumps(asdict(record or run.write(shard))), ""  # a lost actor may have written it
+            return json.dumps(asdict(self.run.record_of(shard))), ""
         except (ValueError, OSError, ImportError) as error:
             return "", " ".join(str(error).split()) or type(error).__name__
 
 
 def _by_actors(run: ShardRun, shards: list[int], actors: Actors) -> Iterator[tuple[int, ShardRecord]]:
-    connect(actors)
     for row in rows_of_actors(ShardActor, (run,), shards, actors):
         if row["fault"]:
             raise ValueError(row["fault"])
-        content = json.loads(row["record"])
-        yield row["shard"], ShardRecord(**{**content, "faults": tuple(content["faults"])})
+        yield row["shard"], ShardRecord.of(json.loads(row["record"]))

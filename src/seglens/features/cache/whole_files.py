@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from seglens.core.files import DISK_FULL
 from seglens.features.cache.fingerprint import CacheError, digest
 
 try:
@@ -19,7 +19,6 @@ try:
 except ImportError:  # Windows, where an open file cannot be removed, which is the purpose of the lock
     fcntl = None  # type: ignore[assignment]
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL = ".*.partial"
 
 
@@ -37,7 +36,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             file.close()
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         free = shutil.disk_usage(path.parent).free
         raise CacheError(
@@ -118,5 +117,5 @@ def _close(file: BinaryIO) -> None:
     try:
         file.close()
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
